@@ -1,0 +1,162 @@
+"""One pipeline for every line of every process, ours and the libraries'.
+
+A line is an event with fields: a constant dotted name (`fetch.stored`) and keywords. The last step
+before a line is written masks secrets and personal data, in fields, exception text and records
+of the standard library alike, so no caller can forget it.
+"""
+
+import logging
+import sys
+import threading
+from types import TracebackType
+from typing import Any, Final, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+from core import clock
+from core.redaction import redact_field, redact_text
+
+Mode = Literal["console", "json"]
+
+# httpx writes whole URLs at INFO, one line a call; Celery writes arguments and return values of
+# every task. What they have to say at WARNING and above passes through our pipeline.
+QUIET_LOGGERS: Final = (
+    "httpx",
+    "httpcore",
+    "kombu",
+    "amqp",
+    "celery.worker.strategy",
+    "celery.app.trace",
+    "celery.bootsteps",
+    "asyncio",
+    "tornado.access",
+    "uvicorn.access",
+)
+
+
+def get_logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A logger for `log.info("noun.verb", field=value)`; usable before `configure_logging`."""
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return logger
+
+
+def bind_context(**fields: Any) -> None:
+    """Adds fields (task, account, provider, poll …) to every later line of this task or thread."""
+    structlog.contextvars.bind_contextvars(**fields)
+
+
+def clear_context() -> None:
+    """Forgets the bound fields: called when a task begins, so nothing leaks into the next one."""
+    structlog.contextvars.clear_contextvars()
+
+
+def configure_logging(
+    process: str,
+    mode: Mode | None = None,
+    *,
+    level: str = "info",
+    stream: TextIO | None = None,
+) -> None:
+    """Sends every line of this process to `stream` (stderr), as text for people or as JSON.
+
+    `process` stands on every line. Without a mode the stream decides: a terminal gets the console
+    form. Warnings, uncaught exceptions and every logger of the standard library come the same way.
+    May be called again; the last call holds.
+    """
+    out = stream or sys.stderr
+    chosen = mode or ("console" if out.isatty() else "json")
+    shared = _shared_processors(process, chosen)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(_formatter(shared, chosen, colors=out.isatty()))
+    _replace_handlers(handler, level)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+
+
+def _shared_processors(process: str, mode: Mode) -> list[Processor]:
+    def add_process_and_time(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        moment = clock.now()
+        event["timestamp"] = (
+            moment.strftime("%H:%M:%SZ")
+            if mode == "console"
+            else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        )
+        event.setdefault("process", process)
+        return event
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        add_process_and_time,
+    ]
+
+
+def _formatter(
+    shared: list[Processor],
+    mode: Mode,
+    *,
+    colors: bool,
+) -> structlog.stdlib.ProcessorFormatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            redact_event,
+            _renderer(mode, colors=colors),
+        ],
+    )
+
+
+def redact_event(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Masks every field of the line; the last processor before the renderer."""
+    return {redact_text(str(name)): redact_field(name, value) for name, value in event.items()}
+
+
+def _renderer(mode: Mode, *, colors: bool) -> Processor:
+    if mode == "json":
+        return structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+    return structlog.dev.ConsoleRenderer(
+        colors=colors,
+        pad_event_to=28,
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+
+
+def _replace_handlers(handler: logging.Handler, level: str) -> None:
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _log_uncaught(
+    kind: type[BaseException],
+    error: BaseException,
+    traceback: TracebackType | None,
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    get_logger("process").critical("process.crashed", exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_thread(arguments: threading.ExceptHookArgs) -> None:
+    if arguments.exc_value is not None and arguments.exc_type is not SystemExit:
+        name = arguments.thread.name if arguments.thread else None
+        get_logger("process").critical(
+            "thread.crashed",
+            thread=name,
+            exc_info=(arguments.exc_type, arguments.exc_value, arguments.exc_traceback),
+        )

@@ -1,0 +1,237 @@
+"""What must never be read in a log line, masked: phone numbers, secrets, telling parts of URLs.
+
+Pure functions over text and values, besides one registry of known secrets. Masking twice changes
+nothing more. When in doubt about a long run of digits it is masked: a hidden order id costs a look
+into the table, a leaked number cannot be taken back.
+"""
+
+import json
+import re
+import threading
+from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
+from typing import Any, Final
+from urllib.parse import quote, quote_plus
+from uuid import UUID
+
+MASK: Final = "***"
+NUMBER_MASK: Final = "*******"
+SHORTEST_SECRET: Final = 4
+DEEPEST: Final = 8
+
+_SECRET_NAMES: Final = frozenset(
+    [
+        "accesskey",
+        "accesskeyid",
+        "accesskeysecret",
+        "accesstoken",
+        "apikey",
+        "apitoken",
+        "auth",
+        "authorization",
+        "callbackpassword",
+        "cookie",
+        "credentials",
+        "flowerauth",
+        "hash",
+        "key",
+        "passwd",
+        "password",
+        "proxyauthorization",
+        "pwd",
+        "secret",
+        "setcookie",
+        "token",
+        "xapikey",
+    ],
+)
+_SECRET_ENDINGS: Final = ("password", "secret", "apikey", "apitoken", "accesstoken", "authtoken")
+_CONTENT_NAMES: Final = frozenset(
+    ["body", "content", "messagebody", "messagetext", "payload", "rawbody", "smstext", "text"],
+)
+
+_KEY_VALUE: Final = re.compile(
+    r"(?i)(?P<name>(?:password|passwd|pwd|secret|api[_-]?key|api[_-]?token"
+    r"|access[_-]?key(?:[_-]?(?:id|secret))?|access[_-]?token|x-api-key)"
+    r"[\"']?\s*[:=]\s*[\"']?)(?P<value>[^\s\"'&,;<>)}\]]+)",
+)
+_HEADER: Final = re.compile(
+    r"(?i)(?P<name>\b(?:proxy-)?authorization[\"']?\s*[:=,]\s*(?:b?[\"'])?)"
+    r"(?P<value>(?:basic|bearer|digest|token)?\s*[^\s\"',;)}\]]+)",
+)
+_SCHEME: Final = re.compile(r"\b((?i:bearer|basic))\s+(?=\S*[0-9A-Z=])[A-Za-z0-9+/=._~-]{6,}")
+_ELEMENT: Final = re.compile(r"(?i)(<(key|hash|password|secret|token|apikey)>)[^<]*(?=</)")
+
+_URL: Final = re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\"'<>\\]+")
+_TARGET: Final = re.compile(r"(?<![^\s\"'(=\[])/[^\s\"'<>\\]*")
+_USERINFO: Final = re.compile(r"(?i)^([a-z][a-z0-9+.-]*://)([^/?#]*)@")
+_LONG_SEGMENT: Final = re.compile(r"(?i)(?<=/)(?:[0-9a-f]{24,}|(?=[^/?#]*\d)[0-9a-z_]{28,})(?=[/?#]|$)")
+_PARAMETER: Final = re.compile(r"([?&;#][^=&;#?]*=)[^&;#]+")
+_BARE_QUERY: Final = re.compile(r"\?[^=&*]{12,}$")
+
+_GAP: Final = r"[ \-./\u00a0]{1,2}"
+_MAYBE_GAP: Final = r"[ \-./\u00a0]{0,2}"
+# What holds many digits and is no phone number. Alternatives are tried from left to right, so
+# these protect their digits from the forms below them.
+_NUMBER: Final = re.compile(
+    rf"""
+    (?P<keep>
+        \b[0-9a-fA-F]{{8}}-(?:[0-9a-fA-F]{{4}}-){{3}}[0-9a-fA-F]{{12}}\b
+      | (?<![0-9A-Za-z])(?=[0-9A-Fa-f]*[A-Fa-f])(?=[0-9A-Fa-f]*\d)[0-9A-Fa-f]{{16,}}(?![0-9A-Za-z])
+      | (?<!\d)(?:19|20)\d\d-[01]\d-[0-3]\d(?!\d)
+            (?:[T ][0-2]\d:[0-5]\d(?::[0-6]\d(?:[.,]\d+)?)?(?:Z|[ ]?[+-]\d\d:?\d\d(?!\d))?)?
+      | (?<!\d)[0-3]\d[./-][01]\d[./-](?:19|20)\d\d(?!\d)(?:[ ][0-2]\d:[0-5]\d(?::[0-6]\d)?)?
+      | (?<![\d.])(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?![\d.])
+      | (?<![\d.+])(?:\d{{1,9}}|1\d{{9}})\.\d+(?![\d.])
+    )
+    | (?P<number>
+        \+\d{{8,15}}(?!\d)
+      | (?<!\d)(?:(?:\+?[ ]?90|0090|0){_MAYBE_GAP})?\(?0?[2-5]\d\d\)?{_MAYBE_GAP}\d{{3}}
+            {_MAYBE_GAP}\d\d{_MAYBE_GAP}\d\d(?!\d)
+      | \+\d{{1,3}}{_MAYBE_GAP}\(?\d{{1,5}}\)?(?:{_GAP}\d{{2,8}}){{1,5}}(?!\d)
+      | (?<!\d)(?:1{_GAP})?\(?[2-9]\d\d\)?{_GAP}\d{{3}}{_GAP}\d{{4}}(?!\d)
+      | (?<!\d)(?:00[1-9]\d{{7,14}}|\d{{10,15}})(?!\d)
+      | (?<!\d)\(?\d{{1,5}}\)?(?:[ \-\u00a0]\d{{2,8}}){{2,5}}(?!\d)
+    )
+    """,
+    re.VERBOSE,
+)
+_COMPACT_TIME: Final = re.compile(
+    r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:[01]\d|2[0-3])[0-5]\d[0-5]\d",
+)
+_EPOCH: Final = re.compile(r"1\d{9}(?:\d{3})?")
+
+
+class _KnownSecrets:
+    """Secrets this process has opened. Reading takes no lock: the pattern is replaced whole."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._forms: frozenset[str] = frozenset()
+        self._pattern: re.Pattern[str] | None = None
+
+    def add(self, secret: str) -> None:
+        forms = {secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1]}
+        if len(secret) < SHORTEST_SECRET or forms <= self._forms:
+            return
+        with self._lock:
+            self._forms |= forms
+            longest_first = sorted(self._forms, key=len, reverse=True)
+            self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+    def mask(self, text: str) -> str:
+        return self._pattern.sub(MASK, text) if self._pattern else text
+
+
+_KNOWN: Final = _KnownSecrets()
+
+
+def register_secret(value: str) -> None:
+    """From now on this exact value, also percent- or JSON-encoded, is masked wherever it stands.
+
+    Values under four characters are ignored: replacing them would make every line unreadable.
+    """
+    _KNOWN.add(value)
+
+
+def redact_text(text: str) -> str:
+    """The text with secrets, telling URL parts and phone numbers masked; the rest unchanged."""
+    text = _KNOWN.mask(text)
+    if "/" in text:
+        text = _URL.sub(lambda match: redact_url(match[0]), text)
+        text = _TARGET.sub(lambda match: redact_url(match[0]), text)
+    text = _ELEMENT.sub(rf"\g<1>{MASK}", text)
+    text = _HEADER.sub(rf"\g<name>{MASK}", text)
+    text = _SCHEME.sub(rf"\1 {MASK}", text)
+    text = _KEY_VALUE.sub(rf"\g<name>{MASK}", text)
+    return _NUMBER.sub(_mask_number, text)
+
+
+def redact_url(url: str) -> str:
+    """A URL or a request target without passwords, query values and long keys in its path."""
+    url = _USERINFO.sub(_mask_userinfo, url)
+    path, mark, rest = _split_query(url)
+    path = _LONG_SEGMENT.sub(MASK, path)
+    return path + _BARE_QUERY.sub(f"?{MASK}", _PARAMETER.sub(rf"\g<1>{MASK}", mark + rest))
+
+
+def redact_value(value: Any, *, depth: int = 0) -> Any:
+    """The same for any value: mappings and sequences are walked, other objects become text.
+
+    Values under a telling key (`password`, `authorization`, `key` …) are masked whatever they
+    are; message bodies are replaced by their length; bytes likewise. The argument is not changed.
+    """
+    if value is None or isinstance(value, bool | float | datetime | date | time | timedelta | UUID):
+        return value
+    if isinstance(value, int):
+        masked = redact_text(str(value))
+        return value if masked == str(value) else masked
+    if isinstance(value, str):
+        return redact_text(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"<{len(value)} bytes>"
+    if depth >= DEEPEST:
+        return "…"
+    return _redact_compound(value, depth + 1)
+
+
+def redact_field(name: Any, value: Any, *, depth: int = 0) -> Any:
+    """One named value, masked as `redact_value` says."""
+    plain = re.sub(r"[^a-z0-9]", "", str(name).lower())
+    if value is None or isinstance(value, bool):
+        return value
+    if plain in _SECRET_NAMES or plain.endswith(_SECRET_ENDINGS):
+        return MASK
+    if plain in _CONTENT_NAMES and isinstance(value, str):
+        return f"<{len(value)} characters>"
+    return redact_value(value, depth=depth)
+
+
+def _redact_compound(value: Any, depth: int) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            redact_value(key, depth=depth) if isinstance(key, str | int) else redact_text(str(key)): (
+                redact_field(key, item, depth=depth)
+            )
+            for key, item in value.items()
+        }
+    if isinstance(value, list | set | frozenset | tuple):
+        # Sets too become lists: masked members may have become equal, and order is nothing here.
+        return [redact_value(item, depth=depth) for item in value]
+    return redact_text(str(value) if isinstance(value, BaseException) else repr(value))
+
+
+def _mask_userinfo(match: re.Match[str]) -> str:
+    user, colon, _ = match[2].partition(":")
+    return f"{match[1]}{user}:{MASK}@" if colon else f"{match[1]}{MASK}@"
+
+
+def _split_query(url: str) -> tuple[str, str, str]:
+    found = re.search(r"[?#]", url)
+    return (url, "", "") if not found else (url[: found.start()], found[0], url[found.end() :])
+
+
+def _mask_number(match: re.Match[str]) -> str:
+    text = match[0]
+    digits = re.sub(r"\D", "", text)
+    if match["keep"] or not _looks_like_a_number(text, digits):
+        return text
+    return f"{_country_prefix(text, digits)}{NUMBER_MASK}{digits[-2:]}"
+
+
+def _looks_like_a_number(text: str, digits: str) -> bool:
+    if text.startswith(("+", "00")):
+        return True
+    if text == digits and (_EPOCH.fullmatch(text) or _COMPACT_TIME.fullmatch(text)):
+        return False
+    return 10 <= len(digits) <= 15  # noqa: PLR2004  E.164 allows 15; shorter runs are our own ids
+
+
+def _country_prefix(text: str, digits: str) -> str:
+    if text.startswith("+"):
+        return f"+{digits[: 1 if digits[0] in '17' else 2]}"
+    if text.startswith("00"):
+        return digits[:4]
+    if digits.startswith("90") and len(digits) == 12:  # noqa: PLR2004  90 and ten digits
+        return "90"
+    return ""

@@ -1,0 +1,249 @@
+"""The only reader of the environment, and the only opener of secrets.
+
+`load_settings` parses every `ULAK_*` variable once into a frozen record; a bad value stops the
+process with one sentence that says what to do and never shows a secret.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Final, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.redaction import register_secret
+
+PREFIX: Final = "ULAK_"
+LONGEST_SECRET_BYTES: Final = 65_536
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the text is one sentence that says what to do."""
+
+
+class CredentialError(Exception):
+    """A credential reference cannot be resolved; the text never contains a value."""
+
+
+def _needs_scheme(*schemes: str) -> Callable[[SecretStr], SecretStr]:
+    def check(url: SecretStr) -> SecretStr:
+        parts = urlsplit(url.get_secret_value())
+        if parts.scheme not in schemes:
+            raise ValueError(parts.scheme)
+        return url
+
+    return check
+
+
+def _needs_user_and_password(auth: SecretStr) -> SecretStr:
+    user, _, password = auth.get_secret_value().partition(":")
+    if not (user and password):
+        raise ValueError(auth)
+    return auth
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set from outside. Unset URLs mean embedded servers."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
+
+    database_url: Annotated[
+        SecretStr | None,
+        AfterValidator(
+            lambda url: url and _needs_scheme("postgresql", "postgres")(url),
+        ),
+    ] = None
+    redis_url: Annotated[
+        SecretStr | None,
+        AfterValidator(lambda url: url and _needs_scheme("redis", "rediss")(url)),
+    ] = None
+    home: AbsolutePath = Field(default=Path(".ulak"), validate_default=True)
+    accounts: AbsolutePath | None = None
+    log: Literal["console", "json"] | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    api_token: Annotated[SecretStr, Field(min_length=8)] | None = None
+    flower_auth: Annotated[
+        SecretStr | None,
+        AfterValidator(lambda auth: auth and _needs_user_and_password(auth)),
+    ] = None
+    api_port: Port | None = None
+    flower_port: Port | None = None
+    bind: str = "127.0.0.1"
+    seal_key_file: AbsolutePath | None = None
+    postgres_bin: AbsolutePath | None = None
+    valkey_bin: AbsolutePath | None = None
+    lifeline_fd: Annotated[int, Field(ge=3)] | None = None
+
+    def accounts_path(self) -> Path | None:
+        """The accounts file: the configured one, else `accounts.toml` here when it is present."""
+        if self.accounts is not None:
+            return self.accounts
+        default = Path("accounts.toml").absolute()
+        return default if default.is_file() else None
+
+
+# What to do about a bad value, by field: pydantic's own words speak of types, not of remedies.
+REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "database_url": "write it as postgresql://user:password@host:5432/database, "
+        "or unset it to use the embedded PostgreSQL",
+        "redis_url": "write it as redis://host:6379/0 or rediss://host:6379/0, or unset it to use the embedded Valkey",
+        "home": "give a folder path",
+        "accounts": "give the path of an accounts.toml",
+        "log": "write console or json, or unset it",
+        "log_level": "write debug, info, warning or error",
+        "api_token": "give at least 8 characters, or unset it to have one generated",
+        "flower_auth": "write it as user:password, or unset it to have one generated",
+        "api_port": "give a port number from 1 to 65535",
+        "flower_port": "give a port number from 1 to 65535",
+        "bind": "give an address such as 127.0.0.1 or 0.0.0.0",
+        "seal_key_file": "give the path of a secret file, or unset it to have one generated",
+        "postgres_bin": "give the folder that holds the programs postgres and initdb",
+        "valkey_bin": "give the path of the program valkey-server or redis-server",
+        "lifeline_fd": "leave it alone: the supervisor sets it for its children",
+    },
+)
+
+
+def load_settings() -> Settings:
+    """The settings of this process.
+
+    Raises `SettingsError` with one sentence naming every bad variable and what to do about it.
+    The secrets among the settings are made known to the redaction of logs.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        fields = dict.fromkeys(str(each["loc"][0]) for each in error.errors(include_input=False))
+        advice = "; ".join(f"{PREFIX}{name.upper()} is wrong: {REMEDIES[name]}" for name in fields)
+        # The chain is cut: pydantic's error keeps the bad value, which may be a password.
+        raise SettingsError(advice) from None
+    _register_secrets_of(settings)
+    return settings
+
+
+def lifeline_descriptor() -> int | None:
+    """The file descriptor of the supervisor's pipe; None when nothing supervises this process."""
+    text = os.environ.get(f"{PREFIX}LIFELINE_FD", "")
+    return int(text) if text.isdecimal() else None
+
+
+def inherited_environment() -> dict[str, str]:
+    """A copy of this process's environment, for a child that shall see the same settings."""
+    return dict(os.environ)
+
+
+def search_path() -> str | None:
+    """Where the system looks for programs (`PATH`)."""
+    return os.environ.get("PATH")
+
+
+def resolve_reference(reference: str, *, secret: bool = True) -> str:
+    """The value behind `env:NAME` or `file:PATH`, whitespace at its ends removed.
+
+    Raises `CredentialError` with a sentence that names the reference's kind and place, never a
+    value; a literal in place of a reference is refused without being repeated. The value becomes
+    known to the redaction of logs unless `secret` is false (a user name).
+    """
+    kind, colon, place = reference.partition(":")
+    if not colon or kind not in {"env", "file"} or not place:
+        raise CredentialError(
+            "A credential must be a reference, env:NAME or file:PATH, and not the value itself.",
+        )
+    value = (_read_variable(place) if kind == "env" else _read_secret_file(Path(place))).strip()
+    if not value:
+        raise CredentialError(f"The credential {kind}:{place} is empty: give it a value.")
+    if secret:
+        register_secret(value)
+    return value
+
+
+def generated_secret(home: Path, name: str, make: Callable[[], str]) -> str:
+    """The secret kept in `home/secrets/name`; made once, by whoever comes first.
+
+    Of any number of processes that ask at the same moment, all get the same value: the file
+    appears whole, under its name, at most once. Mode 0600 in a folder of mode 0700.
+    """
+    folder = home / "secrets"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / name
+    if not path.exists():
+        _create_once(path, make())
+    value = path.read_text(encoding="utf-8").strip()
+    register_secret(value)
+    return value
+
+
+def _read_variable(name: str) -> str:
+    try:
+        return os.environ[name]
+    except KeyError:
+        raise CredentialError(
+            f"The credential env:{name} is missing: set the environment variable {name}.",
+        ) from None
+
+
+def _read_secret_file(path: Path) -> str:
+    try:
+        with path.expanduser().open("rb") as file:
+            content = file.read(LONGEST_SECRET_BYTES + 1)
+    except OSError as error:
+        raise CredentialError(
+            f"The credential file:{path} cannot be read ({error.strerror}): "
+            "create the file or give this user the right to read it.",
+        ) from None
+    if len(content) > LONGEST_SECRET_BYTES:
+        raise CredentialError(f"The credential file:{path} is too large to be a secret.")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise CredentialError(f"The credential file:{path} is not UTF-8 text.") from None
+
+
+def _create_once(path: Path, value: str) -> None:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(value + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        # A link, unlike a rename, refuses to replace what another process put there meanwhile.
+        path.hardlink_to(draft)
+    except FileExistsError:
+        pass
+    except OSError:
+        # Some mounted folders know no hard links; there the first start must not be run twice.
+        draft.rename(path)
+        return
+    draft.unlink()
+
+
+def _register_secrets_of(settings: Settings) -> None:
+    for url in (settings.database_url, settings.redis_url):
+        password = urlsplit(url.get_secret_value()).password if url else None
+        if password:
+            register_secret(password)
+            register_secret(unquote(password))
+    if settings.api_token:
+        register_secret(settings.api_token.get_secret_value())
+    if settings.flower_auth:
+        register_secret(settings.flower_auth.get_secret_value().partition(":")[2])

@@ -1,0 +1,238 @@
+"""Accounts as they are stored: applied from a file as a whole, paused and resumed by people and by trouble."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, date, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from models.tables import accounts
+
+FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
+"""`paused_until` of a pause that only a person ends."""
+_LOCK = 0x756C6163  # one advisory lock for all who apply a file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountSettings:
+    """What `accounts.toml` says of one account, complete with defaults. Credentials are references, never values."""
+
+    id: str
+    provider: str
+    base_url: str
+    timezone: str
+    credentials: Mapping[str, str]
+    credentials_hash: str
+    """Equal for two accounts that would share one limit at the provider."""
+    limit_requests: int
+    limit_per_seconds: float
+    limit_concurrency: int
+    retry: Mapping[str, Any]
+    poll: Mapping[str, Any]
+    options: Mapping[str, Any]
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountRecord:
+    """One account, all columns."""
+
+    id: str
+    provider: str
+    base_url: str
+    timezone: str
+    credentials: Mapping[str, str]
+    credentials_hash: str
+    limit_requests: int
+    limit_per_seconds: float
+    limit_concurrency: int
+    retry: Mapping[str, Any]
+    poll: Mapping[str, Any]
+    options: Mapping[str, Any]
+    learned: Mapping[str, Any]
+    enabled: bool
+    paused_until: datetime | None
+    pause_reason: str | None
+    breaker_state: str
+    breaker_failures: int
+    breaker_trips: int
+    breaker_until: datetime | None
+    throttles: int
+    not_before: datetime | None
+    wake_at: datetime | None
+    last_asked_at: datetime | None
+    planned_at: datetime | None
+    closed_swept_at: datetime | None
+    swept_through: date | None
+    last_trouble: str | None
+    last_trouble_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What applying a file did, as ids in order. `missing`: not in the file, kept running; `disabled`: pruned."""
+
+    created: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    disabled: list[str] = field(default_factory=list)
+
+
+class AccountsRefusedError(Exception):
+    """The file is right in itself but clashes with the stored accounts; nothing was changed.
+
+    `sentences`: one per clash, safe to show.
+    """
+
+    def __init__(self, sentences: Sequence[str]) -> None:
+        """`sentences`: at least one."""
+        super().__init__(" ".join(sentences))
+        self.sentences = tuple(sentences)
+
+
+class UnknownAccountError(LookupError):
+    """There is no account of this id."""
+
+    def __init__(self, account_id: str) -> None:
+        """`account_id`: as it was asked for."""
+        super().__init__(f"There is no account {account_id!r}. `ulak accounts list` shows those that there are.")
+
+
+def apply(connection: Connection, specs: Iterable[AccountSettings], *, prune: bool) -> Applied:
+    """Make the stored accounts equal to `specs`, all or (with `AccountsRefusedError`) none.
+
+    An account that is not among `specs` keeps running and is listed as missing; `prune` disables it. What an account
+    has learned, its pause, breaker and watermark stay, except that new credentials or a new address end a pause that
+    ends by itself. Processes that apply at the same time take turns.
+    """
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    wanted = {spec.id: spec for spec in specs}
+    stored = {record.id: record for record in list_accounts(connection, lock=True)}
+    absent = [record for record in stored.values() if record.id not in wanted and record.enabled]
+    _refuse_clashes(wanted, stored, [] if prune else absent)
+    result = Applied()
+    if prune:
+        result.disabled.extend(record.id for record in absent)
+        _disable(connection, result.disabled)
+    else:
+        result.missing.extend(record.id for record in absent)
+    for spec in wanted.values():
+        old = stored.get(spec.id)
+        kind = result.created if old is None else result.unchanged if _settings(old) == spec else result.changed
+        kind.append(spec.id)
+    # Two accounts may swap their credentials: all that change step aside before any takes its new place.
+    _disable(connection, result.changed)
+    for account_id in result.created + result.changed:
+        _store(connection, wanted[account_id], stored.get(account_id))
+    return result
+
+
+def list_accounts(connection: Connection, *, lock: bool = False) -> list[AccountRecord]:
+    """All accounts by id; with `lock`, their rows are held until the transaction ends."""
+    query = select(accounts).order_by(accounts.c.id)
+    return [_record(row) for row in connection.execute(query.with_for_update() if lock else query)]
+
+
+def load(connection: Connection, account_id: str) -> AccountRecord:
+    """The account; `UnknownAccountError` where there is none."""
+    row = connection.execute(select(accounts).where(accounts.c.id == account_id)).one_or_none()
+    if row is None:
+        raise UnknownAccountError(account_id)
+    return _record(row)
+
+
+def pause(connection: Connection, account_id: str, until: datetime | None, reason: str) -> bool:
+    """Let the account rest until `until`, or (None) until somebody resumes it; whether that changed anything.
+
+    A pause is never shortened: trouble that would rest it for half an hour does not end the pause of a person.
+    `reason` is shown to people. `UnknownAccountError` where there is no such account.
+    """
+    end = until or FOREVER
+    changed = connection.execute(
+        update(accounts)
+        .where(accounts.c.id == account_id, func.coalesce(accounts.c.paused_until, text("'-infinity'")) < end)
+        .values(paused_until=end, pause_reason=reason)
+    )
+    if changed.rowcount == 0:
+        load(connection, account_id)
+    return changed.rowcount > 0
+
+
+def resume(connection: Connection, account_id: str) -> None:
+    """End every rest at once: pause, open breaker and throttling. `UnknownAccountError` where there is no account."""
+    changed = connection.execute(
+        update(accounts)
+        .where(accounts.c.id == account_id)
+        .values(
+            paused_until=None,
+            pause_reason=None,
+            breaker_state="closed",
+            breaker_failures=0,
+            breaker_trips=0,
+            breaker_until=None,
+            throttles=0,
+            not_before=None,
+        )
+    )
+    if changed.rowcount == 0:
+        raise UnknownAccountError(account_id)
+
+
+def _refuse_clashes(
+    wanted: Mapping[str, AccountSettings], stored: Mapping[str, AccountRecord], running: Sequence[AccountRecord]
+) -> None:
+    """Refuse an id that changes its provider, and credentials that a running account outside the file holds."""
+    sentences = [
+        f"Account {spec.id} belongs to {stored[spec.id].provider}, and an id is never reused: give the account of "
+        f"{spec.provider} an id of its own."
+        for spec in wanted.values()
+        if spec.id in stored and stored[spec.id].provider != spec.provider
+    ]
+    holders = {(record.provider, record.credentials_hash): record.id for record in running}
+    sentences += [
+        f"Account {spec.id} has the credentials of {holder}, which is not in the file and still runs; together they "
+        f"would double the limit: apply with --prune, or keep one of the two."
+        for spec in wanted.values()
+        if spec.enabled and (holder := holders.get((spec.provider, spec.credentials_hash))) is not None
+    ]
+    if sentences:
+        raise AccountsRefusedError(sentences)
+
+
+def _store(connection: Connection, spec: AccountSettings, old: AccountRecord | None) -> None:
+    """Write the settings of one account, new or known."""
+    values = asdict(spec)
+    if old is not None and _is_elsewhere(spec, old):
+        values |= {"paused_until": None, "pause_reason": None}
+    statement = insert(accounts).values(values)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=[accounts.c.id], set_={name: value for name, value in values.items() if name != "id"}
+        )
+    )
+
+
+def _is_elsewhere(spec: AccountSettings, old: AccountRecord) -> bool:
+    """Whether a pause that ends by itself was about credentials or an address that are no more."""
+    by_itself = old.paused_until is not None and old.paused_until < FOREVER
+    return by_itself and spec.credentials_hash != old.credentials_hash
+
+
+def _disable(connection: Connection, ids: Sequence[str]) -> None:
+    """Switch accounts off."""
+    if ids:
+        connection.execute(update(accounts).where(accounts.c.id.in_(ids)).values(enabled=False))
+
+
+def _settings(record: AccountRecord) -> AccountSettings:
+    """The part of a stored account that the file decides."""
+    return AccountSettings(**{each.name: getattr(record, each.name) for each in fields(AccountSettings)})
+
+
+def _record(row: Row[Any]) -> AccountRecord:
+    """A row as a record."""
+    return AccountRecord(**row._mapping)  # noqa: SLF001 - the public name of a row's mapping in SQLAlchemy

@@ -1,0 +1,103 @@
+"""The door to PostgreSQL: how connections are made, and how a transaction begins, ends and repeats itself."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import msgspec
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError
+
+CONNECT_TIMEOUT_SECONDS = 10
+IDLE_IN_TRANSACTION_SECONDS = 60
+TRANSACTION_ATTEMPTS = 6
+REPEATABLE = frozenset({"40P01", "40001"})
+"""SQLSTATEs after which the same transaction may simply be run again: deadlock, serialization failure."""
+
+_Result = TypeVar("_Result")
+
+
+def make_engine(
+    url: str,
+    *,
+    pool_size: int = 5,
+    statement_timeout_seconds: float = 60.0,
+    application_name: str = "ulak",
+) -> Engine:
+    """An engine for a `postgresql://…` address. Connects only when it is used; opens at most `pool_size` connections.
+
+    Every session speaks UTC, gives up on a statement after `statement_timeout_seconds` (0: never), is ended by the
+    server after a minute idle in a transaction (a worker that was frozen must not hold an account's lock), and notices
+    a dead network within about a minute. No error of this engine shows parameters or values of rows.
+    """
+    address = make_url(url)
+    if address.drivername in {"postgresql", "postgres"}:
+        address = address.set(drivername="postgresql+psycopg")
+    session = (
+        f"-c timezone=UTC -c statement_timeout={int(statement_timeout_seconds * 1000)}"
+        f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000}"
+    )
+    given = address.query.get("options")
+    engine = create_engine(
+        address.difference_update_query(["options"]),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=30,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={
+            "application_name": application_name,
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "options": f"{session} {given}" if isinstance(given, str) else session,
+            # A plan that was made while a table was small is never kept, and PgBouncer may stand in between.
+            "prepare_threshold": None,
+            "keepalives_idle": 20,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 60_000,
+        },
+    )
+    event.listen(engine, "handle_error", _hide_values)
+    return engine
+
+
+def _hide_values(context: ExceptionContext) -> None:
+    """Reduce an error to its primary message: PostgreSQL's DETAIL and CONTEXT quote rows, that is phone numbers."""
+    error = context.original_exception
+    if not isinstance(error, psycopg.Error) or error.diag.message_primary is None:
+        return
+    text = f"{error.diag.message_primary} (SQLSTATE {error.sqlstate})"
+    error.args = (text,)
+    if context.sqlalchemy_exception is not None:
+        context.sqlalchemy_exception.args = (f"({type(error).__name__}) {text}",)
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """A connection inside one transaction: committed at the end of the block, rolled back when the block raises."""
+    with engine.begin() as connection:
+        yield connection
+
+
+def retry_transaction(engine: Engine, run: Callable[[Connection], _Result]) -> _Result:
+    """Run `run` in one transaction; repeat the whole when PostgreSQL chose it as a deadlock's or conflict's victim.
+
+    `run` must therefore have no effect outside the database. The victim needs no pause of its own: the other side goes
+    on the moment it is rolled back. After `TRANSACTION_ATTEMPTS` tries the error is raised.
+    """
+    for _ in range(TRANSACTION_ATTEMPTS - 1):
+        try:
+            with transaction(engine) as connection:
+                return run(connection)
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) not in REPEATABLE:
+                raise
+    with transaction(engine) as connection:
+        return run(connection)
+
+
+def json_parameter(rows: Any) -> str:
+    """`rows` as one JSON text for `jsonb_to_recordset`: times as ISO 8601, bytes as base64."""
+    return msgspec.json.encode(rows).decode()

@@ -1,0 +1,296 @@
+"""The only writer of statuses: reports go in, the shared table and its history come out.
+
+How a batch is written, and why nobody can be hurt by another doing the same:
+
+1. Equal keys are folded in Python and sorted; one SELECT finds what is not known yet. A batch that tells nothing new
+   ends there: no row lock, no transaction id, no byte of WAL.
+2. Deliveries believed new are inserted, in key order, with their history, in one statement that yields to whoever
+   inserted them first; those are looked up again and treated as existing.
+3. Existing deliveries are locked in order of their ids, then (a new statement sees what the last holder committed)
+   their whole history is loaded, folded with what came in, and written in one statement.
+
+A transaction waits for others' uncommitted inserts only in step 2 and for row locks only in step 3, each in one order
+for all, so two batches cannot wait for each other.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from models.database import json_parameter
+from models.merge import ROW_FIELDS, Observation, Row, fold, merge_history, merge_observation, observe
+from models.report import DeliveryReport
+from models.storable import clean_key
+from models.vocabulary import Granularity, Source
+
+Key = tuple[Granularity, str]
+"""(granularity, provider_key): names a delivery within its account."""
+History = dict[bytes, Observation]
+"""Observations of one delivery by content hash."""
+
+LOOKUPS = 5
+"""How often a batch looks again for deliveries that others inserted or erased under its hands."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpsertResult:
+    """What a batch of reports changed, counted in distinct deliveries."""
+
+    new: int = 0
+    """Rows inserted."""
+    advanced: int = 0
+    """Rows of which a column changed."""
+    unchanged: int = 0
+    """The rest, whether or not a further observation was kept."""
+    changed: frozenset[Key] = frozenset()
+    """New and advanced deliveries."""
+
+
+_COLUMN_TYPES = {
+    "is_final": "boolean",
+    "conflict": "boolean",
+    **dict.fromkeys(("total", "delivered", "undelivered", "waiting", "segments"), "integer"),
+    "credits": "numeric",
+    **dict.fromkeys(("sent_at", "done_at", "valid_until"), "timestamptz"),
+    "extra": "jsonb",
+}
+_NOT_NULL = {"conflict": "coalesce(r.conflict, false)", "extra": "coalesce(r.extra, '{}')"}
+_COLUMNS = ", ".join(ROW_FIELDS)
+_RECORD = ", ".join(f"{name} {_COLUMN_TYPES.get(name, 'text')}" for name in ROW_FIELDS)
+_VALUES = ", ".join(_NOT_NULL.get(name, f"r.{name}") for name in ROW_FIELDS)
+_STORED = ", ".join(f"d.{name}" for name in ROW_FIELDS)
+_SEEN_COLUMNS = "content_hash, source, as_of, as_of_last, provider_time, facts, statement"
+_SEEN_RECORD = (
+    "content_hash text, source text, as_of timestamptz, as_of_last timestamptz, provider_time timestamptz,"
+    " facts jsonb, statement jsonb"
+)
+_SEEN_VALUES = (
+    "decode(s.content_hash, 'base64'), s.source, s.as_of, s.as_of_last, s.provider_time, s.facts, s.statement"
+)
+
+# A report is known when its statement is stored with a time that this one does not move. LATERAL with LIMIT: whatever
+# the planner believes about the size of the tables, it can only walk the two unique indexes.
+_PROBE = """
+SELECT p.n, d.id
+FROM jsonb_to_recordset(%(rows)s::jsonb)
+  AS p(n integer, granularity text, provider_key text, content_hash text, as_of timestamptz, as_of_last timestamptz)
+LEFT JOIN LATERAL (
+  SELECT id FROM delivery_status
+  WHERE account_id = %(account)s AND granularity = p.granularity AND provider_key = p.provider_key LIMIT 1
+) d ON true
+LEFT JOIN LATERAL (
+  SELECT true AS found, as_of, as_of_last FROM observations
+  WHERE delivery_id = d.id AND content_hash = decode(p.content_hash, 'base64') LIMIT 1
+) o ON true
+WHERE o.found IS NULL OR NOT (
+  (o.as_of IS NULL OR coalesce(p.as_of >= o.as_of, false))
+  AND (p.as_of_last IS NULL OR coalesce(p.as_of_last <= o.as_of_last, false))
+)
+"""
+
+_INSERT = f"""
+WITH r AS MATERIALIZED (
+  SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(n integer, granularity text, provider_key text, {_RECORD})
+), inserted AS (
+  INSERT INTO delivery_status (account_id, provider, granularity, provider_key, {_COLUMNS})
+  SELECT %(account)s, %(provider)s, r.granularity, r.provider_key, {_VALUES} FROM r ORDER BY r.n
+  ON CONFLICT (account_id, granularity, provider_key) DO NOTHING
+  RETURNING id, granularity, provider_key
+), placed AS MATERIALIZED (
+  SELECT r.n, inserted.id FROM r JOIN inserted USING (granularity, provider_key)
+), kept AS (
+  INSERT INTO observations (delivery_id, {_SEEN_COLUMNS})
+  SELECT placed.id, {_SEEN_VALUES}
+  FROM jsonb_to_recordset(%(seen)s::jsonb) AS s(n integer, {_SEEN_RECORD}) JOIN placed USING (n)
+)
+SELECT n FROM placed
+"""
+
+_LOCK = "SELECT id FROM delivery_status WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE"
+
+_HISTORY = """
+SELECT delivery_id, content_hash, source, as_of, as_of_last, provider_time, facts
+FROM observations WHERE delivery_id = ANY(%(ids)s)
+"""
+
+# The columns are compared, so that an observation that changes nothing in the row leaves the row alone.
+_ADVANCE = f"""
+WITH kept AS (
+  INSERT INTO observations (delivery_id, {_SEEN_COLUMNS})
+  SELECT s.delivery_id, {_SEEN_VALUES}
+  FROM jsonb_to_recordset(%(seen)s::jsonb) AS s(delivery_id bigint, {_SEEN_RECORD})
+  ON CONFLICT (delivery_id, content_hash) DO UPDATE
+  SET as_of = excluded.as_of, as_of_last = excluded.as_of_last, source = excluded.source,
+      provider_time = excluded.provider_time,
+      statement = CASE WHEN excluded.statement = '{{}}' THEN observations.statement ELSE excluded.statement END
+)
+UPDATE delivery_status d SET ({_COLUMNS}) = ROW ({_VALUES}), changed_at = clock_timestamp(),
+  changed_in = pg_current_xact_id()::text::bigint
+FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(id bigint, {_RECORD})
+WHERE d.id = r.id AND ({_STORED}) IS DISTINCT FROM ({_VALUES})
+RETURNING d.id
+"""
+
+_DIFFER = f"""
+SELECT d.id FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(id bigint, {_RECORD}) JOIN delivery_status d USING (id)
+WHERE ({_STORED}) IS DISTINCT FROM ({_VALUES})
+"""
+
+
+def upsert(
+    connection: Connection,
+    account_id: str,
+    provider: str,
+    reports: Iterable[DeliveryReport],
+    *,
+    asked_at: datetime | None,
+) -> UpsertResult:
+    """Write what a provider said about deliveries of one account, within the caller's transaction.
+
+    `asked_at` is the moment the answer was asked for: the `as_of` of poll reports that carry none. The result in the
+    table does not depend on how reports are grouped into batches, on their order, or on repetition. Two batches never
+    deadlock; a caller that locks more than this in one transaction runs under `retry_transaction`.
+    """
+    incoming = _gather(reports, asked_at)
+    keys = sorted(incoming)
+    new: set[Key] = set()
+    existing: dict[int, Key] = {}
+    advanced: set[Key] = set()
+    unknown: Sequence[Key] = keys
+    for _ in range(LOOKUPS):
+        fresh, known = _probe(connection, account_id, unknown, incoming)
+        existing.update(known)
+        inserted = _insert(connection, account_id, provider, fresh, incoming)
+        new.update(inserted)
+        unknown = [key for key in fresh if key not in inserted]
+        if unknown:
+            continue
+        found, moved = _advance(connection, {place: (key[0], incoming[key]) for place, key in existing.items()})
+        advanced.update(existing[place] for place in moved)
+        unknown = sorted(key for place, key in existing.items() if place not in found)
+        existing.clear()
+        if not unknown:
+            break
+    else:
+        raise RuntimeError(f"{len(unknown)} deliveries kept appearing and vanishing while they were written")
+    return UpsertResult(
+        new=len(new),
+        advanced=len(advanced),
+        unchanged=len(keys) - len(new) - len(advanced),
+        changed=frozenset(new | advanced),
+    )
+
+
+def _gather(reports: Iterable[DeliveryReport], asked_at: datetime | None) -> dict[Key, History]:
+    incoming: dict[Key, History] = {}
+    for report in reports:
+        seen = observe(report, asked_at=asked_at)
+        history = incoming.setdefault((report.granularity, clean_key(report.provider_key)), {})
+        twin = history.get(seen.content_hash)
+        history[seen.content_hash] = seen if twin is None else merge_observation(twin, seen)
+    return incoming
+
+
+def _probe(
+    connection: Connection, account_id: str, keys: Sequence[Key], incoming: Mapping[Key, History]
+) -> tuple[list[Key], dict[int, Key]]:
+    """Which of the keys have no row yet, and which have one to which something new was said; the rest is known."""
+    if not keys:
+        return [], {}
+    rows = [
+        {
+            "n": place,
+            "granularity": key[0],
+            "provider_key": key[1],
+            "content_hash": seen.content_hash,
+            "as_of": seen.as_of,
+            "as_of_last": seen.as_of_last,
+        }
+        for place, key in enumerate(keys)
+        for seen in incoming[key].values()
+    ]
+    told = connection.exec_driver_sql(_PROBE, {"rows": json_parameter(rows), "account": account_id}).all()
+    fresh = sorted({keys[place] for place, delivery_id in told if delivery_id is None})
+    return fresh, {delivery_id: keys[place] for place, delivery_id in told if delivery_id is not None}
+
+
+def _insert(
+    connection: Connection, account_id: str, provider: str, keys: Sequence[Key], incoming: Mapping[Key, History]
+) -> set[Key]:
+    """Insert new deliveries with their history; returns those that no other transaction had inserted before."""
+    if not keys:
+        return set()
+    rows = [
+        {"n": place, "granularity": key[0], "provider_key": key[1], **_columns(fold(key[0], incoming[key].values()))}
+        for place, key in enumerate(keys)
+    ]
+    seen = [{"n": place, **_columns(one)} for place, key in enumerate(keys) for one in incoming[key].values()]
+    parameters = {
+        "account": account_id,
+        "provider": provider,
+        "rows": json_parameter(rows),
+        "seen": json_parameter(seen),
+    }
+    return {keys[place] for (place,) in connection.exec_driver_sql(_INSERT, parameters)}
+
+
+def _columns(record: Row | Observation) -> dict[str, Any]:
+    """The record's values by column, absent where NULL, so that the parameter stays small."""
+    values = ((name, getattr(record, name)) for name in record.__struct_fields__)
+    return {name: value for name, value in values if value is not None}
+
+
+def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, History]]) -> tuple[set[int], set[int]]:
+    """Fold what was said into existing deliveries. Returns the ids that still exist, and those whose row changed."""
+    if not said:
+        return set(), set()
+    found = connection.exec_driver_sql(_LOCK, {"ids": list(said)}).scalars().all()
+    stored = load_histories(connection, found)
+    rows: list[dict[str, Any]] = []
+    seen: list[dict[str, Any]] = []
+    for place in found:
+        granularity, heard = said[place]
+        known = stored.get(place, {})
+        whole = merge_history([*known.values(), *heard.values()])
+        if not whole:
+            continue
+        rows.append({"id": place, **_columns(fold(granularity, whole.values()))})
+        seen += ({"delivery_id": place, **_columns(one)} for one in whole.values() if _moves(one, known))
+    parameters = {"rows": json_parameter(rows), "seen": json_parameter(seen)}
+    return set(found), set(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
+
+
+def _moves(one: Observation, known: History) -> bool:
+    stored = known.get(one.content_hash)
+    return stored is None or (stored.as_of, stored.as_of_last) != (one.as_of, one.as_of_last)
+
+
+def refold(connection: Connection, deliveries: Mapping[int, Granularity]) -> set[int]:
+    """Write the rows of these deliveries anew from their history, under their locks; returns ids whose row changed."""
+    return _advance(connection, {place: (granularity, {}) for place, granularity in deliveries.items()})[1]
+
+
+def load_histories(connection: Connection, ids: Sequence[int]) -> dict[int, History]:
+    """The stored observations of deliveries, by id and content hash, without their raw statements."""
+    histories: dict[int, History] = {}
+    for place, digest, source, as_of, as_of_last, provider_time, facts in connection.exec_driver_sql(
+        _HISTORY, {"ids": list(ids)}
+    ):
+        histories.setdefault(place, {})[digest] = Observation(
+            facts=facts,
+            content_hash=digest,
+            source=Source(source),
+            as_of=as_of,
+            as_of_last=as_of_last,
+            provider_time=provider_time,
+        )
+    return histories
+
+
+def find_differing(connection: Connection, rows: Mapping[int, Row]) -> set[int]:
+    """Ids of those deliveries whose stored row is not the given one. Locks and writes nothing."""
+    parameters = {"rows": json_parameter([{"id": place, **_columns(row)} for place, row in rows.items()])}
+    return set(connection.exec_driver_sql(_DIFFER, parameters).scalars())

@@ -1,0 +1,101 @@
+"""Erasing a person's number (KVKK article 7).
+
+The form is deletion: every row that is about the number goes, with its history, its tracked ids and what was asked for
+it. Rows are not anonymised in place, since keys that are made of the number would leave it readable. Orders keep their
+counts: they name nobody. Sealed quarantine entries that cannot be told apart by number are gone after 14 days.
+
+What a provider says *afterwards* about the number is stored again like any other report, so a number is erased once the
+provider has nothing more to say, or after it has erased the number too.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+_NATIONAL_DIGITS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """How many rows were removed or emptied. It names nobody, so it may be kept as the record of the erasure."""
+
+    deliveries: int
+    observations: int
+    tracked_ids: int
+    fetches: int
+    """Finished fetches whose parameters were emptied."""
+    quarantined: int
+    open_fetches: int
+    """Fetches not yet ended that still ask for the number: erase again when they have."""
+
+
+_OBSERVATIONS = """
+WITH gone AS (DELETE FROM observations WHERE delivery_id = ANY(:deliveries) RETURNING 1) SELECT count(*) FROM gone
+"""
+_DELIVERIES = """
+WITH gone AS (DELETE FROM delivery_status WHERE id = ANY(:deliveries) RETURNING 1) SELECT count(*) FROM gone
+"""
+_TRACKED = """
+WITH gone AS (
+  DELETE FROM tracked_ids WHERE recipient = :recipient OR position(:needle IN value) > 0 RETURNING 1
+) SELECT count(*) FROM gone
+"""
+_QUARANTINE = """
+WITH gone AS (
+  DELETE FROM quarantine WHERE provider_key = ANY(:keys) OR position(:needle IN context::text) > 0
+    OR position(:needle IN provider_key) > 0 RETURNING 1
+) SELECT count(*) FROM gone
+"""
+_FETCHES = """
+WITH emptied AS (
+  UPDATE fetches SET params = '{}', seen = NULL, page = NULL, label = ''
+  WHERE state IN ('done', 'dead', 'cancelled')
+    AND position(:needle IN concat(params::text, seen::text, page::text)) > 0 RETURNING 1
+) SELECT count(*) FROM emptied
+"""
+_OPEN_FETCHES = """
+SELECT count(*) FROM fetches
+WHERE state IN ('ready', 'sending') AND position(:needle IN concat(params::text, seen::text, page::text)) > 0
+"""
+
+
+def erase(connection: Connection, recipient: str) -> Erased:
+    """Remove a recipient, E.164 or a provider's own id of a person, from everything that is stored.
+
+    Reads the tables whole, since keys and parameters are not indexed by what they contain. The caller commits.
+    """
+    connection.execute(text("SET LOCAL statement_timeout = 0"))
+    needle = _needle(recipient)
+    found = connection.execute(
+        text(
+            "SELECT id, provider_key FROM delivery_status WHERE recipient = :recipient"
+            " OR (recipient IS NULL AND position(:needle IN provider_key) > 0) ORDER BY id FOR UPDATE"
+        ),
+        {"recipient": recipient, "needle": needle},
+    ).all()
+    values = {
+        "recipient": recipient,
+        "needle": needle,
+        "deliveries": [row.id for row in found],
+        "keys": [row.provider_key for row in found],
+    }
+
+    def count(statement: str) -> int:
+        return int(connection.execute(text(statement), values).scalar_one())
+
+    return Erased(
+        observations=count(_OBSERVATIONS),
+        deliveries=count(_DELIVERIES),
+        tracked_ids=count(_TRACKED),
+        quarantined=count(_QUARANTINE),
+        fetches=count(_FETCHES),
+        open_fetches=count(_OPEN_FETCHES),
+    )
+
+
+def _needle(recipient: str) -> str:
+    """What every spelling of the recipient contains: the national digits of a number, otherwise the id as it is."""
+    digits = recipient.removeprefix("+")
+    if recipient.startswith("+90") and digits.isdigit():
+        return digits[-_NATIONAL_DIGITS:]
+    return digits if recipient.startswith("+") and digits.isdigit() else recipient

@@ -1,0 +1,183 @@
+"""Which ready fetches get a hint now, and when the account is to be looked at again.
+
+Work waits as rows, never in a worker's slot and never as a long countdown. A hint is only a message "this fetch may be
+made about now"; losing it costs time, repeating it costs a look.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, text
+
+HORIZON_SECONDS = 1.0
+"""How far ahead calls are hinted: about one second."""
+HINT_LASTS_SECONDS = 10.0
+"""After this a hint that nobody took counts as lost."""
+TIMER_CAP_SECONDS = 5.0
+"""The longest countdown of a timer; what is due later is found by `upkeep.reconcile`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """A message to publish: fetch `fetch_id` may be made in `delay_seconds`."""
+
+    fetch_id: int
+    kind: str
+    label: str
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatch:
+    """What to publish after the commit."""
+
+    account_id: str
+    hints: tuple[Hint, ...] = ()
+    wake_in_seconds: float | None = None
+
+
+_ACCOUNT = text("""
+    SELECT a.*, clock_timestamp() AS now FROM accounts a WHERE a.id = :account_id FOR NO KEY UPDATE
+""")
+
+_LOOK = text("""
+    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
+    SELECT t.now,
+           (SELECT count(*) FROM calls c
+             WHERE c.account_id = :account_id AND c.answered_at IS NULL AND c.gives_up_at > t.now) AS unanswered,
+           (SELECT count(*) FROM fetches f
+             WHERE f.account_id = :account_id AND f.state = 'ready'
+               AND f.hinted_at > t.now - make_interval(secs => :hint_lasts)) AS hinted,
+           ARRAY(SELECT c.released_at FROM calls c
+             WHERE c.account_id = :account_id AND c.released_at > t.now - make_interval(secs => :per_seconds)
+             ORDER BY c.released_at DESC LIMIT :requests) AS releases,
+           (SELECT min(f.available_at) FROM fetches f
+             WHERE f.account_id = :account_id AND f.state = 'ready' AND f.hinted_at IS NULL) AS earliest
+    FROM t
+""")
+
+_HINT = text("""
+    WITH chosen AS (
+        SELECT id FROM fetches
+        WHERE account_id = :account_id AND state = 'ready' AND available_at <= :now
+          AND (hinted_at IS NULL OR hinted_at <= :now - make_interval(secs => :hint_lasts))
+        ORDER BY priority, available_at, id
+        LIMIT :many
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+    UPDATE fetches f SET hinted_at = :now FROM chosen WHERE f.id = chosen.id
+    RETURNING f.id, f.kind, f.label, f.priority, f.available_at
+""")
+
+_MORE = text("""
+    SELECT EXISTS (SELECT 1 FROM fetches
+      WHERE account_id = :account_id AND state = 'ready' AND available_at <= :now AND hinted_at IS NULL)
+""")
+
+_SET_WAKE = text("UPDATE accounts SET wake_at = :wake_at WHERE id = :account_id")
+
+
+def dispatch(connection: Connection, account_id: str) -> Dispatch:
+    """Mark as many ready fetches as the account may make within about a second, and plan the next look.
+
+    Under the account's row lock, so that two at once do not hint twice. The caller commits, then publishes.
+    """
+    account = connection.execute(_ACCOUNT, {"account_id": account_id}).mappings().one_or_none()
+    if account is None or not account["enabled"]:
+        return Dispatch(account_id=account_id)
+    look = (
+        connection.execute(
+            _LOOK,
+            {
+                "account_id": account_id,
+                "per_seconds": account["limit_per_seconds"],
+                "requests": account["limit_requests"],
+                "hint_lasts": HINT_LASTS_SECONDS,
+            },
+        )
+        .mappings()
+        .one()
+    )
+    if look["earliest"] is None:
+        return Dispatch(account_id=account_id)
+    now: datetime = look["now"]
+    blocked_until = _blocked_until(account, now)
+    if blocked_until is not None:
+        return _with_timer(connection, account, now, blocked_until, ())
+    moments, next_slot = free_moments(account, look)
+    hints = _hint(connection, account_id, now, moments) if moments else ()
+    at = _next_look(connection, account_id, look, next_slot, is_limited=len(hints) == len(moments))
+    return _with_timer(connection, account, now, at, hints)
+
+
+def free_moments(
+    account: RowMapping | dict[str, Any], look: RowMapping | dict[str, Any]
+) -> tuple[list[datetime], datetime | None]:
+    """The moments within the horizon at which a further call may be made, and the first slot's moment beyond it.
+
+    Hints that are still on their way hold the earliest slots. The second value is None where a free slot is not what
+    is missing: the answer of an unanswered call will bring the next look.
+    """
+    now: datetime = look["now"]
+    window = timedelta(seconds=account["limit_per_seconds"])
+    releases = sorted(look["releases"])
+    moments = [now] * (account["limit_requests"] - len(releases))
+    moments += [released + window for released in releases]
+    in_reach = [moment for moment in moments if moment <= now + timedelta(seconds=HORIZON_SECONDS)]
+    beyond = moments[len(in_reach)] if len(in_reach) < len(moments) else None
+    concurrency = account["limit_concurrency"] if account["breaker_state"] == "closed" else 1
+    room = max(0, concurrency - look["unanswered"] - look["hinted"])
+    usable = in_reach[look["hinted"] :]
+    if room < len(usable) or room == 0:
+        return usable[:room], None
+    return usable, beyond
+
+
+def _blocked_until(account: RowMapping, now: datetime) -> datetime | None:
+    """Until when the account may not be asked at all; None when it may."""
+    columns = ["paused_until", "not_before"] + (["breaker_until"] if account["breaker_state"] != "closed" else [])
+    moments = [account[column] for column in columns if account[column] is not None and account[column] > now]
+    return max(moments, default=None)
+
+
+def _hint(connection: Connection, account_id: str, now: datetime, moments: list[datetime]) -> tuple[Hint, ...]:
+    """Mark one ready fetch for each moment, the most valuable first."""
+    rows = connection.execute(
+        _HINT,
+        {"account_id": account_id, "now": now, "many": len(moments), "hint_lasts": HINT_LASTS_SECONDS},
+    ).all()
+    ordered = sorted(rows, key=lambda row: (row.priority, row.available_at, row.id))
+    return tuple(
+        Hint(
+            fetch_id=row.id,
+            kind=row.kind,
+            label=row.label,
+            delay_seconds=max(0.0, (moment - now).total_seconds()),
+        )
+        for row, moment in zip(ordered, moments, strict=False)
+    )
+
+
+def _next_look(
+    connection: Connection, account_id: str, look: RowMapping, next_slot: datetime | None, *, is_limited: bool
+) -> datetime | None:
+    """When something changes by itself: a slot beyond the horizon is freed, or a fetch's wait for its retry ends."""
+    now: datetime = look["now"]
+    if is_limited and connection.execute(_MORE, {"account_id": account_id, "now": now}).scalar_one():
+        return next_slot
+    return look["earliest"] if look["earliest"] > now else None
+
+
+def _with_timer(
+    connection: Connection, account: RowMapping, now: datetime, at: datetime | None, hints: tuple[Hint, ...]
+) -> Dispatch:
+    """Re-arm the account's one timer where it is missing, spent or later than `at` (compare-and-set on `wake_at`)."""
+    account_id: str = account["id"]
+    if at is None or at > now + timedelta(seconds=TIMER_CAP_SECONDS):
+        return Dispatch(account_id=account_id, hints=hints)
+    armed: datetime | None = account["wake_at"]
+    if armed is not None and now < armed <= at + timedelta(milliseconds=20):
+        return Dispatch(account_id=account_id, hints=hints)
+    connection.execute(_SET_WAKE, {"account_id": account_id, "wake_at": at})
+    return Dispatch(account_id=account_id, hints=hints, wake_in_seconds=max(0.0, (at - now).total_seconds()))

@@ -1,0 +1,325 @@
+"""How a held fetch ends: the parts of the one finishing transaction.
+
+Lock order of every writer: account (only where its state changes), fetch, call, deliveries sorted by key, observations,
+tracked ids, children, poll. The step strings these parts together; each is one statement.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, RowMapping, text
+
+from models.database import json_parameter
+from models.ledger.walks import ended_state_sql
+
+
+class FencedError(Exception):
+    """The lease of this fetch is not ours any more: another worker holds or has finished it. Nothing may be written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEnd:
+    """How one HTTP request ended."""
+
+    call_id: int
+    outcome: str
+    http_status: int | None
+    duration_seconds: float
+    seconds_since: float
+    """Boot-clock seconds since the answer came or was given up, read just before the statement is sent."""
+
+
+_LOCK_ACCOUNT = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE id = :account_id FOR NO KEY UPDATE")
+
+
+def lock_account(connection: Connection, account_id: str) -> RowMapping:
+    """The account's row, locked; `now` is PostgreSQL's clock."""
+    return connection.execute(_LOCK_ACCOUNT, {"account_id": account_id}).mappings().one()
+
+
+_FENCE = text("""
+    SELECT id FROM fetches WHERE id = :fetch_id AND state = 'sending' AND lease_token = CAST(:token AS uuid)
+    FOR NO KEY UPDATE
+""")
+
+
+def fence(connection: Connection, fetch_id: int, token: UUID) -> None:
+    """Hold the fetch while the lease is still ours; else FencedError, and the caller's transaction rolls back."""
+    if connection.execute(_FENCE, {"fetch_id": fetch_id, "token": str(token)}).one_or_none() is None:
+        raise FencedError
+
+
+# The database's clock minus the time since the answer: later than the truth by the statement's way, never earlier.
+_CLOSE_CALL = text("""
+    UPDATE calls SET
+        answered_at = greatest(asked_at, clock_timestamp() - make_interval(secs => :seconds_since)),
+        released_at = greatest(asked_at, clock_timestamp() - make_interval(secs => :seconds_since)),
+        outcome = :outcome, http_status = :http_status, duration_seconds = :duration_seconds
+    WHERE id = :call_id AND answered_at IS NULL
+""")
+
+
+def close_call(connection: Connection, end: CallEnd) -> None:
+    """Write how a call ended; its slot is free `per_seconds` after the answer."""
+    connection.execute(
+        _CLOSE_CALL,
+        {
+            "call_id": end.call_id,
+            "outcome": end.outcome,
+            "http_status": end.http_status,
+            "duration_seconds": end.duration_seconds,
+            "seconds_since": end.seconds_since,
+        },
+    )
+
+
+def unsent(call_id: int) -> CallEnd:
+    """The end of a call of which not a byte has left: its slot was never used."""
+    return CallEnd(call_id=call_id, outcome="unsent", http_status=None, duration_seconds=0.0, seconds_since=3600.0)
+
+
+_NOW = text("SELECT clock_timestamp()")
+
+
+def database_now(connection: Connection) -> datetime:
+    """PostgreSQL's clock, the only one that decides."""
+    now: datetime = connection.execute(_NOW).scalar_one()
+    return now
+
+
+_RECENT = text("""
+    SELECT outcome FROM calls
+    WHERE account_id = :account_id AND answered_at IS NOT NULL
+      AND (CAST(:since AS timestamptz) IS NULL OR asked_at > :since)
+    ORDER BY asked_at DESC LIMIT :many
+""")
+
+
+def recent_outcomes(connection: Connection, account_id: str, many: int, *, since: datetime | None) -> list[str]:
+    """Outcomes of the account's last answered calls asked after `since`, the earliest first."""
+    parameters = {"account_id": account_id, "many": many, "since": since}
+    return list(connection.execute(_RECENT, parameters).scalars())[::-1]
+
+
+_TRACKED = text("""
+    WITH given AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
+            id bigint, next_check_at timestamptz, found boolean, close_reason text, gate_open boolean)
+    ), locked AS (
+        SELECT t.id, t.fetch_id = :fetch_id AS is_held,
+            -- A list asked later has shown a change since: this answer is too old to close the id.
+            CASE WHEN t.changed_as_of > :asked_at THEN NULL ELSE g.close_reason END AS closing,
+            CASE WHEN t.changed_as_of > :asked_at THEN t.next_check_at ELSE g.next_check_at END AS next_check_at,
+            g.found, g.gate_open
+        FROM tracked_ids t JOIN given g USING (id) WHERE t.closed_at IS NULL
+        ORDER BY t.id FOR NO KEY UPDATE OF t
+    )
+    UPDATE tracked_ids t SET
+        fetch_id = CASE WHEN l.is_held OR l.closing IS NOT NULL THEN NULL ELSE t.fetch_id END,
+        checks = t.checks + 1, last_checked_at = :asked_at,
+        last_found_at = CASE WHEN l.found THEN :asked_at ELSE t.last_found_at END,
+        gate_open = t.gate_open OR l.gate_open,
+        next_check_at = CASE WHEN l.closing IS NULL THEN coalesce(l.next_check_at, clock_timestamp()) END,
+        closed_at = CASE WHEN l.closing IS NOT NULL THEN clock_timestamp() END,
+        close_reason = l.closing
+    FROM locked l WHERE t.id = l.id
+""")
+
+
+def update_tracked(connection: Connection, fetch_id: int, asked_at: datetime, rows: list[Mapping[str, Any]]) -> None:
+    """Write what an answer means for the ids it was asked for: next check, closed with a reason, gate open."""
+    if rows:
+        parameters = {"rows": json_parameter(rows), "fetch_id": fetch_id, "asked_at": asked_at}
+        connection.execute(_TRACKED, parameters)
+
+
+_FREE = text("""
+    UPDATE tracked_ids SET fetch_id = NULL, next_check_at = greatest(next_check_at, CAST(:not_before AS timestamptz))
+    WHERE fetch_id = :fetch_id
+""")
+
+
+def free_tracked(connection: Connection, fetch_id: int, *, not_before: datetime | None = None) -> None:
+    """Free the ids that a fetch held without an answer about them; `not_before` delays their next check."""
+    connection.execute(_FREE, {"fetch_id": fetch_id, "not_before": not_before})
+
+
+_DISCOVER = text("""
+    INSERT INTO tracked_ids AS t
+        (account_id, id_kind, value, client_ref, recipient, expected, origin, sent_at, valid_until, next_check_at)
+    SELECT :account_id, id_kind, value, client_ref, recipient, expected, 'discovered', sent_at, valid_until,
+           next_check_at
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
+        id_kind text, value text, client_ref text, recipient text, expected integer, sent_at timestamptz,
+        valid_until timestamptz, next_check_at timestamptz, reopen boolean)
+    ORDER BY id_kind, value
+    ON CONFLICT (account_id, id_kind, value) DO NOTHING
+""")
+# Separate from the insert, so that an id that is known and unchanged is neither written nor locked.
+_REOPEN = text("""
+    WITH given AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(id_kind text, value text, expected integer)
+    ), locked AS (
+        SELECT t.id, g.expected FROM tracked_ids t JOIN given g USING (id_kind, value)
+        WHERE t.account_id = :account_id ORDER BY t.id FOR NO KEY UPDATE OF t
+    )
+    UPDATE tracked_ids t SET closed_at = NULL, close_reason = NULL, changed_as_of = :asked_at,
+        next_check_at = least(coalesce(t.next_check_at, clock_timestamp()), clock_timestamp()),
+        expected = coalesce(locked.expected, t.expected)
+    FROM locked WHERE t.id = locked.id
+""")
+
+
+def discover(
+    connection: Connection,
+    account_id: str,
+    asked_at: datetime,
+    rows: list[Mapping[str, Any]],
+    reopened: list[Mapping[str, Any]],
+) -> None:
+    """Insert ids that an answer named; reopen those whose delivery changed, and make them due now."""
+    if rows:
+        connection.execute(_DISCOVER, {"account_id": account_id, "rows": json_parameter(rows)})
+    if reopened:
+        parameters = {"account_id": account_id, "rows": json_parameter(reopened), "asked_at": asked_at}
+        connection.execute(_REOPEN, parameters)
+
+
+_END_FETCH = text("""
+    UPDATE fetches SET state = :state, finished_at = clock_timestamp(), lease_token = NULL, lease_until = NULL,
+        seen = CAST(:seen AS jsonb), page = CAST(:page AS jsonb), last_error = :error, attempts = attempts + :counted
+    WHERE id = :fetch_id
+""")
+
+
+def end_fetch(
+    connection: Connection,
+    fetch_id: int,
+    *,
+    state: str,
+    seen: tuple[str, ...] = (),
+    page: Mapping[str, Any] | None = None,
+    error: str | None = None,
+    counted: bool = False,
+) -> None:
+    """Put the fetch into its last state: `done`, `dead` or `cancelled`."""
+    connection.execute(
+        _END_FETCH,
+        {
+            "fetch_id": fetch_id,
+            "state": state,
+            "seen": json_parameter(list(seen)) if seen else None,
+            "page": json_parameter(page) if page is not None else None,
+            "error": error,
+            "counted": int(counted),
+        },
+    )
+
+
+_RETURN = text("""
+    UPDATE fetches f SET state = 'ready', available_at = :available_at, hinted_at = NULL, lease_token = NULL,
+        lease_until = NULL, attempts = attempts + :counted, last_error = :error, claims = :claims
+    WHERE f.id = :fetch_id AND NOT EXISTS (
+        SELECT 1 FROM fetches o
+        WHERE o.account_id = f.account_id AND o.params_hash = f.params_hash AND o.state = 'ready' AND o.id <> f.id)
+    RETURNING id
+""")
+
+
+def return_fetch(connection: Connection, fetch_id: int, *, available_at: datetime, error: str, counted: bool) -> bool:
+    """Make the fetch ready again from `available_at` on. An answer came, so the claims start anew.
+
+    False when another fetch with equal params stands ready meanwhile: then this one is to be ended instead.
+    """
+    parameters = {
+        "fetch_id": fetch_id,
+        "available_at": available_at,
+        "error": error,
+        "counted": int(counted),
+        "claims": 0,
+    }
+    return connection.execute(_RETURN, parameters).scalar_one_or_none() is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollCounts:
+    """What one finished fetch adds to its poll."""
+
+    ended: int = 0
+    children: int = 0
+    dead: int = 0
+    calls: int = 0
+    reports: int = 0
+    new: int = 0
+    advanced: int = 0
+    unchanged: int = 0
+    drifting: bool = False
+
+
+_COUNT = text("""
+    UPDATE polls SET
+        open_fetches = open_fetches - :ended + :children, fetches = fetches + :children, dead = dead + :dead,
+        calls = calls + :calls, reports = reports + :reports, new = new + :new, advanced = advanced + :advanced,
+        unchanged = unchanged + :unchanged, drifting = drifting OR :drifting
+    WHERE id = :poll_id
+    RETURNING open_fetches, state, planned_at
+""")
+_END_POLL = text(f"""
+    UPDATE polls SET state = {ended_state_sql()}, finished_at = clock_timestamp()
+    WHERE id = :poll_id AND state = 'running' AND open_fetches = 0 AND planned_at IS NOT NULL
+    RETURNING state
+""")
+
+
+def count_poll(connection: Connection, poll_id: int, counts: PollCounts) -> str | None:
+    """Add the counts; whoever brings `open_fetches` to 0 ends the poll. Returns the last state where it ended here."""
+    row = connection.execute(
+        _COUNT,
+        {
+            "poll_id": poll_id,
+            "ended": counts.ended,
+            "children": counts.children,
+            "dead": counts.dead,
+            "calls": counts.calls,
+            "reports": counts.reports,
+            "new": counts.new,
+            "advanced": counts.advanced,
+            "unchanged": counts.unchanged,
+            "drifting": counts.drifting,
+        },
+    ).one()
+    if row.open_fetches > 0 or row.state != "running":
+        return None
+    return connection.execute(_END_POLL, {"poll_id": poll_id}).scalar_one_or_none()
+
+
+_ACCOUNT = text("""
+    UPDATE accounts SET breaker_state = :breaker_state, breaker_failures = :breaker_failures,
+        breaker_trips = :breaker_trips, breaker_until = :breaker_until, throttles = :throttles,
+        not_before = :not_before, paused_until = :paused_until, pause_reason = :pause_reason,
+        last_trouble = :last_trouble, last_trouble_at = :last_trouble_at,
+        learned = learned || CAST(:learned AS jsonb)
+    WHERE id = :account_id
+""")
+
+
+def update_account(connection: Connection, account: RowMapping, changes: Mapping[str, Any]) -> None:
+    """Write changed columns of a locked account row; `learned` is merged into what is there."""
+    columns = (
+        "breaker_state",
+        "breaker_failures",
+        "breaker_trips",
+        "breaker_until",
+        "throttles",
+        "not_before",
+        "paused_until",
+        "pause_reason",
+        "last_trouble",
+        "last_trouble_at",
+    )
+    values: dict[str, Any] = {column: changes.get(column, account[column]) for column in columns}
+    values["learned"] = json_parameter(changes.get("learned", {}))
+    connection.execute(_ACCOUNT, values | {"account_id": account["id"]})

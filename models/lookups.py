@@ -1,0 +1,209 @@
+"""Readers of the shared table, for the command line and the HTTP API. Nothing here writes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, exists, or_, select, text, union
+
+from models.merge import KEY_PARTS, KEYS, Observation, is_conflict, rank, winners
+from models.tables import accounts, delivery_status, observations, tracked_ids
+from models.vocabulary import Granularity, Source
+
+LIMIT = 100
+_LARGEST_ID = 2**63 - 1
+
+_COLUMNS = [column for column in delivery_status.c if column.name != "changed_in"]
+
+
+def find_delivery(connection: Connection, delivery_id: int) -> RowMapping | None:
+    """One row by its id."""
+    found = connection.execute(select(*_COLUMNS).where(delivery_status.c.id == delivery_id))
+    return found.mappings().one_or_none()
+
+
+def find_deliveries(
+    connection: Connection,
+    *,
+    account: str | None = None,
+    status: str | None = None,
+    recipient: str | None = None,
+    client_ref: str | None = None,
+    since: datetime | None = None,
+    limit: int = LIMIT,
+    after_id: int = 0,
+) -> Sequence[RowMapping]:
+    """Rows that match everything given, in the order of their ids; the last id is the cursor of the next page.
+
+    `recipient` is E.164 (or a provider's own id of a person); `since` compares with `changed_at`.
+    """
+    table = delivery_status.c
+    wanted: list[ColumnElement[bool]] = [table.id > after_id]
+    given = ((table.account_id, account), (table.status, status), (table.recipient, recipient))
+    wanted += (column == value for column, value in (*given, (table.client_ref, client_ref)) if value is not None)
+    if since is not None:
+        wanted.append(table.changed_at >= since)
+    query = select(*_COLUMNS).where(and_(*wanted)).order_by(table.id).limit(limit)
+    return connection.execute(query).mappings().all()
+
+
+def find_by_any(
+    connection: Connection, ident: str, *, recipient: str | None = None, limit: int = LIMIT
+) -> Sequence[RowMapping]:
+    """Rows that somebody may mean by `ident`: a row id, provider key, client reference or recipient.
+
+    `recipient` is the E.164 form where `ident` is a number in another spelling. One identifier may match several rows
+    in several ways; all are given, in the order of their ids.
+    """
+    table = delivery_status.c
+    # Each account's unique index finds the key; the key alone has no index.
+    keyed = accounts.join(delivery_status, table.account_id == accounts.c.id)
+    granularities = [word.value for word in Granularity]
+    by_key = (
+        select(table.id).select_from(keyed).where(table.granularity.in_(granularities), table.provider_key == ident)
+    )
+    by_person = select(table.id).where(table.recipient.in_({ident, recipient or ident}))
+    ways = [by_key, by_person, select(table.id).where(table.client_ref == ident)]
+    if ident.isascii() and ident.isdigit() and int(ident) <= _LARGEST_ID:
+        ways.append(select(table.id).where(table.id == int(ident)))
+    # A union of index look-ups; one OR over all of them would read the whole table.
+    query = select(*_COLUMNS).where(table.id.in_(union(*ways).subquery().select()))
+    return connection.execute(query.order_by(table.id).limit(limit)).mappings().all()
+
+
+def open_tracked(
+    connection: Connection,
+    *,
+    account: str | None = None,
+    recipient: str | None = None,
+    client_ref: str | None = None,
+    limit: int = LIMIT,
+    after_id: int = 0,
+) -> Sequence[RowMapping]:
+    """Ids that senders registered and no provider has answered for yet: people see them as open deliveries.
+
+    With `closed_at` set, nobody asks for them any more; they stay unanswered. In the order of their ids.
+    """
+    table = tracked_ids.c
+    same_ref = and_(
+        delivery_status.c.account_id == table.account_id,
+        delivery_status.c.client_ref == table.client_ref,
+        or_(table.recipient.is_(None), delivery_status.c.recipient == table.recipient),
+    )
+    wanted = [table.id > after_id, table.origin == "sender", table.last_found_at.is_(None), ~exists().where(same_ref)]
+    given = ((table.account_id, account), (table.recipient, recipient), (table.client_ref, client_ref))
+    wanted += (column == value for column, value in given if value is not None)
+    query = select(tracked_ids).where(and_(*wanted)).order_by(table.id).limit(limit)
+    return connection.execute(query).mappings().all()
+
+
+def history(connection: Connection, delivery_id: int) -> Sequence[RowMapping]:
+    """Every distinct statement about a delivery, in the order in which we came to know them."""
+    query = select(observations).where(observations.c.delivery_id == delivery_id)
+    return connection.execute(query.order_by(observations.c.first_seen_at, observations.c.id)).mappings().all()
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeCursor:
+    """A place in the feed of changes."""
+
+    changed_in: int = 0
+    id: int = 0
+
+
+_CHANGES = text(f"""
+SELECT {", ".join(column.name for column in _COLUMNS)}, changed_in FROM delivery_status
+WHERE (changed_in, id) > (:changed_in, :id) AND changed_in < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+ORDER BY changed_in, id LIMIT :limit
+""")
+
+
+def changes(
+    connection: Connection, after: ChangeCursor, *, limit: int = LIMIT
+) -> tuple[Sequence[RowMapping], ChangeCursor]:
+    """Rows changed since `after`, in a fixed order, and the cursor to go on from. A row that changed twice comes once.
+
+    No change is passed over: what was written beside a transaction that still runs waits until that one has ended. The
+    cursor counts transactions of this database cluster; after a restore into another one, start from the beginning.
+    """
+    bounds = {"changed_in": after.changed_in, "id": after.id, "limit": limit}
+    found = connection.execute(_CHANGES, bounds).mappings().all()
+    return found, ChangeCursor(found[-1]["changed_in"], found[-1]["id"]) if found else after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """One observation as an explanation shows it."""
+
+    observation: RowMapping
+    key: Mapping[str, Any]
+    """The parts of its place in the order, by name; the first part that differs decides."""
+    lost_by: str | None
+    """The part by which the greatest observation beats it; None for the greatest itself."""
+    gave: tuple[str, ...]
+    """The fields of the row that come from it (`extra.<name>` for provider fields)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a row is what it is: its observations, the greatest first."""
+
+    delivery: RowMapping
+    statements: Sequence[Statement] = field(default_factory=tuple)
+    conflicting: tuple[str, ...] = ()
+    """The statuses that contradict each other, where `conflict` is set."""
+
+
+def explain(connection: Connection, delivery_id: int) -> Explanation | None:
+    """Every observation of a delivery, its place in the order, and which fields it gave; None without such a row."""
+    delivery = find_delivery(connection, delivery_id)
+    if delivery is None:
+        return None
+    granularity = Granularity(delivery["granularity"])
+    rows = {row["content_hash"]: row for row in history(connection, delivery_id)}
+    ranked = rank(granularity, [_observation(row) for row in rows.values()])
+    if not ranked:
+        return Explanation(delivery=delivery)
+    gave = _gifts(granularity, ranked)
+    keys = [KEYS[granularity](seen) for seen in ranked]
+    statements = [
+        Statement(
+            observation=rows[seen.content_hash],
+            key=dict(zip(KEY_PARTS[granularity], key, strict=True)),
+            lost_by=_deciding_part(granularity, keys[0], key),
+            gave=tuple(gave.get(seen.content_hash, ())),
+        )
+        for seen, key in zip(ranked, keys, strict=True)
+    ]
+    told = tuple(sorted({seen.facts["status"] for seen in ranked})) if delivery["conflict"] else ()
+    return Explanation(delivery=delivery, statements=statements, conflicting=told if is_conflict(ranked) else ())
+
+
+def _observation(row: RowMapping) -> Observation:
+    return Observation(
+        facts=row["facts"],
+        content_hash=row["content_hash"],
+        source=Source(row["source"]),
+        as_of=row["as_of"],
+        as_of_last=row["as_of_last"],
+        provider_time=row["provider_time"],
+        statement=row["statement"],
+    )
+
+
+def _gifts(granularity: Granularity, ranked: Sequence[Observation]) -> dict[bytes, list[str]]:
+    gave: dict[bytes, list[str]] = {}
+    for name, seen in winners(granularity, ranked).items():
+        gave.setdefault(seen.content_hash, []).append(name)
+    given: set[str] = set()
+    for seen in ranked:
+        names = [name for name in seen.facts.get("extra", {}) if name not in given]
+        given.update(names)
+        gave.setdefault(seen.content_hash, []).extend(f"extra.{name}" for name in names)
+    return gave
+
+
+def _deciding_part(granularity: Granularity, greatest: Sequence[Any], key: Sequence[Any]) -> str | None:
+    parts = zip(KEY_PARTS[granularity], greatest, key, strict=True)
+    return next((name for name, more, less in parts if more != less), None)

@@ -1,0 +1,18 @@
+"""The right to make one HTTP request, which only a committed call row gives."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permit:
+    """One call row, committed; good for one request, whose first byte leaves within a second of the commit.
+
+    The HTTP door sends nothing without one, so no request can escape the limiter, which counts the rows.
+    """
+
+    call_id: int
+    account_id: str
+    committed_boot: float
+    """Boot clock read *before* the row's transaction committed: the deadline runs from here."""
+    deadline_seconds: float
+    """The request has been answered or given up this long after `committed_boot`."""

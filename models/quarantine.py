@@ -1,0 +1,154 @@
+"""What could not be understood: sealed, counted, kept for a while, never shown by a list.
+
+The bytes of others may hold anything, so they are stored encrypted with a key that the database does not know, and are
+found again by a keyed fingerprint.
+"""
+
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from hashlib import sha256
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken
+from sqlalchemy import Connection, RowMapping, delete, func, select, update
+
+from models.database import json_parameter
+from models.report import Unreadable
+from models.storable import clean_json, clean_key, clean_text
+from models.tables import quarantine
+
+KEPT_DAYS = 14
+
+
+class WrongQuarantineKeyError(Exception):
+    """The entry was sealed with another key than the one at hand."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """An entry with its content, ready to be parsed again."""
+
+    id: int
+    account_id: str
+    origin: str
+    """Where the bytes came from: `poll:<kind>` or `callback:<tail>`."""
+    context: Mapping[str, Any] = field(repr=False)
+    """What the parser needs besides the bytes (the fetch's kind and params, a callback's tail)."""
+    raw: bytes = field(repr=False)
+    reason: str
+    provider_key: str | None
+
+
+def new_key() -> bytes:
+    """A fresh key, in the form in which it is kept in its file."""
+    return Fernet.generate_key()
+
+
+_SEAL = """
+WITH sealed AS (
+  INSERT INTO quarantine (account_id, fetch_id, provider_key, reason, origin, context, fingerprint, sealed)
+  SELECT %(account)s, %(fetch)s::bigint, r.provider_key, r.reason, %(origin)s, %(context)s::jsonb,
+         decode(r.fingerprint, 'base64'), decode(r.sealed, 'base64')
+  FROM jsonb_to_recordset(%(rows)s::jsonb)
+    AS r(n integer, provider_key text, reason text, fingerprint text, sealed text)
+  ORDER BY r.n
+  ON CONFLICT (account_id, fingerprint) DO UPDATE
+  SET times = quarantine.times + 1, last_seen_at = clock_timestamp(), resolved_at = NULL,
+      sealed = coalesce(quarantine.sealed, excluded.sealed)
+  RETURNING times
+) SELECT count(*) FILTER (WHERE times = 1) FROM sealed
+"""
+
+
+def seal(
+    connection: Connection,
+    key: bytes,
+    *,
+    account_id: str,
+    origin: str,
+    unreadable: Iterable[Unreadable],
+    context: Mapping[str, Any],
+    fetch_id: int | None = None,
+) -> int:
+    """Keep what could not be understood of one answer or callback; returns how much of it was not there already.
+
+    The same bytes of the same account are kept once and counted again; an entry that had been resolved is open again.
+    """
+    items = {_fingerprint(key, item.raw): item for item in unreadable}
+    if not items:
+        return 0
+    box = Fernet(key)
+    rows = [
+        {
+            "n": place,
+            "provider_key": None if item.provider_key is None else clean_key(item.provider_key),
+            "reason": clean_text(item.reason),
+            "fingerprint": fingerprint,
+            "sealed": box.encrypt(item.raw),
+        }
+        # One order for all, so that two who seal the same cannot wait for each other.
+        for place, (fingerprint, item) in enumerate(sorted(items.items(), key=lambda pair: pair[0]))
+    ]
+    parameters = {
+        "account": account_id,
+        "fetch": fetch_id,
+        "origin": origin,
+        "context": json_parameter(clean_json(context)),
+        "rows": json_parameter(rows),
+    }
+    return int(connection.exec_driver_sql(_SEAL, parameters).scalar_one())
+
+
+def _fingerprint(key: bytes, raw: bytes) -> bytes:
+    return hmac.digest(key, b"quarantine:" + raw, sha256)
+
+
+def list_quarantine(
+    connection: Connection, *, account: str | None = None, limit: int = 100, after_id: int = 0
+) -> Sequence[RowMapping]:
+    """Open entries in the order of their ids: when, where and why, never what."""
+    table = quarantine.c
+    columns = (table.id, table.account_id, table.origin, table.reason, table.times)
+    query = select(*columns, table.first_seen_at, table.last_seen_at, table.fetch_id)
+    query = query.where(table.resolved_at.is_(None), table.id > after_id)
+    if account is not None:
+        query = query.where(table.account_id == account)
+    return connection.execute(query.order_by(table.id).limit(limit)).mappings().all()
+
+
+def open_sealed(connection: Connection, key: bytes, entry_id: int) -> Opened | None:
+    """An open entry with its content, locked until the transaction ends; None where it is resolved or gone.
+
+    Raises WrongQuarantineKeyError where it was sealed with another key.
+    """
+    query = select(quarantine).where(quarantine.c.id == entry_id, quarantine.c.resolved_at.is_(None))
+    row = connection.execute(query.with_for_update()).mappings().one_or_none()
+    if row is None or row["sealed"] is None:
+        return None
+    try:
+        raw = Fernet(key).decrypt(row["sealed"])
+    except InvalidToken as error:
+        raise WrongQuarantineKeyError(f"entry {entry_id} was sealed with another key") from error
+    return Opened(
+        id=row["id"],
+        account_id=row["account_id"],
+        origin=row["origin"],
+        context=row["context"],
+        raw=raw,
+        reason=row["reason"],
+        provider_key=row["provider_key"],
+    )
+
+
+def resolve(connection: Connection, entry_id: int) -> bool:
+    """The entry was understood after all: its bytes are gone at once. Whether it was open."""
+    done = update(quarantine).where(quarantine.c.id == entry_id, quarantine.c.resolved_at.is_(None))
+    return connection.execute(done.values(resolved_at=func.now(), sealed=None, context={})).rowcount > 0
+
+
+def prune(connection: Connection, *, kept_days: float = KEPT_DAYS) -> int:
+    """Delete entries that were last seen longer ago than `kept_days`; returns how many."""
+    old = quarantine.c.last_seen_at < func.now() - timedelta(days=kept_days)
+    return connection.execute(delete(quarantine).where(old)).rowcount

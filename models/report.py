@@ -1,0 +1,115 @@
+"""What a provider said, in our words: the values that travel from the adapters to the tables.
+
+Plain frozen records without behaviour that needs a database, so that adapters can make them and the merge rule can
+fold them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+from models.vocabulary import Granularity, Reason, Source, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedKey:
+    """Names one tracked id of an account: what a sender registered or a list sweep discovered."""
+
+    id_kind: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryReport:
+    """One statement of a provider about one subject.
+
+    Everything except `as_of`, `provider_time`, `source`, `statement` and `tracked` is the *normalised statement*: two
+    reports that agree on it are the same observation, whatever form it had (114 or "114", list or detail).
+    """
+
+    granularity: Granularity
+    provider_key: str
+    """Unique within (account, granularity); made by `models.keys.join_key` where it has parts."""
+    status: Status
+    provider_status: str
+    """The provider's own word or code, as text, always kept."""
+    parent_key: str | None = None
+    client_ref: str | None = None
+    recipient: str | None = None
+    """E.164 where it is a number, otherwise the provider's own id of the person (BiP's hash, Diyalog's receiverId)."""
+    reason: Reason | None = None
+    provider_error: str | None = None
+    total: int | None = None
+    delivered: int | None = None
+    undelivered: int | None = None
+    waiting: int | None = None
+    segments: int | None = None
+    credits: float | None = None
+    sent_at: datetime | None = None
+    done_at: datetime | None = None
+    valid_until: datetime | None = None
+    day: date | None = None
+    """Conversations only: the UTC day that is counted."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Provider fields worth keeping, never message text, names or links; JSON values."""
+
+    source: Source = Source.POLL
+    as_of: datetime | None = None
+    """When the statement was made: for polls None here (the step fills in the moment the answer was asked for); for
+    callbacks and send replies the provider's own time, or None where there is none (the earliest possible)."""
+    provider_time: datetime | None = None
+    """The provider's own time of the event, as reported, for the history only."""
+    statement: Mapping[str, Any] = field(default_factory=dict)
+    """The raw item with message text, names and links removed."""
+    tracked: TrackedKey | None = None
+    """The tracked id that this report answers, where there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovered:
+    """An id found by an answer (an order of a list, a straggler of a big transaction) that is to be polled from now on.
+
+    Inserted into `tracked_ids` as `discovered`; an existing row stays as it is, except that it is reopened and made due
+    when the delivery named by `reopen_on` was new or advanced in the same transaction.
+    """
+
+    key: TrackedKey
+    client_ref: str | None = None
+    recipient: str | None = None
+    expected: int | None = None
+    sent_at: datetime | None = None
+    valid_until: datetime | None = None
+    reopen_on: tuple[Granularity, str] | None = None
+    """(granularity, provider_key) of the report whose change reopens the id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdAnswer:
+    """What one answer settles about one tracked id that was asked for.
+
+    `settled` is the adapter's word that this answer shows every child final (and at least `expected` of them).
+    """
+
+    key: TrackedKey
+    found: bool
+    """False: the provider knows no row for it (yet). It stays open."""
+    settled: bool = False
+    close_reason: str | None = None
+    """With `settled`: why (`final`, `split`, …). Default `final`."""
+    make_due: bool = False
+    """Ask this id again at once (Vairo's gate says that the whole send has ended)."""
+    postpone: bool = False
+    """Count this as one policy step without an answer about the id itself (Vairo's gate says still running)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """Something in an answer that could not be understood: kept sealed in quarantine, with the reason."""
+
+    reason: str
+    """One sentence without any content of the answer beyond field names and codes."""
+    raw: bytes = field(repr=False)
+    """The bytes of the item (or of the whole answer)."""
+    provider_key: str | None = None
+    """The delivery it belongs to, where known (an unknown status word)."""

@@ -1,0 +1,84 @@
+"""What PostgreSQL can store: values of others made harmless before they reach it.
+
+One odd report must not keep a whole answer from being stored, so nothing here refuses; what a column cannot hold is
+replaced, and the same value is always replaced by the same.
+"""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+
+_LONGEST_KEY = 400
+_LARGEST_INTEGER = 2**31 - 1
+_DEEPEST_JSON = 40
+_WIDEST_INTEGER_BITS = 2048
+
+
+def utc(moment: datetime | None) -> datetime | None:
+    """The moment in UTC; None where it lies outside the calendar. A naive time is our bug and raises ValueError."""
+    if moment is None or moment.tzinfo is UTC:
+        return moment
+    if moment.tzinfo is None:
+        raise ValueError("a report carries a time without a zone")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return None
+
+
+def iso_time(moment: datetime) -> str | None:
+    """The moment as ISO 8601 in UTC; None where it lies outside the calendar."""
+    stored = utc(moment)
+    return None if stored is None else stored.isoformat()
+
+
+def small_integer(number: int) -> int | None:
+    """The number where an `integer` column holds it, else None."""
+    return int(number) if -_LARGEST_INTEGER <= number <= _LARGEST_INTEGER else None
+
+
+def finite(number: float) -> float | None:
+    """The number as a float that JSON can say (never negative zero), else None."""
+    return float(number) + 0.0 if math.isfinite(number) else None
+
+
+def clean_text(text: str) -> str:
+    """Text that PostgreSQL accepts: a lone surrogate becomes `?`, NUL becomes U+FFFD."""
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()
+    return text.replace("\0", "\ufffd")
+
+
+def clean_key(text: str) -> str:
+    """Clean text that fits an index entry; a longer one keeps its beginning and ends in its hash."""
+    text = clean_text(text)
+    if len(text) <= _LONGEST_KEY:
+        return text
+    digest = sha256(text.encode()).hexdigest()
+    return f"{text[: _LONGEST_KEY - len(digest) - 1]}~{digest}"
+
+
+def clean_json(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object that jsonb accepts: `value` itself wherever it is acceptable as it is."""
+    try:
+        if isinstance(value, dict) and b"\\u0000" not in msgspec.json.encode(value):
+            return value
+    except (TypeError, ValueError, RecursionError):
+        pass
+    return {clean_text(str(name)): _clean_value(inner, 1) for name, inner in value.items()}
+
+
+def _clean_value(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return hex(value) if isinstance(value, int) and value.bit_length() > _WIDEST_INTEGER_BITS else value
+    if isinstance(value, Mapping | list | tuple) and depth >= _DEEPEST_JSON:
+        return None
+    if isinstance(value, Mapping):
+        return {clean_text(str(name)): _clean_value(inner, depth + 1) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean_value(inner, depth + 1) for inner in value]
+    return clean_text(str(value))

@@ -1,0 +1,352 @@
+"""Every table of Ulak, as SQLAlchemy Core.
+
+PostgreSQL is the only truth: each constraint here makes a wrong state impossible, and each partial index keeps a
+due-scan as cheap as the open rows are few, however many finished rows lie beside them. No constraint lists providers.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from models.vocabulary import Granularity, Reason, Source, Status
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_TIME = DateTime(timezone=True)
+_EMPTY = text("'{}'::jsonb")
+
+
+def _one_of(column: str, words: list[str]) -> CheckConstraint:
+    """A check that `column` holds one of `words`."""
+    listed = ", ".join(f"'{word}'" for word in words)
+    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("provider", Text, nullable=False),
+    Column("base_url", Text, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("credentials", JSONB, nullable=False),
+    Column("credentials_hash", Text, nullable=False),
+    Column("limit_requests", Integer, nullable=False),
+    Column("limit_per_seconds", Double, nullable=False),
+    Column("limit_concurrency", Integer, nullable=False),
+    Column("retry", JSONB, nullable=False, server_default=_EMPTY),
+    Column("poll", JSONB, nullable=False, server_default=_EMPTY),
+    Column("options", JSONB, nullable=False, server_default=_EMPTY),
+    Column("learned", JSONB, nullable=False, server_default=_EMPTY),
+    Column("enabled", Boolean, nullable=False, server_default=text("true")),
+    Column("paused_until", _TIME),
+    Column("pause_reason", Text),
+    Column("breaker_state", Text, nullable=False, server_default=text("'closed'")),
+    Column("breaker_failures", Integer, nullable=False, server_default=text("0")),
+    Column("breaker_trips", Integer, nullable=False, server_default=text("0")),
+    Column("breaker_until", _TIME),
+    Column("throttles", Integer, nullable=False, server_default=text("0")),
+    Column("not_before", _TIME),
+    Column("wake_at", _TIME),
+    Column("last_asked_at", _TIME),
+    Column("planned_at", _TIME),
+    Column("closed_swept_at", _TIME),
+    Column("swept_through", Date),
+    Column("last_trouble", Text),
+    Column("last_trouble_at", _TIME),
+    Column("created_at", _TIME, nullable=False, server_default=func.now()),
+    CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
+    CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
+    _one_of("breaker_state", ["closed", "open", "probing"]),
+)
+# Two enabled accounts with the same credentials at the same address would double the provider's limit.
+Index(
+    "uq_accounts_credentials_enabled",
+    accounts.c.provider,
+    accounts.c.credentials_hash,
+    unique=True,
+    postgresql_where=accounts.c.enabled,
+)
+
+polls = Table(
+    "polls",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("trigger", Text, nullable=False),
+    Column("idempotency_key", Text),
+    Column("scheduled_for", _TIME),
+    Column("window_from", Date),
+    Column("window_to", Date),
+    Column("ids", JSONB),
+    Column("planned_at", _TIME),
+    Column("state", Text, nullable=False, server_default=text("'running'")),
+    Column("open_fetches", Integer, nullable=False, server_default=text("0")),
+    Column("fetches", Integer, nullable=False, server_default=text("0")),
+    Column("dead", Integer, nullable=False, server_default=text("0")),
+    Column("calls", Integer, nullable=False, server_default=text("0")),
+    Column("reports", Integer, nullable=False, server_default=text("0")),
+    Column("new", Integer, nullable=False, server_default=text("0")),
+    Column("advanced", Integer, nullable=False, server_default=text("0")),
+    Column("unchanged", Integer, nullable=False, server_default=text("0")),
+    Column("drifting", Boolean, nullable=False, server_default=text("false")),
+    Column("sweep_through", Date),
+    Column("started_at", _TIME, nullable=False, server_default=func.now()),
+    Column("finished_at", _TIME),
+    UniqueConstraint("account_id", "idempotency_key"),
+    _one_of("kind", ["plan", "on_demand"]),
+    _one_of("trigger", ["schedule", "api", "cli", "task"]),
+    _one_of("state", ["running", "complete", "complete_with_errors", "cancelled"]),
+    CheckConstraint("open_fetches >= 0", name="open_fetches_not_negative"),
+    CheckConstraint("state <> 'complete' OR (open_fetches = 0 AND dead = 0)", name="complete_means_done"),
+    CheckConstraint("(state = 'running') = (finished_at IS NULL)", name="finished_when_ended"),
+)
+Index("ix_polls_running", polls.c.account_id, postgresql_where=polls.c.state == "running")
+Index(
+    "ix_polls_unplanned",
+    polls.c.started_at,
+    postgresql_where=text("state = 'running' AND planned_at IS NULL"),
+)
+Index("ix_polls_account_started", polls.c.account_id, polls.c.id.desc())
+Index(
+    "uq_polls_tick",
+    polls.c.account_id,
+    polls.c.scheduled_for,
+    unique=True,
+    postgresql_where=polls.c.trigger == "schedule",
+)
+
+fetches = Table(
+    "fetches",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("poll_id", BigInteger, ForeignKey("polls.id"), nullable=False),
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("params", JSONB, nullable=False),
+    Column("params_hash", Text, nullable=False),
+    Column("label", Text, nullable=False, server_default=text("''")),
+    Column("round", SmallInteger, nullable=False, server_default=text("1")),
+    Column("state", Text, nullable=False, server_default=text("'ready'")),
+    Column("priority", SmallInteger, nullable=False, server_default=text("100")),
+    Column("available_at", _TIME, nullable=False, server_default=func.now()),
+    Column("hinted_at", _TIME),
+    Column("lease_token", Uuid),
+    Column("lease_until", _TIME),
+    Column("claims", Integer, nullable=False, server_default=text("0")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("seen", JSONB),
+    Column("page", JSONB),
+    Column("last_error", Text),
+    Column("created_at", _TIME, nullable=False, server_default=func.now()),
+    Column("finished_at", _TIME),
+    _one_of("kind", ["page", "batch"]),
+    _one_of("state", ["ready", "sending", "done", "dead", "cancelled"]),
+    CheckConstraint(
+        "(state = 'sending') = (lease_token IS NOT NULL) AND (state = 'sending') = (lease_until IS NOT NULL)",
+        name="lease_only_while_sending",
+    ),
+    CheckConstraint("(state IN ('ready', 'sending')) = (finished_at IS NULL)", name="finished_when_ended"),
+)
+# At most one unsent fetch asks the same thing; one that is in the air may be asked again by another poll.
+Index(
+    "uq_fetches_ready",
+    fetches.c.account_id,
+    fetches.c.params_hash,
+    unique=True,
+    postgresql_where=fetches.c.state == "ready",
+)
+Index(
+    "ix_fetches_ready_order",
+    fetches.c.account_id,
+    fetches.c.priority,
+    fetches.c.available_at,
+    fetches.c.id,
+    postgresql_where=fetches.c.state == "ready",
+)
+Index("ix_fetches_sending", fetches.c.lease_until, postgresql_where=fetches.c.state == "sending")
+Index("ix_fetches_hinted", fetches.c.hinted_at, postgresql_where=text("state = 'ready' AND hinted_at IS NOT NULL"))
+Index("ix_fetches_poll", fetches.c.poll_id, fetches.c.state)
+Index("ix_fetches_dead", fetches.c.account_id, fetches.c.id.desc(), postgresql_where=fetches.c.state == "dead")
+
+calls = Table(
+    "calls",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("fetch_id", BigInteger),
+    Column("endpoint", Text, nullable=False, server_default=text("''")),
+    Column("asked_at", _TIME, nullable=False),
+    Column("gives_up_at", _TIME, nullable=False),
+    Column("answered_at", _TIME),
+    Column("released_at", _TIME, nullable=False),
+    Column("outcome", Text),
+    Column("http_status", SmallInteger),
+    Column("duration_seconds", Double),
+    CheckConstraint("(answered_at IS NULL) = (outcome IS NULL)", name="outcome_when_answered"),
+    CheckConstraint("gives_up_at >= asked_at AND released_at >= asked_at", name="times_in_order"),
+)
+# The limiter's question: a slot is busy while `released_at + per_seconds` lies ahead. Storing the release and adding
+# the account's *current* per_seconds makes a changed limit hold at once, without rewriting rows.
+Index("ix_calls_released", calls.c.account_id, calls.c.released_at)
+Index("ix_calls_unanswered", calls.c.account_id, calls.c.gives_up_at, postgresql_where=calls.c.answered_at.is_(None))
+Index("ix_calls_asked", calls.c.account_id, calls.c.asked_at)
+
+tracked_ids = Table(
+    "tracked_ids",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("id_kind", Text, nullable=False),
+    Column("value", Text, nullable=False),
+    Column("client_ref", Text),
+    Column("recipient", Text),
+    Column("expected", Integer),
+    Column("origin", Text, nullable=False),
+    Column("sent_at", _TIME, nullable=False),
+    Column("valid_until", _TIME, nullable=False),
+    Column("next_check_at", _TIME),
+    Column("checks", Integer, nullable=False, server_default=text("0")),
+    Column("gate_open", Boolean, nullable=False, server_default=text("false")),
+    Column("last_checked_at", _TIME),
+    Column("last_found_at", _TIME),
+    Column("changed_as_of", _TIME),
+    Column("fetch_id", BigInteger),
+    Column("closed_at", _TIME),
+    Column("close_reason", Text),
+    Column("registered_at", _TIME, nullable=False, server_default=func.now()),
+    UniqueConstraint("account_id", "id_kind", "value"),
+    _one_of("origin", ["sender", "discovered"]),
+    CheckConstraint("(closed_at IS NULL) = (close_reason IS NULL)", name="closed_with_reason"),
+    CheckConstraint("(closed_at IS NULL) = (next_check_at IS NOT NULL)", name="open_means_due_some_time"),
+    CheckConstraint("closed_at IS NULL OR fetch_id IS NULL", name="closed_is_not_asked"),
+)
+Index(
+    "ix_tracked_ids_due",
+    tracked_ids.c.account_id,
+    tracked_ids.c.next_check_at,
+    postgresql_where=text("closed_at IS NULL AND fetch_id IS NULL"),
+)
+Index(
+    "ix_tracked_ids_open", tracked_ids.c.account_id, tracked_ids.c.sent_at, postgresql_where=text("closed_at IS NULL")
+)
+Index("ix_tracked_ids_fetch", tracked_ids.c.fetch_id, postgresql_where=tracked_ids.c.fetch_id.is_not(None))
+Index("ix_tracked_ids_recipient", tracked_ids.c.recipient)
+Index("ix_tracked_ids_client_ref", tracked_ids.c.client_ref)
+
+delivery_status = Table(
+    "delivery_status",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("granularity", Text, nullable=False),
+    Column("provider_key", Text, nullable=False),
+    Column("parent_key", Text),
+    Column("client_ref", Text),
+    Column("recipient", Text),
+    Column("status", Text, nullable=False),
+    Column("is_final", Boolean, nullable=False),
+    Column("reason", Text),
+    Column("provider_status", Text, nullable=False),
+    Column("provider_error", Text),
+    Column("conflict", Boolean, nullable=False, server_default=text("false")),
+    Column("total", Integer),
+    Column("delivered", Integer),
+    Column("undelivered", Integer),
+    Column("waiting", Integer),
+    Column("segments", Integer),
+    Column("credits", Numeric),
+    Column("sent_at", _TIME),
+    Column("done_at", _TIME),
+    Column("valid_until", _TIME),
+    Column("first_seen_at", _TIME, nullable=False, server_default=func.now()),
+    Column("changed_at", _TIME, nullable=False, server_default=func.now()),
+    # The transaction of the last change: what is older than every running transaction can be fed in order, without
+    # gaps, whoever committed first.
+    Column("changed_in", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
+    Column("extra", JSONB, nullable=False, server_default=_EMPTY),
+    UniqueConstraint("account_id", "granularity", "provider_key"),
+    _one_of("granularity", [word.value for word in Granularity]),
+    _one_of("status", [word.value for word in Status]),
+    _one_of("reason", [word.value for word in Reason]),
+    # Rows advance in place; room on the page keeps the updates off the indexes.
+    postgresql_with={"fillfactor": "80"},
+)
+Index("ix_delivery_status_recipient", delivery_status.c.recipient)
+Index("ix_delivery_status_client_ref", delivery_status.c.client_ref)
+Index("ix_delivery_status_changed", delivery_status.c.changed_in, delivery_status.c.id)
+Index("ix_delivery_status_parent", delivery_status.c.account_id, delivery_status.c.parent_key)
+Index(
+    "ix_delivery_status_open",
+    delivery_status.c.account_id,
+    delivery_status.c.first_seen_at,
+    postgresql_where=text("NOT is_final"),
+)
+
+observations = Table(
+    "observations",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("delivery_id", BigInteger, ForeignKey("delivery_status.id", ondelete="CASCADE"), nullable=False),
+    Column("content_hash", LargeBinary, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("as_of", _TIME),
+    Column("as_of_last", _TIME),
+    Column("provider_time", _TIME),
+    Column("first_seen_at", _TIME, nullable=False, server_default=func.now()),
+    Column("facts", JSONB, nullable=False),
+    Column("statement", JSONB, nullable=False),
+    UniqueConstraint("delivery_id", "content_hash"),
+    _one_of("source", [word.value for word in Source]),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("fetch_id", BigInteger),
+    Column("provider_key", Text),
+    Column("reason", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("context", JSONB, nullable=False, server_default=_EMPTY),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("sealed", LargeBinary),
+    Column("times", Integer, nullable=False, server_default=text("1")),
+    Column("first_seen_at", _TIME, nullable=False, server_default=func.now()),
+    Column("last_seen_at", _TIME, nullable=False, server_default=func.now()),
+    Column("resolved_at", _TIME),
+    UniqueConstraint("account_id", "fingerprint"),
+)
+Index("ix_quarantine_open", quarantine.c.first_seen_at, postgresql_where=quarantine.c.resolved_at.is_(None))

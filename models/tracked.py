@@ -1,0 +1,111 @@
+"""Tracked ids: registering them in bulk, finding those that are due. Closing them is the finishing transaction's."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, text
+
+from models.database import json_parameter
+
+_DUE = text("""
+    SELECT * FROM tracked_ids
+    WHERE account_id = :account_id AND closed_at IS NULL AND fetch_id IS NULL AND next_check_at <= clock_timestamp()
+    ORDER BY (sent_at > clock_timestamp() - interval '1 hour') DESC, next_check_at, id
+    LIMIT :many
+""")
+_SOONEST = text("""
+    SELECT * FROM tracked_ids
+    WHERE account_id = :account_id AND id_kind = :kind AND closed_at IS NULL AND fetch_id IS NULL
+      AND next_check_at <= :until AND NOT id = ANY(:taken)
+    ORDER BY next_check_at, id
+    LIMIT :many
+""")
+_OPEN = text("""
+    SELECT * FROM tracked_ids WHERE account_id = :account_id AND closed_at IS NULL
+    ORDER BY next_check_at, id LIMIT :many
+""")
+_HELD = text("""
+    SELECT t.id FROM tracked_ids t JOIN fetches f ON f.id = t.fetch_id WHERE f.poll_id = :poll_id
+""")
+_OF_FETCH = text("SELECT * FROM tracked_ids WHERE fetch_id = :fetch_id ORDER BY id")
+
+
+def due_ids(connection: Connection, account_id: str, many: int) -> Sequence[RowMapping]:
+    """Open ids whose check is due and that no fetch holds, young messages first."""
+    return connection.execute(_DUE, {"account_id": account_id, "many": many}).mappings().all()
+
+
+def soonest_ids(
+    connection: Connection, account_id: str, kind: str, many: int, *, until: datetime, taken: Sequence[int]
+) -> Sequence[RowMapping]:
+    """The ids of a kind that are due next, before `until`, beside those taken already."""
+    if many <= 0:
+        return []
+    parameters = {"account_id": account_id, "kind": kind, "many": many, "until": until, "taken": list(taken)}
+    return connection.execute(_SOONEST, parameters).mappings().all()
+
+
+def open_ids(connection: Connection, account_id: str, many: int) -> Sequence[RowMapping]:
+    """Open ids, due or not, those due soonest first."""
+    return connection.execute(_OPEN, {"account_id": account_id, "many": many}).mappings().all()
+
+
+def held_ids(connection: Connection, poll_id: int) -> set[int]:
+    """Ids that fetches of this poll hold."""
+    return set(connection.execute(_HELD, {"poll_id": poll_id}).scalars())
+
+
+def ids_of_fetch(connection: Connection, fetch_id: int) -> Sequence[RowMapping]:
+    """The tracked rows that a fetch asks for."""
+    return connection.execute(_OF_FETCH, {"fetch_id": fetch_id}).mappings().all()
+
+
+# A registration that comes again fills what was missing and otherwise changes nothing; where it would change nothing,
+# nothing is written. A closed id stays closed.
+_REGISTER = text("""
+    WITH given AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
+            id_kind text, value text, client_ref text, recipient text, expected integer,
+            sent_at timestamptz, valid_until timestamptz, next_check_at timestamptz)
+    )
+    INSERT INTO tracked_ids AS t
+        (account_id, id_kind, value, client_ref, recipient, expected, origin, sent_at, valid_until, next_check_at)
+    SELECT :account_id, id_kind, value, client_ref, recipient, expected, 'sender', sent_at, valid_until, next_check_at
+    FROM given ORDER BY id_kind, value
+    ON CONFLICT (account_id, id_kind, value) DO UPDATE SET
+        client_ref = coalesce(t.client_ref, excluded.client_ref),
+        recipient = coalesce(t.recipient, excluded.recipient),
+        expected = coalesce(t.expected, excluded.expected),
+        origin = 'sender'
+    WHERE t.origin <> 'sender'
+       OR (t.client_ref IS NULL AND excluded.client_ref IS NOT NULL)
+       OR (t.recipient IS NULL AND excluded.recipient IS NOT NULL)
+       OR (t.expected IS NULL AND excluded.expected IS NOT NULL)
+    RETURNING t.id, (xmax = 0) AS is_new
+""")
+_FIND = text("""
+    SELECT t.* FROM tracked_ids t
+    JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(id_kind text, value text) USING (id_kind, value)
+    WHERE t.account_id = :account_id ORDER BY t.id
+""")
+
+
+def register(connection: Connection, account_id: str, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Insert ids that a sender registers (distinct by kind and value); returns how many were not known before."""
+    parameters = {"account_id": account_id, "rows": json_parameter(list(rows))}
+    return sum(row.is_new for row in connection.execute(_REGISTER, parameters))
+
+
+def find(connection: Connection, account_id: str, rows: Sequence[Mapping[str, Any]]) -> Sequence[RowMapping]:
+    """The tracked rows of these (id_kind, value) pairs."""
+    keys = [{"id_kind": row["id_kind"], "value": row["value"]} for row in rows]
+    return connection.execute(_FIND, {"account_id": account_id, "rows": json_parameter(keys)}).mappings().all()
+
+
+_ACCOUNT = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE id = :account_id")
+
+
+def account_of(connection: Connection, account_id: str) -> RowMapping | None:
+    """The account's row as it stands, unlocked, with PostgreSQL's `now`."""
+    return connection.execute(_ACCOUNT, {"account_id": account_id}).mappings().one_or_none()

@@ -1,0 +1,230 @@
+"""What an adapter is: a provider's API as pure functions over plain values (sans-I/O).
+
+An adapter has no clock, no network and no database: time is passed in, bytes go out, bytes come in. So it can be driven
+by recorded bytes and by a fuzzer. One adapter module exports one `ADAPTER`, whose `record` is all that the rooms above
+know of the provider: configuration checks, beat entries, limits, windows and callback routes are made from it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any, Protocol
+from zoneinfo import ZoneInfo
+
+from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey, Unreadable
+
+JsonObject = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """At most `requests` calls in any sliding window of `per_seconds`, `concurrency` of them unanswered."""
+
+    requests: int
+    per_seconds: float
+    concurrency: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollNumbers:
+    """The numbers of the poll policy for one provider's ids, as data; all in seconds unless named otherwise."""
+
+    steps_seconds: tuple[float, ...]
+    """Waiting times before the first, second, … check after sending."""
+    growth: float = 1.6
+    """Each later wait is this times the one before …"""
+    max_seconds: float = 1800.0
+    """… up to this."""
+    after_validity_seconds: float = 86400.0
+    """After validity has ended: one check right then, then every so often …"""
+    forget_days: float = 30.0
+    """… until the provider is taken to have forgotten."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptionSpec:
+    """One key of `[account.options]`: its type, default and what it does (the docs page says more)."""
+
+    name: str
+    type: type
+    default: Any
+    meaning: str
+    choices: tuple[Any, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderRecord:
+    """All that the rooms above `providers/` know of a provider."""
+
+    name: str
+    title: str
+    base_url: str | None
+    """The public address; None where every customer has its own (then accounts must give one)."""
+    credentials: tuple[tuple[str, ...], ...]
+    """Accepted sets of credential names, the preferred first."""
+    limit: Limit
+    poll: PollNumbers
+    validity_hours: float
+    every_seconds: float = 60.0
+    lookback_days: int = 3
+    deadline_seconds: float = 30.0
+    options: tuple[OptionSpec, ...] = ()
+    id_kinds: tuple[str, ...] = ()
+    """Kinds of tracked ids that a sender may register (`ulak track`)."""
+    sweep_window_days: int | None = None
+    """Calendar days (inclusive) that one list window may span; None: the provider has no list to sweep."""
+    callback_tails: tuple[str, ...] | None = None
+    """Tails of the callback routes (`""` is the bare one); None: the provider pushes nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One account as an adapter sees it: credentials resolved, options complete with their defaults."""
+
+    id: str
+    provider: str
+    base_url: str
+    timezone: ZoneInfo
+    credentials: Mapping[str, str] = field(repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    lookback_days: int = 3
+    validity_hours: float = 24.0
+    learned: Mapping[str, Any] = field(default_factory=dict)
+    """What earlier answers taught (Diyalog's clock offset); JSON values, kept in the account's row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueId:
+    """A tracked id that is due, as `plan_ids` gets it."""
+
+    key: TrackedKey
+    client_ref: str | None = None
+    recipient: str | None = None
+    expected: int | None = None
+    sent_at: datetime | None = None
+    valid_until: datetime | None = None
+    gate_open: bool = False
+    """An earlier answer said that the whole send has ended (`IdAnswer.make_due`), so no gate needs to be asked again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchSpec:
+    """One provider call to be made. `params` is canonical JSON data: equal params mean the same call."""
+
+    kind: str
+    """`page` or `batch`."""
+    params: JsonObject
+    ids: tuple[TrackedKey, ...] = ()
+    """Tracked ids that this fetch asks for (they are held until it ends)."""
+    round: int = 1
+    label: str = ""
+    """A few words for people (`today page 3`), without numbers of persons."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """A fetch that is being made: its spec and what the step knows about its subject."""
+
+    spec: FetchSpec
+    ids: Mapping[TrackedKey, DueId] = field(default_factory=dict)
+    """The tracked rows of the ids asked for."""
+    seen_before: Mapping[str, int] = field(default_factory=dict)
+    """For chained pages of one subject: how often each key stood on the pages before this one (`Parsed.seen` of earlier
+    pages with the same `params["chain"]`, same round, same poll)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One HTTP request. Its repr hides what may hold a secret."""
+
+    method: str
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False, default_factory=dict)
+    body: bytes = field(repr=False, default=b"")
+    endpoint: str = ""
+    """What is asked, safe to log: `NumaraRaporu`, `get-reports page`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One HTTP answer, whole. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = field(repr=False, default=b"")
+    received_at: datetime | None = None
+    """Our wall clock when the answer was whole (to learn a provider's clock offset from its `Date`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepPage:
+    """What one page of a list window tells about the window."""
+
+    number: int
+    count: int | None
+    """How many keys the whole window holds, where the provider says it."""
+    last: bool
+    """No further page follows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parsed:
+    """What an answer says."""
+
+    reports: tuple[DeliveryReport, ...] = ()
+    children: tuple[FetchSpec, ...] = ()
+    """Further fetches that this answer calls for (next pages). Pages of a window carry the same `params["window"]`."""
+    answers: tuple[IdAnswer, ...] = ()
+    discovered: tuple[Discovered, ...] = ()
+    seen: tuple[str, ...] = ()
+    """Keys on this page, in order, with repetitions."""
+    page: SweepPage | None = None
+    """Set for pages of a list window."""
+    unreadable: tuple[Unreadable, ...] = ()
+    learned: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callback:
+    """One HTTP request that a provider made to us, or a body handed over by the sender."""
+
+    tail: str
+    """Which route of `callback_tails`; `send_reply` for a reply handed over through `ulak ingest`."""
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False, default_factory=dict)
+    """Lower-case names."""
+    client_ip: str | None = None
+
+
+class Adapter(Protocol):
+    """A provider's API as pure functions."""
+
+    @property
+    def record(self) -> ProviderRecord:
+        """What the rooms above know of the provider."""
+
+    def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:
+        """First fetches of one list window (days inclusive, in the account's time zone). Empty without a list.
+
+        The specs carry `params["window"] = [start, end]` (ISO days) and `params["page"] = 1`.
+        """
+
+    def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:
+        """Fetches that ask for the ids that are due, batches filled to the brim; `today` is the UTC date."""
+
+    def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:
+        """The HTTP request of a fetch; `now` is the wall clock (Diyalog signs it)."""
+
+    def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
+        """What the answer says, or an error of `providers.errors`."""
+
+    def parse_callback(self, account: Account, callback: Callback) -> Parsed:
+        """What a pushed or handed-over body says, or an error of `providers.errors`."""
+
+    def authorise_callback(self, account: Account, callback: Callback) -> bool:
+        """Whether the request proves to come from the provider (constant-time comparison)."""
+
+
+AdapterFactory = Callable[[], Adapter]

@@ -1,0 +1,303 @@
+"""BiP (Bipüssü, Discover API): reports are pushed; there is nothing to poll.
+
+Sources: bip.com/…/rapor-alma (reports), …/user-actions (notices), …/error-handling (result codes). Three bodies reach
+us: delivered and read notices at the callback address itself, the report of an asynchronous send at `/report`, and the
+report of a synchronous send inside the send reply, handed over by the sender.
+"""
+
+import base64
+import binascii
+import hmac
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any, Final
+
+from models.keys import join_key
+from models.report import DeliveryReport, Unreadable
+from models.vocabulary import Granularity, Reason, Source, Status, is_final
+from providers.adapter import (
+    Account,
+    Answer,
+    Callback,
+    DueId,
+    Fetch,
+    FetchSpec,
+    Limit,
+    OptionSpec,
+    Parsed,
+    PollNumbers,
+    ProviderRecord,
+    Request,
+)
+from providers.decoding import as_int, as_key, as_text, dump_item, load_object, scrub
+from providers.errors import AnswerNotUnderstood, OurBug, RequestIsWrong
+from providers.numbers import recipient
+
+REPORTTYPES: Final[Mapping[str, str]] = {"0": "delivered", "1": "read"}
+"""`reporttype` of a notice. The vendor's page shows 0 for both; that 1 means read is assumed, hence an option."""
+
+RESULT: Final[Mapping[int, Reason]] = {
+    1: Reason.OTHER,  # general error
+    300: Reason.OTHER,  # service not active
+    301: Reason.INVALID_NUMBER,  # BiP user not defined
+    302: Reason.OTHER,  # not authorised for this user
+    303: Reason.OTHER,  # user file missing
+    304: Reason.OTHER,  # user file corrupt
+    305: Reason.OTHER,  # invalid record in the user file
+    306: Reason.OTHER,  # may not use plain numbers
+    307: Reason.OTHER,  # not authorised to use
+    308: Reason.QUOTA,  # sending limit exceeded
+    309: Reason.OTHER,  # synchronous sending error
+    310: Reason.OTHER,  # duplicate txnid
+    311: Reason.OTHER,  # method not allowed
+    312: Reason.QUOTA,  # sending quota reached: not sent, which says nothing about the number
+}
+"""`resultcode` other than 0: always `rejected` ("0: Başarılı, Diğer herşey: Başarısız"); one not listed is `other`."""
+
+SUCCESS: Final = 0
+IGNORED_TYPES: Final = frozenset({"M", "E"})
+"""Messages and follow events of users come to the same address; they are accepted and not kept."""
+
+_NOTICE_FIELDS: Final = ("sender", "type", "msgid", "sendtime", "txnid", "report")
+_ITEM_FIELDS: Final = ("receiver", "resultcode", "reportid", "numberofmessage", "totalnumberofmessage")
+_SENDTIME: Final = re.compile(
+    r"([0-9]{2})\.([0-9]{2})\.([0-9]{4}) ([0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?) ([+-])([0-9]{2}):?([0-9]{2})"
+)
+_NOT_A_NOTICE: Final = frozenset({Status.UNREPORTED, Status.PARTIALLY_DELIVERED, Status.UNKNOWN})
+
+RECORD: Final = ProviderRecord(
+    name="bip",
+    title="BiP",
+    base_url="https://tims.turkcell.com.tr/tes/rest/spi",
+    credentials=(("callback_user", "callback_password"),),
+    limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
+    poll=PollNumbers(steps_seconds=(60.0,)),
+    validity_hours=72.0,
+    options=(
+        OptionSpec(
+            name="reporttypes",
+            type=dict,
+            default=dict(REPORTTYPES),
+            meaning="Which status each `reporttype` of a notice means.",
+        ),
+        OptionSpec(
+            name="allowed_ips",
+            type=list,
+            default=[],
+            meaning="Addresses or networks that callbacks may come from; empty: any.",
+        ),
+    ),
+    callback_tails=("", "report"),
+)
+
+
+class Bip:
+    """Reads what BiP pushes, and decides who may push."""
+
+    record = RECORD
+
+    def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:
+        """Nothing: BiP has no list of what was sent."""
+        del account, start, end
+        return ()
+
+    def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:
+        """Nothing: BiP cannot be asked."""
+        del account, due, today
+        return ()
+
+    def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:
+        """Raises `RequestIsWrong`: BiP cannot be asked."""
+        del account, fetch, now
+        raise RequestIsWrong("BiP has nothing that could be asked for.")
+
+    def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
+        """Raises `OurBug`: there is no request that this could answer."""
+        del account, fetch, answer
+        raise OurBug("BiP has nothing that could be asked for.")
+
+    def parse_callback(self, account: Account, callback: Callback) -> Parsed:
+        """What a notice (tail ""), a send report ("report") or a send reply ("send_reply") says."""
+        body = load_object(callback.body)
+        if callback.tail == "":
+            return _parse_notice(account, body)
+        if callback.tail == "report":
+            return _parse_report(body, Source.CALLBACK, callback.body)
+        if callback.tail == "send_reply":
+            return _parse_report(body, Source.SEND_REPLY, callback.body)
+        raise RequestIsWrong("BiP has no callback of this name.")
+
+    def authorise_callback(self, account: Account, callback: Callback) -> bool:
+        """Basic authentication with the account's callback user, from an allowed address."""
+        user = account.credentials.get("callback_user", "")
+        password = account.credentials.get("callback_password", "")
+        wanted = f"{user}:{password}".encode()
+        given = _basic_credentials(callback.headers.get("authorization", ""))
+        known = hmac.compare_digest(given, wanted) and bool(user) and bool(password)
+        return known and _is_allowed(callback.client_ip, account.options.get("allowed_ips", ()))
+
+
+ADAPTER: Final = Bip()
+
+
+def send_time(text: Any) -> datetime | None:
+    """`18.05.2018 16:11:58.633 +0300` as an aware UTC time; None for any other form or an impossible date."""
+    match = _SENDTIME.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        return None
+    day, month, year, clock, sign, hours, minutes = match.groups()
+    clock = clock if "." not in clock else clock.ljust(len("16:11:58.633000"), "0")
+    try:
+        moment = datetime.fromisoformat(f"{year}-{month}-{day}T{clock}{sign}{hours}:{minutes}").astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment.year > 2000 else None  # noqa: PLR2004 - older than BiP itself: a clock that was never set
+
+
+def _parse_notice(account: Account, body: Mapping[str, Any]) -> Parsed:
+    kind = body.get("type")
+    if isinstance(kind, str) and kind in IGNORED_TYPES:
+        return Parsed()
+    inner = body.get("report")
+    key = as_key(inner.get("reportid")) if isinstance(inner, dict) else None
+    word = _word(inner.get("reporttype")) if isinstance(inner, dict) else None
+    if kind != "R" or key is None or word is None:
+        reason = "The notice is of an unknown type or lacks `reportid` or `reporttype`."
+        return Parsed(unreadable=(Unreadable(reason=reason, raw=dump_item(dict(body))),))
+    status = _notice_status(account, word)
+    at = send_time(body.get("sendtime"))
+    who = as_text(body.get("sender"))
+    extra = {"notice_txnid": as_text(body.get("txnid")), "msgid": as_text(body.get("msgid"))}
+    report = DeliveryReport(
+        granularity=Granularity.MESSAGE,
+        provider_key=key,
+        recipient=recipient(who) if who else None,
+        status=status,
+        provider_status=word,
+        done_at=at if is_final(status) else None,
+        extra={name: value for name, value in extra.items() if value is not None},
+        source=Source.CALLBACK,
+        as_of=at,
+        provider_time=at,
+        statement=scrub({name: body[name] for name in _NOTICE_FIELDS if name in body}),
+    )
+    if status is not Status.UNKNOWN:
+        return Parsed(reports=(report,))
+    strange = Unreadable(reason="Unknown `reporttype`.", raw=dump_item(dict(body)), provider_key=key)
+    return Parsed(reports=(report,), unreadable=(strange,))
+
+
+def _word(value: Any) -> str | None:
+    """A code as text, the same for 0 and "0"."""
+    number = as_int(value)
+    return str(number) if number is not None else as_text(value, limit=100)
+
+
+def _notice_status(account: Account, word: str) -> Status:
+    """The status that the account's `reporttypes` give to a code; `unknown` where it is none that a notice can mean."""
+    given = account.options.get("reporttypes", REPORTTYPES)
+    named = given.get(word) if isinstance(given, Mapping) else None
+    if not isinstance(named, str) or named not in set(Status) or Status(named) in _NOT_A_NOTICE:
+        return Status.UNKNOWN
+    return Status(named)
+
+
+def _parse_report(body: Mapping[str, Any], source: Source, raw: bytes) -> Parsed:
+    """The receivers of a send; a send that failed whole has none and becomes one row of its own."""
+    txnid, code, items = as_key(body.get("txnid")), as_int(body.get("resultcode")), body.get("list")
+    if items is not None and not isinstance(items, list):
+        raise AnswerNotUnderstood("`list` is not a list.", raw=raw)
+    if items:
+        return _parse_items(items, txnid, source)
+    if code is None or (code != SUCCESS and txnid is None):
+        raise AnswerNotUnderstood("The report has neither a `list` nor a `resultcode` with its `txnid`.", raw=raw)
+    if code == SUCCESS or txnid is None:
+        # An asynchronous send was accepted; what became of it comes later.
+        return Parsed()
+    failed = DeliveryReport(
+        granularity=Granularity.ORDER,
+        provider_key=txnid,
+        client_ref=txnid,
+        status=Status.REJECTED,
+        reason=RESULT.get(code, Reason.OTHER),
+        provider_status=str(code),
+        provider_error=str(code),
+        source=source,
+        statement=scrub({name: body[name] for name in ("reqid", "txnid", "resultcode") if name in body}),
+    )
+    return Parsed(reports=(failed,))
+
+
+def _parse_items(items: Sequence[Any], txnid: str | None, source: Source) -> Parsed:
+    reports: list[DeliveryReport] = []
+    unreadable: list[Unreadable] = []
+    places: Counter[str] = Counter()
+    for item in items:
+        given = as_key(item.get("receiver")) if isinstance(item, dict) else None
+        receiver = recipient(given) if given is not None else None
+        if receiver is not None:
+            # Counted over all items of the receiver, good ones too, so that a key does not depend on the others' fate.
+            places[receiver] += 1
+        report = _item_report(item, txnid, receiver, places, source) if isinstance(item, dict) else None
+        if report is None:
+            reason = "An item lacks `resultcode`, or the `reportid` or `receiver` that it must have."
+            unreadable.append(Unreadable(reason=reason, raw=dump_item(item)))
+        else:
+            reports.append(report)
+    return Parsed(reports=tuple(reports), unreadable=tuple(unreadable))
+
+
+def _item_report(
+    item: Mapping[str, Any], txnid: str | None, receiver: str | None, places: Mapping[str, int], source: Source
+) -> DeliveryReport | None:
+    """One receiver of a send: taken over (`enroute`) under its reportid, or refused under a key made of its parts."""
+    code = as_int(item.get("resultcode"))
+    key: str | None
+    if code == SUCCESS:
+        key = as_key(item.get("reportid"))
+    else:
+        key = join_key(txnid, receiver, places[receiver]) if txnid is not None and receiver is not None else None
+    if code is None or key is None:
+        return None
+    counts = {name: as_int(item.get(name)) for name in ("numberofmessage", "totalnumberofmessage")}
+    return DeliveryReport(
+        granularity=Granularity.MESSAGE,
+        provider_key=key,
+        parent_key=txnid,
+        client_ref=txnid,
+        recipient=receiver,
+        status=Status.ENROUTE if code == SUCCESS else Status.REJECTED,
+        reason=None if code == SUCCESS else RESULT.get(code, Reason.OTHER),
+        provider_status=str(code),
+        provider_error=None if code == SUCCESS else str(code),
+        extra={name: value for name, value in counts.items() if value is not None},
+        source=source,
+        statement=scrub({name: item[name] for name in _ITEM_FIELDS if name in item}),
+    )
+
+
+def _basic_credentials(header: str) -> bytes:
+    """`user:password` of a Basic `Authorization` header; nothing where it is not one."""
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic":
+        return b""
+    try:
+        return base64.b64decode(encoded.strip().encode("ascii"), validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _is_allowed(client_ip: str | None, allowed: Any) -> bool:
+    """Whether the address stands in the list; a list that cannot be read lets nobody in."""
+    if not allowed:
+        return True
+    try:
+        address = ipaddress.ip_address(client_ip or "")
+        networks = [ipaddress.ip_network(str(entry), strict=False) for entry in allowed]
+    except (ValueError, TypeError):
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return any((mapped or address) in network for network in networks)

@@ -1,0 +1,239 @@
+"""Reading what providers send: strict about meaning, tolerant about form.
+
+Official samples of one provider give the same code as 114 and as "114", a price as 0.5 and as "0,0372", a time as
+"0000-00-00 00:00:00". Every adapter reads such values through the functions here, which never raise anything but the
+errors of `providers.errors` and never guess: what cannot be read is None.
+"""
+
+import json
+import math
+import re
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, Final, NoReturn
+from zoneinfo import ZoneInfo
+
+from providers.adapter import Answer
+from providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, SlowDown, TryAgainSoon
+
+MAX_DEPTH: Final = 32
+"""No documented answer is nested deeper than six; a deeper one could exhaust the stack of whoever walks it later."""
+MAX_INT: Final = 2**63 - 1
+MAX_COUNT: Final = 2**31 - 1
+TEXT_LIMIT: Final = 500
+KEY_LIMIT: Final = 200
+LONGEST_WAIT_SECONDS: Final = 86400.0
+
+_EXACT_FLOATS: Final = 2**53
+_LARGEST_AMOUNT: Final = 1e15
+
+_INT: Final = re.compile(r"[+-]?[0-9]{1,19}")
+_AMOUNT: Final = re.compile(r"[+-]?[0-9]{1,15}(?:[.,][0-9]{1,12})?")
+_LOCAL: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})[ T]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.[0-9]{1,9})?")
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+_NOT_IN_A_KEY: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffd]")
+_YEARS: Final = range(1990, 2200)
+
+
+def load_json(body: bytes) -> Any:
+    """The JSON value of a whole answer (UTF-8, a byte order mark is tolerated).
+
+    Raises `AnswerNotUnderstood` with the bytes for anything else: no JSON, another encoding, NaN or an infinite number,
+    deeper than `MAX_DEPTH`.
+    """
+    try:
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_float=_finite)
+        deep = _is_deeper(value, MAX_DEPTH)
+    except (ValueError, RecursionError):
+        # The cause is not chained: its text quotes the body.
+        raise AnswerNotUnderstood("The answer is not JSON.", raw=body) from None
+    if deep:
+        raise AnswerNotUnderstood("The answer is nested too deep.", raw=body)
+    return value
+
+
+def load_object(body: bytes) -> dict[str, Any]:
+    """The JSON object of a whole answer; `AnswerNotUnderstood` for any other value."""
+    value = load_json(body)
+    if not isinstance(value, dict):
+        raise AnswerNotUnderstood("The answer is not a JSON object.", raw=body)
+    return value
+
+
+def dump_item(item: Any) -> bytes:
+    """The bytes of one item of an answer, for quarantine; lone surrogates stay escaped."""
+    return json.dumps(item, ensure_ascii=True, default=str).encode("ascii")
+
+
+def as_int(value: Any, *, minimum: int = -MAX_INT, maximum: int = MAX_INT) -> int | None:
+    """A whole number given as 114, "114" or 114.0; None for everything else, booleans and out-of-range ones too."""
+    match value:
+        case bool():
+            return None
+        case int():
+            number = value
+        case float() if value.is_integer() and abs(value) < _EXACT_FLOATS:
+            number = int(value)
+        case str() if _INT.fullmatch(value.strip()):
+            number = int(value)
+        case _:
+            return None
+    return number if minimum <= number <= maximum else None
+
+
+def as_count(value: Any) -> int | None:
+    """A count that fits the table's columns: 0 … 2³¹-1."""
+    return as_int(value, minimum=0, maximum=MAX_COUNT)
+
+
+def as_text(value: Any, *, limit: int = TEXT_LIMIT) -> str | None:
+    """A text, or a whole number as text; blank, boolean, fraction, object: None.
+
+    NUL and lone surrogates, which PostgreSQL refuses, become U+FFFD; longer than `limit` characters is cut.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)[:limit]
+    if not isinstance(value, str):
+        return None
+    return clean_text(value.strip(), limit=limit) or None
+
+
+def as_key(value: Any) -> str | None:
+    """A text that names something (id, key part): never changed, so that two ids cannot become one.
+
+    None where it is blank, longer than `KEY_LIMIT` or holds a control character, a lone surrogate or U+FFFD.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        text = str(value)
+    elif isinstance(value, str):
+        text = value.strip()
+    else:
+        return None
+    return text if 0 < len(text) <= KEY_LIMIT and not _NOT_IN_A_KEY.search(text) else None
+
+
+def as_amount(value: Any) -> float | None:
+    """An amount given as 1, 0.5, "0.5" or "0,0372" (decimal comma); None for everything else."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return float(value) if abs(value) < _LARGEST_AMOUNT else None
+    if isinstance(value, str) and _AMOUNT.fullmatch(value.strip()):
+        return float(value.strip().replace(",", "."))
+    return None
+
+
+def local_time(text: Any, zone: ZoneInfo) -> datetime | None:
+    """A bare local time "2016-11-02 11:47:38" in `zone`, as an aware UTC time.
+
+    None for MySQL's zero date, an impossible date, another form or a year outside 1990-2199. Of an hour that occurs
+    twice (end of summer time) the first is meant.
+    """
+    match = _LOCAL.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        return None
+    year, month, day, hour, minute, second = (int(part) for part in match.groups())
+    if year not in _YEARS:
+        return None
+    try:
+        return datetime(year, month, day, hour, minute, second, tzinfo=zone).astimezone(UTC)
+    except ValueError:
+        return None
+
+
+def retry_after(answer: Answer) -> float | None:
+    """Seconds the provider asks us to wait (`Retry-After`: seconds or an HTTP date), at most a day; None if unsaid."""
+    text = answer.headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:9]), LONGEST_WAIT_SECONDS)
+    moment = http_date(text)
+    if moment is None or answer.received_at is None:
+        return None
+    wait = (moment - answer.received_at).total_seconds()
+    return min(max(wait, 0.0), LONGEST_WAIT_SECONDS)
+
+
+def http_date(text: str) -> datetime | None:
+    """An HTTP date as an aware UTC time, None where it is not one."""
+    try:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def check_http(answer: Answer) -> None:
+    """Raise what an HTTP status means at every provider, whatever the body: 429, 5xx and redirects; else return.
+
+    A 503 that names a waiting time slows the whole account down instead of being asked again at our own pace.
+    """
+    status = answer.status
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        raise SlowDown("The provider asks us to slow down.", retry_after_seconds=retry_after(answer), code="429")
+    if status == HTTPStatus.SERVICE_UNAVAILABLE and (wait := retry_after(answer)) is not None:
+        raise SlowDown("The provider is out of service and asks us to wait.", retry_after_seconds=wait, code="503")
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise TryAgainSoon(f"The provider answered HTTP {status}.", code=str(status))
+    if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES and status < HTTPStatus.BAD_REQUEST:
+        raise TryAgainSoon(f"The provider answered HTTP {status} (redirects are never followed).", code=str(status))
+
+
+def refuse_client_error(answer: Answer) -> None:
+    """Raise what a bare HTTP 4xx means where the body says nothing better; return for any other status."""
+    status = answer.status
+    if status in {401, 403, 407}:
+        raise PauseAccount(f"The provider refuses the account (HTTP {status}).", code=str(status))
+    if status in {408, 425}:
+        raise TryAgainSoon(f"The provider answered HTTP {status}.", code=str(status))
+    if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise RequestIsWrong(f"The provider refuses the request (HTTP {status}).", code=str(status))
+
+
+def scrub(item: Mapping[str, Any], *, drop: Collection[str] = ()) -> dict[str, Any]:
+    """The raw item as it may be kept: without the fields named in `drop` (at any depth), every text storable.
+
+    Values stay as given (114 is not "114"); what is nested deeper than eight levels is left out.
+    """
+    cleaned = _scrubbed(dict(item), frozenset(drop), 8)
+    return cleaned if isinstance(cleaned, dict) else {}
+
+
+def clean_text(text: str, *, limit: int = TEXT_LIMIT) -> str:
+    """The text with what PostgreSQL refuses replaced by U+FFFD, cut to `limit` characters."""
+    return _UNSTORABLE.sub("\ufffd", text[:limit])
+
+
+def _scrubbed(value: Any, drop: frozenset[str], depth: int) -> Any:
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, dict | list) and depth == 0:
+        return None
+    if isinstance(value, dict):
+        kept = ((str(key), inner) for key, inner in value.items() if key not in drop)
+        return {clean_text(key): _scrubbed(inner, drop, depth - 1) for key, inner in kept}
+    if isinstance(value, list):
+        return [_scrubbed(inner, drop, depth - 1) for inner in value]
+    return value
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth + 1):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        if not containers:
+            return False
+        level = [inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)]
+    return True
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number

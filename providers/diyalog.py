@@ -1,0 +1,337 @@
+"""Diyalog (Dlg Messenger): how many messages a customer exchanged per day, from `getcustomermessaginglist`.
+
+Sources: the provider's page of that name and its Authentication page (diyalog.im/docs). The server belongs to each
+customer, so accounts give its address. What it tells are daily counts with an error of up to ten, no receipts: they
+become `conversation` rows with status `sent`, never `delivered`. Names and conversation links are not kept.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from email.utils import format_datetime
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from models.keys import join_key, split_key
+from models.report import DeliveryReport, IdAnswer, TrackedKey, Unreadable
+from models.vocabulary import Granularity, Reason, Status
+from providers.adapter import (
+    Account,
+    Answer,
+    DueId,
+    Fetch,
+    FetchSpec,
+    Limit,
+    OptionSpec,
+    Parsed,
+    PollNumbers,
+    ProviderRecord,
+    Request,
+)
+from providers.decoding import (
+    as_count,
+    as_int,
+    as_key,
+    check_http,
+    dump_item,
+    http_date,
+    load_json,
+    refuse_client_error,
+    scrub,
+)
+from providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, TryAgainSoon
+from providers.pull_only import PullOnly
+
+COUNTED: Final = "sendMessageCount"
+"""The provider has no status word; what it states is this field, so its name stands where the word would."""
+
+STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
+    COUNTED: (Status.SENT, None),  # "kaç adet mesaj gönderdiği": how many were sent, not how many arrived
+}
+
+REFUSALS: Final[Mapping[str, str]] = {
+    "required headers not found": "Diyalog misses a signature header (option header_names).",
+    "authorization failed due to data format not valid": "Diyalog cannot read the authorization header.",
+    "authorization failed due to date not valid": "Diyalog cannot read the date header.",
+    "authorization failed": "Diyalog refuses the signature (access_key_id, access_key_secret, newline_before_path).",
+}
+"""The documented texts of HTTP 400 and 401, in small letters → our sentence; all of them pause the account."""
+
+HEADER_NAMES: Final[Mapping[str, tuple[str, str, str]]] = {
+    "x-dlg": ("x-dlg-date", "x-dlg-authorization", "x-dlg-requester-userid"),
+    "legacy": ("Date", "X-Authorization", "X-Requester-UserId"),  # the names in the provider's own error table
+}
+
+PATH: Final = "/v1/reporting/getcustomermessaginglist"
+PAGE_SIZE: Final = 20
+"""The provider never gives more: "API maksimum 20 adet bilgi döner"."""
+MAX_PAGES: Final = 250
+MAX_AGAIN: Final = 3
+MAX_STALE: Final = 2
+CONTENT_TYPE: Final = "application/json"
+CLOCK_OFFSET: Final = "clock_offset_seconds"
+CLOCK_TOLERANCE_SECONDS: Final = 300.0
+"""The server refuses from 15 minutes on; an offset that is right to five cannot be why it refused."""
+MAX_OFFSET_SECONDS: Final = 366 * 86400.0
+
+_KIND: Final = "customer"
+_STATED: Final = ("senderId", "receiverId", "messagingDate", COUNTED, "isGroupMessaging", "groupId")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST_MS: Final = 7_258_118_400_000  # the year 2200: a later "day" is not a day
+
+
+def sign(secret: str, *, sent_at: str, body: bytes, path: str, newline_before_path: bool = True) -> str:
+    """The DLGA signature: base64 of HMAC-SHA256 over method, content type, date, body and path.
+
+    `body` are the exact bytes that are sent, `sent_at` exactly the value of the date header. The documents contradict
+    themselves on a newline between body and path: the prose and the worked example have it, the pseudo-code does not.
+    """
+    head = f"POST\n{CONTENT_TYPE}\n{sent_at}\n".encode()
+    text = head + body + (b"\n" if newline_before_path else b"") + path.encode()
+    return base64.b64encode(hmac.digest(secret.encode(), text, hashlib.sha256)).decode("ascii")
+
+
+class Diyalog(PullOnly):
+    """The adapter: pages of 20, newest first, one walk per tracked customer."""
+
+    record = ProviderRecord(
+        name="diyalog",
+        title="Diyalog",
+        base_url=None,
+        credentials=(("access_key_id", "access_key_secret", "requester_userid"),),
+        limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
+        poll=PollNumbers(steps_seconds=(60.0, 300.0), growth=1.6, max_seconds=1800.0, forget_days=7.0),
+        # The day on which a customer was registered is counted final up to 72 h later; one day more reads it twice.
+        validity_hours=96.0,
+        options=(
+            OptionSpec(
+                name="newline_before_path",
+                type=bool,
+                default=True,
+                meaning="whether a newline stands between body and path in what is signed",
+            ),
+            OptionSpec(name="path", type=str, default=PATH, meaning="path of the report on the account's server"),
+            OptionSpec(name="page_base", type=int, default=1, meaning="number of the first page", minimum=0, maximum=1),
+            OptionSpec(
+                name="header_names",
+                type=str,
+                default="x-dlg",
+                meaning="names of the three signature headers",
+                choices=tuple(HEADER_NAMES),
+            ),
+            OptionSpec(
+                name="group",
+                type=bool,
+                default=None,
+                meaning="isGroupMessaging: only groups (true), only private (false), both (unset)",
+            ),
+        ),
+        id_kinds=(_KIND,),
+    )
+
+    def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:  # noqa: ARG002
+        """Nothing: there is no list over all customers."""
+        return ()
+
+    def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:
+        """Page one of each customer, from `lookback_days` ago to the end of tomorrow (UTC days).
+
+        Tomorrow is asked for too, since it is not documented whether the day is a UTC or a Turkish one.
+        """
+        start = _milliseconds(today - timedelta(days=account.lookback_days))
+        end = _milliseconds(today + timedelta(days=2)) - 1
+        return tuple(_page(item.key, start=start, end=end) for item in due)
+
+    def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:
+        """The signed request of one page; the clock offset that an earlier refusal taught is added to `now`."""
+        url = account.base_url.rstrip("/") + "/" + str(account.options.get("path", PATH)).lstrip("/")
+        body = _body(account, fetch.spec.params)
+        sent_at = format_datetime((now + timedelta(seconds=_offset(account))).astimezone(UTC), usegmt=True)
+        signature = sign(
+            account.credentials["access_key_secret"],
+            sent_at=sent_at,
+            body=body,
+            path=urlsplit(url).path,
+            newline_before_path=bool(account.options.get("newline_before_path", True)),
+        )
+        when, authorization, requester = HEADER_NAMES[str(account.options.get("header_names", "x-dlg"))]
+        headers = {
+            "Content-Type": CONTENT_TYPE,
+            when: sent_at,
+            authorization: f"DLGA {account.credentials['access_key_id']}:{signature}",
+            requester: account.credentials["requester_userid"],
+        }
+        return Request(method="POST", url=url, headers=headers, body=body, endpoint="getcustomermessaginglist page")
+
+    def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
+        """The conversation-days on a page, and which page comes next (see `_next`)."""
+        _check(account, answer)
+        items = load_json(answer.body)
+        if not isinstance(items, list):
+            raise AnswerNotUnderstood("The answer is not a list of conversations.", raw=answer.body)
+        read = [_read(item) for item in items]
+        reports = tuple(found for found in read if isinstance(found, DeliveryReport))
+        seen = tuple(report.provider_key for report in reports)
+        unreadable = [found for found in read if isinstance(found, Unreadable)]
+        news = any(key not in fetch.seen_before for key in seen)
+        child = _next(fetch, full=len(items) >= PAGE_SIZE, news=news)
+        if len(items) >= PAGE_SIZE and (fetch.spec.params["page"] >= MAX_PAGES or _stale(fetch, news=news) > MAX_STALE):
+            reason = "The list goes on past the last page that is read, or its pages repeat themselves."
+            unreadable.append(Unreadable(reason=reason, raw=b""))
+        found = bool(seen or fetch.seen_before)
+        key = TrackedKey(id_kind=_KIND, value=str(fetch.spec.params["customer"]))
+        return Parsed(
+            reports=reports,
+            children=() if child is None else (child,),
+            answers=(IdAnswer(key=key, found=found),) if child is None else (),
+            seen=seen,
+            unreadable=tuple(unreadable),
+        )
+
+
+def _milliseconds(day: date) -> int:
+    return (datetime.combine(day, time(), UTC) - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _page(key: TrackedKey, *, start: int, end: int, page: int = 1, again: int = 0, tally: int = 0) -> FetchSpec:
+    params = {
+        "chain": join_key(_KIND, key.value),
+        "customer": key.value,
+        "start": start,
+        "end": end,
+        "page": page,
+        "again": again,
+        "tally": tally,
+    }
+    return FetchSpec(kind="batch", params=params, ids=(key,), label=f"conversations page {page}")
+
+
+def _stale(fetch: Fetch, *, news: bool) -> int:
+    """How many pages of the first walk in a row held nothing new, this one included."""
+    return 0 if news or fetch.spec.params["again"] else fetch.spec.params["tally"] + 1
+
+
+def _next(fetch: Fetch, *, full: bool, news: bool) -> FetchSpec | None:
+    """The page to read after this one, None at the end of the walk.
+
+    The list is newest first and paged by offset, so rows that come during the walk push others on to later pages:
+    walking forward sees those twice but misses what has come in front. So after the short page, page one is read
+    again, and on from there while a page holds anything new, until a whole round holds nothing new. One short page
+    alone is a single answer, in which nothing can have shifted. (Twenty new conversations of one customer between two
+    calls could still hide one; the next check reads the same days again.)
+
+    `tally` counts, in the first walk, the pages in a row without anything new (a server that ignores the page number
+    must not be walked to the end), and in the rounds after it the pages with something new.
+    """
+    params = fetch.spec.params
+    page, again, stale = params["page"], params["again"], _stale(fetch, news=news)
+    fresh = params["tally"] + news if again else 0
+    if full and page < MAX_PAGES and (news or (again == 0 and stale <= MAX_STALE)):
+        page, tally = page + 1, fresh if again else stale
+    elif (again == 0 and page > 1) or (fresh and again < MAX_AGAIN):
+        page, again, tally = 1, again + 1, 0
+    else:
+        return None
+    key = TrackedKey(id_kind=_KIND, value=params["customer"])
+    return _page(key, start=params["start"], end=params["end"], page=page, again=again, tally=tally)
+
+
+def _body(account: Account, params: Mapping[str, Any]) -> bytes:
+    customer, *staff = split_key(str(params["customer"]))
+    if not customer or len(staff) > 1 or staff == [""]:
+        raise RequestIsWrong("A tracked customer is written as customerId or customerId:staffId.")
+    group = account.options.get("group")
+    wanted = {
+        "startDate": params["start"],
+        "endDate": params["end"],
+        "customerId": customer,
+        **({"staffId": staff[0]} if staff else {}),
+        **({} if group is None else {"isGroupMessaging": bool(group)}),
+        "pageNumber": params["page"] - 1 + int(account.options.get("page_base", 1)),
+        "pageSize": PAGE_SIZE,
+    }
+    return json.dumps(wanted, separators=(",", ":")).encode("ascii")
+
+
+def _offset(account: Account) -> float:
+    """The learned clock offset (server minus ours) in seconds; 0 before anything was learned."""
+    offset = account.learned.get(CLOCK_OFFSET, 0)
+    known = isinstance(offset, int | float) and not isinstance(offset, bool) and abs(offset) <= MAX_OFFSET_SECONDS
+    return float(offset) if known else 0.0
+
+
+def _check(account: Account, answer: Answer) -> None:
+    """Raise what an answer other than 200 means; errors are plain text at this provider."""
+    check_http(answer)
+    if answer.status == HTTPStatus.FORBIDDEN:
+        _refuse_time(account, answer)
+    text = answer.body.decode("utf-8", "replace").strip().strip('"').rstrip(".").lower()
+    if answer.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED} and text in REFUSALS:
+        raise PauseAccount(REFUSALS[text], code=str(int(answer.status)))
+    refuse_client_error(answer)
+
+
+def _refuse_time(account: Account, answer: Answer) -> None:
+    """A 403 says that our clock and the server's differ by more than 15 minutes: learn by how much, once.
+
+    Where the offset in use already agrees with the server's `Date`, the clock is not the reason, and signing again
+    and again would only hammer: the account is paused.
+    """
+    server = http_date(answer.headers.get("date", ""))
+    if server is not None and answer.received_at is not None:
+        offset = (server - answer.received_at).total_seconds()
+        if abs(offset) <= MAX_OFFSET_SECONDS and abs(offset - _offset(account)) > CLOCK_TOLERANCE_SECONDS:
+            raise TryAgainSoon(
+                "Diyalog's clock differs from ours; the difference is learned.",
+                code="403",
+                learned={CLOCK_OFFSET: round(offset)},
+            )
+    raise PauseAccount("Diyalog refuses the time or the right of the request.", code="403")
+
+
+def _read(item: Any) -> DeliveryReport | Unreadable:
+    """One conversation-day, or why it cannot be read (names and links never leave the sealed bytes)."""
+    if not isinstance(item, dict):
+        return Unreadable(reason="A conversation is not an object.", raw=dump_item(item))
+    sender, receiver = as_key(item.get("senderId")), as_key(item.get("receiverId"))
+    day, count, group = _day(item.get("messagingDate")), as_count(item.get(COUNTED)), _group(item)
+    if sender is None or receiver is None or day is None or count is None or group is None:
+        wrong = "senderId, receiverId, messagingDate, sendMessageCount or the group"
+        return Unreadable(reason=f"A conversation lacks or garbles {wrong}.", raw=dump_item(item))
+    status, reason = STATUS[COUNTED]
+    return DeliveryReport(
+        granularity=Granularity.CONVERSATION,
+        provider_key=join_key(sender, receiver, group, day.isoformat()),
+        status=status,
+        reason=reason,
+        provider_status=COUNTED,
+        recipient=receiver,
+        total=count,
+        day=day,
+        extra={"is_group": group != 0},
+        statement=scrub({name: item[name] for name in _STATED if name in item}),
+    )
+
+
+def _day(value: Any) -> date | None:
+    """The UTC calendar date of an epoch in milliseconds (the samples are exact UTC midnights)."""
+    stamp = as_int(value, minimum=1, maximum=_LATEST_MS)
+    return None if stamp is None else (_EPOCH + timedelta(milliseconds=stamp)).date()
+
+
+def _group(item: Mapping[str, Any]) -> int | None:
+    """The group id, 0 for a private conversation, None where the item contradicts itself."""
+    said = {True: True, False: False, "true": True, "false": False, None: None}
+    flag = item.get("isGroupMessaging")
+    number = as_int(item.get("groupId")) if item.get("groupId") is not None else 0
+    if number is None or not isinstance(flag, bool | str | None) or flag not in said:
+        return None
+    is_group = said[flag]
+    return number if is_group is None or is_group == (number != 0) else None
+
+
+ADAPTER = Diyalog()

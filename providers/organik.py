@@ -1,0 +1,390 @@
+"""Organik API v2, `detailedreport`: many ids per call, one kind of id per call.
+
+Source: organikapi.com/documents/reports_detailed; error codes and the key's making from the provider's public API
+documents (README, ERROR_CODES). The key stands in the URL's path, so no URL may ever be printed.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import quote
+from xml.sax.saxutils import escape
+
+from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey, Unreadable
+from models.vocabulary import Granularity, Reason, Status, is_final
+from providers.adapter import (
+    Account,
+    Answer,
+    DueId,
+    Fetch,
+    FetchSpec,
+    Limit,
+    OptionSpec,
+    Parsed,
+    PollNumbers,
+    ProviderRecord,
+    Request,
+)
+from providers.decoding import (
+    as_amount,
+    as_count,
+    as_int,
+    as_key,
+    as_text,
+    check_http,
+    dump_item,
+    local_time,
+    refuse_client_error,
+    scrub,
+)
+from providers.errors import (
+    AnswerNotUnderstood,
+    PauseAccount,
+    ProviderError,
+    RequestIsWrong,
+    SlowDown,
+    TryAgainSoon,
+)
+from providers.numbers import recipient
+from providers.organik_replies import Reply, read_reply
+from providers.pull_only import PullOnly
+
+STATUS: Final[Mapping[int, tuple[Status, Reason | None]]] = {
+    0: (Status.SCHEDULED, None),  # "henüz gönderilmedi"
+    1: (Status.ENROUTE, None),  # "operatöre iletildi"
+    2: (Status.DELIVERED, None),  # "alıcıya iletildi"
+    3: (Status.UNDELIVERABLE, Reason.INVALID_NUMBER),  # "hatalı numara"; an errorcode knows better
+    4: (Status.EXPIRED, Reason.EXPIRED),  # "zaman aşımı"; an errorcode knows better
+}
+"""`status` of a row, with the reason that holds where no errorcode gives another."""
+
+REASON: Final[Mapping[int, Reason]] = {
+    1: Reason.INVALID_NUMBER,
+    2: Reason.INVALID_NUMBER,  # "Operator numarası hatalı"
+    3: Reason.ABSENT,
+    4: Reason.ABSENT,  # "Pasif Numara"
+    5: Reason.OPTED_OUT,  # "Kampanya smslerine kapalı numara"
+    6: Reason.CONTENT,  # "Operator Kriterlerine uymayan mesaj içeriği"
+    7: Reason.ABSENT,
+    8: Reason.SMS_BARRED,  # "SMS alımına kapalı."
+    9: Reason.HANDSET,
+    10: Reason.NETWORK,
+    11: Reason.NETWORK,
+    12: Reason.HANDSET,
+    13: Reason.NETWORK,
+    14: Reason.HANDSET,
+    15: Reason.NETWORK,
+    16: Reason.HANDSET,
+    17: Reason.HANDSET,
+    18: Reason.NETWORK,
+    19: Reason.NETWORK,
+    20: Reason.NETWORK,
+    21: Reason.NETWORK,
+    22: Reason.OTHER,  # "Operator işlemi onaylayamadı."
+    23: Reason.OPTED_OUT,  # "İYS Retli numara listesinde": the national consent register
+    88: Reason.TEST,
+    99: Reason.INVALID_NUMBER,  # "Hatalı numara"; it stands beside status 4 in the documents' own sample
+}
+"""`errorcode` of a row: explains status 3 and 4 and never touches 0, 1, 2. An unknown one is `other`."""
+
+REFUSALS: Final = frozenset({5, 6, 8, 23})
+"""Errorcodes that turn status 3 or 4 into `rejected`: the message was refused, it did not fail to reach the phone."""
+
+ERROR: Final[Mapping[int, type[ProviderError]]] = {
+    1: TryAgainSoon,  # unknown fault
+    84: TryAgainSoon,  # database
+    85: TryAgainSoon,  # database
+    88: PauseAccount,  # unsupported request_name
+    89: PauseAccount,  # user not found or inactive
+    90: PauseAccount,  # the key must be 32 characters
+    91: RequestIsWrong,  # unsupported response type
+    92: RequestIsWrong,  # unsupported request type
+    93: SlowDown,  # too many requests at the same time
+    94: TryAgainSoon,  # temporarily unavailable
+    95: TryAgainSoon,  # server fault
+    96: RequestIsWrong,  # parameters
+    97: RequestIsWrong,  # form of the body
+    98: PauseAccount,  # IP address not allowed
+    99: PauseAccount,  # authorization
+}
+"""`error` of a whole reply (`result` false). Not the errorcodes of rows: 88 and 99 mean something else there."""
+
+NO_ROWS: Final = frozenset({86, 87})
+"""Errors that mean: none of these ids has a row (yet)."""
+
+MAY_BE_ONE_ID: Final = frozenset({96, 97})
+"""Errors that one bad id, or one id too many, may bring upon a whole batch."""
+
+KINDS: Final = ("transaction", "delivery_track", "gsm_track")
+ROWS_PER_CALL: Final = 5000
+"""A call asks for ids with at most so many expected rows together: there is no paging."""
+SPLIT_ABOVE_ROWS: Final = 200
+"""A transaction with more rows than this and few open ones is asked by its open rows from then on."""
+
+RECORD: Final = ProviderRecord(
+    name="organik",
+    title="Organik Haberleşme",
+    base_url="https://organikapi.com",
+    credentials=(("api_key",), ("username", "password")),
+    limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
+    poll=PollNumbers(steps_seconds=(10.0, 30.0, 60.0), growth=1.6, max_seconds=1800.0),
+    validity_hours=48.0,
+    every_seconds=10.0,
+    deadline_seconds=60.0,
+    options=(
+        OptionSpec(
+            name="format", type=str, default="json", meaning="Form of requests and replies.", choices=("json", "xml")
+        ),
+        OptionSpec(name="batch_size", type=int, default=100, meaning="Most ids in one call.", minimum=1, maximum=1000),
+    ),
+    id_kinds=KINDS,
+)
+
+
+class Organik(PullOnly):
+    """Plans, asks and reads Organik's detailed reports."""
+
+    record = RECORD
+
+    def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:
+        """Nothing: Organik has no list of what was sent."""
+        del account, start, end
+        return ()
+
+    def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:
+        """Batches of one id kind, filled to the brim: up to `batch_size` ids and `ROWS_PER_CALL` expected rows each."""
+        del today
+        size = int(account.options.get("batch_size", 100))
+        specs: list[FetchSpec] = []
+        for kind in KINDS:
+            mine = [item for item in due if item.key.id_kind == kind]
+            specs += [_spec(kind, [item.key.value]) for item in mine if _goes_alone(item)]
+            specs += [_spec(kind, ids) for ids in _fill([item for item in mine if not _goes_alone(item)], size)]
+        return tuple(specs)
+
+    def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:
+        """`POST /v2/<key>/detailedreport/<format>/` with the ids as texts, as the provider's own client sends them."""
+        del now
+        form = str(account.options.get("format", "json"))
+        field, ids = f"{fetch.spec.params['by']}_ids", fetch.spec.params["ids"]
+        return Request(
+            method="POST",
+            url=f"{account.base_url.rstrip('/')}/v2/{quote(_api_key(account), safe='')}/detailedreport/{form}/",
+            headers={"accept": f"application/{form}", "content-type": f"application/{form}"},
+            body=_xml_body(field, ids) if form == "xml" else _json_body(field, ids),
+            endpoint="detailedreport",
+        )
+
+    def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
+        """The rows of the answer and what they settle; ids without a row stay open."""
+        if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+            check_http(answer)
+        try:
+            reply = read_reply(answer.body)
+        except AnswerNotUnderstood:
+            check_http(answer)
+            refuse_client_error(answer)
+            raise
+        if not reply.ok:
+            return _parse_error(fetch, answer, reply)
+        check_http(answer)
+        refuse_client_error(answer)
+        return _parse_rows(account, fetch, reply.rows)
+
+
+ADAPTER: Final = Organik()
+
+
+def _goes_alone(item: DueId) -> bool:
+    """Whether an id must not share a call.
+
+    The text form of a gsm id (16502030-4730-63032793) comes back as another, whole number, so only the call itself can
+    say which row is whose; and an id that cannot be right would bring error 96 upon all others.
+    """
+    return item.key.id_kind != "delivery_track" and as_int(item.key.value, minimum=0) is None
+
+
+def _fill(items: Iterable[DueId], size: int) -> list[list[str]]:
+    """The values in batches, each into the first batch with room, so that the earliest stay the most valuable."""
+    batches: list[list[str]] = []
+    rows: list[int] = []
+    open_ones: list[int] = []
+    for item in items:
+        weight = max(item.expected or 1, 1)
+        place = next((index for index in open_ones if rows[index] + weight <= ROWS_PER_CALL), None)
+        if place is None:
+            place = len(batches)
+            batches.append([])
+            rows.append(0)
+            open_ones.append(place)
+        batches[place].append(item.key.value)
+        rows[place] += weight
+        if len(batches[place]) >= size or rows[place] >= ROWS_PER_CALL:
+            open_ones.remove(place)
+    return batches
+
+
+def _spec(kind: str, values: Sequence[str]) -> FetchSpec:
+    ids = sorted(values)
+    keys = tuple(TrackedKey(id_kind=kind, value=value) for value in ids)
+    return FetchSpec(kind="batch", params={"by": kind, "ids": ids}, ids=keys, label=f"{len(ids)} {kind} ids")
+
+
+def _keys(fetch: Fetch) -> tuple[TrackedKey, ...]:
+    return tuple(TrackedKey(id_kind=fetch.spec.params["by"], value=value) for value in fetch.spec.params["ids"])
+
+
+def _api_key(account: Account) -> str:
+    """The key as given, or MD5 of user name and password, as the provider makes it (32 lower-case hex digits)."""
+    given = account.credentials.get("api_key")
+    if given:
+        return given
+    joined = account.credentials["username"] + account.credentials["password"]
+    return hashlib.md5(joined.encode(), usedforsecurity=False).hexdigest()
+
+
+def _json_body(field: str, ids: Sequence[str]) -> bytes:
+    return json.dumps({"data": {field: list(ids)}}, ensure_ascii=False).encode()
+
+
+def _xml_body(field: str, ids: Sequence[str]) -> bytes:
+    lines = "".join(f"<{field}>{escape(value)}</{field}>\n" for value in ids)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n<document>\n<data>\n{lines}</data>\n</document>\n'.encode()
+
+
+def _parse_error(fetch: Fetch, answer: Answer, reply: Reply) -> Parsed:
+    """What `result: false` means. Errors come with HTTP 200; the table's number is believed before the HTTP status."""
+    code = next((code for code in reply.codes if code in ERROR or code in NO_ROWS), None)
+    if code is None:
+        check_http(answer)
+        refuse_client_error(answer)
+        said = str(reply.codes[0]) if reply.codes else None
+        raise AnswerNotUnderstood("Organik answered an unknown error.", raw=answer.body, code=said)
+    if code in NO_ROWS:
+        return Parsed(answers=tuple(IdAnswer(key=key, found=False) for key in _keys(fetch)))
+    ids = fetch.spec.params["ids"]
+    if code in MAY_BE_ONE_ID and len(ids) > 1:
+        kind, half = fetch.spec.params["by"], len(ids) // 2
+        return Parsed(children=(_spec(kind, ids[:half]), _spec(kind, ids[half:])))
+    raise ERROR[code](f"Organik answered error {code}.", code=str(code))
+
+
+def _parse_rows(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parsed:
+    reports: dict[TrackedKey | None, list[DeliveryReport]] = {}
+    unreadable: list[Unreadable] = []
+    spoiled: set[TrackedKey | None] = set()
+    asked = frozenset(_keys(fetch))
+    for row in rows:
+        owner = _owner(fetch, asked, row)
+        report, trouble = _report(account, row, owner)
+        if trouble is not None:
+            unreadable.append(trouble)
+        if report is not None:
+            reports.setdefault(owner, []).append(report)
+        else:
+            spoiled.add(owner)
+    answers: list[IdAnswer] = []
+    discovered: list[Discovered] = []
+    for key in _keys(fetch):
+        open_rows, answer = _settle(account, fetch, key, reports.get(key, []), spoiled)
+        answers.append(answer)
+        discovered += open_rows
+    return Parsed(
+        reports=tuple(report for found in reports.values() for report in found),
+        answers=tuple(answers),
+        discovered=tuple(discovered),
+        unreadable=tuple(unreadable),
+    )
+
+
+def _owner(fetch: Fetch, asked: frozenset[TrackedKey], row: Any) -> TrackedKey | None:
+    """The id asked for that this row answers; None where the row names none of them."""
+    kind, ids = fetch.spec.params["by"], fetch.spec.params["ids"]
+    if kind == "gsm_track" and len(ids) == 1 and as_int(ids[0], minimum=0) is None:
+        return TrackedKey(id_kind=kind, value=ids[0])
+    value = as_key(row.get(f"{kind}_id")) if isinstance(row, dict) else None
+    key = TrackedKey(id_kind=kind, value=value) if value is not None else None
+    return key if key in asked else None
+
+
+def _report(account: Account, row: Any, owner: TrackedKey | None) -> tuple[DeliveryReport | None, Unreadable | None]:
+    """The report of one row, and what of it could not be understood."""
+    key = as_key(row.get("gsm_track_id")) if isinstance(row, dict) else None
+    number = as_int(row.get("status")) if key is not None else None
+    word = str(number) if number is not None else (as_text(row.get("status"), limit=100) if key is not None else None)
+    if key is None or word is None:
+        return None, Unreadable(reason="A row lacks `gsm_track_id` or `status`.", raw=dump_item(row))
+    status, reason, error = _judge(number, row)
+    foreign = as_int(row.get("is_foreign_gsm"))
+    gsm = as_text(row.get("gsm"), limit=100)
+    report = DeliveryReport(
+        granularity=Granularity.MESSAGE,
+        provider_key=key,
+        parent_key=as_key(row.get("transaction_id")),
+        client_ref=as_text(row.get("delivery_track_id")),
+        recipient=recipient(gsm, foreign=foreign == 1) if gsm else None,
+        status=status,
+        reason=reason,
+        provider_status=word,
+        provider_error=error,
+        segments=as_count(row.get("sms_count")),
+        credits=as_amount(row.get("credit_amount")),
+        sent_at=local_time(row.get("start_date"), account.timezone),
+        done_at=local_time(row.get("finish_date"), account.timezone) if is_final(status) else None,
+        extra={} if foreign is None else {"is_foreign_gsm": foreign},
+        statement=scrub(row),
+        tracked=owner,
+    )
+    if status is not Status.UNKNOWN:
+        return report, None
+    return report, Unreadable(reason="Unknown value in `status`.", raw=dump_item(row), provider_key=key)
+
+
+def _judge(number: int | None, row: Mapping[str, Any]) -> tuple[Status, Reason | None, str | None]:
+    """(status, reason, raw errorcode) of a row. An errorcode that is absent (XML) is not 0: it just says nothing."""
+    given = row.get("errorcode")
+    code = as_int(given)
+    raw = str(code) if code is not None else as_text(given, limit=100)
+    status, reason = STATUS.get(number, (Status.UNKNOWN, None)) if number is not None else (Status.UNKNOWN, None)
+    if status not in {Status.UNDELIVERABLE, Status.EXPIRED} or raw is None or code == 0:
+        return status, reason, raw
+    explained = REASON.get(code, Reason.OTHER) if code is not None else Reason.OTHER
+    return (Status.REJECTED if code in REFUSALS else status), explained, raw
+
+
+def _settle(
+    account: Account,
+    fetch: Fetch,
+    key: TrackedKey,
+    rows: Sequence[DeliveryReport],
+    spoiled: set[TrackedKey | None],
+) -> tuple[list[Discovered], IdAnswer]:
+    """What the rows of one id settle: closed when all are final, split when few of a big transaction are still open."""
+    due = fetch.ids.get(key)
+    expected = due.expected if due is not None else None
+    distinct = {row.provider_key for row in rows}
+    open_keys = {row.provider_key: row for row in rows if not is_final(row.status)}
+    # A row that names no id might belong to any of them, so only a known number of rows can show that none is missing.
+    whole = key not in spoiled and (None not in spoiled if expected is None else len(distinct) >= expected)
+    if not rows or not whole:
+        return [], IdAnswer(key=key, found=bool(rows))
+    if not open_keys:
+        return [], IdAnswer(key=key, found=True, settled=True)
+    few = len(open_keys) <= int(account.options.get("batch_size", 100))
+    if key.id_kind != "transaction" or len(distinct) <= SPLIT_ABOVE_ROWS or not few:
+        return [], IdAnswer(key=key, found=True)
+    stragglers = [_straggler(row, due) for row in open_keys.values()]
+    return stragglers, IdAnswer(key=key, found=True, settled=True, close_reason="split")
+
+
+def _straggler(row: DeliveryReport, due: DueId | None) -> Discovered:
+    return Discovered(
+        key=TrackedKey(id_kind="gsm_track", value=row.provider_key),
+        client_ref=row.client_ref or (due.client_ref if due else None),
+        recipient=row.recipient,
+        sent_at=(due.sent_at if due else None) or row.sent_at,
+        valid_until=due.valid_until if due else None,
+    )

@@ -1,0 +1,16 @@
+"""The callback half of an adapter whose provider pushes nothing that is read here."""
+
+from providers.adapter import Account, Callback, Parsed
+from providers.errors import RequestIsWrong
+
+
+class PullOnly:
+    """Refuses every callback: no route leads here, so one that arrives all the same proves nothing."""
+
+    def authorise_callback(self, account: Account, callback: Callback) -> bool:  # noqa: ARG002 - the Adapter protocol
+        """Nobody may call: always False."""
+        return False
+
+    def parse_callback(self, account: Account, callback: Callback) -> Parsed:  # noqa: ARG002 - the Adapter protocol
+        """Raise `RequestIsWrong`: there is nothing that such a body could say."""
+        raise RequestIsWrong("This provider pushes nothing that is read here.")

@@ -1,0 +1,66 @@
+"""`python -m sandbox`: the stand-ins as a process of their own."""
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from sandbox.server import DEFAULT_PORTS, EPHEMERAL, NAMES, Sandbox
+from sandbox.settings import SIZES
+
+
+def read_ports(text: str) -> tuple[int, ...]:
+    """`0`, or as many ports as there are servers."""
+    if text == "0":
+        return EPHEMERAL
+    ports = tuple(int(part) for part in text.split(","))
+    if len(ports) != len(NAMES):
+        raise argparse.ArgumentTypeError(f"0, or {len(NAMES)} ports: {','.join(NAMES)}")
+    return ports
+
+
+def read_speed(text: str) -> float:
+    """A factor of at least 1."""
+    speed = float(text)
+    if not 1 <= speed <= 100_000:
+        raise argparse.ArgumentTypeError("a number from 1 to 100000")
+    return speed
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(prog="sandbox", description=__doc__)
+    parser.add_argument("--ports", type=read_ports, default=DEFAULT_PORTS, help=",".join(NAMES))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--scale", choices=list(SIZES), default="demo")
+    parser.add_argument("--speed", type=read_speed, default=24.0, help="24: over in 25 seconds")
+    parser.add_argument("--state", type=Path, help="remembers the start, so that lives go on")
+    return parser
+
+
+def main() -> int:
+    """Prints one JSON line when all listen; ends on SIGTERM or SIGINT."""
+    options = build_parser().parse_args()
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
+    done = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: done.set())
+    with Sandbox(
+        seed=options.seed,
+        speed=options.speed,
+        scale=options.scale,
+        ports=options.ports,
+        state=options.state,
+    ) as sandbox:
+        urls = {"control": sandbox.urls["control"], **sandbox.urls}
+        sys.stdout.write(json.dumps(urls) + "\n")
+        sys.stdout.flush()
+        done.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,384 @@
+"""iletimerkezi.com: `get-reports/json` and `get-report/json`.
+
+Sources: toplusmsapi.com/sms/rapor/paket-ozet/json and docs/api/get-report; where they are silent,
+the decisions in the providers' page hold (gap of more than 10 days: 458; page 0: 464; past the
+end: an empty page).
+"""
+
+import hashlib
+import hmac
+import re
+from bisect import bisect_right
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import date
+from random import Random
+from typing import Any
+
+from typing_extensions import override
+
+from sandbox.istanbul import DAY_SECONDS, local_date, local_text
+from sandbox.lives import NEVER, draw_delay, draw_number, draw_outcome, read_outcome
+from sandbox.settings import Settings, Size
+from sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
+from sandbox.truth import Row, build_row, write_e164
+from sandbox.wire import Answer, Call, answer_json, read_integer
+
+PAGE = 30
+ROWS = 1000
+GOOD = frozenset({"delivered", "at_once", "late", "sent", "never", "unread", "read"})
+MESSAGES = {
+    200: "İşlem başarılı",
+    400: "İstek çözümlenemedi",
+    401: "Üyelik bilgileri hatalı",
+    404: "API istek yapılan yönteme sahip değil",
+    429: "Çok fazla istek yapıldı",
+    455: "Sipariş bulunamadı",
+    456: "Sipariş gönderim zamanı henüz gelmedi",
+    458: "Tarih aralığı hatalı.",
+    464: "Sayfa değeri 1'den başlamalıdır",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One message of an order: 110 from the sending on, `code` from `at` on."""
+
+    number: str
+    code: int
+    at: float
+
+    def read(self, now: float) -> int:
+        """110, or the last code once its time has come."""
+        return self.code if now >= self.at else 110
+
+
+@dataclass
+class Order:
+    """One order; its counters are those of its recipients at every moment."""
+
+    id: int
+    submit: int
+    send: int
+    failed: bool
+    lag: float
+    recipients: list[Recipient]
+    reads: int = 0
+    good: list[float] = field(default_factory=list)
+    bad: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.good = sorted(one.at for one in self.recipients if one.code == 111)
+        self.bad = sorted(one.at for one in self.recipients if one.code != 111)
+        self.closes = max(one.at for one in self.recipients) + self.lag
+
+    def status(self, now: float) -> int:
+        """113 until the pipeline has finished, which may be a little after the last message."""
+        if now < self.closes:
+            return 113
+        return 115 if self.failed else 114
+
+    def counts(self, now: float) -> tuple[int, int]:
+        """Delivered and undelivered."""
+        return bisect_right(self.good, now), bisect_right(self.bad, now)
+
+
+def spread_orders(rng: Random, batch: Batch) -> list[tuple[float, float, int]]:
+    """(submitted, sent, recipients) of every order of a batch, oldest first."""
+    if batch.size is None:
+        counts = [len(batch.recipients)] if batch.recipients else [2] * (batch.count or 1)
+        return [(batch.at, batch.at, count) for count in counts]
+    size: Size = batch.size
+    plan: list[tuple[float, float, int]] = []
+    for _ in range(size.orders_past):
+        at = batch.at - rng.uniform(1, 12) * DAY_SECONDS
+        plan.append((at, at, draw_total(rng, size)))
+    for index in range(size.orders_today):
+        at = batch.at - (rng.uniform(0, 3) if index % 2 else rng.uniform(600, 10_000))
+        plan.append((at, at, draw_total(rng, size)))
+    for index in range(size.orders_arriving):
+        at = batch.at + (60 + index * 380 / size.orders_arriving) / batch.speed
+        plan.append((at, at, draw_total(rng, size)))
+    plan.append((batch.at - 3600, batch.at + 200 / batch.speed, 3))
+    plan.append((batch.at - 1800, batch.at + DAY_SECONDS, 2))
+    if size.big_order:
+        plan.append((batch.at - 2, batch.at - 1, size.big_order))
+    return sorted(plan)
+
+
+def draw_total(rng: Random, size: Size) -> int:
+    """How many recipients; many orders have just one."""
+    return 1 if rng.random() < 0.3 else rng.randint(2, size.order_recipients)
+
+
+class Iletimerkezi(StandIn):
+    """The stand-in."""
+
+    name = "iletimerkezi"
+    root = ""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.key = make_secret("iletimerkezi key", 32)
+        self.secret = make_secret("iletimerkezi secret", 32)
+        self.hash = hmac.new(self.secret.encode(), self.key.encode(), hashlib.sha256).hexdigest()
+        self.orders: list[Order] = []
+        self.by_id: dict[int, Order] = {}
+
+    @override
+    def credentials(self) -> dict[str, str]:
+        return {"key": self.key, "hash": self.hash}
+
+    @override
+    def record(self) -> dict[str, Any]:
+        return {
+            "poll": poll_record(),
+            "options": {"details": True},
+            "other_credentials": {"key": self.key, "secret": self.secret},
+        }
+
+    @override
+    def canaries(self) -> list[str]:
+        return [self.key, self.hash, self.secret]
+
+    # What is sent -------------------------------------------------------------------------
+
+    @override
+    def add(self, batch: Batch) -> None:
+        rng = batch.rng(self.name)
+        first = 70_000_000 + batch.number * 1_000_000
+        for index, (submit, send, total) in enumerate(spread_orders(rng, batch)):
+            order = self._draw(rng, batch, first + 7 * index, (submit, send, total), index)
+            self.orders.append(order)
+            self.by_id[order.id] = order
+        self.orders.sort(key=lambda order: (order.submit, order.id), reverse=True)
+
+    def _draw(self, rng: Random, batch: Batch, key: int, plan: tuple[float, float, int], index: int) -> Order:
+        submit, send, total = int(plan[0]), int(plan[1]), plan[2]
+        failed = batch.size is not None and index % 11 == 5 and total < 50
+        lag = rng.choice((0.0, 0.0, 20.0)) / batch.speed
+        wanted = list(batch.recipients) or [draw_number(rng, batch.outcome or draw_outcome(rng)) for _ in range(total)]
+        recipients: list[Recipient] = []
+        for number in wanted:
+            outcome = read_outcome(number)
+            code = 111 if outcome in GOOD else 112
+            if outcome == "unknown_word":
+                code = 119
+            at = NEVER if outcome == "never" else send + draw_delay(rng, outcome) / batch.speed
+            recipients.append(Recipient(number, code, at))
+            if batch.size is not None and total > 4 and rng.random() < 0.06:
+                # The same number once more, with the opposite end: only its place tells them apart.
+                again = send + draw_delay(rng, outcome) / batch.speed
+                recipients.append(Recipient(number, 223 - code, again))
+        if failed:
+            at = send + draw_delay(rng, "delivered") / batch.speed
+            recipients = [Recipient(one.number, 112, at) for one in recipients]
+        return Order(key, submit, send, failed, lag, recipients)
+
+    # What is answered ---------------------------------------------------------------------
+
+    @override
+    def identify(self, call: Call) -> bool:
+        return bool(call.dig("request", "authentication", "key") == self.key)
+
+    @override
+    def endpoint(self, call: Call) -> str:
+        names = {"/v1/get-reports/json": "get-reports", "/v1/get-report/json": "get-report"}
+        return names.get(call.path.rstrip("/"), "?")
+
+    @override
+    def throttled(self, call: Call, n: int, why: str) -> Answer:
+        del call, why
+        return throttle(self._refuse(429), n)
+
+    @override
+    def unauthorized(self, call: Call) -> Answer:
+        del call
+        return self._refuse(401)
+
+    @override
+    def answer(self, call: Call) -> Answer:
+        endpoint = self.endpoint(call)
+        if endpoint == "?" or call.method != "POST":
+            return self._refuse(404)
+        request = call.dig("request")
+        if not isinstance(request, dict) or not isinstance(request.get("authentication"), dict):
+            return self._refuse(400)
+        given = request["authentication"]
+        if (given.get("key"), given.get("hash")) != (self.key, self.hash):
+            return self._refuse(401)
+        return self._list(call) if endpoint == "get-reports" else self._detail(call)
+
+    def _refuse(self, code: int) -> Answer:
+        status = {"code": code, "message": MESSAGES[code]}
+        return answer_json(code, {"response": {"status": status}})
+
+    def _list(self, call: Call) -> Answer:
+        chosen = call.dig("request", "filter")
+        if not isinstance(chosen, dict):
+            return self._refuse(400)
+        first, last = read_day(chosen.get("start")), read_day(chosen.get("end"))
+        if first is None or last is None or not 0 <= (last - first).days <= 10:
+            return self._refuse(458)
+        page = read_integer(chosen.get("page", 1))
+        if page is None:
+            return self._refuse(400)
+        if page < 1:
+            return self._refuse(464)
+        found = [
+            order for order in self.orders if order.submit <= call.now and first <= local_date(order.submit) <= last
+        ]
+        shown = found[(page - 1) * PAGE : page * PAGE]
+        body = {
+            "status": {"code": 200, "message": MESSAGES[200]},
+            "count": str(len(found)) if len(found) % 7 == 3 else len(found),
+            "orders": [self._summary(order, call.now) for order in shown],
+        }
+        return answer_json(200, {"response": body})
+
+    def _summary(self, order: Order, now: float) -> dict[str, Any]:
+        done, failed = order.counts(now)
+        total = len(order.recipients)
+        item: dict[str, Any] = {
+            "id": order.id,
+            "status": order.status(now),
+            "total": total,
+            "delivered": done,
+            "undelivered": failed,
+            "waiting": total - done - failed,
+            "submitAt": local_text(order.submit),
+            "sendAt": local_text(order.send),
+            "sender": "eMarka",
+        }
+        # Seen in the wild: the same field as a number here and as text there.
+        textual = {0: ("id",), 1: ("status",), 2: ("total", "delivered", "undelivered", "waiting")}
+        for name in textual.get(order.id // 7 % 5, ()):
+            item[name] = str(item[name])
+        return item
+
+    def _detail(self, call: Call) -> Answer:
+        key = read_integer(call.dig("request", "order", "id"))
+        order = self.by_id.get(key) if key is not None else None
+        if key is None:
+            return self._refuse(400)
+        if order is None or order.submit > call.now:
+            return self._refuse(455)
+        if order.send > call.now:
+            return self._refuse(456)
+        asked = call.dig("request", "order")
+        page, rows = read_integer(asked.get("page", 1)), read_integer(asked.get("rowCount", ROWS))
+        if page is None or rows is None or rows < 1:
+            return self._refuse(400)
+        if page < 1:
+            return self._refuse(464)
+        rows = min(rows, ROWS)
+        order.reads += 1
+        body = self._summary(order, call.now)
+        if order.id // 7 % 6 == 4 and len(order.recipients) <= ROWS:
+            # The detail of 2024 had no counters.
+            for name in ("total", "delivered", "undelivered", "waiting"):
+                del body[name]
+        body["price"] = (1, 0.5, "0,0372")[order.id // 7 % 3]
+        body["message"] = self._messages(order, (page - 1) * rows, rows, call.now)
+        code: int | str = "200" if order.id // 7 % 4 == 1 else 200
+        status = {"code": code, "message": MESSAGES[200]}
+        return answer_json(200, {"response": {"status": status, "order": body}})
+
+    def _messages(self, order: Order, first: int, rows: int, now: float) -> list[dict[str, Any]]:
+        shown = order.recipients[first : first + rows]
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, one in enumerate(shown):
+            places[one.number].append(place)
+        codes = [one.read(now) for one in shown]
+        for equal in places.values():
+            if len(equal) > 1:
+                # No order is promised among equal numbers, so none is kept between two reads.
+                turn = order.reads % len(equal)
+                swapped = [codes[place] for place in equal[turn:] + equal[:turn]]
+                for place, code in zip(equal, swapped, strict=True):
+                    codes[place] = code
+        old, textual = order.id // 7 % 6 == 4, order.id // 7 % 3 == 0
+        return [
+            {
+                "number": int(one.number[2:]) if old else write_e164(one.number),
+                "status": str(code) if textual else code,
+            }
+            for one, code in zip(shown, codes, strict=True)
+        ]
+
+    # What is true -------------------------------------------------------------------------
+
+    @override
+    def sends(self, now: float, since_batch: int = 0) -> list[dict[str, Any]]:
+        """None: orders are found in the lists."""
+        del now, since_batch
+        return []
+
+    @override
+    def settles_at(self) -> float:
+        ends = [order.closes for order in self.orders if order.send < order.submit + 40_000]
+        return max((end for end in ends if end != NEVER), default=0)
+
+    @override
+    def truth(self, now: float, settings: Settings) -> list[Row]:
+        del settings
+        rows: list[Row] = []
+        for order in self.orders:
+            if order.submit <= now:
+                rows.append(self._order_row(order, now))
+                if order.send <= now:
+                    rows.extend(self._recipient_rows(order, now))
+        return rows
+
+    def _order_row(self, order: Order, now: float) -> Row:
+        done, failed = order.counts(now)
+        total, code = len(order.recipients), order.status(now)
+        if code == 113:
+            status = "enroute"
+        elif code == 115:
+            status = "rejected"
+        else:
+            status = "delivered" if done == total else "partially_delivered"
+            status = status if done else "undeliverable"
+        row = build_row(
+            self.name,
+            "order",
+            str(order.id),
+            status,
+            total=total,
+            delivered=done,
+            undelivered=failed,
+            waiting=total - done - failed,
+            sent_at=order.send,
+            settles_at=order.closes,
+        )
+        if status == "enroute":
+            row["status_any"] = ["enroute", "scheduled"]
+        return row
+
+    def _recipient_rows(self, order: Order, now: float) -> list[Row]:
+        words = {111: "delivered", 112: "undeliverable", 110: "enroute", 119: "unknown"}
+        equal: dict[str, list[Recipient]] = defaultdict(list)
+        for one in order.recipients:
+            equal[one.number].append(one)
+        rank = {111: 0, 110: 1, 119: 2, 112: 3}
+        rows = []
+        for number, group in equal.items():
+            last = max(one.at for one in group)
+            codes = sorted((one.read(now) for one in group), key=rank.__getitem__)
+            for ordinal, code in enumerate(codes, 1):
+                key = f"{order.id}:{write_e164(number)}:{ordinal}"
+                row = build_row(self.name, "message", key, words[code], settles_at=last)
+                row |= {"parent_key": str(order.id), "recipient": write_e164(number)}
+                rows.append(row)
+        return rows
+
+
+def read_day(text: Any) -> date | None:
+    """A `Y-m-d` date, or None."""
+    if not isinstance(text, str) or not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None

@@ -1,0 +1,467 @@
+"""Organik API v2: `detailedreport`, JSON and XML.
+
+Sources: organikapi.com/documents/reports_detailed and the provider's own documents on GitHub.
+Errors come with HTTP 200; ids are text or numbers; the XML answer has no root, as in the sample.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+from xml.etree.ElementTree import ParseError
+from xml.sax.saxutils import escape
+
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+from typing_extensions import override
+
+from sandbox.istanbul import DAY_SECONDS, local_text
+from sandbox.lives import (
+    COMMON_WEIGHTS,
+    NEVER,
+    Life,
+    build_life,
+    draw_delay,
+    draw_number,
+    draw_outcome,
+    read_outcome,
+)
+from sandbox.settings import Settings
+from sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
+from sandbox.truth import Row, build_row, write_e164
+from sandbox.wire import Answer, Call, answer_json
+
+KINDS = ("transaction_ids", "delivery_track_ids", "gsm_track_ids")
+PATH = re.compile(r"/v2/([^/]*)/([^/]+)(?:/([^/]+))?(?:/([^/]+))?/?")
+FOREIGN = "61491570156"
+
+# Outcome: (status, errorcodes to draw from).
+LAST: dict[str, tuple[int, tuple[int, ...]]] = {
+    "absent": (4, (3, 4, 7)),
+    "expired": (4, (0, 99)),
+    "invalid": (3, (1, 2, 99)),
+    "refused": (3, (6,)),
+    "blacklisted": (3, (5,)),
+    "error": (3, (16, 22)),
+    "quota": (3, (22,)),
+    "opted_out": (3, (23,)),
+    "handset": (4, (9, 12, 14, 17)),
+    "network": (4, (10, 11, 13, 15, 18, 19, 20, 21)),
+    "barred": (3, (8,)),
+    "test": (3, (88,)),
+    "unknown_word": (7, (0,)),
+}
+REASONS = {
+    **dict.fromkeys((1, 2, 99), "invalid_number"),
+    **dict.fromkeys((3, 4, 7), "absent"),
+    **dict.fromkeys((5, 23), "opted_out"),
+    **dict.fromkeys((9, 12, 14, 16, 17), "handset"),
+    **dict.fromkeys((10, 11, 13, 15, 18, 19, 20, 21), "network"),
+    6: "content",
+    8: "sms_barred",
+    22: "other",
+    88: "test",
+}
+ERRORS = {
+    87: "Kayıt bulunamadı",
+    88: "Desteklenmeyen request_name",
+    89: "Kullanıcı bulunamadı veya aktif değil",
+    90: "API anahtarı 32 karakter olmalıdır",
+    91: "Desteklenmeyen yanıt türü",
+    92: "Desteklenmeyen istek türü",
+    93: "Aynı anda çok fazla istek yapıldı",
+    96: "Parametre hatası",
+    97: "Gövde biçimi hatalı",
+    99: "Yetkilendirme hatası",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One message; its states are (status, errorcode)."""
+
+    gsm: str
+    track: int
+    life: Life[tuple[int, int]]
+    segments: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One sending task."""
+
+    id: int
+    batch: int
+    delivery_track: str
+    created: int
+    start: int
+    registered_by: str
+    items: tuple[Item, ...]
+
+
+class Organik(StandIn):
+    """The stand-in."""
+
+    name = "organik"
+    root = ""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.login = ("OrganikDemo", make_secret("organik password", 16))
+        self.key = hashlib.md5("".join(self.login).encode(), usedforsecurity=False).hexdigest()
+        self.transactions: dict[int, Transaction] = {}
+        self.index: dict[str, dict[str, list[tuple[Transaction, Item]]]] = {kind: {} for kind in KINDS}
+
+    @override
+    def credentials(self) -> dict[str, str]:
+        return {"api_key": self.key}
+
+    @override
+    def record(self) -> dict[str, Any]:
+        username, password = self.login
+        return {
+            "poll": poll_record(),
+            "options": {"format": "json"},
+            "other_credentials": {"username": username, "password": password},
+        }
+
+    @override
+    def canaries(self) -> list[str]:
+        return [self.key, self.login[1]]
+
+    # What is sent -------------------------------------------------------------------------
+
+    @override
+    def add(self, batch: Batch) -> None:
+        rng = batch.rng(self.name)
+        first = 14_000_000 + batch.number * 100_000
+        total = 1 if batch.recipients else batch.count or 1
+        total = batch.size.organik_transactions if batch.size else total
+        track = ""
+        for index in range(total):
+            # Now and then one delivery track id covers two transactions.
+            if not track or index % 9 != 5:
+                track = f"{rng.getrandbits(120):030x}"
+            transaction = self._draw(rng, batch, first + index, track, index)
+            self.transactions[transaction.id] = transaction
+            for item in transaction.items:
+                self._index(transaction, item)
+
+    def _index(self, transaction: Transaction, item: Item) -> None:
+        entry = (transaction, item)
+        for kind, key in (
+            ("transaction_ids", str(transaction.id)),
+            ("delivery_track_ids", transaction.delivery_track),
+            ("gsm_track_ids", str(item.track)),
+            ("gsm_track_ids", write_track(transaction, item)),
+        ):
+            self.index[kind].setdefault(key, []).append(entry)
+
+    def _draw(self, rng: Random, batch: Batch, key: int, track: str, index: int) -> Transaction:
+        young = batch.size is None or index % 2 == 1
+        created = int(
+            batch.at - (0 if batch.size is None else rng.uniform(0, 2) if young else rng.uniform(700, 40_000))
+        )
+        start = created
+        if batch.size is not None and index in (3, 6):
+            created = int(batch.at - 3600)
+            start = int(batch.at + (180 / batch.speed if index == 3 else DAY_SECONDS))
+        numbers = self._numbers(rng, batch, index)
+        base = 410_000_000 + (key - 14_000_000) * 1_000
+        items = tuple(
+            Item(number, base + nth, self._life(rng, batch, created, start, number), segments)
+            for nth, (number, segments) in enumerate((number, rng.choice((1, 1, 2))) for number in numbers)
+        )
+        how = ("transaction", "transaction", "delivery_track", "gsm_track")[index // 2 % 4]
+        if index % 9 in (4, 5):
+            how = "delivery_track"
+        if len(items) > 20:
+            how = "transaction"
+        return Transaction(key, batch.number, track, created, start, how, items)
+
+    def _numbers(self, rng: Random, batch: Batch, index: int) -> list[str]:
+        if batch.recipients:
+            return list(batch.recipients)
+        weights = COMMON_WEIGHTS | ({"never": 1} if batch.size else {})
+        count = 1
+        if batch.size is not None:
+            count = rng.randint(1, batch.size.organik_recipients)
+            if index == 1 and batch.size.big_transaction:
+                count = batch.size.big_transaction
+        numbers = [draw_number(rng, batch.outcome or draw_outcome(rng, weights)) for _ in range(count)]
+        if batch.size is not None and index % 5 == 2:
+            numbers.append(FOREIGN)
+        if batch.size is not None and index % 7 == 3:
+            numbers.append(numbers[0])
+        return numbers
+
+    def _life(self, rng: Random, batch: Batch, created: int, start: int, number: str) -> Life[tuple[int, int]]:
+        outcome = "delivered" if number == FOREIGN else read_outcome(number)
+        status, codes = LAST.get(outcome, (2, (0,)))
+        delay = draw_delay(rng, outcome) / batch.speed
+        handed = start + (delay * rng.uniform(0.02, 0.3) if start == created else 0)
+        steps = [(float(created), (0, 0)), (handed, (1, 0))]
+        if outcome != "never":
+            steps.append((start + delay, (status, rng.choice(codes))))
+        return build_life(steps, ends=outcome not in ("never", "unknown_word"))
+
+    # What is answered ---------------------------------------------------------------------
+
+    @override
+    def identify(self, call: Call) -> bool:
+        found = PATH.fullmatch(call.path)
+        return bool(found) and found is not None and found[1] == self.key
+
+    @override
+    def endpoint(self, call: Call) -> str:
+        found = PATH.fullmatch(call.path)
+        return found[2] if found and re.fullmatch(r"[a-z]+", found[2]) else "?"
+
+    @override
+    def throttled(self, call: Call, n: int, why: str) -> Answer:
+        if why == "rate" and n % 2:
+            return throttle(self._refuse(93, self._form(call)), n // 2)
+        return self._refuse(93, self._form(call))
+
+    @override
+    def unauthorized(self, call: Call) -> Answer:
+        return self._refuse(99, self._form(call))
+
+    def _form(self, call: Call) -> str:
+        found = PATH.fullmatch(call.path)
+        asked = (found[4] or found[3] or "json") if found else "json"
+        return "xml" if asked == "xml" else "json"
+
+    @override
+    def answer(self, call: Call) -> Answer:
+        found = PATH.fullmatch(call.path)
+        form = self._form(call)
+        if found is None or call.method != "POST":
+            return Answer(404, b"<h1>404 Not Found</h1>", "text/html; charset=utf-8")
+        asked = found[3] or "json"
+        refusal = self._judge(found, asked)
+        if refusal:
+            return self._refuse(refusal, form)
+        wanted = read_json(call) if asked == "json" else read_xml(call.body)
+        if wanted is None:
+            return self._refuse(97, form)
+        return self._report(wanted, form, call.now)
+
+    def _judge(self, found: re.Match[str], asked: str) -> int | None:
+        if len(found[1]) != 32:
+            return 90
+        if found[1] != self.key:
+            return 89
+        if found[2] != "detailedreport":
+            return 88
+        if asked not in ("json", "xml"):
+            return 92
+        return 91 if (found[4] or asked) not in ("json", "xml") else None
+
+    def _report(self, wanted: dict[str, list[str]], form: str, now: float) -> Answer:
+        asked = sum(len(ids) for ids in wanted.values())
+        if not 0 < asked <= self.settings.organik_batch_cap:
+            return self._refuse(96, form)
+        found = {
+            item.track: (transaction, item)
+            for kind, ids in wanted.items()
+            for key in ids
+            for transaction, item in self.index[kind].get(key, ())
+            if transaction.created <= now
+        }
+        if not found:
+            return self._refuse(87, form)
+        items = [tell_item(transaction, item, now) for transaction, item in found.values()]
+        if form == "json":
+            return answer_json(200, {"response": {"result": True, "data": items}})
+        return self._tell_xml("".join(map(write_item, items)), result=1)
+
+    def _tell_xml(self, inner: str, *, result: int) -> Answer:
+        if self.settings.organik_xml_wrapped:
+            body = f"<data>{inner}</data>" if result else inner
+            inner = f"<response><result>{result}</result>{body}</response>"
+        elif not result:
+            inner = f"<result>0</result>{inner}"
+        text = f'<?xml version="1.0" encoding="UTF-8" ?>\n{inner}'
+        return Answer(200, text.encode(), "application/xml")
+
+    def _refuse(self, code: int, form: str) -> Answer:
+        where = self.settings.organik_error_field
+        error = {
+            "message": ERRORS[code],
+            "number": str(code) if where != "code" else "",
+            "time": "2016-11-02 11:47:38",
+            "code": code if where != "number" else 0,
+        }
+        if form == "json":
+            return answer_json(200, {"response": {"result": False, "error": error}})
+        inner = "".join(f"<{name}>{escape(str(value))}</{name}>" for name, value in error.items())
+        return self._tell_xml(f"<error>{inner}</error>", result=0)
+
+    # What is true -------------------------------------------------------------------------
+
+    @override
+    def sends(self, now: float, since_batch: int = 0) -> list[dict[str, Any]]:
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for transaction in self.transactions.values():
+            if transaction.created > now or transaction.batch < since_batch:
+                continue
+            for kind, value, expected in register(transaction):
+                row = rows.setdefault(
+                    (kind, value),
+                    {
+                        "account": "demo-organik",
+                        "kind": kind,
+                        "value": value,
+                        "client_ref": transaction.delivery_track,
+                        "recipient": None,
+                        "expected": 0,
+                        "sent_at": transaction.created,
+                        "valid_until": None,
+                    },
+                )
+                row["expected"] += expected
+        return list(rows.values())
+
+    @override
+    def settles_at(self) -> float:
+        ends = [
+            item.life.settles_at
+            for transaction in self.transactions.values()
+            if transaction.start < transaction.created + 40_000
+            for item in transaction.items
+        ]
+        return max((end for end in ends if end != NEVER), default=0)
+
+    @override
+    def truth(self, now: float, settings: Settings) -> list[Row]:
+        del settings
+        return [
+            self._row(transaction, item, now)
+            for transaction in self.transactions.values()
+            if transaction.created <= now
+            for item in transaction.items
+        ]
+
+    def _row(self, transaction: Transaction, item: Item, now: float) -> Row:
+        shown = tell_item(transaction, item, now)
+        status, reason = explain(shown["status"], shown["errorcode"])
+        plain, plain_reason = explain(shown["status"], 0)
+        done = shown["finish_date"] is not None
+        return build_row(
+            self.name,
+            "message",
+            str(item.track),
+            status,
+            parent_key=str(transaction.id),
+            client_ref=transaction.delivery_track,
+            recipient=write_e164(item.gsm),
+            reason=reason,
+            segments=shown["sms_count"],
+            credits=shown["credit_amount"],
+            sent_at=transaction.start,
+            done_at=int(item.life.since(now)) if done else None,
+            settles_at=item.life.settles_at,
+            xml={"status": plain, "reason": plain_reason},
+        )
+
+
+def register(transaction: Transaction) -> list[tuple[str, str, int]]:
+    """(kind, value, expected) of what the sender would register for it."""
+    if transaction.registered_by == "gsm_track":
+        # The send reply's form of the id is text with dashes, the report's is a number.
+        return [
+            (
+                "gsm_track",
+                write_track(transaction, item) if nth % 2 else str(item.track),
+                1,
+            )
+            for nth, item in enumerate(transaction.items)
+        ]
+    if transaction.registered_by == "delivery_track":
+        return [("delivery_track", transaction.delivery_track, len(transaction.items))]
+    return [("transaction", str(transaction.id), len(transaction.items))]
+
+
+def write_track(transaction: Transaction, item: Item) -> str:
+    """A `gsm_track_id` the way send replies write it."""
+    return f"{transaction.id}-{item.track % 1000}-{item.track}"
+
+
+def tell_item(transaction: Transaction, item: Item, now: float) -> dict[str, Any]:
+    """One report item as JSON says it."""
+    status, code = item.life.at(now) or (0, 0)
+    foreign = item.gsm == FOREIGN
+    return {
+        "gsm": int(item.gsm),
+        "transaction_id": transaction.id,
+        "gsm_track_id": item.track,
+        "delivery_track_id": transaction.delivery_track,
+        "create_date": local_text(transaction.created),
+        "start_date": local_text(transaction.start),
+        "finish_date": local_text(item.life.since(now)) if status in (2, 3, 4) else None,
+        "status": status,
+        "sms_count": item.segments if status else 0,
+        "credit_amount": item.segments if status and not foreign else 0,
+        "is_foreign_gsm": int(foreign),
+        "errorcode": code,
+    }
+
+
+def write_item(item: dict[str, Any]) -> str:
+    """The same in XML, where the sample shows no errorcode."""
+    return (
+        "<item>"
+        + "".join(
+            f"<{name} />" if value is None else f"<{name}>{escape(str(value))}</{name}>"
+            for name, value in item.items()
+            if name != "errorcode"
+        )
+        + "</item>\n"
+    )
+
+
+def explain(status: int, code: int) -> tuple[str, str | None]:
+    """Status and reason; code 0 stands for no code here."""
+    if status in (0, 1, 2):
+        return ("scheduled", "enroute", "delivered")[status], None
+    if status not in (3, 4):
+        return "unknown", None
+    default = "invalid_number" if status == 3 else "expired"
+    reason = REASONS.get(code, default)
+    if code in (5, 6, 8, 23):
+        return "rejected", reason
+    return ("undeliverable" if status == 3 else "expired"), reason
+
+
+def read_json(call: Call) -> dict[str, list[str]] | None:
+    """The three id lists as text, or None where the body has another form."""
+    data = call.dig("data")
+    if not isinstance(data, dict):
+        return None
+    wanted: dict[str, list[str]] = {}
+    for kind in KINDS:
+        ids = data.get(kind) or []
+        if not isinstance(ids, list):
+            return None
+        wanted[kind] = [str(one).strip() for one in ids]
+    return wanted
+
+
+def read_xml(body: bytes) -> dict[str, list[str]] | None:
+    """The same of `<document><data><transaction_ids> id </transaction_ids>…`."""
+    try:
+        root = fromstring(body)
+    except (ParseError, DefusedXmlException, ValueError):
+        return None
+    data = root.find("data")
+    if data is None:
+        return None
+    return {kind: list(texts(element.text for element in data.findall(kind))) for kind in KINDS}
+
+
+def texts(values: Iterable[str | None]) -> Iterable[str]:
+    """What is left of texts that are neither absent nor blank."""
+    return (value.strip() for value in values if value and value.strip())

@@ -1,0 +1,150 @@
+"""The pushing side of BiP: notices and reports POSTed to the callback URL until they are taken.
+
+The documents say nothing about repeats; trying again for two minutes after a connection error or
+a 5xx answer is this sandbox's choice, so that a restarted receiver misses nothing.
+"""
+
+import asyncio
+import heapq
+import itertools
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from sandbox.bip import Event
+
+AT_ONCE = 8
+GIVE_UP_SECONDS = 120.0
+LONGEST_WAIT = 8.0
+AGAIN = frozenset({408, 425, 429})
+
+
+@dataclass(frozen=True)
+class Callback:
+    """Where to push, with which login."""
+
+    url: str
+    user: str
+    password: str
+
+
+@dataclass
+class Counts:
+    """What became of the pushes."""
+
+    planned: int = 0
+    acknowledged: int = 0
+    refused: int = 0
+    abandoned: int = 0
+    attempts: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """Not yet taken, refused or given up."""
+        return self.planned - self.acknowledged - self.refused - self.abandoned
+
+
+class Pushes:
+    """One pump over a heap of due events."""
+
+    def __init__(self) -> None:
+        self.callback: Callback | None = None
+        self.counts = Counts()
+        self.last_error: str | None = None
+        self._heap: list[tuple[float, int, Event]] = []
+        self._order = itertools.count()
+        self._changed = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def plan(self, events: list[Event]) -> None:
+        """Adds events to the heap; those that are due already go out at once."""
+        for event in events:
+            heapq.heappush(self._heap, (event.due, next(self._order), event))
+        self.counts.planned += len(events)
+        self._changed.set()
+
+    def clear(self) -> None:
+        """Forgets what has not left yet; the counts begin again."""
+        self._heap.clear()
+        for task in self._tasks:
+            task.cancel()
+        self.counts = Counts()
+
+    def start(self, callback: Callback) -> None:
+        """Pushes to this URL from now on."""
+        self.callback = callback
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Pumps until cancelled."""
+        gate = asyncio.Semaphore(AT_ONCE)
+        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+            while True:
+                await self._wait()
+                while self.callback and self._heap and self._heap[0][0] <= time.time():
+                    await gate.acquire()
+                    if not self._heap:
+                        gate.release()
+                        break
+                    event = heapq.heappop(self._heap)[2]
+                    task = asyncio.create_task(self._push(client, event, self.callback, gate))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+
+    async def _wait(self) -> None:
+        self._changed.clear()
+        pause = None
+        if self.callback and self._heap:
+            pause = max(0.0, self._heap[0][0] - time.time())
+        try:
+            await asyncio.wait_for(self._changed.wait(), pause)
+        except TimeoutError:
+            return
+
+    async def _push(self, client: httpx.AsyncClient, event: Event, callback: Callback, gate: asyncio.Semaphore) -> None:
+        began, wait, counts = time.monotonic(), 0.25, self.counts
+        while True:
+            try:
+                status = await self._post(client, event, callback)
+            finally:
+                gate.release()
+            if status is not None and status < 500 and status not in AGAIN:
+                if status == 200:
+                    counts.acknowledged += 1
+                else:
+                    counts.refused += 1
+                return
+            if time.monotonic() - began > GIVE_UP_SECONDS:
+                counts.abandoned += 1
+                return
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, LONGEST_WAIT)
+            callback = self.callback or callback
+            await gate.acquire()
+
+    async def _post(self, client: httpx.AsyncClient, event: Event, callback: Callback) -> int | None:
+        self.counts.attempts += 1
+        url = callback.url.rstrip("/") + event.tail
+        try:
+            answer = await client.post(url, json=event.body, auth=(callback.user, callback.password))
+        except httpx.HTTPError as error:
+            self.last_error = type(error).__name__
+            return None
+        if answer.status_code != 200:
+            self.last_error = f"HTTP {answer.status_code}"
+        return answer.status_code
+
+    def tell(self) -> dict[str, Any]:
+        """Counts for the control API."""
+        counts = self.counts
+        return {
+            "planned": counts.planned,
+            "acknowledged": counts.acknowledged,
+            "refused": counts.refused,
+            "abandoned": counts.abandoned,
+            "waiting": counts.waiting,
+            "attempts": counts.attempts,
+            "last_error": self.last_error,
+        }

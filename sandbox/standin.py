@@ -1,0 +1,104 @@
+"""What every stand-in offers to the world and to the gate before it."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from sandbox.settings import Settings, Size
+from sandbox.truth import Row
+from sandbox.wire import Answer, Call
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sends that were ordered together: the world's own (number 0) or by `POST /sends`.
+
+    Everything in it follows from the seed and these fields, so a restart makes it again.
+    """
+
+    number: int
+    at: float
+    seed: int
+    speed: float
+    count: int | None = None
+    size: Size | None = None
+    outcome: str | None = None
+    recipients: tuple[str, ...] = ()
+
+    def rng(self, provider: str) -> Random:
+        """Dice of this batch."""
+        return Random(f"{self.seed}/{provider}/{self.number}")
+
+
+class StandIn(ABC):
+    """One provider."""
+
+    name: str
+    root: str
+
+    @abstractmethod
+    def add(self, batch: Batch) -> None:
+        """Makes the sends of a batch."""
+
+    @abstractmethod
+    def credentials(self) -> dict[str, str]:
+        """Literal credentials by the names of `accounts.toml`."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """`poll`, `options` and whatever else the account record says."""
+
+    @abstractmethod
+    def identify(self, call: Call) -> bool:
+        """Whether the request names this provider's demo account, right or wrong otherwise."""
+
+    @abstractmethod
+    def endpoint(self, call: Call) -> str:
+        """A short name of what was asked, without secrets."""
+
+    @abstractmethod
+    def answer(self, call: Call) -> Answer:
+        """The provider's answer."""
+
+    @abstractmethod
+    def throttled(self, call: Call, n: int, why: str) -> Answer:
+        """The provider's answer beyond the limit."""
+
+    @abstractmethod
+    def unauthorized(self, call: Call) -> Answer:
+        """The provider's refusal of a login."""
+
+    @abstractmethod
+    def sends(self, now: float, since_batch: int = 0) -> list[dict[str, Any]]:
+        """What the sender would register."""
+
+    @abstractmethod
+    def truth(self, now: float, settings: Settings) -> list[Row]:
+        """Rows which somebody who asked about everything now must have."""
+
+    @abstractmethod
+    def settles_at(self) -> float:
+        """When the last life that has an end reaches it."""
+
+    @abstractmethod
+    def canaries(self) -> Sequence[str]:
+        """Texts that must never be seen outside: secrets, message texts, names, links."""
+
+
+def make_secret(name: str, length: int) -> str:
+    """A made-up secret: the same in every run, so accounts stay valid; hexadecimal."""
+    return hashlib.sha512(f"sandbox secret {name}".encode()).hexdigest()[:length]
+
+
+def throttle(body: Answer, n: int) -> Answer:
+    """HTTP 429, every second time with `Retry-After`."""
+    headers = {"Retry-After": "1"} if n % 2 else {}
+    return Answer(429, body.body, body.content_type, headers)
+
+
+def poll_record() -> dict[str, Any]:
+    """Poll numbers of the demo accounts: `time_factor` 20 means twenty times as fast."""
+    return {"every_seconds": 3, "lookback_days": 14, "time_factor": 20}

@@ -1,0 +1,67 @@
+"""Rows in the terms of the shared table, written from the providers' documents alone."""
+
+from typing import Any
+
+from sandbox.istanbul import iso
+from sandbox.lives import NEVER
+
+COLUMNS = (
+    "provider",
+    "account",
+    "granularity",
+    "provider_key",
+    "parent_key",
+    "client_ref",
+    "recipient",
+    "status",
+    "is_final",
+    "reason",
+    "total",
+    "delivered",
+    "undelivered",
+    "waiting",
+    "segments",
+    "credits",
+    "sent_at",
+    "done_at",
+    "settles_at",
+    "status_any",
+    "valid_until",
+)
+
+FINAL = frozenset({"sent", "delivered", "undeliverable", "expired", "rejected", "partially_delivered", "read"})
+
+Row = dict[str, Any]
+
+
+def build_row(provider: str, granularity: str, key: str, status: str, **columns: Any) -> Row:
+    """One row with every column; times given as epoch seconds become ISO text.
+
+    `status_any` lists what else a careful reader may call an open state whose class is open too.
+    """
+    row: Row = dict.fromkeys(COLUMNS)
+    row |= {
+        "provider": provider,
+        "account": f"demo-{provider}",
+        "granularity": granularity,
+        "provider_key": key,
+        "status": status,
+        "is_final": status in FINAL,
+        "status_any": [status],
+    }
+    row |= columns
+    for name in ("sent_at", "done_at", "settles_at", "valid_until"):
+        at = row[name]
+        if isinstance(at, int | float):
+            row[name] = None if at == NEVER else iso(at)
+    return row
+
+
+def encode_part(part: str) -> str:
+    """One part of a key: `%` and `:` percent-encoded, nothing else."""
+    return part.replace("%", "%25").replace(":", "%3A")
+
+
+def write_e164(number: str) -> str:
+    """`+90…` of a number the stand-ins made up themselves; anything else as it is."""
+    return f"+{number}" if number.isdigit() else number

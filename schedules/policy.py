@@ -1,0 +1,121 @@
+"""When to ask again for a tracked id: a pure function of its age, its validity and the provider's numbers.
+
+The waits of `PollNumbers` (the steps, then each later wait `growth` times the one before, up to the longest) fix
+moments t_1 < t_2 < … after sending. Validity cuts them off: one moment lies right after its end, then one every
+`after_validity_seconds` until the provider is taken to have forgotten. The next check is the first moment that lies
+strictly ahead. So an id that was looked at late, twice or never goes on where its age says; no counter can be lost.
+"""
+
+import math
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from providers.adapter import PollNumbers
+
+AFTER_VALIDITY_SECONDS = 1.0
+"""How long after the end of validity the check right after it comes (times the account's factor)."""
+_DAY_SECONDS = 86400.0
+_TICK = timedelta(microseconds=1)
+
+
+def next_check(
+    numbers: PollNumbers,
+    *,
+    sent_at: datetime,
+    valid_until: datetime,
+    now: datetime,
+    time_factor: float = 1.0,
+    first_check_seconds: float | None = None,
+    max_check_seconds: float | None = None,
+) -> datetime | None:
+    """The moment of the next check, strictly after `now`; None once the provider is taken to have forgotten the id.
+
+    `first_check_seconds` replaces the first step, `max_check_seconds` the longest wait before validity ends;
+    `time_factor` compresses every duration (not `valid_until`, which is a moment). `forget_days` 0 gives None from
+    the check right after validity on. Times are aware.
+    """
+    validity_check = _right_after(valid_until, time_factor)
+    if now < valid_until:
+        waits = _waits(numbers, first_check_seconds, max_check_seconds)
+        moment = _first_after(
+            waits, sent_at=sent_at, now=now, time_factor=time_factor, steps=len(numbers.steps_seconds)
+        )
+        return moment if moment <= valid_until else validity_check
+    if now < validity_check:
+        return validity_check
+    return _after_validity(numbers, validity_check, valid_until=valid_until, now=now, time_factor=time_factor)
+
+
+def first_check(
+    numbers: PollNumbers,
+    *,
+    sent_at: datetime,
+    valid_until: datetime,
+    now: datetime,
+    time_factor: float = 1.0,
+    first_check_seconds: float | None = None,
+    max_check_seconds: float | None = None,
+) -> datetime:
+    """When an id registered at `now` is asked for first: at t_1 or right after a shorter validity, not before `now`.
+
+    The arguments are those of `next_check`.
+    """
+    t_1 = next(_waits(numbers, first_check_seconds, max_check_seconds))
+    moment = sent_at + timedelta(seconds=t_1 * time_factor)
+    if moment > valid_until:
+        moment = _right_after(valid_until, time_factor)
+    return max(moment, now)
+
+
+def _right_after(valid_until: datetime, time_factor: float) -> datetime:
+    """The one moment right after the end of validity."""
+    return valid_until + max(timedelta(seconds=AFTER_VALIDITY_SECONDS * time_factor), _TICK)
+
+
+def _waits(numbers: PollNumbers, first: float | None, longest: float | None) -> Iterator[float]:
+    """The waits before the first, second, … check, without end; none longer than the longest."""
+    cap = numbers.max_seconds if longest is None else longest
+    steps = list(numbers.steps_seconds)
+    if first is not None:
+        steps[:1] = [first]
+    for step in steps:
+        yield min(step, cap)
+    wait = steps[-1]
+    while True:
+        wait = min(wait * max(numbers.growth, 1.0), cap)
+        yield wait
+
+
+def _first_after(
+    waits: Iterator[float], *, sent_at: datetime, now: datetime, time_factor: float, steps: int
+) -> datetime:
+    """The first moment after `now`. Past the steps, a wait that repeats itself does so for ever: a division."""
+    elapsed, before, moment = 0.0, -1.0, sent_at
+    for count, wait in enumerate(waits, 1):
+        elapsed += wait
+        moment = sent_at + timedelta(seconds=elapsed * time_factor)
+        if moment > now:
+            break
+        if count > steps and math.isclose(wait, before):
+            return _next_of_series(moment, timedelta(seconds=wait * time_factor), now)
+        before = wait
+    return moment
+
+
+def _next_of_series(start: datetime, every: timedelta, now: datetime) -> datetime:
+    """The first of `start`, `start + every`, … that lies after `now`."""
+    every = max(every, _TICK)
+    steps = max(0, (now - start) // every)
+    moment = start + every * steps
+    return moment if moment > now else moment + every
+
+
+def _after_validity(
+    numbers: PollNumbers, validity_check: datetime, *, valid_until: datetime, now: datetime, time_factor: float
+) -> datetime | None:
+    """The next of the rare checks after validity, the last one when the provider is taken to forget, then None."""
+    forgotten = valid_until + timedelta(seconds=numbers.forget_days * _DAY_SECONDS * time_factor)
+    if now >= forgotten or math.isclose(numbers.forget_days, 0.0):
+        return None
+    every = timedelta(seconds=numbers.after_validity_seconds * time_factor)
+    return min(_next_of_series(validity_check, every, now), forgotten)

@@ -1,0 +1,53 @@
+"""What every task of ours can do: reach the runtime of its process, and send what its step returned."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from celery import Task
+
+from core.logging import bind_context, clear_context, get_logger
+from tasks.messages import Message
+from tasks.runtime import Runtime
+
+log = get_logger(__name__)
+
+
+class UlakTask(Task):
+    """Base class of all tasks, made the app's by `workers.app` (`task_cls`)."""
+
+    abstract = True
+    ignore_result = True
+    # A fan-out would otherwise keep the ids of all its children in the parent's result.
+    trail = False
+
+    @property
+    def runtime(self) -> Runtime:
+        """The means of this process; built on first use, shared by its threads."""
+        runtime: Runtime = self.app.runtime()
+        return runtime
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Bind the log's context once."""
+        clear_context()
+        bind_context(task=self.name, task_id=task_id)
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Publish after the commit. One that cannot be published is only a delay: the reconciler says it again."""
+        for message in messages:
+            try:
+                publish(self.app, message)
+            except self.app.connection_errors() as error:
+                log.warning("message.not_published", message=message.task, error=type(error).__name__)
+                return
+
+
+def publish(app: Any, message: Message) -> None:
+    """Send one message; what Flower shows of its arguments is `display`."""
+    app.send_task(
+        message.task,
+        kwargs=dict(message.kwargs),
+        queue=message.queue,
+        countdown=message.countdown_seconds or None,
+        argsrepr="",
+        kwargsrepr=message.display or repr(dict(message.kwargs)),
+    )

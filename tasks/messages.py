@@ -1,0 +1,63 @@
+"""A message to publish after the commit: which task, for what, when. A plain value, so that steps need no Celery."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from core import names
+from models.ledger.dispatch import Dispatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One Celery message. Losing it costs time, never data; repeating it costs a look."""
+
+    task: str
+    kwargs: Mapping[str, Any]
+    countdown_seconds: float = 0.0
+    display: str = ""
+    """What Flower shows in place of the arguments: the account's slug, kind and page; no secret, no number."""
+    queue: str = field(default="")
+
+    def __post_init__(self) -> None:
+        """Fill in the queue that the task's name stands for."""
+        if not self.queue:
+            object.__setattr__(self, "queue", names.QUEUE_OF_TASK[self.task])
+
+
+_FETCH_TASKS = {"page": names.FETCH_PAGE, "batch": names.FETCH_BATCH}
+
+
+def dispatch_account(account_id: str, *, countdown_seconds: float = 0.0) -> Message:
+    """Look which fetches of the account may be made."""
+    return Message(
+        task=names.DISPATCH_ACCOUNT,
+        kwargs={"account_id": account_id},
+        countdown_seconds=countdown_seconds,
+        display=account_id,
+    )
+
+
+def poll_account(account_id: str, poll_id: int) -> Message:
+    """Plan the poll that stands unplanned."""
+    return Message(
+        task=names.POLL_ACCOUNT,
+        kwargs={"account_id": account_id, "poll_id": poll_id},
+        display=f"{account_id} poll {poll_id}",
+    )
+
+
+def messages_of(dispatch: Dispatch) -> list[Message]:
+    """The hints and the timer that a dispatch decided on."""
+    messages = [
+        Message(
+            task=_FETCH_TASKS[hint.kind],
+            kwargs={"fetch_id": hint.fetch_id},
+            countdown_seconds=hint.delay_seconds,
+            display=f"{dispatch.account_id} {hint.label}",
+        )
+        for hint in dispatch.hints
+    ]
+    if dispatch.wake_in_seconds is not None:
+        messages.append(dispatch_account(dispatch.account_id, countdown_seconds=dispatch.wake_in_seconds))
+    return messages

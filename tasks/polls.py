@@ -1,0 +1,36 @@
+"""Planning tasks. A task is a doorstep: it calls one step and sends what the step returned."""
+
+from datetime import date
+
+from celery import shared_task
+
+from core import names
+from tasks.base import UlakTask
+from tasks.steps import ondemand, planning
+
+
+@shared_task(name=names.POLL_PROVIDER, bind=True)
+def poll_provider(self: UlakTask, *, provider: str) -> None:
+    """Plan a poll for each account of the provider that has something due."""
+    self.send(planning.plan_due(self.runtime, provider))
+
+
+@shared_task(name=names.POLL_ACCOUNT, bind=True)
+def poll_account(
+    self: UlakTask,
+    *,
+    account_id: str,
+    poll_id: int | None = None,
+    window_from: str | None = None,
+    window_to: str | None = None,
+) -> None:
+    """Plan one poll on demand; without `poll_id` this message's own id is the idempotency key and finds the poll."""
+    if poll_id is None:
+        window = (_day(window_from), _day(window_to))
+        key = f"task:{self.request.id}"
+        poll_id = ondemand.open_on_demand(self.runtime, account_id, trigger="task", key=key, window=window)
+    self.send(planning.plan_poll(self.runtime, account_id, poll_id))
+
+
+def _day(text: str | None) -> date | None:
+    return None if text is None else date.fromisoformat(text)

@@ -1,0 +1,84 @@
+"""What a step needs to reach the world: the database, the HTTP door, resolved credentials.
+
+One runtime per process, shared by its threads; built when it is first used, because the threads pool of Celery
+announces no start of a worker process.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from providers.registry import adapter_for
+from sqlalchemy import Engine, RowMapping
+
+from core import clock
+from core.settings import Settings, generated_secret, resolve_reference
+from models.quarantine import new_key
+from providers.adapter import Account, Adapter
+from providers.http import HttpDoor
+
+CREDENTIALS_LAST_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class CredentialCache:
+    """Credentials behind references, read again after a minute at most, so that a rotated key needs no restart."""
+
+    resolve: Callable[[str], str] = resolve_reference
+    _values: dict[str, tuple[float, str]] = field(default_factory=dict, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def get(self, reference: str) -> str:
+        """The value behind `reference`; `core.settings.CredentialError` where there is none."""
+        with self._lock:
+            found = self._values.get(reference)
+        if found is not None and clock.boot() - found[0] < CREDENTIALS_LAST_SECONDS:
+            return found[1]
+        value = self.resolve(reference)
+        with self._lock:
+            self._values[reference] = (clock.boot(), value)
+        return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """The means of one process."""
+
+    engine: Engine
+    door: HttpDoor
+    seal_key: bytes = field(repr=False)
+    credentials: CredentialCache = field(default_factory=CredentialCache)
+    lease_margin_seconds: float = 15.0
+    tick_seconds: float = 5.0
+    roll: Callable[[], float] = random.random
+
+    def account(self, row: RowMapping) -> Account:
+        """The account as its adapter sees it; `CredentialError` where a reference leads nowhere."""
+        record = adapter_for(row["provider"]).record
+        options: dict[str, Any] = {option.name: option.default for option in record.options} | row["options"]
+        return Account(
+            id=row["id"],
+            provider=row["provider"],
+            base_url=row["base_url"],
+            timezone=ZoneInfo(row["timezone"]),
+            credentials={name: self.credentials.get(reference) for name, reference in row["credentials"].items()},
+            options=options,
+            lookback_days=int(row["poll"].get("lookback_days", record.lookback_days)),
+            validity_hours=float(row["options"].get("validity_hours", record.validity_hours)),
+            learned=row["learned"],
+        )
+
+
+def adapter_of(row: RowMapping) -> Adapter:
+    """The adapter of an account's row."""
+    return adapter_for(row["provider"])
+
+
+def seal_key(settings: Settings) -> bytes:
+    """The key that seals the quarantine: of the configured file, or generated in the home."""
+    if settings.seal_key_file is not None:
+        return resolve_reference(f"file:{settings.seal_key_file}").encode()
+    return generated_secret(settings.home, "seal_key", lambda: new_key().decode()).encode()

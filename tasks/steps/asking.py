@@ -1,0 +1,68 @@
+"""What the parts of a fetch step hand to one another."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, RowMapping
+
+from core import clock
+from core.logging import get_logger
+from models.ledger.finishing import CallEnd
+from models.ledger.limiter import Taken
+from models.quarantine import seal
+from models.report import TrackedKey, Unreadable
+from providers.adapter import Account, Adapter, Answer, Fetch, Request
+from providers.http import Sent
+from tasks.runtime import Runtime
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """All that is needed to ask and to understand the answer, read before the fetch is held."""
+
+    row: RowMapping = field(repr=False)
+    """The account's row."""
+    account: Account
+    adapter: Adapter
+    fetch: Fetch = field(repr=False)
+    request: Request
+    tracked: Mapping[TrackedKey, RowMapping] = field(repr=False)
+    """The tracked rows that the fetch holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One request that was made: what it was made for, under which lease, and how it ended."""
+
+    runtime: Runtime
+    prepared: Prepared
+    taken: Taken
+    sent: Sent
+
+    def call_end(self, outcome: str) -> CallEnd:
+        """How the call ended; the time since the answer is read as late as can be."""
+        return CallEnd(
+            call_id=self.taken.permit.call_id,
+            outcome=outcome,
+            http_status=self.sent.outcome.status if isinstance(self.sent.outcome, Answer) else None,
+            duration_seconds=self.sent.duration_seconds,
+            seconds_since=max(0.0, clock.boot() - self.sent.answered_boot),
+        )
+
+    def put_away(self, connection: Connection, items: tuple[Unreadable, ...]) -> None:
+        """Keep what was not understood, sealed, with the reason."""
+        if not items:
+            return
+        seal(
+            connection,
+            self.runtime.seal_key,
+            account_id=self.taken.account_id,
+            origin=f"poll:{self.taken.kind}",
+            unreadable=items,
+            context={"params": dict(self.taken.params)},
+            fetch_id=self.taken.fetch_id,
+        )
+        for reason in sorted({item.reason for item in items}):
+            log.warning("quarantine.kept", fetch=self.taken.fetch_id, reason=reason)

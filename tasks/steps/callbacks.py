@@ -1,0 +1,97 @@
+"""What a provider pushes to us, and what a sender hands over: into the same upsert, in one transaction."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, RowMapping
+
+from core.logging import get_logger
+from models.database import retry_transaction
+from models.deliveries import upsert
+from models.quarantine import seal
+from models.report import Unreadable
+from models.tracked import account_of
+from providers.adapter import Callback, Parsed
+from providers.errors import AnswerNotUnderstood, ProviderError
+from tasks.runtime import Runtime, adapter_of
+
+log = get_logger(__name__)
+
+
+class CallbackRefusedError(Exception):
+    """The request does not prove to come from the provider."""
+
+
+class NoSuchCallbackError(Exception):
+    """There is no such account of that provider, or it takes no such callback."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """What a body changed."""
+
+    reports: int
+    new: int
+    advanced: int
+    unchanged: int
+    quarantined: int
+
+
+def receive(runtime: Runtime, provider: str, account_id: str, callback: Callback) -> Received:
+    """Store a provider's push; committed when this returns. Raises one of the two errors above, or the database's.
+
+    A body that is not understood is kept in quarantine and counts as received: pushing it again would not help.
+    """
+    with runtime.engine.begin() as connection:
+        row = account_of(connection, account_id)
+    tails = None if row is None else adapter_of(row).record.callback_tails
+    if row is None or row["provider"] != provider or tails is None or callback.tail not in tails:
+        raise NoSuchCallbackError
+    if not adapter_of(row).authorise_callback(runtime.account(row), callback):
+        raise CallbackRefusedError
+    return ingest(runtime, row, callback)
+
+
+def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
+    """Store a body that is known to be the provider's (a push that was authorised, a reply that the sender had)."""
+    adapter = adapter_of(row)
+    try:
+        parsed = adapter.parse_callback(runtime.account(row), callback)
+    except AnswerNotUnderstood as error:
+        parsed = Parsed(unreadable=(Unreadable(reason=error.message, raw=error.raw or callback.body),))
+    except ProviderError:
+        raise
+    except Exception as error:
+        log.exception("callback.parse_failed", tail=callback.tail)
+        reason = f"Reading the body failed with {type(error).__name__}."
+        parsed = Parsed(unreadable=(Unreadable(reason=reason, raw=callback.body),))
+    return retry_transaction(runtime.engine, lambda c: _store(c, runtime, row, callback, parsed))
+
+
+def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: Callback, parsed: Parsed) -> Received:
+    """One transaction: the deliveries, their history, and what was not understood."""
+    result = upsert(connection, row["id"], row["provider"], parsed.reports, asked_at=None)
+    if parsed.unreadable:
+        seal(
+            connection,
+            runtime.seal_key,
+            account_id=row["id"],
+            origin=f"callback:{callback.tail}",
+            unreadable=parsed.unreadable,
+            context={},
+        )
+        log.warning("quarantine.kept", account=row["id"], reasons=sorted({item.reason for item in parsed.unreadable}))
+    log.info(
+        "callback.stored",
+        account=row["id"],
+        tail=callback.tail,
+        reports=len(parsed.reports),
+        new=result.new,
+        advanced=result.advanced,
+    )
+    return Received(
+        reports=len(parsed.reports),
+        new=result.new,
+        advanced=result.advanced,
+        unchanged=result.unchanged,
+        quarantined=len(parsed.unreadable),
+    )

@@ -1,0 +1,126 @@
+"""Making one fetch: hold it, ask once, write what was said in one transaction."""
+
+from sqlalchemy import Connection, text
+
+from core import clock
+from core.logging import bind_context, get_logger
+from core.settings import CredentialError
+from models.database import retry_transaction
+from models.ledger import limiter
+from models.ledger.dispatch import dispatch
+from models.ledger.finishing import FencedError, lock_account
+from models.ledger.pace import pause
+from models.ledger.walks import seen_in_chain
+from models.report import TrackedKey
+from models.tracked import ids_of_fetch
+from providers.adapter import Fetch, FetchSpec, Parsed
+from providers.errors import OurBug, ProviderError
+from providers.http import PermitExpiredError, Sent
+from tasks.messages import Message, messages_of
+from tasks.runtime import Runtime, adapter_of
+from tasks.steps.asking import Asked, Prepared
+from tasks.steps.finishing import finish
+from tasks.steps.planning import CREDENTIALS_MISSING
+from tasks.steps.tracking import due_id
+from tasks.steps.trouble import return_unsent
+
+log = get_logger(__name__)
+
+
+_PEEK = text("""
+    SELECT a.*, clock_timestamp() AS now, f.id AS fetch_id, f.poll_id AS fetch_poll_id, f.kind AS fetch_kind,
+           f.params AS fetch_params, f.round AS fetch_round, f.label AS fetch_label
+    FROM fetches f JOIN accounts a ON a.id = f.account_id
+    WHERE f.id = :fetch_id AND f.state = 'ready'
+""")
+
+
+def make_fetch(runtime: Runtime, fetch_id: int) -> list[Message]:
+    """Make one fetch if it is ready and its account may be asked now; returns what is to be published then.
+
+    A repeated, late or lost hint does no harm: whoever finds the fetch not ready does nothing.
+    """
+    prepared = _prepare(runtime, fetch_id)
+    if prepared is None:
+        return []
+    bind_context(account=prepared.account.id, provider=prepared.account.provider)
+    with runtime.engine.begin() as connection:
+        taken = limiter.take(connection, fetch_id, lease_margin_seconds=runtime.lease_margin_seconds)
+    if isinstance(taken, limiter.Gone):
+        return []
+    if isinstance(taken, limiter.Taken):
+        bind_context(poll=taken.poll_id)
+        _ask_and_finish(runtime, prepared, taken)
+    return _wake(runtime, prepared.account.id)
+
+
+def _wake(runtime: Runtime, account_id: str) -> list[Message]:
+    """Look which fetches may go next: the wake at the end of every fetch."""
+    with runtime.engine.begin() as connection:
+        return messages_of(dispatch(connection, account_id))
+
+
+def _prepare(runtime: Runtime, fetch_id: int) -> Prepared | None:
+    """Read the fetch and build its request, so that nothing slow stands between holding it and sending it."""
+    with runtime.engine.begin() as connection:
+        row = connection.execute(_PEEK, {"fetch_id": fetch_id}).mappings().one_or_none()
+        if row is None:
+            return None
+        tracked = {TrackedKey(id_kind=r["id_kind"], value=r["value"]): r for r in ids_of_fetch(connection, fetch_id)}
+        seen_before = seen_in_chain(connection, row["fetch_poll_id"], row["fetch_params"], row["fetch_round"])
+    try:
+        account = runtime.account(row)
+    except CredentialError as error:
+        _pause(runtime, row["id"], str(error))
+        return None
+    spec = FetchSpec(
+        kind=row["fetch_kind"],
+        params=row["fetch_params"],
+        ids=tuple(tracked),
+        round=row["fetch_round"],
+        label=row["fetch_label"],
+    )
+    fetch = Fetch(spec=spec, ids={key: due_id(r) for key, r in tracked.items()}, seen_before=seen_before)
+    adapter = adapter_of(row)
+    request = adapter.request(account, fetch, clock.now())
+    return Prepared(row=row, account=account, adapter=adapter, fetch=fetch, request=request, tracked=tracked)
+
+
+def _pause(runtime: Runtime, account_id: str, reason: str) -> None:
+    """Pause an account whose credentials cannot be found; nothing was asked and nothing counted."""
+
+    def run(connection: Connection) -> None:
+        row = lock_account(connection, account_id)
+        pause(connection, account_id, row["now"] + CREDENTIALS_MISSING, reason)
+
+    retry_transaction(runtime.engine, run)
+    log.warning("account.paused", account=account_id, reason=reason)
+
+
+def _ask_and_finish(runtime: Runtime, prepared: Prepared, taken: limiter.Taken) -> None:
+    """One HTTP request, then the one finishing transaction. A lost lease writes nothing: the fetch is another's now."""
+    try:
+        sent = runtime.door.send(prepared.request, taken.permit)
+    except PermitExpiredError:
+        log.warning("fetch.too_late", fetch=taken.fetch_id, endpoint=prepared.request.endpoint)
+        return_unsent(runtime, taken)
+        return
+    outcome = _understand(prepared, sent)
+    try:
+        finish(Asked(runtime=runtime, prepared=prepared, taken=taken, sent=sent), outcome)
+    except FencedError:
+        log.warning("fetch.fenced", fetch=taken.fetch_id, endpoint=prepared.request.endpoint)
+
+
+def _understand(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:
+    """What the answer says, or the error that stands in its place; our own failure is an error like any other."""
+    if isinstance(sent.outcome, ProviderError):
+        return sent.outcome
+    try:
+        return prepared.adapter.parse(prepared.account, prepared.fetch, sent.outcome)
+    except ProviderError as error:
+        return error
+    except Exception as error:
+        # The exception's text may quote the answer; its class is all that is safe to keep.
+        log.exception("fetch.parse_failed", endpoint=prepared.request.endpoint)
+        return OurBug(f"Reading the answer failed with {type(error).__name__}.")

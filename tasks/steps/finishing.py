@@ -1,0 +1,235 @@
+"""The one finishing transaction of a fetch: all that an answer changes, or nothing."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping
+from sqlalchemy.exc import DataError, IntegrityError, InternalError, ProgrammingError
+
+from core.logging import get_logger
+from models.database import retry_transaction
+from models.deliveries import UpsertResult, upsert
+from models.ledger import finishing as ledger
+from models.ledger import planning
+from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
+from models.vocabulary import Source, Status, is_open
+from providers.adapter import FetchSpec, Parsed
+from providers.errors import OurBug, ProviderError
+from schedules.policy import first_check, next_check
+from tasks.steps.asking import Asked
+from tasks.steps.planning import new_fetch
+from tasks.steps.sweeping import judge_window
+from tasks.steps.tracking import policy_numbers
+from tasks.steps.trouble import breaker_changes, finish_trouble
+
+log = get_logger(__name__)
+
+
+def finish(asked: Asked, outcome: Parsed | ProviderError) -> None:
+    """Write the outcome in one transaction, repeated whole on a deadlock; FencedError when the lease was lost.
+
+    What PostgreSQL refuses to store is our bug: the fetch is then finished as such, its bytes kept in quarantine.
+    """
+    if isinstance(outcome, ProviderError):
+        finish_trouble(asked, outcome)
+        return
+    try:
+        state = retry_transaction(asked.runtime.engine, lambda c: _finish_done(c, asked, outcome))
+    except (DataError, IntegrityError, InternalError, ProgrammingError) as error:
+        log.exception("fetch.store_failed", fetch=asked.taken.fetch_id)
+        finish_trouble(asked, OurBug(f"Storing the answer failed with {type(error.orig).__name__}."))
+        return
+    if state is not None:
+        log.info("poll.ended", state=state)
+
+
+def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | None:
+    """The finishing transaction of an answer. Returns the poll's last state where this fetch ended it."""
+    if not asked.taken.state.is_clean or parsed.learned:
+        _reset_account(connection, asked.taken.account_id, parsed.learned)
+    ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
+    ledger.close_call(connection, asked.call_end("ok"))
+    reports = _completed(asked, parsed)
+    result = upsert(
+        connection, asked.taken.account_id, asked.prepared.account.provider, reports, asked_at=asked.taken.asked_at
+    )
+    asked.put_away(connection, parsed.unreadable)
+    continued = {key for spec in parsed.children for key in spec.ids}
+    ledger.update_tracked(
+        connection, asked.taken.fetch_id, asked.taken.asked_at, _tracked_rows(asked, parsed, skip=continued)
+    )
+    _discover(connection, asked, parsed.discovered, result)
+    children = _insert_children(connection, asked, parsed.children)
+    page = parsed.page
+    ledger.end_fetch(
+        connection,
+        asked.taken.fetch_id,
+        state="done",
+        seen=parsed.seen,
+        page=None if page is None else {"number": page.number, "count": page.count, "last": page.last},
+    )
+    poll = planning.lock_poll(connection, asked.taken.poll_id)
+    cancelled = poll is None or poll["state"] == "cancelled"
+    if cancelled and children:
+        # Cancelled between the children's insert and this lock: they must not be asked.
+        planning.cancel_ready(connection, asked.taken.poll_id)
+    further, drifting = (0, False) if cancelled else judge_window(connection, asked)
+    log.info(
+        "fetch.stored",
+        fetch=asked.taken.fetch_id,
+        label=asked.taken.label,
+        reports=len(parsed.reports),
+        new=result.new,
+        advanced=result.advanced,
+        unchanged=result.unchanged,
+        seconds=round(asked.sent.duration_seconds, 3),
+    )
+    counts = _counts(result, len(parsed.reports), children + further, drifting=drifting)
+    return ledger.count_poll(connection, asked.taken.poll_id, counts)
+
+
+def _counts(result: UpsertResult, reports: int, children: int, *, drifting: bool) -> ledger.PollCounts:
+    return ledger.PollCounts(
+        ended=1,
+        children=children,
+        calls=1,
+        reports=reports,
+        new=result.new,
+        advanced=result.advanced,
+        unchanged=result.unchanged,
+        drifting=drifting,
+    )
+
+
+def _reset_account(connection: Connection, account_id: str, learned: Mapping[str, Any]) -> None:
+    """A success closes the breaker and forgets the throttling."""
+    row = ledger.lock_account(connection, account_id)
+    changes: dict[str, Any] = {"throttles": 0, "learned": learned}
+    changes |= breaker_changes(row, recent=[], failed=False)
+    if row["breaker_state"] != "closed" and changes.get("breaker_state") == "closed":
+        log.info("account.recovered", account=account_id)
+    ledger.update_account(connection, row, changes)
+
+
+def _completed(asked: Asked, parsed: Parsed) -> list[DeliveryReport]:
+    """The reports with what the sender registered filled in, and ours where validity has ended without a final one."""
+    reports: list[DeliveryReport] = []
+    for report in parsed.reports:
+        row = asked.prepared.tracked.get(report.tracked) if report.tracked is not None else None
+        if row is None:
+            reports.append(report)
+            continue
+        full = replace(
+            report,
+            client_ref=report.client_ref or row["client_ref"],
+            recipient=report.recipient or row["recipient"],
+        )
+        reports.append(full)
+        if is_open(full.status) and full.status is not Status.UNKNOWN and asked.taken.asked_at >= row["valid_until"]:
+            reports.append(unreported(full, row["valid_until"]))
+    return reports
+
+
+def unreported(report: DeliveryReport, valid_until: datetime) -> DeliveryReport:
+    """Our own statement: validity has ended, the provider was asked after that, and no final report came."""
+    return DeliveryReport(
+        granularity=report.granularity,
+        provider_key=report.provider_key,
+        status=Status.UNREPORTED,
+        provider_status=report.provider_status,
+        source=Source.OURS,
+        as_of=valid_until,
+        valid_until=valid_until,
+    )
+
+
+def _tracked_rows(asked: Asked, parsed: Parsed, *, skip: set[TrackedKey]) -> list[Mapping[str, Any]]:
+    """What the answer means for each id it was asked for, except those that a child goes on asking for."""
+    answers = {answer.key: answer for answer in parsed.answers}
+    return [
+        _tracked_row(asked, row, answers.get(key)) for key, row in asked.prepared.tracked.items() if key not in skip
+    ]
+
+
+def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> Mapping[str, Any]:
+    """One id's next check by the poll policy, or the reason why it is closed."""
+    closing: str | None = None
+    due: datetime | None = asked.taken.asked_at
+    if answer is not None and answer.settled:
+        closing = answer.close_reason or "final"
+    elif answer is None or not answer.make_due:
+        due = next_check(
+            asked.prepared.adapter.record.poll,
+            sent_at=row["sent_at"],
+            valid_until=row["valid_until"],
+            now=asked.taken.asked_at,
+            **policy_numbers(asked.prepared.row),
+        )
+        closing = "forgotten" if due is None else None
+    return {
+        "id": row["id"],
+        "next_check_at": due,
+        "found": answer is not None and answer.found,
+        "close_reason": closing,
+        "gate_open": answer is not None and answer.make_due,
+    }
+
+
+def _discover(
+    connection: Connection,
+    asked: Asked,
+    found: tuple[Discovered, ...],
+    result: UpsertResult,
+) -> None:
+    """Insert discovered ids; reopen those whose delivery changed in this transaction."""
+    validity = timedelta(hours=asked.prepared.account.validity_hours)
+    rows: dict[tuple[str, str], Mapping[str, Any]] = {}
+    reopened: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for item in found:
+        key = (item.key.id_kind, item.key.value)
+        sent_at = item.sent_at or asked.taken.asked_at
+        valid_until = item.valid_until or sent_at + validity
+        rows[key] = {
+            "id_kind": item.key.id_kind,
+            "value": item.key.value,
+            "client_ref": item.client_ref,
+            "recipient": item.recipient,
+            "expected": item.expected,
+            "sent_at": sent_at,
+            "valid_until": valid_until,
+            "next_check_at": first_check(
+                asked.prepared.adapter.record.poll,
+                sent_at=sent_at,
+                valid_until=valid_until,
+                now=asked.taken.asked_at,
+                **policy_numbers(asked.prepared.row),
+            ),
+        }
+        if item.reopen_on is not None and item.reopen_on in result.changed:
+            reopened[key] = {"id_kind": key[0], "value": key[1], "expected": item.expected}
+    ledger.discover(
+        connection, asked.taken.account_id, asked.taken.asked_at, list(rows.values()), list(reopened.values())
+    )
+
+
+def _insert_children(
+    connection: Connection,
+    asked: Asked,
+    specs: tuple[FetchSpec, ...],
+) -> int:
+    """Insert the fetches that the answer calls for, in the walk of this poll; none for a poll that was cancelled."""
+    poll_state = planning.poll_state(connection, asked.taken.poll_id) if specs else None
+    if poll_state != "running":
+        return 0
+    fetches = [
+        new_fetch(
+            spec,
+            priority=asked.taken.priority,
+            ids=tuple(asked.prepared.tracked[key]["id"] for key in spec.ids if key in asked.prepared.tracked),
+            walk=asked.taken.poll_id,
+        )
+        for spec in (replace(spec, round=asked.taken.round) for spec in specs)
+    ]
+    return planning.insert_fetches(connection, asked.taken.poll_id, asked.prepared.account.id, fetches)

@@ -1,0 +1,321 @@
+"""Planning: which fetches a poll consists of. Only rows; the account is asked later, by the fetch step.
+
+A plan holds no more than the account can fetch within a short horizon, the most valuable first, so that what becomes
+due never waits behind hours of older plans. Missed ticks are never made up for: the next one sees all that is due.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from math import ceil
+
+from sqlalchemy import Connection, RowMapping
+
+from core.logging import get_logger
+from core.settings import CredentialError
+from models.database import retry_transaction
+from models.ledger import planning
+from models.ledger.dispatch import dispatch
+from models.ledger.finishing import lock_account
+from models.ledger.hashing import params_hash
+from models.ledger.pace import (
+    mark_planned,
+    oldest_open_order,
+    open_windows,
+    pause,
+    plannable_accounts,
+    ready_count,
+    roll_watermark,
+)
+from models.report import TrackedKey
+from models.tracked import due_ids, held_ids, open_ids, soonest_ids
+from providers.adapter import Account, Adapter, FetchSpec
+from schedules.windows import closed_windows, sweep_start
+from tasks.messages import Message, messages_of
+from tasks.runtime import Runtime, adapter_of
+from tasks.steps.tracking import due_id, register
+
+log = get_logger(__name__)
+
+HORIZON_SECONDS = 10.0
+"""A plan fills the account's time for about so long."""
+FILL_SECONDS = 120.0
+"""How far ahead an id may be due to fill a batch that leaves anyway (times the account's factor)."""
+YOUNG = timedelta(hours=1)
+CREDENTIALS_MISSING = timedelta(minutes=1)
+"""How long an account rests whose credentials cannot be found; nothing is asked meanwhile."""
+ON_DEMAND_IDS = 10_000
+CLOSED_DAYS_EVERY = 10
+"""Closed days with open orders are swept at every so-manieth interval; without, once an hour."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Fetches to insert, and the closed day through which the plan sweeps (None where it sweeps none)."""
+
+    fetches: tuple[planning.NewFetch, ...] = ()
+    sweep_through: date | None = None
+
+
+def plan_due(runtime: Runtime, provider: str) -> list[Message]:
+    """Plan a poll for each account of the provider that has something due; each in a transaction of its own."""
+    with runtime.engine.begin() as connection:
+        account_ids = plannable_accounts(connection, provider)
+    messages: list[Message] = []
+    for account_id in account_ids:
+        messages += _plan_scheduled(runtime, account_id)
+    return messages
+
+
+def _plan_scheduled(runtime: Runtime, account_id: str) -> list[Message]:
+    """One tick of one account."""
+
+    def run(connection: Connection) -> list[Message]:
+        row = lock_account(connection, account_id)
+        account = _account_or_pause(runtime, connection, row)
+        if account is None:
+            return []
+        plan = _scheduled_plan(connection, row, account)
+        if plan.fetches:
+            tick = _floor(row["now"], runtime.tick_seconds)
+            _open_and_fill(connection, account_id, plan, tick)
+        return messages_of(dispatch(connection, account_id)) if plan.fetches else []
+
+    return retry_transaction(runtime.engine, run)
+
+
+def _account_or_pause(runtime: Runtime, connection: Connection, row: RowMapping) -> Account | None:
+    """The adapter's account; None when its credentials cannot be found, with the account paused for a while."""
+    try:
+        return runtime.account(row)
+    except CredentialError as error:
+        until = row["now"] + CREDENTIALS_MISSING
+        pause(connection, row["id"], until, str(error))
+        log.warning("account.paused", account=row["id"], reason=str(error), until=until)
+        return None
+
+
+def _open_and_fill(connection: Connection, account_id: str, plan: Plan, tick: datetime) -> None:
+    """Open the tick's poll with its plan; a tick that was planned already is left alone."""
+    new = planning.NewPoll(account_id=account_id, kind="plan", trigger="schedule", scheduled_for=tick)
+    poll_id, created = planning.open_poll(connection, new)
+    if poll_id is None or not created:
+        return
+    inserted = planning.insert_fetches(connection, poll_id, account_id, plan.fetches)
+    planning.close_plan(connection, poll_id, inserted, sweep_through=plan.sweep_through)
+    log.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted)
+
+
+def _scheduled_plan(connection: Connection, row: RowMapping, account: Account) -> Plan:
+    """What is due at this account now: windows at their interval, ids by the poll policy."""
+    adapter = adapter_of(row)
+    sweep = _due_sweep(connection, row, account, adapter)
+    room = max(0, capacity(row) - ready_count(connection, account.id) - len(sweep.fetches))
+    ids = _due_id_fetches(connection, row, account, adapter, room) if room else ()
+    return Plan(fetches=sweep.fetches + ids, sweep_through=sweep.sweep_through)
+
+
+def capacity(row: RowMapping) -> int:
+    """How many calls the account can make within the horizon, at least one."""
+    calls_per_second = float(row["limit_requests"]) / float(row["limit_per_seconds"])
+    return max(1, ceil(calls_per_second * HORIZON_SECONDS))
+
+
+# ---------------------------------------------------------------------------------------------- windows
+
+
+def _due_sweep(connection: Connection, row: RowMapping, account: Account, adapter: Adapter) -> Plan:
+    """Today's window when its interval has passed; closed days where the watermark or an open order asks for them."""
+    if adapter.record.sweep_window_days is None or not _is_tick_due(row, adapter):
+        return Plan()
+    mark_planned(connection, row["id"], closed=False)
+    today = row["now"].astimezone(account.timezone).date()
+    running = open_windows(connection, account.id)
+    windows = [] if (today, today) in running else [(today, today)]
+    closed, through = _due_closed(connection, row, account, adapter, today)
+    windows += [window for window in closed if window not in running]
+    complete = through if closed and not set(closed) & running else None
+    return Plan(fetches=_window_fetches(adapter, account, windows, today), sweep_through=complete)
+
+
+def _is_tick_due(row: RowMapping, adapter: Adapter) -> bool:
+    """Whether `every_seconds` have passed since windows were last opened."""
+    every = _every_seconds(row, adapter)
+    return row["planned_at"] is None or row["now"] - row["planned_at"] >= timedelta(seconds=every * 0.95)
+
+
+def _every_seconds(row: RowMapping, adapter: Adapter) -> float:
+    return float(row["poll"].get("every_seconds", adapter.record.every_seconds))
+
+
+def _due_closed(
+    connection: Connection, row: RowMapping, account: Account, adapter: Adapter, today: date
+) -> tuple[list[tuple[date, date]], date | None]:
+    """The closed windows to sweep now, and the last day they cover."""
+    yesterday = today - timedelta(days=1)
+    swept = roll_watermark(connection, account.id)
+    oldest = oldest_open_order(connection, account.id, adapter.record.poll.forget_days)
+    oldest_day = oldest.astimezone(account.timezone).date() if oldest else None
+    if not _is_closed_due(row, adapter, swept_is_behind=swept is None or swept < yesterday, oldest=oldest_day):
+        return [], None
+    mark_planned(connection, row["id"], closed=True)
+    start = sweep_start(today, account.lookback_days, swept, oldest_day)
+    return closed_windows(start, today, _window_days(account, adapter)), yesterday
+
+
+def _is_closed_due(row: RowMapping, adapter: Adapter, *, swept_is_behind: bool, oldest: date | None) -> bool:
+    """Whether closed days are worth a look: an unswept day, an open order, or the hourly look at late changes."""
+    if row["closed_swept_at"] is None:
+        return True
+    every = _every_seconds(row, adapter)
+    wait = every if swept_is_behind else every * CLOSED_DAYS_EVERY if oldest else 3600.0 * _factor(row)
+    return bool(row["now"] - row["closed_swept_at"] >= timedelta(seconds=wait))
+
+
+def _factor(row: RowMapping) -> float:
+    return float(row["poll"].get("time_factor", 1.0))
+
+
+def _window_days(account: Account, adapter: Adapter) -> int:
+    """The longest window: the account's option where it is shorter than the provider's."""
+    longest = adapter.record.sweep_window_days or 1
+    wanted: int = account.options.get("window_days") or longest
+    return min(longest, int(wanted))
+
+
+def _window_fetches(
+    adapter: Adapter, account: Account, windows: Iterable[tuple[date, date]], today: date, priority: int | None = None
+) -> tuple[planning.NewFetch, ...]:
+    """Page one of each window."""
+    fetches: list[planning.NewFetch] = []
+    for start, end in windows:
+        rank = planning.PRIORITY_TODAY if end >= today else planning.PRIORITY_CLOSED_DAYS
+        specs = adapter.plan_window(account, start, end)
+        fetches += [new_fetch(spec, priority=priority or rank) for spec in specs]
+    return tuple(fetches)
+
+
+# -------------------------------------------------------------------------------------------------- ids
+
+
+def _due_id_fetches(
+    connection: Connection, row: RowMapping, account: Account, adapter: Adapter, room: int
+) -> tuple[planning.NewFetch, ...]:
+    """Fetches for the ids that are due, batches filled up with those that are due next, at most `room` of them."""
+    batch = int(account.options.get("batch_size") or 1)
+    due = due_ids(connection, account.id, room * batch)
+    if not due:
+        return ()
+    if batch > 1:
+        fill_until = row["now"] + timedelta(seconds=FILL_SECONDS * _factor(row))
+        due = [*due, *_fillers(connection, account.id, due, batch, fill_until)]
+    return fetches_for(adapter, account, due, row["now"])[:room]
+
+
+def _fillers(
+    connection: Connection, account_id: str, due: Sequence[RowMapping], batch: int, until: datetime
+) -> list[RowMapping]:
+    """The ids due soonest that fit into the last batch of each kind: a call costs the same whether full or not."""
+    fillers: list[RowMapping] = []
+    for kind in sorted({row["id_kind"] for row in due}):
+        missing = -sum(row["id_kind"] == kind for row in due) % batch
+        taken = [row["id"] for row in due if row["id_kind"] == kind]
+        fillers += soonest_ids(connection, account_id, kind, missing, until=until, taken=taken)
+    return fillers
+
+
+def fetches_for(
+    adapter: Adapter, account: Account, rows: Sequence[RowMapping], now: datetime, priority: int | None = None
+) -> tuple[planning.NewFetch, ...]:
+    """The adapter's fetches for these tracked rows, as rows to insert, the most valuable first."""
+    by_key = {TrackedKey(id_kind=row["id_kind"], value=row["value"]): row for row in rows}
+    specs = adapter.plan_ids(account, [due_id(row) for row in rows], now.astimezone(UTC).date())
+    fetches = []
+    for spec in specs:
+        asked = [by_key[key] for key in spec.ids if key in by_key]
+        youngest = max((row["sent_at"] for row in asked), default=now)
+        rank = planning.PRIORITY_YOUNG if now - youngest < YOUNG else planning.PRIORITY_OLD
+        fetches.append(new_fetch(spec, priority=priority or rank, ids=tuple(row["id"] for row in asked)))
+    return tuple(sorted(fetches, key=lambda fetch: fetch.priority))
+
+
+def new_fetch(
+    spec: FetchSpec, *, priority: int, ids: tuple[int, ...] = (), walk: int | None = None
+) -> planning.NewFetch:
+    """A row to insert for an adapter's spec."""
+    return planning.NewFetch(
+        kind=spec.kind,
+        params=spec.params,
+        label=spec.label,
+        priority=priority,
+        round=spec.round,
+        ids=ids,
+        walk=walk,
+    )
+
+
+# -------------------------------------------------------------------------------------------- on demand
+
+
+def plan_poll(runtime: Runtime, account_id: str, poll_id: int) -> list[Message]:
+    """Plan a poll that was opened on demand; one that is planned already is left alone."""
+
+    def run(connection: Connection) -> list[Message]:
+        row = lock_account(connection, account_id)
+        account = _account_or_pause(runtime, connection, row)
+        poll = planning.lock_poll(connection, poll_id)
+        if account is None or poll is None or poll["planned_at"] is not None:
+            return []
+        _fill_on_demand(connection, row, account, poll)
+        return messages_of(dispatch(connection, account_id))
+
+    return retry_transaction(runtime.engine, run)
+
+
+def _fill_on_demand(connection: Connection, row: RowMapping, account: Account, poll: RowMapping) -> None:
+    """Give the poll its fetches: taken over where they stand ready, its own where they are in the air or missing."""
+    adapter, priority = adapter_of(row), planning.PRIORITY_ON_DEMAND
+    windows = _wanted_windows(row, account, adapter, poll)
+    today = row["now"].astimezone(account.timezone).date()
+    sweeps = _window_fetches(adapter, account, windows, today, priority)
+    wanted = _wanted_ids(connection, row, account, adapter, poll)
+    taken = planning.take_over(
+        connection,
+        poll["id"],
+        account.id,
+        hashes=[params_hash(fetch.kind, fetch.params) for fetch in sweeps],
+        ids=[tracked["id"] for tracked in wanted],
+        priority=priority,
+    )
+    held = held_ids(connection, poll["id"])
+    rest = [tracked for tracked in wanted if tracked["id"] not in held]
+    fetches = sweeps + fetches_for(adapter, account, rest, row["now"], priority)
+    inserted = planning.insert_fetches(connection, poll["id"], account.id, fetches)
+    planning.close_plan(connection, poll["id"], inserted + taken)
+    log.info("poll.planned", account=account.id, poll=poll["id"], fetches=inserted, taken_over=taken)
+
+
+def _wanted_windows(row: RowMapping, account: Account, adapter: Adapter, poll: RowMapping) -> list[tuple[date, date]]:
+    """The windows that an on-demand poll asks for: its own days, or the lookback when it names neither days nor ids."""
+    if adapter.record.sweep_window_days is None or (poll["ids"] is not None and poll["window_from"] is None):
+        return []
+    today = row["now"].astimezone(account.timezone).date()
+    start = poll["window_from"] or today - timedelta(days=account.lookback_days)
+    end = min(poll["window_to"] or today, today)
+    windows = closed_windows(start, min(end + timedelta(days=1), today), _window_days(account, adapter))
+    return windows + ([(today, today)] if start <= today <= end else [])
+
+
+def _wanted_ids(
+    connection: Connection, row: RowMapping, account: Account, adapter: Adapter, poll: RowMapping
+) -> Sequence[RowMapping]:
+    """The tracked rows that an on-demand poll asks for: those it names, or all open ones when it names nothing."""
+    if poll["ids"] is None:
+        return open_ids(connection, account.id, ON_DEMAND_IDS) if poll["window_from"] is None else []
+    return register(connection, row, account, adapter, poll["ids"])
+
+
+def _floor(moment: datetime, seconds: float) -> datetime:
+    """The tick that `moment` falls into."""
+    stamp = moment.timestamp()
+    return datetime.fromtimestamp(stamp - stamp % seconds, UTC)

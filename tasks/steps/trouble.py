@@ -1,0 +1,203 @@
+"""The finishing transaction of a fetch that got no usable answer: what is asked again, and what the account learns."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping
+
+from core.logging import get_logger
+from models.database import retry_transaction
+from models.ledger import finishing as ledger
+from models.ledger import planning
+from models.ledger.limiter import Taken
+from models.report import Unreadable
+from providers.adapter import Answer
+from providers.breaker import after
+from providers.errors import (
+    AnswerNotUnderstood,
+    OurBug,
+    PauseAccount,
+    ProviderError,
+    RequestIsWrong,
+    SlowDown,
+    TryAgainAt,
+    TryAgainSoon,
+)
+from providers.retry import GiveUp, Pause, RetryAt, RetryPolicy, decide
+from tasks.runtime import Runtime
+from tasks.steps.asking import Asked, Prepared
+from tasks.steps.tracking import policy_numbers
+
+log = get_logger(__name__)
+
+OUTCOMES: Mapping[type[ProviderError], str] = {
+    TryAgainSoon: "failed",
+    TryAgainAt: "later",
+    SlowDown: "throttled",
+    PauseAccount: "refused",
+    RequestIsWrong: "wrong",
+    AnswerNotUnderstood: "unreadable",
+    OurBug: "bug",
+}
+"""What `calls.outcome` says of a request that got no usable answer."""
+
+
+def breaker_changes(row: RowMapping, *, recent: list[bool], failed: bool) -> dict[str, Any]:
+    """Columns of the account that the breaker changes."""
+    change = after(
+        outcome_is_soon_error=failed,
+        state=row["breaker_state"],
+        consecutive_failures=row["breaker_failures"],
+        trips=row["breaker_trips"],
+        recent=recent,
+        now=row["now"],
+        until=row["breaker_until"],
+    )
+    if change is None:
+        return {}
+    return {
+        "breaker_state": change.state,
+        "breaker_failures": change.failures,
+        "breaker_trips": change.trips,
+        "breaker_until": change.until,
+    }
+
+
+def finish_trouble(asked: Asked, error: ProviderError) -> None:
+    """Write a failure in one transaction, and say so in one line."""
+    roll = asked.runtime.roll()
+    done = retry_transaction(asked.runtime.engine, lambda c: _finish_trouble(c, asked, error, roll))
+    log.warning(
+        "fetch.failed",
+        fetch=asked.taken.fetch_id,
+        label=asked.taken.label,
+        endpoint=asked.prepared.request.endpoint,
+        error=type(error).__name__,
+        why=error.message,
+        code=error.code,
+        then=done,
+    )
+
+
+def _finish_trouble(
+    connection: Connection,
+    asked: Asked,
+    error: ProviderError,
+    roll: float,
+) -> str:
+    """The finishing transaction of a failure; returns what happens to the fetch, for the log."""
+    row = ledger.lock_account(connection, asked.taken.account_id)
+    ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
+    ledger.close_call(connection, asked.call_end(OUTCOMES[type(error)]))
+    if isinstance(error, AnswerNotUnderstood | OurBug) and isinstance(asked.sent.outcome, Answer):
+        raw = error.raw if isinstance(error, AnswerNotUnderstood) and error.raw else asked.sent.outcome.body
+        asked.put_away(connection, (Unreadable(reason=error.message, raw=raw),))
+    policy = RetryPolicy(**row["retry"])
+    decision = decide(
+        policy, error, attempts=asked.taken.attempts, now=row["now"], roll=roll, throttles=row["throttles"]
+    )
+    changes = _account_changes(connection, row, error, decision)
+    ledger.update_account(connection, row, changes)
+    if changes.get("breaker_state") == "open":
+        log.warning("account.breaker_opened", account=row["id"], until=changes["breaker_until"])
+    decision = _uncounted_if(decision, changes, row["now"])
+    return _put_back(connection, asked, error, decision, row["now"])
+
+
+def _account_changes(
+    connection: Connection, row: RowMapping, error: ProviderError, decision: RetryAt | GiveUp | Pause
+) -> dict[str, Any]:
+    """What a failure changes about the account: breaker, throttle, pause, last trouble."""
+    changes: dict[str, Any] = {
+        "last_trouble": f"{type(error).__name__}: {error.message}",
+        "last_trouble_at": row["now"],
+        "learned": error.learned,
+    }
+    failed = isinstance(error, TryAgainSoon)
+    since = row["breaker_until"]
+    recent = [outcome == "failed" for outcome in ledger.recent_outcomes(connection, row["id"], 20, since=since)]
+    changes |= breaker_changes(row, recent=recent, failed=failed)
+    if isinstance(decision, RetryAt) and decision.not_before is not None:
+        changes["not_before"] = max(decision.not_before, row["not_before"] or decision.not_before)
+        changes["throttles"] = row["throttles"] + 1
+    if isinstance(decision, Pause):
+        changes["paused_until"], changes["pause_reason"] = decision.until, decision.reason
+        log.warning("account.paused", account=row["id"], reason=decision.reason, until=decision.until)
+    return changes
+
+
+def _uncounted_if(
+    decision: RetryAt | GiveUp | Pause, changes: Mapping[str, Any], now: datetime
+) -> RetryAt | GiveUp | Pause:
+    """Trouble of the whole account returns the fetch uncounted, to be asked when the breaker lets a probe through."""
+    if changes.get("breaker_state") == "open" and not isinstance(decision, Pause):
+        return RetryAt(at=now, counted=False, not_before=changes["breaker_until"])
+    return decision
+
+
+def _put_back(
+    connection: Connection,
+    asked: Asked,
+    error: ProviderError,
+    decision: RetryAt | GiveUp | Pause,
+    now: datetime,
+) -> str:
+    """Return the fetch or end it, and count it in its poll."""
+    text = f"{type(error).__name__}: {error.message}"
+    if isinstance(decision, GiveUp):
+        return _end(connection, asked, state="dead", error=f"{type(error).__name__}: {decision.reason}")
+    if isinstance(error, TryAgainAt) and isinstance(decision, RetryAt) and asked.prepared.tracked:
+        # The ids wait for the moment that the provider named; the poll need not stay open for days.
+        return _end(connection, asked, state="done", error=text, not_before=decision.at)
+    # Trouble of the account is gated by the account's own row, so that a resume needs to touch no fetch.
+    is_of_account = isinstance(decision, Pause) or decision.not_before is not None
+    at = now if is_of_account or isinstance(decision, Pause) else decision.at
+    counted = isinstance(decision, RetryAt) and decision.counted
+    cancelled = planning.poll_state(connection, asked.taken.poll_id) == "cancelled"
+    if cancelled or not ledger.return_fetch(
+        connection, asked.taken.fetch_id, available_at=at, error=text, counted=counted
+    ):
+        return _end(connection, asked, state="cancelled", error=text)
+    ledger.count_poll(connection, asked.taken.poll_id, ledger.PollCounts(calls=1))
+    return f"again at {at:%H:%M:%S}"
+
+
+def _end(
+    connection: Connection,
+    asked: Asked,
+    *,
+    state: str,
+    error: str,
+    not_before: datetime | None = None,
+) -> str:
+    """End the fetch without an answer, and free its ids for a later poll, not before `not_before` or a long step."""
+    rest = not_before or asked.taken.asked_at + timedelta(seconds=_ease(asked.prepared))
+    ledger.free_tracked(connection, asked.taken.fetch_id, not_before=rest)
+    ledger.end_fetch(connection, asked.taken.fetch_id, state=state, error=error, counted=True)
+    counts = ledger.PollCounts(ended=1, dead=int(state == "dead"), calls=1)
+    ledger.count_poll(connection, asked.taken.poll_id, counts)
+    return state
+
+
+def _ease(prepared: Prepared) -> float:
+    """How long ids of a dead fetch rest, in seconds: the longest wait of the poll policy."""
+    numbers = policy_numbers(prepared.row)
+    longest = numbers["max_check_seconds"] or prepared.adapter.record.poll.max_seconds
+    return float(longest) * float(numbers["time_factor"])
+
+
+def return_unsent(runtime: Runtime, taken: Taken) -> None:
+    """Not a byte has left: the slot is free again at once, and the fetch ready, uncounted."""
+
+    def run(connection: Connection) -> None:
+        ledger.fence(connection, taken.fetch_id, taken.lease_token)
+        ledger.close_call(connection, ledger.unsent(taken.permit.call_id))
+        now = ledger.database_now(connection)
+        reason = "Unsent: more than a second passed between the ledger's commit and the request"
+        if not ledger.return_fetch(connection, taken.fetch_id, available_at=now, error=reason, counted=False):
+            ledger.free_tracked(connection, taken.fetch_id)
+            ledger.end_fetch(connection, taken.fetch_id, state="cancelled", error=reason)
+            ledger.count_poll(connection, taken.poll_id, ledger.PollCounts(ended=1))
+
+    retry_transaction(runtime.engine, run)

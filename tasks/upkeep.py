@@ -1,0 +1,25 @@
+"""Upkeep tasks."""
+
+from celery import shared_task
+
+from core import names
+from tasks.base import UlakTask
+from tasks.steps import upkeep
+
+
+@shared_task(name=names.UPKEEP_RECONCILE, bind=True)
+def reconcile(self: UlakTask) -> None:
+    """Heal whatever was lost: leases, hints, polls."""
+    self.send(upkeep.reconcile(self.runtime))
+
+
+@shared_task(name=names.UPKEEP_EXPIRE, bind=True)
+def expire(self: UlakTask) -> None:
+    """Say `unreported` where a pushing provider stayed silent past validity."""
+    upkeep.expire(self.runtime)
+
+
+@shared_task(name=names.UPKEEP_PRUNE, bind=True)
+def prune(self: UlakTask) -> None:
+    """Delete what is old."""
+    upkeep.prune(self.runtime)

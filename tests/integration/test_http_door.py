@@ -1,0 +1,523 @@
+"""The HTTP door over real loopback sockets, against servers that behave as badly as servers do."""
+
+import contextlib
+import gzip
+import itertools
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from models.permit import Permit
+from providers.adapter import Answer, Request
+from providers.errors import AnswerNotUnderstood, OurBug, ProviderError, TryAgainSoon
+from providers.http import HttpDoor, PermitExpiredError, PermitSpentError, Sent
+
+Script = Callable[[socket.socket], None]
+CALLS = itertools.count(1)
+CAP = 200_000
+SECRET = "s3cr3t-key"
+
+
+class Server:
+    """A server on loopback that runs `script` for each connection and remembers what it was sent."""
+
+    def __init__(self, script: Script, context: ssl.SSLContext | None = None) -> None:
+        self.script = script
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self._context = context
+        self._stopping = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    @property
+    def url(self) -> str:
+        """An address with a secret in its path and query, as two of the providers have it."""
+        return f"{self.root}/v2/{SECRET}/report?api_key={SECRET}"
+
+    @property
+    def root(self) -> str:
+        scheme = "https" if self._context else "http"
+        return f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, shorter when the test is over; whether the test is over."""
+        return self._stopping.wait(seconds)
+
+    def read(self, client: socket.socket) -> bool:
+        """Read one request; False when the client hung up."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            if not (piece := client.recv(65536)):
+                return False
+            data += piece
+        head, _, body = data.partition(b"\r\n\r\n")
+        length = next(
+            (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")), 0
+        )
+        while len(body) < length:
+            body += client.recv(65536)
+        self.requests.append(head + b"\r\n\r\n" + body)
+        return True
+
+    def _accept(self) -> None:
+        self._listener.settimeout(0.05)
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                client, _ = self._listener.accept()
+                self.connections += 1
+                thread = threading.Thread(target=self._serve, args=(client,))
+                self._threads.append(thread)
+                thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        client.settimeout(5)
+        with client, contextlib.suppress(OSError):
+            if self._context is None:
+                self.script(client)
+                return
+            with self._context.wrap_socket(client, server_side=True) as secured:
+                self.script(secured)
+
+    def close(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(10)
+        self._listener.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Starts servers; all are stopped when the test is over."""
+    servers: list[Server] = []
+
+    def start(script: Script, context: ssl.SSLContext | None = None) -> Server:
+        servers.append(Server(script, context))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def door() -> Iterator[HttpDoor]:
+    """A door with a small cap, so that the tests need not send megabytes."""
+    opened = HttpDoor(max_connections=32, boot=time.monotonic, now=lambda: datetime.now(UTC), response_cap_bytes=CAP)
+    yield opened
+    opened.close()
+
+
+def _permit(deadline: float = 5.0, age: float = 0.0, call_id: int | None = None) -> Permit:
+    return Permit(
+        call_id=call_id or next(CALLS),
+        account_id="marka-sms",
+        committed_boot=time.monotonic() - age,
+        deadline_seconds=deadline,
+    )
+
+
+def _post(url: str, body: bytes = b"{}") -> Request:
+    return Request(method="POST", url=url, headers={"Content-Type": "application/json"}, body=body, endpoint="report")
+
+
+def _reply(server: Server, head: str, body: bytes = b"") -> Script:
+    def script(client: socket.socket) -> None:
+        while server.read(client):
+            client.sendall(f"HTTP/1.1 {head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+
+    return script
+
+
+def _answering(serve: Callable[..., Server], head: str, body: bytes = b"") -> Server:
+    server = serve(lambda _: None)
+    server.script = _reply(server, head, body)
+    return server
+
+
+def _error(sent: Sent) -> tuple[type[ProviderError], str]:
+    assert isinstance(sent.outcome, ProviderError)
+    assert sent.outcome.__cause__ is None
+    assert sent.outcome.__suppress_context__ or sent.outcome.__context__ is None
+    return type(sent.outcome), sent.outcome.message
+
+
+def test_an_answer_comes_back_whole(serve: Callable[..., Server], door: HttpDoor) -> None:
+    """Status, lower-case headers and body; and the server saw exactly the request that was made."""
+    server = _answering(serve, "200 OK\r\nX-Total: 3", b'{"a": 1}')
+    before = datetime.now(UTC)
+    sent = door.send(_post(server.url, b'{"q": 1}'), _permit())
+    assert isinstance(sent.outcome, Answer)
+    assert (sent.outcome.status, sent.outcome.headers, sent.outcome.body) == (
+        200,
+        {"x-total": "3", "content-length": "8"},
+        b'{"a": 1}',
+    )
+    assert sent.outcome.received_at is not None
+    assert before <= sent.outcome.received_at <= datetime.now(UTC)
+    assert 0 < sent.duration_seconds < 2
+    assert abs(sent.answered_boot - time.monotonic()) < 2
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    assert lines[0] == f"POST /v2/{SECRET}/report?api_key={SECRET} HTTP/1.1"
+    names = {line.split(":")[0].lower() for line in lines[1:]}
+    assert names == {"host", "content-type", "accept-encoding", "user-agent", "content-length"}
+    assert "accept-encoding: gzip" in [line.lower() for line in lines]
+    assert body == b'{"q": 1}'
+
+
+def test_a_packed_answer_is_unpacked(serve: Callable[..., Server], door: HttpDoor) -> None:
+    """gzip, the one coding that is asked for."""
+    server = _answering(serve, "200 OK\r\nContent-Encoding: gzip", gzip.compress(b"x" * 1000))
+    sent = door.send(_post(server.url), _permit())
+    assert isinstance(sent.outcome, Answer)
+    assert sent.outcome.body == b"x" * 1000
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "401 No", "429 Slow", "458 Range", "500 Oops", "503 Busy"])
+def test_every_status_is_an_answer_and_no_redirect_is_followed(
+    serve: Callable[..., Server], door: HttpDoor, status: str
+) -> None:
+    """What a status means is the adapter's business; one permit makes one request, wherever a header points."""
+    server = _answering(serve, f"{status}\r\nLocation: http://[broken", b"?")
+    sent = door.send(_post(server.url), _permit())
+    assert isinstance(sent.outcome, Answer)
+    assert (sent.outcome.status, len(server.requests)) == (int(status[:3]), 1)
+
+
+def _hang(server: Server, client: socket.socket) -> None:
+    server.read(client)
+    server.wait(10)
+
+
+def _drip_headers(server: Server, client: socket.socket) -> None:
+    server.read(client)
+    client.sendall(b"HTTP/1.1 200 OK\r\n")
+    while not server.wait(0.05):
+        client.sendall(b"x-drip: 1\r\n")
+
+
+def _drip_status_line(server: Server, client: socket.socket) -> None:
+    server.read(client)
+    client.sendall(b"HTTP/1.1 200 O")
+    while not server.wait(0.05):
+        client.sendall(b"K")
+
+
+def _drip_informational(server: Server, client: socket.socket) -> None:
+    server.read(client)
+    while not server.wait(0.05):
+        client.sendall(b"HTTP/1.1 102 Processing\r\n\r\n")
+
+
+def _drip_body(server: Server, client: socket.socket) -> None:
+    server.read(client)
+    client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+    while not server.wait(0.05):
+        client.sendall(b"x")
+
+
+def _drip_chunks(server: Server, client: socket.socket) -> None:
+    server.read(client)
+    client.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    while not server.wait(0.05):
+        client.sendall(b"1\r\nx\r\n")
+
+
+def _never_read(server: Server, client: socket.socket) -> None:
+    del client
+    server.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("misbehave", "sentence"),
+    [
+        (_hang, "The provider did not answer in time."),
+        (_drip_headers, "The provider did not answer in time."),
+        (_drip_status_line, "The provider did not answer in time."),
+        (_drip_informational, "The provider did not answer in time."),
+        (_drip_body, "The provider did not answer in time."),
+        (_drip_chunks, "The provider did not answer in time."),
+        (_never_read, "The provider's server did not take the request in time."),
+    ],
+)
+def test_a_slow_server_ends_at_the_total_deadline(
+    serve: Callable[..., Server],
+    door: HttpDoor,
+    misbehave: Callable[[Server, socket.socket], None],
+    sentence: str,
+) -> None:
+    """Whatever trickles, in whatever part, the request has ended when its deadline comes, and not before."""
+    server = serve(lambda _: None)
+    server.script = lambda client: misbehave(server, client)
+    permit = _permit(deadline=0.5)
+    body = b"x" * 30_000_000 if misbehave is _never_read else b"{}"
+    sent = door.send(_post(server.url, body), permit)
+    ended = time.monotonic() - permit.committed_boot
+    assert _error(sent) == (TryAgainSoon, sentence)
+    assert 0.45 < ended < 1.0
+    assert abs(sent.answered_boot - permit.committed_boot - ended) < 0.1
+
+
+def test_a_server_that_never_speaks_tls_ends_at_the_deadline(serve: Callable[..., Server], door: HttpDoor) -> None:
+    """The handshake is bound too, also when it trickles."""
+    server = serve(lambda _: None)
+
+    def trickle(client: socket.socket) -> None:
+        client.sendall(b"\x16\x03\x03\x40\x00")
+        while not server.wait(0.05):
+            client.sendall(b"\x00")
+
+    server.script = trickle
+    permit = _permit(deadline=0.5)
+    sent = door.send(_post(server.url.replace("http:", "https:")), permit)
+    assert _error(sent)[0] is TryAgainSoon
+    assert time.monotonic() - permit.committed_boot < 1.0
+
+
+def test_a_request_that_slept_through_its_deadline_sends_nothing(serve: Callable[..., Server]) -> None:
+    """A frozen process that wakes up late finds the boot clock far ahead, and no byte leaves."""
+    server = _answering(serve, "200 OK")
+    start = time.monotonic()
+    ticks = itertools.chain([start + 0.1], itertools.repeat(start + 60))
+    door = HttpDoor(max_connections=1, boot=lambda: next(ticks), now=lambda: datetime.now(UTC))
+    sent = door.send(_post(server.url), Permit(call_id=1, account_id="a", committed_boot=start, deadline_seconds=30))
+    door.close()
+    assert _error(sent) == (TryAgainSoon, "The provider's server could not be reached in time.")
+    assert (server.connections, len(server.requests), round(sent.duration_seconds, 3)) == (0, 0, 59.9)
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "sentence"),
+    [
+        ("200 OK", b"x" * (CAP + 1), f"The answer is larger than {CAP} bytes."),
+        (
+            "200 OK\r\nContent-Encoding: gzip",
+            gzip.compress(b"\0" * 90_000_000),
+            f"The answer is larger than {CAP} bytes.",
+        ),
+        ("200 OK\r\nContent-Encoding: gzip", b"no gzip", "The answer says that it is packed, but it is not."),
+        ("200 OK\r\nContent-Encoding: gzip", gzip.compress(b"x" * 99)[:-9], "The packed answer broke off."),
+        (
+            "200 OK\r\nContent-Encoding: gzip, gzip",
+            gzip.compress(gzip.compress(b"x")),
+            "The answer is packed in a way that was not asked for.",
+        ),
+    ],
+)
+def test_an_answer_that_cannot_be_held_or_unpacked_is_not_understood(
+    serve: Callable[..., Server], door: HttpDoor, head: str, body: bytes, sentence: str
+) -> None:
+    """Neither a flood nor a zip bomb fills the memory; nor is a broken body taken for an answer."""
+    server = _answering(serve, head, body)
+    assert _error(door.send(_post(server.url), _permit())) == (AnswerNotUnderstood, sentence)
+
+
+def test_an_answer_of_exactly_the_cap_passes(serve: Callable[..., Server], door: HttpDoor) -> None:
+    """The cap is the largest size that is taken, packed or not."""
+    plain = _answering(serve, "200 OK", b"x" * CAP)
+    packed = _answering(serve, "200 OK\r\nContent-Encoding: gzip", gzip.compress(b"x" * CAP))
+    for server in (plain, packed):
+        sent = door.send(_post(server.url), _permit())
+        assert isinstance(sent.outcome, Answer)
+        assert len(sent.outcome.body) == CAP
+
+
+@pytest.mark.parametrize(
+    ("head", "sentence"),
+    [
+        (b"", "The answer broke off or is not HTTP."),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhalf", "The answer broke off or is not HTTP."),
+        (b"SSH-2.0-dropbear\r\n", "The answer broke off or is not HTTP."),
+    ],
+)
+def test_a_broken_connection_is_tried_again_later_and_never_by_the_door(
+    serve: Callable[..., Server], door: HttpDoor, head: bytes, sentence: str
+) -> None:
+    """A hang-up, a truncated body and another protocol: one request was made, the rest is the retry policy's."""
+    server = serve(lambda _: None)
+
+    def script(client: socket.socket) -> None:
+        server.read(client)
+        client.sendall(head)
+
+    server.script = script
+    assert _error(door.send(_post(server.url), _permit())) == (TryAgainSoon, sentence)
+    assert (server.connections, len(server.requests)) == (1, 1)
+
+
+def test_an_unreachable_server_is_named_without_its_url(door: HttpDoor) -> None:
+    """A closed port and an unknown name say so, and no word of the address."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    outcomes = [
+        _error(door.send(_post(url), _permit()))
+        for url in (f"http://127.0.0.1:{port}/{SECRET}", f"http://no-such-host.invalid/{SECRET}")
+    ]
+    assert outcomes == [
+        (TryAgainSoon, "The provider's server refused the connection."),
+        (TryAgainSoon, "The name of the provider's server could not be resolved."),
+    ]
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(
+    serve: Callable[..., Server], door: HttpDoor, tmp_path: Path
+) -> None:
+    """No key ever travels to a server that cannot prove who it is."""
+    server = serve(lambda _: None, _self_signed(tmp_path))
+    sentence = "The TLS certificate of the provider's server is not trusted."
+    assert _error(door.send(_post(server.url), _permit())) == (TryAgainSoon, sentence)
+    assert server.requests == []
+
+
+def test_a_request_that_cannot_be_built_is_our_bug(door: HttpDoor) -> None:
+    """A wrong address or header is found before anything is sent, and not shown."""
+    sent = [
+        door.send(_post(f"http://127.0.0.1:port/{SECRET}"), _permit()),
+        door.send(_post(f"ftp://127.0.0.1/{SECRET}"), _permit()),
+        door.send(Request(method="GET", url="http://127.0.0.1/", headers={"x-key": "ş"}), _permit()),
+    ]
+    assert [_error(one)[0] for one in sent] == [OurBug, OurBug, OurBug]
+    assert SECRET not in str([_error(one)[1] for one in sent])
+
+
+@pytest.mark.parametrize("age", [1.2, 3600, -5])
+def test_an_old_permit_sends_nothing(serve: Callable[..., Server], door: HttpDoor, age: float) -> None:
+    """More than a second after the commit (or before it, which no clock can explain) nobody connects."""
+    server = _answering(serve, "200 OK")
+    with pytest.raises(PermitExpiredError):
+        door.send(_post(server.url), _permit(age=age))
+    assert server.connections == 0
+
+
+def test_a_permit_is_good_for_one_request(serve: Callable[..., Server], door: HttpDoor) -> None:
+    """The second use is refused, also from many threads at once."""
+    server = _answering(serve, "200 OK")
+    permit = _permit()
+
+    def use(_: int) -> str:
+        try:
+            door.send(_post(server.url), permit)
+        except PermitSpentError:
+            return "refused"
+        return "sent"
+
+    with ThreadPoolExecutor(8) as pool:
+        uses = sorted(pool.map(use, range(8)))
+    assert (uses, len(server.requests)) == (["refused"] * 7 + ["sent"], 1)
+
+
+def test_no_free_connection_means_that_nothing_was_sent(serve: Callable[..., Server]) -> None:
+    """Waiting for a connection is our own trouble: it ends within a second and is no attempt."""
+    server = serve(lambda _: None)
+    server.script = lambda client: _hang(server, client)
+    door = HttpDoor(max_connections=1, boot=time.monotonic, now=lambda: datetime.now(UTC))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(door.send, _post(server.url), _permit(deadline=2))
+        while not server.requests:
+            time.sleep(0.01)
+        with pytest.raises(PermitExpiredError):
+            door.send(_post(server.url), _permit())
+        assert _error(first.result())[0] is TryAgainSoon
+    door.close()
+    assert len(server.requests) == 1
+
+
+def test_a_connection_is_kept_and_replaced_when_the_server_hung_up(
+    serve: Callable[..., Server], door: HttpDoor
+) -> None:
+    """A second request rides the same connection; after the server's goodbye the third opens a new one."""
+    server = serve(lambda _: None)
+
+    def two_answers(client: socket.socket) -> None:
+        for _ in range(2):
+            if not server.read(client):
+                return
+            client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nset-cookie: session=1\r\n\r\n")
+
+    server.script = two_answers
+    connections = []
+    for _ in range(3):
+        assert isinstance(door.send(_post(server.url), _permit()).outcome, Answer)
+        connections.append(server.connections)
+        time.sleep(0.05)
+    assert connections == [1, 1, 2]
+    assert b"cookie" not in b"".join(server.requests).lower()
+
+
+def test_the_environment_has_no_say(
+    serve: Callable[..., Server], door: HttpDoor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither a proxy nor a netrc password of the machine changes where and how a provider is asked."""
+    server = _answering(serve, "200 OK")
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert isinstance(door.send(_post(server.url), _permit()).outcome, Answer)
+    assert b"authorization" not in server.requests[0].lower()
+
+
+def test_no_line_of_the_libraries_shows_a_key(
+    serve: Callable[..., Server], door: HttpDoor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The libraries log URLs and httpcore headers; behind the door both are silent."""
+    caplog.set_level(logging.DEBUG)
+    server = _answering(serve, "200 OK")
+    sent = door.send(_post(server.url), _permit())
+    assert SECRET not in caplog.text
+    assert SECRET not in repr(sent)
+    assert SECRET not in repr(_post(server.url))
+
+
+def test_many_threads_share_the_door(serve: Callable[..., Server], door: HttpDoor) -> None:
+    """Each thread gets its own answer and its own deadline."""
+    server = serve(lambda _: None)
+
+    def echo(client: socket.socket) -> None:
+        while server.read(client):
+            body = server.requests[-1].partition(b"\r\n\r\n")[2] and b"ok"
+            client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n" + body)
+
+    server.script = echo
+    with ThreadPoolExecutor(16) as pool:
+        outcomes = list(pool.map(lambda _: door.send(_post(server.url), _permit()).outcome, range(200)))
+    assert {outcome.body for outcome in outcomes if isinstance(outcome, Answer)} == {b"ok"}
+    assert len(server.requests) == 200
+
+
+def _self_signed(folder: Path) -> ssl.SSLContext:
+    """A server's TLS context with a certificate that only it believes in."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = folder / "server.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    pem.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context

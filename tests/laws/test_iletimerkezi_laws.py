@@ -1,0 +1,183 @@
+"""Laws of the iletimerkezi adapter: no foreign exception and no final that was not stated, whatever comes."""
+
+import json
+from datetime import UTC, date, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.report import DeliveryReport, TrackedKey
+from models.vocabulary import Granularity, Status, is_final
+from providers.adapter import Account, Answer, DueId, Fetch, Parsed
+from providers.errors import OurBug, ProviderError
+from providers.iletimerkezi import ADAPTER
+
+ACCOUNT = Account(
+    id="toplu",
+    provider="iletimerkezi",
+    base_url="https://api.iletimerkezi.com",
+    timezone=ZoneInfo("Europe/Istanbul"),
+    credentials={"key": "KEYKEYKEY", "hash": "HASHHASH"},
+    options={"details": True},
+    validity_hours=48.0,
+)
+ORDER = TrackedKey(id_kind="order", value="7")
+DAY = date(2026, 3, 1)
+FETCHES = (
+    Fetch(spec=ADAPTER.plan_window(ACCOUNT, DAY, DAY)[0]),
+    Fetch(spec=ADAPTER.plan_ids(ACCOUNT, [DueId(key=ORDER)], DAY)[0], ids={ORDER: DueId(key=ORDER, expected=2)}),
+)
+
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=True)
+    | st.text(st.characters(codec=None), max_size=8)
+    | st.sampled_from([110, 111, 112, 113, 114, 115, "111", "114", "115", 7, "7", 2**70, "2026-02-30 10:00:00", "\x00"])
+)
+values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
+numbers = st.sampled_from(["+905301234567", 5301234568, "05301234567", "9053XXXXXXXX", "", None]) | leaves
+recipients = st.fixed_dictionaries({}, optional={"number": numbers, "status": leaves}) | values
+counts = st.sampled_from([0, 1, 2, 3, "2", None]) | leaves
+orders = (
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "id": st.sampled_from([7, "7", 8]) | leaves,
+            "status": st.sampled_from([113, 114, 115, "114"]) | leaves,
+            "total": counts,
+            "delivered": counts,
+            "undelivered": counts,
+            "waiting": counts,
+            "submitAt": st.just("2026-02-28 10:00:00") | leaves,
+            "sendAt": st.just("2026-02-28 10:00:00") | leaves,
+            "sender": leaves,
+            "message": st.lists(recipients, max_size=4) | leaves,
+        },
+    )
+    | values
+)
+codes = st.sampled_from([200, "200"]) | leaves
+contents = st.fixed_dictionaries(
+    {"status": st.fixed_dictionaries({"code": codes}) | values},
+    optional={"count": counts, "orders": st.lists(orders, max_size=4) | values, "order": orders},
+)
+bodies = st.binary(max_size=200) | st.builds(
+    lambda value: json.dumps(value).encode(), st.fixed_dictionaries({"response": contents | values}) | values
+)
+statuses = st.sampled_from([200, 200, 200, 204, 301, 400, 401, 404, 429, 455, 456, 500, 503])
+
+
+def read(fetch: Fetch, body: bytes, status: int = 200) -> Parsed | ProviderError:
+    """What the adapter says, errors of the tree included."""
+    answer = Answer(status=status, body=body, received_at=datetime(2026, 3, 1, tzinfo=UTC))
+    try:
+        return ADAPTER.parse(ACCOUNT, fetch, answer)
+    except ProviderError as error:
+        return error
+
+
+def was_stated(report: DeliveryReport) -> bool:
+    """Whether the raw statement itself says this final, read naively."""
+    code = str(report.statement["status"]).strip().lstrip("+0").removesuffix(".0")
+    if report.granularity is Granularity.MESSAGE:
+        return {"111": Status.DELIVERED, "112": Status.UNDELIVERABLE}.get(code) is report.status
+    if code == "115":
+        return report.status is Status.REJECTED
+    total, delivered, undelivered = report.total, report.delivered, report.undelivered
+    if code != "114" or total is None or delivered is None or undelivered is None:
+        return False
+    wanted = {delivered == total: Status.DELIVERED, undelivered == total: Status.UNDELIVERABLE}
+    return (
+        total > 0 and delivered + undelivered == total and report.status is wanted.get(True, Status.PARTIALLY_DELIVERED)
+    )
+
+
+@settings(max_examples=400)
+@given(fetch=st.sampled_from(FETCHES), body=bodies, status=statuses)
+def test_no_body_makes_a_wrong_final_or_a_foreign_exception(fetch: Fetch, body: bytes, status: int) -> None:
+    """Any bytes under any HTTP status: an error of the tree without secrets, or storable rows that were stated."""
+    said = read(fetch, body, status)
+    if isinstance(said, ProviderError):
+        assert not isinstance(said, OurBug)
+        assert "KEYKEY" not in said.message
+        assert "HASHHASH" not in said.message
+        return
+    assert all(was_stated(report) for report in said.reports if is_final(report.status))
+    stored = json.dumps([[report.provider_key, report.extra, report.statement] for report in said.reports])
+    assert "\\u0000" not in stored
+    assert "\\ud8" not in stored
+    unknown = {report.provider_key for report in said.reports if report.status is Status.UNKNOWN}
+    assert unknown <= {item.provider_key for item in said.unreadable}
+    assert all(not answer.settled or status < 300 for answer in said.answers)
+
+
+def finals(words: list[str], numbers_before: int) -> dict[str, str]:
+    """Key → final code of equal numbers that stand on one page."""
+    items = [{"number": "+905301234567", "status": word} for word in words]
+    order = {"id": 7, "status": 113, "message": items}
+    body = json.dumps({"response": {"status": {"code": 200}, "order": order}}).encode()
+    fetch = Fetch(spec=FETCHES[1].spec, seen_before={"+905301234567": numbers_before})
+    said = read(fetch, body)
+    assert isinstance(said, Parsed)
+    assert len({report.provider_key for report in said.reports}) == len(words)
+    return {report.provider_key: report.provider_status for report in said.reports if is_final(report.status)}
+
+
+@settings(max_examples=200)
+@given(data=st.data(), before=st.integers(0, 3))
+def test_finals_of_equal_numbers_never_flip_while_they_only_grow(data: st.DataObject, before: int) -> None:
+    """Recipients of one number turn final one after another; every read shuffles them: no key changes its final."""
+    words = data.draw(st.lists(st.sampled_from(["110", "119"]), min_size=1, max_size=6))
+    known: dict[str, str] = {}
+    for _ in range(data.draw(st.integers(1, 5))):
+        words = [word if word in {"111", "112"} else data.draw(st.sampled_from([word, "111", "112"])) for word in words]
+        said = finals(data.draw(st.permutations(words)), before)
+        assert known.items() <= said.items()
+        known = said
+
+
+@settings(max_examples=100)
+@given(count=st.integers(0, 400))
+def test_every_page_of_a_window_is_asked_exactly_once(count: int) -> None:
+    """Page one and its children hold every order of the window, each once; only the last says so."""
+    first, listed, last = FETCHES[0], list[str](), list[int]()
+    fetches = [first]
+    for fetch in fetches:
+        page = fetch.spec.params["page"]
+        ids = range(30 * (page - 1), min(30 * page, count))
+        content = {"status": {"code": 200}, "count": count, "orders": [{"id": number, "status": 113} for number in ids]}
+        said = read(fetch, json.dumps({"response": content}).encode())
+        assert isinstance(said, Parsed)
+        fetches += [Fetch(spec=child) for child in said.children]
+        listed += said.seen
+        assert said.page is not None
+        last += [page] if said.page.last else []
+    assert sorted(listed, key=int) == [str(number) for number in range(count)]
+    assert last == [max(1, -(-count // 30))]
+
+
+@settings(max_examples=100)
+@given(data=st.data(), size=st.integers(1, 9), page_size=st.integers(1, 4))
+def test_an_order_is_settled_exactly_when_all_its_pages_are_final(
+    data: st.DataObject, size: int, page_size: int
+) -> None:
+    """However the provider cuts the pages, the last one sums them up."""
+    words: list[Any] = data.draw(st.lists(st.sampled_from([110, 111, "112"]), min_size=size, max_size=size))
+    fetch, rows, seen = FETCHES[1], 0, list[str]()
+    while True:
+        items = [{"number": "+905301234567", "status": word} for word in words[rows : rows + page_size]]
+        order = {"id": 7, "status": 114, "total": size, "message": items}
+        said = read(fetch, json.dumps({"response": {"status": {"code": 200}, "order": order}}).encode())
+        assert isinstance(said, Parsed)
+        seen += [report.provider_key for report in said.reports]
+        rows += page_size
+        if not said.children:
+            break
+        assert said.answers == ()
+        fetch = Fetch(spec=said.children[0], seen_before={"+905301234567": min(rows, size)})
+    assert sorted(seen) == sorted(f"7:+905301234567:{ordinal}" for ordinal in range(1, size + 1))
+    assert [answer.settled for answer in said.answers] == [110 not in words]

@@ -1,0 +1,114 @@
+"""Laws of the one writer: what the table holds is the fold of all that was said, however it was brought."""
+
+from collections import defaultdict
+from datetime import datetime
+from itertools import count
+from typing import Any
+
+from database_fixtures import add_account
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from report_strategies import NOON, granularities, moments, reports
+from sqlalchemy import Connection, Engine, text
+from stored_rows import stored_rows
+
+from models.database import transaction
+from models.deliveries import Key, UpsertResult, upsert
+from models.merge import Row, fold, observe
+from models.rebuild import RebuildResult, rebuild
+from models.report import DeliveryReport
+
+_keys = st.sampled_from(["a", "b", "c"])
+_batch = st.lists(granularities.flatmap(lambda word: reports(word, _keys)), min_size=1, max_size=6)
+_batches = st.lists(st.tuples(_batch, moments), min_size=1, max_size=4)
+_on_real_postgresql = settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+_numbers = count(1)
+
+
+def folded(batches: list[tuple[list[DeliveryReport], datetime]]) -> dict[Key, Row]:
+    """What the table must hold after these batches."""
+    seen = defaultdict(list)
+    for batch, asked_at in batches:
+        for report in batch:
+            seen[report.granularity, report.provider_key].append(observe(report, asked_at=asked_at))
+    return {key: fold(key[0], made) for key, made in seen.items()}
+
+
+@given(_batches, st.data())
+@_on_real_postgresql
+def test_the_table_is_the_fold_of_the_history(
+    shared_database: Engine, batches: list[tuple[list[DeliveryReport], datetime]], data: st.DataObject
+) -> None:
+    """Batch by batch in any order, each in a transaction of its own, ends in the fold; a rebuild finds it so."""
+    with transaction(shared_database) as connection:
+        account = add_account(connection)
+    before: dict[Key, Row] = {}
+    for batch, asked_at in data.draw(st.permutations(batches)):
+        with transaction(shared_database) as connection:
+            result = upsert(connection, account, "vairo", batch, asked_at=asked_at)
+            after = stored_rows(connection, account)
+        named = {(report.granularity, report.provider_key) for report in batch}
+        new = after.keys() - before.keys()
+        advanced = {key for key, row in before.items() if after[key] != row}
+        assert result == UpsertResult(
+            new=len(new),
+            advanced=len(advanced),
+            unchanged=len(named) - len(new) - len(advanced),
+            changed=frozenset(new | advanced),
+        )
+        before = after
+    assert before == folded(batches)
+    with transaction(shared_database) as connection:
+        assert rebuild(connection, account) == RebuildResult(deliveries=len(before), differed=0)
+
+
+def written(connection: Connection) -> dict[str, Any]:
+    """What this transaction has written or locked so far: tuples touched, and whether it needed a transaction id."""
+    found = connection.execute(
+        text(
+            "SELECT pg_current_xact_id_if_assigned() IS NOT NULL AS has_id,"
+            " (SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::int FROM pg_stat_xact_user_tables) AS tuples"
+        )
+    )
+    return dict(found.mappings().one())
+
+
+@given(_batches)
+@_on_real_postgresql
+def test_a_second_time_writes_nothing(
+    shared_database: Engine, batches: list[tuple[list[DeliveryReport], datetime]]
+) -> None:
+    """What was said before costs nothing when said again: no tuple, no row lock, no transaction id, so no WAL."""
+    with transaction(shared_database) as connection:
+        account = add_account(connection)
+        for batch, asked_at in batches:
+            upsert(connection, account, "vairo", batch, asked_at=asked_at)
+    with transaction(shared_database) as connection:
+        for batch, asked_at in batches:
+            result = upsert(connection, account, "vairo", batch, asked_at=asked_at)
+            named = {(report.granularity, report.provider_key) for report in batch}
+            assert result == UpsertResult(unchanged=len(named))
+        assert written(connection) == {"has_id": False, "tuples": 0}
+
+
+@given(_batch, st.data())
+@_on_real_postgresql
+def test_a_rebuild_repairs_any_row(shared_database: Engine, batch: list[DeliveryReport], data: st.DataObject) -> None:
+    """Rows that were tampered with become what their history says, row for row; the others are not written."""
+    with transaction(shared_database) as connection:
+        account = add_account(connection)
+        upsert(connection, account, "vairo", batch, asked_at=NOON)
+        sound = stored_rows(connection, account)
+        spoilt = data.draw(st.sets(st.sampled_from(sorted(sound))))
+        for granularity, key in spoilt:
+            connection.execute(
+                text(
+                    "UPDATE delivery_status SET provider_status = 'spoilt', extra = '{\"z\": 0}', recipient = 'nobody'"
+                    " WHERE account_id = :account AND granularity = :granularity AND provider_key = :key"
+                ),
+                {"account": account, "granularity": granularity, "key": key},
+            )
+        assert rebuild(connection, account) == RebuildResult(deliveries=len(sound), differed=len(spoilt))
+        assert stored_rows(connection, account) == sound

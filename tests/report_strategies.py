@@ -1,0 +1,71 @@
+"""Statements of providers, for laws: few times, words and values, so that ties and repetitions are frequent."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+
+from models.report import DeliveryReport
+from models.vocabulary import Granularity, Reason, Source, Status
+
+DAY = date(2026, 3, 1)
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+# Within the day, a day later, and beyond the 48 hours after which a conversation settles.
+moments = st.sampled_from([NOON + timedelta(hours=hours) for hours in (0, 1, 24, 72, 73, 96)])
+_ONE_KEY = st.just("k")
+_maybe_moment = st.none() | moments
+_maybe_text = st.none() | st.sampled_from(["a", "b"])
+_maybe_count = st.none() | st.integers(0, 3)
+
+STATUSES = {
+    Granularity.MESSAGE: [status for status in Status if status is not Status.PARTIALLY_DELIVERED],
+    Granularity.ORDER: [
+        Status.ENROUTE,
+        Status.DELIVERED,
+        Status.UNDELIVERABLE,
+        Status.PARTIALLY_DELIVERED,
+        Status.REJECTED,
+        Status.UNKNOWN,
+        Status.UNREPORTED,
+    ],
+    Granularity.CONVERSATION: [Status.SENT],
+}
+
+
+@st.composite
+def reports(
+    draw: st.DrawFn, granularity: Granularity = Granularity.MESSAGE, keys: st.SearchStrategy[str] = _ONE_KEY
+) -> DeliveryReport:
+    """One statement about one of few deliveries."""
+    fields: dict[str, Any] = {
+        "granularity": granularity,
+        "provider_key": draw(keys),
+        "status": draw(st.sampled_from(STATUSES[granularity])),
+        "provider_status": draw(st.sampled_from(["1", "2"])),
+        "reason": draw(st.none() | st.sampled_from([Reason.ABSENT, Reason.OTHER])),
+        "provider_error": draw(_maybe_text),
+        "parent_key": draw(_maybe_text),
+        "client_ref": draw(_maybe_text),
+        "recipient": draw(_maybe_text),
+        "segments": draw(_maybe_count),
+        "credits": draw(st.none() | st.sampled_from([0.5, 0.1, 1.0, 2])),
+        "sent_at": draw(_maybe_moment),
+        "extra": draw(st.dictionaries(st.sampled_from(["x", "y"]), st.sampled_from([1, "1", None, [1.5]]), max_size=2)),
+        "source": draw(st.sampled_from([Source.POLL, Source.CALLBACK, Source.OURS])),
+        "as_of": draw(_maybe_moment),
+        "statement": draw(st.sampled_from([{}, {"raw": 1}, {"raw": 2}])),
+    }
+    if granularity is not Granularity.MESSAGE:
+        fields |= {name: draw(_maybe_count) for name in ("total", "delivered", "undelivered", "waiting")}
+    if granularity is Granularity.CONVERSATION:
+        fields |= {"as_of": draw(moments), "day": DAY, "reason": None}
+    return DeliveryReport(**fields)
+
+
+granularities = st.sampled_from(list(Granularity))
+
+
+def statements(*, min_size: int = 1, max_size: int = 5) -> st.SearchStrategy[list[DeliveryReport]]:
+    """A small set of statements about one delivery."""
+    return granularities.flatmap(lambda word: st.lists(reports(word), min_size=min_size, max_size=max_size))

@@ -1,0 +1,179 @@
+"""Reading providers' values: strict about meaning, tolerant about form."""
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from providers.adapter import Answer
+from providers.decoding import (
+    as_amount,
+    as_count,
+    as_int,
+    as_key,
+    as_text,
+    check_http,
+    load_json,
+    load_object,
+    local_time,
+    refuse_client_error,
+    retry_after,
+    scrub,
+)
+from providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong, SlowDown, TryAgainSoon
+
+ISTANBUL = ZoneInfo("Europe/Istanbul")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b'{"a": NaN}',
+        b'{"a": -Infinity}',
+        b'{"a": 1e999}',
+        b'{"a": "\xe7"}',
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b"[" * 100_000,
+        b"[" * 40 + b"]" * 40,
+        '{"a": 1}'.encode("utf-16"),
+    ],
+)
+def test_what_is_not_strict_json_is_not_understood(body: bytes) -> None:
+    """Whatever cannot be read raises the one error, with the bytes and without quoting them."""
+    with pytest.raises(AnswerNotUnderstood) as caught:
+        load_json(body)
+    assert caught.value.raw == body
+    assert caught.value.message in {"The answer is not JSON.", "The answer is nested too deep."}
+
+
+def test_a_byte_order_mark_is_tolerated_and_only_objects_are_objects() -> None:
+    """A mark before the JSON is no mistake; a list is no object."""
+    assert load_object(b'\xef\xbb\xbf{"a": [1]}') == {"a": [1]}
+    with pytest.raises(AnswerNotUnderstood):
+        load_object(b"[]")
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (114, 114),
+        ("114", 114),
+        (" -1 ", -1),
+        (114.0, 114),
+        (True, None),
+        (1.5, None),
+        ("1.0", None),
+        ("", None),
+        ("١١٤", None),
+        (2**63, None),
+        ("9" * 19, None),
+        ("9" * 5000, None),
+        (1e300, None),
+        (float("nan"), None),
+        (None, None),
+        ([], None),
+    ],
+)
+def test_whole_numbers_come_as_numbers_or_as_text(value: object, number: int | None) -> None:
+    """114 and "114" are the same; a boolean, a fraction or a giant is no number."""
+    assert as_int(value) == number
+
+
+def test_counts_fit_their_columns() -> None:
+    """A count is never negative and never larger than the column that keeps it."""
+    assert [as_count(value) for value in (0, "7", -1, 2**31 - 1, 2**31)] == [0, 7, None, 2**31 - 1, None]
+
+
+def test_texts_are_storable_and_keys_are_never_changed() -> None:
+    """A text is made storable; a key that would have to be changed is refused, so that two never become one."""
+    assert [as_text(value) for value in ("a\x00b", "\ud800", 12, " ", True, 1.5, None)] == [
+        "a\ufffdb",
+        "\ufffd",
+        "12",
+        None,
+        None,
+        None,
+        None,
+    ]
+    assert as_text("x" * 501) == "x" * 500
+    assert [as_key(value) for value in ("a", 12, " a ", "a\x00", "\udfff", "\ufffd", "", "x" * 201, True, 1.0)] == [
+        "a",
+        "12",
+        "a",
+        *[None] * 7,
+    ]
+
+
+def test_amounts_may_have_a_decimal_comma() -> None:
+    """Official samples show 1, 0.5 and "0,0372"."""
+    given = (1, 0.5, "0,0372", "0.5", "1.234,5", "x", True, None, 1e300, 10**400, float("nan"))
+    assert [as_amount(value) for value in given] == [1.0, 0.5, 0.0372, 0.5, *[None] * 7]
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2016-11-02 11:47:38", datetime(2016, 11, 2, 8, 47, 38, tzinfo=UTC)),
+        ("2016-01-02 11:47:38", datetime(2016, 1, 2, 9, 47, 38, tzinfo=UTC)),
+        ("2015-11-08 03:30:00", datetime(2015, 11, 8, 0, 30, tzinfo=UTC)),
+        ("2024-11-12T02:04:08.500", datetime(2024, 11, 11, 23, 4, 8, tzinfo=UTC)),
+        ("0000-00-00 00:00:00", None),
+        ("0001-01-01 00:00:00", None),
+        ("9999-12-31 23:59:59", None),
+        ("2024-02-30 00:00:00", None),
+        ("2024-01-01", None),
+        ("", None),
+        (20240101, None),
+        (None, None),
+    ],
+)
+def test_bare_local_times_become_utc(text: object, moment: datetime | None) -> None:
+    """The zone's own history holds (summer time, the doubled hour means its first); a zero date is no time."""
+    assert local_time(text, ISTANBUL) == moment
+
+
+def test_retry_after_is_read_in_both_forms() -> None:
+    """Seconds, or an HTTP date against the time of the answer; nonsense is None, and no wait is longer than a day."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    given = ("7", "Thu, 01 Jan 2026 00:01:00 GMT", "Wed, 31 Dec 2025 00:00:00 GMT", "soon", "-1", "9" * 50, "²")
+    answers = [Answer(status=429, headers={"retry-after": text}, received_at=now) for text in given]
+    assert [retry_after(answer) for answer in answers] == [7.0, 60.0, 0.0, None, None, 86400.0, None]
+    assert retry_after(Answer(status=429)) is None
+    assert retry_after(Answer(status=429, headers={"retry-after": given[1]})) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "error"),
+    [
+        (429, {"retry-after": "3"}, SlowDown("The provider asks us to slow down.", retry_after_seconds=3.0)),
+        (503, {"retry-after": "3"}, SlowDown("…", retry_after_seconds=3.0)),
+        (503, {}, TryAgainSoon("…")),
+        (500, {}, TryAgainSoon("…")),
+        (302, {}, TryAgainSoon("…")),
+        (100, {}, TryAgainSoon("…")),
+    ],
+)
+def test_http_statuses_mean_what_to_do_next(status: int, headers: dict[str, str], error: ProviderError) -> None:
+    """429, a 5xx and a redirect mean the same at every provider."""
+    with pytest.raises(type(error)) as caught:
+        check_http(Answer(status=status, headers=headers))
+    assert caught.value.code == str(status)
+    assert getattr(caught.value, "retry_after_seconds", None) == getattr(error, "retry_after_seconds", None)
+
+
+def test_client_errors_are_told_apart_only_where_the_body_says_nothing() -> None:
+    """401 and 403 pause, 408 passes, the rest of the 4xx is our request's fault; 2xx and 4xx pass the common check."""
+    for status, error in ((401, PauseAccount), (403, PauseAccount), (408, TryAgainSoon), (404, RequestIsWrong)):
+        check_http(Answer(status=status))
+        with pytest.raises(error):
+            refuse_client_error(Answer(status=status))
+    check_http(Answer(status=200))
+    refuse_client_error(Answer(status=200))
+
+
+def test_statements_keep_values_as_given_and_drop_what_is_personal() -> None:
+    """Dropped fields are dropped at any depth; texts become storable; numbers and null stay what they were."""
+    item = {"id": 1, "mesaj": "secret", "in": [{"mesaj": "secret", "x": "a\x00"}], "n": None, "k\x00": 1.5}
+    assert scrub(item, drop={"mesaj"}) == {"id": 1, "in": [{"x": "a\ufffd"}], "n": None, "k\ufffd": 1.5}

@@ -1,0 +1,546 @@
+"""iletimerkezi: what its documented answers become, row by row."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey, Unreadable
+from models.vocabulary import Granularity, Status
+from providers.adapter import Account, Answer, Callback, DueId, Fetch, FetchSpec, Parsed, SweepPage
+from providers.errors import (
+    AnswerNotUnderstood,
+    PauseAccount,
+    ProviderError,
+    RequestIsWrong,
+    SlowDown,
+    TryAgainAt,
+    TryAgainSoon,
+)
+from providers.iletimerkezi import ADAPTER, ERRORS, MAX_PAGES
+from providers.iletimerkezi_orders import MESSAGE_STATUS, ORDER_STATUS, judge_finished
+
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "iletimerkezi"
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+ACCOUNT = Account(
+    id="toplu",
+    provider="iletimerkezi",
+    base_url="https://api.iletimerkezi.com",
+    timezone=ZoneInfo("Europe/Istanbul"),
+    credentials={"key": "507caf2e1fcdb5eea9786332ca2d8785", "hash": "0db4e316db72c519ba08121985f6ddf479809053d555c"},
+    options={"details": True, "window_days": 10},
+    validity_hours=48.0,
+)
+WINDOW = ["2024-11-11", "2024-11-20"]
+
+
+def order_key(value: str) -> TrackedKey:
+    """The tracked id of an order."""
+    return TrackedKey(id_kind="order", value=value)
+
+
+def list_fetch(page: int = 1) -> Fetch:
+    """A page of the sample's window."""
+    return Fetch(spec=FetchSpec(kind="page", params={"window": WINDOW, "page": page}))
+
+
+def detail_fetch(
+    order: str,
+    *,
+    page: int = 1,
+    rows: int = 0,
+    still_open: int = 0,
+    due: DueId | None = None,
+    seen_before: Mapping[str, int] | None = None,
+) -> Fetch:
+    """A page of one order's recipients."""
+    params = {"chain": f"order:{order}", "order": order, "page": page, "rows": rows, "open": still_open}
+    spec = FetchSpec(kind="batch", params=params, ids=(order_key(order),), label=f"recipients page {page}")
+    return Fetch(spec=spec, ids={order_key(order): due or DueId(key=order_key(order))}, seen_before=seen_before or {})
+
+
+def body_of(code: Any = 200, **content: Any) -> bytes:
+    """An answer body with this code and content."""
+    return json.dumps({"response": {"status": {"code": code, "message": "…"}, **content}}).encode()
+
+
+def parse(fetch: Fetch, body: bytes, status: int = 200, account: Account = ACCOUNT, **headers: str) -> Parsed:
+    """What the adapter makes of a body."""
+    return ADAPTER.parse(account, fetch, Answer(status=status, headers=headers, body=body, received_at=NOW))
+
+
+def order(**changes: Any) -> dict[str, Any]:
+    """One order of a list, finished with everybody reached, unless changed."""
+    given = {"id": 7, "status": 114, "total": 2, "delivered": 2, "undelivered": 0, "waiting": 0}
+    return {**given, "submitAt": "2026-02-28 10:00:00", "sendAt": "2026-02-28 10:00:05", "sender": "eMarka", **changes}
+
+
+def sample_report(number: int, submitted: datetime, local: str) -> DeliveryReport:
+    """A row of the documented list sample, written by hand."""
+    return DeliveryReport(
+        granularity=Granularity.ORDER,
+        provider_key=str(number),
+        status=Status.ENROUTE,
+        provider_status="113",
+        total=1,
+        delivered=0,
+        undelivered=0,
+        waiting=1,
+        sent_at=submitted,
+        extra={"sender": "eMarka", "submit_at": submitted.isoformat()},
+        statement={
+            "id": number,
+            "status": 113,
+            "total": 1,
+            "delivered": 0,
+            "undelivered": 0,
+            "waiting": 1,
+            "submitAt": local,
+            "sendAt": local,
+            "sender": "eMarka",
+        },
+        tracked=order_key(str(number)),
+    )
+
+
+def test_the_documented_list_sample_gives_two_open_orders() -> None:
+    """Both orders of the sample become order rows in UTC, are discovered, and the window holds no further page."""
+    first, second = datetime(2024, 11, 11, 23, 4, 8, tzinfo=UTC), datetime(2024, 11, 13, 16, 4, 8, tzinfo=UTC)
+    assert parse(list_fetch(), (FIXTURES / "get-reports.json").read_bytes()) == Parsed(
+        reports=(
+            sample_report(89, first, "2024-11-12 02:04:08"),
+            sample_report(98, second, "2024-11-13 19:04:08"),
+        ),
+        discovered=tuple(
+            Discovered(
+                key=order_key(number),
+                expected=1,
+                sent_at=at,
+                valid_until=at + timedelta(hours=48),
+                reopen_on=(Granularity.ORDER, number),
+            )
+            for number, at in (("89", first), ("98", second))
+        ),
+        seen=("89", "98"),
+        page=SweepPage(number=1, count=2, last=True),
+    )
+
+
+def test_the_text_typed_list_sample_fans_out_by_its_count() -> None:
+    """A count of 123 calls for pages 2 to 5 of the same window; the codes as text read like numbers."""
+    parsed = parse(list_fetch(), (FIXTURES / "get-reports.text-typed.json").read_bytes())
+    assert [(report.provider_key, report.status, report.provider_status) for report in parsed.reports] == [
+        ("247079966", Status.DELIVERED, "114")
+    ]
+    assert parsed.page == SweepPage(number=1, count=123, last=False)
+    assert parsed.children == tuple(
+        FetchSpec(kind="page", params={"window": WINDOW, "page": page}, label=f"2024-11-11..2024-11-20 page {page}")
+        for page in (2, 3, 4, 5)
+    )
+
+
+def test_the_documented_detail_sample_gives_a_row_per_recipient_and_none_for_the_order() -> None:
+    """The 2024 sample lacks counters and gives numbers as integers; the order is still open."""
+    wanted = [
+        ("428:+905301234567:1", Status.ENROUTE, "110", 5301234567),
+        ("428:+905301234568:1", Status.DELIVERED, "111", 5301234568),
+        ("428:+905301234569:1", Status.UNDELIVERABLE, "112", 5301234569),
+        ("428:+905301234560:1", Status.DELIVERED, "111", 5301234560),
+        ("428:+905301234561:1", Status.DELIVERED, "111", 5301234561),
+    ]
+    due = DueId(key=order_key("428"), expected=5)
+    assert parse(detail_fetch("428", due=due), (FIXTURES / "get-report.2024.json").read_bytes()) == Parsed(
+        reports=tuple(
+            DeliveryReport(
+                granularity=Granularity.MESSAGE,
+                provider_key=key,
+                parent_key="428",
+                recipient=f"+90{number}",
+                status=status,
+                provider_status=word,
+                statement={"number": number, "status": int(word)},
+                tracked=order_key("428"),
+            )
+            for key, status, word, number in wanted
+        ),
+        answers=(IdAnswer(key=order_key("428"), found=True),),
+        seen=tuple(f"+90{number}" for *_, number in wanted),
+    )
+
+
+def test_the_text_typed_detail_sample_settles_its_order() -> None:
+    """114 with its one recipient delivered: the order row, the recipient row, and the id is settled."""
+    parsed = parse(detail_fetch("247155523"), (FIXTURES / "get-report.text-typed.json").read_bytes())
+    assert [(report.granularity, report.provider_key, report.status) for report in parsed.reports] == [
+        (Granularity.ORDER, "247155523", Status.DELIVERED),
+        (Granularity.MESSAGE, "247155523:+905301234567:1", Status.DELIVERED),
+    ]
+    assert parsed.reports[0].statement["price"] == "0,0372"
+    assert parsed.answers == (IdAnswer(key=order_key("247155523"), found=True, settled=True),)
+    assert (parsed.children, parsed.unreadable) == ((), ())
+
+
+def test_list_and_detail_state_the_same_about_an_order() -> None:
+    """The order row of a list (numbers) equals that of a detail answer (texts), except for the raw statement."""
+    texts = {name: str(value) for name, value in order().items()}
+    from_list = parse(list_fetch(), body_of(count=1, orders=[order()])).reports[0]
+    from_detail = parse(detail_fetch("7"), body_of(order={**texts, "price": "0,5", "message": []})).reports[0]
+    assert replace(from_detail, statement={}) == replace(from_list, statement={})
+
+
+def test_an_empty_window_is_complete_at_once() -> None:
+    """No order, count 0: the only page is the last."""
+    parsed = parse(list_fetch(), (FIXTURES / "get-reports.empty.json").read_bytes())
+    assert parsed == Parsed(page=SweepPage(number=1, count=0, last=True))
+
+
+@pytest.mark.parametrize(
+    ("page", "count", "orders", "wanted"),
+    [
+        (1, 30, 30, (True, 0)),
+        (1, 31, 30, (False, 1)),
+        (1, 60, 30, (False, 1)),
+        (1, 61, 30, (False, 2)),
+        (1, "61", 30, (False, 2)),
+        (1, 5, 0, (True, 0)),  # a count without any order
+        (2, 61, 30, (False, 0)),  # only page one fans out
+        (3, 61, 1, (True, 0)),
+        (2, 20, 0, (True, 0)),  # the count has shrunk: past the end
+        (9, 900, 0, (True, 0)),
+        (1, 10**6, 30, (False, MAX_PAGES - 1)),
+    ],
+)
+def test_pages_follow_from_the_count(page: int, count: Any, orders: int, wanted: tuple[bool, int]) -> None:
+    """(last, number of further pages) of a page."""
+    items = [order(id=number) for number in range(orders)]
+    parsed = parse(list_fetch(page), body_of(count=count, orders=items))
+    assert parsed.page is not None
+    assert (parsed.page.last, len(parsed.children)) == wanted
+
+
+def test_a_list_without_its_count_keeps_its_orders_and_is_not_called_complete() -> None:
+    """A missing count goes to quarantine; a full page without it cannot be the last."""
+    body = body_of(orders=[order(id=number) for number in range(30)])
+    parsed = parse(list_fetch(), body)
+    assert (len(parsed.reports), parsed.page) == (30, SweepPage(number=1, count=None, last=False))
+    assert parsed.unreadable == (Unreadable(reason="A list of orders lacks its count.", raw=body),)
+
+
+def test_without_details_no_order_is_asked_for() -> None:
+    """The option `details` off: order rows only."""
+    account = replace(ACCOUNT, options={"details": False})
+    parsed = parse(list_fetch(), body_of(count=1, orders=[order()]), account=account)
+    assert (len(parsed.reports), parsed.discovered) == (1, ())
+
+
+def test_an_order_that_stands_twice_on_a_page_is_discovered_once() -> None:
+    """Two rows about one order: two statements, one id."""
+    parsed = parse(list_fetch(), body_of(count=2, orders=[order(), order()]))
+    assert (len(parsed.reports), len(parsed.discovered), parsed.seen) == (2, 1, ("7", "7"))
+
+
+def test_a_scheduled_order_is_valid_from_its_sending() -> None:
+    """The validity of a discovered order runs from sendAt, its age from submitAt."""
+    scheduled = order(status=113, sendAt="2026-03-05 10:00:00")
+    (found,) = parse(list_fetch(), body_of(count=1, orders=[scheduled])).discovered
+    assert (found.sent_at, found.valid_until) == (
+        datetime(2026, 2, 28, 7, tzinfo=UTC),
+        datetime(2026, 3, 7, 7, tzinfo=UTC),
+    )
+
+
+@pytest.mark.parametrize("word", [*ORDER_STATUS, *(int(word) for word in ORDER_STATUS)])
+@pytest.mark.parametrize("counts", [(2, 2, 0, 0), (2, 0, 2, 0), (2, 0, 0, 2), (None, None, None, None)])
+def test_113_and_115_do_not_look_at_the_counts(word: int | str, counts: tuple[int | None, ...]) -> None:
+    """113 is open and 115 rejected, whatever the counts are."""
+    item = order(status=word, **dict(zip(("total", "delivered", "undelivered", "waiting"), counts, strict=True)))
+    (report,) = parse(list_fetch(), body_of(count=1, orders=[item])).reports
+    wanted = {"113": Status.ENROUTE, "115": Status.REJECTED}[str(word)]
+    assert (report.status, report.reason, report.provider_status) == (wanted, None, str(word))
+
+
+@pytest.mark.parametrize(
+    ("counts", "wanted"),
+    [
+        ((1, 1, 0, 0), Status.DELIVERED),
+        ((3, 3, 0, None), Status.DELIVERED),
+        ((3, 0, 3, 0), Status.UNDELIVERABLE),
+        ((3, 1, 2, 0), Status.PARTIALLY_DELIVERED),
+        ((2000, 1500, 300, 200), Status.ENROUTE),  # an official test's answer: 114 with 200 still waiting
+        ((3, 2, 0, 0), Status.ENROUTE),
+        ((3, 0, 0, 0), Status.ENROUTE),
+        ((0, 0, 0, 0), Status.UNKNOWN),
+        ((1, 1, 1, 0), Status.UNKNOWN),
+        ((1, 1, 0, 1), Status.UNKNOWN),
+        ((None, 1, 0, 0), Status.UNKNOWN),
+        ((1, None, 0, 0), Status.UNKNOWN),
+        ((1, 1, None, 0), Status.UNKNOWN),
+    ],
+)
+def test_a_finished_order_is_what_its_counts_say(counts: tuple[int | None, ...], wanted: Status) -> None:
+    """114 is final only where the counts account for every recipient."""
+    assert judge_finished(*counts) is wanted
+
+
+def test_an_unknown_order_code_is_kept_raw_and_quarantined() -> None:
+    """Code 116 is not documented: status unknown, the code kept, its row named in quarantine."""
+    parsed = parse(list_fetch(), body_of(count=1, orders=[order(status=116)]))
+    assert [(report.status, report.provider_status) for report in parsed.reports] == [(Status.UNKNOWN, "116")]
+    assert [item.provider_key for item in parsed.unreadable] == ["7"]
+
+
+@pytest.mark.parametrize("item", [None, 5, [], {}, {"status": 114}, {"id": None, "status": 114}, {"id": 1}])
+def test_an_unreadable_order_does_not_sink_its_page(item: Any) -> None:
+    """The item goes to quarantine, its neighbour is stored."""
+    parsed = parse(list_fetch(), body_of(count=2, orders=[item, order()]))
+    assert ([report.provider_key for report in parsed.reports], len(parsed.unreadable)) == (["7"], 1)
+
+
+@pytest.mark.parametrize("word", list(MESSAGE_STATUS))
+@pytest.mark.parametrize("typed", [str, int])
+def test_every_recipient_code_has_its_status(word: str, typed: type) -> None:
+    """110 is open, 111 delivered, 112 undeliverable, as number and as text."""
+    item = {"number": "+905333128320", "status": typed(word)}
+    (report,) = parse(detail_fetch("7"), body_of(order={"id": 7, "status": 113, "message": [item]})).reports
+    wanted = {"110": Status.ENROUTE, "111": Status.DELIVERED, "112": Status.UNDELIVERABLE}[word]
+    assert (report.status, report.reason, report.provider_status, report.sent_at, report.done_at) == (
+        wanted,
+        None,
+        word,
+        None,
+        None,
+    )
+
+
+def test_an_unknown_recipient_code_keeps_the_order_open() -> None:
+    """A code 119 is never final: the row is unknown and quarantined, the finished order stays open."""
+    messages = [{"number": "+905301234567", "status": 119}, {"number": "+905301234568", "status": 111}]
+    body = body_of(order={"id": 7, "status": 114, "total": 2, "message": messages})
+    parsed = parse(detail_fetch("7"), body)
+    assert [report.status for report in parsed.reports] == [Status.UNKNOWN, Status.DELIVERED]
+    assert [item.provider_key for item in parsed.unreadable] == ["7:+905301234567:1"]
+    assert parsed.answers == (IdAnswer(key=order_key("7"), found=True),)
+
+
+@pytest.mark.parametrize(
+    "item", [None, 5, {}, {"number": "+905301234567"}, {"status": 111}, {"number": "", "status": 1}]
+)
+def test_an_unreadable_recipient_keeps_the_order_open(item: Any) -> None:
+    """Its neighbour is stored, the item is quarantined, and the order is not settled."""
+    messages = [item, {"number": "+905301234568", "status": 111}]
+    parsed = parse(detail_fetch("7"), body_of(order={"id": 7, "status": 114, "total": 2, "message": messages}))
+    assert (len(parsed.reports), len(parsed.unreadable), parsed.answers[0].settled) == (1, 1, False)
+
+
+def test_equal_numbers_get_ordinals_that_go_on_after_earlier_pages() -> None:
+    """Three times the same number (as in an official test), one of it on the page before: ordinals 2 to 4."""
+    words = ("110", "111", "112")
+    messages = [{"number": "+905057023100", "status": word} for word in words]
+    fetch = detail_fetch("7", page=2, rows=1000, seen_before={"+905057023100": 1})
+    parsed = parse(fetch, body_of(order={"id": 7, "status": 113, "message": messages}))
+    assert [(report.provider_key, report.provider_status) for report in parsed.reports] == [
+        ("7:+905057023100:2", "111"),
+        ("7:+905057023100:3", "110"),
+        ("7:+905057023100:4", "112"),
+    ]
+    assert parsed.seen == ("+905057023100",) * 3
+
+
+def test_a_number_that_is_none_is_kept_as_given() -> None:
+    """A masked number stands in key and recipient as the provider wrote it."""
+    item = {"number": "9053XXXXXXXX", "status": 111}
+    (report,) = parse(detail_fetch("7"), body_of(order={"id": 7, "status": 113, "message": [item]})).reports
+    assert (report.provider_key, report.recipient) == ("7:9053XXXXXXXX:1", "9053XXXXXXXX")
+
+
+def test_pages_of_one_order_are_chained_and_only_the_last_answers() -> None:
+    """Page one of 1,001 recipients carries what it saw to page two, which answers for the order."""
+    messages = [{"number": f"+90530{number:07}", "status": 111 if number else 110} for number in range(1000)]
+    head = {"id": 7, "status": 114, "total": 1001}
+    first = parse(detail_fetch("7"), body_of(order={**head, "message": messages}))
+    child = detail_fetch("7", page=2, rows=1000, still_open=1).spec
+    assert (first.children, first.answers) == ((child,), ())
+    one_more = [{"number": "+905311111111", "status": 111}]
+    second = parse(Fetch(spec=child), body_of(order={**head, "message": one_more}))
+    assert (second.children, second.answers) == ((), (IdAnswer(key=order_key("7"), found=True, settled=False),))
+    all_final = detail_fetch("7", page=2, rows=1000, still_open=0)
+    assert parse(all_final, body_of(order={**head, "message": one_more})).answers[0].settled
+
+
+@pytest.mark.parametrize(
+    ("status", "total", "words", "settled"),
+    [
+        (114, 1, [111], True),
+        (115, 1, [112], True),
+        (115, 1, [110], False),
+        (113, 1, [111], False),  # the order itself is not ended
+        (114, 1, [110], False),  # an official test's answer: finished order, recipient still sending
+        (114, 2, [111], False),  # a recipient is missing
+        (114, 1, [111, 112], False),  # one too many
+        (114, 2, [], False),
+    ],
+)
+def test_an_order_is_settled_by_all_of_its_recipients(status: int, total: int, words: list[int], settled: bool) -> None:
+    """Ended, complete and every recipient final; nothing less."""
+    messages = [{"number": f"+90530123456{place}", "status": word} for place, word in enumerate(words)]
+    counted = detail_fetch("7", due=DueId(key=order_key("7"), expected=total))
+    parsed = parse(counted, body_of(order={"id": "7", "status": status, "message": messages}))
+    if parsed.children:
+        parsed = parse(Fetch(spec=parsed.children[0], ids=counted.ids), body_of(order={"id": 7, "status": status}))
+    assert parsed.answers == (IdAnswer(key=order_key("7"), found=True, settled=settled),)
+
+
+def test_an_order_that_is_not_found_stays_open() -> None:
+    """The documented error sample: code 455 is an answer, not a failure."""
+    parsed = parse(detail_fetch("428"), (FIXTURES / "get-report.error.json").read_bytes(), status=455)
+    assert parsed == Parsed(answers=(IdAnswer(key=order_key("428"), found=False),))
+
+
+@pytest.mark.parametrize("body", [body_of(order={"id": 8, "status": 114, "message": []}), body_of(), body_of(order=[])])
+def test_an_answer_about_another_order_is_not_understood(body: bytes) -> None:
+    """Nothing may be written under the wrong order."""
+    with pytest.raises(AnswerNotUnderstood):
+        parse(detail_fetch("7"), body)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (400, RequestIsWrong),
+        (401, PauseAccount),
+        (403, PauseAccount),
+        (404, RequestIsWrong),
+        (429, SlowDown),
+        (455, RequestIsWrong),
+        (456, TryAgainAt),
+        (458, RequestIsWrong),
+        (464, RequestIsWrong),
+        (503, TryAgainSoon),
+        (422, RequestIsWrong),
+        (500, TryAgainSoon),
+        (110, AnswerNotUnderstood),
+    ],
+)
+@pytest.mark.parametrize("status", [200, None, 500])
+@pytest.mark.parametrize("typed", [str, int])
+def test_every_code_says_what_to_do(code: int, error: type[ProviderError], status: int | None, typed: type) -> None:
+    """The code in the body decides, as number or text, under any HTTP status."""
+    http = status if status is not None else code if code >= 400 else 200
+    with pytest.raises(error) as caught:
+        parse(list_fetch(), body_of(typed(code)), status=http)
+    assert (type(caught.value), caught.value.code) == (error, str(code))
+
+
+def test_every_code_of_the_table_is_tested() -> None:
+    """The rows above name each code of ERRORS."""
+    assert set(ERRORS) == {400, 401, 403, 404, 429, 455, 456, 458, 464, 503}
+
+
+def test_the_documented_refusal_pauses_the_account() -> None:
+    """Body and HTTP both say 401."""
+    with pytest.raises(PauseAccount):
+        parse(list_fetch(), (FIXTURES / "error.401.json").read_bytes(), status=401)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (302, TryAgainSoon),
+        (401, PauseAccount),
+        (403, PauseAccount),
+        (404, RequestIsWrong),
+        (429, SlowDown),
+        (502, TryAgainSoon),
+        (200, AnswerNotUnderstood),
+    ],
+)
+@pytest.mark.parametrize("body", [b"<html>no</html>", b"", b"[]", b'{"response": 5}'])
+def test_without_a_code_the_http_status_decides(status: int, error: type[ProviderError], body: bytes) -> None:
+    """A body that says nothing leaves the HTTP status; under 200 it is not understood."""
+    with pytest.raises(error):
+        parse(list_fetch(), body, status=status)
+
+
+def test_success_in_the_body_of_a_server_error_is_not_believed() -> None:
+    """Code 200 under HTTP 500 contradicts itself: ask again."""
+    with pytest.raises(TryAgainSoon):
+        parse(list_fetch(), body_of(count=0, orders=[]), status=500)
+
+
+def test_throttling_slows_the_account_by_retry_after() -> None:
+    """HTTP 429 and a 503 that names a time slow the whole account down."""
+    for status, body in ((429, b""), (503, body_of(503)), (429, body_of(429))):
+        with pytest.raises(SlowDown) as caught:
+            parse(list_fetch(), body, status, ACCOUNT, **{"retry-after": "7"})
+        assert caught.value.retry_after_seconds == 7
+
+
+def test_an_order_scheduled_for_later_is_asked_for_when_it_is_sent() -> None:
+    """Code 456 with a known sending time names that moment, otherwise a fixed wait."""
+    due = DueId(key=order_key("7"), valid_until=NOW + timedelta(hours=50))
+    with pytest.raises(TryAgainAt) as known:
+        parse(detail_fetch("7", due=due), body_of(456), status=456)
+    with pytest.raises(TryAgainAt) as past:
+        parse(detail_fetch("7", due=replace(due, valid_until=NOW)), body_of(456), status=456)
+    assert (known.value.at, known.value.after_seconds) == (NOW + timedelta(hours=2), None)
+    assert (past.value.at, past.value.after_seconds) == (None, 600.0)
+
+
+def test_the_list_request_is_byte_exact() -> None:
+    """The documented form: authentication and filter, with the page inside the filter."""
+    (spec,) = ADAPTER.plan_window(ACCOUNT, date(2024, 11, 11), date(2024, 11, 20))
+    assert spec == replace(list_fetch().spec, label="2024-11-11..2024-11-20 page 1")
+    request = ADAPTER.request(ACCOUNT, Fetch(spec=spec), NOW)
+    wanted = json.loads((FIXTURES / "get-reports.request.json").read_bytes())
+    wanted["request"]["authentication"] |= ACCOUNT.credentials
+    wanted["request"]["filter"] |= {"start": "2024-11-11", "end": "2024-11-20"}
+    assert request.body == json.dumps(wanted, separators=(",", ":")).encode()
+    assert (request.method, request.url) == ("POST", "https://api.iletimerkezi.com/v1/get-reports/json")
+    assert request.headers["Content-Type"] == "application/json"
+
+
+def test_the_detail_request_is_byte_exact() -> None:
+    """The documented sample with the largest page; the id goes out as a number."""
+    (spec,) = ADAPTER.plan_ids(ACCOUNT, [DueId(key=order_key("428"))], date(2024, 11, 11))
+    assert spec == detail_fetch("428").spec
+    request = ADAPTER.request(ACCOUNT, Fetch(spec=spec), NOW)
+    wanted = json.loads((FIXTURES / "get-report.request.json").read_bytes())
+    wanted["request"]["order"]["rowCount"] = 1000
+    assert request.body == json.dumps(wanted, separators=(",", ":")).encode()
+    assert request.url == "https://api.iletimerkezi.com/v1/get-report/json"
+
+
+def test_the_hash_can_be_derived_from_the_secret() -> None:
+    """HMAC-SHA256 with the secret as key over the API key, in small hex letters, as RFC 4231 shows it."""
+    account = replace(ACCOUNT, credentials={"key": "what do ya want for nothing?", "secret": "Jefe"})
+    request = ADAPTER.request(account, list_fetch(), NOW)
+    wanted = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+    assert json.loads(request.body)["request"]["authentication"] == {
+        "key": "what do ya want for nothing?",
+        "hash": wanted,
+    }
+
+
+def test_nobody_may_push() -> None:
+    """There is no callback: it is refused, and its body means nothing."""
+    callback = Callback(tail="", body=b"{}")
+    assert ADAPTER.authorise_callback(ACCOUNT, callback) is False
+    with pytest.raises(RequestIsWrong):
+        ADAPTER.parse_callback(ACCOUNT, callback)
+
+
+def test_the_record_says_what_configuration_needs() -> None:
+    """Credentials, window and options as documented on the provider's page."""
+    record = ADAPTER.record
+    assert (record.credentials, record.sweep_window_days, record.id_kinds, record.callback_tails) == (
+        (("key", "hash"), ("key", "secret")),
+        10,
+        (),
+        None,
+    )
+    assert {option.name: option.default for option in record.options} == {"details": True, "window_days": 10}

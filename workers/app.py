@@ -1,0 +1,169 @@
+"""The Celery app, `workers.app:app`: the profile, the task base class, beat's static schedule.
+
+PostgreSQL owns every unit of work and a message is only a hint, so the profile aims at one thing: that a worker goes on
+through whatever happens to the broker.
+"""
+
+import ssl
+from datetime import timedelta
+from functools import cached_property
+from threading import Lock
+from typing import Any
+
+import kombu.exceptions
+import redis.exceptions
+from celery import Celery
+from celery.signals import setup_logging
+from kombu import Queue
+
+from core import clock, names
+from core.logging import configure_logging
+from core.settings import Settings, load_settings
+from models.database import make_engine
+from providers.http import HttpDoor
+from providers.registry import ADAPTERS
+from schedules.beat import entries
+from tasks.base import UlakTask
+from tasks.runtime import Runtime, seal_key
+
+VISIBILITY_TIMEOUT_SECONDS = 300
+"""Well above any task's length (under 90 s); the row's lease is shorter anyway."""
+DATABASE_CONNECTIONS_PER_THREAD = 1
+SPARE_CONNECTIONS = 2
+KEY_PREFIX = "ulak:"
+
+
+class UlakApp(Celery):
+    """Celery with a runtime: the means that the steps of this process share."""
+
+    def __init__(self, settings: Settings, *args: Any, **kwargs: Any) -> None:
+        """`settings`: parsed once; nothing secret of them goes into `app.conf`, which `inspect conf` shows."""
+        super().__init__(*args, **kwargs)
+        self.settings = settings
+        self._runtime: Runtime | None = None
+        self._runtime_lock = Lock()
+
+    def runtime(self) -> Runtime:
+        """The process's runtime, built by whichever thread needs it first."""
+        with self._runtime_lock:
+            if self._runtime is None:
+                self._runtime = build_runtime(self.settings, threads=self.settings.worker_threads)
+            return self._runtime
+
+    def connection_errors(self) -> tuple[type[BaseException], ...]:
+        """What publishing raises when the broker cannot be reached."""
+        return (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError)
+
+    @cached_property
+    def providers(self) -> tuple[str, ...]:
+        """Names of the providers that beat plans for."""
+        return tuple(ADAPTERS)
+
+
+def build_runtime(settings: Settings, *, threads: int, application_name: str = "ulak-worker") -> Runtime:
+    """A runtime for one process with so many threads; connects when it is first used."""
+    if settings.database_url is None:
+        raise LookupError(
+            "ULAK_DATABASE_URL is not set: set it to postgresql://user:password@host:5432/database, or start everything "
+            "with `ulak up`, which brings a PostgreSQL of its own."
+        )
+    return Runtime(
+        engine=make_engine(
+            settings.database_url.get_secret_value(),
+            pool_size=threads * DATABASE_CONNECTIONS_PER_THREAD + SPARE_CONNECTIONS,
+            application_name=application_name,
+        ),
+        door=HttpDoor(max_connections=threads + SPARE_CONNECTIONS, boot=clock.boot, now=clock.now),
+        seal_key=seal_key(settings),
+        lease_margin_seconds=settings.lease_margin_seconds,
+        tick_seconds=settings.tick_seconds,
+    )
+
+
+def make_app(settings: Settings) -> UlakApp:
+    """The app for these settings."""
+    app = UlakApp(
+        settings,
+        "ulak",
+        task_cls=UlakTask,
+        include=["tasks.polls", "tasks.dispatching", "tasks.fetches", "tasks.upkeep"],
+    )
+    url = settings.redis_url.get_secret_value() if settings.redis_url else "redis://127.0.0.1:6379/0"
+    app.conf.update(_profile(url), beat_schedule=beat_schedule(settings))
+    return app
+
+
+def _profile(redis_url: str) -> dict[str, Any]:
+    """Celery's settings; each that differs from the default says why."""
+    profile: dict[str, Any] = {
+        "broker_url": redis_url,
+        "result_backend": None,
+        "task_ignore_result": True,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "timezone": "UTC",
+        # A message is acknowledged after the work; killed workers' messages come back. Twice is harmless here.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_eta_task_limit": 100,
+        # A broker that is away is waited for, for ever; publishing gives up within about a second.
+        "broker_connection_max_retries": None,
+        "broker_connection_retry_on_startup": True,
+        "broker_pool_acquire_timeout": 30,
+        "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5},
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_soft_shutdown_timeout": 20,
+        "worker_enable_soft_shutdown_on_idle": False,
+        "worker_send_task_events": True,
+        # One Prometheus label per producer's pid otherwise.
+        "task_send_sent_event": False,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "task_queues": [Queue(name) for name in names.QUEUES],
+        "task_default_queue": names.QUEUE_CONTROL,
+        "task_routes": {task: {"queue": queue} for task, queue in names.QUEUE_OF_TASK.items()},
+        "beat_max_loop_interval": 1,
+        "beat_scheduler": "celery.beat:Scheduler",
+        "broker_transport_options": {
+            "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            # redis-py would wait for ever.
+            "socket_timeout": 15,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "global_keyprefix": KEY_PREFIX,
+        },
+    }
+    if redis_url.startswith("rediss:"):
+        profile["broker_use_ssl"] = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    return profile
+
+
+def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Beat's entries in Celery's form. A tick expires after its interval: stale ones are not worked off after a stop."""
+    return {
+        entry.name: {
+            "task": entry.task,
+            "schedule": timedelta(seconds=entry.every_seconds),
+            "kwargs": entry.kwargs,
+            "options": {
+                "queue": names.QUEUE_OF_TASK[entry.task],
+                "expires": max(entry.every_seconds, 5.0),
+                "argsrepr": "",
+                "kwargsrepr": entry.display,
+            },
+        }
+        for entry in entries(ADAPTERS, tick_seconds=settings.tick_seconds)
+    }
+
+
+@setup_logging.connect
+def _log_our_way(**_: Any) -> None:
+    """Keep Celery from installing handlers of its own: every line goes through ours."""
+    configure_logging("worker")
+
+
+app = make_app(load_settings())
