@@ -5,9 +5,13 @@ before a line is written masks secrets and personal data, in fields, exception t
 of the standard library alike, so no caller can forget it.
 """
 
+import contextlib
+import json
 import logging
 import sys
 import threading
+import traceback
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, TextIO
 
@@ -39,6 +43,12 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """A logger for `log.info("noun.verb", field=value)`; usable before `configure_logging`."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
+
+
+def origin(error: BaseException) -> str:
+    """An exception's class and the lines it came through, without its text, which may quote a provider's answer."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    return f"{type(error).__name__} at " + " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
 
 
 def bind_context(**fields: Any) -> None:
@@ -73,11 +83,22 @@ def configure_logging(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(out)
+    handler = _Handler(out)
     handler.setFormatter(_formatter(shared, chosen, colors=out.isatty()))
     _replace_handlers(handler, level)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's own name
+        """Says where a line could not be written; the standard way prints its bare arguments."""
+        where = f"{record.pathname}:{record.lineno}"
+        event = {"event": "log.broken", "logger": record.name, "where": where}
+        # A stream that is gone cannot be told that it is gone.
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.write(json.dumps(redact_event(None, "error", event)) + self.terminator)
+            self.flush()
 
 
 def _shared_processors(process: str, mode: Mode) -> list[Processor]:

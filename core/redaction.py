@@ -71,6 +71,7 @@ _BARE_QUERY: Final = re.compile(r"\?[^=&*]{12,}$")
 
 _GAP: Final = r"[ \-./\u00a0]{1,2}"
 _MAYBE_GAP: Final = r"[ \-./\u00a0]{0,2}"
+_OCTET: Final = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
 # What holds many digits and is no phone number. Alternatives are tried from left to right, so
 # these protect their digits from the forms below them.
 _NUMBER: Final = re.compile(
@@ -81,17 +82,17 @@ _NUMBER: Final = re.compile(
       | (?<!\d)(?:19|20)\d\d-[01]\d-[0-3]\d(?!\d)
             (?:[T ][0-2]\d:[0-5]\d(?::[0-6]\d(?:[.,]\d+)?)?(?:Z|[ ]?[+-]\d\d:?\d\d(?!\d))?)?
       | (?<!\d)[0-3]\d[./-][01]\d[./-](?:19|20)\d\d(?!\d)(?:[ ][0-2]\d:[0-5]\d(?::[0-6]\d)?)?
-      | (?<![\d.])(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?![\d.])
+      | (?<![\d.])(?:{_OCTET}\.){{3}}{_OCTET}(?!\d|\.\d)
       | (?<![\d.+])(?:\d{{1,9}}|1\d{{9}})\.\d+(?![\d.])
     )
     | (?P<number>
         \+\d{{8,15}}(?!\d)
-      | (?<!\d)(?:(?:\+?[ ]?90|0090|0){_MAYBE_GAP})?\(?0?[2-5]\d\d\)?{_MAYBE_GAP}\d{{3}}
+      | (?<!\d)(?:(?:\+[ ]?90|90|0090|0){_MAYBE_GAP})?(?:\(0?[2-5]\d\d\)|0?[2-5]\d\d){_MAYBE_GAP}\d{{3}}
             {_MAYBE_GAP}\d\d{_MAYBE_GAP}\d\d(?!\d)
-      | \+\d{{1,3}}{_MAYBE_GAP}\(?\d{{1,5}}\)?(?:{_GAP}\d{{2,8}}){{1,5}}(?!\d)
-      | (?<!\d)(?:1{_GAP})?\(?[2-9]\d\d\)?{_GAP}\d{{3}}{_GAP}\d{{4}}(?!\d)
+      | \+\d{{1,3}}{_MAYBE_GAP}(?:\(\d{{1,5}}\)|\d{{1,5}})(?:{_GAP}\d{{2,8}}){{1,5}}(?!\d)
+      | (?<!\d)(?:1{_GAP})?(?:\([2-9]\d\d\)|[2-9]\d\d){_GAP}\d{{3}}{_GAP}\d{{4}}(?!\d)
       | (?<!\d)(?:00[1-9]\d{{7,14}}|\d{{10,15}})(?!\d)
-      | (?<!\d)\(?\d{{1,5}}\)?(?:[ \-\u00a0]\d{{2,8}}){{2,5}}(?!\d)
+      | (?<!\d)(?:\(\d{{1,5}}\)|\d{{1,5}})(?:[ \-\u00a0]\d{{2,8}}){{2,5}}(?!\d)
     )
     """,
     re.VERBOSE,
@@ -99,11 +100,12 @@ _NUMBER: Final = re.compile(
 _COMPACT_TIME: Final = re.compile(
     r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:[01]\d|2[0-3])[0-5]\d[0-5]\d",
 )
+_COUNTED: Final = re.compile(r"<\d{1,12} characters>")
 _EPOCH: Final = re.compile(r"1\d{9}(?:\d{3})?")
 
 
-class _KnownSecrets:
-    """Secrets this process has opened. Reading takes no lock: the pattern is replaced whole."""
+class KnownSecrets:
+    """Secrets that a process has opened. Reading takes no lock: the pattern is replaced whole."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -111,6 +113,7 @@ class _KnownSecrets:
         self._pattern: re.Pattern[str] | None = None
 
     def add(self, secret: str) -> None:
+        """Masks this value from now on, in each of its spellings; any thread, any number of times."""
         forms = {secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1]}
         if len(secret) < SHORTEST_SECRET or forms <= self._forms:
             return
@@ -120,10 +123,11 @@ class _KnownSecrets:
             self._pattern = re.compile("|".join(map(re.escape, longest_first)))
 
     def mask(self, text: str) -> str:
+        """The text without any known secret."""
         return self._pattern.sub(MASK, text) if self._pattern else text
 
 
-_KNOWN: Final = _KnownSecrets()
+_KNOWN: Final = KnownSecrets()
 
 
 def register_secret(value: str) -> None:
@@ -183,6 +187,8 @@ def redact_field(name: Any, value: Any, *, depth: int = 0) -> Any:
     if plain in _SECRET_NAMES or plain.endswith(_SECRET_ENDINGS):
         return MASK
     if plain in _CONTENT_NAMES and isinstance(value, str):
+        if _COUNTED.fullmatch(value):
+            return value
         return f"<{len(value)} characters>"
     return redact_value(value, depth=depth)
 

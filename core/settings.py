@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from core.redaction import register_secret
 
 PREFIX: Final = "ULAK_"
+LIFELINE_VARIABLE: Final = "ULAK_LIFELINE_FD"
 LONGEST_SECRET_BYTES: Final = 65_536
 
 
@@ -90,6 +91,9 @@ class Settings(BaseSettings):
     seal_key_file: AbsolutePath | None = None
     postgres_bin: AbsolutePath | None = None
     valkey_bin: AbsolutePath | None = None
+    worker_threads: Annotated[int, Field(ge=1, le=64)] = 16
+    lease_margin_seconds: Annotated[float, Field(gt=0, le=600)] = 15.0
+    tick_seconds: Annotated[float, Field(ge=0.1, le=60)] = 5.0
     lifeline_fd: Annotated[int, Field(ge=3)] | None = None
 
     def accounts_path(self) -> Path | None:
@@ -118,6 +122,9 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "seal_key_file": "give the path of a secret file, or unset it to have one generated",
         "postgres_bin": "give the folder that holds the programs postgres and initdb",
         "valkey_bin": "give the path of the program valkey-server or redis-server",
+        "worker_threads": "give a number of threads from 1 to 64",
+        "lease_margin_seconds": "give the seconds for writing an answer after the deadline, up to 600",
+        "tick_seconds": "give the seconds between two looks at what is due, from 0.1 to 60",
         "lifeline_fd": "leave it alone: the supervisor sets it for its children",
     },
 )
@@ -142,7 +149,7 @@ def load_settings() -> Settings:
 
 def lifeline_descriptor() -> int | None:
     """The file descriptor of the supervisor's pipe; None when nothing supervises this process."""
-    text = os.environ.get(f"{PREFIX}LIFELINE_FD", "")
+    text = os.environ.get(LIFELINE_VARIABLE, "")
     return int(text) if text.isdecimal() else None
 
 

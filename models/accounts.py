@@ -134,7 +134,7 @@ def apply(connection: Connection, specs: Iterable[AccountSettings], *, prune: bo
 def list_accounts(connection: Connection, *, lock: bool = False) -> list[AccountRecord]:
     """All accounts by id; with `lock`, their rows are held until the transaction ends."""
     query = select(accounts).order_by(accounts.c.id)
-    return [_record(row) for row in connection.execute(query.with_for_update() if lock else query)]
+    return [_record(row) for row in connection.execute(query.with_for_update(key_share=True) if lock else query)]
 
 
 def load(connection: Connection, account_id: str) -> AccountRecord:

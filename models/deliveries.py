@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from models.database import json_parameter
-from models.merge import ROW_FIELDS, Observation, Row, fold, merge_history, merge_observation, observe
+from models.merge import ROW_FIELDS, Observation, fold_values, merge_history, merge_observation, observe
 from models.report import DeliveryReport
 from models.storable import clean_key
 from models.vocabulary import Granularity, Source
@@ -224,7 +224,7 @@ def _insert(
     if not keys:
         return set()
     rows = [
-        {"n": place, "granularity": key[0], "provider_key": key[1], **_columns(fold(key[0], incoming[key].values()))}
+        {"n": place, "granularity": key[0], "provider_key": key[1], **fold_values(key[0], incoming[key].values())}
         for place, key in enumerate(keys)
     ]
     seen = [{"n": place, **_columns(one)} for place, key in enumerate(keys) for one in incoming[key].values()]
@@ -237,10 +237,16 @@ def _insert(
     return {keys[place] for (place,) in connection.exec_driver_sql(_INSERT, parameters)}
 
 
-def _columns(record: Row | Observation) -> dict[str, Any]:
-    """The record's values by column, absent where NULL, so that the parameter stays small."""
-    values = ((name, getattr(record, name)) for name in record.__struct_fields__)
-    return {name: value for name, value in values if value is not None}
+def _columns(seen: Observation) -> dict[str, Any]:
+    return {
+        "content_hash": seen.content_hash,
+        "source": seen.source,
+        "as_of": seen.as_of,
+        "as_of_last": seen.as_of_last,
+        "provider_time": seen.provider_time,
+        "facts": seen.facts,
+        "statement": seen.statement,
+    }
 
 
 def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, History]]) -> tuple[set[int], set[int]]:
@@ -257,7 +263,7 @@ def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, Histo
         whole = merge_history([*known.values(), *heard.values()])
         if not whole:
             continue
-        rows.append({"id": place, **_columns(fold(granularity, whole.values()))})
+        rows.append({"id": place, **fold_values(granularity, whole.values())})
         seen += ({"delivery_id": place, **_columns(one)} for one in whole.values() if _moves(one, known))
     parameters = {"rows": json_parameter(rows), "seen": json_parameter(seen)}
     return set(found), set(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
@@ -290,7 +296,7 @@ def load_histories(connection: Connection, ids: Sequence[int]) -> dict[int, Hist
     return histories
 
 
-def find_differing(connection: Connection, rows: Mapping[int, Row]) -> set[int]:
-    """Ids of those deliveries whose stored row is not the given one. Locks and writes nothing."""
-    parameters = {"rows": json_parameter([{"id": place, **_columns(row)} for place, row in rows.items()])}
+def find_differing(connection: Connection, rows: Mapping[int, Mapping[str, Any]]) -> set[int]:
+    """Ids of those deliveries whose stored row is not the given one (as of `fold_values`). Locks and writes nothing."""
+    parameters = {"rows": json_parameter([{"id": place, **row} for place, row in rows.items()])}
     return set(connection.exec_driver_sql(_DIFFER, parameters).scalars())

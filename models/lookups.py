@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, exists, or_, select, text, union
 
-from models.merge import KEY_PARTS, KEYS, Observation, is_conflict, rank, winners
+from models.merge import KEY_PARTS, KEYS, Observation, find_contradictions, rank, winners
 from models.tables import accounts, delivery_status, observations, tracked_ids
 from models.vocabulary import Granularity, Source
 
@@ -176,8 +176,8 @@ def explain(connection: Connection, delivery_id: int) -> Explanation | None:
         )
         for seen, key in zip(ranked, keys, strict=True)
     ]
-    told = tuple(sorted({seen.facts["status"] for seen in ranked})) if delivery["conflict"] else ()
-    return Explanation(delivery=delivery, statements=statements, conflicting=told if is_conflict(ranked) else ())
+    conflicting = tuple(sorted(find_contradictions(ranked))) if delivery["conflict"] else ()
+    return Explanation(delivery=delivery, statements=statements, conflicting=conflicting)
 
 
 def _observation(row: RowMapping) -> Observation:

@@ -224,16 +224,20 @@ def fold(granularity: Granularity, observations: Iterable[Observation]) -> Row:
     The status, and what explains it, come from the greatest observation; every other field from the greatest that has
     it.
     """
+    return Row(**fold_values(granularity, observations))
+
+
+def fold_values(granularity: Granularity, observations: Iterable[Observation]) -> dict[str, Any]:
+    """What `fold` gives, as JSON values by column, absent where nothing was said."""
     ranked = rank(granularity, merge_history(observations).values())
     extra: dict[str, Any] = {}
     for seen in reversed(ranked):
         extra.update(seen.facts.get("extra", ()))
-    return Row(
-        **{name: seen.facts[name] for name, seen in winners(granularity, ranked).items()},
-        is_final=_is_final(granularity, ranked[0]),
-        conflict=granularity is Granularity.MESSAGE and is_conflict(ranked),
-        extra=extra,
-    )
+    values = {name: seen.facts[name] for name, seen in winners(granularity, ranked).items()}
+    values["is_final"] = _is_final(granularity, ranked[0])
+    values["conflict"] = granularity is Granularity.MESSAGE and bool(find_contradictions(ranked))
+    values["extra"] = extra
+    return values
 
 
 def winners(granularity: Granularity, ranked: Sequence[Observation]) -> dict[str, Observation]:
@@ -258,10 +262,13 @@ def _is_final(granularity: Granularity, greatest: Observation) -> bool:
     return last >= end_of_day + CONVERSATION_SETTLES
 
 
-def is_conflict(ranked: Sequence[Observation]) -> bool:
-    """Two different finals of one message, or read and a failure."""
-    if len(ranked) == 1:
-        return False
-    statuses = {Status(seen.facts["status"]) for seen in ranked}
-    finals = [status for status in statuses if STATUS_CLASS[status] == STATUS_CLASS[Status.DELIVERED]]
-    return len(finals) > 1 or (Status.READ in statuses and not FAILURES.isdisjoint(statuses))
+def find_contradictions(observations: Collection[Observation]) -> frozenset[Status]:
+    """The statuses of a message's history that cannot all be true: different finals, or read and a failure."""
+    if len(observations) == 1:
+        return frozenset()
+    statuses = frozenset(Status(seen.facts["status"]) for seen in observations)
+    finals = frozenset(status for status in statuses if STATUS_CLASS[status] == STATUS_CLASS[Status.DELIVERED])
+    contradicting = finals if len(finals) > 1 else frozenset()
+    if Status.READ in statuses and statuses & FAILURES:
+        contradicting |= {Status.READ} | (statuses & FAILURES)
+    return contradicting

@@ -56,6 +56,7 @@ WITH sealed AS (
   ORDER BY r.n
   ON CONFLICT (account_id, fingerprint) DO UPDATE
   SET times = quarantine.times + 1, last_seen_at = clock_timestamp(), resolved_at = NULL,
+      context = CASE WHEN quarantine.sealed IS NULL THEN excluded.context ELSE quarantine.context END,
       sealed = coalesce(quarantine.sealed, excluded.sealed)
   RETURNING times
 ) SELECT count(*) FILTER (WHERE times = 1) FROM sealed

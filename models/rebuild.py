@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 
 from models.deliveries import find_differing, load_histories, refold
-from models.merge import fold
+from models.merge import fold_values
 from models.tables import delivery_status
 from models.vocabulary import Granularity
 
@@ -50,7 +50,7 @@ def rebuild(
 
 def _rebuild_chunk(connection: Connection, deliveries: dict[int, Granularity]) -> int:
     histories = load_histories(connection, list(deliveries))
-    rows = {place: fold(deliveries[place], history.values()) for place, history in histories.items()}
+    rows = {place: fold_values(deliveries[place], history.values()) for place, history in histories.items()}
     differing = find_differing(connection, rows)
     # What differed without a lock may have been a neighbour's commit in between: the fold under the lock decides.
     return len(refold(connection, {place: deliveries[place] for place in differing}))

@@ -4,14 +4,11 @@ Source: organikapi.com/documents/reports_detailed; error codes and the key's mak
 documents (README, ERROR_CODES). The key stands in the URL's path, so no URL may ever be printed.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
-from xml.sax.saxutils import escape
 
 from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status, is_final
@@ -50,6 +47,7 @@ from providers.errors import (
 )
 from providers.numbers import recipient
 from providers.organik_replies import Reply, read_reply
+from providers.organik_requests import api_key, batch_of, fill_batches, goes_alone, json_body, keys_of, xml_body
 from providers.pull_only import PullOnly
 
 STATUS: Final[Mapping[int, tuple[Status, Reason | None]]] = {
@@ -119,8 +117,6 @@ MAY_BE_ONE_ID: Final = frozenset({96, 97})
 """Errors that one bad id, or one id too many, may bring upon a whole batch."""
 
 KINDS: Final = ("transaction", "delivery_track", "gsm_track")
-ROWS_PER_CALL: Final = 5000
-"""A call asks for ids with at most so many expected rows together: there is no paging."""
 SPLIT_ABOVE_ROWS: Final = 200
 """A transaction with more rows than this and few open ones is asked by its open rows from then on."""
 
@@ -136,9 +132,9 @@ RECORD: Final = ProviderRecord(
     deadline_seconds=60.0,
     options=(
         OptionSpec(
-            name="format", type=str, default="json", meaning="Form of requests and replies.", choices=("json", "xml")
+            name="format", type=str, default="json", meaning="form of requests and replies", choices=("json", "xml")
         ),
-        OptionSpec(name="batch_size", type=int, default=100, meaning="Most ids in one call.", minimum=1, maximum=1000),
+        OptionSpec(name="batch_size", type=int, default=100, meaning="most ids in one call", minimum=1, maximum=1000),
     ),
     id_kinds=KINDS,
 )
@@ -161,8 +157,10 @@ class Organik(PullOnly):
         specs: list[FetchSpec] = []
         for kind in KINDS:
             mine = [item for item in due if item.key.id_kind == kind]
-            specs += [_spec(kind, [item.key.value]) for item in mine if _goes_alone(item)]
-            specs += [_spec(kind, ids) for ids in _fill([item for item in mine if not _goes_alone(item)], size)]
+            specs += [batch_of(kind, [item.key.value]) for item in mine if goes_alone(item)]
+            specs += [
+                batch_of(kind, ids) for ids in fill_batches([item for item in mine if not goes_alone(item)], size)
+            ]
         return tuple(specs)
 
     def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:
@@ -172,9 +170,9 @@ class Organik(PullOnly):
         field, ids = f"{fetch.spec.params['by']}_ids", fetch.spec.params["ids"]
         return Request(
             method="POST",
-            url=f"{account.base_url.rstrip('/')}/v2/{quote(_api_key(account), safe='')}/detailedreport/{form}/",
+            url=f"{account.base_url.rstrip('/')}/v2/{quote(api_key(account), safe='')}/detailedreport/{form}/",
             headers={"accept": f"application/{form}", "content-type": f"application/{form}"},
-            body=_xml_body(field, ids) if form == "xml" else _json_body(field, ids),
+            body=xml_body(field, ids) if form == "xml" else json_body(field, ids),
             endpoint="detailedreport",
         )
 
@@ -198,63 +196,6 @@ class Organik(PullOnly):
 ADAPTER: Final = Organik()
 
 
-def _goes_alone(item: DueId) -> bool:
-    """Whether an id must not share a call.
-
-    The text form of a gsm id (16502030-4730-63032793) comes back as another, whole number, so only the call itself can
-    say which row is whose; and an id that cannot be right would bring error 96 upon all others.
-    """
-    return item.key.id_kind != "delivery_track" and as_int(item.key.value, minimum=0) is None
-
-
-def _fill(items: Iterable[DueId], size: int) -> list[list[str]]:
-    """The values in batches, each into the first batch with room, so that the earliest stay the most valuable."""
-    batches: list[list[str]] = []
-    rows: list[int] = []
-    open_ones: list[int] = []
-    for item in items:
-        weight = max(item.expected or 1, 1)
-        place = next((index for index in open_ones if rows[index] + weight <= ROWS_PER_CALL), None)
-        if place is None:
-            place = len(batches)
-            batches.append([])
-            rows.append(0)
-            open_ones.append(place)
-        batches[place].append(item.key.value)
-        rows[place] += weight
-        if len(batches[place]) >= size or rows[place] >= ROWS_PER_CALL:
-            open_ones.remove(place)
-    return batches
-
-
-def _spec(kind: str, values: Sequence[str]) -> FetchSpec:
-    ids = sorted(values)
-    keys = tuple(TrackedKey(id_kind=kind, value=value) for value in ids)
-    return FetchSpec(kind="batch", params={"by": kind, "ids": ids}, ids=keys, label=f"{len(ids)} {kind} ids")
-
-
-def _keys(fetch: Fetch) -> tuple[TrackedKey, ...]:
-    return tuple(TrackedKey(id_kind=fetch.spec.params["by"], value=value) for value in fetch.spec.params["ids"])
-
-
-def _api_key(account: Account) -> str:
-    """The key as given, or MD5 of user name and password, as the provider makes it (32 lower-case hex digits)."""
-    given = account.credentials.get("api_key")
-    if given:
-        return given
-    joined = account.credentials["username"] + account.credentials["password"]
-    return hashlib.md5(joined.encode(), usedforsecurity=False).hexdigest()
-
-
-def _json_body(field: str, ids: Sequence[str]) -> bytes:
-    return json.dumps({"data": {field: list(ids)}}, ensure_ascii=False).encode()
-
-
-def _xml_body(field: str, ids: Sequence[str]) -> bytes:
-    lines = "".join(f"<{field}>{escape(value)}</{field}>\n" for value in ids)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n<document>\n<data>\n{lines}</data>\n</document>\n'.encode()
-
-
 def _parse_error(fetch: Fetch, answer: Answer, reply: Reply) -> Parsed:
     """What `result: false` means. Errors come with HTTP 200; the table's number is believed before the HTTP status."""
     code = next((code for code in reply.codes if code in ERROR or code in NO_ROWS), None)
@@ -264,11 +205,11 @@ def _parse_error(fetch: Fetch, answer: Answer, reply: Reply) -> Parsed:
         said = str(reply.codes[0]) if reply.codes else None
         raise AnswerNotUnderstood("Organik answered an unknown error.", raw=answer.body, code=said)
     if code in NO_ROWS:
-        return Parsed(answers=tuple(IdAnswer(key=key, found=False) for key in _keys(fetch)))
+        return Parsed(answers=tuple(IdAnswer(key=key, found=False) for key in keys_of(fetch)))
     ids = fetch.spec.params["ids"]
     if code in MAY_BE_ONE_ID and len(ids) > 1:
         kind, half = fetch.spec.params["by"], len(ids) // 2
-        return Parsed(children=(_spec(kind, ids[:half]), _spec(kind, ids[half:])))
+        return Parsed(children=(batch_of(kind, ids[:half]), batch_of(kind, ids[half:])))
     raise ERROR[code](f"Organik answered error {code}.", code=str(code))
 
 
@@ -276,7 +217,7 @@ def _parse_rows(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parsed:
     reports: dict[TrackedKey | None, list[DeliveryReport]] = {}
     unreadable: list[Unreadable] = []
     spoiled: set[TrackedKey | None] = set()
-    asked = frozenset(_keys(fetch))
+    asked = frozenset(keys_of(fetch))
     for row in rows:
         owner = _owner(fetch, asked, row)
         report, trouble = _report(account, row, owner)
@@ -288,7 +229,7 @@ def _parse_rows(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parsed:
             spoiled.add(owner)
     answers: list[IdAnswer] = []
     discovered: list[Discovered] = []
-    for key in _keys(fetch):
+    for key in keys_of(fetch):
         open_rows, answer = _settle(account, fetch, key, reports.get(key, []), spoiled)
         answers.append(answer)
         discovered += open_rows

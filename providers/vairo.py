@@ -96,7 +96,7 @@ RECORD: Final = ProviderRecord(
             name="number_form",
             type=str,
             default="national",
-            meaning="How numbers are written in requests: 5399999999, 905399999999 or +905399999999.",
+            meaning="how numbers are written in requests: 5399999999, 905399999999 or +905399999999",
             choices=("national", "international", "plus"),
         ),
     ),

@@ -6,18 +6,13 @@ Errors come with HTTP 200; ids are text or numbers; the XML answer has no root, 
 
 import hashlib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
 from random import Random
 from typing import Any
-from xml.etree.ElementTree import ParseError
 from xml.sax.saxutils import escape
 
-from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 from typing_extensions import override
 
-from sandbox.istanbul import DAY_SECONDS, local_text
+from sandbox.istanbul import DAY_SECONDS
 from sandbox.lives import (
     COMMON_WEIGHTS,
     NEVER,
@@ -28,15 +23,26 @@ from sandbox.lives import (
     draw_outcome,
     read_outcome,
 )
+from sandbox.organik_forms import (
+    FOREIGN,
+    KINDS,
+    Item,
+    Transaction,
+    explain,
+    read_json,
+    read_xml,
+    register,
+    tell_item,
+    write_item,
+    write_track,
+)
 from sandbox.settings import Settings
 from sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
-from sandbox.truth import Row, build_row, write_e164
+from sandbox.truth import Row, allow_unreported, build_row, write_e164
 from sandbox.wire import Answer, Call, answer_json
 
-KINDS = ("transaction_ids", "delivery_track_ids", "gsm_track_ids")
+VALIDITY_SECONDS = 2 * DAY_SECONDS
 PATH = re.compile(r"/v2/([^/]*)/([^/]+)(?:/([^/]+))?(?:/([^/]+))?/?")
-FOREIGN = "61491570156"
-
 # Outcome: (status, errorcodes to draw from).
 LAST: dict[str, tuple[int, tuple[int, ...]]] = {
     "absent": (4, (3, 4, 7)),
@@ -53,17 +59,6 @@ LAST: dict[str, tuple[int, tuple[int, ...]]] = {
     "test": (3, (88,)),
     "unknown_word": (7, (0,)),
 }
-REASONS = {
-    **dict.fromkeys((1, 2, 99), "invalid_number"),
-    **dict.fromkeys((3, 4, 7), "absent"),
-    **dict.fromkeys((5, 23), "opted_out"),
-    **dict.fromkeys((9, 12, 14, 16, 17), "handset"),
-    **dict.fromkeys((10, 11, 13, 15, 18, 19, 20, 21), "network"),
-    6: "content",
-    8: "sms_barred",
-    22: "other",
-    88: "test",
-}
 ERRORS = {
     87: "Kayıt bulunamadı",
     88: "Desteklenmeyen request_name",
@@ -76,29 +71,6 @@ ERRORS = {
     97: "Gövde biçimi hatalı",
     99: "Yetkilendirme hatası",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One message; its states are (status, errorcode)."""
-
-    gsm: str
-    track: int
-    life: Life[tuple[int, int]]
-    segments: int
-
-
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """One sending task."""
-
-    id: int
-    batch: int
-    delivery_track: str
-    created: int
-    start: int
-    registered_by: str
-    items: tuple[Item, ...]
 
 
 class Organik(StandIn):
@@ -169,6 +141,9 @@ class Organik(StandIn):
             created = int(batch.at - 3600)
             start = int(batch.at + (180 / batch.speed if index == 3 else DAY_SECONDS))
         numbers = self._numbers(rng, batch, index)
+        # A message without an end gets a short validity, so the wait for it ends in a demo.
+        silent = any(read_outcome(number) == "never" for number in numbers)
+        valid = start + (1080 / batch.speed if silent else VALIDITY_SECONDS)
         base = 410_000_000 + (key - 14_000_000) * 1_000
         items = tuple(
             Item(number, base + nth, self._life(rng, batch, created, start, number), segments)
@@ -179,7 +154,7 @@ class Organik(StandIn):
             how = "delivery_track"
         if len(items) > 20:
             how = "transaction"
-        return Transaction(key, batch.number, track, created, start, how, items)
+        return Transaction(key, batch.number, track, created, start, int(valid), how, items)
 
     def _numbers(self, rng: Random, batch: Batch, index: int) -> list[str]:
         if batch.recipients:
@@ -308,7 +283,7 @@ class Organik(StandIn):
         for transaction in self.transactions.values():
             if transaction.created > now or transaction.batch < since_batch:
                 continue
-            for kind, value, expected in register(transaction):
+            for kind, value, expected, recipient in register(transaction):
                 row = rows.setdefault(
                     (kind, value),
                     {
@@ -316,13 +291,14 @@ class Organik(StandIn):
                         "kind": kind,
                         "value": value,
                         "client_ref": transaction.delivery_track,
-                        "recipient": None,
+                        "recipient": recipient,
                         "expected": 0,
                         "sent_at": transaction.created,
-                        "valid_until": None,
+                        "valid_until": transaction.valid_until,
                     },
                 )
                 row["expected"] += expected
+                row["valid_until"] = max(row["valid_until"], transaction.valid_until)
         return list(rows.values())
 
     @override
@@ -350,7 +326,7 @@ class Organik(StandIn):
         status, reason = explain(shown["status"], shown["errorcode"])
         plain, plain_reason = explain(shown["status"], 0)
         done = shown["finish_date"] is not None
-        return build_row(
+        row = build_row(
             self.name,
             "message",
             str(item.track),
@@ -364,104 +340,7 @@ class Organik(StandIn):
             sent_at=transaction.start,
             done_at=int(item.life.since(now)) if done else None,
             settles_at=item.life.settles_at,
+            valid_until=transaction.valid_until,
             xml={"status": plain, "reason": plain_reason},
         )
-
-
-def register(transaction: Transaction) -> list[tuple[str, str, int]]:
-    """(kind, value, expected) of what the sender would register for it."""
-    if transaction.registered_by == "gsm_track":
-        # The send reply's form of the id is text with dashes, the report's is a number.
-        return [
-            (
-                "gsm_track",
-                write_track(transaction, item) if nth % 2 else str(item.track),
-                1,
-            )
-            for nth, item in enumerate(transaction.items)
-        ]
-    if transaction.registered_by == "delivery_track":
-        return [("delivery_track", transaction.delivery_track, len(transaction.items))]
-    return [("transaction", str(transaction.id), len(transaction.items))]
-
-
-def write_track(transaction: Transaction, item: Item) -> str:
-    """A `gsm_track_id` the way send replies write it."""
-    return f"{transaction.id}-{item.track % 1000}-{item.track}"
-
-
-def tell_item(transaction: Transaction, item: Item, now: float) -> dict[str, Any]:
-    """One report item as JSON says it."""
-    status, code = item.life.at(now) or (0, 0)
-    foreign = item.gsm == FOREIGN
-    return {
-        "gsm": int(item.gsm),
-        "transaction_id": transaction.id,
-        "gsm_track_id": item.track,
-        "delivery_track_id": transaction.delivery_track,
-        "create_date": local_text(transaction.created),
-        "start_date": local_text(transaction.start),
-        "finish_date": local_text(item.life.since(now)) if status in (2, 3, 4) else None,
-        "status": status,
-        "sms_count": item.segments if status else 0,
-        "credit_amount": item.segments if status and not foreign else 0,
-        "is_foreign_gsm": int(foreign),
-        "errorcode": code,
-    }
-
-
-def write_item(item: dict[str, Any]) -> str:
-    """The same in XML, where the sample shows no errorcode."""
-    return (
-        "<item>"
-        + "".join(
-            f"<{name} />" if value is None else f"<{name}>{escape(str(value))}</{name}>"
-            for name, value in item.items()
-            if name != "errorcode"
-        )
-        + "</item>\n"
-    )
-
-
-def explain(status: int, code: int) -> tuple[str, str | None]:
-    """Status and reason; code 0 stands for no code here."""
-    if status in (0, 1, 2):
-        return ("scheduled", "enroute", "delivered")[status], None
-    if status not in (3, 4):
-        return "unknown", None
-    default = "invalid_number" if status == 3 else "expired"
-    reason = REASONS.get(code, default)
-    if code in (5, 6, 8, 23):
-        return "rejected", reason
-    return ("undeliverable" if status == 3 else "expired"), reason
-
-
-def read_json(call: Call) -> dict[str, list[str]] | None:
-    """The three id lists as text, or None where the body has another form."""
-    data = call.dig("data")
-    if not isinstance(data, dict):
-        return None
-    wanted: dict[str, list[str]] = {}
-    for kind in KINDS:
-        ids = data.get(kind) or []
-        if not isinstance(ids, list):
-            return None
-        wanted[kind] = [str(one).strip() for one in ids]
-    return wanted
-
-
-def read_xml(body: bytes) -> dict[str, list[str]] | None:
-    """The same of `<document><data><transaction_ids> id </transaction_ids>…`."""
-    try:
-        root = fromstring(body)
-    except (ParseError, DefusedXmlException, ValueError):
-        return None
-    data = root.find("data")
-    if data is None:
-        return None
-    return {kind: list(texts(element.text for element in data.findall(kind))) for kind in KINDS}
-
-
-def texts(values: Iterable[str | None]) -> Iterable[str]:
-    """What is left of texts that are neither absent nor blank."""
-    return (value.strip() for value in values if value and value.strip())
+        return allow_unreported(row, now, transaction.valid_until)

@@ -31,7 +31,8 @@ logger = logging.getLogger("sandbox")
 def open_socket(port: int) -> socket.socket:
     """A listening socket on loopback; a free port where the wanted one is busy."""
     for wanted in (port, 0):
-        wire = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # asyncio turns Nagle's delay off only for a socket that names its protocol.
+        wire = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             wire.bind((HOST, wanted))

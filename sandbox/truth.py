@@ -57,6 +57,13 @@ def build_row(provider: str, granularity: str, key: str, status: str, **columns:
     return row
 
 
+def allow_unreported(row: Row, now: float, valid_until: float) -> Row:
+    """The row, which its reader may call `unreported` once its validity is over without an end."""
+    if now >= valid_until and row["status"] in ("scheduled", "enroute"):
+        row["status_any"] = [*row["status_any"], "unreported"]
+    return row
+
+
 def encode_part(part: str) -> str:
     """One part of a key: `%` and `:` percent-encoded, nothing else."""
     return part.replace("%", "%25").replace(":", "%3A")

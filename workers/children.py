@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from core.settings import inherited_environment
+from core.settings import LIFELINE_VARIABLE, inherited_environment
 
 LONGEST_LOG_BYTES: Final = 5_000_000
 TAIL_BYTES: Final = 8_192
@@ -50,11 +50,15 @@ def launch(spec: ChildSpec, lifeline: int, log: Path) -> subprocess.Popen[bytes]
     A session of its own, because Ctrl-C at a terminal goes to every process of the foreground
     group, and the order of stopping is the supervisor's to choose.
     """
-    base = inherited_environment() if spec.inherit_env else {}
+    environment = {**(inherited_environment() if spec.inherit_env else {}), **spec.env}
+    # A warden gets the descriptor as an argument, and its program must not look for one.
+    environment.pop(LIFELINE_VARIABLE, None)
+    if not spec.foreign:
+        environment[LIFELINE_VARIABLE] = str(lifeline)
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603  our own command lines
             _command(spec, lifeline),
-            env={**base, **spec.env, "ULAK_LIFELINE_FD": str(lifeline)},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

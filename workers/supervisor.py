@@ -214,7 +214,8 @@ class Supervisor:
     def stop(self) -> None:
         """Stops every child: the highest tier first, within a tier the last started first.
 
-        Returns when all are gone. A further signal meanwhile kills what still lives.
+        Returns when all are gone. A second signal kills what still lives of the tier that is
+        stopping; the servers below it still get their orderly end, which takes them a moment.
         """
         tiers = sorted({child.spec.tier for child in self.children.values()}, reverse=True)
         for tier in tiers:

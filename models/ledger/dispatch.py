@@ -53,7 +53,8 @@ _LOOK = text("""
              WHERE c.account_id = :account_id AND c.released_at > t.now - make_interval(secs => :per_seconds)
              ORDER BY c.released_at DESC LIMIT :requests) AS releases,
            (SELECT min(f.available_at) FROM fetches f
-             WHERE f.account_id = :account_id AND f.state = 'ready' AND f.hinted_at IS NULL) AS earliest
+             WHERE f.account_id = :account_id AND f.state = 'ready'
+               AND (f.hinted_at IS NULL OR f.hinted_at <= t.now - make_interval(secs => :hint_lasts))) AS earliest
     FROM t
 """)
 

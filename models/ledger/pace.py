@@ -10,7 +10,10 @@ _PLANNABLE = text("""
     ORDER BY id
 """)
 _PAUSE = text("""
-    UPDATE accounts SET paused_until = :until, pause_reason = CAST(:reason AS text),
+    UPDATE accounts SET
+        -- A person's longer pause is never shortened.
+        pause_reason = CASE WHEN paused_until > :until THEN pause_reason ELSE CAST(:reason AS text) END,
+        paused_until = greatest(paused_until, :until),
         last_trouble = CAST(:reason AS text), last_trouble_at = clock_timestamp()
     WHERE id = :account_id
 """)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping
 
-from core.logging import get_logger
+from core.logging import get_logger, origin
 from models.database import retry_transaction
 from models.deliveries import upsert
 from models.quarantine import seal
@@ -60,8 +60,9 @@ def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
         parsed = Parsed(unreadable=(Unreadable(reason=error.message, raw=error.raw or callback.body),))
     except ProviderError:
         raise
-    except Exception as error:
-        log.exception("callback.parse_failed", tail=callback.tail)
+    except Exception as error:  # noqa: BLE001 - whatever our reading does, the answer is kept and the fetch goes on
+        # The exception's text may quote the body.
+        log.error("callback.parse_failed", tail=callback.tail, error=origin(error))  # noqa: TRY400
         reason = f"Reading the body failed with {type(error).__name__}."
         parsed = Parsed(unreadable=(Unreadable(reason=reason, raw=callback.body),))
     return retry_transaction(runtime.engine, lambda c: _store(c, runtime, row, callback, parsed))

@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, text
 
 from core import clock
-from core.logging import bind_context, get_logger
+from core.logging import bind_context, get_logger, origin
 from core.settings import CredentialError
 from models.database import retry_transaction
 from models.ledger import limiter
@@ -120,7 +120,7 @@ def _understand(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:
         return prepared.adapter.parse(prepared.account, prepared.fetch, sent.outcome)
     except ProviderError as error:
         return error
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever our reading does, the answer is kept and the fetch goes on
         # The exception's text may quote the answer; its class is all that is safe to keep.
-        log.exception("fetch.parse_failed", endpoint=prepared.request.endpoint)
+        log.error("fetch.parse_failed", endpoint=prepared.request.endpoint, error=origin(error))  # noqa: TRY400
         return OurBug(f"Reading the answer failed with {type(error).__name__}.")

@@ -122,7 +122,9 @@ def _account_changes(
         changes["not_before"] = max(decision.not_before, row["not_before"] or decision.not_before)
         changes["throttles"] = row["throttles"] + 1
     if isinstance(decision, Pause):
-        changes["paused_until"], changes["pause_reason"] = decision.until, decision.reason
+        if row["paused_until"] is None or row["paused_until"] < decision.until:
+            # A person's longer pause is never shortened.
+            changes["paused_until"], changes["pause_reason"] = decision.until, decision.reason
         log.warning("account.paused", account=row["id"], reason=decision.reason, until=decision.until)
     return changes
 

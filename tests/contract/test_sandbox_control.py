@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import select
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from sandbox.lives import OUTCOMES
 from sandbox.server import Sandbox
 
 ROOT = Path(__file__).parents[2]
@@ -45,22 +47,21 @@ def make_list(sandbox: Sandbox) -> tuple[str, dict[str, Any]]:
 
 
 def test_a_sliding_window_is_judged_by_arrival(sandbox: Sandbox, client: httpx.Client) -> None:
-    """Five in 0.6 s pass, the sixth is 429 and logged; a window later all five pass again."""
+    """Exactly those are refused that find the window full, wherever it begins; refused ones count."""
     limit = {"provider": "iletimerkezi", "requests": 5, "per_seconds": 0.6}
     sandbox.control("POST", "/limits", limit)
     url, body = make_list(sandbox)
-    client.post(url, json=body)
-    time.sleep(0.45)
-    burst = [client.post(url, json=body).status_code for _ in range(5)]
-    assert burst == [200, 200, 200, 200, 429]
-    # The first request has left the window by now, the burst has not.
-    time.sleep(0.25)
-    assert client.post(url, json=body).status_code == 429
-    time.sleep(0.65)
-    assert [client.post(url, json=body).status_code for _ in range(5)] == [200] * 5
+    codes = []
+    for pause in (0, 0.45, 0, 0, 0, 0, 0, 0.25, 0.1, 0.1, 0.1, 0.3, 0.7, 0, 0, 0, 0, 0, 0):
+        time.sleep(pause)
+        codes.append(client.post(url, json=body).status_code)
     log = sandbox.log()
-    assert [one["why"] for one in log if one["violation"]] == ["rate", "rate"]
+    times = [one["arrived_mono"] for one in log]
+    full = [sum(0 <= now - other < 0.6 for other in times[: n + 1]) > 5 for n, now in enumerate(times)]
+    assert codes == [429 if refused else 200 for refused in full]
+    assert [one["why"] for one in log] == ["rate" if refused else None for refused in full]
     assert sandbox.control("GET", "/log/violations") == [one for one in log if one["violation"]]
+    assert {200, 429} == set(codes)
 
 
 def test_retry_after_comes_now_and_then(sandbox: Sandbox, client: httpx.Client) -> None:
@@ -122,7 +123,7 @@ def test_a_fault_strikes_as_often_as_ordered(sandbox: Sandbox, kind: str) -> Non
     url, body = make_list(sandbox)
     sandbox.control("POST", "/faults", {"provider": "iletimerkezi", "kind": kind, "times": 1})
     wanted = FAULTS[kind]
-    with httpx.Client(trust_env=False, timeout=0.5) as own:
+    with httpx.Client(trust_env=False, timeout=0.5 if kind == "hang" else 10) as own:
         if isinstance(wanted, type):
             with pytest.raises(wanted):
                 own.post(url, json=body)
@@ -134,7 +135,7 @@ def test_a_fault_strikes_as_often_as_ordered(sandbox: Sandbox, kind: str) -> Non
                 assert answer.status_code == 200
                 assert answer.text.startswith(wanted)
                 assert (answer.text == "") == (kind == "empty")
-        assert own.post(url, json=body).status_code == 200
+        assert own.post(url, json=body, timeout=10).status_code == 200
     assert [one["fault"] for one in sandbox.log()] == [kind, None]
 
 
@@ -186,7 +187,7 @@ def test_lives_only_go_forward() -> None:
     """A final row never changes, except from delivered to read; rows never go away."""
     final: dict[tuple[str, str], str] = {}
     open_seen = 0
-    with Sandbox(seed=6, speed=400, scale="demo") as sandbox:
+    with Sandbox(seed=6, speed=150, scale="demo") as sandbox:
         while not sandbox.control("GET", "/truth/settled")["settled"]:
             rows = {(r["provider"], r["provider_key"]): r for r in sandbox.truth()}
             open_seen += sum(not row["is_final"] for row in rows.values())
@@ -242,7 +243,8 @@ def running(*options: str) -> Iterator[dict[str, str]]:
             process.send_signal(signal.SIGTERM)
             rest, errors = process.communicate(timeout=10)
         assert (process.returncode, rest, errors) == (0, "", "")
-        assert time.monotonic() - began < 1
+        # It takes half a second; a busy machine may need more.
+        assert time.monotonic() - began < 3
 
 
 def test_a_restart_with_a_state_file_goes_on_with_the_same_lives(client: httpx.Client, tmp_path: Path) -> None:
@@ -251,7 +253,8 @@ def test_a_restart_with_a_state_file_goes_on_with_the_same_lives(client: httpx.C
     options = ("--scale", "small", "--speed", "5000", "--state", str(state))
     with running(*options, "--ports", "0", "--seed", "9") as urls:
         client.post(urls["control"] + "/sends/vairo", json={"count": 2}).raise_for_status()
-        time.sleep(0.3)
+        while not client.get(urls["control"] + "/truth/settled").json()["settled"]:
+            time.sleep(0.05)
         before = client.get(urls["control"] + "/truth").json()
         fault = {"provider": "vairo", "kind": "hang"}
         client.post(urls["control"] + "/faults", json=fault).raise_for_status()
@@ -273,3 +276,11 @@ def test_a_busy_port_moves_to_a_free_one() -> None:
         port = int(one.urls["organik"].rpartition(":")[2])
         with Sandbox(seed=1, ports=(0, 0, port, 0, 0, 0)) as two:
             assert two.urls["organik"] != one.urls["organik"]
+
+
+def test_the_documented_table_of_magic_numbers_is_the_one_in_use() -> None:
+    """Each row of the page names an outcome and its digits as the code has them."""
+    text = (ROOT / "docs" / "sandbox.md").read_text()
+    rows = re.findall(r"^\| (\d\d)(?:-(\d\d))? \| `(\w+)`", text, re.MULTILINE)
+    told = {name: range(int(first), int(last or first) + 1) for first, last, name in rows}
+    assert told == OUTCOMES

@@ -157,16 +157,12 @@ def test_xml_has_no_root_and_no_errorcode(sandbox: Sandbox, client: httpx.Client
 
 def test_a_scheduled_transaction_waits_without_a_finish(sandbox: Sandbox, client: httpx.Client) -> None:
     """Status 0, no count, no credit, no finish until its start has come."""
-    known = sends(sandbox, "transaction") + sends(sandbox, "delivery_track")
-    rows = ask(
-        sandbox, client, transaction_ids=[], delivery_track_ids=sends(sandbox, "delivery_track"), gsm_track_ids=[]
-    )
-    rows["data"] += ask(sandbox, client, transaction_ids=sends(sandbox, "transaction"))["data"]
-    waiting = [row for row in rows["data"] if row["status"] == 0]
-    assert known
+    asked = {kind + "_ids": sends(sandbox, kind) for kind in ("transaction", "delivery_track", "gsm_track")}
+    rows = ask(sandbox, client, **asked)["data"]
+    waiting = [row for row in rows if row["status"] == 0]
     assert waiting
     assert {(row["finish_date"], row["sms_count"], row["credit_amount"]) for row in waiting} == {(None, 0, 0)}
-    foreign = [row for row in rows["data"] if row["is_foreign_gsm"]]
+    foreign = [row for row in rows if row["is_foreign_gsm"]]
     assert {(row["gsm"], row["credit_amount"]) for row in foreign} == {(61491570156, 0)}
 
 

@@ -1,5 +1,6 @@
 """The Vairo stand-in answers as the documents say."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -144,11 +145,12 @@ def test_young_messages_pass_through_the_open_words(client: httpx.Client) -> Non
         demo.control("POST", "/limits", {"provider": "vairo", "requests": 100_000})
         words: dict[str, set[bool]] = {}
         made = demo.control("POST", "/sends/vairo", {"count": 40, "outcome": "late"})["sends"]
-        for _ in range(3):
+        deadline = time.monotonic() + 8
+        while time.monotonic() < deadline and not {"SENDING", "WAITING"} <= set(words):
             for one in made:
                 body = ask(demo, client, *one["value"].split(":")).json()["aciklama"]
                 zero = body["updated_at"] == "0000-00-00 00:00:00"
                 words.setdefault(body["durum_gonderim"], set()).add(zero)
     assert words.pop("DEFAULT") == {True}
     assert set(map(frozenset, words.values())) <= {frozenset({False})}
-    assert "SENDING" in words
+    assert {"SENDING", "WAITING"} <= set(words)

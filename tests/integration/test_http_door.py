@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -325,6 +326,19 @@ def test_an_answer_that_cannot_be_held_or_unpacked_is_not_understood(
     assert _error(door.send(_post(server.url), _permit())) == (AnswerNotUnderstood, sentence)
 
 
+def test_a_zip_bomb_is_never_held(serve: Callable[..., Server], door: HttpDoor) -> None:
+    """Ninety megabytes in one small piece: the memory that is used stays near the cap."""
+    server = _answering(serve, "200 OK\r\nContent-Encoding: gzip", gzip.compress(b"\0" * 90_000_000))
+    tracemalloc.start()
+    try:
+        sent = door.send(_post(server.url), _permit())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert _error(sent)[0] is AnswerNotUnderstood
+    assert peak < 5_000_000
+
+
 def test_an_answer_of_exactly_the_cap_passes(serve: Callable[..., Server], door: HttpDoor) -> None:
     """The cap is the largest size that is taken, packed or not."""
     plain = _answering(serve, "200 OK", b"x" * CAP)
@@ -477,6 +491,7 @@ def test_no_line_of_the_libraries_shows_a_key(
     caplog.set_level(logging.DEBUG)
     server = _answering(serve, "200 OK")
     sent = door.send(_post(server.url), _permit())
+    assert [record.name for record in caplog.records if record.name.startswith("http")] == []
     assert SECRET not in caplog.text
     assert SECRET not in repr(sent)
     assert SECRET not in repr(_post(server.url))

@@ -3,7 +3,7 @@
 from collections import deque
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from providers.breaker import BreakerChange, Gate, admit, after
@@ -53,6 +53,8 @@ class Walk:
 
 
 @given(st.lists(st.booleans(), max_size=120))
+@example([False, True] * 10)
+@example([False, False, True] + [False, True] * 10)
 def test_the_breaker_opens_exactly_when_its_rule_says(outcomes: list[bool]) -> None:
     """Open ⇔ the last five failed, or ten of the last twenty did and this one failed; a probe decides alone."""
     walk = Walk()

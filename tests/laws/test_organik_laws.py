@@ -16,7 +16,8 @@ from models.vocabulary import Status, is_final
 from providers.adapter import Account, Answer, DueId, Fetch, Parsed
 from providers.decoding import as_int
 from providers.errors import ProviderError
-from providers.organik import ADAPTER, KINDS, REFUSALS, ROWS_PER_CALL, STATUS
+from providers.organik import ADAPTER, KINDS, REFUSALS, STATUS
+from providers.organik_requests import ROWS_PER_CALL
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "organik"
 SAMPLES = [path.read_bytes() for path in sorted(FIXTURES.iterdir())]
@@ -83,7 +84,7 @@ def read(asked: Fetch, status: int, body: bytes) -> Parsed:
 def judge(statement: Mapping[str, Any]) -> Status:
     """The status that the documents give to a raw row."""
     number, code = as_int(statement["status"]), as_int(statement.get("errorcode"))
-    status = STATUS[number][0] if number in STATUS else Status.UNKNOWN
+    status = STATUS.get(-1 if number is None else number, (Status.UNKNOWN, None))[0]
     return Status.REJECTED if status in {Status.UNDELIVERABLE, Status.EXPIRED} and code in REFUSALS else status
 
 

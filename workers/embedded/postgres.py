@@ -6,7 +6,7 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -16,7 +16,7 @@ import psycopg
 
 from core.settings import generated_secret
 from workers.children import ChildSpec
-from workers.embedded.binaries import PostgresBinaries, find_postgres
+from workers.embedded.binaries import SEARCH_ORDER, Origin, PostgresBinaries, find_postgres
 from workers.embedded.identity import (
     ServiceUser,
     bare_environment,
@@ -71,10 +71,12 @@ class PostgresServer(EmbeddedServer):
         binaries: Path | None = None,
         durable: bool = True,
         options: Mapping[str, str] | None = None,
+        order: Sequence[Origin] = SEARCH_ORDER,
     ) -> None:
         super().__init__(home)
         self._configured = binaries
         self._durable = durable
+        self._order = order
         self._options = {**OPTIONS, **({} if durable else FORGETFUL), **(options or {})}
 
     def prepare(self) -> ChildSpec:
@@ -88,6 +90,7 @@ class PostgresServer(EmbeddedServer):
             user=user,
             beside=place,
             major=_major_of(data),
+            order=self._order,
         )
         stop_postmaster(data)
         if not data.exists():

@@ -1,0 +1,110 @@
+# Thin verbs; `make` alone says what there is. Everything lives in .venv, nothing outside this folder is touched
+# (save by test-host, which installs Debian packages).
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Which Python makes .venv: `make setup PYTHON=/path/to/python3`; by default the first one that is new enough.
+PYTHON ?=
+UV ?= uv
+
+# One lock would do for pip, but production wants no servers and a demo no test tools.
+READY_RUN := $(VENV)/.ready-run
+READY_TEST := $(VENV)/.ready-test
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -qq --progress-bar off
+# Tests make their own servers: settings of the shell they are started from must not reach them.
+CLEAN := env $(addprefix -u ,$(filter-out ULAK_TEST_%,$(shell env | sed -n 's/^\(ULAK_[A-Z_]*\)=.*/\1/p')))
+PYTEST := $(CLEAN) $(BIN)/python -m pytest
+QUICK := tests/unit tests/laws tests/contract tests/integration tests/end_to_end
+SOURCES := workers tasks schedules providers models core sandbox
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help run setup test style types imports quick test-host chaos bench fix lock
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help: ## say what there is
+	@echo "Ulak collects delivery reports into one table. Verbs:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+run: $(READY_RUN) ## set up .venv, then start everything: `ulak up` (Ctrl-C stops it)
+	@echo "==> ulak up"
+	@exec $(BIN)/ulak up
+
+setup: $(READY_RUN) ## only set up .venv
+	@echo "==> $(VENV) is ready: $(BIN)/ulak --help"
+
+test: $(READY_TEST) ## set up .venv with the test tools; style, types, import direction, quick tests
+	@$(MAKE) --no-print-directory --keep-going style types imports quick
+	@echo "==> everything passed"
+
+style: $(READY_TEST)
+	@echo "==> style: ruff check, ruff format --check"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+
+types: $(READY_TEST)
+	@echo "==> types: mypy --strict"
+	@$(BIN)/mypy
+
+imports: $(READY_TEST)
+	@echo "==> import direction: import-linter"
+	@$(BIN)/lint-imports --no-logo
+
+quick: $(READY_TEST)
+	@echo "==> quick tests, $(JOBS) at a time"
+	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m "not host and not slow" $(QUICK)
+
+test-host: $(READY_TEST) ## the checks that need Debian packages; installs them with apt as root
+	@.ci/install-host-packages
+	@echo "==> tests on the host's programs"
+	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m host tests
+
+chaos: $(READY_TEST) ## the long fault tests (up to 20 minutes)
+	@echo "==> fault tests, up to 20 minutes"
+	@$(PYTEST) -v -m "not host" tests/chaos
+
+bench: $(READY_TEST) ## the benchmarks
+	@echo "==> benchmarks"
+	@$(PYTEST) -v -s tests/bench
+
+fix: $(READY_TEST) ## formatters, and the mistakes that ruff can mend
+	@echo "==> ruff check --fix, ruff format"
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \
+    --no-emit-index-url --custom-compile-command "make lock"
+
+lock: ## compile requirements/*.txt anew from pyproject.toml (needs uv)
+	@command -v $(UV) >/dev/null || { echo "make lock needs uv (pip install uv)." >&2; exit 1; }
+	@echo "==> requirements/{dev,embedded,runtime,build}.txt"
+	@$(COMPILE) --extra embedded --group dev pyproject.toml -o requirements/dev.txt
+	@$(COMPILE) --extra embedded -c requirements/dev.txt pyproject.toml -o requirements/embedded.txt
+	@$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/runtime.txt
+	@$(COMPILE) requirements/build.in -o requirements/build.txt
+
+# --- .venv ------------------------------------------------------------------------------------------------------
+
+$(READY_RUN): pyproject.toml requirements/embedded.txt requirements/build.txt | $(BIN)/python
+	@echo "==> installing what Ulak needs into $(VENV) (hash-locked, about half a minute the first time)"
+	@$(INSTALL) --require-hashes -r requirements/build.txt -r requirements/embedded.txt
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(READY_TEST): pyproject.toml requirements/dev.txt requirements/build.txt | $(BIN)/python
+	@echo "==> installing Ulak and its test tools into $(VENV) (hash-locked, about half a minute the first time)"
+	@$(INSTALL) --require-hashes -r requirements/build.txt -r requirements/dev.txt
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $(READY_RUN) $@
+
+$(BIN)/python:
+	@fits() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }; \
+	python=; for each in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	    if fits "$$each"; then python="$$each"; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	    echo "Ulak needs Python 3.11 or newer, and $(or $(PYTHON),python3) is not: install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; fi; \
+	if ! "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
+	    echo "$$python has no venv module: install it (on Debian: apt install python3-venv), or name another: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; fi; \
+	echo "==> $(VENV): $$("$$python" --version)"; \
+	"$$python" -m venv --clear $(VENV)

@@ -1,0 +1,32 @@
+"""Polls as people and programs see them. Nothing here writes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, select
+
+from models.tables import polls
+
+_COLUMNS = [column for column in polls.c if column.name not in {"ids", "sweep_through"}]
+
+
+def find_poll(connection: Connection, poll_id: int) -> RowMapping | None:
+    """One poll with its progress; None where there is none."""
+    return connection.execute(select(*_COLUMNS).where(polls.c.id == poll_id)).mappings().one_or_none()
+
+
+def list_polls(
+    connection: Connection,
+    *,
+    account: str | None = None,
+    state: str | None = None,
+    limit: int = 100,
+    before_id: int | None = None,
+) -> Sequence[RowMapping]:
+    """Polls, the newest first; the last id is the cursor (`before_id`) of the next page."""
+    given: tuple[tuple[ColumnElement[Any], Any], ...] = ((polls.c.account_id, account), (polls.c.state, state))
+    wanted = [column == value for column, value in given if value is not None]
+    if before_id is not None:
+        wanted.append(polls.c.id < before_id)
+    query = select(*_COLUMNS).where(*wanted).order_by(polls.c.id.desc()).limit(limit)
+    return connection.execute(query).mappings().all()

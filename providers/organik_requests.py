@@ -1,0 +1,77 @@
+"""What is asked of Organik in one call: ids in batches, and how they are written down."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Final
+from xml.sax.saxutils import escape
+
+from models.report import TrackedKey
+from providers.adapter import Account, DueId, Fetch, FetchSpec
+from providers.decoding import as_int
+
+ROWS_PER_CALL: Final = 5000
+"""A call asks for ids with at most so many expected rows together: there is no paging."""
+OPEN_BATCHES: Final = 16
+"""Batches that are looked through for room; the oldest beyond that is taken as it is, so that planning stays quick."""
+
+
+def goes_alone(item: DueId) -> bool:
+    """Whether an id must not share a call.
+
+    The text form of a gsm id (16502030-4730-63032793) comes back as another, whole number, so only the call itself can
+    say which row is whose; and an id that cannot be right would bring error 96 upon all others.
+    """
+    return item.key.id_kind != "delivery_track" and as_int(item.key.value, minimum=0) is None
+
+
+def fill_batches(items: Iterable[DueId], size: int) -> list[list[str]]:
+    """The values in batches, each into the first batch with room, so that the earliest stay the most valuable."""
+    batches: list[list[str]] = []
+    rows: list[int] = []
+    open_ones: list[int] = []
+    for item in items:
+        weight = max(item.expected or 1, 1)
+        place = next((index for index in open_ones if rows[index] + weight <= ROWS_PER_CALL), None)
+        if place is None:
+            place = len(batches)
+            batches.append([])
+            rows.append(0)
+            open_ones = [*open_ones, place][-OPEN_BATCHES:]
+        batches[place].append(item.key.value)
+        rows[place] += weight
+        if len(batches[place]) >= size or rows[place] >= ROWS_PER_CALL:
+            open_ones.remove(place)
+    return batches
+
+
+def batch_of(kind: str, values: Sequence[str]) -> FetchSpec:
+    """The call for these ids; the same ids in any order are the same call."""
+    ids = sorted(values)
+    keys = tuple(TrackedKey(id_kind=kind, value=value) for value in ids)
+    return FetchSpec(kind="batch", params={"by": kind, "ids": ids}, ids=keys, label=f"{len(ids)} {kind} ids")
+
+
+def keys_of(fetch: Fetch) -> tuple[TrackedKey, ...]:
+    """The ids that a call asks for."""
+    return tuple(TrackedKey(id_kind=fetch.spec.params["by"], value=value) for value in fetch.spec.params["ids"])
+
+
+def api_key(account: Account) -> str:
+    """The key as given, or MD5 of user name and password, as the provider makes it (32 lower-case hex digits)."""
+    given = account.credentials.get("api_key")
+    if given:
+        return given
+    joined = account.credentials["username"] + account.credentials["password"]
+    return hashlib.md5(joined.encode(), usedforsecurity=False).hexdigest()
+
+
+def json_body(field: str, ids: Sequence[str]) -> bytes:
+    """The JSON form of a request, ids as texts, as the provider's own client sends them."""
+    return json.dumps({"data": {field: list(ids)}}, ensure_ascii=False).encode()
+
+
+def xml_body(field: str, ids: Sequence[str]) -> bytes:
+    """The XML form of a request: one element per id."""
+    lines = "".join(f"<{field}>{escape(value)}</{field}>\n" for value in ids)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n<document>\n<data>\n{lines}</data>\n</document>\n'.encode()

@@ -1,0 +1,133 @@
+"""What `deploy/` and `requirements/` promise: files that parse, commands that exist, settings that are all there."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from core.settings import LIFELINE_VARIABLE, PREFIX, Settings
+
+HOME = Path(__file__).parents[2]
+DEPLOY = HOME / "deploy"
+MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+LOCKS = sorted((HOME / "requirements").glob("*.txt"))
+OURS = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} - {LIFELINE_VARIABLE}
+
+
+def compose() -> dict[str, Any]:
+    """The Compose file, its anchors resolved."""
+    parsed: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    return parsed
+
+
+def manifests() -> Iterator[dict[str, Any]]:
+    """Every Kubernetes object."""
+    for path in MANIFESTS:
+        yield from yaml.safe_load_all(path.read_text(encoding="utf-8"))
+
+
+def commands() -> set[tuple[str, ...]]:
+    """Every `ulak …` that a deployed process runs."""
+    found = {tuple(service["command"]) for service in compose()["services"].values() if "build" in service}
+    for manifest in manifests():
+        if manifest["kind"] in {"Deployment", "Job"}:
+            found |= {tuple(each["args"]) for each in manifest["spec"]["template"]["spec"]["containers"]}
+    for path in UNITS:
+        line = re.search(r"^ExecStart=/opt/ulak/bin/ulak (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert line is not None, path
+        found.add(tuple(shlex.split(line[1])))
+    return found
+
+
+def help_of(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """What the command line says about a command."""
+    program = [sys.executable, "-m", "workers.cli.main", *words, "--help"]
+    return subprocess.run(program, cwd=HOME, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_example_environment_lists_every_setting() -> None:
+    """Whoever sets Ulak up finds every variable in one place, and none that does nothing."""
+    text = (DEPLOY / "env.example").read_text(encoding="utf-8")
+    assert set(re.findall(r"^#?([A-Z_]+)=", text, re.MULTILINE)) == OURS
+
+
+@pytest.mark.parametrize("path", [*MANIFESTS, *UNITS, DEPLOY / "compose.yaml", DEPLOY / "Dockerfile"], ids=str)
+def test_only_settings_that_exist_are_set(path: Path) -> None:
+    """A misspelt variable would be ignored in silence."""
+    assert set(re.findall(r"\bULAK_[A-Z_]+", path.read_text(encoding="utf-8"))) <= OURS
+
+
+def test_every_process_is_deployed_everywhere() -> None:
+    """Each way of deploying runs the schema, workers, beat, API and Flower."""
+    processes = {"migrate", "worker", "beat", "api", "flower"}
+    composed = {service["command"][0] for service in compose()["services"].values() if "build" in service}
+    in_kubernetes = {
+        container["args"][0]
+        for manifest in manifests()
+        if manifest["kind"] in {"Deployment", "Job"}
+        for container in manifest["spec"]["template"]["spec"]["containers"]
+    }
+    in_systemd = {re.split(r"[-@.]", path.name)[1] for path in UNITS}
+    assert (composed - {"accounts"}, in_kubernetes - {"accounts"}, in_systemd) == (processes, processes, processes)
+
+
+def test_two_beats_run() -> None:
+    """One of them may die."""
+    assert [service["command"] for service in compose()["services"].values()].count(["beat"]) == 2
+    [beat] = [each for each in manifests() if each["kind"] == "Deployment" and each["metadata"]["name"] == "ulak-beat"]
+    assert beat["spec"]["replicas"] == 2
+
+
+@pytest.mark.parametrize("words", sorted(commands()), ids=" ".join)
+def test_every_deployed_command_exists(words: tuple[str, ...]) -> None:
+    """The command line knows it, and each of its options."""
+    plain = tuple(word for word in words if not word.startswith(("-", "/", "worker-")))
+    shown = help_of(plain)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert [word for word in words if word.startswith("--") and word not in shown.stdout] == []
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+def test_a_lock_pins_and_hashes_everything_and_names_no_place(path: Path) -> None:
+    """What is installed is what was tested, from whichever index the reader uses."""
+    text = path.read_text(encoding="utf-8")
+    blocks = re.split(r"\n(?=[a-z0-9])", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).strip())
+    assert [block for block in blocks if not re.match(r"[a-z0-9.-]+==\S+.*\\\n\s+--hash=sha256:", block)] == []
+    assert re.findall(r"https?:|file:|--index|--extra-index|--find-links|/tmp|/root", text) == []
+
+
+@pytest.mark.parametrize(
+    ("lock", "parts"),
+    [("runtime", ()), ("embedded", ("embedded",)), ("dev", ("embedded", "dev")), ("build", ("build",))],
+)
+def test_a_lock_satisfies_what_the_project_asks_for(lock: str, parts: tuple[str, ...]) -> None:
+    """Who adds a dependency has to run `make lock`."""
+    project = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))
+    known = {
+        "embedded": project["project"]["optional-dependencies"]["embedded"],
+        "dev": project["dependency-groups"]["dev"],
+        "build": project["build-system"]["requires"],
+    }
+    wanted = [] if parts == ("build",) else list(project["project"]["dependencies"])
+    for part in parts:
+        wanted += known[part]
+    text = (HOME / "requirements" / f"{lock}.txt").read_text(encoding="utf-8")
+    pins = {
+        canonicalize_name(name): version for name, version in re.findall(r"^([a-z0-9.-]+)==(\S+)", text, re.MULTILINE)
+    }
+    unmet = [
+        str(requirement)
+        for requirement in map(Requirement, wanted)
+        if not requirement.specifier.contains(pins.get(canonicalize_name(requirement.name), "0"), prereleases=True)
+    ]
+    assert unmet == []

@@ -1,0 +1,378 @@
+"""The one writer and the readers of the shared table, on a real PostgreSQL."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from random import Random
+from threading import Barrier
+
+import pytest
+from database_fixtures import add_account
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+from stored_rows import stored_rows
+
+from models.database import retry_transaction, transaction
+from models.deliveries import UpsertResult, upsert
+from models.erasure import Erased, erase
+from models.lookups import (
+    ChangeCursor,
+    changes,
+    explain,
+    find_by_any,
+    find_deliveries,
+    find_delivery,
+    history,
+    open_tracked,
+)
+from models.merge import Row, fold, observe
+from models.rebuild import RebuildResult, rebuild
+from models.report import DeliveryReport
+from models.vocabulary import Granularity, Reason, Source, Status
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+MESSAGE = Granularity.MESSAGE
+
+
+def said(status: Status, key: str = "k", **fields: object) -> DeliveryReport:
+    """A statement about one message."""
+    values = {"granularity": MESSAGE, "provider_key": key, "status": status, "provider_status": status.value}
+    return DeliveryReport(**{**values, **fields})  # type: ignore[arg-type]
+
+
+def tell(engine: Engine, account: str, *reports: DeliveryReport, hours: float = 0) -> UpsertResult:
+    """Upsert in a transaction of its own; the answer was asked for some hours after noon."""
+    with transaction(engine) as connection:
+        return upsert(connection, account, "vairo", reports, asked_at=NOON + timedelta(hours=hours))
+
+
+@pytest.fixture
+def account(migrated_database: Engine) -> str:
+    """An account of the test's own database."""
+    with transaction(migrated_database) as connection:
+        return add_account(connection, "marka-sms")
+
+
+def only_row(engine: Engine, account: str) -> Row:
+    """The row of the account's only delivery."""
+    with engine.connect() as connection:
+        (row,) = stored_rows(connection, account).values()
+    return row
+
+
+def test_a_batch_counts_new_advanced_and_unchanged_deliveries(migrated_database: Engine, account: str) -> None:
+    """Each delivery counts once, however many statements about it the batch holds."""
+    first = tell(
+        migrated_database, account, said(Status.ENROUTE, "a"), said(Status.SCHEDULED, "a"), said(Status.SENT, "b")
+    )
+    again = tell(
+        migrated_database, account, said(Status.DELIVERED, "a"), said(Status.SENT, "b"), said(Status.SENT, "c"), hours=1
+    )
+    a, b, c = ((MESSAGE, key) for key in "abc")
+    assert first == UpsertResult(new=2, changed=frozenset({a, b}))
+    assert again == UpsertResult(new=1, advanced=1, unchanged=1, changed=frozenset({a, c}))
+
+
+def test_an_observation_that_changes_no_column_does_not_touch_the_row(migrated_database: Engine, account: str) -> None:
+    """The weaker statement is kept as history; the row keeps its place on disk, `changed_at` and turn in the feed."""
+    tell(migrated_database, account, said(Status.DELIVERED), hours=2)
+    query = text("SELECT ctid::text, xmin::text, changed_at, changed_in FROM delivery_status")
+    with migrated_database.connect() as connection:
+        before = connection.execute(query).one()
+    result = tell(migrated_database, account, said(Status.ENROUTE), hours=1)
+    with migrated_database.connect() as connection:
+        after = connection.execute(query).one()
+        kept = connection.execute(text("SELECT count(*) FROM observations")).scalar_one()
+    assert (result, after, kept) == (UpsertResult(unchanged=1), before, 2)
+
+
+def test_changed_at_moves_only_with_a_column(migrated_database: Engine, account: str) -> None:
+    """`first_seen_at` stays; `changed_at` is PostgreSQL's clock at the last real change."""
+    query = text("SELECT first_seen_at, changed_at FROM delivery_status")
+    times = []
+    for status in (Status.ENROUTE, Status.ENROUTE, Status.DELIVERED):
+        tell(migrated_database, account, said(status))
+        with migrated_database.connect() as connection:
+            times.append(connection.execute(query).one())
+    assert times[0] == times[1]
+    assert times[2].first_seen_at == times[0].first_seen_at
+    assert times[2].changed_at > times[0].changed_at
+
+
+def test_two_finals_are_a_conflict_that_stays(migrated_database: Engine, account: str) -> None:
+    """The later statement wins, and nobody is kept from seeing that the provider contradicts itself."""
+    tell(migrated_database, account, said(Status.DELIVERED))
+    tell(migrated_database, account, said(Status.UNDELIVERABLE, reason=Reason.ABSENT), hours=1)
+    tell(migrated_database, account, said(Status.DELIVERED), hours=2)
+    assert only_row(migrated_database, account) == Row(
+        status="undeliverable", is_final=True, reason="absent", provider_status="undeliverable", conflict=True
+    )
+
+
+def test_a_late_final_reopens_unreported(migrated_database: Engine, account: str) -> None:
+    """`unreported` is ours; whatever final the provider still says wins, even without a time of its own."""
+    ours = said(Status.UNREPORTED, source=Source.OURS, as_of=NOON + timedelta(hours=48))
+    tell(migrated_database, account, said(Status.ENROUTE))
+    tell(migrated_database, account, ours)
+    assert only_row(migrated_database, account).status == "unreported"
+    tell(migrated_database, account, said(Status.ENROUTE), hours=72)
+    assert only_row(migrated_database, account).status == "unreported"
+    tell(migrated_database, account, said(Status.DELIVERED, source=Source.CALLBACK))
+    assert only_row(migrated_database, account) == Row(status="delivered", is_final=True, provider_status="delivered")
+
+
+def test_a_notice_before_its_report_is_filled_in_later(migrated_database: Engine, account: str) -> None:
+    """A read notice without a recipient makes the row; the send report that comes after it adds what it knows."""
+    tell(migrated_database, account, said(Status.READ, source=Source.CALLBACK, extra={"msgid": 7}))
+    tell(
+        migrated_database,
+        account,
+        said(Status.ENROUTE, source=Source.SEND_REPLY, recipient="+905301234567", client_ref="t-1", extra={"n": 1}),
+    )
+    assert only_row(migrated_database, account) == Row(
+        status="read",
+        is_final=True,
+        provider_status="read",
+        recipient="+905301234567",
+        client_ref="t-1",
+        extra={"msgid": 7, "n": 1},
+    )
+
+
+def test_nul_and_surrogates_of_a_provider_are_stored_harmlessly(migrated_database: Engine, account: str) -> None:
+    """One odd report does not keep its whole answer from being stored."""
+    odd = said(Status.UNKNOWN, "a\0b\ud800", provider_status="\0?", extra={"\0": ["\ud800"]}, statement={"raw": "\0"})
+    result = tell(
+        migrated_database, account, odd, said(Status.SENT, "fine"), said(Status.SENT, "k" * 9999, total=10**12)
+    )
+    assert result.new == 3
+    with migrated_database.connect() as connection:
+        rows = stored_rows(connection, account)
+    assert rows[MESSAGE, "a\ufffdb?"] == Row(
+        status="unknown", is_final=False, provider_status="\ufffd?", extra={"\ufffd": ["?"]}
+    )
+
+
+def _shuffled(reports: list[DeliveryReport], seed: int) -> Iterable[list[DeliveryReport]]:
+    """The reports in an order of their own, in batches."""
+    order = list(reports)
+    Random(seed).shuffle(order)
+    return (order[start : start + 25] for start in range(0, len(order), 25))
+
+
+@pytest.mark.parametrize("run", range(3))
+def test_many_writers_of_the_same_keys_end_in_the_fold(migrated_database: Engine, account: str, run: int) -> None:
+    """Eight threads speak of the same deliveries at once: no deadlock, and the table is the fold."""
+    statuses = [Status.SCHEDULED, Status.ENROUTE, Status.SENT, Status.DELIVERED, Status.EXPIRED]
+    told = [
+        said(
+            status,
+            f"key-{number}",
+            as_of=NOON + timedelta(minutes=(number * 7 + place * 3) % 11),
+            client_ref=str(place),
+        )
+        for number in range(40)
+        for place, status in enumerate(statuses)
+    ]
+    threads = 8
+    start = Barrier(threads)
+
+    def write(seed: int) -> int:
+        start.wait()
+        new = 0
+        for batch in _shuffled(told, seed):
+            # A plain transaction: a deadlock would raise here instead of being repeated.
+            with transaction(migrated_database) as connection:
+                new += upsert(connection, account, "vairo", batch, asked_at=NOON).new
+        return new
+
+    with ThreadPoolExecutor(threads) as pool:
+        new = sum(pool.map(write, range(run * threads, (run + 1) * threads)))
+    expected = {
+        (MESSAGE, f"key-{number}"): fold(
+            MESSAGE, [observe(report, asked_at=NOON) for report in told if report.provider_key == f"key-{number}"]
+        )
+        for number in range(40)
+    }
+    with migrated_database.connect() as connection:
+        assert stored_rows(connection, account) == expected
+        assert rebuild(connection, account) == RebuildResult(deliveries=40, differed=0)
+    assert new == 40
+
+
+def test_a_deadlock_of_the_caller_is_repeated(migrated_database: Engine) -> None:
+    """Two transactions that lock two accounts crosswise both succeed under retry_transaction."""
+    with transaction(migrated_database) as connection:
+        names = [add_account(connection), add_account(connection)]
+    both_hold_one = Barrier(2)
+    runs: list[int] = []
+
+    def lock_in(order: list[str], mine: int) -> None:
+        def run(connection: Connection) -> None:
+            runs.append(mine)
+            for place, name in enumerate(order):
+                connection.execute(text("UPDATE accounts SET throttles = throttles + 1 WHERE id = :id"), {"id": name})
+                if place == 0 and runs.count(mine) == 1:
+                    both_hold_one.wait()
+
+        retry_transaction(migrated_database, run)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lock_in, [names, names[::-1]], [0, 1]))
+    with migrated_database.connect() as connection:
+        assert connection.execute(text("SELECT throttles FROM accounts")).scalars().all() == [2, 2]
+    assert len(runs) == 3
+
+
+def test_an_error_shows_no_value_of_a_row(migrated_database: Engine, account: str) -> None:
+    """PostgreSQL's detail quotes the failing row; what reaches a log does not."""
+    tell(migrated_database, account, said(Status.SENT, recipient="+905301234567"))
+    with pytest.raises(DBAPIError) as caught, transaction(migrated_database) as connection:
+        connection.execute(
+            text("UPDATE delivery_status SET status = :word, client_ref = :ref"),
+            {"word": "nonsense", "ref": "secret-ref"},
+        )
+    shown = f"{caught.value} {caught.value!r} {caught.value.orig} {caught.value.orig!r}"
+    assert "delivery_status_status_known" in shown
+    assert not any(word in shown for word in ("+905301234567", "nonsense", "secret-ref"))
+
+
+def test_the_feed_of_changes_passes_nothing_over(migrated_database: Engine, account: str) -> None:
+    """What commits late is fed late, in order; nothing that is written beside it overtakes it for good."""
+    late = migrated_database.connect()
+    late.begin()
+    upsert(late, account, "vairo", [said(Status.SENT, "late")], asked_at=NOON)
+    tell(migrated_database, account, said(Status.SENT, "early"))
+
+    def fed(after: ChangeCursor) -> tuple[list[str], ChangeCursor]:
+        with migrated_database.connect() as connection:
+            rows, cursor = changes(connection, after)
+        return [row["provider_key"] for row in rows], cursor
+
+    assert fed(ChangeCursor()) == ([], ChangeCursor())
+    late.commit()
+    late.close()
+    keys, cursor = fed(ChangeCursor())
+    assert keys == ["late", "early"]
+    tell(migrated_database, account, said(Status.DELIVERED, "late"), said(Status.SENT, "early"), hours=1)
+    assert fed(cursor)[0] == ["late"]
+
+
+def test_look_ups_find_a_delivery_by_whatever_is_known(migrated_database: Engine, account: str) -> None:
+    """Row id, provider key, client reference and number all lead to the row."""
+    tell(
+        migrated_database,
+        account,
+        said(Status.SENT, "m-1", recipient="+905301234567", client_ref="ref-1"),
+        said(Status.DELIVERED, "m-2", recipient="+905309999999", client_ref="ref-2"),
+        said(Status.SENT, "m-3"),
+    )
+    with migrated_database.connect() as connection:
+        every = find_deliveries(connection)
+        assert [row["provider_key"] for row in every] == ["m-1", "m-2", "m-3"]
+        wanted = every[0]
+        for ident in ("m-1", "ref-1", "+905301234567", str(wanted["id"])):
+            assert find_by_any(connection, ident) == [wanted]
+        assert find_by_any(connection, "0530 123 45 67", recipient="+905301234567") == [wanted]
+        assert find_by_any(connection, "9" * 30) == []
+        assert find_deliveries(connection, account=account, status="delivered") == [every[1]]
+        assert find_deliveries(connection, recipient="+905301234567", client_ref="ref-2") == []
+        assert find_deliveries(connection, limit=1, after_id=every[0]["id"]) == [every[1]]
+        assert find_deliveries(connection, since=datetime(2100, 1, 1, tzinfo=UTC)) == []
+        assert find_delivery(connection, wanted["id"]) == wanted
+        assert find_delivery(connection, -1) is None
+
+
+def test_an_explanation_tells_what_won_and_why(migrated_database: Engine, account: str) -> None:
+    """Each statement shows its place, the part of the key that decided, and the fields that come from it."""
+    tell(migrated_database, account, said(Status.ENROUTE, recipient="+905301234567", extra={"a": 1, "b": 1}))
+    tell(migrated_database, account, said(Status.DELIVERED, extra={"b": 2}), hours=1)
+    tell(migrated_database, account, said(Status.EXPIRED, reason=Reason.EXPIRED), hours=2)
+    with migrated_database.connect() as connection:
+        (row,) = find_deliveries(connection)
+        told = explain(connection, row["id"])
+        assert explain(connection, -1) is None
+        assert len(history(connection, row["id"])) == 3
+    assert told is not None
+    assert [(one.observation["facts"]["status"], one.lost_by, one.gave) for one in told.statements] == [
+        ("expired", None, ("status", "reason", "provider_status")),
+        ("delivered", "as_of", ("extra.b",)),
+        ("enroute", "class", ("recipient", "extra.a")),
+    ]
+    assert told.conflicting == ("delivered", "expired")
+
+
+def track(engine: Engine, account: str, value: str, **columns: object) -> None:
+    """Register an id, as a sender does."""
+    values = {"account": account, "value": value, "recipient": None, "client_ref": None, **columns}
+    with transaction(engine) as connection:
+        connection.execute(
+            text(
+                "INSERT INTO tracked_ids (account_id, id_kind, value, origin, sent_at, valid_until, next_check_at,"
+                " recipient, client_ref) VALUES (:account, 'number', :value, 'sender', now(), now(), now(),"
+                " :recipient, :client_ref)"
+            ),
+            values,
+        )
+
+
+def test_a_tracked_number_that_was_never_answered_shows_as_open(migrated_database: Engine, account: str) -> None:
+    """It is listed until a delivery of its reference and number exists."""
+    track(migrated_database, account, "77:5301234567", recipient="+905301234567", client_ref="ref-1")
+    track(migrated_database, account, "77:5309999999", recipient="+905309999999", client_ref="ref-1")
+    tell(migrated_database, account, said(Status.SENT, recipient="+905301234567", client_ref="ref-1"))
+    with migrated_database.connect() as connection:
+        assert [row["value"] for row in open_tracked(connection, client_ref="ref-1")] == ["77:5309999999"]
+        assert open_tracked(connection, recipient="+905301234567") == []
+
+
+def test_erasing_removes_a_number_wherever_it_stands(migrated_database: Engine, account: str) -> None:
+    """Deliveries, history, tracked ids and parameters of the number go; those of others stay."""
+    mine, other = "+905301234567", "+905309999999"
+    tell(
+        migrated_database,
+        account,
+        said(Status.ENROUTE, "7:%2B905301234567:1", recipient=mine),
+        said(Status.SENT, "8:5301234567"),
+        said(Status.SENT, "9", recipient=other),
+    )
+    tell(migrated_database, account, said(Status.DELIVERED, "7:%2B905301234567:1", recipient=mine), hours=1)
+    track(migrated_database, account, "77:5301234567", recipient=mine)
+    track(migrated_database, account, "77:5309999999", recipient=other)
+    with transaction(migrated_database) as connection:
+        poll = connection.execute(
+            text("INSERT INTO polls (account_id, kind, trigger) VALUES (:account, 'plan', 'cli') RETURNING id"),
+            {"account": account},
+        ).scalar_one()
+        for state, number in (("done", mine), ("ready", mine), ("done", other)):
+            connection.execute(
+                text(
+                    "INSERT INTO fetches (poll_id, account_id, kind, params, params_hash, state, finished_at)"
+                    " VALUES (:poll, :account, 'batch', jsonb_build_object('number', :number ::text), 'hash', :state,"
+                    " CASE WHEN :state = 'done' THEN now() END)"
+                ),
+                {"poll": poll, "account": account, "number": number[3:], "state": state},
+            )
+        assert erase(connection, mine) == Erased(
+            deliveries=2, observations=3, tracked_ids=1, fetches=1, quarantined=0, open_fetches=1
+        )
+        assert [row["provider_key"] for row in find_deliveries(connection)] == ["9"]
+        assert connection.execute(text("SELECT value FROM tracked_ids")).scalars().all() == ["77:5309999999"]
+        assert erase(connection, mine) == Erased(
+            deliveries=0, observations=0, tracked_ids=0, fetches=0, quarantined=0, open_fetches=1
+        )
+
+
+def test_an_earlier_restatement_moves_as_of_back(migrated_database: Engine, account: str) -> None:
+    """The least time counts, so a late answer to an early question reorders what was said."""
+    tell(migrated_database, account, said(Status.DELIVERED), hours=3)
+    tell(migrated_database, account, said(Status.EXPIRED), hours=2)
+    assert only_row(migrated_database, account).status == "delivered"
+    result = tell(migrated_database, account, replace(said(Status.DELIVERED), statement={"form": "early"}), hours=1)
+    assert result == UpsertResult(advanced=1, changed=frozenset({(MESSAGE, "k")}))
+    assert only_row(migrated_database, account).status == "expired"
+    with migrated_database.connect() as connection:
+        (row,) = find_deliveries(connection)
+        kept = [(one["as_of"], one["statement"]) for one in history(connection, row["id"])]
+    assert kept == [(NOON + timedelta(hours=1), {"form": "early"}), (NOON + timedelta(hours=2), {})]

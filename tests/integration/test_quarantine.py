@@ -1,0 +1,103 @@
+"""What could not be understood: sealed, kept once, shown to nobody, gone in time."""
+
+import pytest
+from database_fixtures import add_account
+from sqlalchemy import Engine, text
+
+from models.database import transaction
+from models.quarantine import (
+    Opened,
+    WrongQuarantineKeyError,
+    list_quarantine,
+    new_key,
+    open_sealed,
+    prune,
+    resolve,
+    seal,
+)
+from models.report import Unreadable
+
+KEY = new_key()
+RAW = b'{"durum": "YEN\xc4\xb0", "numara": "5301234567"}\x00\xff'
+
+
+@pytest.fixture
+def account(migrated_database: Engine) -> str:
+    """An account of the test's own database."""
+    with transaction(migrated_database) as connection:
+        return add_account(connection, "marka-sms")
+
+
+def keep(engine: Engine, account: str, *raws: bytes, key: bytes = KEY) -> int:
+    """Seal these items of one answer in a transaction of their own."""
+    items = [Unreadable(reason="unknown status word\0", raw=raw, provider_key="m-1") for raw in raws]
+    with transaction(engine) as connection:
+        return seal(
+            connection, key, account_id=account, origin="poll:batch", unreadable=items, context={"params": {"ids": [7]}}
+        )
+
+
+def test_the_same_bytes_are_kept_once_and_counted(migrated_database: Engine, account: str) -> None:
+    """Repetitions within an answer and between answers make one entry."""
+    assert keep(migrated_database, account, RAW, b"other", RAW) == 2
+    assert keep(migrated_database, account, RAW) == 0
+    with migrated_database.connect() as connection:
+        entries = list_quarantine(connection, account=account)
+    assert sorted(entry["times"] for entry in entries) == [1, 2]
+
+
+def test_the_content_is_shown_only_to_whoever_has_the_key(migrated_database: Engine, account: str) -> None:
+    """A list shows when, where and why; the table itself holds no readable byte; another key opens nothing."""
+    keep(migrated_database, account, RAW)
+    with transaction(migrated_database) as connection:
+        (entry,) = list_quarantine(connection)
+        assert set(entry) == {
+            "id", "account_id", "origin", "reason", "times", "first_seen_at", "last_seen_at", "fetch_id"
+        }  # fmt: skip
+        stored = connection.execute(text("SELECT sealed, fingerprint FROM quarantine")).one()
+        assert not any(b"5301234567" in bytes(column) for column in stored)
+        opened = open_sealed(connection, KEY, entry["id"])
+        with pytest.raises(WrongQuarantineKeyError):
+            open_sealed(connection, new_key(), entry["id"])
+    assert opened == Opened(
+        id=entry["id"],
+        account_id=account,
+        origin="poll:batch",
+        context={"params": {"ids": [7]}},
+        raw=RAW,
+        reason="unknown status word\ufffd",
+        provider_key="m-1",
+    )
+    assert "5301234567" not in repr(opened)
+
+
+def test_a_resolved_entry_loses_its_bytes_at_once_and_returns_when_seen_again(
+    migrated_database: Engine, account: str
+) -> None:
+    """Understood entries are neither listed nor opened; the same trouble later is open again."""
+    keep(migrated_database, account, RAW)
+    with transaction(migrated_database) as connection:
+        (entry,) = list_quarantine(connection)
+        assert [resolve(connection, entry["id"]), resolve(connection, entry["id"])] == [True, False]
+        assert list_quarantine(connection) == []
+        assert open_sealed(connection, KEY, entry["id"]) is None
+        assert connection.execute(text("SELECT sealed FROM quarantine")).scalar_one() is None
+    assert keep(migrated_database, account, RAW) == 0
+    with transaction(migrated_database) as connection:
+        again = open_sealed(connection, KEY, entry["id"])
+    assert again is not None
+    assert (again.raw, again.context) == (RAW, {"params": {"ids": [7]}})
+
+
+def test_entries_are_gone_after_fourteen_days(migrated_database: Engine, account: str) -> None:
+    """Counted from when they were last seen."""
+    keep(migrated_database, account, b"old", b"young")
+    with transaction(migrated_database) as connection:
+        connection.execute(
+            text(
+                "UPDATE quarantine SET last_seen_at = now() - interval '15 days'"
+                " WHERE id = (SELECT min(id) FROM quarantine)"
+            )
+        )
+        assert [prune(connection), prune(connection)] == [1, 0]
+        assert len(list_quarantine(connection)) == 1

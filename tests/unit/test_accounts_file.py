@@ -1,0 +1,306 @@
+"""`accounts.toml`: what a right file means, and how a wrong one is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from models.accounts import AccountSettings
+from providers.account_values import Mistake
+from providers.accounts import AccountsFileError, parse_accounts, read_accounts
+from providers.registry import ADAPTERS
+from providers.retry import RetryPolicy
+
+FULL = """
+# The brand's SMS.
+[[account]]
+id = "marka-sms"
+provider = "organik"
+base_url = "http://127.0.0.1:9403/"
+timezone = "Europe/Istanbul"
+[account.credentials]
+api_key = "env:ORGANIK_KEY"
+[account.limit]
+requests = 20
+per_seconds = 60
+concurrency = 2
+[account.retry]
+max_attempts = 5
+base_seconds = 0.1
+cap_seconds = 30
+[account.poll]
+every_seconds = 0.5
+lookback_days = 2
+first_check_seconds = 0.2
+max_check_seconds = 5
+time_factor = 0.01
+[account.options]
+format = "xml"
+validity_hours = 0.5
+deadline_seconds = 5
+
+[[account]]
+id = "bip-1"
+provider = "bip"
+credentials = { callback_user = "env:BIP_USER", callback_password = "file:/run/secrets/bip password" }
+enabled = false
+"""
+
+
+def _mistakes(text: str) -> list[Mistake]:
+    with pytest.raises(AccountsFileError) as caught:
+        parse_accounts(text)
+    return caught.value.mistakes
+
+
+def _places(text: str) -> list[tuple[int, str, str]]:
+    return [(mistake.line, mistake.account, mistake.where) for mistake in _mistakes(text)]
+
+
+def test_a_full_account_is_read_whole() -> None:
+    """Every key of the file arrives; durations may be shorter than a second."""
+    first, second = parse_accounts(FULL)
+    assert first == AccountSettings(
+        id="marka-sms",
+        provider="organik",
+        base_url="http://127.0.0.1:9403",
+        timezone="Europe/Istanbul",
+        credentials={"api_key": "env:ORGANIK_KEY"},
+        credentials_hash=first.credentials_hash,
+        limit_requests=20,
+        limit_per_seconds=60.0,
+        limit_concurrency=2,
+        retry={"max_attempts": 5, "base_seconds": 0.1, "cap_seconds": 30.0},
+        poll={
+            "every_seconds": 0.5,
+            "lookback_days": 2,
+            "first_check_seconds": 0.2,
+            "max_check_seconds": 5.0,
+            "time_factor": 0.01,
+        },
+        options={"validity_hours": 0.5, "deadline_seconds": 5.0, "format": "xml", "batch_size": 100},
+        enabled=True,
+    )
+    assert (second.id, second.enabled, second.credentials) == (
+        "bip-1",
+        False,
+        {"callback_user": "env:BIP_USER", "callback_password": "file:/run/secrets/bip password"},
+    )
+
+
+@pytest.mark.parametrize("provider", sorted(ADAPTERS))
+@pytest.mark.parametrize("names", [0, -1])
+def test_an_account_of_three_lines_gets_the_providers_defaults(provider: str, names: int) -> None:
+    """Id, provider and one accepted set of credentials are enough (and an address, where there is no public one)."""
+    record = ADAPTERS[provider].record
+    url = "" if record.base_url else 'base_url = "https://marka.example.com"\n'
+    keys = "".join(f'{name} = "env:{name.upper()}"\n' for name in record.credentials[names])
+    [account] = parse_accounts(f'[[account]]\nid = "a"\nprovider = "{provider}"\n{url}[account.credentials]\n{keys}')
+    assert (account.limit_requests, account.limit_per_seconds, account.limit_concurrency) == (
+        record.limit.requests,
+        record.limit.per_seconds,
+        record.limit.concurrency,
+    )
+    assert RetryPolicy(**account.retry) == RetryPolicy()
+    assert account.poll == {
+        "every_seconds": record.every_seconds,
+        "lookback_days": record.lookback_days,
+        "first_check_seconds": None,
+        "max_check_seconds": None,
+        "time_factor": 1.0,
+    }
+    assert account.options == {
+        "validity_hours": record.validity_hours,
+        "deadline_seconds": record.deadline_seconds,
+    } | {option.name: option.default for option in record.options}
+    assert (account.timezone, account.base_url) == ("Europe/Istanbul", record.base_url or "https://marka.example.com")
+
+
+def test_every_mistake_is_listed_with_its_line() -> None:
+    """One reading shows all that is wrong, in the order of the file."""
+    text = """[[account]]
+id = "Marka SMS"
+provider = "organik"
+base_url = "ftp://host"
+timezone = "Europe/Istambul"
+enabeld = true
+[account.credentials]
+api_key = "literal"
+[account.limit]
+requests = 0
+per_second = 60
+[account.retry]
+base_seconds = 10
+cap_seconds = 1
+[account.poll]
+every_seconds = "30"
+time_factor = nan
+[account.options]
+format = "yaml"
+batch_size = 1.5
+deadline_seconds = 76
+
+[[account]]
+id = "v"
+provider = "viaro"
+limit = 5
+
+[[account]]
+id = "d"
+provider = "diyalog"
+"""
+    assert _places(text) == [
+        (2, "Marka SMS", "id"),
+        (4, "Marka SMS", "base_url"),
+        (5, "Marka SMS", "timezone"),
+        (6, "Marka SMS", "enabeld"),
+        (8, "Marka SMS", "credentials.api_key"),
+        (10, "Marka SMS", "limit.requests"),
+        (11, "Marka SMS", "limit.per_second"),
+        (14, "Marka SMS", "retry.cap_seconds"),
+        (16, "Marka SMS", "poll.every_seconds"),
+        (17, "Marka SMS", "poll.time_factor"),
+        (19, "Marka SMS", "options.format"),
+        (20, "Marka SMS", "options.batch_size"),
+        (21, "Marka SMS", "options.deadline_seconds"),
+        (25, "v", "provider"),
+        (26, "v", "limit"),
+        (28, "d", "base_url"),
+        (28, "d", "credentials"),
+    ]
+
+
+ACCOUNT = '[[account]]\nid = "a"\nprovider = "vairo"\n[account.credentials]\napi_key = "env:KEY"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            ACCOUNT.replace("vairo", "viaro"),
+            "line 3: a provider: it is not one of those that there are; right would be: vairo",
+        ),
+        (
+            ACCOUNT.replace("api_key", "apikey"),
+            "line 5: a credentials.apikey: this provider has no such credential; right would be: api_key",
+        ),
+        (
+            ACCOUNT.replace("env:KEY", "s3cr3t"),
+            (
+                "line 5: a credentials.api_key: it is not a reference, and secrets do not belong into this file; "
+                'right would be: api_key = "env:NAME" or "file:PATH", with the value kept there'
+            ),
+        ),
+        (
+            ACCOUNT + '[account.options]\nnumber_from = "plus"\n',
+            "line 7: a options.number_from: it is not known; right would be: number_form",
+        ),
+        (
+            ACCOUNT + "[account.poll]\nevery_seconds = 0\n",
+            (
+                "line 7: a poll.every_seconds: it is no number within its bounds; "
+                "right would be: a number above 0, at most 86400, without quotes"
+            ),
+        ),
+        (
+            ACCOUNT.replace('[account.credentials]\napi_key = "env:KEY"\n', ""),
+            "line 1: a credentials: these credentials are not complete; right would be: api_key",
+        ),
+        (
+            ACCOUNT.replace('"vairo"', '"organik"').replace("api_key", "username"),
+            "line 4: a credentials: these credentials are not complete; right would be: api_key or username + password",
+        ),
+        (
+            ACCOUNT.replace("[account.cred", 'timezone = "Europe/Istambul"\n[account.cred'),
+            "line 4: a timezone: there is no such time zone; right would be: Europe/Istanbul",
+        ),
+        (
+            ACCOUNT.replace("[[account]]", "[account]"),
+            "line 1: account is not a list of tables; right would be: [[account]]",
+        ),
+        ("[[acount]]\n", "line 1: 'acount' is not known here; right would be: only [[account]] tables"),
+        ("", "line 1: there is no account in the file; right would be: at least one [[account]]"),
+        (
+            ACCOUNT + 'x = "unclosed s3cr3t\n',
+            "line 6: this is not TOML; right would be: quotes closed, no key twice in a table",
+        ),
+    ],
+)
+def test_a_mistake_says_what_would_be_right(text: str, sentence: str) -> None:
+    """Line, account, place, problem and remedy in one sentence; a secret is never repeated."""
+    with pytest.raises(AccountsFileError) as caught:
+        parse_accounts(text)
+    assert sentence in str(caught.value).splitlines()
+    assert "s3cr3t" not in str(caught.value)
+    assert "s3cr3t" not in repr(caught.value.mistakes)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host",
+        "http://",
+        "https://user:s3cr3t@host",
+        "https://host?api_key=s3cr3t",
+        "https://host:99999",
+        "http://ho st",
+    ],
+)
+def test_an_address_that_would_hold_a_secret_or_leads_nowhere_is_refused(url: str) -> None:
+    """The address is shown and logged, so it may hold nothing but host and path."""
+    [mistake] = _mistakes(ACCOUNT.replace("[account.cred", f'base_url = "{url}"\n[account.cred'))
+    assert (mistake.line, mistake.where) == (4, "base_url")
+    assert "s3cr3t" not in str(mistake)
+
+
+@pytest.mark.parametrize("value", ['"s3cr3t"', "12345", '"env:"', '"env:A-B"', '"file:"', '"ENV:KEY"', '["env:KEY"]'])
+def test_only_references_are_taken_for_credentials(value: str) -> None:
+    """`env:NAME` or `file:PATH`, nothing else, and what stood there is not repeated."""
+    [mistake] = _mistakes(ACCOUNT.replace('"env:KEY"', value))
+    assert (mistake.line, mistake.where) == (5, "credentials.api_key")
+    assert value.strip('"') not in mistake.problem
+
+
+def test_two_running_accounts_may_not_share_credentials() -> None:
+    """They would double the limit; disabled ones and other addresses are no harm."""
+    second = ACCOUNT.replace('"a"', '"b"')
+    assert _places(ACCOUNT + second) == [(9, "b", "credentials")]
+    elsewhere = second.replace("[account.cred", 'base_url = "http://127.0.0.1:1"\n[account.cred')
+    disabled = second.replace('"b"', '"c"').replace("[account.cred", "enabled = false\n[account.cred")
+    assert [account.id for account in parse_accounts(ACCOUNT + elsewhere + disabled)] == ["a", "b", "c"]
+
+
+def test_one_file_written_in_two_ways_is_the_same_secret() -> None:
+    """`file:` paths are compared as places, not as texts."""
+    one = ACCOUNT.replace("env:KEY", "file:/run/secrets/vairo")
+    other = ACCOUNT.replace('"a"', '"b"').replace("env:KEY", "file:/run//secrets/./vairo")
+    assert _places(one + other) == [(9, "b", "credentials")]
+
+
+def test_an_id_is_used_once() -> None:
+    """The second use is pointed at."""
+    assert (7, "a", "id") in _places(ACCOUNT + ACCOUNT.replace("env:KEY", "env:OTHER"))
+
+
+def test_dotted_keys_and_long_texts_keep_their_lines() -> None:
+    """The line is right however the file is laid out."""
+    text = (
+        '[[account]]\nid = "a"\nprovider = "vairo"\ncredentials.api_key = "env:KEY"\n'
+        'options.number_form = """\n[[account]]\nplus"""\nlimit = { requests = 1, per_seconds = -1 }\n'
+    )
+    assert _places(text) == [(5, "a", "options.number_form"), (8, "a", "limit.per_seconds")]
+
+
+def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    """Missing and not UTF-8 are mistakes like any other."""
+    (tmp_path / "latin.toml").write_bytes("id = 'ş'".encode("iso8859-9"))
+    (tmp_path / "right.toml").write_text(FULL)
+    problems = []
+    for name in ("none.toml", "latin.toml"):
+        with pytest.raises(AccountsFileError) as caught:
+            read_accounts(tmp_path / name)
+        problems.append(caught.value.mistakes[0].problem)
+    assert problems == [
+        f"{tmp_path / 'none.toml'} cannot be read: No such file or directory",
+        f"{tmp_path / 'latin.toml'} is not UTF-8 text",
+    ]
+    assert [account.id for account in read_accounts(tmp_path / "right.toml")] == ["marka-sms", "bip-1"]

@@ -1,0 +1,158 @@
+"""What is masked, and what must stay readable, case by case."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from core.redaction import redact_text, redact_url, redact_value, register_secret
+
+NUMBERS = [
+    ("+905321234567", "+90*******67"),
+    ("905321234567", "90*******67"),
+    ("00905321234567", "0090*******67"),
+    ("05321234567", "*******67"),
+    ("5321234567", "*******67"),
+    ("+90 532 123 45 67", "+90*******67"),
+    ("+90-532-123-4567", "+90*******67"),
+    ("0 (532) 123 45 67", "*******67"),
+    ("(0532) 123-45-67", "*******67"),
+    ("0532.123.45.67", "*******67"),
+    ("0312 123 45 67", "*******67"),
+    ("+44 7911 123456", "+44*******56"),
+    ("+4915112345678", "+49*******78"),
+    ("+12125550100", "+1*******00"),
+    ("212-555-0100", "*******00"),
+    ("12125550100", "*******00"),
+    ("441234567890", "*******90"),
+]
+
+
+@pytest.mark.parametrize(("number", "masked"), NUMBERS)
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "to {} failed", "order-1:{}:1", "<gsm>{}</gsm>", "['{}']", "gsm={}&x=1", "({}),", "{}."],
+)
+def test_a_phone_number_is_masked_wherever_it_stands(number: str, masked: str, text: str) -> None:
+    """Country prefix and the last two digits remain; the length does not show."""
+    assert redact_text(text.format(number)) == text.format(masked)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2016-11-02 11:47:38",
+        "2016-11-02T11:47:38.123456+03:00",
+        "2016-11-02T08:47:38Z",
+        "02.11.2016 11:47:38",
+        "02/11/2016",
+        "20161102114738",
+        "20161102-20161109",
+        "1478087258",
+        "1478087258123",
+        "1478087258.123",
+        "took 0.12345678901234 s",
+        "row 123456789",
+        "task 550e8400-e29b-41d4-a716-446655440000",
+        "hash deadbeef12345678901234567890abcd",
+        "127.0.0.1:8000",
+        "192.168.100.200",
+        "page 3 of 12, 500 rows",
+        "PostgreSQL 18.6.3",
+        "basic authentication failed",
+        "/var/lib/ulak/logs/worker.log",
+    ],
+)
+def test_what_only_looks_like_a_number_stays(text: str) -> None:
+    """Times, row ids, uuids, hashes, addresses and versions are what logs are read for."""
+    assert redact_text(text) == text
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        (
+            "https://h/api/0123456789abcdef0123456789abcdef/reports?x=1&y=",
+            "https://h/api/***/reports?x=***&y=",
+        ),
+        ("https://h/send?api_key=abc&to=x#f", "https://h/send?api_key=***&to=***#f"),
+        ("postgresql://u:pw@h:5432/db", "postgresql://u:***@h:5432/db"),
+        ("redis://:p@ss@h:6379/0", "redis://:***@h:6379/0"),
+        ("https://token@h/x", "https://***@h/x"),
+        ("/v1/0123456789abcdef0123456789abcdef", "/v1/***"),
+        ("https://h/v1/polls/42", "https://h/v1/polls/42"),
+        ("https://h/x?0123456789abcdef", "https://h/x?***"),
+    ],
+)
+def test_a_url_keeps_its_shape_and_loses_its_secrets(url: str, masked: str) -> None:
+    """Alone and inside a sentence alike."""
+    assert redact_url(url) == masked
+    assert redact_text(f"GET {url} HTTP/1.1") == f"GET {masked} HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("Authorization: Basic dXNlcjpwYXNz", "Authorization: ***"),
+        ("{'authorization': 'Bearer abc.def'}", "{'authorization': '***'}"),
+        ("(b'Authorization', b'Bearer abc')", "(b'Authorization', b'***')"),
+        ("sent Bearer eyJhbGciOi now", "sent Bearer *** now"),
+        ("password=pw host=h", "password=*** host=h"),
+        ('{"api_key": "abc", "page": 1}', '{"api_key": "***", "page": 1}'),
+        ("<key>abc</key><hash>def</hash><id>1</id>", "<key>***</key><hash>***</hash><id>1</id>"),
+    ],
+)
+def test_credentials_are_masked_by_the_name_before_them(text: str, masked: str) -> None:
+    """Headers, key=value pairs, JSON and XML, whatever library wrote the line."""
+    assert redact_text(text) == masked
+
+
+def test_a_known_secret_is_masked_in_every_spelling() -> None:
+    """As it is, percent-encoded as in a URL, escaped as in JSON."""
+    register_secret('a b"c/ğ')
+    spelled = 'a b"c/ğ | a%20b%22c%2F%C4%9F | a+b%22c%2F%C4%9F | a b\\"c/\\u011f'
+    assert redact_text(spelled) == "*** | *** | *** | ***"
+
+
+def test_a_short_secret_is_not_searched_for() -> None:
+    """Masking every "7" would make the logs unreadable without protecting anything."""
+    register_secret("7")
+    assert redact_text("page 7") == "page 7"
+
+
+def test_values_are_walked_and_the_original_stays_as_it_is() -> None:
+    """Mappings, sequences, objects and keys; harmless values keep their type."""
+    moment, uid = datetime(2026, 1, 2, tzinfo=UTC), UUID(int=5)
+    value = {
+        "password": ["pw"],
+        "API-Key": 12,
+        "flower_auth": "a:b",
+        "token": None,
+        "recipient": 905321234567,
+        "rows": (1, 2.5, True, None, moment, uid),
+        "text": "Sayin musteri",
+        "body": b"bytes",
+        "+905321234567": {"deep": [ValueError("call +905321234567")]},
+        "provider_key": "7:+905321234567:1",
+    }
+    before = repr(value)
+    assert redact_value(value) == {
+        "password": "***",
+        "API-Key": "***",
+        "flower_auth": "***",
+        "token": None,
+        "recipient": "90*******67",
+        "rows": [1, 2.5, True, None, moment, uid],
+        "text": "<13 characters>",
+        "body": "<5 bytes>",
+        "+90*******67": {"deep": ["call +90*******67"]},
+        "provider_key": "7:+90*******67:1",
+    }
+    assert repr(value) == before
+
+
+def test_a_value_that_contains_itself_ends() -> None:
+    """A cycle is cut at a depth no honest log line has."""
+    loop: list[object] = []
+    loop.append(loop)
+    assert repr(redact_value(loop)).count("[") == 8

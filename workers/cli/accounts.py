@@ -1,0 +1,111 @@
+"""`ulak accounts`: apply a file, list, pause, resume."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from core import clock
+from models.accounts import AccountRecord, apply, list_accounts, load, pause, resume
+from models.database import retry_transaction, transaction
+from models.overview import state_of
+from providers.accounts import read_accounts
+from workers.cli.output import write_json, write_table
+from workers.cli.session import session, tell
+
+commands = typer.Typer(name="accounts", help="The accounts that are asked.", no_args_is_help=True)
+AccountId = Annotated[str, typer.Argument(help="The account's id.", metavar="ACCOUNT")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `accounts`."""
+    app.add_typer(commands)
+
+
+@commands.command("apply")
+def apply_file(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="An accounts.toml.")],
+    prune: Annotated[bool, typer.Option("--prune", help="Disable accounts that the file does not name.")] = False,
+) -> None:
+    """Make the accounts what the file says; a wrong file is refused whole."""
+    specs = read_accounts(file)
+    done = retry_transaction(session(context).engine, lambda c: apply(c, specs, prune=prune))
+    names = {"created": done.created, "changed": done.changed, "unchanged": done.unchanged, "disabled": done.disabled}
+    for word, ids in names.items():
+        for account_id in ids:
+            print(f"{word} {account_id}")
+    if done.missing:
+        tell(f"Not in the file, still running (--prune disables them): {', '.join(done.missing)}")
+
+
+@commands.command("list")
+def list_all(
+    context: typer.Context, *, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
+) -> None:
+    """Every account with its limit and state."""
+    with session(context).engine.connect() as connection:
+        records = list_accounts(connection)
+    rows = [_row(record) for record in records]
+    if as_json:
+        write_json(rows)
+        return
+    headers = ("account", "provider", "state", "until", "limit", "concurrency", "base url")
+    write_table(
+        headers,
+        [
+            (
+                row["id"],
+                row["provider"],
+                row["state"],
+                row["until"],
+                f"{record.limit_requests} per {record.limit_per_seconds:g} s",
+                record.limit_concurrency,
+                record.base_url,
+            )
+            for row, record in zip(rows, records, strict=True)
+        ],
+    )
+
+
+def _row(record: AccountRecord) -> dict[str, Any]:
+    """One account as `--json` shows it: no reference to a credential."""
+    state, reason, until = state_of(asdict(record), clock.now())
+    return {
+        "id": record.id,
+        "provider": record.provider,
+        "enabled": record.enabled,
+        "state": str(state),
+        "reason": reason,
+        "until": until,
+        "limit": {
+            "requests": record.limit_requests,
+            "per_seconds": record.limit_per_seconds,
+            "concurrency": record.limit_concurrency,
+        },
+        "base_url": record.base_url,
+        "timezone": record.timezone,
+        "swept_through": record.swept_through,
+    }
+
+
+@commands.command("pause")
+def pause_one(
+    context: typer.Context,
+    account: AccountId,
+    why: Annotated[str, typer.Option(help="What people are told.")] = "paused by hand",
+) -> None:
+    """Ask the account nothing until it is resumed."""
+    with transaction(session(context).engine) as connection:
+        changed = pause(connection, account, None, why)
+    tell(f"{account} is paused." if changed else f"{account} was paused already.")
+
+
+@commands.command("resume")
+def resume_one(context: typer.Context, account: AccountId) -> None:
+    """Ask the account again: ends a pause, an open breaker and throttling."""
+    with transaction(session(context).engine) as connection:
+        resume(connection, account)
+        enabled = load(connection, account).enabled
+    tell(f"{account} is resumed." if enabled else f"{account} is resumed but still disabled in the accounts file.")

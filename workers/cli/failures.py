@@ -1,0 +1,80 @@
+"""What went wrong, as one sentence that says what to do, and the exit code it stands for."""
+
+import redis.exceptions
+import sqlalchemy.exc
+from sqlalchemy import make_url
+
+from core.settings import CredentialError, SettingsError
+from models.accounts import AccountsRefusedError
+from models.quarantine import WrongQuarantineKeyError
+from providers.accounts import AccountsFileError
+from providers.errors import ProviderError
+from tasks.steps.ondemand import WrongWindowError
+from tasks.steps.tracking import UnknownIdKindError
+from workers.cli.session import FAILED, WRONG_USAGE, CommandError, Session, UsageError
+from workers.connections import NothingRunningError
+from workers.embedded.server import EmbeddedServerError
+from workers.home import HomeBusyError
+from workers.ports import PortBusyError
+
+_OURS = (
+    CommandError,
+    CredentialError,
+    NothingRunningError,
+    EmbeddedServerError,
+    HomeBusyError,
+    PortBusyError,
+    WrongQuarantineKeyError,
+    ProviderError,
+    AccountsFileError,
+    SettingsError,
+)
+_USAGE = (UsageError, WrongWindowError, UnknownIdKindError)
+_UNDEFINED = ("42P01", "42703", "3F000")  # no such table, column, schema
+_SERVER_IS_AWAY = ("08", "57P", "28", "3D", "53")  # classes of SQLSTATE: connection, shutdown, login, database, full
+
+
+def sentence_of(error: Exception, session: Session) -> tuple[str, int] | None:
+    """The sentence and the exit code for an error that is not a bug; None for one that is."""
+    if isinstance(error, _USAGE):
+        return str(error), WRONG_USAGE
+    if isinstance(error, AccountsRefusedError):
+        return "\n".join(error.sentences), FAILED
+    if isinstance(error, _OURS):
+        return str(error), FAILED
+    if isinstance(error, LookupError) and not isinstance(error, KeyError | IndexError):
+        return str(error), FAILED
+    if isinstance(error, sqlalchemy.exc.SQLAlchemyError):
+        return _database_sentence(error, session)
+    if isinstance(error, redis.exceptions.RedisError):
+        return "Redis cannot be reached: see that it runs and that ULAK_REDIS_URL is right.", FAILED
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be read or written: {error.strerror}.", FAILED
+    return None
+
+
+def _database_sentence(error: sqlalchemy.exc.SQLAlchemyError, session: Session) -> tuple[str, int] | None:
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    if state in _UNDEFINED:
+        return "The database's schema is not the newest: run `ulak migrate`.", FAILED
+    is_away = state is None or state.startswith(_SERVER_IS_AWAY)
+    if isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.TimeoutError) and is_away:
+        where = f" at {database_place(session)}" if session.settings.database_url else ""
+        return f"PostgreSQL{where} cannot be reached{_why(state)}: see that it runs and that ULAK_DATABASE_URL is right.", 1
+    return None
+
+
+def _why(state: str | None) -> str:
+    """What the class of the error tells, where it is something that the person can change."""
+    if state is None:
+        return ""
+    known = {"28": " (it refuses the user or the password)", "3D": " (there is no such database)"}
+    return known.get(state[:2], f" (SQLSTATE {state})")
+
+
+def database_place(session: Session) -> str:
+    """Host and port of the configured database, without the password."""
+    if session.settings.database_url is None:
+        return "the embedded server"
+    url = make_url(session.settings.database_url.get_secret_value())
+    return f"{url.host or 'the local socket'}:{url.port or 5432}"

@@ -1,0 +1,125 @@
+"""How data is written to stdout: a table for people, JSON and CSV for programs."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+STYLES = {
+    "ok": "green",
+    "delivered": "green",
+    "read": "green",
+    "paused": "yellow",
+    "throttled": "yellow",
+    "breaker open": "red",
+    "disabled": "dim",
+    "unknown": "red",
+    "undeliverable": "red",
+    "rejected": "red",
+    "expired": "red",
+}
+"""How a telling word looks on a terminal."""
+
+
+def write_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A drawn table on a terminal; otherwise plain columns, one line a row, no colour."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    if sys.stdout.isatty():
+        table = Table(*headers, header_style="bold")
+        for row in cells:
+            table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+        Console().print(table)
+        return
+    lines = [list(headers), *cells]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(headers))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def write_json(value: Any, *, indent: int | None = 2) -> None:
+    """One JSON document; without `indent` on one line."""
+    print(json.dumps(plain(value), ensure_ascii=False, indent=indent), flush=True)
+
+
+def write_json_array(rows: Iterable[Mapping[str, Any]]) -> int:
+    """A JSON array, an object a line, written as the rows come; returns how many there were."""
+    many = 0
+    print("[", end="")
+    for row in rows:
+        print(",\n" if many else "\n", json.dumps(plain(row), ensure_ascii=False), sep="", end="")
+        many += 1
+    print("\n]")
+    return many
+
+
+def write_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
+    """CSV with a header, written as the rows come; `extra` and the like as JSON. Returns how many there were."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    many = 0
+    for row in rows:
+        writer.writerow([_csv_value(plain(row.get(column))) for column in columns])
+        many += 1
+    return many
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON knows it: times as ISO 8601 in UTC with `Z`, records as objects."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).hex()
+    return value
+
+
+def moment(value: datetime | None) -> str:
+    """A time for people: to the second, UTC."""
+    return "" if value is None else f"{value:%Y-%m-%d %H:%M:%SZ}"
+
+
+def duration(seconds: float | None) -> str:
+    """A duration for people: its two largest units."""
+    if seconds is None:
+        return ""
+    whole = timedelta(seconds=round(seconds))
+    hours, minutes, rest = whole.seconds // 3600, whole.seconds % 3600 // 60, whole.seconds % 60
+    units = [(whole.days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    first = next((place for place, (number, _) in enumerate(units) if number), len(units) - 1)
+    return " ".join(f"{number} {unit}" for number, unit in units[first : first + 2] if number) or "0 s"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return moment(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    # A line break or a control character of a provider's text must not draw on the terminal.
+    return "".join(character if character.isprintable() else " " for character in str(value))
+
+
+def _csv_value(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    # A spreadsheet would run what begins like a formula; `+90…` is a number of a person and stays as it is.
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "-", "@", "\t", "\r")) else value

@@ -1,0 +1,125 @@
+"""`ulak poll` and `ulak polls`: ask an account now, look at polls, cancel one."""
+
+from datetime import date
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import RowMapping
+
+from core import clock
+from models.database import retry_transaction
+from models.ledger import planning
+from models.ledger.listing import find_poll, list_polls
+from tasks.messages import poll_account
+from tasks.steps.ondemand import open_on_demand
+from workers.cli.output import moment, write_json, write_table
+from workers.cli.session import FAILED, TIMED_OUT, CommandError, Session, UsageError, progress, session, tell
+
+LOOK_SECONDS = 0.25
+STATES = ("running", "complete", "complete_with_errors", "cancelled")
+
+polls = typer.Typer(name="polls", help="Runs over an account, planned or on demand.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `poll` and `polls`."""
+    app.command()(poll)
+    app.add_typer(polls)
+
+
+def poll(
+    context: typer.Context,
+    account: Annotated[str, typer.Argument(help="The account's id.", metavar="ACCOUNT")],
+    first: Annotated[str | None, typer.Option("--from", metavar="DAY", help="First day (YYYY-MM-DD).")] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last day, inclusive.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Show progress until the poll ends.")] = False,
+    timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: give up after so many seconds.")] = None,
+) -> None:
+    """Ask an account now; prints the poll's id.
+
+    Without days: its whole lookback and every open id. Days are in the account's time zone. With --wait the exit code
+    is 1 where the poll ended with errors or was cancelled, and 3 after the time-out (the poll goes on).
+    """
+    run = session(context)
+    window = (_day("--from", first), _day("--to", last))
+    poll_id = open_on_demand(run.runtime, account, trigger="cli", window=window)
+    run.publish(poll_account(account, poll_id))
+    print(poll_id, flush=True)
+    if wait:
+        _wait(run, poll_id, timeout)
+
+
+def _day(option: str, text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{option} must be a day such as 2026-05-01.") from None
+
+
+def _wait(run: Session, poll_id: int, timeout: float | None) -> None:
+    """Follow the poll to its end."""
+    started = clock.boot()
+    with progress(f"poll {poll_id}") as bar:
+        while (row := _poll_row(run, poll_id))["state"] == "running":
+            done = row["fetches"] - row["open_fetches"]
+            bar.show(done, row["fetches"] or None, "waiting for a worker" if row["planned_at"] is None else None)
+            if timeout is not None and clock.boot() - started >= timeout:
+                tell(f"Poll {poll_id} still runs after {timeout:g} s: {_counts(row)}. It goes on without us.")
+                raise typer.Exit(TIMED_OUT)
+            clock.sleep(LOOK_SECONDS)
+    tell(f"Poll {poll_id} is {row['state'].replace('_', ' ')}: {_counts(row)}.")
+    if row["state"] != "complete":
+        raise typer.Exit(FAILED)
+
+
+def _poll_row(run: Session, poll_id: int) -> RowMapping:
+    with run.engine.connect() as connection:
+        row = find_poll(connection, poll_id)
+    if row is None:
+        raise CommandError(f"There is no poll {poll_id}: `ulak polls list` shows those that are.")
+    return row
+
+
+def _counts(row: RowMapping) -> str:
+    names = ("calls", "reports", "new", "advanced", "unchanged", "dead")
+    return ", ".join(f"{row[name]} {name}" for name in names)
+
+
+@polls.command("list")
+def list_some(
+    context: typer.Context,
+    account: Annotated[str | None, typer.Argument(help="Only of this account.", metavar="[ACCOUNT]")] = None,
+    *,
+    state: Annotated[str | None, typer.Option(help=f"Only {', '.join(STATES)}.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """The newest polls."""
+    if state is not None and state not in STATES:
+        raise UsageError(f"--state must be one of: {', '.join(STATES)}.")
+    with session(context).engine.connect() as connection:
+        rows = list_polls(connection, account=account, state=state, limit=limit)
+    if as_json:
+        write_json(rows)
+        return
+    headers = ("poll", "account", "trigger", "days", "state", "fetches", "open", "calls", "new", "advanced", "dead")
+    write_table((*headers, "started", "finished"), [_cells(row) for row in rows])
+
+
+def _cells(row: RowMapping) -> tuple[Any, ...]:
+    days = f"{row['window_from']}..{row['window_to']}" if row["window_from"] else ""
+    numbers = (row[name] for name in ("fetches", "open_fetches", "calls", "new", "advanced", "dead"))
+    times = (moment(row["started_at"]), moment(row["finished_at"]))
+    return (row["id"], row["account_id"], row["trigger"], days, row["state"], *numbers, *times)
+
+
+@polls.command()
+def cancel(
+    context: typer.Context, poll_id: Annotated[int, typer.Argument(metavar="ID", help="The poll's id.")]
+) -> None:
+    """End a running poll: what it has not asked yet is not asked; what is in the air is still stored."""
+    run = session(context)
+    cancelled = retry_transaction(run.engine, lambda connection: planning.cancel(connection, poll_id))
+    if cancelled is None:
+        raise CommandError(f"Poll {poll_id} is {_poll_row(run, poll_id)['state'].replace('_', ' ')} already.")
+    tell(f"Poll {poll_id} is cancelled; {cancelled} fetches will not be made.")

@@ -1,0 +1,110 @@
+"""`ulak worker`, `beat`, `flower`, `api`: one process each, for production; `ulak up` runs the same commands."""
+
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from tornado.options import options as flower_options
+
+from core import names
+from core.logging import configure_logging
+from core.settings import Settings, load_settings
+from workers import lifeline
+from workers.secrets import flower_auth
+
+Option = typer.Option
+GRACE_SECONDS = 20.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the process commands."""
+    app.command()(worker)
+    app.command()(beat)
+    app.command()(flower)
+    app.command()(api)
+
+
+def _begin(process: str) -> Settings:
+    """What every process does first: watch its supervisor, read its settings, log our way."""
+    lifeline.watch(GRACE_SECONDS)
+    settings = load_settings()
+    configure_logging(process, settings.log, level=settings.log_level)
+    return settings
+
+
+def _celery() -> Any:
+    """The app, imported only where Celery is needed: the other commands start faster without it."""
+    from workers.app import app  # noqa: PLC0415 - costs half a second
+
+    return app
+
+
+def worker(
+    name: Annotated[str, Option(help="The worker's fixed name, as Flower shows it.")] = "worker",
+    threads: Annotated[int | None, Option(min=1, max=64, help="How many fetches at once.")] = None,
+    queues: Annotated[str, Option(help="Which queues to consume.")] = ",".join(names.QUEUES),
+) -> None:
+    """Make fetches and plans: a Celery worker on the threads pool."""
+    settings = _begin(name)
+    celery = _celery()
+    celery.settings = settings.model_copy(update={"worker_threads": threads or settings.worker_threads})
+    celery.log_process = name
+    celery.worker_main(
+        [
+            "worker",
+            "--pool=threads",
+            f"--concurrency={celery.settings.worker_threads}",
+            f"--queues={queues}",
+            f"--hostname={name}@%h",
+            "--without-gossip",
+            "--without-mingle",
+            "--loglevel=INFO",
+            "--events",
+        ]
+    )
+
+
+def beat() -> None:
+    """Send the ticks: Celery's own beat with a static schedule in memory. Two may run."""
+    _begin("beat")
+    celery = _celery()
+    celery.log_process = "beat"
+    celery.Beat(loglevel="INFO", logfile=None, quiet=True).run()
+
+
+def flower() -> None:
+    """Watch the tasks in a browser: Flower, with a password."""
+    settings = _begin("flower")
+    import flower.options  # noqa: F401, PLC0415 - defines the options that are set below
+
+    celery = _celery()
+    celery.log_process = "flower"
+    # Set here and not on the command line: the password must not stand in the process list.
+    flower_options.basic_auth = [flower_auth(settings)]
+    celery.start(
+        [
+            "flower",
+            f"--port={settings.flower_port or 5555}",
+            f"--address={settings.bind}",
+            "--max-tasks=10000",
+            "--purge-offline-workers=60",
+            "--logging=none",
+        ]
+    )
+
+
+def api() -> None:
+    """Take the providers' callbacks, and answer probes."""
+    from workers.api.app import make_api  # noqa: PLC0415 - FastAPI costs half a second
+    from workers.connections import runtime_for  # noqa: PLC0415
+
+    settings = _begin("api")
+    uvicorn.run(
+        make_api(runtime_for(settings)),
+        host=settings.bind,
+        port=settings.api_port or 8000,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )

@@ -1,0 +1,114 @@
+"""What the commands of one run share: the settings, the connections, and what is said where."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from sqlalchemy import Engine
+
+from core.logging import configure_logging
+from core.redaction import redact_text
+from core.settings import Settings, load_settings
+from tasks.base import publish
+from tasks.messages import Message
+from tasks.runtime import Runtime
+from workers.connections import NothingRunningError, app_for, engine_for, runtime_for
+
+DONE, FAILED, WRONG_USAGE, TIMED_OUT = 0, 1, 2, 3
+"""The exit codes of every command."""
+
+
+class CommandError(Exception):
+    """The command cannot be done; the text is a sentence that says what to do."""
+
+
+class UsageError(Exception):
+    """The command was called wrongly; the text says what would be right."""
+
+
+@dataclass
+class Session:
+    """One run of one command. Everything is made when it is first needed."""
+
+    _runtime: Runtime | None = field(default=None, init=False)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, read once; logs go to stderr from then on."""
+        settings = load_settings()
+        configure_logging("cli", settings.log, level="warning")
+        return settings
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The database."""
+        return engine_for(self.settings)
+
+    @property
+    def runtime(self) -> Runtime:
+        """The means of the steps."""
+        if self._runtime is None:
+            self._runtime = runtime_for(self.settings)
+        return self._runtime
+
+    def publish(self, *messages: Message) -> None:
+        """Send messages where the broker can be reached; the reconciler finds within seconds what was not sent."""
+        try:
+            app = app_for(self.settings)
+        except NothingRunningError:
+            tell("No Redis is known, so the workers find this by themselves within seconds.")
+            return
+        try:
+            for message in messages:
+                publish(app, message)
+        except app.connection_errors():
+            tell("Redis cannot be reached now; the workers find this by themselves once they run.")
+        finally:
+            app.close()
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        if self._runtime is not None:
+            self._runtime.engine.dispose()
+            self._runtime.door.close()
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+
+
+def session(context: typer.Context) -> Session:
+    """The session of this run."""
+    found = context.find_object(Session)
+    if found is None:
+        raise RuntimeError("the root command made no session")
+    return found
+
+
+def tell(text: str) -> None:
+    """Say something to the person at stderr, secrets and numbers masked."""
+    typer.echo(redact_text(text), err=True)
+
+
+@contextmanager
+def progress(what: str, total: float | None = None) -> Iterator["Bar"]:
+    """A progress bar on stderr while the block runs, where that is a terminal; nothing otherwise."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    shown = sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as display:
+        yield Bar(display=display, task=display.add_task(what, total=total))
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A progress bar."""
+
+    display: Progress
+    task: "object"
+
+    def show(self, done: float, total: float | None = None, text: str | None = None) -> None:
+        """Where it stands."""
+        self.display.update(self.task, completed=done, total=total, description=text)  # type: ignore[arg-type]

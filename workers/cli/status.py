@@ -1,0 +1,119 @@
+"""`ulak status`: how every account stands."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from core import clock
+from models.accounts import UnknownAccountError
+from models.overview import AccountOverview, overview
+from workers.cli.output import STYLES, duration, moment, write_json, write_table
+from workers.cli.session import Session, session, tell
+
+WATCH_SECONDS = 2.0
+SHARE_OF_TIME = 10.0
+"""Watching rests so many times as long as its look took: counting a big table over and over is no harmless thing."""
+HEADERS = ("account", "state", "open", "final", "ids open", "oldest", "fresh", "calls min/h", "limit", "work", "dead")
+HEADERS += ("trouble",)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `status`."""
+    app.command()(status)
+
+
+def status(
+    context: typer.Context,
+    account: Annotated[str | None, typer.Argument(help="Only this account.", metavar="[ACCOUNT]")] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON; with --watch one document a line.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
+) -> None:
+    """How every account stands: state, deliveries, what is late, use of the limit, last trouble."""
+    run = session(context)
+    if watch:
+        _watch(run, account, as_json=as_json)
+        return
+    accounts = _look(run, account)
+    if as_json:
+        write_json({"accounts": [document(each) for each in accounts]})
+        return
+    write_table(HEADERS, [cells(each) for each in accounts])
+    for each in accounts:
+        if each.reason:
+            tell(f"{each.id} is {each.state}: {each.reason}{_until(each)}")
+    tell(f"Generated secrets lie in {run.settings.home / 'secrets'}; `ulak secrets show` prints them.")
+
+
+def _look(run: Session, account: str | None) -> list[AccountOverview]:
+    with run.engine.connect() as connection:
+        accounts = overview(connection, account)
+    if account is not None and not accounts:
+        raise UnknownAccountError(account)
+    return accounts
+
+
+def _watch(run: Session, account: str | None, *, as_json: bool) -> None:
+    """Look again and again, on a terminal in place."""
+    with Live(console=Console(), auto_refresh=False, screen=False) as live:
+        while True:
+            began = clock.boot()
+            accounts = _look(run, account)
+            took = clock.boot() - began
+            if as_json:
+                write_json({"accounts": [document(each) for each in accounts]}, indent=None)
+            elif sys.stdout.isatty():
+                live.update(Group(_table(accounts), Text(moment(clock.now()), style="dim")), refresh=True)
+            else:
+                write_table(HEADERS, [cells(each) for each in accounts])
+                print(flush=True)
+            clock.sleep(max(WATCH_SECONDS, took * SHARE_OF_TIME))
+
+
+def _table(accounts: Sequence[AccountOverview]) -> Table:
+    table = Table(*HEADERS, header_style="bold")
+    for each in accounts:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in map(str, cells(each))))
+    return table
+
+
+def _until(account: AccountOverview) -> str:
+    return f" (until {moment(account.until)})" if account.until else ""
+
+
+def document(account: AccountOverview) -> dict[str, Any]:
+    """One account as `--json` shows it; its names are a promise."""
+    return asdict(account) | {"state": str(account.state)}
+
+
+def cells(account: AccountOverview) -> tuple[Any, ...]:
+    """One account as a row of `HEADERS`."""
+    oldest = account.oldest_unanswered
+    return (
+        account.id,
+        str(account.state),
+        account.open_deliveries,
+        account.final_deliveries,
+        account.open_tracked,
+        duration((account.as_of - oldest).total_seconds()) if oldest else "",
+        duration(account.freshness_seconds),
+        f"{account.calls_last_minute}/{account.calls_last_hour}",
+        f"{account.busy_slots}/{account.limit_requests} per {account.limit_per_seconds:g} s",
+        f"{account.ready_fetches} ready, {account.sending_fetches} sending, {account.running_polls} polls",
+        account.dead_fetches,
+        _trouble(account),
+    )
+
+
+def _trouble(account: AccountOverview) -> str:
+    if account.last_trouble is None or account.last_trouble_at is None:
+        return ""
+    age = (account.as_of - account.last_trouble_at).total_seconds()
+    return f"{account.last_trouble} ({duration(age)} ago)"

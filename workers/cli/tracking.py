@@ -1,0 +1,117 @@
+"""`ulak track`: register ids so that they get polled."""
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, BinaryIO
+from zoneinfo import ZoneInfo
+
+import typer
+from sqlalchemy import RowMapping
+
+from tasks.steps.idcheck import IdCheck
+from tasks.steps.tracking import MOST_AT_ONCE, account_row, track
+from workers.cli.idfiles import BadLine, GoodLine, UnusableFileError, read_ids
+from workers.cli.session import Bar, CommandError, Session, UsageError, progress, session, tell
+
+MOST_TOLD = 50
+
+
+def register(app: typer.Typer) -> None:
+    """Add `track`."""
+    app.command("track")(track_ids)
+
+
+def track_ids(
+    context: typer.Context,
+    account: Annotated[str, typer.Argument(help="The account's id.", metavar="ACCOUNT")],
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids, each as KIND=VALUE.", metavar="[KIND=VALUE]...")] = None,
+    file: Annotated[Path | None, typer.Option(help="A csv or jsonl file; - reads stdin.")] = None,
+) -> None:
+    """Register ids that were sent, so that they get polled. Doing it again changes nothing.
+
+    Every line that is right is registered; each wrong one is named with its line, and the exit code is then 1.
+    """
+    if not ids and file is None:
+        raise UsageError("Name ids as KIND=VALUE, or a file with --file.")
+    run = session(context)
+    with run.runtime.engine.connect() as connection:
+        row = account_row(connection, account)
+    registration = Registration(run, row)
+    registration.take_all(_given(ids or [], IdCheck(row)))
+    if file is not None:
+        registration.take_file(file)
+    print(f"{registration.taken} registered, {registration.new} of them new")
+    if registration.bad:
+        raise CommandError(f"{registration.bad} lines were not registered; put them right and register them again.")
+
+
+def _given(words: Iterable[str], check: IdCheck) -> Iterator[GoodLine | BadLine]:
+    """The ids of the command line; a wrong one is wrong usage, before anything is registered."""
+    items = []
+    for word in words:
+        kind, equals, value = word.partition("=")
+        item = {"kind": kind.strip(), "value": value.strip()}
+        why = check.why_not(item) if equals and item["value"] else "right would be KIND=VALUE"
+        if why is not None:
+            raise UsageError(f"Id {len(items) + 1} of the command line: {why}.")
+        items.append(GoodLine(line=len(items) + 1, item=item))
+    yield from items
+
+
+class Registration:
+    """Registers lines in batches, and tells of each that is wrong."""
+
+    def __init__(self, run: Session, row: RowMapping) -> None:
+        """`row`: the account's."""
+        self._run = run
+        self._row = row
+        self._check = IdCheck(row)
+        self.taken = self.new = self.bad = 0
+
+    def take_file(self, file: Path) -> None:
+        """Register what the file holds, with a progress bar where there is somebody to see it."""
+        with _opened(file) as (source, size), progress("registering", total=size) as bar:
+            try:
+                self.take_all(read_ids(_counted(source, bar, size), ZoneInfo(self._row["timezone"])))
+            except UnusableFileError as error:
+                raise CommandError(str(error)) from None
+
+    def take_all(self, lines: Iterable[GoodLine | BadLine]) -> None:
+        """Register the right lines in batches, in the order of the file; tell of the wrong ones."""
+        items = (line.item for line in lines if isinstance(line := self._judged(line), GoodLine))
+        while batch := list(islice(items, MOST_AT_ONCE)):
+            self.new += track(self._run.runtime, self._row["id"], batch)
+            self.taken += len(batch)
+
+    def _judged(self, line: GoodLine | BadLine) -> GoodLine | BadLine:
+        if isinstance(line, GoodLine) and (why := self._check.why_not(line.item)) is not None:
+            line = BadLine(line=line.line, why=why)
+        if isinstance(line, BadLine):
+            self.bad += 1
+            if self.bad <= MOST_TOLD:
+                tell(f"line {line.line}: {line.why}")
+            elif self.bad == MOST_TOLD + 1:
+                tell("further wrong lines are only counted")
+        return line
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[tuple[BinaryIO, int | None]]:
+    """The bytes of the file, and how many there are where that is known."""
+    if str(file) == "-":
+        yield sys.stdin.buffer, None
+        return
+    with file.open("rb") as source:
+        yield source, file.stat().st_size
+
+
+def _counted(source: Iterable[bytes], bar: Bar, size: int | None) -> Iterator[bytes]:
+    done = 0
+    for number, line in enumerate(source, 1):
+        done += len(line)
+        if number % 1000 == 0:
+            bar.show(done, size, f"registering, line {number}")
+        yield line

@@ -1,0 +1,248 @@
+"""`ulak up`: everything under one supervisor, from nothing."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+
+from core import clock
+from core.logging import configure_logging, get_logger
+from core.settings import Settings, load_settings
+from models.accounts import apply
+from models.database import retry_transaction
+from models.overview import overview, unsettled
+from models.schema import migrate
+from providers.accounts import read_accounts
+from tasks.runtime import Runtime
+from workers import secrets
+from workers.app import build_runtime
+from workers.children import ChildSpec
+from workers.cli.progress import Progress
+from workers.connections import paces
+from workers.demo import SandboxRun
+from workers.embedded.postgres import PostgresServer
+from workers.embedded.valkey import ValkeyServer
+from workers.ports import choose_port
+from workers.supervisor import Supervisor
+
+log = get_logger(__name__)
+
+API_PORT, FLOWER_PORT = 8000, 5555
+DEMO_TICK_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+SETTLED_LOOKS = 3
+"""So many looks in a row must find all settled: a push may be on its way between two."""
+TIMED_OUT = 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add `up`."""
+    app.command()(up)
+
+
+def up(
+    *,
+    sandbox: Annotated[
+        bool | None, typer.Option("--sandbox/--no-sandbox", help="Five stand-in providers; default: without accounts.")
+    ] = None,
+    until_settled: Annotated[bool, typer.Option("--until-settled", help="End with 0 once all is settled.")] = False,
+    timeout: Annotated[float | None, typer.Option(help="With --until-settled: end with 3 after S seconds.")] = None,
+    no_flower: Annotated[bool, typer.Option("--no-flower", help="Do without Flower.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, max=64, help="Threads of each worker.")] = None,
+) -> None:
+    """Start everything: servers, workers, beat, API, Flower; with no accounts the sandbox too."""
+    settings = load_settings()
+    configure_logging("up", settings.log, level="warning")
+    plan = Plan(
+        settings=settings,
+        is_demo=settings.accounts_path() is None if sandbox is None else sandbox,
+        flower=not no_flower,
+        workers=workers,
+        threads=threads or settings.worker_threads,
+    )
+    with Supervisor(settings.home) as supervisor:
+        code = Up(plan, supervisor).run(until_settled=until_settled, timeout_seconds=timeout)
+    raise typer.Exit(code)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be started."""
+
+    settings: Settings
+    is_demo: bool
+    flower: bool
+    workers: int
+    threads: int
+
+
+@dataclass(slots=True)
+class Up:
+    """One run of `ulak up`."""
+
+    plan: Plan
+    supervisor: Supervisor
+    progress: Progress = field(default_factory=Progress)
+    started: float = field(default_factory=clock.boot)
+
+    def run(self, *, until_settled: bool, timeout_seconds: float | None) -> int:
+        """Start all, then show progress until a signal, or until all is settled. Returns the exit code."""
+        settings = self._with_servers()
+        if self.supervisor.stop_requested:
+            return 0
+        demo = self._start_demo() if self.plan.is_demo else None
+        runtime = build_runtime(settings, threads=4, application_name="ulak-up")
+        migrate(runtime.engine)
+        self.progress.say("Schema", "at the newest revision")
+        path = demo.write_accounts() if demo else self.plan.settings.accounts_path()
+        self._apply_accounts(runtime, path)
+        settings = self._start_processes(settings)
+        if demo is not None:
+            self._play_sender(demo, runtime, settings)
+        self._say_where(settings)
+        look = Look(runtime, demo, self.progress, until_settled, timeout_seconds, self.started)
+        code = self.supervisor.run(look.tick, LOOK_SECONDS)
+        look.end(code)
+        self.progress.say("Stopping", "workers finish what they have in hand")
+        return code
+
+    # ------------------------------------------------------------------------------------- servers
+
+    def _with_servers(self) -> Settings:
+        """The settings with both servers' addresses: given ones, or embedded servers started now."""
+        given = self.plan.settings
+        servers: dict[str, PostgresServer | ValkeyServer] = {}
+        if given.database_url is None:
+            servers["database_url"] = PostgresServer(given.home, binaries=given.postgres_bin)
+        if given.redis_url is None:
+            servers["redis_url"] = ValkeyServer(given.home, program=given.valkey_bin)
+        for server in servers.values():
+            self.progress.say(server.name.capitalize(), "starting")
+            self.supervisor.add(server.prepare())
+        urls = {name: server.wait_until_ready(self.supervisor.poll) for name, server in servers.items()}
+        for name, server in servers.items():
+            self.progress.say(server.name.capitalize(), f"answers ({_where(urls[name])})")
+        return given.model_copy(update={name: SecretStr(url) for name, url in urls.items()})
+
+    def _start_demo(self) -> SandboxRun:
+        """The sandbox, answering."""
+        demo = SandboxRun.choose(self.plan.settings.home)
+        self.supervisor.add(demo.child())
+        demo.wait(self.supervisor.poll)
+        self.progress.say("Sandbox", f"five stand-in providers answer (control {demo.control})")
+        return demo
+
+    # ------------------------------------------------------------------------------------ accounts
+
+    def _apply_accounts(self, runtime: Runtime, path: Path | None) -> None:
+        """Apply the accounts file whole, or not at all."""
+        if path is None:
+            self.progress.say("Accounts", "no accounts.toml: what the database holds is used")
+            return
+        specs = read_accounts(path)
+        applied = retry_transaction(runtime.engine, lambda c: apply(c, specs, prune=False))
+        text = f"{len(specs)} from {path}"
+        if applied.missing:
+            text += f"; not in the file, still running: {', '.join(applied.missing)}"
+        self.progress.say("Accounts", text)
+
+    # ----------------------------------------------------------------------------------- processes
+
+    def _start_processes(self, settings: Settings) -> Settings:
+        """Workers, beat, API and Flower as children; returns the settings with their ports."""
+        api_port = choose_port(settings.api_port, API_PORT, settings.bind)
+        flower_port = choose_port(settings.flower_port, FLOWER_PORT, settings.bind)
+        settings = settings.model_copy(update={"api_port": api_port, "flower_port": flower_port})
+        env = _environment(settings, demo=self.plan.is_demo)
+        for number in range(1, self.plan.workers + 1):
+            argv = ("worker", "--name", f"worker-{number}", "--threads", str(self.plan.threads))
+            self.supervisor.add(_child(f"worker-{number}", argv, env, grace_seconds=25.0, tier=3))
+        self.supervisor.add(_child("beat", ("beat",), env, tier=2))
+        self.supervisor.add(_child("api", ("api",), env, tier=2))
+        if self.plan.flower:
+            secrets.flower_auth(settings)
+            self.supervisor.add(_child("flower", ("flower",), env, tier=2, grace_seconds=3.0))
+        return settings
+
+    def _play_sender(self, demo: SandboxRun, runtime: Runtime, settings: Settings) -> None:
+        """Register what the sandbox has sent, and let it push."""
+        accounts = demo.ask("/accounts")
+        ids = demo.register_sends(runtime)
+        replies = demo.hand_over_replies(runtime, accounts)
+        demo.start_pushes(accounts, f"http://127.0.0.1:{settings.api_port}")
+        self.progress.say("Sender", f"registered {ids} ids, handed over {replies} send replies")
+
+    def _say_where(self, settings: Settings) -> None:
+        """Where a person may look."""
+        self.progress.say("API", f"http://{settings.bind}:{settings.api_port}/healthz")
+        if self.plan.flower:
+            kept = "ULAK_FLOWER_AUTH" if settings.flower_auth else settings.home / "secrets" / secrets.FLOWER_AUTH
+            self.progress.say("Flower", f"http://{settings.bind}:{settings.flower_port} (user and password: {kept})")
+        self.progress.say("Logs", str(settings.home / "logs"))
+        self.progress.say("Ready", "Ctrl-C stops everything")
+
+
+@dataclass(slots=True)
+class Look:
+    """What is seen once a second while all runs."""
+
+    runtime: Runtime
+    demo: SandboxRun | None
+    progress: Progress
+    until_settled: bool
+    timeout_seconds: float | None
+    started: float
+    settled_looks: int = 0
+
+    def tick(self) -> int | None:
+        """Show progress; an exit code when the run is over."""
+        with self.runtime.engine.connect() as connection:
+            accounts = overview(connection)
+            reasons = unsettled(connection, paces()) if self.until_settled else []
+            if self.until_settled and self.demo is not None and not reasons:
+                reasons = self.demo.unsettled(connection)
+        self.progress.show(accounts, reasons if self.until_settled else None)
+        self.settled_looks = 0 if reasons else self.settled_looks + 1
+        if self.until_settled and self.settled_looks >= SETTLED_LOOKS:
+            return 0
+        if self.timeout_seconds is not None and clock.boot() - self.started > self.timeout_seconds:
+            return TIMED_OUT
+        return None
+
+    def end(self, code: int) -> None:
+        """The summary."""
+        with self.runtime.engine.connect() as connection:
+            self.progress.summary(overview(connection), clock.boot() - self.started, timed_out=code == TIMED_OUT)
+        self.runtime.engine.dispose()
+
+
+def _environment(settings: Settings, *, demo: bool) -> dict[str, str]:
+    """What children are to see: the resolved addresses and ports."""
+    env = {
+        "ULAK_HOME": str(settings.home),
+        "ULAK_API_PORT": str(settings.api_port),
+        "ULAK_FLOWER_PORT": str(settings.flower_port),
+    }
+    if settings.database_url and settings.redis_url:
+        env["ULAK_DATABASE_URL"] = settings.database_url.get_secret_value()
+        env["ULAK_REDIS_URL"] = settings.redis_url.get_secret_value()
+    if demo:
+        env["ULAK_TICK_SECONDS"] = str(DEMO_TICK_SECONDS)
+    return env
+
+
+def _child(
+    name: str, arguments: tuple[str, ...], env: dict[str, str], *, tier: int, grace_seconds: float = 12.0
+) -> ChildSpec:
+    """A child that is one of our own commands."""
+    argv = (sys.executable, "-m", "workers.cli.main", *arguments)
+    return ChildSpec(name=name, argv=argv, env=env, tier=tier, grace_seconds=grace_seconds)
+
+
+def _where(url: str) -> str:
+    """Host and port of a server's address."""
+    return url.rsplit("@", 1)[-1].split("/", 1)[0]

@@ -1,0 +1,69 @@
+"""Which database and which Redis the commands of this process talk to."""
+
+from typing import Any
+
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+from core.settings import Settings
+from models.database import make_engine
+from models.overview import ProviderPace
+from providers.registry import ADAPTERS
+from tasks.runtime import Runtime
+from workers.embedded.postgres import PostgresServer
+from workers.embedded.valkey import ValkeyServer
+
+
+class NothingRunningError(Exception):
+    """There is no server to talk to; the text is a sentence that says what to do."""
+
+
+def database_url(settings: Settings) -> str:
+    """`ULAK_DATABASE_URL`, or the embedded server that runs in the home; else `NothingRunningError`."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    return _running(settings, PostgresServer(settings.home).running_url(), "ULAK_DATABASE_URL")
+
+
+def redis_url(settings: Settings) -> str:
+    """`ULAK_REDIS_URL`, or the embedded server that runs in the home; else `NothingRunningError`."""
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    return _running(settings, ValkeyServer(settings.home).running_url(), "ULAK_REDIS_URL")
+
+
+def _running(settings: Settings, url: str | None, variable: str) -> str:
+    if url is None:
+        raise NothingRunningError(f"Nothing is running in {settings.home}: start `ulak up`, or set {variable}.")
+    return url
+
+
+def engine_for(settings: Settings, *, application_name: str = "ulak-cli") -> Engine:
+    """A small engine for a command; connects when it is first used."""
+    return make_engine(database_url(settings), pool_size=2, application_name=application_name)
+
+
+def runtime_for(settings: Settings, *, threads: int = 1, application_name: str = "ulak-cli") -> Runtime:
+    """A runtime for this process's steps, on the database that `database_url` finds."""
+    # Importing the app reads the environment and costs half a second, which most commands need not pay.
+    from workers.app import build_runtime  # noqa: PLC0415
+
+    known = settings.model_copy(update={"database_url": SecretStr(database_url(settings))})
+    return build_runtime(known, threads=threads, application_name=application_name)
+
+
+def app_for(settings: Settings) -> Any:
+    """A Celery app that publishes to the Redis that `redis_url` finds."""
+    from workers.app import make_app  # noqa: PLC0415 - the same
+
+    return make_app(settings.model_copy(update={"redis_url": SecretStr(redis_url(settings))}))
+
+
+def paces() -> dict[str, ProviderPace]:
+    """What `models.overview.unsettled` needs to know of each provider."""
+    return {
+        name: ProviderPace(
+            every_seconds=adapter.record.every_seconds, sweeps=adapter.record.sweep_window_days is not None
+        )
+        for name, adapter in ADAPTERS.items()
+    }
