@@ -15,7 +15,8 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -
 CLEAN := env $(addprefix -u ,$(filter-out ULAK_TEST_%,$(shell env | sed -n 's/^\(ULAK_[A-Z_]*\)=.*/\1/p')))
 PYTEST := $(CLEAN) $(BIN)/python -m pytest
 QUICK := tests/unit tests/laws tests/contract tests/integration tests/end_to_end
-SOURCES := workers tasks schedules providers models core sandbox
+POSTGRES_15 := /usr/lib/postgresql/15/bin
+ON_POSTGRES_15 := tests/laws/test_upsert_laws.py tests/integration
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
@@ -55,10 +56,12 @@ quick: $(READY_TEST)
 	@echo "==> quick tests, $(JOBS) at a time"
 	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m "not host and not slow" $(QUICK)
 
-test-host: $(READY_TEST) ## the checks that need Debian packages; installs them with apt as root
+test-host: $(READY_TEST) ## the checks that need Debian packages: installs them with apt, as root
 	@.ci/install-host-packages
-	@echo "==> tests on the host's programs"
-	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m host tests
+	@echo "==> the database's tests on PostgreSQL 15"
+	@ULAK_TEST_POSTGRES_BIN=$(POSTGRES_15) $(PYTEST) -q -n $(JOBS) --dist worksteal -m "not host and not slow" $(ON_POSTGRES_15)
+	@echo "==> tests on the host's programs: PostgreSQL, Redis, faketime"
+	@$(PYTEST) -q -m host tests
 
 chaos: $(READY_TEST) ## the long fault tests (up to 20 minutes)
 	@echo "==> fault tests, up to 20 minutes"

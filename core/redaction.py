@@ -71,6 +71,8 @@ _BARE_QUERY: Final = re.compile(r"\?[^=&*]{12,}$")
 
 _GAP: Final = r"[ \-./\u00a0]{1,2}"
 _MAYBE_GAP: Final = r"[ \-./\u00a0]{0,2}"
+# A masked number beside it is no part of a number: masking twice must change nothing more.
+_END: Final = r"(?!\d|\*{7})"
 _OCTET: Final = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
 # What holds many digits and is no phone number. Alternatives are tried from left to right, so
 # these protect their digits from the forms below them.
@@ -85,14 +87,14 @@ _NUMBER: Final = re.compile(
       | (?<![\d.])(?:{_OCTET}\.){{3}}{_OCTET}(?!\d|\.\d)
       | (?<![\d.+])(?:\d{{1,9}}|1\d{{9}})\.\d+(?![\d.])
     )
-    | (?P<number>
-        \+\d{{8,15}}(?!\d)
+    | (?<!\*{{7}})(?P<number>
+        \+\d{{8,15}}{_END}
       | (?<!\d)(?:(?:\+[ ]?90|90|0090|0){_MAYBE_GAP})?(?:\(0?[2-5]\d\d\)|0?[2-5]\d\d){_MAYBE_GAP}\d{{3}}
-            {_MAYBE_GAP}\d\d{_MAYBE_GAP}\d\d(?!\d)
-      | \+\d{{1,3}}{_MAYBE_GAP}(?:\(\d{{1,5}}\)|\d{{1,5}})(?:{_GAP}\d{{2,8}}){{1,5}}(?!\d)
-      | (?<!\d)(?:1{_GAP})?(?:\([2-9]\d\d\)|[2-9]\d\d){_GAP}\d{{3}}{_GAP}\d{{4}}(?!\d)
-      | (?<!\d)(?:00[1-9]\d{{7,14}}|\d{{10,15}})(?!\d)
-      | (?<!\d)(?:\(\d{{1,5}}\)|\d{{1,5}})(?:[ \-\u00a0]\d{{2,8}}){{2,5}}(?!\d)
+            {_MAYBE_GAP}\d\d{_MAYBE_GAP}\d\d{_END}
+      | \+\d{{1,3}}{_MAYBE_GAP}(?:\(\d{{1,5}}\)|\d{{1,5}})(?:{_GAP}\d{{2,8}}){{1,5}}{_END}
+      | (?<!\d)(?:1{_GAP})?(?:\([2-9]\d\d\)|[2-9]\d\d){_GAP}\d{{3}}{_GAP}\d{{4}}{_END}
+      | (?<!\d)(?:00[1-9]\d{{7,14}}|\d{{10,15}}){_END}
+      | (?<!\d)(?:\(\d{{1,5}}\)|\d{{1,5}})(?:[ \-\u00a0]\d{{2,8}}){{2,5}}{_END}
     )
     """,
     re.VERBOSE,
@@ -100,7 +102,7 @@ _NUMBER: Final = re.compile(
 _COMPACT_TIME: Final = re.compile(
     r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:[01]\d|2[0-3])[0-5]\d[0-5]\d",
 )
-_COUNTED: Final = re.compile(r"<\d{1,12} characters>")
+_COUNTED: Final = re.compile(r"<\d{1,12} (?:bytes|characters)>")
 _EPOCH: Final = re.compile(r"1\d{9}(?:\d{3})?")
 
 
@@ -226,11 +228,11 @@ def _mask_number(match: re.Match[str]) -> str:
 
 
 def _looks_like_a_number(text: str, digits: str) -> bool:
-    if text.startswith(("+", "00")):
+    if text.startswith("+"):
         return True
     if text == digits and (_EPOCH.fullmatch(text) or _COMPACT_TIME.fullmatch(text)):
         return False
-    return 10 <= len(digits) <= 15  # noqa: PLR2004  E.164 allows 15; shorter runs are our own ids
+    return len(digits) >= 10  # noqa: PLR2004  shorter runs are our own ids
 
 
 def _country_prefix(text: str, digits: str) -> str:

@@ -220,6 +220,7 @@ def _parse_report(body: Mapping[str, Any], source: Source, raw: bytes) -> Parsed
     failed = DeliveryReport(
         granularity=Granularity.ORDER,
         provider_key=txnid,
+        parent_key=txnid,
         client_ref=txnid,
         status=Status.REJECTED,
         reason=RESULT.get(code, Reason.OTHER),

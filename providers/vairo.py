@@ -47,10 +47,8 @@ STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
     "SENDING": (Status.ENROUTE, None),  # "Mesaj gönderiliyor."
     "WAITING": (Status.ENROUTE, None),  # "Mesaj gönderildi. Cevap bekleniyor."
     "DELIVERED": (Status.DELIVERED, None),
-    "SENT": (
-        Status.SENT,
-        None,
-    ),  # "Mesaj iletildi. Fakat operatör gönderim raporunu desteklemediği için teyit edilemiyor."
+    # "Mesaj iletildi. Fakat operatör gönderim raporunu desteklemediği için teyit edilemiyor."
+    "SENT": (Status.SENT, None),
     "NOT_DELIVERED": (Status.UNDELIVERABLE, Reason.ABSENT),  # "Genelde alıcı numaranın aktif olmamasından kaynaklanır."
     "EXPIRED": (Status.EXPIRED, Reason.EXPIRED),
     "INVALID_DESTINATION_ADDRESS": (Status.UNDELIVERABLE, Reason.INVALID_NUMBER),  # "Hiçbir operatöre kayıtlı değil."

@@ -101,4 +101,4 @@ def throttle(body: Answer, n: int) -> Answer:
 
 def poll_record() -> dict[str, Any]:
     """Poll numbers of the demo accounts: `time_factor` 0.05 makes every wait a twentieth."""
-    return {"every_seconds": 3, "lookback_days": 14, "time_factor": 0.05, "max_check_seconds": 120}
+    return {"every_seconds": 3, "lookback_days": 14, "time_factor": 0.05, "max_check_seconds": 400}

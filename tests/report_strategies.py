@@ -1,5 +1,6 @@
 """Statements of providers, for laws: few times, words and values, so that ties and repetitions are frequent."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -61,6 +62,18 @@ def reports(
     if granularity is Granularity.CONVERSATION:
         fields |= {"as_of": draw(moments), "day": DAY, "reason": None}
     return DeliveryReport(**fields)
+
+
+@st.composite
+def batches_of_restatements(
+    draw: st.DrawFn, keys: st.SearchStrategy[str]
+) -> list[tuple[list[DeliveryReport], datetime]]:
+    """Batches with the moment they were asked for, in which few statements are made again and again in various ways."""
+    few = draw(st.lists(granularities.flatmap(lambda word: reports(word, keys)), min_size=1, max_size=6))
+    again = st.builds(replace, st.sampled_from(few), as_of=_maybe_moment, source=st.sampled_from(Source))
+    # A conversation's counts are only ever polled, so their time is always known.
+    timed = again.map(lambda told: replace(told, source=Source.POLL) if told.day else told)
+    return draw(st.lists(st.tuples(st.lists(timed, min_size=1, max_size=6), moments), min_size=1, max_size=4))
 
 
 granularities = st.sampled_from(list(Granularity))

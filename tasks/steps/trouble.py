@@ -1,5 +1,6 @@
 """The finishing transaction of a fetch that got no usable answer: what is asked again, and what the account learns."""
 
+import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -68,7 +69,9 @@ def finish_trouble(asked: Asked, error: ProviderError) -> None:
     """Write a failure in one transaction, and say so in one line."""
     roll = asked.runtime.roll()
     done = retry_transaction(asked.runtime.engine, lambda c: _finish_trouble(c, asked, error, roll))
-    log.warning(
+    level = logging.INFO if isinstance(error, TryAgainAt) else logging.WARNING
+    log.log(
+        level,
         "fetch.failed",
         fetch=asked.taken.fetch_id,
         label=asked.taken.label,
@@ -109,11 +112,9 @@ def _account_changes(
     connection: Connection, row: RowMapping, error: ProviderError, decision: RetryAt | GiveUp | Pause
 ) -> dict[str, Any]:
     """What a failure changes about the account: breaker, throttle, pause, last trouble."""
-    changes: dict[str, Any] = {
-        "last_trouble": f"{type(error).__name__}: {error.message}",
-        "last_trouble_at": row["now"],
-        "learned": error.learned,
-    }
+    changes: dict[str, Any] = {"learned": error.learned}
+    if not isinstance(error, TryAgainAt):
+        changes |= {"last_trouble": f"{type(error).__name__}: {error.message}", "last_trouble_at": row["now"]}
     failed = isinstance(error, TryAgainSoon)
     since = row["breaker_until"]
     recent = [outcome == "failed" for outcome in ledger.recent_outcomes(connection, row["id"], 20, since=since)]

@@ -1,4 +1,4 @@
-"""What import-linter cannot see: no provider's name outside its room, no code in `__init__.py`, every queue consumed."""
+"""What import-linter cannot see: no provider's name outside its room, empty `__init__.py`, every queue consumed."""
 
 import ast
 import inspect

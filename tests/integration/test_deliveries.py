@@ -1,9 +1,10 @@
 """The one writer and the readers of the shared table, on a real PostgreSQL."""
 
-from collections.abc import Iterable
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from random import Random
 from threading import Barrier
 
@@ -154,49 +155,49 @@ def test_nul_and_surrogates_of_a_provider_are_stored_harmlessly(migrated_databas
     )
 
 
-def _shuffled(reports: list[DeliveryReport], seed: int) -> Iterable[list[DeliveryReport]]:
-    """The reports in an order of their own, in batches."""
-    order = list(reports)
-    Random(seed).shuffle(order)
-    return (order[start : start + 25] for start in range(0, len(order), 25))
+THREADS = 8
+
+
+def _told_by(thread: int) -> list[DeliveryReport]:
+    """What one thread, and no other, says about forty deliveries, in an order of its own."""
+    random = Random(thread)
+    statuses = [Status.SCHEDULED, Status.ENROUTE, Status.SENT, Status.DELIVERED, Status.EXPIRED]
+    told = [
+        said(
+            random.choice(statuses),
+            f"key-{number}",
+            provider_status=f"{thread}",
+            as_of=NOON + timedelta(minutes=random.randrange(5)),
+        )
+        for number in range(40)
+        for _ in range(3)
+    ]
+    random.shuffle(told)
+    return told
 
 
 @pytest.mark.parametrize("run", range(3))
 def test_many_writers_of_the_same_keys_end_in_the_fold(migrated_database: Engine, account: str, run: int) -> None:
     """Eight threads speak of the same deliveries at once: no deadlock, and the table is the fold."""
-    statuses = [Status.SCHEDULED, Status.ENROUTE, Status.SENT, Status.DELIVERED, Status.EXPIRED]
-    told = [
-        said(
-            status,
-            f"key-{number}",
-            as_of=NOON + timedelta(minutes=(number * 7 + place * 3) % 11),
-            client_ref=str(place),
-        )
-        for number in range(40)
-        for place, status in enumerate(statuses)
-    ]
-    threads = 8
-    start = Barrier(threads)
+    start = Barrier(THREADS)
+    told = [_told_by(run * THREADS + thread) for thread in range(THREADS)]
 
-    def write(seed: int) -> int:
+    def write(mine: list[DeliveryReport]) -> int:
         start.wait()
         new = 0
-        for batch in _shuffled(told, seed):
+        for first in range(0, len(mine), 25):
             # A plain transaction: a deadlock would raise here instead of being repeated.
             with transaction(migrated_database) as connection:
-                new += upsert(connection, account, "vairo", batch, asked_at=NOON).new
+                new += upsert(connection, account, "vairo", mine[first : first + 25], asked_at=NOON).new
         return new
 
-    with ThreadPoolExecutor(threads) as pool:
-        new = sum(pool.map(write, range(run * threads, (run + 1) * threads)))
-    expected = {
-        (MESSAGE, f"key-{number}"): fold(
-            MESSAGE, [observe(report, asked_at=NOON) for report in told if report.provider_key == f"key-{number}"]
-        )
-        for number in range(40)
-    }
+    with ThreadPoolExecutor(THREADS) as pool:
+        new = sum(pool.map(write, told))
+    seen = defaultdict(list)
+    for report in chain(*told):
+        seen[MESSAGE, report.provider_key].append(observe(report, asked_at=NOON))
     with migrated_database.connect() as connection:
-        assert stored_rows(connection, account) == expected
+        assert stored_rows(connection, account) == {key: fold(MESSAGE, made) for key, made in seen.items()}
         assert rebuild(connection, account) == RebuildResult(deliveries=40, differed=0)
     assert new == 40
 

@@ -259,6 +259,22 @@ def test_a_server_ends_with_the_process_that_started_it(home: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's own")
+def test_a_server_ends_with_its_warden(home: Path) -> None:
+    """Should the warden itself be killed, the kernel ends the server."""
+    server = ValkeyServer(home)
+    server.start()
+    try:
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while server.running_url() is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        server.stop()
+
+
 def _stop_whatever_runs_in(place: Path | None) -> None:
     pid = running_postmaster(place / "data") if place else None
     if pid is not None and place is not None:

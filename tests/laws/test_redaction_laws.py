@@ -11,7 +11,8 @@ from core.redaction import KnownSecrets, redact_text, redact_url, redact_value
 
 EXAMPLES = settings(max_examples=300, deadline=None)
 
-around = st.text(st.sampled_from("abz ,;:/=<>()[]{}'\"!?&\n\tğş%@#"), max_size=20)
+# Without the letters a to f: a run of them and of digits, 16 or longer, is a hash and stays.
+around = st.text(st.sampled_from("xyz ,;:/=<>()[]{}'\"!?&\n\tğş%@#"), max_size=20)
 subscriber = st.from_regex(r"5[0-9]{9}", fullmatch=True)
 separators = st.sampled_from(["", " ", "-", ".", "\u00a0"])
 FRAGMENTS = """https:// redis:// : @ / ? & = # + - . ( ) 90 0 532 123 45 67 5321234567 2016-11-02 abc
@@ -37,8 +38,8 @@ def test_no_turkish_mobile_number_survives(
     """Any prefix, any usual grouping, any text around it: the subscriber's digits do not show."""
     grouped = gap.join([digits[:3], digits[3:6], digits[6:8], digits[8:]])
     said = redact_text(f"{before}{prefix}{gap if prefix else ''}{grouped}{after}")
-    # The text around it holds no digits, so what is left of the number would stand alone.
-    assert digits[3:8] not in re.sub(r"\D", "", said)
+    # The text around it holds no digits: none may stand outside a mask.
+    assert re.findall(r"\d", re.sub(r"\d{0,4}\*{7}\d\d", "", said)) == []
 
 
 @EXAMPLES

@@ -8,7 +8,7 @@ from typing import Any
 from database_fixtures import add_account
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from report_strategies import NOON, granularities, moments, reports
+from report_strategies import NOON, batches_of_restatements, granularities, reports
 from sqlalchemy import Connection, Engine, text
 from stored_rows import stored_rows
 
@@ -20,7 +20,7 @@ from models.report import DeliveryReport
 
 _keys = st.sampled_from(["a", "b", "c"])
 _batch = st.lists(granularities.flatmap(lambda word: reports(word, _keys)), min_size=1, max_size=6)
-_batches = st.lists(st.tuples(_batch, moments), min_size=1, max_size=4)
+_batches = batches_of_restatements(_keys)
 _on_real_postgresql = settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

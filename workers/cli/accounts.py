@@ -15,7 +15,7 @@ from workers.cli.output import write_json, write_table
 from workers.cli.session import session, tell
 
 commands = typer.Typer(name="accounts", help="The accounts that are asked.", no_args_is_help=True)
-AccountId = Annotated[str, typer.Argument(help="The account's id.", metavar="ACCOUNT")]
+AccountId = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -38,29 +38,35 @@ def sentence_of(error: Exception, session: Session) -> tuple[str, int] | None:
     """The sentence and the exit code for an error that is not a bug; None for one that is."""
     if isinstance(error, _USAGE):
         return str(error), WRONG_USAGE
-    if isinstance(error, AccountsRefusedError):
-        return "\n".join(error.sentences), FAILED
-    if isinstance(error, _OURS):
-        return str(error), FAILED
-    if isinstance(error, LookupError) and not isinstance(error, KeyError | IndexError):
-        return str(error), FAILED
     if isinstance(error, sqlalchemy.exc.SQLAlchemyError):
-        return _database_sentence(error, session)
+        sentence = _database_sentence(error, session)
+    else:
+        sentence = _other_sentence(error)
+    return None if sentence is None else (sentence, FAILED)
+
+
+def _other_sentence(error: Exception) -> str | None:
+    if isinstance(error, AccountsRefusedError):
+        return "\n".join(error.sentences)
+    if isinstance(error, LookupError) and not isinstance(error, KeyError | IndexError):
+        return str(error)
     if isinstance(error, redis.exceptions.RedisError):
-        return "Redis cannot be reached: see that it runs and that ULAK_REDIS_URL is right.", FAILED
+        return "Redis cannot be reached: see that it runs and that ULAK_REDIS_URL is right."
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename} cannot be read or written: {error.strerror}.", FAILED
-    return None
+        return f"{error.filename} cannot be read or written: {error.strerror}."
+    return str(error) if isinstance(error, _OURS) else None
 
 
-def _database_sentence(error: sqlalchemy.exc.SQLAlchemyError, session: Session) -> tuple[str, int] | None:
+def _database_sentence(error: sqlalchemy.exc.SQLAlchemyError, session: Session) -> str | None:
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
     if state in _UNDEFINED:
-        return "The database's schema is not the newest: run `ulak migrate`.", FAILED
+        return "The database's schema is not the newest: run `ulak migrate`."
     is_away = state is None or state.startswith(_SERVER_IS_AWAY)
     if isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.TimeoutError) and is_away:
         where = f" at {database_place(session)}" if session.settings.database_url else ""
-        return f"PostgreSQL{where} cannot be reached{_why(state)}: see that it runs and that ULAK_DATABASE_URL is right.", 1
+        return (
+            f"PostgreSQL{where} cannot be reached{_why(state)}: see that it runs and that its address is right."
+        )
     return None
 
 

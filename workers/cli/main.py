@@ -18,7 +18,7 @@ def main() -> None:
         sys.exit(1)
     from workers.cli.commands import app  # noqa: PLC0415 - as said above
 
-    app()
+    app(prog_name="ulak")
 
 
 if __name__ == "__main__":

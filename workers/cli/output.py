@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-
 STYLES = {
     "ok": "green",
     "delivered": "green",
@@ -75,15 +74,17 @@ def write_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
 def plain(value: Any) -> Any:
     """The value as JSON knows it: times as ISO 8601 in UTC with `Z`, records as objects."""
     if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
+        value = asdict(value)
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
-    if isinstance(value, datetime):
+    return _plain_scalar(value)
+
+
+def _plain_scalar(value: Any) -> Any:
+    if isinstance(value, datetime | date):
         return value.isoformat().replace("+00:00", "Z")
-    if isinstance(value, date):
-        return value.isoformat()
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, bytes | memoryview):

@@ -29,7 +29,8 @@ def register(app: typer.Typer) -> None:
 
 def poll(
     context: typer.Context,
-    account: Annotated[str, typer.Argument(help="The account's id.", metavar="ACCOUNT")],
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")],
+    *,
     first: Annotated[str | None, typer.Option("--from", metavar="DAY", help="First day (YYYY-MM-DD).")] = None,
     last: Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last day, inclusive.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until the poll ends.")] = False,
@@ -88,7 +89,7 @@ def _counts(row: RowMapping) -> str:
 @polls.command("list")
 def list_some(
     context: typer.Context,
-    account: Annotated[str | None, typer.Argument(help="Only of this account.", metavar="[ACCOUNT]")] = None,
+    account: Annotated[str | None, typer.Argument(metavar="ACCOUNT", help="Only of this account.")] = None,
     *,
     state: Annotated[str | None, typer.Option(help=f"Only {', '.join(STATES)}.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,

@@ -1,5 +1,7 @@
 """`ulak worker`, `beat`, `flower`, `api`: one process each, for production; `ulak up` runs the same commands."""
 
+import os
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -69,7 +71,24 @@ def beat() -> None:
     _begin("beat")
     celery = _celery()
     celery.log_process = "beat"
-    celery.Beat(loglevel="INFO", logfile=None, quiet=True).run()
+    _beat_class()(app=celery, loglevel="INFO", logfile=None, quiet=True).run()
+
+
+def _beat_class() -> Any:
+    """Celery's beat, but ended at once by a signal.
+
+    Its own handler raises SystemExit wherever the main thread happens to be, and a library that is in the middle of a
+    publish may swallow that. There is nothing to save: the schedule lives in memory, and half a message is a lost
+    tick, which costs nothing.
+    """
+    from celery.apps.beat import Beat  # noqa: PLC0415 - costs half a second
+
+    class PromptBeat(Beat):
+        def install_sync_handler(self, service: Any) -> None:  # noqa: ARG002 - Celery's signature
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: os._exit(0))
+
+    return PromptBeat
 
 
 def flower() -> None:

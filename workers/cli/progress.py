@@ -10,6 +10,8 @@ from core import clock
 from models.overview import AccountOverview
 
 PLAIN_EVERY_SECONDS = 5.0
+PLAIN_WIDTH = 140
+"""Columns of the last table where nobody can say how wide the reader's window is."""
 
 
 class Progress:
@@ -18,6 +20,8 @@ class Progress:
     def __init__(self, console: Console | None = None) -> None:
         """`console`: where to show it; stderr otherwise."""
         self.console = console or Console(stderr=True, soft_wrap=True, highlight=False)
+        if not self.console.is_terminal:
+            self.console.width = PLAIN_WIDTH
         self._live: Live | None = None
         self._last_line = float("-inf")
 

@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from sqlalchemy import Engine
 
 from core.logging import configure_logging
-from core.redaction import redact_text
 from core.settings import Settings, load_settings
 from tasks.base import publish
 from tasks.messages import Message
@@ -89,14 +88,20 @@ def session(context: typer.Context) -> Session:
 
 
 def tell(text: str) -> None:
-    """Say something to the person at stderr, secrets and numbers masked."""
-    typer.echo(redact_text(text), err=True)
+    """Say a sentence of our own to the person, at stderr. What others wrote goes through `redact_text` first."""
+    typer.echo(text, err=True)
 
 
 @contextmanager
 def progress(what: str, total: float | None = None) -> Iterator["Bar"]:
     """A progress bar on stderr while the block runs, where that is a terminal; nothing otherwise."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     shown = sys.stderr.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as display:
         yield Bar(display=display, task=display.add_task(what, total=total))

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from core import clock
+from core.redaction import redact_text
 from models.accounts import UnknownAccountError
 from models.overview import AccountOverview, overview
 from workers.cli.output import STYLES, duration, moment, write_json, write_table
@@ -20,8 +21,20 @@ from workers.cli.session import Session, session, tell
 WATCH_SECONDS = 2.0
 SHARE_OF_TIME = 10.0
 """Watching rests so many times as long as its look took: counting a big table over and over is no harmless thing."""
-HEADERS = ("account", "state", "open", "final", "ids open", "oldest", "fresh", "calls min/h", "limit", "work", "dead")
-HEADERS += ("trouble",)
+HEADERS = (
+    "account",
+    "state",
+    "open",
+    "final",
+    "ids open",
+    "oldest",
+    "fresh",
+    "calls min/h",
+    "limit",
+    "work",
+    "dead",
+    "trouble",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
 def status(
     context: typer.Context,
-    account: Annotated[str | None, typer.Argument(help="Only this account.", metavar="[ACCOUNT]")] = None,
+    account: Annotated[str | None, typer.Argument(metavar="ACCOUNT", help="Only this account.")] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON; with --watch one document a line.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
@@ -48,7 +61,7 @@ def status(
     write_table(HEADERS, [cells(each) for each in accounts])
     for each in accounts:
         if each.reason:
-            tell(f"{each.id} is {each.state}: {each.reason}{_until(each)}")
+            tell(f"{each.id} is {each.state}: {redact_text(each.reason)}{_until(each)}")
     tell(f"Generated secrets lie in {run.settings.home / 'secrets'}; `ulak secrets show` prints them.")
 
 

@@ -26,8 +26,8 @@ def register(app: typer.Typer) -> None:
 
 def track_ids(
     context: typer.Context,
-    account: Annotated[str, typer.Argument(help="The account's id.", metavar="ACCOUNT")],
-    ids: Annotated[list[str] | None, typer.Argument(help="Ids, each as KIND=VALUE.", metavar="[KIND=VALUE]...")] = None,
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")],
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids, each as KIND=VALUE.", metavar="KIND=VALUE")] = None,
     file: Annotated[Path | None, typer.Option(help="A csv or jsonl file; - reads stdin.")] = None,
 ) -> None:
     """Register ids that were sent, so that they get polled. Doing it again changes nothing.
@@ -50,7 +50,7 @@ def track_ids(
 
 def _given(words: Iterable[str], check: IdCheck) -> Iterator[GoodLine | BadLine]:
     """The ids of the command line; a wrong one is wrong usage, before anything is registered."""
-    items = []
+    items: list[GoodLine] = []
     for word in words:
         kind, equals, value = word.partition("=")
         item = {"kind": kind.strip(), "value": value.strip()}
@@ -81,7 +81,8 @@ class Registration:
 
     def take_all(self, lines: Iterable[GoodLine | BadLine]) -> None:
         """Register the right lines in batches, in the order of the file; tell of the wrong ones."""
-        items = (line.item for line in lines if isinstance(line := self._judged(line), GoodLine))
+        judged = map(self._judged, lines)
+        items = (line.item for line in judged if isinstance(line, GoodLine))
         while batch := list(islice(items, MOST_AT_ONCE)):
             self.new += track(self._run.runtime, self._row["id"], batch)
             self.taken += len(batch)

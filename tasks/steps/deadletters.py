@@ -1,0 +1,87 @@
+"""Asking again for what was given up."""
+
+from dataclasses import dataclass
+from datetime import date
+
+from sqlalchemy import Connection, RowMapping
+
+from models.database import retry_transaction
+from models.ledger import planning
+from models.ledger.deadletters import account_of_fetch, lock_dead, open_ids_of, put_away
+from models.ledger.finishing import lock_account
+from providers.adapter import Account
+from tasks.messages import Message, dispatch_account, poll_account
+from tasks.runtime import Runtime, adapter_of
+from tasks.steps.planning import fetches_for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """What became of a dead fetch."""
+
+    fetch_id: int
+    poll_id: int | None
+    """The new poll; None where nothing is left to ask."""
+    messages: tuple[Message, ...] = ()
+    """To be published after the commit, which is done."""
+
+
+def retry_dead(runtime: Runtime, fetch_id: int, *, trigger: str) -> Retried | None:
+    """Open a new poll for what a dead fetch asked for, and take it off the list; None where it is not dead.
+
+    A page of a list window is asked for with its whole window, since only that can be judged complete. A batch is asked
+    for by its ids that are still open; where all are closed or erased, nothing is left to ask.
+    """
+
+    def run(connection: Connection) -> Retried | None:
+        account_id = account_of_fetch(connection, fetch_id)
+        if account_id is None:
+            return None
+        # The account first: the order of every writer.
+        row = lock_account(connection, account_id)
+        found = lock_dead(connection, fetch_id)
+        if found is None:
+            return None
+        if "window" in found["params"]:
+            retried = _ask_window(connection, found, trigger)
+        else:
+            retried = _ask_ids(connection, runtime, row, found, trigger)
+        told = "nothing is left to ask" if retried.poll_id is None else f"asked again by poll {retried.poll_id}"
+        put_away(connection, fetch_id, told)
+        return retried
+
+    return retry_transaction(runtime.engine, run)
+
+
+def _open(connection: Connection, account_id: str, trigger: str, window: tuple[date, date] | None = None) -> int:
+    new = planning.NewPoll(account_id=account_id, kind="on_demand", trigger=trigger, window=window)
+    poll_id, _ = planning.open_poll(connection, new)
+    if poll_id is None:
+        raise RuntimeError("A poll was not inserted")
+    return poll_id
+
+
+def _ask_window(connection: Connection, found: RowMapping, trigger: str) -> Retried:
+    """A poll over the days of the window, to be planned like any on demand."""
+    first, last = found["params"]["window"]
+    window = (date.fromisoformat(first), date.fromisoformat(last))
+    account_id, fetch_id = found["account_id"], found["id"]
+    poll_id = _open(connection, account_id, trigger, window)
+    return Retried(fetch_id=fetch_id, poll_id=poll_id, messages=(poll_account(account_id, poll_id),))
+
+
+def _ask_ids(connection: Connection, runtime: Runtime, row: RowMapping, found: RowMapping, trigger: str) -> Retried:
+    """A poll that asks for the ids at once: taken over where they stand ready, its own fetches otherwise."""
+    account: Account = runtime.account(row)
+    wanted = open_ids_of(connection, found)
+    if not wanted:
+        return Retried(fetch_id=found["id"], poll_id=None)
+    poll_id, priority = _open(connection, account.id, trigger), planning.PRIORITY_ON_DEMAND
+    ids = [tracked["id"] for tracked in wanted]
+    taken = planning.take_over(connection, poll_id, account.id, hashes=[], ids=ids, priority=priority)
+    # What another fetch holds, taken over just now or in the air, is being asked for already.
+    rest = [tracked for tracked in wanted if tracked["fetch_id"] is None]
+    fetches = fetches_for(adapter_of(row), account, rest, row["now"], priority)
+    inserted = planning.insert_fetches(connection, poll_id, account.id, fetches)
+    planning.close_plan(connection, poll_id, inserted + taken)
+    return Retried(fetch_id=found["id"], poll_id=poll_id, messages=(dispatch_account(account.id),))

@@ -1,0 +1,111 @@
+"""Reading again what was not understood, with the code as it is today."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, text
+
+from core.logging import get_logger
+from models.database import retry_transaction
+from models.deliveries import upsert
+from models.quarantine import Opened, open_sealed, resolve
+from models.vocabulary import Status
+from providers.adapter import Answer, Callback, Fetch, FetchSpec, Parsed
+from providers.errors import ProviderError
+from tasks.runtime import Runtime, adapter_of
+from tasks.steps.tracking import account_row
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reread:
+    """What became of an entry."""
+
+    entry_id: int
+    understood: bool
+    why: str
+    """One sentence, safe to show."""
+    reports: int = 0
+    new: int = 0
+    advanced: int = 0
+
+
+def reread(runtime: Runtime, entry_id: int) -> Reread | None:
+    """Parse an entry again, store what it says and resolve it, in one transaction; None where it is not open.
+
+    It is resolved when it is understood whole, or when its delivery has got a known status since. Else it stays as it
+    is. Raises `WrongQuarantineKeyError` where it was sealed with another key than this runtime's.
+    """
+    return retry_transaction(runtime.engine, lambda connection: _reread(connection, runtime, entry_id))
+
+
+def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread | None:
+    entry = open_sealed(connection, runtime.seal_key, entry_id)
+    if entry is None:
+        return None
+    row = account_row(connection, entry.account_id)
+    parsed = _parse(runtime, row, entry)
+    if isinstance(parsed, Parsed) and parsed.reports and not parsed.unreadable:
+        asked_at = None if entry.origin.startswith("callback:") else _asked_at(connection, entry_id)
+        result = upsert(connection, row["id"], row["provider"], parsed.reports, asked_at=asked_at)
+        resolve(connection, entry_id)
+        return Reread(
+            entry_id=entry_id,
+            understood=True,
+            why="understood and stored",
+            reports=len(parsed.reports),
+            new=result.new,
+            advanced=result.advanced,
+        )
+    if _is_known_since(connection, entry):
+        resolve(connection, entry_id)
+        return Reread(entry_id=entry_id, understood=True, why="its delivery has got a known status since")
+    return Reread(entry_id=entry_id, understood=False, why=_reason(parsed))
+
+
+def _parse(runtime: Runtime, row: RowMapping, entry: Opened) -> Parsed | str:
+    """What the adapter makes of the bytes now, or a sentence why it makes nothing of them."""
+    adapter, account = adapter_of(row), runtime.account(row)
+    source, _, kind = entry.origin.partition(":")
+    try:
+        if source == "callback":
+            return adapter.parse_callback(account, Callback(tail=kind, body=entry.raw))
+        spec = FetchSpec(kind=kind, params=entry.context.get("params", {}))
+        return adapter.parse(account, Fetch(spec=spec), Answer(status=HTTPStatus.OK, body=entry.raw))
+    except ProviderError as error:
+        return error.message
+    except Exception as error:  # noqa: BLE001 - an item cut out of its answer may fail anywhere in the adapter
+        log.warning("quarantine.parse_failed", entry=entry.id, error=type(error).__name__)
+        return f"Reading it failed with {type(error).__name__}."
+
+
+def _reason(parsed: Parsed | str) -> str:
+    if isinstance(parsed, str):
+        return parsed
+    return parsed.unreadable[0].reason if parsed.unreadable else "It says nothing about any delivery."
+
+
+# The statement was made when it was first asked for: never later than the entry came to be.
+_ASKED_AT = text("""
+    SELECT max(c.asked_at) FROM calls c JOIN quarantine q ON q.account_id = c.account_id AND q.fetch_id = c.fetch_id
+    WHERE q.id = :entry_id AND c.asked_at <= q.first_seen_at
+""")
+_STATUSES = text("""
+    SELECT count(*) AS many, count(*) FILTER (WHERE status = :unknown) AS unknown FROM delivery_status
+    WHERE account_id = :account_id AND granularity IN ('message', 'order', 'conversation') AND provider_key = :key
+""")
+
+
+def _asked_at(connection: Connection, entry_id: int) -> datetime | None:
+    found: datetime | None = connection.execute(_ASKED_AT, {"entry_id": entry_id}).scalar_one()
+    return found
+
+
+def _is_known_since(connection: Connection, entry: Opened) -> bool:
+    """Whether the delivery that the entry belongs to is stored with a status that we know."""
+    parameters: dict[str, Any] = {"account_id": entry.account_id, "key": entry.provider_key, "unknown": Status.UNKNOWN}
+    found = connection.execute(_STATUSES, parameters).one()
+    return bool(found.many) and not found.unknown

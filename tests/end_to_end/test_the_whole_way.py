@@ -1,0 +1,148 @@
+"""From an empty folder to one table of five providers, and through crashes, judged by the providers' own truth."""
+
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from running import RunningUlak, ask, running
+from truth import differences, stored_rows
+
+from core.redis import connect
+from sandbox.server import Sandbox
+from workers.embedded.postgres import PostgresServer
+from workers.embedded.valkey import ValkeyServer
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def test_a_newcomer_sees_the_table_fill_until_it_equals_the_providers_truth(tmp_path: Path) -> None:
+    """`ulak up --until-settled` in an empty folder ends with 0, and the table is the truth row for row."""
+    ulak = RunningUlak(tmp_path, "--until-settled", "--timeout", "300")
+    ulak.follow(330)
+    assert ulak.process.returncode == 0, ulak.output()[-4000:]
+    server = PostgresServer(ulak.home)
+    server.start()
+    try:
+        with (
+            Sandbox(state=ulak.home / "sandbox" / "state.json", ports=(0,) * 6) as sandbox,
+            ulak.engine().connect() as connection,
+        ):
+            rows = stored_rows(connection)
+            told = sandbox.truth()
+            canaries = sandbox.control("GET", "/canaries")
+            assert differences(rows, told) == []
+    finally:
+        server.stop()
+    assert len(rows) >= 2000
+    assert len({row["provider"] for row in rows}) == 5
+    assert_no_leak(ulak, canaries, {row["recipient"] for row in rows})
+    assert ulak.survivors() == []
+
+
+def test_killed_workers_and_an_emptied_broker_lose_nothing(tmp_path: Path) -> None:
+    """Kill -9 of the worker twice and a flushed Redis in the middle: the polls end and the table equals the truth."""
+    env = {"ULAK_LEASE_MARGIN_SECONDS": "2"}
+    with running(tmp_path, env=env) as ulak:
+        ulak.wait_ready()
+        control = sandbox_control(ulak)
+        ulak.until(lambda: count(ulak, "SELECT count(*) FROM calls") > 20, seconds=30, what="the first calls")
+        for _ in range(2):
+            kill_worker(ulak)
+            ulak.until(lambda: fresh_calls(ulak), seconds=40, what="calls after the crash")
+        with connect(ValkeyServer(ulak.home).running_url() or "") as redis:
+            redis.flushall()
+        ulak.until(lambda: is_truth(ulak, control), seconds=150, what="the truth in the table")
+        ulak.until(
+            lambda: not count(ulak, "SELECT count(*) FROM fetches WHERE state = 'sending'"),
+            seconds=40,
+            what="an end of every lease",
+        )
+        assert ask(f"{control}/log/violations") == []
+        assert_no_live_leak(ulak, control)
+    assert ulak.survivors() == []
+
+
+def test_no_process_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+    """Kill -9 of `ulak up` itself leaves no process behind, and a second start finds all as it was."""
+    with running(tmp_path, "--no-flower") as ulak:
+        ulak.wait_ready()
+        assert "worker" in " ".join(" ".join(child.cmdline()) for child in ulak.children())
+        refused = RunningUlak(tmp_path, "--no-flower")
+        assert refused.process.wait(30) == 1
+        assert "already runs" in refused.output()
+        ulak.children()
+        ulak.process.send_signal(signal.SIGKILL)
+        ulak.process.wait(10)
+        assert ulak.survivors(seconds=30) == []
+
+
+# ------------------------------------------------------------------------------------------------ looks
+
+
+def sandbox_control(ulak: RunningUlak) -> str:
+    """The control address of its sandbox."""
+    return ulak.address("Sandbox")
+
+
+def count(ulak: RunningUlak, query: str) -> int:
+    """A number from the database."""
+    with ulak.engine().connect() as connection:
+        number: int = connection.exec_driver_sql(query).scalar_one()
+        return number
+
+
+def kill_worker(ulak: RunningUlak) -> None:
+    """Kill -9 of the one worker."""
+    (worker,) = ulak.until(ulak.workers, seconds=30, what="a worker")
+    worker.send_signal(signal.SIGKILL)
+    psutil.wait_procs([worker], timeout=10)
+    ulak.stop_moment = count(ulak, "SELECT coalesce(max(id), 0) FROM calls")  # type: ignore[attr-defined]
+
+
+def fresh_calls(ulak: RunningUlak) -> bool:
+    """Whether calls were made after the last crash."""
+    return count(ulak, f"SELECT count(*) FROM calls WHERE id > {ulak.stop_moment}") > 5  # type: ignore[attr-defined]
+
+
+def is_truth(ulak: RunningUlak, control: str) -> bool:
+    """Whether the stand-ins came to rest and the table equals what they say."""
+    if not ask(f"{control}/truth/settled")["settled"]:
+        return False
+    with ulak.engine().connect() as connection:
+        return not differences(stored_rows(connection), truth_of(control))
+
+
+def truth_of(control: str) -> list[dict[str, Any]]:
+    """What the stand-ins say."""
+    told = ask(f"{control}/truth")
+    return list(told["rows"]) if isinstance(told, dict) else list(told)
+
+
+# ------------------------------------------------------------------------------------------------ leaks
+
+
+def assert_no_leak(ulak: RunningUlak, canaries: list[str], recipients: set[str | None]) -> None:
+    """No credential, message text, name or full number in the output, in a log, or in what the broker has ever held."""
+    numbers = {number.removeprefix("+") for number in recipients if number and re.fullmatch(r"\+\d{11,15}", number)}
+    places = {"output": ulak.output(), "logs": ulak.logs()}
+    for file in (ulak.home / "valkey").rglob("*.aof"):
+        places[f"broker {file.name}"] = file.read_bytes().decode("utf-8", errors="replace")
+    assert any(place.startswith("broker") for place in places)
+    for place, text in places.items():
+        assert [canary for canary in canaries if canary in text] == [], place
+        assert sorted(set(re.findall(r"\d{10,15}", text)) & (numbers | {n[2:] for n in numbers})) == [], place
+
+
+def assert_no_live_leak(ulak: RunningUlak, control: str) -> None:
+    """Nothing of that in Flower's answers either."""
+    auth = (ulak.home / "secrets" / "flower_auth").read_text(encoding="utf-8").strip()
+    tasks = str(ask(f"{ulak.address('Flower')}/api/tasks", auth=auth))
+    workers = str(ask(f"{ulak.address('Flower')}/api/workers?refresh=1", auth=auth))
+    assert "fetch." in tasks
+    for canary in ask(f"{control}/canaries"):
+        assert canary not in tasks
+        assert canary not in workers
+    assert re.findall(r"\D90\d{10}\D", tasks + workers) == []

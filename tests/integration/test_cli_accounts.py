@@ -1,0 +1,145 @@
+"""`ulak accounts`, `status`, `check`, `migrate`, `secrets`: what operators look at first."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import Ulak, ulak
+from database_fixtures import add_account
+from sqlalchemy import Engine
+
+from models.database import transaction
+
+__all__ = ["ulak"]
+
+FILE = """
+[[account]]
+id = "kampanya"
+provider = "vairo"
+base_url = "http://127.0.0.1:9402"
+[account.credentials]
+api_key = "env:VAIRO_KEY"
+"""
+
+
+@pytest.fixture
+def accounts_file(tmp_path: Path) -> str:
+    """A right accounts file."""
+    path = tmp_path / "accounts.toml"
+    path.write_text(FILE, encoding="utf-8")
+    return str(path)
+
+
+def test_a_file_is_applied_and_what_it_does_not_name_is_told(
+    ulak: Ulak, migrated_database: Engine, accounts_file: str
+) -> None:
+    """A second time nothing changes; --prune disables the account that the file does not name."""
+    with transaction(migrated_database) as connection:
+        add_account(connection, "eski")
+    first, again = ulak("accounts", "apply", accounts_file), ulak("accounts", "apply", accounts_file)
+    assert (first.code, first.out) == (0, "created kampanya\n")
+    assert first.err == "Not in the file, still running (--prune disables them): eski\n"
+    assert (again.code, again.out) == (0, "unchanged kampanya\n")
+    pruned = ulak("accounts", "apply", accounts_file, "--prune")
+    assert (pruned.code, pruned.out, pruned.err) == (0, "unchanged kampanya\ndisabled eski\n", "")
+    listed = json.loads(ulak("accounts", "list", "--json").out)
+    assert [(row["id"], row["state"]) for row in listed] == [("eski", "disabled"), ("kampanya", "ok")]
+
+
+def test_a_wrong_file_is_refused_whole_with_every_mistake(ulak: Ulak, tmp_path: Path) -> None:
+    """Line, account and what would be right; a literal credential is refused without being shown."""
+    path = tmp_path / "wrong.toml"
+    path.write_text(FILE.replace("env:VAIRO_KEY", "AkhtarSecretKey99").replace('"vairo"', '"virao"'), encoding="utf-8")
+    result = ulak("accounts", "apply", str(path))
+    assert (result.code, result.out) == (1, "")
+    assert "line 4: kampanya" in result.err
+    assert "AkhtarSecretKey99" not in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_pause_is_shown_with_its_reason_until_it_is_resumed(ulak: Ulak, accounts_file: str) -> None:
+    """Data on stdout, the reason and where secrets lie on stderr."""
+    ulak("accounts", "apply", accounts_file)
+    assert ulak("accounts", "pause", "kampanya", "--why", "new key on Monday").err == "kampanya is paused.\n"
+    assert ulak("accounts", "pause", "kampanya").err == "kampanya was paused already.\n"
+    shown = ulak("status")
+    assert shown.out.splitlines()[1].split("  ")[:2] == ["kampanya", "paused"]
+    assert "kampanya is paused: new key on Monday\n" in shown.err
+    assert "secrets" in shown.err
+    assert ulak("accounts", "resume", "kampanya").err == "kampanya is resumed.\n"
+    (account,) = json.loads(ulak("status", "kampanya", "--json").out)["accounts"]
+    assert (account["state"], account["until"], account["open_deliveries"]) == ("ok", None, 0)
+    unknown = ulak("accounts", "resume", "nobody")
+    assert (unknown.code, unknown.out, unknown.err) == (
+        1,
+        "",
+        "There is no account 'nobody'. `ulak accounts list` shows those that there are.\n",
+    )
+
+
+def test_check_says_ok_or_what_to_do(
+    ulak: Ulak, accounts_file: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A credential that is missing is named by its reference; afterwards all is well."""
+    monkeypatch.setenv("ULAK_REDIS_URL", redis_url)
+    ulak("accounts", "apply", accounts_file)
+    missing = ulak("check")
+    assert missing.code == 1
+    assert missing.out.splitlines()[-1] == (
+        "account kampanya: The credential env:VAIRO_KEY is missing: set the environment variable VAIRO_KEY."
+    )
+    monkeypatch.setenv("VAIRO_KEY", "k" * 20)
+    found = ulak("check")
+    assert (found.code, found.err) == (0, "")
+    assert [line.partition(": ")[0] for line in found.out.splitlines()] == [
+        "settings", "PostgreSQL", "schema", "clocks", "Redis", "accounts file", "account kampanya"
+    ]  # fmt: skip
+    assert all(": ok (" in line for line in found.out.splitlines())
+
+
+def test_check_finds_an_old_schema_and_a_redis_that_is_away(
+    ulak: Ulak, fresh_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is one line; migrating mends the first."""
+    monkeypatch.setenv("ULAK_DATABASE_URL", fresh_database)
+    monkeypatch.setenv("ULAK_REDIS_URL", "redis://:sehrazat-123@127.0.0.1:1/0")
+    result = ulak("check")
+    assert result.code == 1
+    assert "schema: not the newest: run `ulak migrate`\n" in result.out
+    assert "Redis: Redis cannot be reached: see that it runs and that ULAK_REDIS_URL is right.\n" in result.out
+    assert "sehrazat-123" not in result.out + result.err
+    old = ulak("status")
+    assert (old.code, old.err) == (1, "The database's schema is not the newest: run `ulak migrate`.\n")
+    assert ulak("migrate").code == 0
+    assert "schema: ok (newest)\n" in ulak("check").out
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("ULAK_DATABASE_URL=", "Nothing is running in {home}: start `ulak up`, or set ULAK_DATABASE_URL.\n"),
+        (
+            "ULAK_DATABASE_URL=postgresql://ulak:sehrazat-123@127.0.0.1:1/ulak",
+            "PostgreSQL at 127.0.0.1:1 cannot be reached: see that it runs and that its address is right.\n",
+        ),
+        ("ULAK_API_PORT=x", "ULAK_API_PORT is wrong: give a port number from 1 to 65535\n"),
+    ],
+)
+def test_what_cannot_be_reached_or_read_is_one_sentence(
+    ulak: Ulak, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setting: str, sentence: str
+) -> None:
+    """Exit code 1, nothing on stdout, no traceback, no password."""
+    variable, _, value = setting.partition("=")
+    monkeypatch.setenv(variable, value)
+    result = ulak("status")
+    assert (result.code, result.out, result.err) == (1, "", sentence.format(home=tmp_path / "home"))
+
+
+def test_secrets_are_shown_on_stdout_only(ulak: Ulak, tmp_path: Path) -> None:
+    """What `status` only says the place of; the files are for their owner alone."""
+    result = ulak("secrets", "show")
+    names = [line.partition("=")[0] for line in result.out.splitlines()]
+    assert (result.code, names) == (0, ["ULAK_DATABASE_URL", "ULAK_API_TOKEN", "ULAK_FLOWER_AUTH"])
+    token = result.out.splitlines()[1].partition("=")[2]
+    assert token not in result.err
+    assert (tmp_path / "home" / "secrets" / "api_token").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,174 @@
+"""`ulak poll`, `polls` and `dead`: asking now, looking at it, asking again."""
+
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+from command_line import Ulak, ulak
+from database_fixtures import add_account
+from sqlalchemy import Engine, text
+
+from core.redis import connect
+from core.settings import load_settings
+from models.database import transaction
+from tasks.runtime import Runtime
+from tasks.steps.planning import plan_poll
+from workers.connections import runtime_for
+
+__all__ = ["ulak"]
+
+
+@pytest.fixture(autouse=True)
+def account(migrated_database: Engine) -> str:
+    """An account without anything to ask for."""
+    with transaction(migrated_database) as connection:
+        return add_account(connection, "kampanya")
+
+
+@pytest.fixture
+def runtime(ulak: Ulak) -> Iterator[Runtime]:
+    """The runtime of a worker on the test's database."""
+    runtime = runtime_for(load_settings())
+    yield runtime
+    runtime.engine.dispose()
+    runtime.door.close()
+
+
+def polls(ulak: Ulak) -> list[tuple[object, ...]]:
+    """Polls as `--json` lists them, the newest first."""
+    rows = json.loads(ulak("polls", "list", "--json").out)
+    return [(row["id"], row["trigger"], row["state"], row["window_from"], row["window_to"]) for row in rows]
+
+
+def test_a_poll_is_a_row_and_a_message(ulak: Ulak, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its id stands alone on stdout; the message waits in the queue of the planners."""
+    monkeypatch.setenv("ULAK_REDIS_URL", redis_url)
+    result = ulak("poll", "kampanya", "--from", "2026-05-01", "--to", "2026-05-02")
+    assert (result.code, result.out, result.err) == (0, "1\n", "")
+    assert polls(ulak) == [(1, "cli", "running", "2026-05-01", "2026-05-02")]
+    with connect(redis_url) as client:
+        assert client.llen("ulak:control") == 1
+
+
+def test_without_redis_the_poll_is_there_all_the_same(ulak: Ulak, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reconciler plans what nobody was told of; the exit code is 0, stderr says so."""
+    unknown = ulak("poll", "kampanya")
+    monkeypatch.setenv("ULAK_REDIS_URL", "redis://127.0.0.1:1/0")
+    away = ulak("poll", "kampanya")
+    assert (unknown.code, unknown.out, unknown.err) == (
+        0,
+        "1\n",
+        "No Redis is known, so the workers find this by themselves within seconds.\n",
+    )
+    assert (away.code, away.out, away.err) == (
+        0,
+        "2\n",
+        "Redis cannot be reached now; the workers find this by themselves once they run.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["nobody"], 1, "There is no account 'nobody': `ulak accounts list` shows those that are.\n"),
+        (["kampanya", "--from", "yesterday"], 2, "--from must be a day such as 2026-05-01.\n"),
+        (
+            ["kampanya", "--to", "2026-05-01"],
+            2,
+            "A window needs its first day: give --from as well as --to.\n",
+        ),
+    ],
+)
+def test_a_poll_that_cannot_be_is_refused(ulak: Ulak, words: list[str], code: int, sentence: str) -> None:
+    """Nothing is inserted and nothing stands on stdout."""
+    result = ulak("poll", *words)
+    assert (result.code, result.out, result.err) == (code, "", sentence)
+    assert polls(ulak) == []
+
+
+def test_waiting_ends_with_the_poll(ulak: Ulak, runtime: Runtime) -> None:
+    """A worker plans the poll while the command waits; there is nothing to ask, so it is complete."""
+    worker = threading.Timer(1.0, plan_poll, (runtime, "kampanya", 1))
+    worker.start()
+    result = ulak("poll", "kampanya", "--wait")
+    worker.join()
+    assert (result.code, result.out) == (0, "1\n")
+    assert "Poll 1 is complete: 0 calls, 0 reports, 0 new, 0 advanced, 0 unchanged, 0 dead.\n" in result.err
+
+
+def test_waiting_ends_with_3_after_the_time_out(ulak: Ulak) -> None:
+    """The poll goes on."""
+    result = ulak("poll", "kampanya", "--wait", "--timeout", "0.3")
+    assert (result.code, result.out) == (3, "1\n")
+    assert [row[2] for row in polls(ulak)] == ["running"]
+
+
+def test_a_poll_is_cancelled_once(ulak: Ulak) -> None:
+    """A second time, and a poll that is not there, are failures with a sentence."""
+    ulak("poll", "kampanya")
+    first, again, missing = (ulak("polls", "cancel", number) for number in ("1", "1", "99"))
+    assert (first.code, first.err) == (0, "Poll 1 is cancelled; 0 fetches will not be made.\n")
+    assert (again.code, again.err) == (1, "Poll 1 is cancelled already.\n")
+    assert (missing.code, missing.err) == (1, "There is no poll 99: `ulak polls list` shows those that are.\n")
+
+
+def bury(engine: Engine, params: str) -> None:
+    """A fetch that was given up, and what it asked for."""
+    with transaction(engine) as connection:
+        connection.execute(
+            text(
+                "INSERT INTO polls (account_id, kind, trigger, planned_at, state, dead, finished_at)"
+                " VALUES ('kampanya', 'plan', 'schedule', now(), 'complete_with_errors', 1, now())"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO fetches (poll_id, account_id, kind, params, params_hash, label, state, attempts, last_error,"
+                " finished_at) SELECT id, 'kampanya', 'batch', CAST(:params AS jsonb), 'h', 'send 771', 'dead', 8,"
+                " 'TryAgainSoon: the provider did not answer', now() FROM polls"
+            ),
+            {"params": params},
+        )
+
+
+def test_a_dead_fetch_is_asked_again_by_its_open_ids(ulak: Ulak, migrated_database: Engine) -> None:
+    """The new poll asks for the one id that is meant; the dead one leaves the list; a second time there is none."""
+    ulak("track", "kampanya", "number=771:+905301234567", "number=771:+905301234568", "number=772:+905301234567")
+    bury(migrated_database, '{"call": "NumaraRaporu", "send": "771", "number": "+905301234567"}')
+    listed = ulak("dead", "list")
+    assert "TryAgainSoon: the provider did not answer" in listed.out
+    assert "905301234567" not in listed.out
+    result = ulak("dead", "retry", "1")
+    assert (result.code, result.out) == (0, "1: poll 2\n")
+    with migrated_database.connect() as connection:
+        asked = connection.execute(
+            text(
+                "SELECT t.value, f.poll_id, f.state, f.priority FROM tracked_ids t JOIN fetches f ON f.id = t.fetch_id"
+            )
+        ).all()
+        buried = connection.execute(text("SELECT state, last_error FROM fetches WHERE id = 1")).one()
+    assert [tuple(row) for row in asked] == [("771:+905301234567", 2, "ready", 10)]
+    assert tuple(buried) == (
+        "cancelled",
+        "asked again by poll 2; before: TryAgainSoon: the provider did not answer",
+    )
+    assert json.loads(ulak("dead", "list", "--json").out) == []
+    again = ulak("dead", "retry", "1")
+    assert (again.code, again.out) == (1, "")
+
+
+def test_a_dead_page_is_asked_again_with_its_whole_window(ulak: Ulak, migrated_database: Engine) -> None:
+    """One page alone could not be judged complete; --all takes every dead fetch."""
+    bury(migrated_database, '{"window": ["2026-05-01", "2026-05-03"], "page": 7}')
+    result = ulak("dead", "retry", "--all")
+    assert (result.code, result.out) == (0, "1: poll 2\n")
+    assert polls(ulak)[0] == (2, "cli", "running", "2026-05-01", "2026-05-03")
+
+
+def test_a_dead_fetch_whose_ids_are_closed_is_only_put_away(ulak: Ulak, migrated_database: Engine) -> None:
+    """No call is made for what nobody waits for any more."""
+    bury(migrated_database, '{"call": "NumaraRaporu", "send": "771", "number": "+905301234567"}')
+    result = ulak("dead", "retry", "--all")
+    assert (result.code, result.out) == (0, "1: nothing is left to ask\n")
+    assert [row[0] for row in polls(ulak)] == [1]

@@ -1,0 +1,141 @@
+"""`ulak track`: right lines are registered, wrong ones are named."""
+
+from pathlib import Path
+
+import pytest
+from command_line import Ulak, ulak
+from database_fixtures import add_account
+from sqlalchemy import Engine, text
+
+from models.database import transaction
+from workers.cli.idfiles import HEADER
+
+__all__ = ["ulak"]
+
+
+@pytest.fixture(autouse=True)
+def account(migrated_database: Engine) -> str:
+    """An account of a provider that takes registered ids."""
+    with transaction(migrated_database) as connection:
+        return add_account(connection, "kampanya", provider="vairo")
+
+
+def tracked(engine: Engine) -> list[tuple[object, ...]]:
+    """What is registered."""
+    with engine.connect() as connection:
+        found = connection.execute(
+            text("SELECT id_kind, value, client_ref, recipient, expected, sent_at::text FROM tracked_ids ORDER BY id")
+        )
+        return [tuple(row) for row in found]
+
+
+def test_ids_of_the_command_line_are_registered_once(ulak: Ulak, migrated_database: Engine) -> None:
+    """The second time changes nothing and says so."""
+    first = ulak("track", "kampanya", "number=771:+905301234567", "number=771:+905301234568")
+    again = ulak("track", "kampanya", "number=771:+905301234567")
+    assert (first.code, first.out) == (0, "2 registered, 2 of them new\n")
+    assert (again.code, again.out) == (0, "1 registered, 0 of them new\n")
+    assert [row[1] for row in tracked(migrated_database)] == ["771:+905301234567", "771:+905301234568"]
+
+
+def test_a_wrong_id_of_the_command_line_is_wrong_usage_and_registers_nothing(
+    ulak: Ulak, migrated_database: Engine
+) -> None:
+    """The right id before it is not registered either, and neither id is repeated."""
+    result = ulak("track", "kampanya", "number=771:+905301234567", "order=771:+905301234567")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "Id 2 of the command line: kind must be one of: number.\n"
+    assert tracked(migrated_database) == []
+
+
+def test_a_csv_file_registers_its_right_lines_and_names_the_wrong_ones(
+    ulak: Ulak, migrated_database: Engine, tmp_path: Path
+) -> None:
+    """Bare times are of the account's zone; a wrong line says its number and what would be right, never its values."""
+    path = tmp_path / "ids.csv"
+    path.write_text(
+        "\ufeffkind,value,client_ref,recipient,expected,sent_at\n"
+        "number,771:+905301234567,siparis-1,0530 123 45 67,1,2026-05-01T12:30:00\n"
+        "number,771:+905301234568,,,zero,\n"
+        "\n"
+        "sms,771:+905301234569,,,,\n"
+        'number,"771:+905301234570",,,,yesterday\n'
+        "number,5301234571,,,,\n"
+        "number,771:+905301234572,,,,2026-05-01T12:30:00+03:00\n",
+        encoding="utf-8",
+    )
+    result = ulak("track", "kampanya", "--file", str(path))
+    assert (result.code, result.out) == (1, "2 registered, 2 of them new\n")
+    assert result.err.splitlines() == [
+        "line 3: expected must be a whole number from 1",
+        "line 5: kind must be one of: number",
+        "line 6: sent_at must be a time such as 2026-05-01T12:30:00+03:00",
+        "line 7: The tracked id is not <send id>:<number>.",
+        "4 lines were not registered; put them right and register them again.",
+    ]
+    assert tracked(migrated_database) == [
+        ("number", "771:+905301234567", "siparis-1", "+905301234567", 1, "2026-05-01 12:30:00+00"),
+        ("number", "771:+905301234572", None, None, None, "2026-05-01 09:30:00+00"),
+    ]
+
+
+def test_jsonl_is_told_by_its_first_byte(ulak: Ulak, migrated_database: Engine) -> None:
+    """From stdin too; a line that is no object or has a strange key is named."""
+    lines = (
+        b'\n {"kind": "number", "value": "771:+905301234567", "client_ref": "a,b"}\n'
+        b"[1]\n"
+        b'{"kind": "number", "value": "771:+905301234568", "color": "red"}\n'
+        b'{"kind": "number", "value": "771:\\u0000"}\n'
+        b'{"kind": "number", "value": "'
+    )
+    result = ulak("track", "kampanya", "--file", "-", stdin=lines)
+    assert (result.code, result.out) == (1, "1 registered, 1 of them new\n")
+    right = 'right would be {"kind": …, "value": …} on one line'
+    assert result.err.splitlines() == [
+        f"line 3: this is not a JSON object; {right}",
+        "line 4: 'color' is not known; the keys are kind, value, client_ref, recipient, expected, sent_at, valid_until",
+        "line 5: value must be a printable text (UTF-8) of at most 400 characters",
+        f"line 6: this is not a JSON object; {right}",
+        "4 lines were not registered; put them right and register them again.",
+    ]
+    assert [row[2] for row in tracked(migrated_database)] == ["a,b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "out", "err"),
+    [
+        (b"", 0, "0 registered, 0 of them new\n", ""),
+        (
+            b"number,771:+905301234567\n",
+            1,
+            "",
+            f"The first line must be the csv header: {HEADER}.\n",
+        ),
+    ],
+)
+def test_an_empty_file_is_nothing_and_one_without_a_header_is_refused(
+    ulak: Ulak, content: bytes, code: int, out: str, err: str
+) -> None:
+    """A header is the one thing that a csv file cannot do without."""
+    result = ulak("track", "kampanya", "--file", "-", stdin=content)
+    assert (result.code, result.out, result.err) == (code, out, err)
+
+
+def test_many_lines_go_in_batches(ulak: Ulak, migrated_database: Engine) -> None:
+    """More lines than one transaction takes, some of them twice."""
+    lines = [f"number,771:+90530{number % 5500:07d}" for number in range(6000)]
+    result = ulak("track", "kampanya", "--file", "-", stdin="\n".join(["kind,value", *lines]).encode())
+    assert (result.code, result.out, result.err) == (0, "6000 registered, 5500 of them new\n", "")
+
+
+def test_an_unknown_account_and_a_missing_file_are_one_sentence_each(ulak: Ulak) -> None:
+    """Exit code 1, nothing on stdout, no traceback."""
+    unknown, missing = ulak("track", "nobody", "number=1:2"), ulak("track", "kampanya", "--file", "none.csv")
+    nothing = ulak("track", "kampanya")
+    assert (unknown.code, unknown.out, len(unknown.err.splitlines())) == (1, "", 1)
+    assert (missing.code, missing.out, missing.err) == (
+        1,
+        "",
+        "none.csv cannot be read or written: No such file or directory.\n",
+    )
+    assert (nothing.code, nothing.out) == (2, "")

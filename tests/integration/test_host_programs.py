@@ -1,0 +1,121 @@
+"""Debian's own programs in place of the wheels': PostgreSQL 15, Redis, and clocks that are wrong (faketime)."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from core.redis import connect
+from workers.embedded.postgres import PostgresServer
+from workers.embedded.valkey import ValkeyServer
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
+REDIS = Path("/usr/bin/redis-server")
+BEHIND_SECONDS = 120
+TIMEOUT_SECONDS = 300
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home that every user can reach."""
+    folder = Path(tempfile.mkdtemp(prefix="ulak-host-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres(home: Path) -> Iterator[PostgresServer]:
+    """Debian's PostgreSQL, running."""
+    yield from running(PostgresServer(home, binaries=POSTGRES_15))
+
+
+@pytest.fixture
+def late_postgres(home: Path) -> Iterator[PostgresServer]:
+    """Debian's PostgreSQL, running with a clock that is two minutes behind everybody else's."""
+    folder = home / "late"
+    folder.mkdir()
+    [library] = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    for name in ("postgres", "initdb"):
+        clock = f"LD_PRELOAD={library} FAKETIME=-{BEHIND_SECONDS}s FAKETIME_DONT_FAKE_MONOTONIC=1"
+        (folder / name).write_text(f'#!/bin/sh\n{clock} exec {POSTGRES_15 / name} "$@"\n', encoding="utf-8")
+        (folder / name).chmod(0o755)
+    yield from running(PostgresServer(home, binaries=folder))
+
+
+def running(server: PostgresServer) -> Iterator[PostgresServer]:
+    """The server, started and stopped."""
+    server.start()
+    yield server
+    server.stop()
+
+
+def up(home: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """`ulak up` with the stand-in providers until all is settled."""
+    arguments = ["up", "--sandbox", "--until-settled", "--timeout", str(TIMEOUT_SECONDS), "--no-flower"]
+    return subprocess.run(
+        [sys.executable, "-m", "workers.cli.main", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"ULAK_HOME": str(home)} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_SECONDS + 120,
+    )
+
+
+def rows(url: str, query: str) -> list[dict[str, Any]]:
+    """What a query finds."""
+    with psycopg.connect(url, row_factory=dict_row) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+def test_all_settles_on_debians_postgresql_and_redis(home: Path, postgres: PostgresServer) -> None:
+    """The oldest PostgreSQL that is promised, and Redis instead of Valkey, do the whole work."""
+    server = ValkeyServer(home, program=REDIS)
+    url = server.start()
+    try:
+        with connect(url) as client:
+            assert "valkey_version" not in client.info("server")
+        done = up(home / "up", {"ULAK_DATABASE_URL": postgres.url, "ULAK_REDIS_URL": url})
+    finally:
+        server.stop()
+    assert done.returncode == 0, done.stderr[-4000:]
+    [version] = rows(postgres.url, "SELECT current_setting('server_version_num')::int / 10000 AS major")
+    [table] = rows(
+        postgres.url, "SELECT count(*) > 1000 AS is_full, count(DISTINCT account_id) AS accounts FROM delivery_status"
+    )
+    assert (version, table) == ({"major": 15}, {"is_full": True, "accounts": 5})
+
+
+def test_clocks_that_are_apart_change_nothing(home: Path, late_postgres: PostgresServer) -> None:
+    """Calls carry the database's time, and by it no window holds more of them than the account allows."""
+    url = late_postgres.url
+    [seen] = rows(url, "SELECT clock_timestamp() AS now")
+    behind = (datetime.now(UTC) - seen["now"]).total_seconds()
+    assert behind == pytest.approx(BEHIND_SECONDS, abs=5)
+    done = up(home / "up", {"ULAK_DATABASE_URL": url})
+    assert done.returncode == 0, done.stderr[-4000:]
+    late = rows(url, "SELECT id FROM calls WHERE greatest(asked_at, answered_at, released_at) > clock_timestamp()")
+    crowded = rows(
+        url,
+        """
+        SELECT c.id FROM calls c JOIN accounts a ON a.id = c.account_id
+        WHERE (SELECT count(*) FROM calls o WHERE o.account_id = c.account_id AND o.asked_at <= c.asked_at
+               AND o.asked_at > c.asked_at - make_interval(secs => a.limit_per_seconds)) > a.limit_requests
+        """,
+    )
+    [made] = rows(url, "SELECT count(*) > 100 AS many FROM calls")
+    assert (late, crowded, made) == ([], [], {"many": True})

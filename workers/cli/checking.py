@@ -1,0 +1,148 @@
+"""`ulak check`: settings, servers, clocks, accounts; each line is ok or says what to do."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from redis.exceptions import RedisError, ResponseError
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from core import clock
+from core.redis import connect
+from core.settings import CredentialError, resolve_reference
+from models.accounts import list_accounts
+from models.schema import schema_is_current
+from providers.accounts import AccountsFileError, read_accounts
+from workers.cli.failures import sentence_of
+from workers.cli.session import FAILED, Session, session, tell
+from workers.connections import NothingRunningError, redis_url
+
+OLDEST_POSTGRES = 15
+OLDEST_REDIS = 6
+MOST_SKEW_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the check."""
+
+    what: str
+    problem: str | None
+    """What is wrong and what to do; None where it is ok."""
+    detail: str = ""
+
+
+def register(app: typer.Typer) -> None:
+    """Add `check`."""
+    app.command()(check)
+
+
+def check(context: typer.Context) -> None:
+    """Verify settings, servers, clocks and accounts; exit code 1 where anything is wrong."""
+    run = session(context)
+    failed = 0
+    for finding in _findings(run):
+        failed += finding.problem is not None
+        line = finding.problem or f"ok{f' ({finding.detail})' if finding.detail else ''}"
+        print(f"{finding.what}: {line}")
+    if failed:
+        tell(f"{failed} of these need attention.")
+        raise typer.Exit(FAILED)
+
+
+def _findings(run: Session) -> Iterator[Finding]:
+    yield Finding("settings", None, f"home {run.settings.home}")
+    database = _guarded("PostgreSQL", run, _postgres)
+    yield database
+    if database.problem is None:
+        yield _guarded("schema", run, _schema)
+        yield _guarded("clocks", run, _clocks)
+    yield _guarded("Redis", run, _redis)
+    yield _guarded("accounts file", run, _accounts_file)
+    if database.problem is None:
+        yield from _accounts(run)
+
+
+def _guarded(what: str, run: Session, look: Callable[[Session], tuple[str | None, str]]) -> Finding:
+    """What a look found; an error of it is a problem like any other."""
+    try:
+        problem, detail = look(run)
+    except (NothingRunningError, SQLAlchemyError, RedisError, AccountsFileError) as error:
+        told = sentence_of(error, run)
+        return Finding(what, told[0] if told else f"failed with {type(error).__name__}")
+    return Finding(what, problem, detail)
+
+
+def _postgres(run: Session) -> tuple[str | None, str]:
+    with run.engine.connect() as connection:
+        version = connection.execute(text("SHOW server_version")).scalar_one()
+        encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+    if int(version.partition(".")[0]) < OLDEST_POSTGRES:
+        return f"version {version} is too old: use {OLDEST_POSTGRES} or newer", ""
+    if encoding != "UTF8":
+        return f"the database's encoding is {encoding}: make one with ENCODING 'UTF8'", ""
+    return None, version.split()[0]
+
+
+def _schema(run: Session) -> tuple[str | None, str]:
+    return (None, "newest") if schema_is_current(run.engine) else ("not the newest: run `ulak migrate`", "")
+
+
+def _clocks(run: Session) -> tuple[str | None, str]:
+    """The database's clock beside ours, the way there and back taken out."""
+    with run.engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+        began, before = clock.boot(), clock.now()
+        theirs = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        way = clock.boot() - began
+    skew = (theirs - before).total_seconds() - way / 2
+    if abs(skew) > MOST_SKEW_SECONDS:
+        return f"the database's clock and ours are {abs(skew):.1f} s apart: let both follow NTP", ""
+    return None, f"{abs(skew):.3f} s apart"
+
+
+def _redis(run: Session) -> tuple[str | None, str]:
+    with connect(redis_url(run.settings), retries=0) as client:
+        facts: dict[str, Any] = client.info("server")
+        policy = _eviction(client)
+    name = "Valkey" if "valkey_version" in facts else "Redis"
+    version = str(facts.get("valkey_version") or facts["redis_version"])
+    if int(version.partition(".")[0]) < OLDEST_REDIS:
+        return f"version {version} is too old: use {OLDEST_REDIS} or newer", ""
+    if policy not in {None, "noeviction"}:
+        return f"maxmemory-policy is {policy}, which throws messages away: set it to noeviction", ""
+    return None, f"{name} {version}, {policy or 'maxmemory-policy cannot be read here'}"
+
+
+def _eviction(client: Any) -> str | None:
+    """What the server does when its memory is full; None where it does not tell (hosted ones refuse CONFIG)."""
+    try:
+        return str(client.config_get("maxmemory-policy")["maxmemory-policy"])
+    except (ResponseError, KeyError):
+        return None
+
+
+def _accounts_file(run: Session) -> tuple[str | None, str]:
+    path = run.settings.accounts_path()
+    if path is None:
+        return None, "none given"
+    return None, f"{len(read_accounts(path))} accounts in {path}"
+
+
+def _accounts(run: Session) -> Iterator[Finding]:
+    """Whether each enabled account's credentials can be found from here."""
+    try:
+        with run.engine.connect() as connection:
+            records = [record for record in list_accounts(connection) if record.enabled]
+    except SQLAlchemyError:
+        return  # The schema is not there: told already.
+    for record in records:
+        try:
+            for reference in record.credentials.values():
+                resolve_reference(reference)
+        except CredentialError as error:
+            yield Finding(f"account {record.id}", str(error))
+        else:
+            yield Finding(f"account {record.id}", None, "credentials found")

@@ -1,0 +1,210 @@
+"""`ulak migrate`, `ingest`, `rebuild`, `erase`, `secrets`, `dead`, `quarantine`: what operators do by hand."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models.database import retry_transaction, transaction
+from models.erasure import erase
+from models.ledger.deadletters import list_dead
+from models.quarantine import list_quarantine
+from models.rebuild import rebuild
+from models.schema import migrate
+from providers.adapter import Callback
+from providers.numbers import lookup_form
+from tasks.runtime import adapter_of
+from tasks.steps.callbacks import ingest
+from tasks.steps.deadletters import retry_dead
+from tasks.steps.quarantine import reread
+from tasks.steps.tracking import account_row
+from workers import secrets
+from workers.cli.output import write_json, write_table
+from workers.cli.session import CommandError, Session, UsageError, progress, session, tell
+from workers.connections import NothingRunningError, database_url, redis_url
+
+SEND_REPLY = "send_reply"
+PAGE = 500
+
+dead = typer.Typer(name="dead", help="Fetches that were given up.", no_args_is_help=True)
+quarantine = typer.Typer(name="quarantine", help="What could not be understood.", no_args_is_help=True)
+secrets_group = typer.Typer(name="secrets", help="Secrets that were generated.", no_args_is_help=True)
+AccountOption = Annotated[str | None, typer.Option("--account", help="Only of this account.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Ids = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Which.")]
+All = Annotated[bool, typer.Option("--all", help="All there are (of --account, where given).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of upkeep."""
+    app.command("migrate")(migrate_schema)
+    app.command("ingest")(ingest_file)
+    app.command("rebuild")(rebuild_table)
+    app.command("erase")(erase_recipient)
+    for group in (dead, quarantine, secrets_group):
+        app.add_typer(group)
+
+
+def migrate_schema(context: typer.Context) -> None:
+    """Bring the database's schema to the newest revision; does nothing where it is there already."""
+    migrate(session(context).engine)
+    tell("The schema is at its newest revision.")
+
+
+def ingest_file(
+    context: typer.Context,
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")],
+    file: Annotated[Path, typer.Argument(help="The body as it came; - reads stdin.")],
+    tail: Annotated[str, typer.Option(help="Which callback it was; the bare one is ''.")] = SEND_REPLY,
+) -> None:
+    """Store a callback's body, or a send reply that the sender kept."""
+    run = session(context)
+    with run.runtime.engine.connect() as connection:
+        row = account_row(connection, account)
+    known = (*(adapter_of(row).record.callback_tails or ()), SEND_REPLY)
+    if tail not in known:
+        raise UsageError(f"--tail must be one of: {', '.join(repr(name) for name in known)}.")
+    body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    done = ingest(run.runtime, row, Callback(tail=tail, body=body))
+    print(f"{done.reports} reports: {done.new} new, {done.advanced} advanced, {done.unchanged} unchanged")
+    if done.quarantined:
+        raise CommandError(f"{done.quarantined} parts were not understood: `ulak quarantine list` says why.")
+
+
+def rebuild_table(
+    context: typer.Context,
+    account: Annotated[str | None, typer.Argument(metavar="ACCOUNT", help="Only of this account.")] = None,
+) -> None:
+    """Recompute the shared table from its history; afterwards each row is what its statements say."""
+    with progress("rebuilding") as bar, transaction(session(context).engine) as connection:
+        done = rebuild(connection, account, on_progress=bar.show)
+    print(f"{done.deliveries} deliveries recomputed, {done.differed} of them differed and were written")
+
+
+def erase_recipient(
+    context: typer.Context,
+    recipient: Annotated[str, typer.Argument(help="A number in any usual spelling, or a provider's id of a person.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove a recipient from everything that is stored. This cannot be undone."""
+    if sys.stdin.isatty() and not yes:
+        typer.confirm("Remove everything that is stored about this recipient?", abort=True, err=True)
+    person = lookup_form(recipient) or recipient
+    gone = retry_transaction(session(context).engine, lambda connection: erase(connection, person))
+    print(f"{gone.deliveries} deliveries, {gone.observations} statements, {gone.tracked_ids} registered ids,")
+    print(f"{gone.quarantined} quarantine entries and the parameters of {gone.fetches} fetches are removed")
+    if gone.open_fetches:
+        raise CommandError(
+            f"{gone.open_fetches} fetches that are still open ask for it: erase again when they have ended."
+        )
+
+
+# ------------------------------------------------------------------------------------------------- dead
+
+
+@dead.command("list")
+def list_dead_fetches(context: typer.Context, *, account: AccountOption = None, as_json: JsonOption = False) -> None:
+    """Fetches that were given up, the newest first, with the last error."""
+    with session(context).engine.connect() as connection:
+        rows = list_dead(connection, account=account, limit=PAGE)
+    if as_json:
+        write_json(rows)
+        return
+    names = ("id", "account_id", "poll_id", "label", "attempts", "last_error", "finished_at")
+    write_table([name.replace("_", " ") for name in names], [[row[name] for name in names] for row in rows])
+    _tell_if_full(len(rows))
+
+
+@dead.command("retry")
+def retry_dead_fetches(
+    context: typer.Context, ids: Ids = None, *, account: AccountOption = None, every: All = False
+) -> None:
+    """Ask again by a new poll for what dead fetches asked for, and take them off the list."""
+    run = session(context)
+    if not ids and every:
+        with run.engine.connect() as connection:
+            ids = [row["id"] for row in list_dead(connection, account=account, limit=PAGE)]
+    retried = [retry_dead(run.runtime, fetch_id, trigger="cli") for fetch_id in _named(ids, every=every)]
+    for fetch_id, result in zip(ids or [], retried, strict=True):
+        if result is None:
+            tell(f"{fetch_id} is no dead fetch.")
+        else:
+            told = "nothing is left to ask" if result.poll_id is None else f"poll {result.poll_id}"
+            print(f"{fetch_id}: {told}")
+    run.publish(*(message for result in retried if result is not None for message in result.messages))
+    if None in retried:
+        raise CommandError("Not all are dead fetches: `ulak dead list` shows those that are.")
+
+
+# ------------------------------------------------------------------------------------------- quarantine
+
+
+@quarantine.command("list")
+def list_entries(context: typer.Context, *, account: AccountOption = None, as_json: JsonOption = False) -> None:
+    """What could not be understood: when, where and why, never what."""
+    with session(context).engine.connect() as connection:
+        rows = list_quarantine(connection, account=account, limit=PAGE)
+    if as_json:
+        write_json(rows)
+        return
+    names = ("id", "account_id", "origin", "reason", "times", "first_seen_at", "last_seen_at")
+    write_table([name.replace("_", " ") for name in names], [[row[name] for name in names] for row in rows])
+    _tell_if_full(len(rows))
+
+
+@quarantine.command("retry")
+def retry_entries(
+    context: typer.Context, ids: Ids = None, *, account: AccountOption = None, every: All = False
+) -> None:
+    """Read entries again with the code as it is today; what is understood is stored and leaves the list."""
+    run = session(context)
+    if not ids and every:
+        ids = _open_entries(run, account)
+    failed = 0
+    for entry_id in _named(ids, every=every):
+        result = reread(run.runtime, entry_id)
+        told = "is not in quarantine" if result is None else result.why
+        failed += result is None or not result.understood
+        print(f"{entry_id}: {told}")
+    if failed:
+        raise CommandError(
+            f"{failed} were not understood; they stay until an update understands them, 14 days at most."
+        )
+
+
+def _open_entries(run: Session, account: str | None) -> list[int]:
+    """All entries, page by page."""
+    found: list[int] = []
+    with run.engine.connect() as connection:
+        while page := list_quarantine(connection, account=account, limit=PAGE, after_id=found[-1] if found else 0):
+            found += (row["id"] for row in page)
+    return found
+
+
+def _named(ids: list[int] | None, *, every: bool) -> list[int]:
+    if not ids and not every:
+        raise UsageError("Name the ids, or --all.")
+    return ids or []
+
+
+def _tell_if_full(shown: int) -> None:
+    if shown == PAGE:
+        tell(f"Only {PAGE} are shown.")
+
+
+# ---------------------------------------------------------------------------------------------- secrets
+
+
+@secrets_group.command("show")
+def show_secrets(context: typer.Context) -> None:
+    """Print what programs need to come in: on stdout, one NAME=value a line."""
+    settings = session(context).settings
+    for name, find in (("ULAK_DATABASE_URL", database_url), ("ULAK_REDIS_URL", redis_url)):
+        try:
+            print(f"{name}={find(settings)}")
+        except NothingRunningError:
+            tell(f"{name}: no embedded server runs in {settings.home}.")
+    print(f"ULAK_API_TOKEN={secrets.api_token(settings)}")
+    print(f"ULAK_FLOWER_AUTH={secrets.flower_auth(settings)}")
+    tell(f"Generated secrets lie in {settings.home / 'secrets'}.")
