@@ -48,7 +48,7 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
         return None
     row = account_row(connection, entry.account_id)
     parsed = _parse(runtime, row, entry)
-    if isinstance(parsed, Parsed) and parsed.reports and not parsed.unreadable:
+    if isinstance(parsed, Parsed) and parsed.reports:
         asked_at = None if entry.origin.startswith("callback:") else _asked_at(connection, entry_id)
         result = upsert(connection, row["id"], row["provider"], parsed.reports, asked_at=asked_at)
         resolve(connection, entry_id)

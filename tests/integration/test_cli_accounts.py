@@ -1,6 +1,9 @@
 """`ulak accounts`, `status`, `check`, `migrate`, `secrets`: what operators look at first."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from sqlalchemy import Engine
 from models.database import transaction
 
 __all__ = ["ulak"]
+
+ROOT = Path(__file__).parents[2]
 
 FILE = """
 [[account]]
@@ -143,3 +148,13 @@ def test_secrets_are_shown_on_stdout_only(ulak: Ulak, tmp_path: Path) -> None:
     token = result.out.splitlines()[1].partition("=")[2]
     assert token not in result.err
     assert (tmp_path / "home" / "secrets" / "api_token").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_program_itself_tells_a_wrong_setting_in_one_sentence(tmp_path: Path) -> None:
+    """Some modules read the settings when they are imported; that makes no traceback either."""
+    wrong = {**os.environ, "ULAK_REDIS_URL": "http://:sehrazat-123@host", "ULAK_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "workers.cli.main", "status"]
+    done = subprocess.run(command, env=wrong, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("ULAK_REDIS_URL is wrong: write it as redis://")
+    assert len(done.stderr.splitlines()) == 1

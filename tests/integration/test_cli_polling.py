@@ -124,9 +124,9 @@ def bury(engine: Engine, params: str) -> None:
         )
         connection.execute(
             text(
-                "INSERT INTO fetches (poll_id, account_id, kind, params, params_hash, label, state, attempts, last_error,"
-                " finished_at) SELECT id, 'kampanya', 'batch', CAST(:params AS jsonb), 'h', 'send 771', 'dead', 8,"
-                " 'TryAgainSoon: the provider did not answer', now() FROM polls"
+                "INSERT INTO fetches (poll_id, account_id, kind, params, params_hash, label, state, attempts,"
+                " last_error, finished_at) SELECT id, 'kampanya', 'batch', CAST(:params AS jsonb), 'h', 'send 771',"
+                " 'dead', 8, 'TryAgainSoon: the provider did not answer', now() FROM polls"
             ),
             {"params": params},
         )

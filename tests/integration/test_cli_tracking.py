@@ -17,7 +17,9 @@ __all__ = ["ulak"]
 def account(migrated_database: Engine) -> str:
     """An account of a provider that takes registered ids."""
     with transaction(migrated_database) as connection:
-        return add_account(connection, "kampanya", provider="vairo")
+        account = add_account(connection, "kampanya", provider="vairo")
+        connection.execute(text("UPDATE accounts SET timezone = 'Europe/Istanbul'"))
+        return account
 
 
 def tracked(engine: Engine) -> list[tuple[object, ...]]:
@@ -61,7 +63,7 @@ def test_a_csv_file_registers_its_right_lines_and_names_the_wrong_ones(
         "sms,771:+905301234569,,,,\n"
         'number,"771:+905301234570",,,,yesterday\n'
         "number,5301234571,,,,\n"
-        "number,771:+905301234572,,,,2026-05-01T12:30:00+03:00\n",
+        "number,771:+905301234572,,,,2026-05-01T12:30:00+02:00\n",
         encoding="utf-8",
     )
     result = ulak("track", "kampanya", "--file", str(path))
@@ -74,8 +76,8 @@ def test_a_csv_file_registers_its_right_lines_and_names_the_wrong_ones(
         "4 lines were not registered; put them right and register them again.",
     ]
     assert tracked(migrated_database) == [
-        ("number", "771:+905301234567", "siparis-1", "+905301234567", 1, "2026-05-01 12:30:00+00"),
-        ("number", "771:+905301234572", None, None, None, "2026-05-01 09:30:00+00"),
+        ("number", "771:+905301234567", "siparis-1", "+905301234567", 1, "2026-05-01 09:30:00+00"),
+        ("number", "771:+905301234572", None, None, None, "2026-05-01 10:30:00+00"),
     ]
 
 

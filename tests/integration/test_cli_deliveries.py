@@ -1,0 +1,223 @@
+"""`ulak deliveries`, `explain`, `ingest`, `quarantine`, `rebuild`, `erase`: the shared table, looked up and mended."""
+
+import csv
+import io
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Ulak, ulak
+from database_fixtures import add_account
+from sqlalchemy import Engine, text
+
+from core.settings import load_settings
+from models.database import transaction
+from models.deliveries import upsert
+from models.quarantine import seal
+from models.report import DeliveryReport, Unreadable
+from models.vocabulary import Granularity, Reason, Status
+from tasks.runtime import seal_key
+
+__all__ = ["ulak"]
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+NUMBER = "+905301234567"
+
+
+def report(key: str, status: Status, **fields: object) -> DeliveryReport:
+    """One statement about a message."""
+    values = {"provider_status": status.value, "recipient": NUMBER, "client_ref": "siparis-1"} | fields
+    return DeliveryReport(granularity=Granularity.MESSAGE, provider_key=key, status=status, **values)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def account(ulak: Ulak, migrated_database: Engine) -> None:
+    """Three deliveries of one account, and an id that was never answered."""
+    with transaction(migrated_database) as connection:
+        add_account(connection, "kampanya")
+        upsert(connection, "kampanya", "vairo", [report("m-1", Status.ENROUTE)], asked_at=NOON)
+        later = NOON + timedelta(minutes=1)
+        reports = [
+            report("m-1", Status.DELIVERED, done_at=NOON),
+            report("m-2", Status.UNDELIVERABLE, reason=Reason.ABSENT, client_ref=None),
+            report("m-3", Status.ENROUTE, recipient="+905301234568", client_ref="=1+1"),
+        ]
+        upsert(connection, "kampanya", "vairo", reports, asked_at=later)
+    line = json.dumps({"kind": "number", "value": "771:+905301234569", "recipient": "05301234569", "client_ref": "son"})
+    assert ulak("track", "kampanya", "--file", "-", stdin=line.encode()).code == 0
+
+
+def found(ulak: Ulak, *words: str) -> list[tuple[object, ...]]:
+    """What `--format json` gives: key or tracked id, recipient, status."""
+    result = ulak("deliveries", "--format", "json", *words)
+    assert (result.code, result.err) == (0, "")
+    return [(row["provider_key"] or row["tracked"], row["recipient"], row["status"]) for row in json.loads(result.out)]
+
+
+ONE = ("m-1", NUMBER, "delivered")
+TWO = ("m-2", NUMBER, "undeliverable")
+THREE = ("m-3", "+905301234568", "enroute")
+WAITING = ("number=771:+905301234569", "+905301234569", "open")
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        ([], [ONE, TWO, THREE, WAITING]),
+        (["--account", "kampanya", "--status", "undeliverable"], [TWO]),
+        (["--status", "open"], [THREE, WAITING]),
+        (["--recipient", "0530 123 45 67"], [ONE, TWO]),
+        (["--recipient", "5301234569"], [WAITING]),
+        (["--ref", "siparis-1"], [ONE]),
+        (["--ref", "son"], [WAITING]),
+        (["--since", "1h"], [ONE, TWO, THREE, WAITING]),
+        (["--since", "2999-01-01"], []),
+    ],
+)
+def test_deliveries_match_everything_given(ulak: Ulak, words: list[str], rows: list[tuple[object, ...]]) -> None:
+    """By account, status, number in any usual spelling, reference, change; the unanswered show as open."""
+    assert found(ulak, *words) == rows
+
+
+def test_json_has_every_column_of_the_shared_table(ulak: Ulak) -> None:
+    """Times in UTC, and `tracked` for what was never answered."""
+    (row,) = json.loads(ulak("deliveries", "--ref", "siparis-1", "--format", "json").out)
+    for name in ("id", "first_seen_at", "changed_at"):
+        assert row.pop(name)
+    assert row == {
+        "account_id": "kampanya", "provider": "vairo", "granularity": "message", "provider_key": "m-1",
+        "parent_key": None, "client_ref": "siparis-1", "recipient": NUMBER, "status": "delivered", "is_final": True,
+        "reason": None, "provider_status": "delivered", "provider_error": None, "conflict": False, "total": None,
+        "delivered": None, "undelivered": None, "waiting": None, "segments": None, "credits": None, "sent_at": None,
+        "done_at": "2026-05-01T12:00:00Z", "valid_until": None, "extra": {}, "tracked": None,
+    }  # fmt: skip
+
+
+def test_csv_is_safe_to_open_and_a_table_is_plain(ulak: Ulak) -> None:
+    """What would run as a formula is quoted, a number keeps its plus; a table that is cut says so on stderr."""
+    rows = list(csv.DictReader(io.StringIO(ulak("deliveries", "--format", "csv").out)))
+    assert [(row["client_ref"], row["recipient"]) for row in rows][2] == ("'=1+1", "+905301234568")
+    table = ulak("deliveries", "--limit", "2")
+    assert [line.split()[3] for line in table.out.splitlines()[1:]] == ["delivered", "undeliverable"]
+    assert table.err == "There are more than 2: narrow the search, raise --limit, or use --format csv.\n"
+    assert "\x1b" not in table.out
+
+
+@pytest.mark.parametrize("words", [["--format", "xml"], ["--status", "gone"], ["--since", "soon"]])
+def test_wrong_usage_is_told_with_what_would_be_right(ulak: Ulak, words: list[str]) -> None:
+    """Exit code 2 and nothing on stdout."""
+    result = ulak("deliveries", *words)
+    assert (result.code, result.out) == (2, "")
+    assert "must be" in result.err
+
+
+@pytest.mark.parametrize("ident", ["m-1", "siparis-1"])
+def test_an_explanation_says_what_won_and_why(ulak: Ulak, ident: str) -> None:
+    """Both statements of the message stand there, the winner first."""
+    (told,) = json.loads(ulak("explain", ident, "--json").out)["deliveries"]
+    assert [(each["status"], each["won"], each["lost_by"]) for each in told["statements"]] == [
+        ("delivered", True, None),
+        ("enroute", False, "class"),
+    ]
+    shown = ulak("explain", ident)
+    assert (shown.code, shown.err) == (0, "")
+    assert "the greatest: it decides the status" in shown.out
+    assert "loses by class" in shown.out
+    assert "reason:" not in shown.out
+
+
+def test_a_number_explains_all_its_deliveries_and_what_was_never_answered(ulak: Ulak) -> None:
+    """In any usual spelling; an id that nobody knows is a failure that does not repeat it."""
+    assert len(json.loads(ulak("explain", "0530 123 45 67", "--json").out)["deliveries"]) == 2
+    waiting = ulak("explain", "0(530) 123 45 69")
+    assert waiting.code == 0
+    assert waiting.out.startswith("kampanya number=771:+905301234569: open. Registered ")
+    nothing = ulak("explain", "05309999999")
+    assert (nothing.code, nothing.out, nothing.err) == (1, "", "Nothing is known by that id.\n")
+
+
+REPLY: dict[str, Any] = {
+    "txnid": "T-1",
+    "resultcode": 0,
+    "list": [{"resultcode": 0, "receiver": "905301234570", "reportid": "r-1"}],
+}
+
+
+def test_a_send_reply_is_stored_from_a_file(ulak: Ulak, migrated_database: Engine, tmp_path: Path) -> None:
+    """Twice is once; what is not understood is kept and told; a strange tail is wrong usage."""
+    with transaction(migrated_database) as connection:
+        add_account(connection, "bildirim", provider="bip")
+    path = tmp_path / "reply.json"
+    path.write_text(json.dumps(REPLY), encoding="utf-8")
+    first, again = ulak("ingest", "bildirim", str(path)), ulak("ingest", "bildirim", str(path))
+    assert (first.code, first.out) == (0, "1 reports: 1 new, 0 advanced, 0 unchanged\n")
+    assert (again.code, again.out) == (0, "1 reports: 0 new, 0 advanced, 1 unchanged\n")
+    broken = ulak("ingest", "bildirim", "-", "--tail", "report", stdin=b"<html>")
+    assert (broken.code, broken.out) == (1, "0 reports: 0 new, 0 advanced, 0 unchanged\n")
+    assert ulak("ingest", "bildirim", str(path), "--tail", "x").code == 2
+
+
+def test_quarantine_is_read_again_and_leaves_the_list_when_it_is_understood(
+    ulak: Ulak, migrated_database: Engine
+) -> None:
+    """A body that today's code understands is stored; one that it does not stays, with the reason."""
+    with transaction(migrated_database) as connection:
+        add_account(connection, "bildirim", provider="bip")
+        half = REPLY | {"list": [*REPLY["list"], {"receiver": "905301234571"}]}
+        bodies = {"old code": json.dumps(REPLY), "old": "<html>", "half": json.dumps(half)}
+        items = [Unreadable(reason=reason, raw=body.encode()) for reason, body in bodies.items()]
+        seal(
+            connection,
+            seal_key(load_settings()),
+            account_id="bildirim",
+            origin="callback:report",
+            unreadable=items,
+            context={},
+        )
+        entries = {row.reason: row.id for row in connection.execute(text("SELECT reason, id FROM quarantine"))}
+    assert "905301234570" not in ulak("quarantine", "list").out
+    result = ulak("quarantine", "retry", "--all")
+    assert result.code == 1
+    assert f"{entries['old code']}: understood and stored\n" in result.out
+    assert found(ulak, "--account", "bildirim") == [("r-1", "+905301234570", "enroute")]
+    assert [row["id"] for row in json.loads(ulak("quarantine", "list", "--json").out)] == sorted(
+        [entries["old"], entries["half"]]
+    )
+    gone = ulak("quarantine", "retry", str(entries["old code"]))
+    assert (gone.code, gone.out) == (1, f"{entries['old code']}: is not in quarantine\n")
+
+
+def test_an_entry_leaves_when_its_delivery_is_known_since(ulak: Ulak, migrated_database: Engine) -> None:
+    """An item cut out of its answer cannot be read alone, but a later answer has told the status."""
+    with transaction(migrated_database) as connection:
+        items = [Unreadable(reason="unknown word", raw=b"{}", provider_key="m-1")]
+        seal(
+            connection,
+            seal_key(load_settings()),
+            account_id="kampanya",
+            origin="poll:batch",
+            unreadable=items,
+            context={"params": {"call": "NumaraRaporu", "send": "771", "number": NUMBER}},
+        )
+    result = ulak("quarantine", "retry", "--all")
+    assert (result.code, result.out) == (0, "1: its delivery has got a known status since\n")
+
+
+def test_a_rebuild_mends_a_row_that_somebody_changed(ulak: Ulak, migrated_database: Engine) -> None:
+    """Afterwards the table is what its history says."""
+    with transaction(migrated_database) as connection:
+        connection.execute(text("UPDATE delivery_status SET status = 'rejected' WHERE provider_key = 'm-1'"))
+    result = ulak("rebuild")
+    assert (result.code, result.out) == (0, "3 deliveries recomputed, 1 of them differed and were written\n")
+    assert found(ulak, "--ref", "siparis-1") == [ONE]
+
+
+def test_an_erased_number_is_nowhere_any_more(ulak: Ulak) -> None:
+    """In any usual spelling, deliveries and registered ids alike; the number is not repeated."""
+    result = ulak("erase", "0530 123 45 67")
+    assert (result.code, result.out.splitlines()[0]) == (0, "2 deliveries, 3 statements, 0 registered ids,")
+    assert ulak("erase", "05301234569").out.startswith("0 deliveries, 0 statements, 1 registered ids,\n")
+    assert found(ulak) == [THREE]
+    assert "5301234567" not in result.out + result.err
