@@ -65,11 +65,11 @@ test-host: $(READY_TEST) ## the checks that need Debian packages: installs them 
 
 chaos: $(READY_TEST) ## the long fault tests (up to 20 minutes)
 	@echo "==> fault tests, up to 20 minutes"
-	@$(PYTEST) -v -m "not host" tests/chaos
+	@$(PYTEST) -v --timeout=1200 -m "not host" tests/chaos
 
 bench: $(READY_TEST) ## the benchmarks
 	@echo "==> benchmarks"
-	@$(PYTEST) -v -s tests/bench
+	@$(CLEAN) $(BIN)/python tests/bench
 
 fix: $(READY_TEST) ## formatters, and the mistakes that ruff can mend
 	@echo "==> ruff check --fix, ruff format"

@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
-from models.tables import accounts
+from models.ledger.planning import cancel
+from models.tables import accounts, polls
 
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 """`paused_until` of a pause that only a person ends."""
@@ -128,6 +129,7 @@ def apply(connection: Connection, specs: Iterable[AccountSettings], *, prune: bo
     _disable(connection, result.changed)
     for account_id in result.created + result.changed:
         _store(connection, wanted[account_id], stored.get(account_id))
+    _end_polls(connection, result.disabled + [spec.id for spec in wanted.values() if not spec.enabled])
     return result
 
 
@@ -226,6 +228,13 @@ def _disable(connection: Connection, ids: Sequence[str]) -> None:
     """Switch accounts off."""
     if ids:
         connection.execute(update(accounts).where(accounts.c.id.in_(ids)).values(enabled=False))
+
+
+def _end_polls(connection: Connection, ids: Sequence[str]) -> None:
+    """Cancel what runs over accounts that are switched off: nobody would ever make those fetches."""
+    running = select(polls.c.id).where(polls.c.account_id.in_(ids), polls.c.state == "running").order_by(polls.c.id)
+    for poll_id in connection.execute(running).scalars().all() if ids else ():
+        cancel(connection, poll_id)
 
 
 def _settings(record: AccountRecord) -> AccountSettings:

@@ -274,6 +274,21 @@ def _moves(one: Observation, known: History) -> bool:
     return stored is None or (stored.as_of, stored.as_of_last) != (one.as_of, one.as_of_last)
 
 
+_STORED_KEYS = """
+SELECT d.granularity, d.provider_key
+FROM jsonb_to_recordset(%(rows)s::jsonb) AS p(granularity text, provider_key text)
+JOIN delivery_status d ON d.account_id = %(account)s AND d.granularity = p.granularity
+  AND d.provider_key = p.provider_key
+"""
+
+
+def stored_keys(connection: Connection, account_id: str, keys: Iterable[Key]) -> set[Key]:
+    """Which of the keys have a row; locks nothing."""
+    rows = [{"granularity": granularity, "provider_key": key} for granularity, key in keys]
+    found = connection.exec_driver_sql(_STORED_KEYS, {"account": account_id, "rows": json_parameter(rows)})
+    return {(Granularity(granularity), key) for granularity, key in found}
+
+
 def refold(connection: Connection, deliveries: Mapping[int, Granularity]) -> set[int]:
     """Write the rows of these deliveries anew from their history, under their locks; returns ids whose row changed."""
     return _advance(connection, {place: (granularity, {}) for place, granularity in deliveries.items()})[1]

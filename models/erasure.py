@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from models.changes import forget_erasures
+
 _NATIONAL_DIGITS = 10
 
 
@@ -32,8 +34,11 @@ class Erased:
 _OBSERVATIONS = """
 WITH gone AS (DELETE FROM observations WHERE delivery_id = ANY(:deliveries) RETURNING 1) SELECT count(*) FROM gone
 """
+# The feed of changes tells that these ids are gone.
 _DELIVERIES = """
-WITH gone AS (DELETE FROM delivery_status WHERE id = ANY(:deliveries) RETURNING 1) SELECT count(*) FROM gone
+WITH gone AS (DELETE FROM delivery_status WHERE id = ANY(:deliveries) RETURNING id),
+  told AS (INSERT INTO delivery_erasures (delivery_id) SELECT id FROM gone)
+SELECT count(*) FROM gone
 """
 _TRACKED = """
 WITH gone AS (
@@ -83,6 +88,7 @@ def erase(connection: Connection, recipient: str) -> Erased:
     def count(statement: str) -> int:
         return int(connection.execute(text(statement), values).scalar_one())
 
+    forget_erasures(connection)
     return Erased(
         observations=count(_OBSERVATIONS),
         deliveries=count(_DELIVERIES),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, exists, or_, select, text, union
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, exists, or_, select, union
 
 from models.merge import KEY_PARTS, KEYS, Observation, find_contradictions, rank, winners
 from models.tables import accounts, delivery_status, observations, tracked_ids
@@ -28,7 +28,7 @@ def find_deliveries(
     *,
     account: str | None = None,
     status: str | None = None,
-    recipient: str | None = None,
+    recipient: str | Sequence[str] | None = None,
     client_ref: str | None = None,
     since: datetime | None = None,
     limit: int = LIMIT,
@@ -36,12 +36,15 @@ def find_deliveries(
 ) -> Sequence[RowMapping]:
     """Rows that match everything given, in the order of their ids; the last id is the cursor of the next page.
 
-    `recipient` is E.164 (or a provider's own id of a person); `since` compares with `changed_at`.
+    `recipient` is E.164 (or a provider's own id of a person), or several spellings of one; `since` compares with
+    `changed_at`.
     """
     table = delivery_status.c
     wanted: list[ColumnElement[bool]] = [table.id > after_id]
-    given = ((table.account_id, account), (table.status, status), (table.recipient, recipient))
-    wanted += (column == value for column, value in (*given, (table.client_ref, client_ref)) if value is not None)
+    given = ((table.account_id, account), (table.status, status), (table.client_ref, client_ref))
+    wanted += (column == value for column, value in given if value is not None)
+    if recipient is not None:
+        wanted.append(table.recipient.in_([recipient] if isinstance(recipient, str) else recipient))
     if since is not None:
         wanted.append(table.changed_at >= since)
     query = select(*_COLUMNS).where(and_(*wanted)).order_by(table.id).limit(limit)
@@ -102,34 +105,6 @@ def history(connection: Connection, delivery_id: int) -> Sequence[RowMapping]:
     """Every distinct statement about a delivery, in the order in which we came to know them."""
     query = select(observations).where(observations.c.delivery_id == delivery_id)
     return connection.execute(query.order_by(observations.c.first_seen_at, observations.c.id)).mappings().all()
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeCursor:
-    """A place in the feed of changes."""
-
-    changed_in: int = 0
-    id: int = 0
-
-
-_CHANGES = text(f"""
-SELECT {", ".join(column.name for column in _COLUMNS)}, changed_in FROM delivery_status
-WHERE (changed_in, id) > (:changed_in, :id) AND changed_in < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
-ORDER BY changed_in, id LIMIT :limit
-""")
-
-
-def changes(
-    connection: Connection, after: ChangeCursor, *, limit: int = LIMIT
-) -> tuple[Sequence[RowMapping], ChangeCursor]:
-    """Rows changed since `after`, in a fixed order, and the cursor to go on from. A row that changed twice comes once.
-
-    No change is passed over: what was written beside a transaction that still runs waits until that one has ended. The
-    cursor counts transactions of this database cluster; after a restore into another one, start from the beginning.
-    """
-    bounds = {"changed_in": after.changed_in, "id": after.id, "limit": limit}
-    found = connection.execute(_CHANGES, bounds).mappings().all()
-    return found, ChangeCursor(found[-1]["changed_in"], found[-1]["id"]) if found else after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

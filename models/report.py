@@ -104,6 +104,22 @@ class IdAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """A pushed statement that does not name its subject, only traits of it (an order and a number).
+
+    Where everything under `ask` has been read and `report`'s delivery is stored while `twin_key` is not, it is the only
+    subject with these traits and the report is written. Else nothing is guessed, and `ask` is asked now.
+    """
+
+    report: DeliveryReport | None
+    """The statement, under the key of the first subject with these traits; None where it says nothing we know."""
+    twin_key: str
+    """The provider_key (same granularity) of a second subject with these traits."""
+    ask: TrackedKey
+    """What a poll asks for to learn the same for sure; becomes a discovered id where it is not known yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unreadable:
     """Something in an answer that could not be understood: kept sealed in quarantine, with the reason."""
 

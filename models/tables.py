@@ -350,3 +350,38 @@ quarantine = Table(
     UniqueConstraint("account_id", "fingerprint"),
 )
 Index("ix_quarantine_open", quarantine.c.first_seen_at, postgresql_where=quarantine.c.resolved_at.is_(None))
+
+# Where a delivery was, the feed of changes tells that it is gone. The row's id is all that is kept: it names nobody.
+delivery_erasures = Table(
+    "delivery_erasures",
+    metadata,
+    Column("delivery_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("erased_at", _TIME, nullable=False, server_default=func.now()),
+    Column("changed_in", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
+)
+Index("ix_delivery_erasures_changed", delivery_erasures.c.changed_in, delivery_erasures.c.delivery_id)
+
+# One row: which feed this is (`id`, in every cursor), in which cluster its transactions are counted, and which
+# erasures are no longer told.
+change_feed = Table(
+    "change_feed",
+    metadata,
+    Column("only_row", Boolean, primary_key=True, server_default=text("true")),
+    Column("id", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
+    Column("cluster", Text, nullable=False),
+    Column("forgotten_before", _TIME),
+    Column("forgotten_in", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("only_row", name="one_row"),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=func.now()),
+    Column("revoked_at", _TIME),
+    Column("last_used_at", _TIME),
+    UniqueConstraint("sha256"),
+    CheckConstraint("name ~ '^[a-z0-9][a-z0-9-]*$'", name="name_is_slug"),
+)

@@ -1,18 +1,33 @@
 """Tracked ids: registering them in bulk, finding those that are due. Closing them is the finishing transaction's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
 from models.database import json_parameter
+from models.report import TrackedKey
 
+# A young message goes before whatever has been due for less than an hour longer, and no farther: so the most valuable
+# come first, and an old one's turn comes however many young ones follow. `statement_timestamp()` is stable, so the
+# index is read up to now and not through all that is due some day.
 _DUE = text("""
-    SELECT * FROM tracked_ids
-    WHERE account_id = :account_id AND closed_at IS NULL AND fetch_id IS NULL AND next_check_at <= clock_timestamp()
-    ORDER BY (sent_at > clock_timestamp() - interval '1 hour') DESC, next_check_at, id
-    LIMIT :many
+    WITH waiting AS (
+        (SELECT id, next_check_at AS turn FROM tracked_ids
+          WHERE account_id = :account_id AND closed_at IS NULL AND fetch_id IS NULL
+            AND next_check_at <= statement_timestamp()
+          ORDER BY next_check_at, id LIMIT :many)
+        UNION ALL
+        (SELECT id, next_check_at - interval '1 hour' FROM tracked_ids
+          WHERE account_id = :account_id AND closed_at IS NULL AND fetch_id IS NULL
+            AND next_check_at <= statement_timestamp() AND next_check_at > statement_timestamp() - interval '1 hour'
+            AND sent_at > statement_timestamp() - interval '1 hour'
+          ORDER BY next_check_at, id LIMIT :many)
+    ), chosen AS (
+        SELECT id, min(turn) AS turn FROM waiting GROUP BY id ORDER BY turn, id LIMIT :many
+    )
+    SELECT t.* FROM tracked_ids t JOIN chosen ON chosen.id = t.id ORDER BY chosen.turn, t.id
 """)
 _SOONEST = text("""
     SELECT * FROM tracked_ids
@@ -32,7 +47,7 @@ _OF_FETCH = text("SELECT * FROM tracked_ids WHERE fetch_id = :fetch_id ORDER BY 
 
 
 def due_ids(connection: Connection, account_id: str, many: int) -> Sequence[RowMapping]:
-    """Open ids whose check is due and that no fetch holds, young messages first."""
+    """Open ids whose check is due and that no fetch holds: young ones first, but for what is long due."""
     return connection.execute(_DUE, {"account_id": account_id, "many": many}).mappings().all()
 
 
@@ -101,6 +116,20 @@ def find(connection: Connection, account_id: str, rows: Sequence[Mapping[str, An
     """The tracked rows of these (id_kind, value) pairs."""
     keys = [{"id_kind": row["id_kind"], "value": row["value"]} for row in rows]
     return connection.execute(_FIND, {"account_id": account_id, "rows": json_parameter(keys)}).mappings().all()
+
+
+_READ_WHOLE = text("""
+    SELECT t.id_kind, t.value FROM tracked_ids t
+    JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(id_kind text, value text) USING (id_kind, value)
+    WHERE t.account_id = :account_id AND t.last_found_at IS NOT NULL
+""")
+
+
+def read_whole(connection: Connection, account_id: str, keys: Collection[TrackedKey]) -> set[TrackedKey]:
+    """Those ids that some answer was about; one of several pages answers with its last, so all was read then."""
+    rows = [{"id_kind": key.id_kind, "value": key.value} for key in keys]
+    found = connection.execute(_READ_WHOLE, {"account_id": account_id, "rows": json_parameter(rows)})
+    return {TrackedKey(id_kind=id_kind, value=value) for id_kind, value in found}
 
 
 _ACCOUNT = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE id = :account_id")

@@ -119,7 +119,7 @@ def _account(table: Section, adapters: Mapping[str, Adapter]) -> AccountSettings
         base_url=base_url,
         timezone=timezone,
         credentials=credentials,
-        credentials_hash=_credentials_hash(provider, base_url, credentials),
+        credentials_hash=_credentials_hash(provider, base_url, _telling(credentials, record)),
         enabled=enabled,
         **_limit(sections["limit"], record),
         retry=_retry(sections["retry"]),
@@ -188,18 +188,25 @@ def _credentials(section: Section, record: ProviderRecord | None) -> dict[str, s
             section.wrong(name, "it is not a reference, and secrets do not belong into this file", right)
             references[name] = ""
     if record is not None:
-        _check_names(section, set(references), record.credentials)
+        _check_names(section, set(references), record)
     return references
 
 
-def _check_names(section: Section, given: set[str], sets: tuple[tuple[str, ...], ...]) -> None:
+def _check_names(section: Section, given: set[str], record: ProviderRecord) -> None:
     """Refuse names that the provider does not have, and a set that is neither one nor the other."""
-    known = sorted({name for names in sets for name in names})
+    sets, optional = record.credentials, set(record.optional_credentials)
+    known = sorted({name for names in sets for name in names} | optional)
     unknown = [name for name in given if name not in known]
     for name in unknown:
         section.wrong(name, "this provider has no such credential", section.nearest(name, known))
-    if not unknown and not any(set(names) == given for names in sets):
+    if not unknown and not any(set(names) == given - optional for names in sets):
         section.wrong("", "these credentials are not complete", " or ".join(" + ".join(names) for names in sets))
+
+
+def _telling(credentials: Mapping[str, str], record: ProviderRecord | None) -> dict[str, str]:
+    """The credentials that the provider's limit hangs on: a webhook's secret does not make another account."""
+    optional = record.optional_credentials if record else ()
+    return {name: reference for name, reference in credentials.items() if name not in optional}
 
 
 def _credentials_hash(provider: str, base_url: str, credentials: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from datetime import date, datetime
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
-from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey, Unreadable
+from models.report import DeliveryReport, Discovered, Hint, IdAnswer, TrackedKey, Unreadable
 
 JsonObject = Mapping[str, Any]
 
@@ -73,10 +73,18 @@ class ProviderRecord:
     options: tuple[OptionSpec, ...] = ()
     id_kinds: tuple[str, ...] = ()
     """Kinds of tracked ids that a sender may register (`ulak track`)."""
+    number_part: Mapping[str, int] = field(default_factory=dict)
+    """For kinds whose value holds the recipient's number: which part of it, by `models.keys.split_key`."""
     sweep_window_days: int | None = None
     """Calendar days (inclusive) that one list window may span; None: the provider has no list to sweep."""
     callback_tails: tuple[str, ...] | None = None
-    """Tails of the callback routes (`""` is the bare one); None: the provider pushes nothing."""
+    """Tails of the callback routes (`""` is the bare one); None: the provider has no route of a fixed name."""
+    optional_credentials: tuple[str, ...] = ()
+    """Names that may stand beside any of the sets; they do not tell one account from another."""
+    callback_secret: str | None = None
+    """For a provider that presents no login: the credential whose value is the tail of its one callback route."""
+    callback_drops: tuple[str, ...] = ()
+    """Fields of pushed JSON that are dropped on receipt, before anything is read, sealed or stored (message text)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +191,8 @@ class Parsed:
     page: SweepPage | None = None
     """Set for pages of a list window."""
     unreadable: tuple[Unreadable, ...] = ()
+    hints: tuple[Hint, ...] = ()
+    """Of callbacks: statements whose subject can only be told with what is stored."""
     learned: JsonObject = field(default_factory=dict)
 
 

@@ -54,6 +54,25 @@ def load_json(body: bytes) -> Any:
     return value
 
 
+def drop_fields(body: bytes, names: Collection[str]) -> bytes:
+    """The JSON text without the fields of these names, at any depth and in any spelling of upper and lower case.
+
+    Nothing is left of a body that is not JSON: what cannot be read may hold them anywhere.
+    """
+    unwanted = {name.casefold() for name in names}
+    try:
+        value = load_json(body)
+    except AnswerNotUnderstood:
+        return b""
+    return json.dumps(_without(value, unwanted), ensure_ascii=True).encode("ascii")
+
+
+def _without(value: Any, unwanted: Collection[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(inner, unwanted) for key, inner in value.items() if key.casefold() not in unwanted}
+    return [_without(inner, unwanted) for inner in value] if isinstance(value, list) else value
+
+
 def load_object(body: bytes) -> dict[str, Any]:
     """The JSON object of a whole answer; `AnswerNotUnderstood` for any other value."""
     value = load_json(body)

@@ -18,6 +18,7 @@ from models.vocabulary import Granularity, is_open
 from providers.adapter import (
     Account,
     Answer,
+    Callback,
     DueId,
     Fetch,
     FetchSpec,
@@ -57,7 +58,7 @@ from providers.iletimerkezi_orders import (
     read_recipients,
     summarise_order,
 )
-from providers.pull_only import PullOnly
+from providers.iletimerkezi_webhook import MESSAGE_TEXT, WEBHOOK_SECRET, read_webhook
 
 OK: Final = 200
 NOT_FOUND: Final = 455
@@ -91,8 +92,8 @@ _DETAILS: Final = OptionSpec(
 )
 
 
-class Iletimerkezi(PullOnly):
-    """The adapter: list windows of orders, then the recipients of each order that is not settled."""
+class Iletimerkezi:
+    """The adapter: list windows of orders, then the recipients of each order that is not settled; and the webhook."""
 
     record = ProviderRecord(
         name="iletimerkezi",
@@ -114,6 +115,9 @@ class Iletimerkezi(PullOnly):
             ),
         ),
         sweep_window_days=10,
+        optional_credentials=(WEBHOOK_SECRET,),
+        callback_secret=WEBHOOK_SECRET,
+        callback_drops=(MESSAGE_TEXT,),
     )
 
     def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:  # noqa: ARG002
@@ -140,6 +144,19 @@ class Iletimerkezi(PullOnly):
             return _parse_order(account, fetch, answer, code=code, response=response)
         _refuse(code, answer)
         return _parse_list(account, fetch, answer, response)
+
+    def parse_callback(self, account: Account, callback: Callback) -> Parsed:
+        """What the webhook says of one recipient of an order; there is no other body that could be handed over."""
+        if callback.tail:
+            raise RequestIsWrong("iletimerkezi pushes to one address only, and its send replies hold no report.")
+        details = account.options.get(_DETAILS.name, _DETAILS.default)
+        return read_webhook(load_object(callback.body), details=bool(details))
+
+    def authorise_callback(self, account: Account, callback: Callback) -> bool:
+        """Whether the tail of the address is the account's secret: the webhook is signed by nothing else."""
+        secret = account.credentials.get(WEBHOOK_SECRET, "")
+        given = callback.tail.encode("utf-8", "surrogatepass")
+        return bool(secret) and hmac.compare_digest(given, secret.encode())
 
 
 def _list_page(window: Sequence[str], page: int) -> FetchSpec:

@@ -99,6 +99,7 @@ RECORD: Final = ProviderRecord(
         ),
     ),
     id_kinds=("number",),
+    number_part={"number": 1},
 )
 
 

@@ -14,22 +14,19 @@ import kombu.exceptions
 import redis.exceptions
 from celery import Celery
 from celery.signals import setup_logging
-from kombu import Queue
+from kombu import Exchange, Queue
 
-from core import clock, names
+from core import names
 from core.logging import configure_logging
 from core.settings import Settings, load_settings
-from models.database import make_engine
-from providers.http import HttpDoor
 from providers.registry import ADAPTERS
 from schedules.beat import entries
 from tasks.base import UlakTask
-from tasks.runtime import Runtime, seal_key
+from tasks.runtime import Runtime
+from workers.runtimes import build_runtime
 
 VISIBILITY_TIMEOUT_SECONDS = 300
 """Well above any task's length (under 90 s); the row's lease is shorter anyway."""
-DATABASE_CONNECTIONS_PER_THREAD = 1
-SPARE_CONNECTIONS = 2
 KEY_PREFIX = "ulak:"
 
 
@@ -59,26 +56,6 @@ class UlakApp(Celery):
     def providers(self) -> tuple[str, ...]:
         """Names of the providers that beat plans for."""
         return tuple(ADAPTERS)
-
-
-def build_runtime(settings: Settings, *, threads: int, application_name: str = "ulak-worker") -> Runtime:
-    """A runtime for one process with so many threads; connects when it is first used."""
-    if settings.database_url is None:
-        raise LookupError(
-            "ULAK_DATABASE_URL is not set: set it to postgresql://user:password@host:5432/database, "
-            "or start everything with `ulak up`, which brings a PostgreSQL of its own."
-        )
-    return Runtime(
-        engine=make_engine(
-            settings.database_url.get_secret_value(),
-            pool_size=threads * DATABASE_CONNECTIONS_PER_THREAD + SPARE_CONNECTIONS,
-            application_name=application_name,
-        ),
-        door=HttpDoor(max_connections=threads + SPARE_CONNECTIONS, boot=clock.boot, now=clock.now),
-        seal_key=seal_key(settings),
-        lease_margin_seconds=settings.lease_margin_seconds,
-        tick_seconds=settings.tick_seconds,
-    )
 
 
 def make_app(settings: Settings) -> UlakApp:
@@ -126,7 +103,9 @@ def _profile(redis_url: str) -> dict[str, Any]:
         "task_send_sent_event": False,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
-        "task_queues": [Queue(name) for name in names.QUEUES],
+        # Named in full: a queue without an exchange of its own is bound to the default one's key as well, and every
+        # message would then reach both queues.
+        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in names.QUEUES],
         "task_default_queue": names.QUEUE_CONTROL,
         "task_routes": {task: {"queue": queue} for task, queue in names.QUEUE_OF_TASK.items()},
         "beat_max_loop_interval": 1,

@@ -12,6 +12,7 @@ from providers.registry import ADAPTERS
 from tasks.runtime import Runtime
 from workers.embedded.postgres import PostgresServer
 from workers.embedded.valkey import ValkeyServer
+from workers.runtimes import build_runtime
 
 
 class NothingRunningError(Exception):
@@ -45,16 +46,14 @@ def engine_for(settings: Settings, *, application_name: str = "ulak-cli") -> Eng
 
 def runtime_for(settings: Settings, *, threads: int = 1, application_name: str = "ulak-cli") -> Runtime:
     """A runtime for this process's steps, on the database that `database_url` finds."""
-    # Importing the app reads the environment and costs half a second, which most commands need not pay.
-    from workers.app import build_runtime  # noqa: PLC0415
-
     known = settings.model_copy(update={"database_url": SecretStr(database_url(settings))})
     return build_runtime(known, threads=threads, application_name=application_name)
 
 
 def app_for(settings: Settings) -> Any:
     """A Celery app that publishes to the Redis that `redis_url` finds."""
-    from workers.app import make_app  # noqa: PLC0415 - the same
+    # Importing the app reads the environment and costs half a second, which most commands need not pay.
+    from workers.app import make_app  # noqa: PLC0415
 
     return make_app(settings.model_copy(update={"redis_url": SecretStr(redis_url(settings))}))
 

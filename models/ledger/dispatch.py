@@ -52,9 +52,9 @@ _LOOK = text("""
            ARRAY(SELECT c.released_at FROM calls c
              WHERE c.account_id = :account_id AND c.released_at > t.now - make_interval(secs => :per_seconds)
              ORDER BY c.released_at DESC LIMIT :requests) AS releases,
-           (SELECT min(f.available_at) FROM fetches f
+           EXISTS (SELECT 1 FROM fetches f
              WHERE f.account_id = :account_id AND f.state = 'ready'
-               AND (f.hinted_at IS NULL OR f.hinted_at <= t.now - make_interval(secs => :hint_lasts))) AS earliest
+               AND (f.hinted_at IS NULL OR f.hinted_at <= t.now - make_interval(secs => :hint_lasts))) AS is_waiting
     FROM t
 """)
 
@@ -73,7 +73,10 @@ _HINT = text("""
 
 _MORE = text("""
     SELECT EXISTS (SELECT 1 FROM fetches
-      WHERE account_id = :account_id AND state = 'ready' AND available_at <= :now AND hinted_at IS NULL)
+             WHERE account_id = :account_id AND state = 'ready' AND available_at <= :now
+               AND (hinted_at IS NULL OR hinted_at <= :now - make_interval(secs => :hint_lasts))) AS now,
+           (SELECT min(available_at) FROM fetches
+             WHERE account_id = :account_id AND state = 'ready' AND available_at > :now) AS later
 """)
 
 _SET_WAKE = text("UPDATE accounts SET wake_at = :wake_at WHERE id = :account_id")
@@ -100,7 +103,7 @@ def dispatch(connection: Connection, account_id: str) -> Dispatch:
         .mappings()
         .one()
     )
-    if look["earliest"] is None:
+    if not look["is_waiting"]:
         return Dispatch(account_id=account_id)
     now: datetime = look["now"]
     blocked_until = _blocked_until(account, now)
@@ -108,7 +111,7 @@ def dispatch(connection: Connection, account_id: str) -> Dispatch:
         return _with_timer(connection, account, now, blocked_until, ())
     moments, next_slot = free_moments(account, look)
     hints = _hint(connection, account_id, now, moments) if moments else ()
-    at = _next_look(connection, account_id, look, next_slot, is_limited=len(hints) == len(moments))
+    at = _next_look(connection, account_id, now, next_slot)
     return _with_timer(connection, account, now, at, hints)
 
 
@@ -160,14 +163,12 @@ def _hint(connection: Connection, account_id: str, now: datetime, moments: list[
     )
 
 
-def _next_look(
-    connection: Connection, account_id: str, look: RowMapping, next_slot: datetime | None, *, is_limited: bool
-) -> datetime | None:
+def _next_look(connection: Connection, account_id: str, now: datetime, next_slot: datetime | None) -> datetime | None:
     """When something changes by itself: a slot beyond the horizon is freed, or a fetch's wait for its retry ends."""
-    now: datetime = look["now"]
-    if is_limited and connection.execute(_MORE, {"account_id": account_id, "now": now}).scalar_one():
-        return next_slot
-    return look["earliest"] if look["earliest"] > now else None
+    parameters = {"account_id": account_id, "now": now, "hint_lasts": HINT_LASTS_SECONDS}
+    more = connection.execute(_MORE, parameters).one()
+    moments = [moment for moment in (next_slot if more.now else None, more.later) if moment is not None]
+    return min(moments, default=None)
 
 
 def _with_timer(

@@ -52,6 +52,15 @@ def fence(connection: Connection, fetch_id: int, token: UUID) -> None:
         raise FencedError
 
 
+_HOLD_READY = text("SELECT poll_id FROM fetches WHERE id = :fetch_id AND state = 'ready' FOR NO KEY UPDATE")
+
+
+def hold_ready(connection: Connection, fetch_id: int) -> int | None:
+    """Hold a fetch that stands ready, and give its poll; None where it does not stand ready."""
+    poll_id: int | None = connection.execute(_HOLD_READY, {"fetch_id": fetch_id}).scalar_one_or_none()
+    return poll_id
+
+
 # The database's clock minus the time since the answer: later than the truth by the statement's way, never earlier.
 _CLOSE_CALL = text("""
     UPDATE calls SET
@@ -76,9 +85,12 @@ def close_call(connection: Connection, end: CallEnd) -> None:
     )
 
 
-def unsent(call_id: int) -> CallEnd:
-    """The end of a call of which not a byte has left: its slot was never used."""
-    return CallEnd(call_id=call_id, outcome="unsent", http_status=None, duration_seconds=0.0, seconds_since=3600.0)
+_DROP_CALL = text("DELETE FROM calls WHERE id = :call_id AND answered_at IS NULL")
+
+
+def drop_call(connection: Connection, call_id: int) -> None:
+    """Take back the row of a call of which not a byte has left: it was never made, and its slot is free at once."""
+    connection.execute(_DROP_CALL, {"call_id": call_id})
 
 
 _NOW = text("SELECT clock_timestamp()")
@@ -166,7 +178,8 @@ _REOPEN = text("""
         SELECT t.id, g.expected FROM tracked_ids t JOIN given g USING (id_kind, value)
         WHERE t.account_id = :account_id ORDER BY t.id FOR NO KEY UPDATE OF t
     )
-    UPDATE tracked_ids t SET closed_at = NULL, close_reason = NULL, changed_as_of = :asked_at,
+    UPDATE tracked_ids t SET closed_at = NULL, close_reason = NULL,
+        changed_as_of = greatest(t.changed_as_of, :asked_at),
         next_check_at = least(coalesce(t.next_check_at, clock_timestamp()), clock_timestamp()),
         expected = coalesce(locked.expected, t.expected)
     FROM locked WHERE t.id = locked.id
@@ -229,17 +242,20 @@ _RETURN = text("""
 """)
 
 
-def return_fetch(connection: Connection, fetch_id: int, *, available_at: datetime, error: str, counted: bool) -> bool:
-    """Make the fetch ready again from `available_at` on. An answer came, so the claims start anew.
+def return_fetch(
+    connection: Connection, fetch_id: int, *, available_at: datetime, error: str, counted: bool, claims: int = 0
+) -> bool:
+    """Make the fetch ready again from `available_at` on. It came to an end by itself, so the claims start anew.
 
-    False when another fetch with equal params stands ready meanwhile: then this one is to be ended instead.
+    False when another fetch with equal params stands ready meanwhile: then this one is to be ended instead. The caller
+    counts the poll next, whose lock shows whether it was cancelled meanwhile (`planning.cancel_if_ended`).
     """
     parameters = {
         "fetch_id": fetch_id,
         "available_at": available_at,
         "error": error,
         "counted": int(counted),
-        "claims": 0,
+        "claims": claims,
     }
     return connection.execute(_RETURN, parameters).scalar_one_or_none() is not None
 
@@ -257,13 +273,16 @@ class PollCounts:
     advanced: int = 0
     unchanged: int = 0
     drifting: bool = False
+    unswept: bool = False
+    """A window of the plan was left to another poll: this one cannot vouch for the days it planned to sweep."""
 
 
 _COUNT = text("""
     UPDATE polls SET
         open_fetches = open_fetches - :ended + :children, fetches = fetches + :children, dead = dead + :dead,
         calls = calls + :calls, reports = reports + :reports, new = new + :new, advanced = advanced + :advanced,
-        unchanged = unchanged + :unchanged, drifting = drifting OR :drifting
+        unchanged = unchanged + :unchanged, drifting = drifting OR :drifting,
+        sweep_through = CASE WHEN :unswept THEN NULL ELSE sweep_through END
     WHERE id = :poll_id
     RETURNING open_fetches, state, planned_at
 """)
@@ -289,6 +308,7 @@ def count_poll(connection: Connection, poll_id: int, counts: PollCounts) -> str 
             "advanced": counts.advanced,
             "unchanged": counts.unchanged,
             "drifting": counts.drifting,
+            "unswept": counts.unswept,
         },
     ).one()
     if row.open_fetches > 0 or row.state != "running":

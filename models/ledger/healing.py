@@ -4,10 +4,14 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, text
 
+from models.ledger.finishing import PollCounts, count_poll
+from models.ledger.planning import cancel_if_ended
 from models.ledger.walks import ended_state_sql
 
 MAX_CLAIMS = 5
 """A fetch that was claimed so often without any answer is dead: its body may be killing the workers."""
+REST_SECONDS = 1800.0
+"""How long the ids of such a fetch rest (times the account's factor), or the killing would begin anew at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +26,14 @@ class Healed:
 
 
 _EXPIRED = text("""
-    SELECT id, poll_id, account_id, claims, params_hash FROM fetches
-    WHERE state = 'sending' AND lease_until < clock_timestamp()
-    ORDER BY id LIMIT :many FOR NO KEY UPDATE SKIP LOCKED
+    SELECT id, poll_id, account_id, claims, params ? 'window' AS is_window FROM fetches
+    WHERE state = 'sending' AND lease_until < statement_timestamp()
+    ORDER BY lease_until LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
 """)
 _ABANDON_CALLS = text("""
     UPDATE calls SET answered_at = gives_up_at, outcome = 'abandoned'
-    WHERE fetch_id = :fetch_id AND answered_at IS NULL AND gives_up_at < clock_timestamp()
+    WHERE account_id = :account_id AND fetch_id = :fetch_id AND answered_at IS NULL
+      AND gives_up_at < statement_timestamp()
 """)
 _RELEASE = text("""
     UPDATE fetches f SET state = 'ready', lease_token = NULL, lease_until = NULL, hinted_at = NULL,
@@ -43,27 +48,30 @@ _BURY = text("""
         last_error = :error
     WHERE id = :fetch_id
 """)
-_FREE = text("UPDATE tracked_ids SET fetch_id = NULL WHERE fetch_id = :fetch_id")
-_LEAVE_POLL = text(f"""
-    UPDATE polls SET open_fetches = open_fetches - 1, dead = dead + :dead, calls = calls + 1,
-        state = CASE WHEN state = 'running' AND open_fetches = 1 AND planned_at IS NOT NULL THEN
-            (CASE WHEN :dead > 0 THEN 'complete_with_errors' ELSE {ended_state_sql()} END) ELSE state END,
-        finished_at = CASE WHEN state = 'running' AND open_fetches = 1 AND planned_at IS NOT NULL
-                           THEN clock_timestamp() ELSE finished_at END
-    WHERE id = :poll_id
+_FREE = text("""
+    UPDATE tracked_ids t SET fetch_id = NULL, next_check_at = CASE WHEN :is_dead THEN
+        greatest(t.next_check_at, clock_timestamp()
+            + make_interval(secs => :rest * coalesce(CAST(a.poll ->> 'time_factor' AS double precision), 1)))
+        ELSE t.next_check_at END
+    FROM accounts a WHERE t.fetch_id = :fetch_id AND a.id = t.account_id
 """)
 
 
-def expired_leases(connection: Connection, *, many: int = 200) -> list[RowMapping]:
-    """Fetches whose lease has run out, locked by this transaction; those that another one is healing are left out."""
-    return list(connection.execute(_EXPIRED, {"many": many}).mappings())
+def expired_lease(connection: Connection) -> RowMapping | None:
+    """The fetch whose lease ran out first, locked by this transaction; one that another is healing is left out."""
+    return connection.execute(_EXPIRED).mappings().one_or_none()
 
 
 def release(connection: Connection, fetch: RowMapping) -> str:
-    """Make an expired fetch ready again, or end it: `ready`, `dead` (claimed too often) or `cancelled` (superseded)."""
-    connection.execute(_ABANDON_CALLS, {"fetch_id": fetch["id"]})
+    """Make an expired fetch ready again, or end it: `ready`, `dead` (claimed too often) or `cancelled` (superseded).
+
+    Its call counts as made: nobody knows. In a cancelled poll it ends with the poll. One fetch a transaction, since the
+    poll is the last lock.
+    """
+    connection.execute(_ABANDON_CALLS, {"fetch_id": fetch["id"], "account_id": fetch["account_id"]})
     if fetch["claims"] < MAX_CLAIMS and connection.execute(_RELEASE, {"fetch_id": fetch["id"]}).scalar_one_or_none():
-        return "ready"
+        count_poll(connection, fetch["poll_id"], PollCounts(calls=1))
+        return "cancelled" if cancel_if_ended(connection, fetch["poll_id"]) else "ready"
     state = "dead" if fetch["claims"] >= MAX_CLAIMS else "cancelled"
     error = (
         f"ClaimedTooOften: {fetch['claims']} workers took it and none wrote an answer"
@@ -71,8 +79,10 @@ def release(connection: Connection, fetch: RowMapping) -> str:
         else "Superseded: an equal fetch stands ready"
     )
     connection.execute(_BURY, {"fetch_id": fetch["id"], "state": state, "error": error})
-    connection.execute(_FREE, {"fetch_id": fetch["id"]})
-    connection.execute(_LEAVE_POLL, {"poll_id": fetch["poll_id"], "dead": int(state == "dead")})
+    is_dead = state == "dead"
+    connection.execute(_FREE, {"fetch_id": fetch["id"], "is_dead": is_dead, "rest": REST_SECONDS})
+    counts = PollCounts(ended=1, dead=int(is_dead), calls=1, unswept=fetch["is_window"] and not is_dead)
+    count_poll(connection, fetch["poll_id"], counts)
     return state
 
 
@@ -89,7 +99,7 @@ _END_POLLS = text(f"""
 """)
 _UNPLANNED = text("""
     SELECT account_id, id FROM polls
-    WHERE state = 'running' AND planned_at IS NULL AND started_at < clock_timestamp() - interval '3 seconds'
+    WHERE state = 'running' AND planned_at IS NULL AND started_at < statement_timestamp() - interval '3 seconds'
     ORDER BY id LIMIT 500
 """)
 _WAITING = text("""
@@ -124,23 +134,32 @@ def waiting_accounts(connection: Connection, *, hint_lasts_seconds: float) -> tu
 
 
 _PRUNE_CALLS = text("""
-    DELETE FROM calls WHERE id IN (SELECT id FROM calls
-        WHERE asked_at < clock_timestamp() - make_interval(days => :days)
-          AND answered_at IS NOT NULL LIMIT :many)
+    DELETE FROM calls WHERE id IN (SELECT c.id FROM calls c JOIN accounts a ON a.id = c.account_id
+        WHERE c.asked_at < statement_timestamp() - make_interval(days => :days) AND c.answered_at IS NOT NULL
+          -- Whatever still counts for the limit stays, however long its window is.
+          AND c.released_at < statement_timestamp() - make_interval(secs => a.limit_per_seconds) LIMIT :many)
 """)
 _PRUNE_FETCHES = text("""
     DELETE FROM fetches WHERE id IN (SELECT f.id FROM fetches f JOIN polls p ON p.id = f.poll_id
-        WHERE p.finished_at < clock_timestamp() - make_interval(days => :days)
+        WHERE p.finished_at < statement_timestamp() - make_interval(days => :days)
           AND f.state IN ('done', 'cancelled') LIMIT :many)
 """)
 
 
-def prune(connection: Connection, *, days: int, many: int = 5000) -> tuple[int, int]:
-    """Delete answered calls and ended fetches older than `days`, at most `many` of each: (calls, fetches).
+# The newest poll that swept days is the watermark's witness.
+_PRUNE_POLLS = text("""
+    DELETE FROM polls WHERE id IN (SELECT p.id FROM polls p
+        WHERE p.finished_at < statement_timestamp() - make_interval(days => :days) AND p.sweep_through IS NULL
+          AND NOT EXISTS (SELECT 1 FROM fetches f WHERE f.poll_id = p.id) LIMIT :many)
+""")
 
-    Dead fetches stay until somebody has looked at them. No limit's window is as long as a day, so the limiter's rows
-    are never touched.
+
+def prune(connection: Connection, *, days: int, many: int = 5000) -> tuple[int, int, int]:
+    """Delete answered calls and ended fetches and polls older than `days`, at most `many` of each: how many of each.
+
+    Dead fetches stay with their polls until somebody has looked at them. What the limiter counts is never touched.
     """
     parameters = {"days": days, "many": many}
     calls = connection.execute(_PRUNE_CALLS, parameters).rowcount
-    return calls, connection.execute(_PRUNE_FETCHES, parameters).rowcount
+    fetches = connection.execute(_PRUNE_FETCHES, parameters).rowcount
+    return calls, fetches, connection.execute(_PRUNE_POLLS, parameters).rowcount

@@ -108,8 +108,8 @@ _TAKE = text("""
         WHERE f.id = :fetch_id AND f.state = 'ready'
         RETURNING f.*
     ), called AS (
-        INSERT INTO calls (account_id, fetch_id, asked_at, gives_up_at, released_at)
-        SELECT taken.account_id, taken.id, m.asked_at,
+        INSERT INTO calls (account_id, fetch_id, endpoint, asked_at, gives_up_at, released_at)
+        SELECT taken.account_id, taken.id, :endpoint, m.asked_at,
                m.asked_at + make_interval(secs => :deadline), m.asked_at + make_interval(secs => :deadline)
         FROM taken, moment m
         RETURNING id, asked_at
@@ -123,11 +123,18 @@ _TAKE = text("""
 _UNHINT = text("UPDATE fetches SET hinted_at = NULL WHERE id = :fetch_id AND state = 'ready'")
 
 
-def take(connection: Connection, fetch_id: int, *, lease_margin_seconds: float) -> Taken | NotYet | Gone:
+def take(
+    connection: Connection,
+    fetch_id: int,
+    *,
+    lease_margin_seconds: float,
+    endpoint: str = "",
+) -> Taken | NotYet | Gone:
     """Turn a ready fetch into a held one and write its call row, in one, if the account may be asked now.
 
     The caller commits at once: no byte leaves before. The lease lasts deadline + `lease_margin_seconds`; whoever
-    finishes later than that may find that another worker holds the fetch (`lease_token` differs).
+    finishes later than that may find that another worker holds the fetch (`lease_token` differs). `endpoint`: what is
+    asked, for the audit.
     """
     row = connection.execute(_LOCK_ACCOUNT, {"fetch_id": fetch_id}).mappings().one_or_none()
     if row is None or row["fetch_state"] != "ready":
@@ -154,6 +161,7 @@ def take(connection: Connection, fetch_id: int, *, lease_margin_seconds: float) 
                 "account_id": row["account_id"],
                 "fetch_id": fetch_id,
                 "token": str(uuid4()),
+                "endpoint": endpoint,
                 "deadline": deadline,
                 "lease_seconds": deadline + lease_margin_seconds,
                 "breaker_state": "closed" if row["breaker_state"] == "closed" else "probing",

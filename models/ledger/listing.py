@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, select
 
-from models.tables import polls
+from models.tables import accounts, polls
 
 _COLUMNS = [column for column in polls.c if column.name not in {"ids", "sweep_through"}]
 
@@ -13,6 +13,15 @@ _COLUMNS = [column for column in polls.c if column.name not in {"ids", "sweep_th
 def find_poll(connection: Connection, poll_id: int) -> RowMapping | None:
     """One poll with its progress; None where there is none."""
     return connection.execute(select(*_COLUMNS).where(polls.c.id == poll_id)).mappings().one_or_none()
+
+
+def polls_of_key(connection: Connection, key: str) -> Sequence[RowMapping]:
+    """Polls opened with this idempotency key (a Celery task's id is one), with `ids` as they were asked for.
+
+    A key belongs to an account, so the unique index is asked once for each account.
+    """
+    query = select(polls).select_from(accounts.join(polls, polls.c.account_id == accounts.c.id))
+    return connection.execute(query.where(polls.c.idempotency_key == key).order_by(polls.c.id)).mappings().all()
 
 
 def list_polls(

@@ -17,18 +17,37 @@ _PAUSE = text("""
         last_trouble = CAST(:reason AS text), last_trouble_at = clock_timestamp()
     WHERE id = :account_id
 """)
-_READY = text("SELECT count(*) FROM fetches WHERE account_id = :account_id AND state = 'ready'")
-_MARK = text("UPDATE accounts SET planned_at = clock_timestamp() WHERE id = :account_id")
-_MARK_CLOSED = text("UPDATE accounts SET closed_swept_at = clock_timestamp() WHERE id = :account_id")
+_READY = text("""
+    SELECT count(*) FROM fetches
+    WHERE account_id = :account_id AND state = 'ready'
+      AND available_at <= statement_timestamp() + make_interval(secs => :within)
+""")
+_PROMOTE = text("""
+    UPDATE fetches SET priority = :priority
+    WHERE account_id = :account_id AND state = 'ready' AND priority > :priority
+      AND available_at < statement_timestamp() - make_interval(secs => :waited)
+""")
+_MARK = text("""
+    UPDATE accounts SET planned_at = CASE WHEN :today THEN clock_timestamp() ELSE planned_at END,
+        closed_swept_at = CASE WHEN :closed THEN clock_timestamp() ELSE closed_swept_at END
+    WHERE id = :account_id
+""")
 _ROLL = text("""
     UPDATE accounts a SET swept_through = p.through
-    FROM (SELECT max(sweep_through) AS through FROM polls WHERE account_id = :account_id AND state = 'complete') p
-    WHERE a.id = :account_id AND p.through IS NOT NULL AND (a.swept_through IS NULL OR a.swept_through < p.through)
+    -- The newest of them reaches farthest; it is found a few rows back, however long the history is.
+    FROM (SELECT sweep_through AS through FROM polls
+          WHERE account_id = :account_id AND state = 'complete' AND sweep_through IS NOT NULL
+          ORDER BY id DESC LIMIT 1) p
+    WHERE a.id = :account_id AND (a.swept_through IS NULL OR a.swept_through < p.through)
 """)
 _WATERMARK = text("SELECT swept_through FROM accounts WHERE id = :account_id")
 _WINDOWS = text("""
-    SELECT DISTINCT params -> 'window' ->> 0 AS first, params -> 'window' ->> 1 AS last
-    FROM fetches WHERE account_id = :account_id AND state IN ('ready', 'sending') AND params ? 'window'
+    -- Two questions, since each state has its own partial index.
+    SELECT params -> 'window' ->> 0 AS first, params -> 'window' ->> 1 AS last
+    FROM fetches WHERE account_id = :account_id AND state = 'ready' AND params ? 'window'
+    UNION
+    SELECT params -> 'window' ->> 0, params -> 'window' ->> 1
+    FROM fetches WHERE account_id = :account_id AND state = 'sending' AND params ? 'window'
 """)
 _OLDEST_ORDER = text("""
     SELECT min(least(sent_at, first_seen_at)) FROM delivery_status
@@ -47,15 +66,21 @@ def pause(connection: Connection, account_id: str, until: datetime, reason: str)
     connection.execute(_PAUSE, {"account_id": account_id, "until": until, "reason": reason})
 
 
-def ready_count(connection: Connection, account_id: str) -> int:
-    """How many fetches of the account wait to be made."""
-    count: int = connection.execute(_READY, {"account_id": account_id}).scalar_one()
+def ready_count(connection: Connection, account_id: str, *, within_seconds: float) -> int:
+    """How many fetches of the account could be made within so long; one that waits for a later retry takes no room."""
+    count: int = connection.execute(_READY, {"account_id": account_id, "within": within_seconds}).scalar_one()
     return count
 
 
-def mark_planned(connection: Connection, account_id: str, *, closed: bool) -> None:
-    """Remember that windows were opened now: today's, or those of closed days."""
-    connection.execute(_MARK_CLOSED if closed else _MARK, {"account_id": account_id})
+def promote_waiting(connection: Connection, account_id: str, *, priority: int, waited_seconds: float) -> None:
+    """Raise fetches that could have gone for so long to `priority`, where the oldest goes first: nothing starves."""
+    parameters = {"account_id": account_id, "priority": priority, "waited": waited_seconds}
+    connection.execute(_PROMOTE, parameters)
+
+
+def mark_planned(connection: Connection, account_id: str, *, today: bool, closed: bool) -> None:
+    """Remember that windows were opened now: today's, those of closed days, or both."""
+    connection.execute(_MARK, {"account_id": account_id, "today": today, "closed": closed})
 
 
 def roll_watermark(connection: Connection, account_id: str) -> date | None:

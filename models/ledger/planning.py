@@ -142,8 +142,12 @@ def insert_fetches(connection: Connection, poll_id: int, account_id: str, fetche
 
 _TAKE_OVER = text("""
     WITH wanted AS (
-        SELECT f.id, f.poll_id FROM fetches f
+        SELECT f.id, f.poll_id, f.params ? 'window' AS is_window FROM fetches f
         WHERE f.account_id = :account_id AND f.state = 'ready' AND f.poll_id <> :poll_id
+          -- A page that continues a chain is read in the light of the pages before it, which stay with their poll.
+          AND NOT EXISTS (SELECT 1 FROM fetches before
+                WHERE before.poll_id = f.poll_id AND before.state = 'done'
+                  AND before.params ->> 'chain' = f.params ->> 'chain')
           AND (f.params_hash = ANY(:hashes)
                OR f.id IN (SELECT t.fetch_id FROM tracked_ids t WHERE t.id = ANY(:ids) AND t.fetch_id IS NOT NULL))
         ORDER BY f.id
@@ -152,10 +156,12 @@ _TAKE_OVER = text("""
         UPDATE fetches f SET poll_id = :poll_id, priority = :priority
         FROM wanted WHERE f.id = wanted.id RETURNING f.id
     )
-    SELECT wanted.poll_id, count(*) AS many FROM wanted JOIN moved USING (id) GROUP BY wanted.poll_id
+    SELECT wanted.poll_id, count(*) AS many, bool_or(wanted.is_window) AS unswept
+    FROM wanted JOIN moved USING (id) GROUP BY wanted.poll_id
 """)
 _LEAVE = text(f"""
     UPDATE polls SET open_fetches = open_fetches - :many, fetches = fetches - :many,
+        sweep_through = CASE WHEN :unswept THEN NULL ELSE sweep_through END,
         state = CASE WHEN open_fetches = :many AND planned_at IS NOT NULL AND state = 'running'
                      THEN {ended_state_sql()} ELSE state END,
         finished_at = CASE WHEN open_fetches = :many AND planned_at IS NOT NULL AND state = 'running'
@@ -169,7 +175,8 @@ def take_over(
 ) -> int:
     """Let an on-demand poll take over the fetches of its subject that were not sent yet; returns how many.
 
-    Their former polls go on without them (and end, where nothing else was open).
+    Their former polls go on without them (and end, where nothing else was open); one that gave a window away vouches
+    for no swept day any more. A page that continues a chain stays where it is.
     """
     rows = connection.execute(
         _TAKE_OVER,
@@ -182,7 +189,7 @@ def take_over(
         },
     ).all()
     for row in sorted(rows, key=lambda row: row.poll_id):
-        connection.execute(_LEAVE, {"poll_id": row.poll_id, "many": row.many})
+        connection.execute(_LEAVE, {"poll_id": row.poll_id, "many": row.many, "unswept": row.unswept})
     return sum(row.many for row in rows)
 
 
@@ -212,7 +219,7 @@ _CANCEL_FETCHES = text("""
     ), freed AS (
         UPDATE tracked_ids t SET fetch_id = NULL FROM ended WHERE t.fetch_id = ended.id
     ), counted AS (
-        UPDATE polls SET open_fetches = open_fetches - (SELECT count(*) FROM ended) WHERE id = :poll_id
+        UPDATE polls SET open_fetches = open_fetches + :uncounted - (SELECT count(*) FROM ended) WHERE id = :poll_id
     )
     SELECT count(*) FROM ended
 """)
@@ -221,15 +228,31 @@ _CANCEL_FETCHES = text("""
 def cancel(connection: Connection, poll_id: int) -> int | None:
     """End a running poll: its ready fetches are cancelled and their ids freed; None when it was not running.
 
-    A fetch in the air still writes its reports. The poll's lock comes first here: a finisher that inserts children
-    waits, sees `cancelled`, and inserts none.
+    A fetch in the air still writes its reports. The poll's lock comes first here, so whoever makes fetches of it ready
+    at the same time waits at the count, sees `cancelled`, and takes them back.
     """
     if connection.execute(_CANCEL_POLL, {"poll_id": poll_id}).scalar_one_or_none() is None:
         return None
     return cancel_ready(connection, poll_id)
 
 
-def cancel_ready(connection: Connection, poll_id: int) -> int:
-    """Cancel the ready fetches of a poll, free their ids, and subtract them from `open_fetches`; returns how many."""
-    cancelled: int = connection.execute(_CANCEL_FETCHES, {"poll_id": poll_id}).scalar_one()
+def cancel_ready(connection: Connection, poll_id: int, *, uncounted: int = 0) -> int:
+    """Cancel the ready fetches of a poll, free their ids, and subtract them from `open_fetches`; returns how many.
+
+    `uncounted`: how many of them this transaction has inserted without adding them to `open_fetches`.
+    """
+    parameters = {"poll_id": poll_id, "uncounted": uncounted}
+    cancelled: int = connection.execute(_CANCEL_FETCHES, parameters).scalar_one()
     return cancelled
+
+
+def cancel_if_ended(connection: Connection, poll_id: int) -> bool:
+    """After a fetch was made ready again: end it with its poll where that was cancelled meanwhile; whether it was.
+
+    Under the poll's lock, so that of a cancelling and a returning transaction the later one sees the earlier.
+    """
+    poll = lock_poll(connection, poll_id)
+    if poll is None or poll["state"] == "running":
+        return False
+    cancel_ready(connection, poll_id)
+    return True

@@ -37,32 +37,42 @@ class WalkedPage:
     round: int
     number: int
     count: int | None
+    last: bool
     seen: tuple[str, ...]
 
 
+_OPEN = text("""
+    SELECT EXISTS (SELECT 1 FROM fetches f
+      WHERE f.poll_id = :poll_id AND f.params -> 'window' = CAST(:window AS jsonb)
+        AND f.state IN ('ready', 'sending', 'dead'))
+""")
 _WINDOW = text("""
-    SELECT f.state, f.round, f.page, f.seen
+    SELECT f.round, f.page, f.seen
     FROM fetches f
-    WHERE f.poll_id = :poll_id AND f.params -> 'window' = CAST(:window AS jsonb)
-      AND f.state IN ('ready', 'sending', 'done', 'dead')
+    WHERE f.poll_id = :poll_id AND f.params -> 'window' = CAST(:window AS jsonb) AND f.state = 'done'
+      AND f.page IS NOT NULL
     ORDER BY f.id
 """)
 
 
 def walked_pages(connection: Connection, poll_id: int, window_json: str) -> tuple[list[WalkedPage], bool]:
-    """The finished pages of one window of a poll, and whether another of its pages is still open or dead.
+    """The finished pages of one window of a poll; or ([], True) while another of its pages is still open, or is dead.
 
-    To be asked under the poll's lock: of all finishers of a round exactly one then sees the round whole.
+    To be asked under the poll's lock: of all finishers of a round exactly one then sees the round whole. What the pages
+    have seen is read only then: read at each of n pages, it would cost n² pages.
     """
-    rows = connection.execute(_WINDOW, {"poll_id": poll_id, "window": window_json}).all()
+    parameters = {"poll_id": poll_id, "window": window_json}
+    if connection.execute(_OPEN, parameters).scalar_one():
+        return [], True
+    rows = connection.execute(_WINDOW, parameters).all()
     pages = [
         WalkedPage(
             round=row.round,
             number=row.page["number"],
             count=row.page["count"],
+            last=row.page["last"],
             seen=tuple(row.seen or ()),
         )
         for row in rows
-        if row.state == "done" and row.page is not None
     ]
-    return pages, any(row.state != "done" for row in rows)
+    return pages, False

@@ -1,6 +1,6 @@
 """What a provider pushes to us, and what a sender hands over: into the same upsert, in one transaction."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, RowMapping
 
@@ -11,8 +11,10 @@ from models.quarantine import seal
 from models.report import Unreadable
 from models.tracked import account_of
 from providers.adapter import Callback, Parsed
+from providers.decoding import drop_fields
 from providers.errors import AnswerNotUnderstood, ProviderError
 from tasks.runtime import Runtime, adapter_of
+from tasks.steps.hints import ask_now, place
 
 log = get_logger(__name__)
 
@@ -34,6 +36,8 @@ class Received:
     advanced: int
     unchanged: int
     quarantined: int
+    asked: int = 0
+    """Ids that were made due, since only a poll can tell what was meant."""
 
 
 def receive(runtime: Runtime, provider: str, account_id: str, callback: Callback) -> Received:
@@ -43,17 +47,28 @@ def receive(runtime: Runtime, provider: str, account_id: str, callback: Callback
     """
     with runtime.engine.begin() as connection:
         row = account_of(connection, account_id)
-    tails = None if row is None else adapter_of(row).record.callback_tails
-    if row is None or row["provider"] != provider or tails is None or callback.tail not in tails:
+    if row is None or row["provider"] != provider:
+        raise NoSuchCallbackError
+    record = adapter_of(row).record
+    if record.callback_secret is None and callback.tail not in (record.callback_tails or ()):
         raise NoSuchCallbackError
     if not adapter_of(row).authorise_callback(runtime.account(row), callback):
-        raise CallbackRefusedError
+        if record.callback_secret is None:
+            raise CallbackRefusedError
+        # A wrong secret is an address that does not exist. It is not logged: it may be yesterday's, or a typing slip.
+        log.warning("callback.wrong_address", account=row["id"])
+        raise NoSuchCallbackError
+    if record.callback_secret is not None:
+        # From here on the tail is told to logs and the quarantine's list.
+        callback = replace(callback, tail="")
     return ingest(runtime, row, callback)
 
 
 def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
     """Store a body that is known to be the provider's (a push that was authorised, a reply that the sender had)."""
     adapter = adapter_of(row)
+    if adapter.record.callback_drops:
+        callback = replace(callback, body=drop_fields(callback.body, adapter.record.callback_drops))
     try:
         parsed = adapter.parse_callback(runtime.account(row), callback)
     except AnswerNotUnderstood as error:
@@ -70,7 +85,10 @@ def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
 
 def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: Callback, parsed: Parsed) -> Received:
     """One transaction: the deliveries, their history, and what was not understood."""
-    result = upsert(connection, row["id"], row["provider"], parsed.reports, asked_at=None)
+    placed = place(connection, row["id"], parsed.hints)
+    reports = (*parsed.reports, *placed.reports)
+    result = upsert(connection, row["id"], row["provider"], reports, asked_at=None)
+    ask_now(connection, row, placed.ask)
     if parsed.unreadable:
         seal(
             connection,
@@ -85,14 +103,16 @@ def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: 
         "callback.stored",
         account=row["id"],
         tail=callback.tail,
-        reports=len(parsed.reports),
+        reports=len(reports),
         new=result.new,
         advanced=result.advanced,
+        asked=len(placed.ask),
     )
     return Received(
-        reports=len(parsed.reports),
+        reports=len(reports),
         new=result.new,
         advanced=result.advanced,
         unchanged=result.unchanged,
         quarantined=len(parsed.unreadable),
+        asked=len(placed.ask),
     )

@@ -22,16 +22,16 @@ from tasks.steps.asking import Asked, Prepared
 from tasks.steps.finishing import finish
 from tasks.steps.planning import CREDENTIALS_MISSING
 from tasks.steps.tracking import due_id
-from tasks.steps.trouble import return_unsent
+from tasks.steps.trouble import bury_unasked, return_unsent
 
 log = get_logger(__name__)
 
 
 _PEEK = text("""
     SELECT a.*, clock_timestamp() AS now, f.id AS fetch_id, f.poll_id AS fetch_poll_id, f.kind AS fetch_kind,
-           f.params AS fetch_params, f.round AS fetch_round, f.label AS fetch_label
+           f.params AS fetch_params, f.round AS fetch_round, f.label AS fetch_label, f.state AS fetch_state
     FROM fetches f JOIN accounts a ON a.id = f.account_id
-    WHERE f.id = :fetch_id AND f.state = 'ready'
+    WHERE f.id = :fetch_id
 """)
 
 
@@ -41,11 +41,16 @@ def make_fetch(runtime: Runtime, fetch_id: int) -> list[Message]:
     A repeated, late or lost hint does no harm: whoever finds the fetch not ready does nothing.
     """
     prepared = _prepare(runtime, fetch_id)
-    if prepared is None:
-        return []
+    if not isinstance(prepared, Prepared):
+        return [] if prepared is None else _wake(runtime, prepared)
     bind_context(account=prepared.account.id, provider=prepared.account.provider)
     with runtime.engine.begin() as connection:
-        taken = limiter.take(connection, fetch_id, lease_margin_seconds=runtime.lease_margin_seconds)
+        taken = limiter.take(
+            connection,
+            fetch_id,
+            lease_margin_seconds=runtime.lease_margin_seconds,
+            endpoint=prepared.request.endpoint,
+        )
     if isinstance(taken, limiter.Gone):
         return []
     if isinstance(taken, limiter.Taken):
@@ -60,12 +65,19 @@ def _wake(runtime: Runtime, account_id: str) -> list[Message]:
         return messages_of(dispatch(connection, account_id))
 
 
-def _prepare(runtime: Runtime, fetch_id: int) -> Prepared | None:
-    """Read the fetch and build its request, so that nothing slow stands between holding it and sending it."""
+def _prepare(runtime: Runtime, fetch_id: int) -> Prepared | str | None:
+    """Read the fetch and build its request, so that nothing slow stands between holding it and sending it.
+
+    The account's id where this fetch can not be made and another may go in its place; None where nothing is to be done.
+    """
     with runtime.engine.begin() as connection:
         row = connection.execute(_PEEK, {"fetch_id": fetch_id}).mappings().one_or_none()
         if row is None:
             return None
+        if row["fetch_state"] != "ready":
+            # A hint of a cancelled fetch held a slot that another waits for.
+            account_id: str = row["id"]
+            return account_id if row["fetch_state"] == "cancelled" else None
         tracked = {TrackedKey(id_kind=r["id_kind"], value=r["value"]): r for r in ids_of_fetch(connection, fetch_id)}
         seen_before = seen_in_chain(connection, row["fetch_poll_id"], row["fetch_params"], row["fetch_round"])
     try:
@@ -82,7 +94,16 @@ def _prepare(runtime: Runtime, fetch_id: int) -> Prepared | None:
     )
     fetch = Fetch(spec=spec, ids={key: due_id(r) for key, r in tracked.items()}, seen_before=seen_before)
     adapter = adapter_of(row)
-    request = adapter.request(account, fetch, clock.now())
+    try:
+        request = adapter.request(account, fetch, clock.now())
+    except ProviderError as error:
+        bury_unasked(runtime, row, fetch_id, f"{type(error).__name__}: {error.message}")
+        return account.id
+    except Exception as error:  # noqa: BLE001 - a fetch that cannot be built must not be hinted for ever
+        # The exception's text may quote an id; its class is all that is safe to keep.
+        log.error("fetch.build_failed", fetch=fetch_id, error=origin(error))  # noqa: TRY400
+        bury_unasked(runtime, row, fetch_id, f"OurBug: building the request failed with {type(error).__name__}.")
+        return account.id
     return Prepared(row=row, account=account, adapter=adapter, fetch=fetch, request=request, tracked=tracked)
 
 

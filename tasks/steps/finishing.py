@@ -70,11 +70,15 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
         seen=parsed.seen,
         page=None if page is None else {"number": page.number, "count": page.count, "last": page.last},
     )
+    if children < len(parsed.children):
+        # Ids were left to children that are not to be: of a cancelled poll, or equal to a fetch that stands ready.
+        ledger.free_tracked(connection, asked.taken.fetch_id)
     poll = planning.lock_poll(connection, asked.taken.poll_id)
     cancelled = poll is None or poll["state"] == "cancelled"
     if cancelled and children:
         # Cancelled between the children's insert and this lock: they must not be asked.
-        planning.cancel_ready(connection, asked.taken.poll_id)
+        planning.cancel_ready(connection, asked.taken.poll_id, uncounted=children)
+        children = 0
     further, drifting = (0, False) if cancelled else judge_window(connection, asked)
     log.info(
         "fetch.stored",

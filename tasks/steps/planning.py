@@ -5,13 +5,13 @@ due never waits behind hours of older plans. Missed ticks are never made up for:
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from math import ceil
 
 from sqlalchemy import Connection, RowMapping
 
-from core.logging import get_logger
+from core.logging import get_logger, origin
 from core.settings import CredentialError
 from models.database import retry_transaction
 from models.ledger import planning
@@ -24,6 +24,7 @@ from models.ledger.pace import (
     open_windows,
     pause,
     plannable_accounts,
+    promote_waiting,
     ready_count,
     roll_watermark,
 )
@@ -45,6 +46,8 @@ YOUNG = timedelta(hours=1)
 CREDENTIALS_MISSING = timedelta(minutes=1)
 """How long an account rests whose credentials cannot be found; nothing is asked meanwhile."""
 ON_DEMAND_IDS = 10_000
+PROMOTE_SECONDS = 60.0
+"""A fetch that could have gone for so long is raised to the rank of young messages, where the oldest goes first."""
 CLOSED_DAYS_EVERY = 10
 """Closed days with open orders are swept at every so-manieth interval; without, once an hour."""
 
@@ -55,6 +58,10 @@ class Plan:
 
     fetches: tuple[planning.NewFetch, ...] = ()
     sweep_through: date | None = None
+    opens_today: bool = False
+    """Today's window was looked at: its interval begins anew once the plan is stored."""
+    opens_closed: bool = False
+    """The same of the closed days."""
 
 
 def plan_due(runtime: Runtime, provider: str) -> list[Message]:
@@ -63,7 +70,10 @@ def plan_due(runtime: Runtime, provider: str) -> list[Message]:
         account_ids = plannable_accounts(connection, provider)
     messages: list[Message] = []
     for account_id in account_ids:
-        messages += _plan_scheduled(runtime, account_id)
+        try:
+            messages += _plan_scheduled(runtime, account_id)
+        except Exception as error:  # noqa: BLE001 - one account's trouble must not keep the others from being planned
+            log.error("poll.plan_failed", account=account_id, error=origin(error))  # noqa: TRY400
     return messages
 
 
@@ -75,10 +85,16 @@ def _plan_scheduled(runtime: Runtime, account_id: str) -> list[Message]:
         account = _account_or_pause(runtime, connection, row)
         if account is None:
             return []
+        promote_waiting(
+            connection, account_id, priority=planning.PRIORITY_YOUNG, waited_seconds=PROMOTE_SECONDS * _factor(row)
+        )
         plan = _scheduled_plan(connection, row, account)
-        if plan.fetches:
-            tick = _floor(row["now"], runtime.tick_seconds)
-            _open_and_fill(connection, account_id, plan, tick)
+        tick = _floor(row["now"], runtime.tick_seconds)
+        if plan.fetches and not _open_and_fill(connection, account_id, plan, tick):
+            # The tick was planned already: what has fallen due since is the next one's, and nothing is noted as done.
+            return []
+        if plan.opens_today or plan.opens_closed:
+            mark_planned(connection, account_id, today=plan.opens_today, closed=plan.opens_closed)
         return messages_of(dispatch(connection, account_id)) if plan.fetches else []
 
     return retry_transaction(runtime.engine, run)
@@ -89,30 +105,33 @@ def _account_or_pause(runtime: Runtime, connection: Connection, row: RowMapping)
     try:
         return runtime.account(row)
     except CredentialError as error:
-        until = row["now"] + CREDENTIALS_MISSING
-        pause(connection, row["id"], until, str(error))
-        log.warning("account.paused", account=row["id"], reason=str(error), until=until)
+        if row["paused_until"] is None or row["paused_until"] <= row["now"]:
+            until = row["now"] + CREDENTIALS_MISSING
+            pause(connection, row["id"], until, str(error))
+            log.warning("account.paused", account=row["id"], reason=str(error), until=until)
         return None
 
 
-def _open_and_fill(connection: Connection, account_id: str, plan: Plan, tick: datetime) -> None:
-    """Open the tick's poll with its plan; a tick that was planned already is left alone."""
+def _open_and_fill(connection: Connection, account_id: str, plan: Plan, tick: datetime) -> bool:
+    """Open the tick's poll with its plan; False where the tick was planned already, which is left alone."""
     new = planning.NewPoll(account_id=account_id, kind="plan", trigger="schedule", scheduled_for=tick)
     poll_id, created = planning.open_poll(connection, new)
     if poll_id is None or not created:
-        return
+        return False
     inserted = planning.insert_fetches(connection, poll_id, account_id, plan.fetches)
     planning.close_plan(connection, poll_id, inserted, sweep_through=plan.sweep_through)
     log.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted)
+    return True
 
 
 def _scheduled_plan(connection: Connection, row: RowMapping, account: Account) -> Plan:
     """What is due at this account now: windows at their interval, ids by the poll policy."""
     adapter = adapter_of(row)
     sweep = _due_sweep(connection, row, account, adapter)
-    room = max(0, capacity(row) - ready_count(connection, account.id) - len(sweep.fetches))
+    ready = ready_count(connection, account.id, within_seconds=HORIZON_SECONDS)
+    room = max(0, capacity(row) - ready - len(sweep.fetches))
     ids = _due_id_fetches(connection, row, account, adapter, room) if room else ()
-    return Plan(fetches=sweep.fetches + ids, sweep_through=sweep.sweep_through)
+    return replace(sweep, fetches=sweep.fetches + ids)
 
 
 def capacity(row: RowMapping) -> int:
@@ -128,14 +147,18 @@ def _due_sweep(connection: Connection, row: RowMapping, account: Account, adapte
     """Today's window when its interval has passed; closed days where the watermark or an open order asks for them."""
     if adapter.record.sweep_window_days is None or not _is_tick_due(row, adapter):
         return Plan()
-    mark_planned(connection, row["id"], closed=False)
     today = row["now"].astimezone(account.timezone).date()
     running = open_windows(connection, account.id)
     windows = [] if (today, today) in running else [(today, today)]
     closed, through = _due_closed(connection, row, account, adapter, today)
     windows += [window for window in closed if window not in running]
     complete = through if closed and not set(closed) & running else None
-    return Plan(fetches=_window_fetches(adapter, account, windows, today), sweep_through=complete)
+    return Plan(
+        fetches=_window_fetches(adapter, account, windows, today),
+        sweep_through=complete,
+        opens_today=True,
+        opens_closed=through is not None,
+    )
 
 
 def _is_tick_due(row: RowMapping, adapter: Adapter) -> bool:
@@ -158,7 +181,6 @@ def _due_closed(
     oldest_day = oldest.astimezone(account.timezone).date() if oldest else None
     if not _is_closed_due(row, adapter, swept_is_behind=swept is None or swept < yesterday, oldest=oldest_day):
         return [], None
-    mark_planned(connection, row["id"], closed=True)
     start = sweep_start(today, account.lookback_days, swept, oldest_day)
     return closed_windows(start, today, _window_days(account, adapter)), yesterday
 
@@ -201,7 +223,10 @@ def _window_fetches(
 def _due_id_fetches(
     connection: Connection, row: RowMapping, account: Account, adapter: Adapter, room: int
 ) -> tuple[planning.NewFetch, ...]:
-    """Fetches for the ids that are due, batches filled up with those that are due next, at most `room` of them."""
+    """Fetches for the ids that are due, batches filled up with those that are due next, at most `room` of them.
+
+    Where there is room for some only, those go whose ids come first among the due: a rank alone would starve the rest.
+    """
     batch = int(account.options.get("batch_size") or 1)
     due = due_ids(connection, account.id, room * batch)
     if not due:
@@ -227,16 +252,17 @@ def _fillers(
 def fetches_for(
     adapter: Adapter, account: Account, rows: Sequence[RowMapping], now: datetime, priority: int | None = None
 ) -> tuple[planning.NewFetch, ...]:
-    """The adapter's fetches for these tracked rows, as rows to insert, the most valuable first."""
+    """The adapter's fetches for these tracked rows, as rows to insert, in the order of their first rows."""
     by_key = {TrackedKey(id_kind=row["id_kind"], value=row["value"]): row for row in rows}
+    turns = {key: turn for turn, key in enumerate(by_key)}
     specs = adapter.plan_ids(account, [due_id(row) for row in rows], now.astimezone(UTC).date())
     fetches = []
-    for spec in specs:
+    for spec in sorted(specs, key=lambda spec: min((turns[key] for key in spec.ids if key in turns), default=0)):
         asked = [by_key[key] for key in spec.ids if key in by_key]
         youngest = max((row["sent_at"] for row in asked), default=now)
         rank = planning.PRIORITY_YOUNG if now - youngest < YOUNG else planning.PRIORITY_OLD
         fetches.append(new_fetch(spec, priority=priority or rank, ids=tuple(row["id"] for row in asked)))
-    return tuple(sorted(fetches, key=lambda fetch: fetch.priority))
+    return tuple(fetches)
 
 
 def new_fetch(
@@ -258,13 +284,13 @@ def new_fetch(
 
 
 def plan_poll(runtime: Runtime, account_id: str, poll_id: int) -> list[Message]:
-    """Plan a poll that was opened on demand; one that is planned already is left alone."""
+    """Plan a poll that was opened on demand; one that is planned already, or cancelled, is left alone."""
 
     def run(connection: Connection) -> list[Message]:
         row = lock_account(connection, account_id)
         account = _account_or_pause(runtime, connection, row)
         poll = planning.lock_poll(connection, poll_id)
-        if account is None or poll is None or poll["planned_at"] is not None:
+        if account is None or poll is None or poll["planned_at"] is not None or poll["state"] != "running":
             return []
         _fill_on_demand(connection, row, account, poll)
         return messages_of(dispatch(connection, account_id))
@@ -279,17 +305,14 @@ def _fill_on_demand(connection: Connection, row: RowMapping, account: Account, p
     today = row["now"].astimezone(account.timezone).date()
     sweeps = _window_fetches(adapter, account, windows, today, priority)
     wanted = _wanted_ids(connection, row, account, adapter, poll)
-    taken = planning.take_over(
-        connection,
-        poll["id"],
-        account.id,
-        hashes=[params_hash(fetch.kind, fetch.params) for fetch in sweeps],
-        ids=[tracked["id"] for tracked in wanted],
-        priority=priority,
-    )
+    ids = [tracked["id"] for tracked in wanted]
+    taken = planning.take_over(connection, poll["id"], account.id, hashes=[], ids=ids, priority=priority)
     held = held_ids(connection, poll["id"])
     rest = [tracked for tracked in wanted if tracked["id"] not in held]
     fetches = sweeps + fetches_for(adapter, account, rest, row["now"], priority)
+    # Windows hold no ids, and a fetch may have let go of its own: these are known by what they ask.
+    hashes = [params_hash(fetch.kind, fetch.params) for fetch in fetches]
+    taken += planning.take_over(connection, poll["id"], account.id, hashes=hashes, ids=[], priority=priority)
     inserted = planning.insert_fetches(connection, poll["id"], account.id, fetches)
     planning.close_plan(connection, poll["id"], inserted + taken)
     log.info("poll.planned", account=account.id, poll=poll["id"], fetches=inserted, taken_over=taken)

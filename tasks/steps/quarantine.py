@@ -15,6 +15,7 @@ from models.vocabulary import Status
 from providers.adapter import Answer, Callback, Fetch, FetchSpec, Parsed
 from providers.errors import ProviderError
 from tasks.runtime import Runtime, adapter_of
+from tasks.steps.hints import ask_now, place
 from tasks.steps.tracking import account_row
 
 log = get_logger(__name__)
@@ -48,15 +49,18 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
         return None
     row = account_row(connection, entry.account_id)
     parsed = _parse(runtime, row, entry)
-    if isinstance(parsed, Parsed) and parsed.reports:
+    if isinstance(parsed, Parsed) and (parsed.reports or parsed.hints) and not parsed.unreadable:
         asked_at = None if entry.origin.startswith("callback:") else _asked_at(connection, entry_id)
-        result = upsert(connection, row["id"], row["provider"], parsed.reports, asked_at=asked_at)
+        placed = place(connection, row["id"], parsed.hints)
+        reports = (*parsed.reports, *placed.reports)
+        result = upsert(connection, row["id"], row["provider"], reports, asked_at=asked_at)
+        ask_now(connection, row, placed.ask)
         resolve(connection, entry_id)
         return Reread(
             entry_id=entry_id,
             understood=True,
             why="understood and stored",
-            reports=len(parsed.reports),
+            reports=len(reports),
             new=result.new,
             advanced=result.advanced,
         )

@@ -51,5 +51,7 @@ def _is_complete(pages: list[WalkedPage], latest: int, *, is_today: bool) -> boo
     """Whether the latest round, with the rounds before it for today's window, has seen all."""
     counted = pages if is_today else [page for page in pages if page.round == latest]
     distinct = {key for page in counted for key in page.seen}
-    of_round = [SweepPage(number=page.number, count=page.count, last=False) for page in pages if page.round == latest]
+    of_round = [
+        SweepPage(number=page.number, count=page.count, last=page.last) for page in pages if page.round == latest
+    ]
     return round_complete(of_round, len(distinct), today=is_today)

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from models import tracked
+from models.keys import split_key
 from models.report import TrackedKey
 from providers.adapter import Account, Adapter, DueId
 from providers.numbers import lookup_form
@@ -85,7 +86,7 @@ def _rows(row: RowMapping, adapter: Adapter, items: Sequence[Mapping[str, Any]],
             raise UnknownIdKindError(f"{adapter.record.title} knows no id of kind {kind!r} (known: {known}).")
         sent_at = item.get("sent_at") or now
         valid_until = item.get("valid_until") or sent_at + validity
-        recipient = item.get("recipient")
+        recipient = item.get("recipient") or _number_in(adapter, kind, value)
         rows[kind, value] = {
             "id_kind": kind,
             "value": value,
@@ -99,3 +100,10 @@ def _rows(row: RowMapping, adapter: Adapter, items: Sequence[Mapping[str, Any]],
             ),
         }
     return list(rows.values())
+
+
+def _number_in(adapter: Adapter, kind: str, value: str) -> str | None:
+    """The recipient's number where the id itself names it, so that an unanswered id is found by its number."""
+    place = adapter.record.number_part.get(kind)
+    parts = split_key(value)
+    return None if place is None or place >= len(parts) else parts[place]

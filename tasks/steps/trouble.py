@@ -26,8 +26,8 @@ from providers.errors import (
     TryAgainSoon,
 )
 from providers.retry import GiveUp, Pause, RetryAt, RetryPolicy, decide
-from tasks.runtime import Runtime
-from tasks.steps.asking import Asked, Prepared
+from tasks.runtime import Runtime, adapter_of
+from tasks.steps.asking import Asked
 from tasks.steps.tracking import policy_numbers
 
 log = get_logger(__name__)
@@ -104,7 +104,8 @@ def _finish_trouble(
     ledger.update_account(connection, row, changes)
     if changes.get("breaker_state") == "open":
         log.warning("account.breaker_opened", account=row["id"], until=changes["breaker_until"])
-    decision = _uncounted_if(decision, changes, row["now"])
+    if failed_with_account(row, error, changes) and not isinstance(decision, Pause):
+        decision = RetryAt(at=row["now"], counted=False, not_before=changes.get("breaker_until", row["breaker_until"]))
     return _put_back(connection, asked, error, decision, row["now"])
 
 
@@ -130,13 +131,12 @@ def _account_changes(
     return changes
 
 
-def _uncounted_if(
-    decision: RetryAt | GiveUp | Pause, changes: Mapping[str, Any], now: datetime
-) -> RetryAt | GiveUp | Pause:
-    """Trouble of the whole account returns the fetch uncounted, to be asked when the breaker lets a probe through."""
-    if changes.get("breaker_state") == "open" and not isinstance(decision, Pause):
-        return RetryAt(at=now, counted=False, not_before=changes["breaker_until"])
-    return decision
+def failed_with_account(row: RowMapping, error: ProviderError, changes: Mapping[str, Any]) -> bool:
+    """Whether this failure is the whole account's: it opened the breaker, or came home while that was open.
+
+    Then the fetch returns uncounted, to be asked when the breaker lets a probe through.
+    """
+    return isinstance(error, TryAgainSoon) and changes.get("breaker_state", row["breaker_state"]) == "open"
 
 
 def _put_back(
@@ -149,7 +149,11 @@ def _put_back(
     """Return the fetch or end it, and count it in its poll."""
     text = f"{type(error).__name__}: {error.message}"
     if isinstance(decision, GiveUp):
-        return _end(connection, asked, state="dead", error=f"{type(error).__name__}: {decision.reason}")
+        # The ids rest as long as the longest wait of the poll policy.
+        rest = asked.taken.asked_at + timedelta(seconds=ease_seconds(asked.prepared.row))
+        return _end(
+            connection, asked, state="dead", error=f"{type(error).__name__}: {decision.reason}", not_before=rest
+        )
     if isinstance(error, TryAgainAt) and isinstance(decision, RetryAt) and asked.prepared.tracked:
         # The ids wait for the moment that the provider named; the poll need not stay open for days.
         return _end(connection, asked, state="done", error=text, not_before=decision.at)
@@ -157,12 +161,12 @@ def _put_back(
     is_of_account = isinstance(decision, Pause) or decision.not_before is not None
     at = now if is_of_account or isinstance(decision, Pause) else decision.at
     counted = isinstance(decision, RetryAt) and decision.counted
-    cancelled = planning.poll_state(connection, asked.taken.poll_id) == "cancelled"
-    if cancelled or not ledger.return_fetch(
-        connection, asked.taken.fetch_id, available_at=at, error=text, counted=counted
-    ):
+    if not ledger.return_fetch(connection, asked.taken.fetch_id, available_at=at, error=text, counted=counted):
+        # An equal fetch stands ready meanwhile: it asks instead, of another poll.
         return _end(connection, asked, state="cancelled", error=text)
     ledger.count_poll(connection, asked.taken.poll_id, ledger.PollCounts(calls=1))
+    if planning.cancel_if_ended(connection, asked.taken.poll_id):
+        return "cancelled"
     return f"again at {at:%H:%M:%S}"
 
 
@@ -174,20 +178,36 @@ def _end(
     error: str,
     not_before: datetime | None = None,
 ) -> str:
-    """End the fetch without an answer, and free its ids for a later poll, not before `not_before` or a long step."""
-    rest = not_before or asked.taken.asked_at + timedelta(seconds=_ease(asked.prepared))
-    ledger.free_tracked(connection, asked.taken.fetch_id, not_before=rest)
+    """End the fetch without an answer, and free its ids for a later poll, not before `not_before`."""
+    ledger.free_tracked(connection, asked.taken.fetch_id, not_before=not_before)
     ledger.end_fetch(connection, asked.taken.fetch_id, state=state, error=error, counted=True)
-    counts = ledger.PollCounts(ended=1, dead=int(state == "dead"), calls=1)
+    unswept = state != "dead" and "window" in asked.taken.params
+    counts = ledger.PollCounts(ended=1, dead=int(state == "dead"), calls=1, unswept=unswept)
     ledger.count_poll(connection, asked.taken.poll_id, counts)
     return state
 
 
-def _ease(prepared: Prepared) -> float:
-    """How long ids of a dead fetch rest, in seconds: the longest wait of the poll policy."""
-    numbers = policy_numbers(prepared.row)
-    longest = numbers["max_check_seconds"] or prepared.adapter.record.poll.max_seconds
+def ease_seconds(row: RowMapping) -> float:
+    """How long ids of a dead fetch rest: the longest wait of the account's poll policy."""
+    numbers = policy_numbers(row)
+    longest = numbers["max_check_seconds"] or adapter_of(row).record.poll.max_seconds
     return float(longest) * float(numbers["time_factor"])
+
+
+def bury_unasked(runtime: Runtime, row: RowMapping, fetch_id: int, error: str) -> None:
+    """End a ready fetch whose request cannot be built: no hint would ever bring it on. `row`: the account's."""
+
+    def run(connection: Connection) -> None:
+        poll_id = ledger.hold_ready(connection, fetch_id)
+        if poll_id is None:
+            return
+        rest = ledger.database_now(connection) + timedelta(seconds=ease_seconds(row))
+        ledger.free_tracked(connection, fetch_id, not_before=rest)
+        ledger.end_fetch(connection, fetch_id, state="dead", error=error)
+        ledger.count_poll(connection, poll_id, ledger.PollCounts(ended=1, dead=1))
+
+    retry_transaction(runtime.engine, run)
+    log.warning("fetch.unaskable", fetch=fetch_id, account=row["id"], why=error)
 
 
 def return_unsent(runtime: Runtime, taken: Taken) -> None:
@@ -195,12 +215,18 @@ def return_unsent(runtime: Runtime, taken: Taken) -> None:
 
     def run(connection: Connection) -> None:
         ledger.fence(connection, taken.fetch_id, taken.lease_token)
-        ledger.close_call(connection, ledger.unsent(taken.permit.call_id))
+        ledger.drop_call(connection, taken.permit.call_id)
         now = ledger.database_now(connection)
         reason = "Unsent: more than a second passed between the ledger's commit and the request"
-        if not ledger.return_fetch(connection, taken.fetch_id, available_at=now, error=reason, counted=False):
-            ledger.free_tracked(connection, taken.fetch_id)
-            ledger.end_fetch(connection, taken.fetch_id, state="cancelled", error=reason)
-            ledger.count_poll(connection, taken.poll_id, ledger.PollCounts(ended=1))
+        # As if it had not been taken, that is all: claims of workers that died with it stay counted.
+        if ledger.return_fetch(
+            connection, taken.fetch_id, available_at=now, error=reason, counted=False, claims=taken.claims - 1
+        ):
+            planning.cancel_if_ended(connection, taken.poll_id)
+            return
+        ledger.free_tracked(connection, taken.fetch_id)
+        ledger.end_fetch(connection, taken.fetch_id, state="cancelled", error=reason)
+        counts = ledger.PollCounts(ended=1, unswept="window" in taken.params)
+        ledger.count_poll(connection, taken.poll_id, counts)
 
     retry_transaction(runtime.engine, run)

@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 
-from providers.registry import ADAPTERS
 from sqlalchemy import Connection, RowMapping, text
 
 from core.logging import get_logger
@@ -13,18 +12,22 @@ from models.ledger.dispatch import HINT_LASTS_SECONDS
 from models.quarantine import prune as prune_quarantine
 from models.report import DeliveryReport
 from models.vocabulary import Granularity, Source, Status
+from providers.registry import ADAPTERS
 from tasks.messages import Message, dispatch_account, poll_account
 from tasks.runtime import Runtime, adapter_of
 
 log = get_logger(__name__)
 
 KEEP_CALLS_DAYS = 14
+LEASES_AT_ONCE = 200
+PRUNE_ROWS = 5000
+PRUNE_BATCHES = 200
 EXPIRE_AT_ONCE = 500
 
 
 def reconcile(runtime: Runtime) -> list[Message]:
     """Re-ready expired leases, end polls that are done, and say again what nobody was told."""
-    healed = retry_transaction(runtime.engine, _release_expired)
+    healed = _release_expired(runtime)
     with runtime.engine.begin() as connection:
         ended = healing.end_polls(connection)
     with runtime.engine.begin() as connection:
@@ -36,13 +39,21 @@ def reconcile(runtime: Runtime) -> list[Message]:
     return messages + [dispatch_account(account_id) for account_id in waiting]
 
 
-def _release_expired(connection: Connection) -> dict[str, int]:
-    """How many expired fetches became what."""
+def _release_expired(runtime: Runtime) -> dict[str, int]:
+    """How many expired fetches became what; each in a transaction of its own."""
     counts: dict[str, int] = {}
-    for fetch in healing.expired_leases(connection):
-        state = healing.release(connection, fetch)
+    for _ in range(LEASES_AT_ONCE):
+        state = retry_transaction(runtime.engine, _release_one)
+        if state is None:
+            break
         counts[state] = counts.get(state, 0) + 1
     return counts
+
+
+def _release_one(connection: Connection) -> str | None:
+    """What became of the fetch that expired first; None where none has."""
+    fetch = healing.expired_lease(connection)
+    return None if fetch is None else healing.release(connection, fetch)
 
 
 _PUSH_ONLY = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE provider = :provider AND enabled ORDER BY id")
@@ -99,12 +110,16 @@ def _expire_account(connection: Connection, row: RowMapping) -> int:
 
 
 def prune(runtime: Runtime) -> dict[str, int]:
-    """Delete old calls, ended fetches and stale quarantine; at most a few thousand rows a run."""
+    """Delete old calls, ended fetches and polls, and stale quarantine, in short transactions of a few thousand rows."""
+    counts = {"calls": 0, "fetches": 0, "polls": 0}
+    for _ in range(PRUNE_BATCHES):
+        with runtime.engine.begin() as connection:
+            deleted = healing.prune(connection, days=KEEP_CALLS_DAYS, many=PRUNE_ROWS)
+        counts = {name: count + more for (name, count), more in zip(counts.items(), deleted, strict=True)}
+        if max(deleted) < PRUNE_ROWS:
+            break
     with runtime.engine.begin() as connection:
-        calls, fetches = healing.prune(connection, days=KEEP_CALLS_DAYS)
-    with runtime.engine.begin() as connection:
-        sealed = prune_quarantine(connection)
-    counts = {"calls": calls, "fetches": fetches, "quarantine": sealed}
+        counts["quarantine"] = prune_quarantine(connection)
     if any(counts.values()):
         log.info("upkeep.pruned", **counts)
     return counts

@@ -109,6 +109,9 @@ def test_its_record_is_complete(name: str) -> None:
     assert 0 < record.deadline_seconds <= LONGEST_DEADLINE_SECONDS
     assert len(set(record.id_kinds)) == len(record.id_kinds)
     assert record.callback_tails or record.id_kinds or record.sweep_window_days
+    assert record.callback_secret is None or record.callback_secret in record.optional_credentials
+    assert not (record.callback_tails and record.callback_secret)
+    assert not set(record.optional_credentials) & {part for parts in record.credentials for part in parts}
 
 
 @EVERY
@@ -131,7 +134,7 @@ def test_its_docs_page_names_all_that_an_account_may_say(name: str) -> None:
     page = (ROOT / "docs" / "providers" / f"{name}.md").read_text(encoding="utf-8")
     record = ADAPTERS[name].record
     words = {part for parts in record.credentials for part in parts} | {option.name for option in record.options}
-    words |= set(record.id_kinds) | {tail for tail in record.callback_tails or () if tail}
+    words |= set(record.optional_credentials) | set(record.id_kinds) | {tail for tail in record.callback_tails or () if tail}
     assert {word for word in words if f"`{word}`" not in page and f"`{word}=" not in page} == set()
 
 
@@ -275,7 +278,7 @@ def test_no_body_makes_it_fail_or_say_something_final(name: str, body: bytes, st
 def test_no_stranger_is_let_in_and_no_pushed_body_makes_it_fail(name: str, body: bytes, header: str) -> None:
     """Without the right credentials nobody is authorised; a pushed body parses or raises an error of the tree."""
     adapter: Adapter = ADAPTERS[name]
-    tails = adapter.record.callback_tails
+    tails = ("",) if adapter.record.callback_secret else adapter.record.callback_tails
     for tail in tails or ("",):
         callback = Callback(tail=tail, body=body, headers={"authorization": header}, client_ip="127.0.0.1")
         assert adapter.authorise_callback(account(name), callback) is False

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, text, update
 
 from models.accounts import (
     FOREVER,
@@ -21,6 +21,7 @@ from models.accounts import (
     resume,
 )
 from models.database import make_engine, transaction
+from models.ledger.planning import NewFetch, NewPoll, close_plan, insert_fetches, open_poll
 from models.schema import migrate
 from models.tables import accounts
 
@@ -215,3 +216,18 @@ def test_an_unknown_account_is_an_error(engine: Engine) -> None:
         for act in (load, resume, lambda c, i: pause(c, i, None, "why")):
             with pytest.raises(UnknownAccountError):
                 act(connection, "nobody")
+
+
+def test_an_account_that_is_switched_off_leaves_no_poll_open(engine: Engine) -> None:
+    """Nobody would ever make its fetches: its running polls are cancelled with it."""
+    spec = _account("switched-off")
+    _apply(engine, spec)
+    with transaction(engine) as connection:
+        poll_id, _ = open_poll(connection, NewPoll(account_id=spec.id, kind="on_demand", trigger="cli"))
+        assert poll_id is not None
+        fetch = NewFetch(kind="page", params={"page": 1}, label="page 1", priority=10)
+        close_plan(connection, poll_id, insert_fetches(connection, poll_id, spec.id, [fetch]))
+    _apply(engine, replace(spec, enabled=False))
+    with engine.connect() as connection:
+        states = connection.execute(text("SELECT p.state, f.state FROM polls p JOIN fetches f ON f.poll_id = p.id"))
+        assert [tuple(row) for row in states] == [("cancelled", "cancelled")]

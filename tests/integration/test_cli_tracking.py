@@ -77,7 +77,7 @@ def test_a_csv_file_registers_its_right_lines_and_names_the_wrong_ones(
     ]
     assert tracked(migrated_database) == [
         ("number", "771:+905301234567", "siparis-1", "+905301234567", 1, "2026-05-01 09:30:00+00"),
-        ("number", "771:+905301234572", None, None, None, "2026-05-01 10:30:00+00"),
+        ("number", "771:+905301234572", None, "+905301234572", None, "2026-05-01 10:30:00+00"),
     ]
 
 

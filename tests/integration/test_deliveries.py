@@ -14,12 +14,11 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from stored_rows import stored_rows
 
+from models.changes import ChangeCursor, read_changes
 from models.database import retry_transaction, transaction
 from models.deliveries import UpsertResult, upsert
 from models.erasure import Erased, erase
 from models.lookups import (
-    ChangeCursor,
-    changes,
     explain,
     find_by_any,
     find_deliveries,
@@ -246,15 +245,16 @@ def test_the_feed_of_changes_passes_nothing_over(migrated_database: Engine, acco
     upsert(late, account, "vairo", [said(Status.SENT, "late")], asked_at=NOON)
     tell(migrated_database, account, said(Status.SENT, "early"))
 
-    def fed(after: ChangeCursor) -> tuple[list[str], ChangeCursor]:
+    def fed(after: ChangeCursor | None = None) -> tuple[list[str], ChangeCursor]:
         with migrated_database.connect() as connection:
-            rows, cursor = changes(connection, after)
-        return [row["provider_key"] for row in rows], cursor
+            told, cursor = read_changes(connection, after)
+        return [each.delivery["provider_key"] for each in told if each.delivery], cursor
 
-    assert fed(ChangeCursor()) == ([], ChangeCursor())
+    nothing, begun = fed()
+    assert (nothing, begun.changed_in) == ([], 0)
     late.commit()
     late.close()
-    keys, cursor = fed(ChangeCursor())
+    keys, cursor = fed(begun)
     assert keys == ["late", "early"]
     tell(migrated_database, account, said(Status.DELIVERED, "late"), said(Status.SENT, "early"), hours=1)
     assert fed(cursor)[0] == ["late"]

@@ -45,6 +45,7 @@ def postgres(home: Path) -> Iterator[PostgresServer]:
 @pytest.fixture
 def early_postgres(home: Path) -> Iterator[PostgresServer]:
     """Debian's PostgreSQL, running with a clock that is two minutes ahead of everybody else's."""
+    # Not behind: inside some signal handlers faketime tells the true time, and time-outs would then seem to be over.
     folder = home / "early"
     folder.mkdir()
     [library] = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")

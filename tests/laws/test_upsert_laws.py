@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from datetime import datetime
-from itertools import count
 from typing import Any
 
 from database_fixtures import add_account
@@ -14,7 +13,7 @@ from stored_rows import stored_rows
 
 from models.database import transaction
 from models.deliveries import Key, UpsertResult, upsert
-from models.merge import Row, fold, observe
+from models.merge import Observation, Row, fold, merge_history, observe
 from models.rebuild import RebuildResult, rebuild
 from models.report import DeliveryReport
 
@@ -24,23 +23,30 @@ _batches = batches_of_restatements(_keys)
 _on_real_postgresql = settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-_numbers = count(1)
+Batches = list[tuple[list[DeliveryReport], datetime]]
 
 
-def folded(batches: list[tuple[list[DeliveryReport], datetime]]) -> dict[Key, Row]:
-    """What the table must hold after these batches."""
+def histories(batches: Batches) -> dict[Key, dict[bytes, Observation]]:
+    """All that these batches say, by delivery."""
     seen = defaultdict(list)
     for batch, asked_at in batches:
         for report in batch:
             seen[report.granularity, report.provider_key].append(observe(report, asked_at=asked_at))
-    return {key: fold(key[0], made) for key, made in seen.items()}
+    return {key: merge_history(made) for key, made in seen.items()}
+
+
+def stored_times(connection: Connection, account: str) -> dict[tuple[str, str, bytes], tuple[datetime, datetime]]:
+    """When each stored statement of an account was made, first and last."""
+    query = text(
+        "SELECT granularity, provider_key, content_hash, as_of, as_of_last FROM observations"
+        " JOIN delivery_status d ON d.id = delivery_id WHERE account_id = :account"
+    )
+    return {(row[0], row[1], row[2]): (row[3], row[4]) for row in connection.execute(query, {"account": account})}
 
 
 @given(_batches, st.data())
 @_on_real_postgresql
-def test_the_table_is_the_fold_of_the_history(
-    shared_database: Engine, batches: list[tuple[list[DeliveryReport], datetime]], data: st.DataObject
-) -> None:
+def test_the_table_is_the_fold_of_the_history(shared_database: Engine, batches: Batches, data: st.DataObject) -> None:
     """Batch by batch in any order, each in a transaction of its own, ends in the fold; a rebuild finds it so."""
     with transaction(shared_database) as connection:
         account = add_account(connection)
@@ -59,8 +65,14 @@ def test_the_table_is_the_fold_of_the_history(
             changed=frozenset(new | advanced),
         )
         before = after
-    assert before == folded(batches)
+    said = histories(batches)
+    assert before == {key: fold(key[0], history.values()) for key, history in said.items()}
     with transaction(shared_database) as connection:
+        assert stored_times(connection, account) == {
+            (*key, digest): (seen.as_of, seen.as_of_last)
+            for key, history in said.items()
+            for digest, seen in history.items()
+        }
         assert rebuild(connection, account) == RebuildResult(deliveries=len(before), differed=0)
 
 
@@ -77,9 +89,7 @@ def written(connection: Connection) -> dict[str, Any]:
 
 @given(_batches)
 @_on_real_postgresql
-def test_a_second_time_writes_nothing(
-    shared_database: Engine, batches: list[tuple[list[DeliveryReport], datetime]]
-) -> None:
+def test_a_second_time_writes_nothing(shared_database: Engine, batches: Batches) -> None:
     """What was said before costs nothing when said again: no tuple, no row lock, no transaction id, so no WAL."""
     with transaction(shared_database) as connection:
         account = add_account(connection)

@@ -304,3 +304,19 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
         f"{tmp_path / 'latin.toml'} is not UTF-8 text",
     ]
     assert [account.id for account in read_accounts(tmp_path / "right.toml")] == ["marka-sms", "bip-1"]
+
+
+def test_an_optional_credential_may_stand_beside_a_set_and_is_no_account_of_its_own() -> None:
+    """A webhook's secret is accepted with any set, not alone, and does not let two accounts share one limit."""
+    head = '[[account]]\nid = "{id}"\nprovider = "iletimerkezi"\n[account.credentials]\n'
+    keys, secret = 'key = "env:K"\nhash = "env:H"\n', 'webhook_secret = "env:W"\n'
+    [plain] = parse_accounts(head.format(id="a") + keys)
+    [pushed] = parse_accounts(head.format(id="a") + keys + secret)
+    assert (pushed.credentials, pushed.credentials_hash) == (
+        {"key": "env:K", "hash": "env:H", "webhook_secret": "env:W"},
+        plain.credentials_hash,
+    )
+    with pytest.raises(AccountsFileError, match="not complete"):
+        parse_accounts(head.format(id="a") + secret)
+    with pytest.raises(AccountsFileError, match="those of a"):
+        parse_accounts(head.format(id="a") + keys + head.format(id="b") + keys + secret)

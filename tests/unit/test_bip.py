@@ -238,6 +238,7 @@ def test_every_result_code_but_zero_is_a_refusal(code: int, reason: Reason) -> N
         assert whole == DeliveryReport(
             granularity=Granularity.ORDER,
             provider_key="t:1",
+            parent_key="t:1",
             client_ref="t:1",
             status=Status.REJECTED,
             reason=reason,

@@ -20,4 +20,5 @@ def test_the_page_names_every_provider_and_credential() -> None:
     for name, adapter in ADAPTERS.items():
         [row] = [line for line in PAGE.splitlines() if line.startswith(f"| `{name}` |")]
         names = {each for names in adapter.record.credentials for each in names}
+        names |= set(adapter.record.optional_credentials)
         assert names <= set(re.findall(r"`(\w+)`", row))

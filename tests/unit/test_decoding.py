@@ -13,6 +13,7 @@ from providers.decoding import (
     as_key,
     as_text,
     check_http,
+    drop_fields,
     load_json,
     load_object,
     local_time,
@@ -177,3 +178,10 @@ def test_statements_keep_values_as_given_and_drop_what_is_personal() -> None:
     """Dropped fields are dropped at any depth; texts become storable; numbers and null stay what they were."""
     item = {"id": 1, "mesaj": "secret", "in": [{"mesaj": "secret", "x": "a\x00"}], "n": None, "k\x00": 1.5}
     assert scrub(item, drop={"mesaj"}) == {"id": 1, "in": [{"x": "a\ufffd"}], "n": None, "k\ufffd": 1.5}
+
+
+def test_dropped_fields_are_gone_at_any_depth_and_in_any_case() -> None:
+    """Everything else stays; of what is not JSON nothing does."""
+    body = b'{"report": {"id": 7, "Body": "gizli", "in": [{"BODY": "gizli", "to": "1"}]}, "body": {"a": 1}}'
+    assert drop_fields(body, ("body",)) == b'{"report": {"id": 7, "in": [{"to": "1"}]}}'
+    assert drop_fields(b'{"report": {"body": "gizli"', ("body",)) == b""

@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from models.merge import normalise
 from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Status
+from models.vocabulary import Granularity, Source, Status
 from providers.adapter import Account, Answer, Callback, DueId, Fetch, FetchSpec, Parsed, SweepPage
 from providers.errors import (
     AnswerNotUnderstood,
@@ -526,12 +527,71 @@ def test_the_hash_can_be_derived_from_the_secret() -> None:
     }
 
 
-def test_nobody_may_push() -> None:
-    """There is no callback: it is refused, and its body means nothing."""
-    callback = Callback(tail="", body=b"{}")
-    assert ADAPTER.authorise_callback(ACCOUNT, callback) is False
+SECRET = "4f1c9a7be0d25368"
+WITH_WEBHOOK = replace(ACCOUNT, credentials={**ACCOUNT.credentials, "webhook_secret": SECRET})
+
+
+def push(account: Account = WITH_WEBHOOK, **fields: Any) -> Parsed:
+    """What the documented webhook says, with some fields changed (`...`: left out)."""
+    documented = {"id": 9471, "packet_id": 57330124, "status": "delivered", "to": "+905301234567"}
+    item = {name: value for name, value in (documented | fields).items() if value is not ...}
+    return ADAPTER.parse_callback(account, Callback(tail="", body=json.dumps({"report": item}).encode()))
+
+
+def test_only_who_knows_the_secret_may_push() -> None:
+    """The tail of the address is compared whole; without a secret nobody is let in."""
+    tails = ("", SECRET, SECRET[:-1], f"{SECRET}/", SECRET.upper(), "\udcff")
+    allowed = {tail: ADAPTER.authorise_callback(WITH_WEBHOOK, Callback(tail=tail, body=b"")) for tail in tails}
+    assert allowed == {tail: tail == SECRET for tail in tails}
+    assert ADAPTER.authorise_callback(ACCOUNT, Callback(tail="", body=b"")) is False
+
+
+@pytest.mark.parametrize(
+    ("word", "code"),
+    [("accepted", "110"), ("delivered", "111"), ("undelivered", "112"), (110, "110"), ("111", "111"), (112.0, "112")],
+)
+def test_a_push_says_what_a_read_of_the_order_says(word: Any, code: str) -> None:
+    """Words and codes alike become the statement that `get-report` makes, so that both are one observation."""
+    detail = {"order": {"id": 57330124, "status": 113, "message": [{"number": "5301234567", "status": int(code)}]}}
+    answer = Answer(status=200, body=json.dumps({"response": {"status": {"code": 200}, **detail}}).encode())
+    [polled] = ADAPTER.parse(ACCOUNT, detail_fetch("57330124"), answer).reports
+    [hint] = push(status=word).hints
+    assert hint.report is not None
+    assert normalise(hint.report) == normalise(polled)
+    assert (hint.report.as_of, hint.report.source) == (None, Source.CALLBACK)
+    assert (hint.report.provider_key, hint.twin_key, hint.ask) == (
+        "57330124:+905301234567:1",
+        "57330124:+905301234567:2",
+        order_key("57330124"),
+    )
+
+
+def test_a_word_that_nobody_knows_makes_the_order_due_and_is_put_aside() -> None:
+    """It never becomes a status."""
+    parsed = push(status="bounced")
+    [hint], [strange] = parsed.hints, parsed.unreadable
+    assert (parsed.reports, hint.report, hint.ask) == ((), None, order_key("57330124"))
+    assert json.loads(strange.raw)["status"] == "bounced"
+
+
+@pytest.mark.parametrize("name", ["packet_id", "to", "status"])
+def test_a_push_without_its_parts_is_put_aside_without_what_it_should_not_hold(name: str) -> None:
+    """Of fields that are not documented only the names are kept: one may carry the text of the message."""
+    parsed = push(**{name: ...}, text="Sayın Ayşe")
+    [strange] = parsed.unreadable
+    assert (parsed.reports, parsed.hints, b"Ay" in strange.raw) == ((), (), False)
+    assert "text" in json.loads(strange.raw)["fields"]
+
+
+def test_without_recipients_a_push_says_nothing() -> None:
+    """With `details = false` there is no row that it could be about."""
+    assert push(replace(WITH_WEBHOOK, options={"details": False})) == Parsed()
+
+
+def test_a_send_reply_holds_no_report() -> None:
+    """Only the webhook's body can be read."""
     with pytest.raises(RequestIsWrong):
-        ADAPTER.parse_callback(ACCOUNT, callback)
+        ADAPTER.parse_callback(ACCOUNT, Callback(tail="send_reply", body=b"{}"))
 
 
 def test_the_record_says_what_configuration_needs() -> None:

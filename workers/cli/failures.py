@@ -64,9 +64,7 @@ def _database_sentence(error: sqlalchemy.exc.SQLAlchemyError, session: Session) 
     is_away = state is None or state.startswith(_SERVER_IS_AWAY)
     if isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.TimeoutError) and is_away:
         where = f" at {database_place(session)}" if session.settings.database_url else ""
-        return (
-            f"PostgreSQL{where} cannot be reached{_why(state)}: see that it runs and that its address is right."
-        )
+        return f"PostgreSQL{where} cannot be reached{_why(state)}: see that it runs and that its address is right."
     return None
 
 

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -27,21 +27,41 @@ STYLES = {
     "expired": "red",
 }
 """How a telling word looks on a terminal."""
+LAST_COLUMN = 20
+"""The least width of a table's last column."""
 
 
 def write_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A drawn table on a terminal; otherwise plain columns, one line a row, no colour."""
     cells = [[_cell(value) for value in row] for row in rows]
     if sys.stdout.isatty():
-        table = Table(*headers, header_style="bold")
-        for row in cells:
-            table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-        Console().print(table)
+        table = draw_table(headers, cells)
+        console_for(table).print(table)
         return
     lines = [list(headers), *cells]
     widths = [max(len(line[place]) for line in lines) for place in range(len(headers))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def draw_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """A table for a terminal; only its last column may be broken into lines, no value is ever cut."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+    for place, header in enumerate(headers):
+        is_last = place == len(headers) - 1
+        widest = max((len(row[place]) for row in cells), default=0)
+        table.add_column(header, no_wrap=not is_last, min_width=None if is_last else max(widest, len(header)))
+    for row in cells:
+        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+    return table
+
+
+def console_for(table: Table) -> Console:
+    """A console on stdout that is as wide as the table needs: a narrow terminal wraps lines, it cuts no number."""
+    console = Console()
+    needed = sum(1 + (column.min_width or LAST_COLUMN) for column in table.columns)
+    return Console(width=max(console.width, needed))
 
 
 def write_json(value: Any, *, indent: int | None = 2) -> None:
@@ -98,14 +118,13 @@ def moment(value: datetime | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A duration for people: its two largest units."""
+    """A duration for people, in its largest unit, rounded down."""
     if seconds is None:
         return ""
-    whole = timedelta(seconds=round(seconds))
-    hours, minutes, rest = whole.seconds // 3600, whole.seconds % 3600 // 60, whole.seconds % 60
-    units = [(whole.days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
-    first = next((place for place, (number, _) in enumerate(units) if number), len(units) - 1)
-    return " ".join(f"{number} {unit}" for number, unit in units[first : first + 2] if number) or "0 s"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
 
 
 def _cell(value: Any) -> str:

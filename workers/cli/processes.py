@@ -53,6 +53,7 @@ def worker(
     celery.log_process = name
     celery.worker_main(
         [
+            "--quiet",
             "worker",
             "--pool=threads",
             f"--concurrency={celery.settings.worker_threads}",

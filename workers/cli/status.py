@@ -1,21 +1,19 @@
 """`ulak status`: how every account stands."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from core import clock
 from core.redaction import redact_text
 from models.accounts import UnknownAccountError
 from models.overview import AccountOverview, overview
-from workers.cli.output import STYLES, duration, moment, write_json, write_table
+from workers.cli.output import console_for, draw_table, duration, moment, write_json, write_table
 from workers.cli.session import Session, session, tell
 
 WATCH_SECONDS = 2.0
@@ -26,12 +24,13 @@ HEADERS = (
     "state",
     "open",
     "final",
-    "ids open",
+    "ids",
     "oldest",
     "fresh",
-    "calls min/h",
+    "calls",
     "limit",
-    "work",
+    "ready",
+    "polls",
     "dead",
     "trouble",
 )
@@ -75,7 +74,8 @@ def _look(run: Session, account: str | None) -> list[AccountOverview]:
 
 def _watch(run: Session, account: str | None, *, as_json: bool) -> None:
     """Look again and again, on a terminal in place."""
-    with Live(console=Console(), auto_refresh=False, screen=False) as live:
+    first = draw_table(HEADERS, map(cells, _look(run, account)))
+    with Live(console=console_for(first), auto_refresh=False) as live:
         while True:
             began = clock.boot()
             accounts = _look(run, account)
@@ -83,18 +83,12 @@ def _watch(run: Session, account: str | None, *, as_json: bool) -> None:
             if as_json:
                 write_json({"accounts": [document(each) for each in accounts]}, indent=None)
             elif sys.stdout.isatty():
-                live.update(Group(_table(accounts), Text(moment(clock.now()), style="dim")), refresh=True)
+                table = draw_table(HEADERS, map(cells, accounts))
+                live.update(Group(table, Text(moment(clock.now()), style="dim")), refresh=True)
             else:
                 write_table(HEADERS, [cells(each) for each in accounts])
                 print(flush=True)
             clock.sleep(max(WATCH_SECONDS, took * SHARE_OF_TIME))
-
-
-def _table(accounts: Sequence[AccountOverview]) -> Table:
-    table = Table(*HEADERS, header_style="bold")
-    for each in accounts:
-        table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in map(str, cells(each))))
-    return table
 
 
 def _until(account: AccountOverview) -> str:
@@ -117,9 +111,10 @@ def cells(account: AccountOverview) -> tuple[Any, ...]:
         account.open_tracked,
         duration((account.as_of - oldest).total_seconds()) if oldest else "",
         duration(account.freshness_seconds),
-        f"{account.calls_last_minute}/{account.calls_last_hour}",
-        f"{account.busy_slots}/{account.limit_requests} per {account.limit_per_seconds:g} s",
-        f"{account.ready_fetches} ready, {account.sending_fetches} sending, {account.running_polls} polls",
+        account.calls_last_minute,
+        f"{account.busy_slots}/{account.limit_requests}",
+        account.ready_fetches + account.sending_fetches,
+        account.running_polls,
         account.dead_fetches,
         _trouble(account),
     )

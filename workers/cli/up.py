@@ -18,7 +18,6 @@ from models.schema import migrate
 from providers.accounts import read_accounts
 from tasks.runtime import Runtime
 from workers import secrets
-from workers.app import build_runtime
 from workers.children import ChildSpec
 from workers.cli.progress import Progress
 from workers.connections import paces
@@ -26,6 +25,7 @@ from workers.demo import SandboxRun
 from workers.embedded.postgres import PostgresServer
 from workers.embedded.valkey import ValkeyServer
 from workers.ports import choose_port
+from workers.runtimes import build_runtime
 from workers.supervisor import Supervisor
 
 log = get_logger(__name__)

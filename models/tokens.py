@@ -1,0 +1,86 @@
+"""Bearer tokens of the task API, by name. Only their SHA-256 is stored; a token is random, so no salt is due."""
+
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+
+from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from models.tables import api_tokens
+
+PREFIX = "ulak_"
+
+
+class TokenNameError(ValueError):
+    """The name cannot be given; the text says what would be right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRecord:
+    """What is known of a token."""
+
+    name: str
+    created_at: datetime
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    """To the hour: enough to see which tokens nobody uses, and one write an hour at most."""
+
+
+def digest(token: str) -> bytes:
+    """What is stored and compared of a token."""
+    return sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def create_token(connection: Connection, name: str) -> str:
+    """A new token, shown this once. A name is given once, so that a log line always means the same holder."""
+    if not (name.isascii() and name.replace("-", "").isalnum() and name == name.lower() and name[0] != "-"):
+        raise TokenNameError(f"{name!r} is no name for a token: use a-z, 0-9 and -.")
+    token = PREFIX + secrets.token_urlsafe(32)
+    values = insert(api_tokens).values(name=name, sha256=digest(token))
+    if connection.execute(values.on_conflict_do_nothing(index_elements=["name"])).rowcount == 0:
+        raise TokenNameError(f"There is a token {name!r} already (or was): give the new one another name.")
+    return token
+
+
+def list_tokens(connection: Connection) -> Sequence[TokenRecord]:
+    """All tokens by name, revoked ones too."""
+    table = api_tokens.c
+    query = select(table.name, table.created_at, table.revoked_at, table.last_used_at).order_by(table.name)
+    return [TokenRecord(**row) for row in connection.execute(query).mappings()]
+
+
+def revoke_token(connection: Connection, name: str) -> bool:
+    """Refuse the token from now on; False where it was revoked already. LookupError where there is none."""
+    table = api_tokens.c
+    change = update(api_tokens).where(table.name == name, table.revoked_at.is_(None)).values(revoked_at=func.now())
+    if connection.execute(change).rowcount:
+        return True
+    if connection.execute(select(table.name).where(table.name == name)).one_or_none() is None:
+        raise LookupError(f"There is no token {name!r}: `ulak tokens list` shows those that are.")
+    return False
+
+
+_TOUCH = text("""
+    UPDATE api_tokens SET last_used_at = date_trunc('hour', now())
+    WHERE name = :name AND (last_used_at IS NULL OR last_used_at < date_trunc('hour', now()))
+""")
+
+
+def holder_of(connection: Connection, token: str) -> str | None:
+    """The name of the token, where it is one of ours and not revoked. The caller commits (the hour of its use)."""
+    given = digest(token)
+    table = api_tokens.c
+    fresh = func.coalesce(table.last_used_at >= func.date_trunc("hour", func.now()), False).label("fresh")
+    query = select(table.name, table.sha256, fresh).where(table.sha256 == given, table.revoked_at.is_(None))
+    row = connection.execute(query).one_or_none()
+    # The index compares digests, which tell nothing of the token; the answer itself is compared in constant time.
+    if row is None or not hmac.compare_digest(bytes(row.sha256), given):
+        return None
+    if not row.fresh:
+        connection.execute(_TOUCH, {"name": row.name})
+    name: str = row.name
+    return name

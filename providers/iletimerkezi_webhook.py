@@ -1,0 +1,66 @@
+"""iletimerkezi's webhook: one statement about one recipient of an order, pushed to an address that holds a secret.
+
+Source: the provider's page "Webhooks" (www.iletimerkezi.com/en/docs/api/webhooks). It names order and number but not
+which of equal numbers it means, has no time and no signature, and carries the message text, dropped on receipt.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from models.keys import join_key
+from models.report import DeliveryReport, Hint, TrackedKey, Unreadable
+from models.vocabulary import Granularity, Source
+from providers.adapter import Parsed
+from providers.decoding import as_key, as_text, dump_item, scrub
+from providers.iletimerkezi_orders import MESSAGE_STATUS, ORDER, code_text
+from providers.numbers import recipient
+
+WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of a credential
+MESSAGE_TEXT: Final = "body"
+WORDS: Final[Mapping[str, str]] = {"accepted": "110", "delivered": "111", "undelivered": "112"}
+"""The webhook's words, as the codes that `get-report` uses for the same: a push and a poll are one statement then.
+
+An official client library maps the numbers instead of the words, so both are taken.
+"""
+
+_STATED: Final = ("id", "packet_id", "status", "to")
+
+
+def read_webhook(body: Mapping[str, Any], *, details: bool) -> Parsed:
+    """What a pushed body says, as a hint: only what is stored can tell whether the number is the order's only one.
+
+    Without `details` no recipient is ever stored or asked for, so there is nothing that a push could be about.
+    """
+    stated = body.get("report")
+    item = stated if isinstance(stated, dict) else {}
+    order, to, word = as_key(item.get("packet_id")), as_key(item.get("to")), code_text(item.get("status"))
+    if order is None or to is None or word is None:
+        # The names of other fields only: a changed form may carry the text under another name.
+        kept = {**_statement(item), "fields": sorted(item or body)}
+        reason = "The webhook lacks `packet_id`, `to` or `status`."
+        return Parsed(unreadable=(Unreadable(reason=reason, raw=dump_item(kept)),))
+    if not details:
+        return Parsed()
+    code, number, ask = WORDS.get(word, word), recipient(to), TrackedKey(id_kind=ORDER, value=order)
+    twin = join_key(order, number, 2)
+    if code not in MESSAGE_STATUS:
+        strange = Unreadable(reason="Unknown status word of the webhook.", raw=dump_item(_statement(item)))
+        return Parsed(hints=(Hint(report=None, twin_key=twin, ask=ask),), unreadable=(strange,))
+    status, reason_word = MESSAGE_STATUS[code]
+    report = DeliveryReport(
+        granularity=Granularity.MESSAGE,
+        provider_key=join_key(order, number, 1),
+        parent_key=order,
+        recipient=number,
+        status=status,
+        reason=reason_word,
+        provider_status=code,
+        # It has no time, so it counts as made before everything else: its class decides, never its arrival.
+        source=Source.CALLBACK,
+        statement=_statement(item),
+    )
+    return Parsed(hints=(Hint(report=report, twin_key=twin, ask=ask),))
+
+
+def _statement(item: Mapping[str, Any]) -> dict[str, Any]:
+    return scrub({name: as_text(item[name]) for name in _STATED if name in item})

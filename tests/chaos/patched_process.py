@@ -1,0 +1,223 @@
+"""`ulak worker` and its kin, patched from outside: dies, freezes or misbehaves at a named point of a fetch.
+
+    python patched_process.py worker --name worker-1      with CHAOS_* in the environment
+
+`CHAOS_AT=point:before|after:n:kill|stop` ends or freezes this process at the n-th passage of the point; `CHAOS_HITS` is
+the file that says so. `CHAOS_BREAK=name` breaks one promise. The production code knows nothing of this.
+"""
+
+import functools
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+POINTS: dict[str, tuple[str, str]] = {
+    "take": ("models.ledger.limiter", "take"),
+    "request": ("providers.http", "HttpDoor.send"),
+    "fence": ("models.ledger.finishing", "fence"),
+    "close_call": ("models.ledger.finishing", "close_call"),
+    "upsert": ("tasks.steps.finishing", "upsert"),
+    "update_tracked": ("models.ledger.finishing", "update_tracked"),
+    "discover": ("models.ledger.finishing", "discover"),
+    "insert_fetches": ("models.ledger.planning", "insert_fetches"),
+    "end_fetch": ("models.ledger.finishing", "end_fetch"),
+    "count_poll": ("models.ledger.finishing", "count_poll"),
+    "dispatch": ("tasks.steps.fetching", "dispatch"),
+    "publish": ("tasks.base", "publish"),
+    "ack": ("celery.worker.request", "Request.acknowledge"),
+}
+COMMITS = ("take_commit", "finish_commit")
+ALL_POINTS = (*POINTS, *COMMITS)
+
+_local = threading.local()
+
+
+def wrap(where: tuple[str, str], make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Put `make(original)` in the place of a function or method."""
+    holder: Any = importlib.import_module(where[0])
+    *path, name = where[1].split(".")
+    for part in path:
+        holder = getattr(holder, part)
+    original = getattr(holder, name)
+    setattr(holder, name, functools.wraps(original)(make(original)))
+
+
+# --------------------------------------------------------------------------------------- crash points
+
+
+class Trap:
+    """What happens at the n-th passage of one side of a point."""
+
+    def __init__(self, order: str) -> None:
+        self.point, self.side, count, self.action = order.split(":")
+        self._left = int(count)
+        self._lock = threading.Lock()
+
+    def pass_by(self, point: str, side: str) -> None:
+        """Die or freeze, if this is the passage that was meant."""
+        if (point, side) != (self.point, self.side):
+            return
+        with self._lock:
+            self._left -= 1
+            if self._left:
+                return
+            with Path(os.environ["CHAOS_HITS"]).open("a", encoding="utf-8") as hits:
+                hits.write(f"{os.getpid()} {point} {side}\n")
+        os.kill(os.getpid(), signal.SIGKILL if self.action == "kill" else signal.SIGSTOP)
+
+
+def set_trap(trap: Trap) -> None:
+    """Let every passage of every point be seen by the trap."""
+
+    def watch(point: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def make(original: Callable[..., Any]) -> Callable[..., Any]:
+            def watched(*args: Any, **kwargs: Any) -> Any:
+                trap.pass_by(point, "before")
+                result = original(*args, **kwargs)
+                _local.commit = {"take": "take_commit", "fence": "finish_commit"}.get(point, commit_of_thread())
+                trap.pass_by(point, "after")
+                return result
+
+            return watched
+
+        return make
+
+    def make_commit(original: Callable[..., Any]) -> Callable[..., Any]:
+        def commit(*args: Any, **kwargs: Any) -> Any:
+            point = commit_of_thread()
+            trap.pass_by(point, "before")
+            original(*args, **kwargs)
+            _local.commit = ""
+            trap.pass_by(point, "after")
+
+        return commit
+
+    for point, where in POINTS.items():
+        wrap(where, watch(point))
+    wrap(("sqlalchemy.engine.base", "Connection._commit_impl"), make_commit)
+
+
+def commit_of_thread() -> str:
+    """Which commit this thread's next one is, if it is one that matters."""
+    return getattr(_local, "commit", "")
+
+
+# ------------------------------------------------------------------------------------ broken promises
+
+
+def remove_fence() -> None:
+    """A finisher that lost its lease writes nevertheless."""
+    wrap(("models.ledger.finishing", "fence"), lambda _: lambda *_args, **_kwargs: None)
+
+
+def skip_call_row() -> None:
+    """The request is made, and no call row stands for it."""
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def take(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            taken = original(connection, *args, **kwargs)
+            if hasattr(taken, "permit"):
+                connection.exec_driver_sql(f"DELETE FROM calls WHERE id = {taken.permit.call_id}")
+            return taken
+
+        return take
+
+    wrap(("models.ledger.limiter", "take"), make)
+
+
+def free_slot_at_sending() -> None:
+    """A slot is taken to be free `per_seconds` after its request was sent, not after it was answered."""
+
+    def make_take(original: Callable[..., Any]) -> Callable[..., Any]:
+        def take(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            taken = original(connection, *args, **kwargs)
+            if hasattr(taken, "permit"):
+                connection.exec_driver_sql(
+                    f"UPDATE calls SET released_at = asked_at WHERE id = {taken.permit.call_id}",
+                )
+            return taken
+
+        return take
+
+    def make_close(original: Callable[..., Any]) -> Callable[..., Any]:
+        def close_call(connection: Any, end: Any) -> None:
+            original(connection, end)
+            connection.exec_driver_sql(f"UPDATE calls SET released_at = asked_at WHERE id = {end.call_id}")
+
+        return close_call
+
+    wrap(("models.ledger.limiter", "take"), make_take)
+    wrap(("models.ledger.finishing", "close_call"), make_close)
+
+
+def merge_by_arrival() -> None:
+    """The statement that came last wins, whatever it says and whenever it was made."""
+    merge = importlib.import_module("models.merge")
+    core_clock = importlib.import_module("core.clock")
+    replace = importlib.import_module("msgspec").structs.replace
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def observe(*args: Any, **kwargs: Any) -> Any:
+            return replace(original(*args, **kwargs), as_of=core_clock.now())
+
+        return observe
+
+    wrap(("models.deliveries", "observe"), make)
+    for granularity in merge.KEYS:
+        merge.KEYS[granularity] = lambda seen: (seen.as_of, seen.content_hash)
+
+
+def publish_before_commit() -> None:
+    """A message leaves while the rows it speaks of are not yet committed."""
+    base = importlib.import_module("tasks.base")
+    app = importlib.import_module("workers.app").app
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def messages_of(dispatch: Any) -> Any:
+            for message in original(dispatch):
+                base.publish(app, message)
+            # Long enough that the message is taken before the commit.
+            time.sleep(0.3)
+            return []
+
+        return messages_of
+
+    for module in ("tasks.steps.planning", "tasks.steps.fetching", "tasks.dispatching"):
+        wrap((module, "messages_of"), make)
+
+
+def switch_reconcile_off() -> None:
+    """Nobody looks for what was lost."""
+    wrap(("tasks.steps.upkeep", "reconcile"), lambda _: lambda *_args, **_kwargs: [])
+
+
+BREAKS: dict[str, Callable[[], None]] = {
+    "fence_removed": remove_fence,
+    "call_row_skipped": skip_call_row,
+    "slot_freed_at_sending": free_slot_at_sending,
+    "merge_by_arrival": merge_by_arrival,
+    "publish_before_commit": publish_before_commit,
+    "reconcile_off": switch_reconcile_off,
+}
+
+
+def main() -> None:
+    """Patch, then be `ulak`."""
+    from workers.cli.main import main as ulak
+
+    for name in filter(None, os.environ.get("CHAOS_BREAK", "").split(",")):
+        BREAKS[name]()
+    if order := os.environ.get("CHAOS_AT"):
+        set_trap(Trap(order))
+    sys.argv[0] = "ulak"
+    ulak()
+
+
+if __name__ == "__main__":
+    main()

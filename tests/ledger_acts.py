@@ -1,0 +1,172 @@
+"""Acts on the ledger for tests: accounts, tracked ids and polls as rows, and the parts of a fetch step one by one."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from sqlalchemy import Connection, Engine, RowMapping, text
+
+from core import clock
+from models import tracked
+from models.ledger import limiter, planning
+from providers.adapter import Answer, Parsed
+from providers.errors import ProviderError
+from providers.http import Sent
+from tasks.runtime import Runtime
+from tasks.steps.asking import Asked, Prepared
+from tasks.steps.fetching import _prepare, _understand
+from tasks.steps.finishing import finish
+
+REFERENCES: Mapping[str, Mapping[str, str]] = {
+    "vairo": {"api_key": "env:TEST_KEY"},
+    "iletimerkezi": {"key": "env:TEST_KEY", "hash": "env:TEST_KEY"},
+    "organik": {"api_key": "env:TEST_KEY"},
+}
+
+
+def add_account(
+    engine: Engine,
+    *,
+    provider: str = "vairo",
+    requests: int = 1000,
+    per_seconds: float = 1.0,
+    concurrency: int = 100,
+    base_url: str = "http://127.0.0.1:9",
+    poll: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    retry: Mapping[str, Any] | None = None,
+) -> str:
+    """An account of its own credentials; its limit is wide unless the test is about it. Returns its id."""
+    account_id = f"a-{uuid4().hex[:12]}"
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO accounts (id, provider, base_url, timezone, credentials, credentials_hash, limit_requests,"
+                " limit_per_seconds, limit_concurrency, poll, options, retry) VALUES (:id, :provider, :base_url, 'UTC',"
+                " CAST(:credentials AS jsonb), :id, :requests, :per_seconds, :concurrency, CAST(:poll AS jsonb),"
+                " CAST(:options AS jsonb), CAST(:retry AS jsonb))"
+            ),
+            {
+                "id": account_id,
+                "provider": provider,
+                "base_url": base_url,
+                "credentials": msgspec.json.encode(REFERENCES[provider]).decode(),
+                "requests": requests,
+                "per_seconds": per_seconds,
+                "concurrency": concurrency,
+                "poll": msgspec.json.encode(poll or {}).decode(),
+                "options": msgspec.json.encode({"deadline_seconds": 1.0, **(options or {})}).decode(),
+                "retry": msgspec.json.encode(retry or {}).decode(),
+            },
+        )
+    return account_id
+
+
+def fetch(number: int, *, ids: Sequence[int] = (), priority: int = 50, **params: Any) -> planning.NewFetch:
+    """A fetch of no provider, for the ledger alone."""
+    params = {"n": number, **params}
+    return planning.NewFetch(kind="batch", params=params, label=f"n {number}", priority=priority, ids=tuple(ids))
+
+
+def add_poll(
+    engine: Engine, account_id: str, fetches: Sequence[planning.NewFetch], **values: Any
+) -> tuple[int, list[int]]:
+    """A planned poll with these fetches: its id and theirs."""
+    with engine.begin() as connection:
+        sweep_through = values.pop("sweep_through", None)
+        new = planning.NewPoll(account_id=account_id, kind="plan", trigger="api", **values)
+        poll_id, _ = planning.open_poll(connection, new)
+        assert poll_id is not None
+        inserted = planning.insert_fetches(connection, poll_id, account_id, fetches)
+        planning.close_plan(connection, poll_id, inserted, sweep_through=sweep_through)
+        ids = connection.execute(
+            text("SELECT id FROM fetches WHERE poll_id = :poll ORDER BY id"), {"poll": poll_id}
+        ).scalars()
+        return poll_id, list(ids)
+
+
+def add_ids(engine: Engine, account_id: str, values: Sequence[str], kind: str = "number", **given: Any) -> list[int]:
+    """Registered ids, due since a second ago; `given`: other columns."""
+    now = clock.now()
+    row = {
+        "id_kind": kind,
+        "client_ref": None,
+        "recipient": None,
+        "expected": None,
+        "sent_at": now - timedelta(minutes=1),
+        "valid_until": now + timedelta(days=1),
+        "next_check_at": now - timedelta(seconds=1),
+        **given,
+    }
+    with engine.begin() as connection:
+        tracked.register(connection, account_id, [{**row, "value": value} for value in values])
+        found = tracked.find(connection, account_id, [{"id_kind": kind, "value": value} for value in values])
+        by_value = {each["value"]: each["id"] for each in found}
+        return [by_value[value] for value in values]
+
+
+def take(engine: Engine, fetch_id: int) -> limiter.Taken | limiter.NotYet | limiter.Gone:
+    """Hold a fetch, in a transaction of its own."""
+    with engine.begin() as connection:
+        return limiter.take(connection, fetch_id, lease_margin_seconds=1.0)
+
+
+def row(engine: Engine, table: str, row_id: object) -> RowMapping:
+    """One row of a table by its id."""
+    with engine.connect() as connection:
+        return connection.execute(text(f"SELECT * FROM {table} WHERE id = :id"), {"id": row_id}).mappings().one()
+
+
+def execute(engine: Engine, statement: str, **values: object) -> int:
+    """One statement, committed; how many rows it touched."""
+    with engine.begin() as connection:
+        return connection.execute(text(statement), values).rowcount
+
+
+class Held:
+    """A fetch that a worker holds: prepared and taken; `answer` finishes it as if the provider had said that."""
+
+    def __init__(self, runtime: Runtime, fetch_id: int) -> None:
+        prepared = _prepare(runtime, fetch_id)
+        assert isinstance(prepared, Prepared)
+        taken = take(runtime.engine, fetch_id)
+        assert isinstance(taken, limiter.Taken), taken
+        self.runtime, self.prepared, self.taken = runtime, prepared, taken
+
+    def answer(self, body: bytes | ProviderError, *, status: int = 200) -> None:
+        """Finish with an answer of these bytes, or with an error in its place."""
+        outcome = body if isinstance(body, ProviderError) else Answer(status=status, body=body)
+        sent = Sent(outcome=outcome, duration_seconds=0.01, answered_boot=clock.boot())
+        said: Parsed | ProviderError = _understand(self.prepared, sent)
+        finish(Asked(runtime=self.runtime, prepared=self.prepared, taken=self.taken, sent=sent), said)
+
+    def finish(self, parsed: Parsed) -> None:
+        """Finish with what an answer is taken to say."""
+        sent = Sent(outcome=Answer(status=200), duration_seconds=0.01, answered_boot=clock.boot())
+        finish(Asked(runtime=self.runtime, prepared=self.prepared, taken=self.taken, sent=sent), parsed)
+
+
+def vairo_body(value: str, word: str, key: int = 1) -> bytes:
+    """Vairo's report about the tracked id `<send>:<number>`."""
+    send, number = value.split(":")
+    said = {"id": key, "sms_gonderim_id": send, "numara": number.removeprefix("+90"), "durum_gonderim": word}
+    return msgspec.json.encode({"durum": True, "aciklama": said})
+
+
+def expire_lease(engine: Engine, fetch_id: int) -> None:
+    """Let the lease of a fetch, and the deadline of its call, lie in the past."""
+    execute(engine, "UPDATE fetches SET lease_until = now() - interval '1 second' WHERE id = :id", id=fetch_id)
+    execute(
+        engine,
+        "UPDATE calls SET asked_at = asked_at - interval '1 hour', gives_up_at = gives_up_at - interval '1 hour',"
+        " released_at = released_at - interval '1 hour' WHERE fetch_id = :id AND answered_at IS NULL",
+        id=fetch_id,
+    )
+
+
+def database_time(connection: Connection) -> datetime:
+    """PostgreSQL's clock."""
+    moment: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return moment

@@ -1,0 +1,66 @@
+"""Who may use the task API: bearers of the configured token or of a named, unrevoked one."""
+
+import hmac
+import re
+from http import HTTPStatus
+
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from core.logging import get_logger
+from models.database import transaction
+from models.tokens import PREFIX, digest, holder_of
+from workers.api.means import Means
+from workers.api.problems import problem
+
+log = get_logger(__name__)
+
+GUARDED = "/v1"
+CONFIGURED = "configured"
+"""What the log calls the bearer of `ULAK_API_TOKEN`."""
+_OURS = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
+
+
+class BearerGuard:
+    """Stands before the routes, so that nothing of a stranger's request is read and no new route can be forgotten."""
+
+    def __init__(self, app: ASGIApp, means: Means) -> None:
+        """`app`: what answers those who may ask."""
+        self._app = app
+        self._means = means
+        self._configured = None if means.token is None else digest(means.token)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the request through, or refuse it."""
+        guarded = scope["type"] == "http" and (scope["path"] + "/").startswith(GUARDED + "/")
+        refusal = await self._refusal(scope) if guarded else None
+        await (self._app if refusal is None else refusal)(scope, receive, send)
+
+    async def _refusal(self, scope: Scope) -> Response | None:
+        """None where the caller is known, whose name then stands in the request's state."""
+        scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+        token = token.strip()
+        try:
+            caller = await self._caller(token) if scheme.lower() == "bearer" and token else None
+        except SQLAlchemyError as error:
+            log.warning("api.database_away", error=type(error).__name__)
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, "The database does not answer now; try again in a moment.")
+        if caller is not None:
+            scope.setdefault("state", {})["caller"] = caller
+            return None
+        refusal = problem(HTTPStatus.UNAUTHORIZED, "A valid token is missing: send Authorization: Bearer <token>.")
+        refusal.headers["WWW-Authenticate"] = 'Bearer realm="ulak"'
+        return refusal
+
+    async def _caller(self, token: str) -> str | None:
+        """The bearer's name. What cannot be a token of ours costs no look-up."""
+        if self._configured is not None and hmac.compare_digest(digest(token), self._configured):
+            return CONFIGURED
+        return await run_in_threadpool(self._holder, token) if _OURS.fullmatch(token) else None
+
+    def _holder(self, token: str) -> str | None:
+        with transaction(self._means.engine) as connection:
+            return holder_of(connection, token)

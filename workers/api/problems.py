@@ -1,0 +1,128 @@
+"""Every error as `application/problem+json` (RFC 9457), with nothing in it that a caller may not read."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+
+from core.logging import get_logger, origin
+from core.redaction import redact_text
+from core.settings import CredentialError
+
+log = get_logger(__name__)
+
+PROBLEM = "application/problem+json"
+RETRY_AFTER_SECONDS = 2
+MOST_MISTAKES = 20
+
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "A sentence that says what is wrong and what would be right."},
+        "request_id": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "description": "With 422: each field that is wrong.",
+            "items": {
+                "type": "object",
+                "required": ["field", "problem"],
+                "properties": {"field": {"type": "string"}, "problem": {"type": "string"}},
+            },
+        },
+    },
+}
+"""The body of every error, for the OpenAPI document."""
+
+
+class ProblemError(HTTPException):
+    """Ends a request with this status and sentence; `mistakes` are (field, what is wrong with it)."""
+
+    def __init__(self, status: HTTPStatus, detail: str, mistakes: Sequence[tuple[str, str]] = ()) -> None:
+        """`detail` and `mistakes` repeat no value that somebody sent."""
+        super().__init__(status, detail)
+        self.mistakes = tuple(mistakes)
+
+
+def wrong_fields(mistakes: Sequence[tuple[str, str]]) -> ProblemError:
+    """422 that names each field."""
+    named = "; ".join(f"{field}: {what}" for field, what in mistakes[:3])
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"The request is wrong: {named}.", mistakes)
+
+
+def problem(status: HTTPStatus, detail: str, **more: Any) -> JSONResponse:
+    """An error as RFC 9457 has it."""
+    body = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail, **more}
+    return JSONResponse(body, status_code=status, media_type=PROBLEM)
+
+
+def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """These errors, for a route's part of the OpenAPI document."""
+    content = {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {int(status): {"description": status.phrase, "content": content} for status in statuses}
+
+
+def register(api: FastAPI) -> None:
+    """Let every error of the framework and of ours take this form."""
+    api.add_exception_handler(HTTPException, _http)
+    api.add_exception_handler(RequestValidationError, _validation)
+    for away in (OperationalError, InterfaceError, PoolTimeoutError):
+        api.add_exception_handler(away, _away)
+    api.add_exception_handler(CredentialError, _credential)
+
+
+async def _http(_: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise error
+    status = HTTPStatus(error.status_code)
+    more = {}
+    if isinstance(error, ProblemError) and error.mistakes:
+        more = {"errors": [{"field": field, "problem": what} for field, what in error.mistakes[:MOST_MISTAKES]]}
+    detail = error.detail if isinstance(error, ProblemError) else _standard_sentence(status)
+    answer = problem(status, detail, **more)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def _standard_sentence(status: HTTPStatus) -> str:
+    sentences = {
+        HTTPStatus.NOT_FOUND: "There is nothing at this address: /docs shows what there is.",
+        HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take that method: the Allow header says which.",
+        HTTPStatus.BAD_REQUEST: "The body cannot be read: it must be JSON in UTF-8.",
+    }
+    return sentences.get(status, status.description or status.phrase)
+
+
+async def _validation(_: Request, error: Exception) -> JSONResponse:
+    """What FastAPI found wrong, each field by name, without the values that were given."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    if any(each["type"] == "json_invalid" for each in error.errors()):
+        return problem(HTTPStatus.BAD_REQUEST, _standard_sentence(HTTPStatus.BAD_REQUEST))
+    found = [
+        # A name that the caller made up may be anything, a phone number too.
+        (redact_text(".".join(str(part) for part in each["loc"]))[:200], redact_text(each["msg"])[:300])
+        for each in error.errors()[:MOST_MISTAKES]
+    ]
+    return await _http(_, wrong_fields(found))
+
+
+async def _away(_: Request, error: Exception) -> JSONResponse:
+    log.warning("api.database_away", error=origin(error))
+    answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, "The database does not answer now; try again in a moment.")
+    answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return answer
+
+
+async def _credential(_: Request, error: Exception) -> JSONResponse:
+    log.warning("api.credential_missing", why=str(error))
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, "A credential of this account cannot be read by the server.")

@@ -1,0 +1,30 @@
+"""Building the runtime of a process from its settings, without Celery, which most commands need not load."""
+
+from core import clock
+from core.settings import Settings
+from models.database import make_engine
+from providers.http import HttpDoor
+from tasks.runtime import Runtime, seal_key
+
+SPARE_CONNECTIONS = 2
+"""Beside one database connection for each thread."""
+
+
+def build_runtime(settings: Settings, *, threads: int, application_name: str = "ulak-worker") -> Runtime:
+    """A runtime for one process with so many threads; connects when it is first used."""
+    if settings.database_url is None:
+        raise LookupError(
+            "ULAK_DATABASE_URL is not set: set it to postgresql://user:password@host:5432/database, "
+            "or start everything with `ulak up`, which brings a PostgreSQL of its own."
+        )
+    return Runtime(
+        engine=make_engine(
+            settings.database_url.get_secret_value(),
+            pool_size=threads + SPARE_CONNECTIONS,
+            application_name=application_name,
+        ),
+        door=HttpDoor(max_connections=threads + SPARE_CONNECTIONS, boot=clock.boot, now=clock.now),
+        seal_key=seal_key(settings),
+        lease_margin_seconds=settings.lease_margin_seconds,
+        tick_seconds=settings.tick_seconds,
+    )
