@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     ] = None
     api_port: Port | None = None
     flower_port: Port | None = None
+    flower_read_only: bool = False
+    metrics_port: Port | None = None
     bind: str = "127.0.0.1"
     seal_key_file: AbsolutePath | None = None
     postgres_bin: AbsolutePath | None = None
@@ -118,6 +120,8 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "flower_auth": "write it as user:password, or unset it to have one generated",
         "api_port": "give a port number from 1 to 65535",
         "flower_port": "give a port number from 1 to 65535",
+        "flower_read_only": "write true or false",
+        "metrics_port": "give a port number from 1 to 65535 that no other process has",
         "bind": "give an address such as 127.0.0.1 or 0.0.0.0",
         "seal_key_file": "give the path of a secret file, or unset it to have one generated",
         "postgres_bin": "give the folder that holds the programs postgres and initdb",

@@ -20,6 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from core.metrics import SIZES, histogram
 from models.database import json_parameter
 from models.merge import ROW_FIELDS, Observation, fold_values, merge_history, merge_observation, observe
 from models.report import DeliveryReport
@@ -48,6 +49,9 @@ class UpsertResult:
     changed: frozenset[Key] = frozenset()
     """New and advanced deliveries."""
 
+
+_SECONDS = histogram("ulak_upsert_seconds", "Writing one batch of reports, without its commit.")
+_REPORTS = histogram("ulak_upsert_deliveries", "Distinct deliveries of one batch of reports.", bounds=SIZES)
 
 _COLUMN_TYPES = {
     "is_final": "boolean",
@@ -154,7 +158,14 @@ def upsert(
     table does not depend on how reports are grouped into batches, on their order, or on repetition. Two batches never
     deadlock; a caller that locks more than this in one transaction runs under `retry_transaction`.
     """
-    incoming = _gather(reports, asked_at)
+    with _SECONDS.time():
+        incoming = _gather(reports, asked_at)
+        _REPORTS.observe(len(incoming))
+        return _write(connection, account_id, provider, incoming)
+
+
+def _write(connection: Connection, account_id: str, provider: str, incoming: Mapping[Key, History]) -> UpsertResult:
+    """Steps 1 to 3, again for what others inserted or erased meanwhile."""
     keys = sorted(incoming)
     new: set[Key] = set()
     existing: dict[int, Key] = {}

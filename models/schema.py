@@ -1,5 +1,6 @@
 """The schema of the database: brought to the newest revision, and asked whether it is there."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -33,6 +34,25 @@ def migrate(engine: Engine) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def schema_is_behind(engine: Engine) -> bool:
+    """Whether the database lacks a revision that this code needs.
+
+    A revision that this code does not know is a newer one: old processes go on beside a schema that was migrated for
+    their successors.
+    """
+    newest, known = _revisions()
+    with engine.connect() as connection:
+        current = set(MigrationContext.configure(connection).get_current_heads())
+    return current <= known and current != newest
+
+
+@cache
+def _revisions() -> tuple[frozenset[str], frozenset[str]]:
+    """The newest revisions of this code, and all that it knows."""
+    script = ScriptDirectory.from_config(alembic_config())
+    return frozenset(script.get_heads()), frozenset(each.revision for each in script.walk_revisions())
 
 
 def schema_is_current(engine: Engine) -> bool:

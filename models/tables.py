@@ -385,3 +385,13 @@ api_tokens = Table(
     UniqueConstraint("sha256"),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9-]*$'", name="name_is_slug"),
 )
+
+# When each periodic task last came to its end: the sign that beat, broker, workers and database work together.
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("at", _TIME, nullable=False),
+    # One row each, written every few seconds for ever.
+    postgresql_with={"fillfactor": "50"},
+)

@@ -40,8 +40,8 @@ def create_token(connection: Connection, name: str) -> str:
     if not (name.isascii() and name.replace("-", "").isalnum() and name == name.lower() and name[0] != "-"):
         raise TokenNameError(f"{name!r} is no name for a token: use a-z, 0-9 and -.")
     token = PREFIX + secrets.token_urlsafe(32)
-    values = insert(api_tokens).values(name=name, sha256=digest(token))
-    if connection.execute(values.on_conflict_do_nothing(index_elements=["name"])).rowcount == 0:
+    values = insert(api_tokens).values(name=name, sha256=digest(token)).on_conflict_do_nothing(index_elements=["name"])
+    if connection.execute(values.returning(api_tokens.c.name)).one_or_none() is None:
         raise TokenNameError(f"There is a token {name!r} already (or was): give the new one another name.")
     return token
 

@@ -114,7 +114,7 @@ class DueId:
     sent_at: datetime | None = None
     valid_until: datetime | None = None
     gate_open: bool = False
-    """An earlier answer said that the whole send has ended (`IdAnswer.make_due`), so no gate needs to be asked again."""
+    """An earlier answer said that the whole send has ended (`IdAnswer.make_due`), so no gate is asked again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 import httpcore
 import httpx
 
+from core.metrics import histogram
 from models.permit import Permit
 from providers.adapter import Answer, Request
 from providers.deadline import Deadline, DeadlineBackend
@@ -29,6 +30,9 @@ LONGEST_DEADLINE_SECONDS = 75.0
 CONNECT_SECONDS = 10.0
 RESPONSE_CAP_BYTES = 64 * 1024 * 1024
 _KEEP_ALIVE_SECONDS = 5.0
+_SECONDS = histogram(
+    "ulak_http_request_seconds", "One request to a provider, by HTTP status class.", ("account", "status")
+)
 
 
 class PermitExpiredError(Exception):
@@ -91,6 +95,8 @@ class HttpDoor:
         with self._deadline.until(ends):
             outcome = self._outcome(transport, request, ends - started)
         answered = self._boot()
+        word = f"{outcome.status // 100}xx" if isinstance(outcome, Answer) else "none"
+        _SECONDS.labels(permit.account_id, word).observe(answered - started)
         return Sent(outcome=outcome, duration_seconds=answered - started, answered_boot=answered)
 
     def close(self) -> None:

@@ -83,6 +83,7 @@ class Driver:
                 self._change.notify_all()
             for worker in workers:
                 worker.join(40)
+            self.runtime.door.close()
         if self.failures:
             raise self.failures[0]
 

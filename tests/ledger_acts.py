@@ -64,7 +64,7 @@ def add_account(
     return account_id
 
 
-def fetch(number: int, *, ids: Sequence[int] = (), priority: int = 50, **params: Any) -> planning.NewFetch:
+def fetch(number: int, /, *, ids: Sequence[int] = (), priority: int = 50, **params: Any) -> planning.NewFetch:
     """A fetch of no provider, for the ledger alone."""
     params = {"n": number, **params}
     return planning.NewFetch(kind="batch", params=params, label=f"n {number}", priority=priority, ids=tuple(ids))
@@ -157,7 +157,11 @@ def vairo_body(value: str, word: str, key: int = 1) -> bytes:
 
 def expire_lease(engine: Engine, fetch_id: int) -> None:
     """Let the lease of a fetch, and the deadline of its call, lie in the past."""
-    execute(engine, "UPDATE fetches SET lease_until = now() - interval '1 second' WHERE id = :id", id=fetch_id)
+    execute(
+        engine,
+        "UPDATE fetches SET lease_until = now() - interval '1 second' WHERE id = :id AND state = 'sending'",
+        id=fetch_id,
+    )
     execute(
         engine,
         "UPDATE calls SET asked_at = asked_at - interval '1 hour', gives_up_at = gives_up_at - interval '1 hour',"

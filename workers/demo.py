@@ -3,6 +3,7 @@
 The sandbox is another program: it is reached over its control address only, and hands out what a sender would know.
 """
 
+import importlib.util
 import json
 import os
 import sys
@@ -48,6 +49,11 @@ class SandboxRun:
     @classmethod
     def choose(cls, home: Path) -> "SandboxRun":
         """Ports as in the run before where they are free, so that addresses stay what they were."""
+        if importlib.util.find_spec("sandbox") is None:
+            raise SandboxError(
+                "There is no accounts.toml here, and the sandbox is not part of this installation: write accounts.toml "
+                "(docs/configuration.md), name it with ULAK_ACCOUNTS, or start with --no-sandbox."
+            )
         folder = home / "sandbox"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         control = choose_port(None, FIRST_PORT, LOOPBACK)

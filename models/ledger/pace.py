@@ -52,7 +52,7 @@ _WINDOWS = text("""
 _OLDEST_ORDER = text("""
     SELECT min(least(sent_at, first_seen_at)) FROM delivery_status
     WHERE account_id = :account_id AND granularity = 'order' AND NOT is_final
-      AND first_seen_at > clock_timestamp() - make_interval(secs => :seconds)
+      AND first_seen_at > statement_timestamp() - make_interval(secs => :seconds)
 """)
 
 

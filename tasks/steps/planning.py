@@ -14,6 +14,7 @@ from sqlalchemy import Connection, RowMapping
 from core.logging import get_logger, origin
 from core.settings import CredentialError
 from models.database import retry_transaction
+from models.heartbeats import beat, planning_of
 from models.ledger import planning
 from models.ledger.dispatch import dispatch
 from models.ledger.finishing import lock_account
@@ -68,6 +69,7 @@ def plan_due(runtime: Runtime, provider: str) -> list[Message]:
     """Plan a poll for each account of the provider that has something due; each in a transaction of its own."""
     with runtime.engine.begin() as connection:
         account_ids = plannable_accounts(connection, provider)
+        beat(connection, planning_of(provider))
     messages: list[Message] = []
     for account_id in account_ids:
         try:

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, RowMapping, text
 from core.logging import get_logger
 from models.database import retry_transaction
 from models.deliveries import upsert
+from models.heartbeats import RECONCILE, beat
 from models.ledger import healing
 from models.ledger.dispatch import HINT_LASTS_SECONDS
 from models.quarantine import prune as prune_quarantine
@@ -33,6 +34,7 @@ def reconcile(runtime: Runtime) -> list[Message]:
     with runtime.engine.begin() as connection:
         unplanned = healing.unplanned_polls(connection)
         waiting = healing.waiting_accounts(connection, hint_lasts_seconds=HINT_LASTS_SECONDS)
+        beat(connection, RECONCILE)
     if healed or ended:
         log.info("upkeep.healed", leases=healed, polls=ended)
     messages = [poll_account(account_id, poll_id) for account_id, poll_id in unplanned]

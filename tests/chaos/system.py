@@ -22,7 +22,7 @@ import psutil
 from demo_accounts import apply_accounts
 from proxy import Network, Proxy
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from core import clock
 from models.database import make_engine
@@ -165,6 +165,7 @@ class System:
         self._lifeline.close()
         with suppress(RuntimeError):
             self.sandbox.stop()
+        if self.sandbox._thread.is_alive(): print("SANDBOX STILL ALIVE")
         if hasattr(self, "network"):
             self.network.stop()
         for engine in self._engines:
@@ -212,6 +213,9 @@ class System:
         self.accounts: list[dict[str, Any]] = self.sandbox.control("GET", "/accounts")
         for account in self.accounts:
             account["options"] = {**account["options"], "deadline_seconds": DEADLINE_SECONDS}
+            if account["provider"] in POLLED:
+                # Asked often, so that a fault always meets work.
+                account["poll"] = {**account["poll"], "every_seconds": 1, "time_factor": 0.01}
             proxy = self.to_provider.get(account["provider"])
             if proxy is not None:
                 path = urlsplit(account["base_url"]).path
@@ -371,7 +375,7 @@ class System:
             try:
                 with self.engine.connect() as connection:
                     return list(connection.execute(text(sql), values).all())
-            except SQLAlchemyError:
+            except (OperationalError, InterfaceError):
                 return None
 
         found: list[Any] = self.until(lambda: (rows := ask()) is not None and [rows], what="PostgreSQL", seconds=60)[0]

@@ -577,7 +577,8 @@ def test_a_word_that_nobody_knows_makes_the_order_due_and_is_put_aside() -> None
 @pytest.mark.parametrize("name", ["packet_id", "to", "status"])
 def test_a_push_without_its_parts_is_put_aside_without_what_it_should_not_hold(name: str) -> None:
     """Of fields that are not documented only the names are kept: one may carry the text of the message."""
-    parsed = push(**{name: ...}, text="Sayın Ayşe")
+    changes: dict[str, Any] = {name: ..., "text": "Sayın Ayşe"}
+    parsed = push(**changes)
     [strange] = parsed.unreadable
     assert (parsed.reports, parsed.hints, b"Ay" in strange.raw) == ((), (), False)
     assert "text" in json.loads(strange.raw)["fields"]

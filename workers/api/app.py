@@ -1,114 +1,86 @@
-"""The HTTP process: providers' callbacks and the probes of whatever runs us."""
+"""The HTTP process: the task API, the feed of changes, providers' callbacks and the probes."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
+from fastapi import APIRouter, FastAPI, Security
+from fastapi.security import HTTPBearer
 
-from core.logging import get_logger
-from core.settings import CredentialError
-from providers.adapter import Callback
-from providers.errors import ProviderError
 from tasks.runtime import Runtime
-from tasks.steps.callbacks import CallbackRefusedError, NoSuchCallbackError, receive
-from workers.api.bodies import BodyTooLargeError, read_body
+from workers.api import accounts, callbacks, changes, deliveries, metrics, polls, probes, problems, reports, tracked
+from workers.api.auth import GUARDED, BearerGuard
+from workers.api.bodies import BodyCap
+from workers.api.doorway import Doorway
+from workers.api.means import Means, Publish
 
-log = get_logger(__name__)
+DESCRIPTION = """One truthful delivery-status table over all messaging providers.
 
-PROBLEM = "application/problem+json"
+Everything under `/v1` needs `Authorization: Bearer <token>`. Every error is `application/problem+json`. Times have an
+offset; unknown fields and parameters are refused. Send `X-Request-Id` to find your request in the log."""
 
 
-def make_api(runtime: Runtime) -> FastAPI:
-    """The application over this runtime. Interactive documents wait for the task API."""
+def make_api(runtime: Runtime, *, token: str | None = None, publish: Publish | None = None) -> FastAPI:
+    """The application over this runtime.
+
+    `token`: accepted beside those of `ulak tokens`. `publish`: tells the workers what was committed; without it they
+    find it by themselves within seconds.
+    """
+    means = Means(runtime=runtime, token=token, publish=publish)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> Any:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         runtime.engine.dispose()
 
-    api = FastAPI(title="Ulak", lifespan=lifespan)
-    api.add_exception_handler(HTTPException, _problem)
-    api.add_api_route("/healthz", _healthz, methods=["GET"], summary="The process answers")
-    api.add_api_route("/readyz", _readyz(runtime), methods=["GET"], summary="The database answers too")
-    callback = _callback(runtime)
-    for path in ("/callbacks/{provider}/{account}", "/callbacks/{provider}/{account}/{tail:path}"):
-        api.add_api_route(path, callback, methods=["POST"], summary="A provider's push")
+    api = FastAPI(
+        title="Ulak",
+        description=DESCRIPTION,
+        version="1",
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+        # A bearer token is no cookie: whoever sends JSON under another name (curl's default) does no harm.
+        strict_content_type=False,
+    )
+    api.state.means = means
+    api.state.metrics = metrics.registry_for(runtime.engine)
+    problems.register(api)
+    api.include_router(_guarded())
+    api.include_router(callbacks.router)
+    api.include_router(probes.router)
+    api.include_router(metrics.router)
+    _document_problems(api)
+    # The last one added is the outermost.
+    api.add_middleware(BodyCap)
+    api.add_middleware(BearerGuard, means=means)
+    api.add_middleware(Doorway)
     return api
 
 
-async def _healthz() -> dict[str, str]:
-    return {"status": "ok"}
+def _guarded() -> APIRouter:
+    """Everything under `/v1`. The guard before the routes refuses strangers; here it only stands in the document."""
+    bearer = HTTPBearer(auto_error=False, description="`ULAK_API_TOKEN`, or one of `ulak tokens create NAME`.")
+    every = problems.documented(
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    )
+    router = APIRouter(prefix=GUARDED, dependencies=[Security(bearer)], responses=every)
+    for part in (polls, tracked, deliveries, changes, accounts, reports):
+        router.include_router(part.router)
+    return router
 
 
-def _readyz(runtime: Runtime) -> Callable[[], Awaitable[Response]]:
-    async def readyz() -> Response:
-        try:
-            await run_in_threadpool(_ask_database, runtime)
-        except SQLAlchemyError as error:
-            log.warning("api.not_ready", error=type(error).__name__)
-            return problem(HTTPStatus.SERVICE_UNAVAILABLE, "The database does not answer.")
-        return JSONResponse({"status": "ready"})
+def _document_problems(api: FastAPI) -> None:
+    """Put the form of all errors into the OpenAPI document."""
+    make = api.openapi
 
-    return readyz
+    def openapi() -> dict[str, Any]:
+        document = make()
+        document["components"].setdefault("schemas", {})["Problem"] = dict(problems.SCHEMA)
+        return document
 
-
-def _ask_database(runtime: Runtime) -> None:
-    with runtime.engine.connect() as connection:
-        connection.execute(text("SELECT 1"))
-
-
-def _callback(runtime: Runtime) -> Callable[..., Awaitable[Response]]:
-    async def callback(request: Request, provider: str, account: str, tail: str = "") -> Response:
-        """200 only after the commit; 5xx when not stored, so that a provider that repeats loses nothing."""
-        try:
-            body = await read_body(request)
-        except BodyTooLargeError as error:
-            return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error))
-        pushed = Callback(
-            tail=tail,
-            body=body,
-            headers={name.lower(): value for name, value in request.headers.items()},
-            client_ip=request.client.host if request.client else None,
-        )
-        return await run_in_threadpool(_store, runtime, provider, account, pushed)
-
-    return callback
-
-
-def _store(runtime: Runtime, provider: str, account: str, pushed: Callback) -> Response:
-    """Store a push and answer for it."""
-    try:
-        receive(runtime, provider, account, pushed)
-    except NoSuchCallbackError:
-        return problem(HTTPStatus.NOT_FOUND, "There is no such callback.")
-    except CallbackRefusedError:
-        log.warning("callback.refused", account=account, tail=pushed.tail)
-        refusal = problem(HTTPStatus.UNAUTHORIZED, "The credentials of this callback are wrong or missing.")
-        refusal.headers["WWW-Authenticate"] = 'Basic realm="ulak"'
-        return refusal
-    except (SQLAlchemyError, CredentialError) as error:
-        log.warning("callback.not_stored", account=account, tail=pushed.tail, error=type(error).__name__)
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "The report could not be stored now; send it again.")
-    except ProviderError as error:
-        log.warning("callback.wrong", account=account, tail=pushed.tail, why=error.message)
-        return problem(HTTPStatus.BAD_REQUEST, error.message)
-    return JSONResponse({"status": "stored"})
-
-
-async def _problem(_: Request, error: Exception) -> Response:
-    """Errors of the framework in the form of all our errors."""
-    status = error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
-    return problem(HTTPStatus(status), HTTPStatus(status).description)
-
-
-def problem(status: HTTPStatus, detail: str) -> JSONResponse:
-    """An error as RFC 9457 has it."""
-    body = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
-    return JSONResponse(body, status_code=status, media_type=PROBLEM)
+    api.openapi = openapi  # type: ignore[method-assign]

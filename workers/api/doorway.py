@@ -12,6 +12,7 @@ from structlog.contextvars import bound_contextvars
 from core import clock
 from core.logging import get_logger, origin
 from core.redaction import redact_text
+from workers.api.auth import GUARDED
 from workers.api.problems import problem
 
 log = get_logger(__name__)
@@ -38,7 +39,7 @@ class Doorway:
         async def named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = int(message["status"])
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
@@ -65,7 +66,11 @@ def request_id_of(given: str | None) -> str:
 
 
 def _route(scope: Scope) -> str:
-    return getattr(scope.get("route"), "path", "none")
+    """The template of the route that was taken; `none` where there was none."""
+    path: str = getattr(scope.get("route"), "path", "none")
+    # A route of an included router does not know its prefix.
+    is_inner = scope["path"].startswith(f"{GUARDED}/") and path.startswith("/") and not path.startswith(f"{GUARDED}/")
+    return GUARDED + path if is_inner else path
 
 
 def _tell(scope: Scope, status: int, seconds: float) -> None:

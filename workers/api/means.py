@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from sqlalchemy import Engine
@@ -42,19 +42,19 @@ class Means:
 
 def publisher(settings: Settings) -> Publish:
     """Publishes to the Redis of these settings; one that is away or not there yet costs a line in the log."""
+    found: list[Any] = []
 
     def send(message: Message) -> None:
+        if not found:
+            try:
+                found.append(app_for(settings))
+            except NothingRunningError as error:
+                log.warning("message.not_published", message=message.task, error=type(error).__name__)
+                return
         try:
-            app = app_for(settings)
-        except NothingRunningError as error:
-            log.warning("message.not_published", message=message.task, error=str(error))
-            return
-        try:
-            publish(app, message)
-        except app.connection_errors() as error:
+            publish(found[0], message)
+        except found[0].connection_errors() as error:
             log.warning("message.not_published", message=message.task, error=type(error).__name__)
-        finally:
-            app.close()
 
     return send
 

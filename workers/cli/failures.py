@@ -13,6 +13,7 @@ from tasks.steps.ondemand import WrongWindowError
 from tasks.steps.tracking import UnknownIdKindError
 from workers.cli.session import FAILED, WRONG_USAGE, CommandError, Session, UsageError
 from workers.connections import NothingRunningError
+from workers.demo import SandboxError
 from workers.embedded.server import EmbeddedServerError
 from workers.home import HomeBusyError
 from workers.ports import PortBusyError
@@ -24,6 +25,7 @@ _OURS = (
     EmbeddedServerError,
     HomeBusyError,
     PortBusyError,
+    SandboxError,
     WrongQuarantineKeyError,
     ProviderError,
     AccountsFileError,

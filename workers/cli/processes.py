@@ -8,14 +8,17 @@ import typer
 import uvicorn
 from tornado.options import options as flower_options
 
-from core import names
-from core.logging import configure_logging
+from core import metrics, names
+from core.logging import configure_logging, get_logger
 from core.settings import Settings, load_settings
 from workers import lifeline
-from workers.secrets import flower_auth
+from workers.secrets import api_token, flower_auth
+
+log = get_logger(__name__)
 
 Option = typer.Option
 GRACE_SECONDS = 20.0
+API_THREADS = 16
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +54,7 @@ def worker(
     celery = _celery()
     celery.settings = settings.model_copy(update={"worker_threads": threads or settings.worker_threads})
     celery.log_process = name
+    _show_metrics(settings)
     celery.worker_main(
         [
             "--quiet",
@@ -65,6 +69,16 @@ def worker(
             "--events",
         ]
     )
+
+
+def _show_metrics(settings: Settings) -> None:
+    """What this worker measures itself, at a port of its own. A port that is taken stops nobody from working."""
+    if settings.metrics_port is None:
+        return
+    try:
+        metrics.serve(settings.metrics_port, settings.bind)
+    except OSError as error:
+        log.warning("metrics.not_shown", port=settings.metrics_port, error=error.strerror)
 
 
 def beat() -> None:
@@ -109,18 +123,24 @@ def flower() -> None:
             "--max-tasks=10000",
             "--purge-offline-workers=60",
             "--logging=none",
+            *(["--read-only"] if settings.flower_read_only else []),
         ]
     )
 
 
 def api() -> None:
-    """Take the providers' callbacks, and answer probes."""
+    """The task API, the feed of changes, the providers' callbacks and the probes."""
     from workers.api.app import make_api  # noqa: PLC0415 - FastAPI costs half a second
+    from workers.api.means import publisher  # noqa: PLC0415
     from workers.connections import runtime_for  # noqa: PLC0415
 
     settings = _begin("api")
     uvicorn.run(
-        make_api(runtime_for(settings)),
+        make_api(
+            runtime_for(settings, threads=API_THREADS, application_name="ulak-api"),
+            token=api_token(settings),
+            publish=publisher(settings),
+        ),
         host=settings.bind,
         port=settings.api_port or 8000,
         log_config=None,

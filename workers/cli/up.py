@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from core import clock
 from core.logging import configure_logging, get_logger
+from core.redis import connect
 from core.settings import Settings, load_settings
 from models.accounts import apply
 from models.database import retry_transaction
@@ -91,6 +92,9 @@ class Up:
 
     def run(self, *, until_settled: bool, timeout_seconds: float | None) -> int:
         """Start all, then show progress until a signal, or until all is settled. Returns the exit code."""
+        if not self.plan.is_demo and (path := self.plan.settings.accounts_path()) is not None:
+            # A wrong file is said before anything is started.
+            read_accounts(path)
         settings = self._with_servers()
         if self.supervisor.stop_requested:
             return 0
@@ -126,6 +130,10 @@ class Up:
         urls = {name: server.wait_until_ready(self.supervisor.poll) for name, server in servers.items()}
         for name, server in servers.items():
             self.progress.say(server.name.capitalize(), f"answers ({_where(urls[name])})")
+        if given.redis_url is not None:
+            # PostgreSQL is needed for the schema and says so itself; the broker would only be missed by the children.
+            with connect(given.redis_url.get_secret_value(), retries=1) as redis:
+                redis.ping()
         return given.model_copy(update={name: SecretStr(url) for name, url in urls.items()})
 
     def _start_demo(self) -> SandboxRun:
@@ -160,7 +168,8 @@ class Up:
         env = _environment(settings, demo=self.plan.is_demo)
         for number in range(1, self.plan.workers + 1):
             argv = ("worker", "--name", f"worker-{number}", "--threads", str(self.plan.threads))
-            self.supervisor.add(_child(f"worker-{number}", argv, env, grace_seconds=25.0, tier=3))
+            own = env | _metrics_port(settings, number)
+            self.supervisor.add(_child(f"worker-{number}", argv, own, grace_seconds=25.0, tier=3))
         self.supervisor.add(_child("beat", ("beat",), env, tier=2))
         self.supervisor.add(_child("api", ("api",), env, tier=2))
         if self.plan.flower:
@@ -233,6 +242,11 @@ def _environment(settings: Settings, *, demo: bool) -> dict[str, str]:
     if demo:
         env["ULAK_TICK_SECONDS"] = str(DEMO_TICK_SECONDS)
     return env
+
+
+def _metrics_port(settings: Settings, number: int) -> dict[str, str]:
+    """The workers' metrics ports count upwards from the given one: each process has its own."""
+    return {"ULAK_METRICS_PORT": str(settings.metrics_port + number - 1)} if settings.metrics_port else {}
 
 
 def _child(

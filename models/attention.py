@@ -1,0 +1,70 @@
+"""What waits longer than it should, per account: whether anybody works, and what is late against its validity.
+
+Nothing here writes. Beside `models.overview`, for whoever must say what is wrong and what to do about it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+LATE_SECONDS = 300.0
+"""How long after the end of its validity an id without any answer counts as late: the last check needs a moment."""
+LATE_DELIVERY_SECONDS = 3600.0
+"""The same of a delivery that is still open: what its provider has corrected meanwhile needs another look."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What waits at one account; each time is that of the oldest, None where nothing waits. By PostgreSQL's clock."""
+
+    account: str
+    ready_since: datetime | None
+    """A request that could be made."""
+    lease_ended: datetime | None
+    """A request whose worker wrote no answer in time, and that nobody has brought back."""
+    due_since: datetime | None
+    """An id that is to be asked for and is in no request yet."""
+    unplanned_since: datetime | None
+    """A poll that nobody has planned."""
+    planned_at: datetime | None
+    """When lists were last planned; None where the account has none, or was never planned."""
+    poll: Mapping[str, Any]
+    """The account's `[account.poll]`."""
+    late_ids: int
+    """Registered ids that got no answer at all within their validity."""
+    late_ids_since: datetime | None
+    """When the oldest of them was sent."""
+    late_deliveries: int
+    """Messages that are still open long after their validity ended: a word that nobody could map, mostly."""
+
+
+_WAITING = text("""
+    SELECT a.id AS account, a.planned_at, a.poll,
+        (SELECT min(f.available_at) FROM fetches f WHERE f.account_id = a.id AND f.state = 'ready') AS ready_since,
+        (SELECT min(f.lease_until) FROM fetches f
+          WHERE f.account_id = a.id AND f.state = 'sending' AND f.lease_until < clock_timestamp()) AS lease_ended,
+        (SELECT min(t.next_check_at) FROM tracked_ids t
+          WHERE t.account_id = a.id AND t.closed_at IS NULL AND t.fetch_id IS NULL) AS due_since,
+        (SELECT min(p.started_at) FROM polls p
+          WHERE p.account_id = a.id AND p.state = 'running' AND p.planned_at IS NULL) AS unplanned_since,
+        late.many AS late_ids, late.since AS late_ids_since, open.many AS late_deliveries
+    FROM accounts a
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS many, min(t.sent_at) AS since FROM tracked_ids t
+        WHERE t.account_id = a.id AND t.closed_at IS NULL AND t.origin = 'sender' AND t.last_found_at IS NULL
+          AND t.valid_until < clock_timestamp() - make_interval(secs => :late)) late
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS many FROM delivery_status d
+        WHERE d.account_id = a.id AND NOT d.is_final AND d.granularity = 'message'
+          AND d.valid_until < clock_timestamp() - make_interval(secs => :late_delivery)) open
+    WHERE a.enabled ORDER BY a.id
+""")
+
+
+def waiting(connection: Connection) -> dict[str, Waiting]:
+    """What waits at every enabled account, by its id; reads open rows by their partial indexes only."""
+    parameters = {"late": LATE_SECONDS, "late_delivery": LATE_DELIVERY_SECONDS}
+    return {row["account"]: Waiting(**row) for row in connection.execute(_WAITING, parameters).mappings()}

@@ -1,0 +1,261 @@
+"""The figures that operators watch, read from the tables: the same whichever process is asked, and after any crash.
+
+Label values are an account's id, its provider and words of small fixed sets; never a number, an id of a message, a
+text. Every figure that can be 0 is told as 0 for every account, so that an alarm needs no guess about absence.
+
+A group is one statement or two. Those that read every row of the shared table say so: whoever asks keeps the answer
+for a while.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, RowMapping, text
+
+from models.overview import AccountState, state_of
+from models.vocabulary import STATUS_CLASS, Status
+
+RECENT_SECONDS: Final = 300
+"""The window of the figures that count recent calls."""
+HOUR_SECONDS: Final = 3600
+LATEST_CHANGES: Final = 20_000
+"""The lag of finals is read from at most so many of the last changes."""
+QUANTILES: Final = (0.5, 0.95, 0.99)
+BREAKER_STATES: Final = ("closed", "open", "probing")
+FETCH_STATES: Final = ("ready", "sending", "dead")
+POLL_ENDS: Final = ("complete", "complete_with_errors", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One number: of which figure, under which labels."""
+
+    figure: str
+    labels: Mapping[str, str]
+    value: float
+
+
+Samples = Iterator[Sample]
+
+
+def _of(row: RowMapping, **more: str) -> dict[str, str]:
+    return {"account": row["account"], "provider": row["provider"], **more}
+
+
+_ACCOUNTS = text("""
+    SELECT a.*, a.id AS account, clock_timestamp() AS now,
+        extract(epoch FROM clock_timestamp() - a.last_asked_at)::double precision AS asked_ago
+    FROM accounts a ORDER BY a.id
+""")
+
+
+def read_accounts(connection: Connection) -> Samples:
+    """How every account stands, and its limit."""
+    for row in connection.execute(_ACCOUNTS).mappings():
+        stands = state_of(row, row["now"])[0]
+        for state in AccountState:
+            yield Sample("account_state", _of(row, state=state.value.replace(" ", "_")), state is stands)
+        for word in BREAKER_STATES:
+            yield Sample("account_breaker", _of(row, state=word), word == row["breaker_state"])
+        paused = row["paused_until"] is not None and row["paused_until"] > row["now"]
+        yield Sample("account_paused", _of(row), paused and row["enabled"])
+        yield Sample("account_limit_requests", _of(row), row["limit_requests"])
+        yield Sample("account_limit_window_seconds", _of(row), row["limit_per_seconds"])
+        yield Sample("account_limit_concurrency", _of(row), row["limit_concurrency"])
+        if row["asked_ago"] is not None:
+            yield Sample("account_asked_age_seconds", _of(row), max(0.0, row["asked_ago"]))
+
+
+_RECENT_CALLS = text("""
+    SELECT a.id AS account, a.provider, c.outcome,
+        CASE WHEN c.http_status IS NULL THEN 'none' ELSE (c.http_status / 100) || 'xx' END AS status, count(*) AS many
+    FROM calls c JOIN accounts a ON a.id = c.account_id
+    WHERE c.asked_at > clock_timestamp() - make_interval(secs => :seconds) AND c.outcome IS NOT NULL
+    GROUP BY 1, 2, 3, 4
+""")
+_SLOTS = text("""
+    SELECT a.id AS account, a.provider, a.limit_requests, busy.slots, air.unanswered,
+        extract(epoch FROM clock_timestamp() - good.answered_at)::double precision AS answered_ago
+    FROM accounts a
+    CROSS JOIN LATERAL (SELECT count(*) AS slots FROM calls c WHERE c.account_id = a.id
+        AND c.released_at > clock_timestamp() - make_interval(secs => a.limit_per_seconds)) busy
+    CROSS JOIN LATERAL (SELECT count(*) AS unanswered FROM calls c WHERE c.account_id = a.id
+        AND c.answered_at IS NULL AND c.gives_up_at > clock_timestamp()) air
+    LEFT JOIN LATERAL (SELECT c.answered_at FROM calls c WHERE c.account_id = a.id AND c.outcome = 'ok'
+        ORDER BY c.asked_at DESC LIMIT 1) good ON true
+    ORDER BY a.id
+""")
+
+
+def read_calls(connection: Connection) -> Samples:
+    """What was asked of the providers, and how much of the limit is in use."""
+    for row in connection.execute(_RECENT_CALLS, {"seconds": RECENT_SECONDS}).mappings():
+        yield Sample("calls_recent", _of(row, outcome=row["outcome"], status=row["status"]), row["many"])
+    for row in connection.execute(_SLOTS).mappings():
+        yield Sample("limit_slots_busy", _of(row), min(row["slots"], row["limit_requests"]))
+        yield Sample("calls_unanswered", _of(row), row["unanswered"])
+        if row["answered_ago"] is not None:
+            yield Sample("answer_age_seconds", _of(row), max(0.0, row["answered_ago"]))
+
+
+# One scan of a partial index for each column.
+_WORK = text("""
+    SELECT a.id AS account, a.provider, ready.ready, ready.retrying, ready.age AS ready_age,
+        (SELECT count(*) FROM fetches f WHERE f.account_id = a.id AND f.state = 'sending') AS sending,
+        (SELECT count(*) FROM fetches f WHERE f.account_id = a.id AND f.state = 'dead') AS dead,
+        (SELECT count(*) FROM polls p WHERE p.account_id = a.id AND p.state = 'running') AS running,
+        (SELECT count(*) FROM quarantine q WHERE q.account_id = a.id AND q.resolved_at IS NULL) AS quarantined,
+        ids.many AS tracked, ids.age AS unanswered_age, due.many AS due, due.age AS overdue
+    FROM accounts a
+    CROSS JOIN LATERAL (SELECT count(*) AS ready, count(*) FILTER (WHERE f.attempts > 0) AS retrying,
+        coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(f.available_at))), 0) AS age
+        FROM fetches f WHERE f.account_id = a.id AND f.state = 'ready') ready
+    CROSS JOIN LATERAL (SELECT count(*) AS many,
+        coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(t.sent_at))), 0) AS age
+        FROM tracked_ids t WHERE t.account_id = a.id AND t.closed_at IS NULL) ids
+    CROSS JOIN LATERAL (SELECT count(*) AS many,
+        coalesce(greatest(0, extract(epoch FROM statement_timestamp() - min(t.next_check_at))), 0) AS age
+        FROM tracked_ids t WHERE t.account_id = a.id AND t.closed_at IS NULL AND t.fetch_id IS NULL
+          AND t.next_check_at <= statement_timestamp()) due
+    ORDER BY a.id
+""")
+_ENDED = text("""
+    SELECT a.id AS account, a.provider, word.state, count(p.id) AS many
+    FROM accounts a CROSS JOIN unnest(CAST(:states AS text[])) AS word(state)
+    LEFT JOIN LATERAL (SELECT id, state, finished_at FROM polls WHERE account_id = a.id ORDER BY id DESC LIMIT 5000) p
+        ON p.state = word.state AND p.finished_at > clock_timestamp() - make_interval(secs => :seconds)
+    GROUP BY 1, 2, 3
+""")
+
+
+def read_work(connection: Connection) -> Samples:
+    """What is to be done, what waits, what was given up."""
+    for row in connection.execute(_WORK).mappings():
+        for state in FETCH_STATES:
+            yield Sample("fetches", _of(row, state=state), row[state])
+        yield Sample("fetches_retrying", _of(row), row["retrying"])
+        yield Sample("fetch_ready_age_seconds", _of(row), row["ready_age"])
+        yield Sample("polls_running", _of(row), row["running"])
+        yield Sample("quarantine_open", _of(row), row["quarantined"])
+        yield Sample("tracked_open", _of(row), row["tracked"])
+        yield Sample("tracked_due", _of(row), row["due"])
+        yield Sample("tracked_overdue_seconds", _of(row), row["overdue"])
+        yield Sample("unanswered_age_seconds", _of(row), row["unanswered_age"])
+    ends = {"states": list(POLL_ENDS), "seconds": HOUR_SECONDS}
+    for row in connection.execute(_ENDED, ends).mappings():
+        yield Sample("polls_ended_last_hour", _of(row, state=row["state"]), row["many"])
+
+
+_HEARTBEATS = text("""
+    SELECT name, greatest(0, extract(epoch FROM clock_timestamp() - at))::double precision AS age FROM heartbeats
+""")
+# What the feed of changes does not tell yet, since an older transaction is still open somewhere in the cluster.
+_FEED = text("""
+    SELECT count(*) AS many, coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(changed_at))), 0) AS age
+    FROM (SELECT changed_at FROM delivery_status
+          WHERE changed_in >= pg_snapshot_xmin(pg_current_snapshot())::text::bigint LIMIT 100000) held
+""")
+
+
+def read_pulse(connection: Connection) -> Samples:
+    """Whether periodic work is done, and how far the feed of changes is behind the table."""
+    for row in connection.execute(_HEARTBEATS).mappings():
+        yield Sample("heartbeat_age_seconds", {"name": row["name"]}, row["age"])
+    row = connection.execute(_FEED).mappings().one()
+    yield Sample("feed_held_back", {}, row["many"])
+    yield Sample("feed_lag_seconds", {}, row["age"])
+
+
+_DELIVERIES = text("""
+    SELECT account_id AS account, provider, granularity, status, count(*) AS many,
+        count(*) FILTER (WHERE conflict) AS conflicts
+    FROM delivery_status GROUP BY 1, 2, 3, 4
+""")
+
+
+def read_deliveries(connection: Connection) -> Samples:
+    """The shared table, counted. Reads every row of it."""
+    conflicts: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for row in connection.execute(_DELIVERIES).mappings():
+        labels = _of(row, granularity=row["granularity"], status=row["status"])
+        yield Sample("deliveries", labels, row["many"])
+        conflicts[row["account"], row["provider"]] += row["conflicts"]
+    for (account, provider), many in conflicts.items():
+        yield Sample("deliveries_conflicting", {"account": account, "provider": provider}, many)
+
+
+_LAG = text("""
+    WITH recent AS MATERIALIZED (
+        SELECT id, account_id, provider, granularity, status, sent_at, changed_at
+        FROM delivery_status ORDER BY changed_in DESC, id DESC LIMIT :latest
+    ), told AS (
+        SELECT r.account_id, r.provider, r.sent_at, final.first_seen_at AS seen, final.as_of AS asked, final.done_at,
+            (SELECT max(o.as_of) FROM observations o
+             WHERE o.delivery_id = r.id AND o.facts ->> 'status' = ANY(:open)) AS last_open
+        FROM recent r
+        CROSS JOIN LATERAL (
+            SELECT o.first_seen_at, o.as_of, CAST(o.facts ->> 'done_at' AS timestamptz) AS done_at FROM observations o
+            WHERE o.delivery_id = r.id AND o.facts ->> 'status' = ANY(:final)
+            ORDER BY o.first_seen_at, o.id LIMIT 1) final
+        WHERE r.granularity <> 'conversation' AND r.status = ANY(:final)
+          AND r.changed_at > clock_timestamp() - make_interval(secs => :seconds)
+          AND final.first_seen_at > clock_timestamp() - make_interval(secs => :seconds)
+    ), lag AS (
+        SELECT account_id, provider,
+            greatest(0, extract(epoch FROM seen - done_at)) AS exact,
+            CASE WHEN done_at IS NULL THEN greatest(0, coalesce(extract(epoch FROM seen - asked), 0)) END AS least,
+            CASE WHEN done_at IS NULL
+                 THEN greatest(0, extract(epoch FROM seen - greatest(last_open, sent_at))) END AS most,
+            CASE WHEN done_at IS NOT NULL THEN 'exact'
+                 WHEN greatest(last_open, sent_at) IS NOT NULL THEN 'bracket' ELSE 'least' END AS bound
+        FROM told
+    )
+    SELECT account_id AS account, provider,
+        count(*) FILTER (WHERE bound = 'exact') AS exact, count(*) FILTER (WHERE bound = 'bracket') AS bracket,
+        count(*) FILTER (WHERE bound = 'least') AS least,
+        percentile_cont(CAST(:quantiles AS double precision[])) WITHIN GROUP (ORDER BY lag.exact)
+            FILTER (WHERE bound = 'exact') AS exact_lags,
+        percentile_cont(CAST(:quantiles AS double precision[])) WITHIN GROUP (ORDER BY lag.least)
+            FILTER (WHERE bound <> 'exact') AS least_lags,
+        percentile_cont(CAST(:quantiles AS double precision[])) WITHIN GROUP (ORDER BY lag.most)
+            FILTER (WHERE bound = 'bracket') AS most_lags
+    FROM lag GROUP BY 1, 2
+""")
+_FINAL: Final = [status.value for status in Status if STATUS_CLASS[status] >= STATUS_CLASS[Status.SENT]]
+_OPEN: Final = [status.value for status in Status if STATUS_CLASS[status] == STATUS_CLASS[Status.ENROUTE]]
+
+
+def read_lag(connection: Connection) -> Samples:
+    """How late we were with the finals that were first seen within the last hour.
+
+    `exact`: seen minus the provider's own time of the event. Where it gives none, the event lies between the last time
+    at which it said something else (or the sending) and the moment at which we asked: `most` and `least`. Our own
+    `unreported` is no report and is not counted.
+    """
+    parameters = {
+        "latest": LATEST_CHANGES,
+        "seconds": HOUR_SECONDS,
+        "final": _FINAL,
+        "open": _OPEN,
+        "quantiles": list(QUANTILES),
+    }
+    for row in connection.execute(_LAG, parameters).mappings():
+        for timed in ("exact", "bracket", "least"):
+            yield Sample("finals_last_hour", _of(row, timed=timed), row[timed])
+        for bound in ("exact", "least", "most"):
+            for quantile, lag in zip(QUANTILES, row[f"{bound}_lags"] or (), strict=False):
+                if lag is not None:
+                    yield Sample("final_lag_seconds", _of(row, bound=bound, quantile=str(quantile)), lag)
+
+
+GROUPS: Final[Mapping[str, Callable[[Connection], Samples]]] = {
+    "accounts": read_accounts,
+    "calls": read_calls,
+    "work": read_work,
+    "pulse": read_pulse,
+    "deliveries": read_deliveries,
+    "lag": read_lag,
+}
+"""Each is read and kept by itself."""

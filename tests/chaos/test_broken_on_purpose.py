@@ -1,0 +1,143 @@
+"""Each promise broken once, on purpose: the harness must see it, or its green says nothing."""
+
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from faults import kill_all_workers, misbehave, until_struck, wait_hits
+from judging import LEASE_SECONDS, judge, lateness, never, wait_truth
+from reporting import Table, table_of
+from system import POLLED, System
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+SHORT_PATIENCE = 45.0
+
+
+@pytest.fixture
+def table(request: pytest.FixtureRequest) -> Table:
+    """The run's seed and table."""
+    return table_of(request.config)
+
+
+def seen_when_broken(table: Table, promise: str, look: Callable[[System], list[str]], **options: object) -> list[str]:
+    """What the judgement says of a system with that promise broken."""
+    with System(table.seed, workers=2, breaks=promise, **options) as system:  # type: ignore[arg-type]
+        system.wait_calls(5)
+        wrong = look(system)
+    table.add(f"on purpose: {promise}", len(wrong), None, [] if wrong else ["the harness did not see it"])
+    return wrong
+
+
+def test_the_unbroken_system_passes_every_one_of_these_looks(table: Table) -> None:
+    """The same looks at the system as it is find nothing: what they find elsewhere is the broken promise."""
+    with System(table.seed, workers=2, limits={"vairo": 5, "iletimerkezi": 4, "diyalog": 4}) as system:
+        system.wait_calls(5)
+        wrong = saturate(system) + jitter(system) + freeze_and_thaw(system) + look_at_lateness(system)
+        wrong += kill_and_wait(system) + judge(system)
+    table.add("on purpose: nothing", 0, None, wrong)
+    assert wrong == []
+
+
+def test_a_removed_fence_is_seen(table: Table) -> None:
+    """A late finisher that writes although another has finished its fetch makes polls count wrongly."""
+    wrong = seen_when_broken(table, "fence_removed", freeze_and_thaw)
+    assert any(each.startswith("ledger") for each in wrong)
+
+
+def test_skipped_call_rows_are_seen(table: Table) -> None:
+    """Without call rows the stand-ins count more requests than were permitted, and windows over their limit."""
+    wrong = seen_when_broken(table, "call_row_skipped", saturate, limits={"vairo": 5, "iletimerkezi": 4, "diyalog": 4})
+    assert {each.split(":")[0] for each in wrong} >= {"limit", "requests"}
+
+
+def test_a_slot_that_is_freed_at_sending_is_seen(table: Table) -> None:
+    """On a line that delays unevenly, windows at the provider hold more than the limit."""
+    limits = {"vairo": 5, "iletimerkezi": 4, "diyalog": 4}
+    wrong = seen_when_broken(table, "slot_freed_at_sending", jitter, limits=limits)
+    assert any(each.startswith("limit") for each in wrong)
+
+
+def test_a_merge_by_arrival_is_seen(table: Table) -> None:
+    """Notices that arrive out of order leave rows that are not the truth."""
+    wrong = seen_when_broken(table, "merge_by_arrival", lambda system: wait_truth(more(system), SHORT_PATIENCE))
+    assert any("status" in each for each in wrong)
+
+
+def test_a_publish_before_the_commit_is_seen(table: Table) -> None:
+    """Messages that speak of rows that are not there yet fall flat: the work waits until a hint counts as lost."""
+    wrong = seen_when_broken(table, "publish_before_commit", look_at_lateness)
+    assert any(each.startswith("late") for each in wrong)
+
+
+def test_a_missing_reconcile_is_seen(table: Table) -> None:
+    """Nobody gives back the leases of killed workers: fetches stay leased and polls open."""
+    wrong = seen_when_broken(table, "reconcile_off", kill_and_wait)
+    assert any("left leased" in each for each in wrong)
+
+
+# ------------------------------------------------------------------------------------------------ looks
+
+
+def more(system: System) -> System:
+    """The system with more to do."""
+    system.send_more(12)
+    return system
+
+
+def saturate(system: System) -> list[str]:
+    """More work than the limit allows."""
+    more(system)
+    time.sleep(12)
+    return never(system)
+
+
+def jitter(system: System) -> list[str]:
+    """The same over a line that delays each request by another time."""
+    for proxy in system.to_provider.values():
+        proxy.delay_seconds = (0.0, 1.6)
+    more(system)
+    time.sleep(20)
+    found = never(system)
+    for proxy in system.to_provider.values():
+        proxy.heal()
+    return found
+
+
+def freeze_and_thaw(system: System) -> list[str]:
+    """Every worker in turn finishes late: frozen before its fence, past its lease, while others do its work."""
+    more(system)
+    late = []
+    for number in range(4):
+        worker = system.trapped_worker(iter(["fence:before:1:stop"]))
+        worker.env = {**worker.env}
+        late.append(worker)
+        wait_hits(system, number + 1)
+    system.crashes += len(late)
+    time.sleep(LEASE_SECONDS + 8)
+    for worker in late:
+        worker.signal(signal.SIGCONT)
+    time.sleep(6)
+    for worker in late:
+        worker.end()
+    return never(system)
+
+
+def look_at_lateness(system: System) -> list[str]:
+    """How soon planned fetches are asked while nothing is wrong."""
+    since = system.now()
+    more(system)
+    time.sleep(20)
+    return lateness(system, since)
+
+
+def kill_and_wait(system: System) -> list[str]:
+    """Workers killed with requests in the air, and time enough to heal."""
+    more(system)
+    kill_all_workers(system, 3)
+    time.sleep(2 * LEASE_SECONDS + 14)
+    return never(system)
+
+
+__all__ = ["POLLED", "misbehave", "until_struck"]

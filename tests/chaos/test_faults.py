@@ -1,0 +1,109 @@
+"""Whatever dies, freezes or lies: no delivery is lost or invented, no limit broken, nothing left open."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from faults import LONG, SHORT, Fault, fill_disk, small_disk
+from judging import judge, never, usage, growth, wait_recovered, wait_truth
+from reporting import Table, table_of
+from system import System
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Table:
+    """The run's seed and table."""
+    return table_of(request.config)
+
+
+@pytest.fixture(scope="module")
+def long_system(table: Table) -> Iterator[System]:
+    """One system for all long faults, one after the other."""
+    with System(table.seed) as system:
+        system.wait_calls(20)
+        yield system
+
+
+def endure(system: System, fault: Fault, table: Table) -> list[str]:
+    """Do it, see the system recover, and say at once what must never be."""
+    times = 0
+    recovery: float | None = None
+    try:
+        times = fault.do(system, fault.strength)
+        recovery = wait_recovered(system)
+        wrong = never(system)
+    except AssertionError as error:
+        wrong = [str(error)]
+    table.add(fault.name, times, recovery, wrong)
+    return [f"{fault.name}: {each}" for each in wrong]
+
+
+@pytest.mark.timeout(400)
+def test_a_short_series_of_faults_loses_and_invents_nothing(table: Table) -> None:
+    """A dozen faults of every kind in a drawn order; at the end the table is the truth and every poll has ended."""
+    with System(table.seed, workers=2) as system:
+        system.wait_calls(10)
+        wrong: list[str] = []
+        for fault in system.rng.sample(SHORT, len(SHORT)):
+            began = time.monotonic()
+            wrong += endure(system, fault, table)
+            print(f"{fault.name}: {time.monotonic() - began:.1f} s")
+        system.send_more(3)
+        wrong += judge(system)
+        table.add("all of the short series", len(SHORT), None, wrong)
+        assert wrong == [], "\n".join(table.lines())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("fault", LONG, ids=lambda fault: fault.name)
+def test_a_fault_loses_and_invents_nothing(fault: Fault, long_system: System, table: Table) -> None:
+    """New sends, the fault among them; afterwards the table is the truth, and no poll or lease is left open."""
+    long_system.send_more(4)
+    wrong = endure(long_system, fault, table) + wait_truth(long_system)
+    if wrong and table.rows[-1][-1] == "ok":
+        table.add(f"{fault.name}: afterwards", 0, None, wrong)
+    assert wrong == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_hundred_killed_workers_cost_nothing_but_time(table: Table) -> None:
+    """Kill -9 a hundred times; who survives neither grows nor collects descriptors."""
+    with System(table.seed + 1, workers=4) as system:
+        system.wait_calls(20)
+        spared = system.processes["worker-1"]
+        system.processes["spared"] = system.processes.pop("worker-1")
+        time.sleep(5)
+        assert spared.pid is not None
+        before = usage(spared.pid)
+        wrong: list[str] = []
+        for _ in range(4):
+            system.send_more(4)
+            wrong += endure(system, Fault("kill -9 of workers", _kill_a_quarter, 1), table)
+        wrong += growth(before, usage(spared.pid)) + judge(system)
+        table.add("a hundred kills together", system.crashes, None, wrong)
+        assert spared.deaths == 0
+        assert wrong == []
+
+
+def _kill_a_quarter(system: System, strength: int) -> int:
+    from faults import kill_workers
+
+    return sum(kill_workers(system, strength) for _ in range(9))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_full_disk_costs_nothing_but_time(table: Table) -> None:
+    """PostgreSQL's disk is full: it refuses, maybe falls over; with room again all goes on."""
+    with small_disk(256) as disk:
+        if isinstance(disk, str):
+            table.add("disk full", 0, None, [f"skipped: {disk}"])
+            pytest.skip(disk)
+        with System(table.seed + 2, workers=2, database_on=disk) as system:
+            system.wait_calls(10)
+            fault = Fault("disk full", lambda one, strength: fill_disk(one, strength, disk))
+            wrong = endure(system, fault, table)
+            system.send_more(3)
+            assert wrong + judge(system) == []

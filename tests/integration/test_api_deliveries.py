@@ -1,0 +1,142 @@
+"""The shared table, the accounts and send replies over HTTP."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from task_api import Api, api
+from database_fixtures import add_account
+
+from models.database import transaction
+from models.deliveries import upsert
+from models.report import DeliveryReport
+from models.vocabulary import Granularity, Reason, Source, Status
+from tasks.messages import dispatch_account
+
+__all__ = ["api"]
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def said(status: Status, key: str, **fields: Any) -> DeliveryReport:
+    """A statement about one message."""
+    return DeliveryReport(
+        granularity=Granularity.MESSAGE, provider_key=key, status=status, provider_status=status.value, **fields
+    )
+
+
+def tell(api: Api, *reports: DeliveryReport, hours: int = 0) -> None:
+    """What the provider answered, some hours after noon."""
+    with transaction(api.engine) as connection:
+        upsert(connection, "marka-sms", "vairo", reports, asked_at=NOON + timedelta(hours=hours))
+
+
+@pytest.fixture(autouse=True)
+def account(api: Api) -> None:
+    """An account with nothing in the table."""
+    with transaction(api.engine) as connection:
+        add_account(connection, "marka-sms")
+
+
+def test_deliveries_are_found_by_what_people_know(api: Api) -> None:
+    """Status, the sender's own id, and a number in any usual spelling."""
+    tell(
+        api,
+        said(Status.DELIVERED, "a", recipient="+905301234567", client_ref="c-1"),
+        said(Status.ENROUTE, "b", recipient="+905301234568"),
+    )
+
+    def keys(**query: Any) -> list[str]:
+        return [row["provider_key"] for row in api.get("/v1/deliveries", **query)["deliveries"]]
+
+    assert keys() == ["a", "b"]
+    assert keys(status="enroute") == ["b"]
+    assert keys(client_ref="c-1", account="marka-sms") == ["a"]
+    assert keys(account="nobody") == []
+    assert keys(since="2100-01-01T00:00:00Z".replace("2100", "2099")) == []
+    for spelling in ("+905301234567", "905301234567", "05301234567", "5301234567", "0530 123 45 67", "(0530) 123-4567"):
+        assert keys(recipient=spelling) == ["a"]
+
+
+def test_pages_stay_right_while_rows_change(api: Api) -> None:
+    """Every row of the beginning comes exactly once, whatever is written between two pages."""
+    tell(api, *(said(Status.ENROUTE, f"k{number}") for number in range(7)))
+    seen: list[str] = []
+    query: dict[str, Any] = {"limit": 2}
+    while True:
+        page = api.get("/v1/deliveries", **query)
+        seen += [row["provider_key"] for row in page["deliveries"]]
+        tell(api, *(said(Status.DELIVERED, f"k{number}") for number in range(0, 7, 3)), hours=len(seen))
+        if page["cursor"] is None:
+            break
+        query["cursor"] = page["cursor"]
+    assert seen == [f"k{number}" for number in range(7)]
+    other = api.client.get("/v1/deliveries", params=query | {"status": "delivered"})
+    assert other.status_code == 400
+
+
+def test_a_registered_number_without_an_answer_is_shown(api: Api) -> None:
+    """On the search for it, beside the deliveries; not once the provider has answered for it."""
+    body = {
+        "account": "marka-sms",
+        "ids": [{"kind": "number", "value": "9:5301234567", "recipient": "05301234567", "client_ref": "c-9"}],
+    }
+    assert api.client.post("/v1/tracked", json=body).json()["new"] == 1
+    for query in ({"recipient": "0530 123 45 67"}, {"client_ref": "c-9"}):
+        (waiting,) = api.get("/v1/deliveries", **query)["unanswered"]
+        assert (waiting["value"], waiting["recipient"], waiting["closed_at"]) == ("9:5301234567", "+905301234567", None)
+    assert api.get("/v1/deliveries")["unanswered"] == []
+
+
+def test_one_delivery_tells_its_history_and_why_it_is_what_it_is(api: Api) -> None:
+    """The winner first; the loser with the part by which it lost; the contradiction by its words."""
+    tell(api, said(Status.DELIVERED, "a", statement={"durum": 1}))
+    tell(api, said(Status.UNDELIVERABLE, "a", reason=Reason.ABSENT), hours=1)
+    (row,) = api.get("/v1/deliveries")["deliveries"]
+    found = api.get(f"/v1/deliveries/{row['id']}")
+    history = [(each["status"], each["won"], each["lost_by"], each["source"]) for each in found.pop("history")]
+    assert history == [("undeliverable", True, None, "poll"), ("delivered", False, "as_of", "poll")]
+    assert found.pop("conflicting") == ["delivered", "undeliverable"]
+    assert found == row
+    assert api.client.get("/v1/deliveries/999999").status_code == 404
+
+
+def test_an_account_is_paused_and_resumed(api: Api) -> None:
+    """Both say how it stands then; resuming wakes the dispatcher."""
+    (account,) = api.get("/v1/accounts")["accounts"]
+    assert (account["id"], account["state"], account["limit"]["requests"]) == ("marka-sms", "ok", 1)
+    paused = api.client.post("/v1/accounts/marka-sms/pause", json={"reason": "maintenance"}).json()
+    assert (paused["state"], paused["reason"], paused["until"]) == ("paused", "maintenance", None)
+    resumed = api.client.post("/v1/accounts/marka-sms/resume").json()
+    assert (resumed["state"], resumed["reason"]) == ("ok", None)
+    assert api.sent == [dispatch_account("marka-sms")]
+    assert api.client.post("/v1/accounts/marka-sms/pause").json()["reason"] == "paused through the API"
+    past = api.client.post("/v1/accounts/marka-sms/pause", json={"until": "2020-01-01T00:00:00Z"})
+    assert (past.status_code, past.json()["errors"][0]["field"]) == (422, "body.until")
+    for verb in ("pause", "resume"):
+        assert api.client.post(f"/v1/accounts/nobody/{verb}").status_code == 404
+
+
+def test_a_send_reply_is_handed_over(api: Api) -> None:
+    """Twice is once; what is not understood is kept; a provider without such replies refuses; nobody is 404."""
+    with transaction(api.engine) as connection:
+        add_account(connection, "bildirim", provider="bip")
+    reply = {
+        "txnid": "T-1",
+        "resultcode": 0,
+        "list": [{"resultcode": 0, "receiver": "905301234570", "reportid": "r-1"}],
+    }
+
+    def hand(account: str, body: bytes) -> Any:
+        return api.client.post(f"/v1/reports/{account}", content=body)
+
+    first, again = (hand("bildirim", json.dumps(reply).encode()) for _ in range(2))
+    assert first.json() == {"reports": 1, "new": 1, "advanced": 0, "unchanged": 0, "quarantined": 0}
+    assert again.json() == {"reports": 1, "new": 0, "advanced": 0, "unchanged": 1, "quarantined": 0}
+    assert hand("bildirim", b"<html>").json()["quarantined"] == 1
+    assert (hand("marka-sms", b"{}").status_code, hand("nobody", b"{}").status_code) == (422, 404)
+    (row,) = api.get("/v1/deliveries", account="bildirim")["deliveries"]
+    assert (row["provider_key"], row["recipient"], row["client_ref"]) == ("r-1", "+905301234570", "T-1")
+    (told,) = api.get(f"/v1/deliveries/{row['id']}")["history"]
+    assert told["source"] == Source.SEND_REPLY

@@ -1,0 +1,116 @@
+"""Registering ids in bulk over HTTP."""
+
+import json
+from typing import Any
+
+import pytest
+from task_api import Api, api
+from database_fixtures import add_account
+from sqlalchemy import text
+
+from models.database import transaction
+
+__all__ = ["api"]
+
+
+@pytest.fixture(autouse=True)
+def account(api: Api) -> None:
+    """An account that takes ids."""
+    with transaction(api.engine) as connection:
+        add_account(connection, "kampanya", provider="organik")
+
+
+def track(api: Api, ids: list[Any], account: str = "kampanya") -> Any:
+    """The answer to POST /v1/tracked."""
+    return api.client.post("/v1/tracked", json={"account": account, "ids": ids})
+
+
+def stored(api: Api) -> list[tuple[Any, ...]]:
+    """What is registered."""
+    query = "SELECT id_kind, value, client_ref, recipient, expected FROM tracked_ids ORDER BY id_kind, value"
+    with api.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(query))]
+
+
+def test_each_id_gets_its_own_result(api: Api) -> None:
+    """Wrong ones are refused with what is wrong; the others are registered, again without harm."""
+    ids = [
+        {"kind": "transaction", "value": "1", "client_ref": "c-1", "recipient": "0530 123 45 67", "expected": 2},
+        {"kind": "letter", "value": "1"},
+        {"kind": "transaction"},
+        {"kind": "transaction", "value": 5},
+        {"kind": "transaction", "value": "2", "sent_at": "2026-05-01 10:00"},
+        {"kind": "transaction", "value": "3", "colour": "red"},
+        {"kind": "transaction", "value": "4", "sent_at": "9999-12-31T23:59:59Z"},
+        {"kind": "transaction", "value": "5\0"},
+        "6",
+        {"kind": "transaction", "value": "7", "sent_at": "2026-05-02T10:00:00Z", "valid_until": "2026-05-01T10:00:00Z"},
+        {"kind": "gsm_track", "value": "8", "sent_at": "2026-05-01T10:00:00+03:00"},
+    ]
+    answer = track(api, ids).json()
+    problems = {each["index"]: each["problem"] for each in answer["results"] if each["result"] == "refused"}
+    assert (answer["registered"], answer["new"], answer["refused"], len(answer["results"])) == (2, 2, 9, 11)
+    assert problems == {
+        1: "kind must be one of: transaction, delivery_track, gsm_track",
+        2: "object missing required field value",
+        3: "value: expected str, got int",
+        4: problems[4],
+        5: "object contains unknown field colour",
+        6: "sent_at must lie between the years 2000 and 2100",
+        7: "value must not contain a NUL character",
+        8: "expected object, got str",
+        9: "valid_until must not be before sent_at",
+    }
+    assert problems[4].startswith("sent_at: ")
+    again = track(api, ids).json()
+    assert (again["registered"], again["new"], again["refused"]) == (2, 0, 9)
+    assert stored(api) == [
+        ("gsm_track", "8", None, None, None),
+        ("transaction", "1", "c-1", "+905301234567", 2),
+    ]
+
+
+def test_a_hundred_thousand_ids_are_registered_by_one_request(api: Api) -> None:
+    """The stated limit, within seconds; one more is refused whole."""
+    ids = [{"kind": "gsm_track", "value": str(number), "client_ref": f"order-{number}"} for number in range(100_000)]
+    answer = track(api, ids)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert (body["registered"], body["new"], body["refused"], len(body["results"])) == (100_000, 100_000, 0, 100_000)
+    with api.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM tracked_ids")).scalar_one() == 100_000
+    assert track(api, [*ids, ids[0]]).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"\xff", 400),
+        (b"[" * 100_000, 422),
+        (b"[]", 422),
+        (b'{"account": "kampanya"}', 422),
+        (b'{"account": "kampanya", "ids": {}}', 422),
+        (b'{"account": "kampanya", "ids": [], "colour": 1}', 422),
+        (b'{"account": "nobody", "ids": []}', 404),
+        (b'{"account": "ka\\u0000", "ids": []}', 404),
+        (b" " * (32 * 1024 * 1024 + 1), 413),
+    ],
+)
+def test_a_body_that_is_no_list_of_ids_is_refused_whole(api: Api, body: bytes, status: int) -> None:
+    """With a problem document, and nothing registered."""
+    answer = api.client.post("/v1/tracked", content=body)
+    assert (answer.status_code, answer.json()["status"]) == (status, status)
+    assert stored(api) == []
+
+
+def test_an_id_that_is_no_text_is_refused_by_itself(api: Api) -> None:
+    """Lone surrogates and deep nests end neither the request nor the process."""
+    deep = "[" * 5000 + "]" * 5000
+    items = ['{"kind": "transaction", "value": "\\ud800"}', f'{{"kind": {deep}, "value": "1"}}', deep]
+    body = f'{{"account": "kampanya", "ids": [{", ".join(items)}]}}'
+    answer = api.client.post("/v1/tracked", content=body.encode())
+    assert answer.status_code in {200, 400}
+    if answer.status_code == 200:
+        assert json.loads(answer.text)["registered"] == 0

@@ -1,0 +1,122 @@
+"""The questions asked at every tick and every call stay cheap, however many finished rows lie beside the open ones."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from driving import make_runtime
+from ledger_acts import Held, add_account, add_ids, add_poll, expire_lease
+from sqlalchemy import Engine, event, text
+
+from models import tracked
+from models.ledger import finishing as ledger
+from models.ledger import pace, planning
+from models.ledger.walks import seen_in_chain, walked_pages
+from providers.errors import TryAgainSoon
+from tasks.steps import fetching, upkeep
+from tasks.steps.ondemand import open_on_demand
+from tasks.steps.planning import _plan_scheduled, plan_poll
+
+FINISHED = 60_000
+BIG = ("polls", "fetches", "calls", "tracked_ids", "delivery_status")
+FILL = """
+    INSERT INTO polls (account_id, kind, trigger, state, planned_at, finished_at, started_at, sweep_through)
+    SELECT :a, 'plan', 'schedule', 'complete', now(), now(), now() - n * interval '1 minute',
+           CASE WHEN n % 60 = 0 THEN current_date END FROM generate_series(1, :many / 3) n;
+    INSERT INTO fetches (poll_id, account_id, kind, params, params_hash, state, finished_at)
+    SELECT n / 3 + 1, :a, 'batch', jsonb_build_object('n', n), md5(CAST(n AS text)), 'done', now()
+    FROM generate_series(1, :many - 3) n;
+    INSERT INTO calls (account_id, fetch_id, asked_at, gives_up_at, answered_at, released_at, outcome)
+    SELECT :a, n, t, t + interval '1 second', t, t, 'ok'
+    FROM generate_series(1, :many) n, LATERAL (SELECT now() - n * interval '5 seconds' AS t) x;
+    INSERT INTO tracked_ids
+        (account_id, id_kind, value, origin, sent_at, valid_until, next_check_at, closed_at, close_reason)
+    SELECT :a, 'number', 'old' || n, 'sender', now() - n * interval '1 second', now(),
+           CASE WHEN n % 5 = 0 THEN now() + n * interval '1 second' END, CASE WHEN n % 5 > 0 THEN now() END,
+           CASE WHEN n % 5 > 0 THEN 'final' END FROM generate_series(1, :many) n;
+    INSERT INTO delivery_status (account_id, provider, granularity, provider_key, status, is_final, provider_status)
+    SELECT :a, 'vairo', 'message', 'old' || n, 'delivered', true, 'DELIVERED' FROM generate_series(1, :many) n;
+    ANALYZE
+"""
+SCANNED = re.compile(rf"Seq Scan on ({'|'.join(BIG)})\b")
+
+
+@pytest.fixture
+def long_used(migrated_database: Engine) -> Engine:
+    """A database that has run for long: most rows are finished, and many ids are open but not due."""
+    account_id = add_account(migrated_database)
+    values = {"a": account_id, "many": FINISHED}
+    with migrated_database.begin() as connection:
+        for statement in FILL.split(";"):
+            connection.execute(text(statement), values)
+    return migrated_database
+
+
+@pytest.fixture
+def asked(long_used: Engine) -> Iterator[list[tuple[str, Any]]]:
+    """Every statement with its parameters that the engine is asked."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        seen.append((statement, parameters))
+
+    event.listen(long_used, "before_cursor_execute", note)
+    yield seen
+    event.remove(long_used, "before_cursor_execute", note)
+
+
+def test_no_hot_question_reads_a_whole_table(long_used: Engine, asked: list[tuple[str, Any]]) -> None:
+    """Planning, dispatching, taking, finishing, failing, healing and cancelling: none of their plans scans a table."""
+    runtime = make_runtime(long_used, resolve=lambda _: "secret")
+    account_id = str(scalar_account(long_used))
+    ids = add_ids(long_used, account_id, [f"s{number}:+9053212345{number:02}" for number in range(6)])
+    window = {"window": ["2026-01-01", "2026-01-02"], "page": 1}
+    page = planning.NewFetch(kind="page", params=window, label="p", priority=40)
+    poll_id, [other] = add_poll(long_used, account_id, [page])
+    asked.clear()
+    _plan_scheduled(runtime, account_id)
+    ready = fetches(long_used, account_id)
+    fetching.make_fetch(runtime, ready.pop())
+    Held(runtime, ready.pop()).answer(TryAgainSoon("The connection broke."))
+    Held(runtime, ready.pop()).answer(b"{}")
+    held = Held(runtime, ready.pop())
+    expire_lease(long_used, held.taken.fetch_id)
+    upkeep.reconcile(runtime)
+    plan_poll(runtime, account_id, open_on_demand(runtime, account_id, trigger="api"))
+    with long_used.begin() as connection:
+        tracked.soonest_ids(connection, account_id, "number", 5, until=held.taken.asked_at, taken=ids)
+        pace.open_windows(connection, account_id)
+        pace.roll_watermark(connection, account_id)
+        pace.oldest_open_order(connection, account_id, 30.0)
+        walked_pages(connection, poll_id, '["2026-01-01","2026-01-02"]')
+        seen_in_chain(connection, poll_id, {"chain": "c"}, 1)
+        ledger.recent_outcomes(connection, account_id, 20, since=None)
+        planning.cancel(connection, poll_id)
+    assert other in fetches(long_used, account_id, "cancelled", "page")
+    assert scans(long_used, list(asked)) == []
+
+
+def scans(engine: Engine, asked: list[tuple[str, Any]]) -> list[tuple[str, str]]:
+    """(table, statement) of every plan that reads one of the big tables from end to end."""
+    found = set()
+    with engine.connect() as connection:
+        for statement, parameters in asked:
+            if not re.match(r"\s*(SELECT|WITH|UPDATE|INSERT|DELETE)", statement):
+                continue
+            plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
+            found |= {(table, statement) for table in SCANNED.findall(plan)}
+    return sorted(found)
+
+
+def fetches(engine: Engine, account_id: str, state: str = "ready", kind: str = "batch") -> list[int]:
+    """Ids of the account's fetches in a state."""
+    with engine.connect() as connection:
+        query = text("SELECT id FROM fetches WHERE account_id = :a AND state = :s AND kind = :k ORDER BY id")
+        return list(connection.execute(query, {"a": account_id, "s": state, "k": kind}).scalars())
+
+
+def scalar_account(engine: Engine) -> object:
+    """The one account."""
+    with engine.connect() as connection:
+        return connection.execute(text("SELECT id FROM accounts")).scalar_one()

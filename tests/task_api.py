@@ -1,0 +1,76 @@
+"""The HTTP process within a test: a real uvicorn on loopback over the test's own database."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy import Engine
+
+from core import clock
+from models.quarantine import new_key
+from providers.http import HttpDoor
+from tasks.messages import Message
+from tasks.runtime import Runtime
+from workers.api.app import make_api
+
+TOKEN = "canary-token-of-the-api"
+
+
+@dataclass
+class Api:
+    """A running API and what it sent to the broker."""
+
+    app: FastAPI
+    engine: Engine
+    client: httpx.Client
+    """Bears the configured token."""
+    sent: list[Message] = field(default_factory=list)
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The JSON of a GET that must succeed."""
+        answer = self.client.get(path, params=query)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+@contextmanager
+def running(app: FastAPI) -> Iterator[str]:
+    """The address of the application while the block runs."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, server_header=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="api")
+    thread.start()
+    try:
+        deadline = clock.boot() + 10
+        while not server.started:
+            assert clock.boot() < deadline, "the API did not start"
+            clock.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def runtime_on(engine: Engine) -> Runtime:
+    """A runtime on the test's database."""
+    door = HttpDoor(max_connections=1, boot=clock.boot, now=clock.now)
+    return Runtime(engine=engine, door=door, seal_key=new_key())
+
+
+@pytest.fixture
+def api(migrated_database: Engine) -> Iterator[Api]:
+    """A running API over an empty database, and a client that bears its token."""
+    sent: list[Message] = []
+    runtime = runtime_on(migrated_database)
+    app = make_api(runtime, token=TOKEN, publish=sent.append)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with running(app) as url, httpx.Client(base_url=url, headers=headers, timeout=30) as client:
+        yield Api(app=app, engine=migrated_database, client=client, sent=sent)
+    runtime.door.close()

@@ -1,0 +1,134 @@
+"""Accounts: how they stand, paused and resumed."""
+
+from dataclasses import asdict
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Path
+from pydantic import BaseModel, Field
+from sqlalchemy import Connection
+
+from core import clock
+from models.accounts import UnknownAccountError, pause, resume
+from models.database import transaction
+from models.overview import AccountOverview, overview
+from tasks.messages import dispatch_account
+from workers.api.fields import AccountId, Given, Moment, Text
+from workers.api.means import Have
+from workers.api.problems import ProblemError, documented, wrong_fields
+
+router = APIRouter(tags=["accounts"])
+OneAccount = Annotated[AccountId, Path()]
+
+
+class AccountLimit(BaseModel):
+    """What is never exceeded."""
+
+    requests: int
+    per_seconds: float
+    concurrency: int
+    busy: Annotated[int, Field(description="Of `requests`, how many are taken now.")]
+
+
+class Account(BaseModel):
+    """How one account stands."""
+
+    id: str
+    provider: str
+    enabled: bool
+    state: Annotated[str, Field(description="ok, throttled, breaker open, paused, disabled")]
+    reason: str | None
+    until: datetime | None
+    as_of: datetime
+    limit: AccountLimit
+    open_deliveries: int
+    final_deliveries: int
+    open_tracked: int
+    oldest_unanswered: datetime | None
+    freshness_seconds: Annotated[float | None, Field(description="Since the last call that was answered well.")]
+    calls_last_minute: int
+    calls_last_hour: int
+    ready_fetches: int
+    sending_fetches: int
+    dead_fetches: int
+    running_polls: int
+    quarantined: int
+    last_trouble: str | None
+    last_trouble_at: datetime | None
+
+
+class Accounts(BaseModel):
+    """All accounts by id."""
+
+    accounts: list[Account]
+
+
+class Pause(Given):
+    """Why and for how long."""
+
+    reason: Annotated[Text, Field(max_length=200, description="What people are told.", examples=["maintenance"])] = (
+        "paused through the API"
+    )
+    until: Annotated[Moment | None, Field(description="Absent: until somebody resumes it.")] = None
+
+
+@router.get("/accounts", summary="How every account stands")
+def show_all(means: Have) -> Accounts:
+    """State, limit use, freshness and open work of every account. Counts rows: not for every second."""
+    with means.engine.connect() as connection:
+        return Accounts(accounts=[_view(each) for each in overview(connection)])
+
+
+@router.post(
+    "/accounts/{account}/pause",
+    responses=documented(HTTPStatus.NOT_FOUND),
+    summary="Ask the account nothing",
+)
+def pause_one(account: OneAccount, means: Have, why: Pause | None = None) -> Account:
+    """Lets the account rest; a pause that lasts longer already stays."""
+    why = why or Pause()
+    if why.until is not None and why.until <= clock.now():
+        raise wrong_fields([("body.until", "lies in the past")])
+    with transaction(means.engine) as connection:
+        try:
+            pause(connection, account, why.until, why.reason)
+        except UnknownAccountError:
+            raise _unknown() from None
+        return _found(connection, account)
+
+
+@router.post(
+    "/accounts/{account}/resume",
+    responses=documented(HTTPStatus.NOT_FOUND),
+    summary="Ask the account again",
+)
+def resume_one(account: OneAccount, means: Have, later: BackgroundTasks) -> Account:
+    """Ends a pause, an open breaker and throttling."""
+    with transaction(means.engine) as connection:
+        try:
+            resume(connection, account)
+        except UnknownAccountError:
+            raise _unknown() from None
+        found = _found(connection, account)
+    later.add_task(means.send, dispatch_account(account))
+    return found
+
+
+def _unknown() -> ProblemError:
+    return ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists those that are.")
+
+
+def _found(connection: Connection, account: str) -> Account:
+    return _view(overview(connection, account)[0])
+
+
+def _view(each: AccountOverview) -> Account:
+    limit = AccountLimit(
+        requests=each.limit_requests,
+        per_seconds=each.limit_per_seconds,
+        concurrency=each.limit_concurrency,
+        busy=each.busy_slots,
+    )
+    same = {name: value for name, value in asdict(each).items() if name in Account.model_fields}
+    return Account(**same, limit=limit)

@@ -1,0 +1,177 @@
+"""The shared table, looked up."""
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+from sqlalchemy import Connection, RowMapping
+
+from models.lookups import Explanation, explain, find_deliveries, open_tracked
+from models.vocabulary import Granularity, Reason, Source, Status
+from providers.numbers import same_number_spellings
+from workers.api.cursors import decode_page, encode_page
+from workers.api.fields import AccountId, Cursor, Given, Limit, Moment, RowId, Text
+from workers.api.means import Have
+from workers.api.problems import ProblemError, documented
+
+router = APIRouter(tags=["deliveries"])
+
+
+class Delivery(BaseModel):
+    """One row of the shared table, as its columns are."""
+
+    id: int
+    account_id: str
+    provider: str
+    granularity: Granularity
+    provider_key: str
+    parent_key: str | None
+    client_ref: str | None
+    recipient: Annotated[str | None, Field(description="E.164 where it is a number.", examples=["+905301234567"])]
+    status: Status
+    is_final: bool
+    reason: Reason | None
+    provider_status: str
+    provider_error: str | None
+    conflict: Annotated[bool, Field(description="The provider said two different finals of one message.")]
+    total: int | None
+    delivered: int | None
+    undelivered: int | None
+    waiting: int | None
+    segments: int | None
+    credits: float | None
+    sent_at: datetime | None
+    done_at: datetime | None
+    valid_until: datetime | None
+    first_seen_at: datetime
+    changed_at: datetime
+    extra: dict[str, Any]
+
+
+class Unanswered(BaseModel):
+    """An id that was registered and about which the provider has said nothing yet."""
+
+    account_id: str
+    kind: str
+    value: str
+    client_ref: str | None
+    recipient: str | None
+    sent_at: datetime
+    valid_until: datetime
+    closed_at: Annotated[datetime | None, Field(description="Since then nobody asks for it any more.")]
+
+
+class Deliveries(BaseModel):
+    """A page of deliveries, in the order of their ids."""
+
+    deliveries: list[Delivery]
+    unanswered: Annotated[
+        list[Unanswered],
+        Field(description="On the first page of a search by recipient or client_ref: registered, not answered yet."),
+    ]
+    cursor: Annotated[str | None, Field(description="Of the next page; null on the last one.")]
+
+
+class Statement(BaseModel):
+    """One distinct statement about a delivery."""
+
+    status: Status
+    source: Source
+    as_of: Annotated[datetime | None, Field(description="The least time at which it was made; null: none is known.")]
+    first_seen_at: datetime
+    won: Annotated[bool, Field(description="It decides the status.")]
+    lost_by: Annotated[str | None, Field(description="The part of its rank by which the winner beats it.")]
+    gave: Annotated[list[str], Field(description="The fields of the row that come from it.")]
+    statement: Annotated[dict[str, Any], Field(description="As the provider made it, without message text and names.")]
+
+
+class ExplainedDelivery(Delivery):
+    """A delivery with its history, and why it is what it is."""
+
+    conflicting: Annotated[list[str], Field(description="The statuses that contradict each other.")]
+    history: Annotated[list[Statement], Field(description="The greatest first: it won.")]
+
+
+class DeliverySearch(Given):
+    """Which deliveries; everything given must hold."""
+
+    account: AccountId | None = None
+    status: Status | None = None
+    recipient: Annotated[
+        Text | None, Field(description="A number in any usual spelling, or a provider's own id of a person.")
+    ] = None
+    client_ref: Text | None = None
+    since: Annotated[Moment | None, Field(description="Changed since then. To keep a copy use /v1/changes.")] = None
+    cursor: Cursor | None = None
+    limit: Limit = 100
+
+
+@router.get("/deliveries", responses=documented(HTTPStatus.BAD_REQUEST), summary="Deliveries")
+def search(asked: Annotated[DeliverySearch, Query()], means: Have) -> Deliveries:
+    """Pages go by row id, which never changes: a row that changes while you page is neither skipped nor repeated."""
+    recipients = same_number_spellings(asked.recipient) if asked.recipient else None
+    question = ("deliveries", asked.account, asked.status, recipients, asked.client_ref, asked.since)
+    after = decode_page(asked.cursor, question)
+    with means.engine.connect() as connection:
+        rows = find_deliveries(
+            connection,
+            account=asked.account,
+            status=asked.status,
+            recipient=recipients,
+            client_ref=asked.client_ref,
+            since=asked.since,
+            limit=asked.limit,
+            after_id=after or 0,
+        )
+        named = asked.recipient is not None or asked.client_ref is not None
+        unanswered = _unanswered(connection, asked, recipients) if named and after is None else []
+    return Deliveries(
+        deliveries=[Delivery(**row) for row in rows],
+        unanswered=unanswered,
+        cursor=encode_page(rows[-1]["id"], question) if len(rows) == asked.limit else None,
+    )
+
+
+@router.get(
+    "/deliveries/{delivery_id}",
+    responses=documented(HTTPStatus.NOT_FOUND),
+    summary="One delivery with its history",
+)
+def show(delivery_id: RowId, means: Have) -> ExplainedDelivery:
+    """Every distinct statement about the delivery, which one won and why."""
+    with means.engine.connect() as connection:
+        found = explain(connection, delivery_id)
+    if found is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such delivery.")
+    return ExplainedDelivery(**found.delivery, conflicting=list(found.conflicting), history=_history(found))
+
+
+def _unanswered(connection: Connection, asked: DeliverySearch, recipients: tuple[str, ...] | None) -> list[Unanswered]:
+    if asked.status is not None or asked.since is not None:
+        return []
+    found: dict[int, RowMapping] = {}
+    for recipient in recipients or (None,):
+        for row in open_tracked(connection, account=asked.account, recipient=recipient, client_ref=asked.client_ref):
+            found[row["id"]] = row
+    return [
+        Unanswered(kind=row["id_kind"], **{name: row[name] for name in Unanswered.model_fields if name in row})
+        for _, row in sorted(found.items())
+    ]
+
+
+def _history(found: Explanation) -> list[Statement]:
+    return [
+        Statement(
+            status=each.observation["facts"]["status"],
+            source=each.observation["source"],
+            as_of=each.observation["as_of"],
+            first_seen_at=each.observation["first_seen_at"],
+            won=each.lost_by is None,
+            lost_by=each.lost_by,
+            gave=list(each.gave),
+            statement=each.observation["statement"],
+        )
+        for each in found.statements
+    ]

@@ -1,0 +1,41 @@
+"""The small types that requests are made of, each with its bounds."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Header, Path, Query
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from workers.api.cursors import LARGEST
+
+_FIRST, _LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def in_our_time(moment: datetime) -> datetime:
+    """The moment, where it lies between 2000 and 2100: the calendar's ends break whoever adds an hour to them."""
+    if not _FIRST <= moment < _LAST:
+        raise ValueError("must lie between the years 2000 and 2100")
+    return moment
+
+
+# PostgreSQL stores no NUL.
+Text = Annotated[str, StringConstraints(min_length=1, max_length=400, pattern=r"^[^\x00]*$")]
+AccountId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,99}$")]
+Moment = Annotated[AwareDatetime, AfterValidator(in_our_time)]
+RowId = Annotated[int, Path(ge=1, le=LARGEST)]
+Limit = Annotated[int, Field(ge=1, le=1000, description="How many at most.")]
+Cursor = Annotated[str, StringConstraints(max_length=500), Field(description="`cursor` of the last answer.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        pattern=r"^[\x21-\x7e]{1,200}$",
+        description="The same key gives the same poll, however often the request is sent.",
+    ),
+]
+CursorQuery = Annotated[Cursor | None, Query()]
+
+
+class Given(BaseModel):
+    """What a caller gives: a field that we do not know is refused, not passed over."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)

@@ -1,0 +1,128 @@
+"""What somebody looks for among the deliveries.
+
+A search may hold a person's number, so it travels in the address only sealed: no history, log or referrer can tell it.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from cryptography.fernet import Fernet, InvalidToken
+from sqlalchemy import Connection, RowMapping
+
+from models.lookups import find_by_any, find_deliveries, open_tracked
+from models.vocabulary import Status
+from providers.numbers import lookup_form, same_number_spellings
+
+PAGE = 50
+LASTS_SECONDS = 12 * 3600
+LONGEST_WORD = 200
+LONGEST_SEALED = 4000
+MOST_OF_AN_ID = 500
+STATUSES = tuple(word.value for word in Status)
+
+
+class Search(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All that is given must match."""
+
+    recipient: str = ""
+    client_ref: str = ""
+    id: str = ""
+    """A row id or a provider's key."""
+    status: str = ""
+    account: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A page of a search."""
+
+    rows: Sequence[RowMapping]
+    unanswered: Sequence[RowMapping] = field(default_factory=tuple)
+    """Registered ids without any answer, on the first page of a search for a person or a reference."""
+    next_after: int | None = None
+    """The cursor of the next page."""
+
+
+def search_of(fields: Mapping[str, str]) -> Search:
+    """The search that a form asks for; what cannot be is left out."""
+    words = {name: fields.get(name, "").strip()[:LONGEST_WORD] for name in Search.__struct_fields__}
+    # PostgreSQL knows no text with a zero in it.
+    words = {name: word.replace("\x00", "") for name, word in words.items()}
+    if words["status"] not in STATUSES:
+        words["status"] = ""
+    return Search(**words)
+
+
+class Seal:
+    """Seals searches for the address."""
+
+    def __init__(self, key: bytes) -> None:
+        """`key`: 32 bytes."""
+        self._fernet = Fernet(base64.urlsafe_b64encode(key))
+
+    def close(self, search: Search) -> str:
+        """The search, unreadable."""
+        return self._fernet.encrypt(msgspec.json.encode(search)).decode()
+
+    def open(self, sealed: str) -> Search | None:
+        """The search; None where it is too old or not ours."""
+        if len(sealed) > LONGEST_SEALED:
+            return None
+        try:
+            return msgspec.json.decode(self._fernet.decrypt(sealed.encode(), ttl=LASTS_SECONDS), type=Search)
+        except (InvalidToken, ValueError, msgspec.MsgspecError):
+            return None
+
+
+def find(connection: Connection, search: Search, *, after_id: int) -> Found:
+    """One page of what matches, in the order of the row ids."""
+    if search.id:
+        return _find_id(connection, search)
+    rows = find_deliveries(
+        connection,
+        account=search.account or None,
+        status=search.status or None,
+        recipient=same_number_spellings(search.recipient) if search.recipient else None,
+        client_ref=search.client_ref or None,
+        limit=PAGE + 1,
+        after_id=after_id,
+    )
+    return Found(
+        rows=rows[:PAGE],
+        unanswered=[] if after_id or search.status else _unanswered(connection, search),
+        next_after=rows[PAGE - 1]["id"] if len(rows) > PAGE else None,
+    )
+
+
+def _find_id(connection: Connection, search: Search) -> Found:
+    """The few rows that an id may mean."""
+    rows = find_by_any(connection, search.id, recipient=lookup_form(search.id), limit=MOST_OF_AN_ID)
+    return Found(rows=[row for row in rows if _matches(row, search)])
+
+
+def _matches(row: Mapping[str, Any], search: Search) -> bool:
+    given = (("account_id", search.account), ("status", search.status), ("client_ref", search.client_ref))
+    persons = same_number_spellings(search.recipient) if search.recipient else (row["recipient"],)
+    return row["recipient"] in persons and all(not word or row[name] == word for name, word in given)
+
+
+def _unanswered(connection: Connection, search: Search) -> list[RowMapping]:
+    """Registered ids that no provider has answered; without a person or a reference they would be everybody's."""
+    if not search.recipient and not search.client_ref:
+        return []
+    persons: Sequence[str | None] = same_number_spellings(search.recipient) if search.recipient else (None,)
+    found = {
+        row["id"]: row
+        for person in persons
+        for row in open_tracked(
+            connection,
+            account=search.account or None,
+            recipient=person,
+            client_ref=search.client_ref or None,
+            limit=PAGE,
+        )
+    }
+    return [row for _, row in sorted(found.items())][:PAGE]

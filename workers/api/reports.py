@@ -1,0 +1,64 @@
+"""Reports that a sender hands over: a provider's synchronous reply to a send."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+
+from core.logging import get_logger
+from models.tracked import account_of
+from providers.adapter import Callback
+from providers.errors import ProviderError
+from tasks.steps.callbacks import Received, ingest
+from workers.api.bodies import read_body
+from workers.api.fields import AccountId
+from workers.api.means import Have, Means
+from workers.api.problems import ProblemError, documented
+
+log = get_logger(__name__)
+router = APIRouter(tags=["reports"])
+
+SEND_REPLY = "send_reply"
+
+
+class Stored(BaseModel):
+    """What the reply changed; committed."""
+
+    reports: int
+    new: int
+    advanced: int
+    unchanged: int
+    quarantined: Annotated[int, Field(description="Parts that were not understood and are kept for a later reading.")]
+
+
+@router.post(
+    "/reports/{account}",
+    responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
+    summary="Hand over a provider's reply to a send",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "The reply, byte for byte as the provider gave it.",
+            "content": {"application/json": {"schema": {}}},
+        }
+    },
+)
+async def hand_over(account: Annotated[AccountId, Path()], request: Request, means: Have) -> Stored:
+    """Stores what the reply says. Handing the same reply over again changes nothing."""
+    body = await read_body(request)
+    stored = await run_in_threadpool(_store, means, account, body)
+    return Stored.model_validate(stored, from_attributes=True)
+
+
+def _store(means: Means, account: str, body: bytes) -> Received:
+    with means.engine.connect() as connection:
+        row = account_of(connection, account)
+    if row is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists those that are.")
+    try:
+        return ingest(means.runtime, row, Callback(tail=SEND_REPLY, body=body))
+    except ProviderError as error:
+        log.warning("callback.wrong", account=account, tail=SEND_REPLY, why=error.message)
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, error.message) from error

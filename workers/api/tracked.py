@@ -1,0 +1,185 @@
+"""Registering ids in bulk: one request, a hundred thousand ids, an answer for each."""
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from core.redaction import redact_text
+from models.tracked import account_of
+from tasks.steps.idcheck import IdCheck
+from tasks.steps.tracking import MOST_AT_ONCE, track
+from workers.api.bodies import TRACKED_CAP_BYTES, read_body
+from workers.api.fields import in_our_time
+from workers.api.means import Have, Means
+from workers.api.problems import ProblemError, documented, wrong_fields
+
+MOST_IDS = 100_000
+REGISTERED, REFUSED = "registered", "refused"
+_LARGEST_INTEGER = 2**31 - 1
+
+router = APIRouter(tags=["tracked ids"])
+
+ShortText = Annotated[str, msgspec.Meta(min_length=1, max_length=400)]
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class Item(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """One id as it is given."""
+
+    kind: ShortText
+    value: ShortText
+    client_ref: ShortText | None = None
+    recipient: ShortText | None = None
+    expected: Annotated[int, msgspec.Meta(ge=1, le=_LARGEST_INTEGER)] | None = None
+    sent_at: Time | None = None
+    valid_until: Time | None = None
+
+
+class Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    """The request around the ids, each of which is read by itself."""
+
+    account: str
+    ids: list[msgspec.Raw]
+
+
+class ItemResult(BaseModel):
+    """What became of one id."""
+
+    index: Annotated[int, Field(description="Its place in `ids`, from 0.")]
+    result: Annotated[str, Field(description="registered (also when it was before) or refused")]
+    problem: Annotated[str | None, Field(description="With refused: what is wrong and what would be right.")] = None
+
+
+class Tracked(BaseModel):
+    """What became of the ids."""
+
+    registered: Annotated[int, Field(description="Ids that are asked for now, new or known.")]
+    new: Annotated[int, Field(description="Of them, how many were not known before.")]
+    refused: int
+    results: list[ItemResult]
+
+
+_TIME_SCHEMA = {"type": "string", "format": "date-time", "description": "With an offset, such as 2026-05-01T10:00:00Z."}
+_ITEM_SCHEMA = {
+    "type": "object",
+    "required": ["kind", "value"],
+    "additionalProperties": False,
+    "properties": {
+        "kind": {"type": "string", "description": "A kind of the account's provider, such as `transaction`."},
+        "value": {"type": "string"},
+        "client_ref": {"type": "string", "description": "Your own id, to find the delivery by."},
+        "recipient": {"type": "string", "description": "A number in any usual spelling."},
+        "expected": {"type": "integer", "minimum": 1, "description": "How many rows the provider will report."},
+        "sent_at": _TIME_SCHEMA,
+        "valid_until": _TIME_SCHEMA,
+    },
+}
+_BODY_SCHEMA = {
+    "type": "object",
+    "required": ["account", "ids"],
+    "additionalProperties": False,
+    "properties": {
+        "account": {"type": "string"},
+        "ids": {"type": "array", "maxItems": MOST_IDS, "items": _ITEM_SCHEMA},
+    },
+    "example": {
+        "account": "marka-sms",
+        "ids": [{"kind": "transaction", "value": "123456", "client_ref": "order-77", "expected": 1}],
+    },
+}
+
+
+@router.post(
+    "/tracked",
+    response_model=Tracked,
+    responses=documented(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    summary="Register ids so that they get polled",
+    description=f"Up to {MOST_IDS} ids and {TRACKED_CAP_BYTES // 2**20} MiB in one request. Idempotent: what is "
+    "registered already stays. A wrong id is refused by itself; the others are registered.",
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _BODY_SCHEMA}}}},
+)
+async def register(request: Request, means: Have) -> Response:
+    """Registers ids; committed when the answer comes."""
+    body = await read_body(request)
+    answer = await run_in_threadpool(register_body, means, body)
+    return Response(answer, media_type="application/json")
+
+
+def register_body(means: Means, body: bytes) -> bytes:
+    """Register what the body names; the answer as JSON."""
+    given = _envelope(body)
+    with means.engine.connect() as connection:
+        row = account_of(connection, given.account.replace("\0", ""))
+    if row is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists those that are.")
+    check = IdCheck(row)
+    good: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    new = 0
+    for index, raw in enumerate(given.ids):
+        item, why = read_item(raw, check)
+        if item is None:
+            results.append({"index": index, "result": REFUSED, "problem": why})
+        else:
+            results.append({"index": index, "result": REGISTERED, "problem": None})
+            good.append(item)
+        if len(good) == MOST_AT_ONCE:
+            new += track(means.runtime, given.account, good)
+            good.clear()
+    new += track(means.runtime, given.account, good)
+    registered = sum(each["result"] == REGISTERED for each in results)
+    counts = {"registered": registered, "new": new, "refused": len(results) - registered}
+    return msgspec.json.encode(counts | {"results": results})
+
+
+def _envelope(body: bytes) -> Envelope:
+    try:
+        given = msgspec.json.decode(body, type=Envelope)
+    except msgspec.ValidationError as error:
+        raise wrong_fields([("body", sentence(error))]) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise ProblemError(HTTPStatus.BAD_REQUEST, "The body cannot be read: it must be JSON in UTF-8.") from None
+    if len(given.ids) > MOST_IDS:
+        detail = f"At most {MOST_IDS} ids in one request: send the rest in another."
+        raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+    return given
+
+
+def read_item(raw: msgspec.Raw | bytes, check: IdCheck) -> tuple[dict[str, Any] | None, str | None]:
+    """One id as the step takes it, or (None, what is wrong with it and what would be right)."""
+    try:
+        item = msgspec.json.decode(raw, type=Item)
+    except msgspec.ValidationError as error:
+        return None, sentence(error)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None, "this is no JSON object in UTF-8"
+    fields = {name: value for name in Item.__struct_fields__ if (value := getattr(item, name)) is not None}
+    mistakes = [mistake for name, value in fields.items() if (mistake := _mistake(name, value))]
+    why = "; ".join(mistakes) or check.why_not(fields)
+    return (None, redact_text(why)) if why else (fields, None)
+
+
+def _mistake(name: str, value: Any) -> str | None:
+    if isinstance(value, str) and "\0" in value:
+        return f"{name} must not contain a NUL character"
+    if isinstance(value, datetime):
+        try:
+            in_our_time(value)
+        except ValueError as error:
+            return f"{name} {error}"
+    return None
+
+
+def sentence(error: msgspec.ValidationError) -> str:
+    """What msgspec found, by the field's name: `value: expected str, got int`. It quotes no value."""
+    what, _, where = str(error).partition(" - at `$")
+    place = where.strip("`").lstrip(".")
+    told = redact_text(what.replace("`", ""))
+    told = told[:1].lower() + told[1:]
+    return f"{place}: {told}" if place else told
