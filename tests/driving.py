@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import date
 from itertools import count
 
 from sqlalchemy import Engine, text
@@ -165,8 +164,3 @@ def miscounted_polls(engine: Engine) -> list[tuple[object, ...]]:
             )
         )
         return [tuple(row) for row in rows]
-
-
-def today() -> date:
-    """The day by UTC."""
-    return clock.now().date()

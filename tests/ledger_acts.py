@@ -1,23 +1,28 @@
 """Acts on the ledger for tests: accounts, tracked ids and polls as rows, and the parts of a fetch step one by one."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import msgspec
-from sqlalchemy import Connection, Engine, RowMapping, text
+from driving import scalar
+from sqlalchemy import Engine, RowMapping, text
 
 from core import clock
 from models import tracked
 from models.ledger import limiter, planning
 from providers.adapter import Answer, Parsed
-from providers.errors import ProviderError
+from providers.errors import ProviderError, TryAgainSoon
 from providers.http import Sent
 from tasks.runtime import Runtime
+from tasks.steps import upkeep
 from tasks.steps.asking import Asked, Prepared
 from tasks.steps.fetching import _prepare, _understand
 from tasks.steps.finishing import finish
+from tasks.steps.planning import _plan_scheduled
+from tasks.steps.trouble import return_unsent
 
 REFERENCES: Mapping[str, Mapping[str, str]] = {
     "vairo": {"api_key": "env:TEST_KEY"},
@@ -170,7 +175,72 @@ def expire_lease(engine: Engine, fetch_id: int) -> None:
     )
 
 
-def database_time(connection: Connection) -> datetime:
-    """PostgreSQL's clock."""
-    moment: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-    return moment
+def plan(runtime: Runtime, account_id: str) -> list[int]:
+    """Plan the account's tick as beat would; the ids of its ready fetches, the most valuable first."""
+    # The ticks before lie behind us.
+    past = "UPDATE polls SET scheduled_for = to_timestamp(id) WHERE account_id = :a AND trigger = 'schedule'"
+    execute(runtime.engine, past, a=account_id)
+    _plan_scheduled(runtime, account_id)
+    return fetches_of(runtime.engine, account_id, "ready")
+
+
+def fetches_of(engine: Engine, account_id: str, *states: str) -> list[int]:
+    """Ids of the account's fetches in these states."""
+    with engine.connect() as connection:
+        query = "SELECT id FROM fetches WHERE account_id = :a AND state = ANY(:states) ORDER BY priority, id"
+        return list(connection.execute(text(query), {"a": account_id, "states": list(states)}).scalars())
+
+
+def held_fetch(runtime: Runtime, value: str = "s1:+905321234567", **account: Any) -> tuple[str, int, Held]:
+    """An account with one due id, whose fetch a worker holds: (account, tracked id, held)."""
+    account_id = add_account(runtime.engine, **account)
+    [tracked_id] = add_ids(runtime.engine, account_id, [value])
+    [fetch_id] = plan(runtime, account_id)
+    return account_id, tracked_id, Held(runtime, fetch_id)
+
+
+def deliveries(engine: Engine, account_id: str) -> list[tuple[str, str]]:
+    """(key, status) of the account's rows."""
+    with engine.connect() as connection:
+        query = "SELECT provider_key, status FROM delivery_status WHERE account_id = :a ORDER BY provider_key"
+        return [tuple(each) for each in connection.execute(text(query), {"a": account_id})]
+
+
+def free_ids(engine: Engine, account_id: str) -> int:
+    """How many of the account's ids no fetch holds."""
+    query = "SELECT count(*) FROM tracked_ids WHERE account_id = :a AND fetch_id IS NULL"
+    return int(str(scalar(engine, query, a=account_id)))
+
+
+def give_back_failed(held: Held) -> None:
+    """The worker got no answer."""
+    held.answer(TryAgainSoon("The connection broke."))
+
+
+def give_back_unsent(held: Held) -> None:
+    """The worker was too slow to send."""
+    return_unsent(held.runtime, held.taken)
+
+
+def give_back_expired(held: Held) -> None:
+    """The worker died, and the reconciler finds its lease."""
+    expire_lease(held.runtime.engine, held.taken.fetch_id)
+    upkeep.reconcile(held.runtime)
+
+
+def run_at_once(acts: list[Callable[[], Any]]) -> None:
+    """Run each in a thread of its own; raise the first failure."""
+    failures: list[BaseException] = []
+
+    def run(act: Callable[[], Any]) -> None:
+        try:
+            act()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(act,)) for act in acts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert failures == []

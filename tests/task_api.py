@@ -38,6 +38,13 @@ class Api:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def heard(self) -> list[Message]:
+        """What was sent; waits for the first message, which goes out after the answer."""
+        deadline = clock.boot() + 10
+        while not self.sent and clock.boot() < deadline:
+            clock.sleep(0.01)
+        return self.sent
+
 
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:

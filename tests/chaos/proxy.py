@@ -92,6 +92,14 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
+    def close(self) -> None:
+        """Listen no more."""
+
+        async def end() -> None:
+            self._server.close()
+
+        self.network.run(end())
+
     def reset_all(self) -> int:
         """Reset every open connection; returns how many there were."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import psutil
@@ -135,7 +135,7 @@ class System:
         """Every end, freeze or cut that may leave a request without a written answer."""
         self.processes: dict[str, Process] = {}
         self.hits = self.folder / "hits"
-        self.postgres = PostgresServer(database_on or self.folder / "servers")
+        self.postgres = PostgresServer(database_on or self.folder / "servers", order=("wheel", "system"))
         self.valkey = ValkeyServer(self.folder / "servers")
         self.sandbox = Sandbox(seed=seed, speed=speed)
         self._limits = limits or {}
@@ -145,10 +145,11 @@ class System:
         self._restarter = threading.Thread(target=self._restart, name="restarter", daemon=True)
         self._names = count(1)
         self._engines: list[Engine] = []
+        self._proxies: list[Proxy] = []
 
     # -------------------------------------------------------------------------------- beginning and end
 
-    def __enter__(self) -> "System":
+    def __enter__(self) -> Self:
         try:
             self._start()
         except BaseException:
@@ -165,7 +166,8 @@ class System:
         self._lifeline.close()
         with suppress(RuntimeError):
             self.sandbox.stop()
-        if self.sandbox._thread.is_alive(): print("SANDBOX STILL ALIVE")
+        for proxy in self._proxies:
+            proxy.close()
         if hasattr(self, "network"):
             self.network.stop()
         for engine in self._engines:
@@ -225,7 +227,9 @@ class System:
     def _proxy(self, url: str) -> Proxy:
         port = urlsplit(url).port
         assert port is not None
-        return Proxy(self.network, port, random.Random(self.rng.random())).open()
+        proxy = Proxy(self.network, port, random.Random(self.rng.random())).open()
+        self._proxies.append(proxy)
+        return proxy
 
     def add(self, name: str, *argv: str) -> Process:
         """Start a further process and keep it running."""
@@ -235,10 +239,13 @@ class System:
             env=self._environment(),
             log=self.folder / f"{name}.log",
             lifeline=self._lifeline.reading_end,
-            extra={"CHAOS_BREAK": self.breaks} if self.breaks else {},
+            extra=self._broken(),
         )
         process.start()
         return process
+
+    def _broken(self) -> dict[str, str]:
+        return {"CHAOS_BREAK": self.breaks} if self.breaks else {}
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ULAK_", "CHAOS_"))}
@@ -274,7 +281,8 @@ class System:
 
     def busy_worker(self) -> Process:
         """A living worker, drawn by the seed."""
-        return self.rng.choice(self.until(self.workers, what="a living worker"))
+        workers: list[Process] = self.until(self.workers, what="a living worker")
+        return self.rng.choice(workers)
 
     def kill(self, process: Process) -> None:
         """Kill -9, counted as a crash."""
@@ -287,7 +295,7 @@ class System:
 
         def give(process: Process) -> None:
             order = next(orders, None)
-            process.extra = {} if order is None else {"CHAOS_AT": order}
+            process.extra = self._broken() | ({} if order is None else {"CHAOS_AT": order})
 
         process = Process(
             name=name,

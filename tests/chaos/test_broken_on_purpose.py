@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from faults import kill_all_workers, misbehave, until_struck, wait_hits
-from judging import LEASE_SECONDS, judge, lateness, never, wait_truth
+from faults import kill_all_workers, wait_hits
+from judging import judge, lateness, never, wait_truth
 from reporting import Table, table_of
-from system import POLLED, System
+from system import LEASE_SECONDS, System
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -111,7 +111,6 @@ def freeze_and_thaw(system: System) -> list[str]:
     late = []
     for number in range(4):
         worker = system.trapped_worker(iter(["fence:before:1:stop"]))
-        worker.env = {**worker.env}
         late.append(worker)
         wait_hits(system, number + 1)
     system.crashes += len(late)
@@ -138,6 +137,3 @@ def kill_and_wait(system: System) -> list[str]:
     kill_all_workers(system, 3)
     time.sleep(2 * LEASE_SECONDS + 14)
     return never(system)
-
-
-__all__ = ["POLLED", "misbehave", "until_struck"]

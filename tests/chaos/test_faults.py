@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from faults import LONG, SHORT, Fault, fill_disk, small_disk
-from judging import judge, never, usage, growth, wait_recovered, wait_truth
+from judging import growth, judge, never, usage, wait_recovered, wait_truth
 from reporting import Table, table_of
 from system import System
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import structlog
-from task_api import TOKEN, Api, api, running, runtime_on
 from command_line import Ulak, ulak
 from database_fixtures import add_account
 from fastapi.routing import APIRoute
 from sqlalchemy import Engine, text
+from task_api import TOKEN, Api, api, running, runtime_on
 
 from core.logging import configure_logging
 from models.database import make_engine, transaction

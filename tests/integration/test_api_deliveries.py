@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from task_api import Api, api
 from database_fixtures import add_account
+from task_api import Api, api
 
 from models.database import transaction
 from models.deliveries import upsert
@@ -110,7 +110,7 @@ def test_an_account_is_paused_and_resumed(api: Api) -> None:
     assert (paused["state"], paused["reason"], paused["until"]) == ("paused", "maintenance", None)
     resumed = api.client.post("/v1/accounts/marka-sms/resume").json()
     assert (resumed["state"], resumed["reason"]) == ("ok", None)
-    assert api.sent == [dispatch_account("marka-sms")]
+    assert api.heard() == [dispatch_account("marka-sms")]
     assert api.client.post("/v1/accounts/marka-sms/pause").json()["reason"] == "paused through the API"
     past = api.client.post("/v1/accounts/marka-sms/pause", json={"until": "2020-01-01T00:00:00Z"})
     assert (past.status_code, past.json()["errors"][0]["field"]) == (422, "body.until")

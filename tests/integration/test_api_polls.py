@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from task_api import Api, api
 from database_fixtures import add_account
 from sqlalchemy import text
+from task_api import Api, api
 
 from models.database import transaction
 from tasks.messages import poll_account
@@ -44,7 +44,7 @@ def test_a_poll_is_a_row_and_then_a_message(api: Api) -> None:
         "planned": False,
         "finished_at": None,
     }
-    assert api.sent == [poll_account("kampanya", poll["id"])]
+    assert api.heard() == [poll_account("kampanya", poll["id"])]
 
 
 def test_the_same_key_gives_the_same_poll(api: Api) -> None:

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from task_api import Api, api
 from database_fixtures import add_account
 from sqlalchemy import text
+from task_api import Api, api
 
 from models.database import transaction
 

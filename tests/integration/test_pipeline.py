@@ -37,7 +37,7 @@ def set_up(engine: Engine, sandbox: Sandbox, folder: Path, **options: Any) -> Ru
     for account in accounts:
         account["options"] = {**account.get("options", {}), "deadline_seconds": 1.0}
         account["retry"] = {"max_attempts": 40, "base_seconds": 0.05, "cap_seconds": 0.2}
-        account["poll"] = {**account.get("poll", {}), "every_seconds": 0.5}
+        account["poll"] = {**account["poll"], "every_seconds": 0.5, "time_factor": 0.02, "max_check_seconds": 40}
     apply_accounts(engine, accounts, folder)
     runtime = make_runtime(engine, threads=8, **options)
     register_sends(runtime, sandbox.control("GET", "/sends"))
@@ -95,7 +95,7 @@ def test_faults_of_every_kind_change_nothing_in_the_end(
     for provider in ("iletimerkezi", "vairo", "organik", "diyalog"):
         for kind in TROUBLES:
             rate = 0.01 if kind == "hang" else 0.04
-            sandbox.control("POST", "/faults", {"provider": provider, "kind": kind, "rate": rate, "for_seconds": 8})
+            sandbox.control("POST", "/faults", {"provider": provider, "kind": kind, "rate": rate, "for_seconds": 5})
     dice, lock = random.Random(7), threading.Lock()
 
     def fate(message: Message) -> int:

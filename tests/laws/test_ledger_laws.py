@@ -7,7 +7,7 @@ import pytest
 from driving import make_runtime, miscounted_polls
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from ledger_acts import Held, add_account, add_ids, execute, expire_lease
 from sqlalchemy import Engine, text
 
@@ -44,6 +44,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.held: list[Held] = []
         self.children = 0
         self.ended: dict[int, str] = {}
+        self.plan()
 
     @rule()
     def plan(self) -> None:
@@ -75,10 +76,9 @@ class LedgerMachine(RuleBasedStateMachine):
             self.held.append(Held(self.runtime, ready[which % len(ready)]))
 
     @rule(which=st.integers(0, 20), settled=st.booleans(), children=st.integers(0, 3))
+    @precondition(lambda self: self.held)
     def answer(self, which: int, settled: bool, children: int) -> None:
         """A worker finishes with an answer, maybe late: then it is fenced."""
-        if not self.held:
-            return
         held = self.held.pop(which % len(self.held))
         keys = tuple(held.prepared.tracked)
         parsed = Parsed(answers=tuple(IdAnswer(key=key, found=True, settled=settled) for key in keys))
@@ -93,27 +93,27 @@ class LedgerMachine(RuleBasedStateMachine):
         return FetchSpec(kind="batch", params=params, ids=tuple(held.prepared.tracked))
 
     @rule(which=st.integers(0, 20), error=st.sampled_from(ERRORS))
+    @precondition(lambda self: self.held)
     def fail(self, which: int, error: TryAgainSoon) -> None:
         """A worker finishes with trouble."""
-        if self.held:
-            held = self.held.pop(which % len(self.held))
-            self.try_finishing(lambda: held.answer(error))
+        held = self.held.pop(which % len(self.held))
+        self.try_finishing(lambda: held.answer(error))
 
     @rule(which=st.integers(0, 20))
+    @precondition(lambda self: self.held)
     def give_back_unsent(self, which: int) -> None:
         """A worker was too slow to send."""
-        if self.held:
-            held = self.held.pop(which % len(self.held))
-            self.try_finishing(lambda: return_unsent(self.runtime, held.taken))
+        held = self.held.pop(which % len(self.held))
+        self.try_finishing(lambda: return_unsent(self.runtime, held.taken))
 
     @rule(which=st.integers(0, 20), forgotten=st.booleans())
+    @precondition(lambda self: self.held)
     def expire(self, which: int, forgotten: bool) -> None:
         """A lease runs out and the reconciler comes by; its worker is dead, or will come back late."""
-        if self.held:
-            index = which % len(self.held)
-            held = self.held.pop(index) if forgotten else self.held[index]
-            expire_lease(self.engine, held.taken.fetch_id)
-            upkeep.reconcile(self.runtime)
+        index = which % len(self.held)
+        held = self.held.pop(index) if forgotten else self.held[index]
+        expire_lease(self.engine, held.taken.fetch_id)
+        upkeep.reconcile(self.runtime)
 
     @rule(which=st.integers(0, 20))
     def cancel(self, which: int) -> None:
@@ -196,9 +196,9 @@ def test_polls_stay_counted_whatever_happens(migrated_database: Engine) -> None:
     class Machine(LedgerMachine):
         runtime = make_runtime(migrated_database, resolve=lambda _: "secret")
 
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

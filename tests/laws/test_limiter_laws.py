@@ -169,7 +169,13 @@ ACTS = st.one_of(
     st.tuples(st.just("change"), LIMITS),
     st.tuples(st.just("pass_time"), st.sampled_from([0.1, 0.9, 1.0, 2.5, DEADLINE, 9.95, 30.0])),
 )
-SLOW_THEN_AT_ONCE = [("ask", 1.0), ("pass_time", 0.9), ("answer", 0, 0.0), ("pass_time", 0.2), ("ask", 0.0)]
+SLOW_THEN_AT_ONCE: list[tuple[object, ...]] = [
+    ("ask", 1.0),
+    ("pass_time", 0.9),
+    ("answer", 0, 0.0),
+    ("pass_time", 0.2),
+    ("ask", 0.0),
+]
 
 
 def live(world: World, acts: list[tuple[object, ...]]) -> list[Call]:

@@ -63,6 +63,7 @@ def _guarded() -> APIRouter:
     """Everything under `/v1`. The guard before the routes refuses strangers; here it only stands in the document."""
     bearer = HTTPBearer(auto_error=False, description="`ULAK_API_TOKEN`, or one of `ulak tokens create NAME`.")
     every = problems.documented(
+        HTTPStatus.BAD_REQUEST,
         HTTPStatus.UNAUTHORIZED,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -57,7 +57,7 @@ class FeedSearch(Given):
 
 @router.get(
     "/changes",
-    responses=documented(HTTPStatus.BAD_REQUEST, HTTPStatus.GONE),
+    responses=documented(HTTPStatus.GONE),
     summary="The feed of changes",
 )
 async def feed(asked: Annotated[FeedSearch, Query()], means: Have, request: Request) -> Feed:

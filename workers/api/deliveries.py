@@ -108,7 +108,7 @@ class DeliverySearch(Given):
     limit: Limit = 100
 
 
-@router.get("/deliveries", responses=documented(HTTPStatus.BAD_REQUEST), summary="Deliveries")
+@router.get("/deliveries", summary="Deliveries")
 def search(asked: Annotated[DeliverySearch, Query()], means: Have) -> Deliveries:
     """Pages go by row id, which never changes: a row that changes while you page is neither skipped nor repeated."""
     recipients = same_number_spellings(asked.recipient) if asked.recipient else None

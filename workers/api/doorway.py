@@ -6,6 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 
@@ -47,6 +48,9 @@ class Doorway:
             started = clock.boot()
             try:
                 await self._app(scope, receive, named)
+            except ClientDisconnect:
+                log.info("api.client_gone", route=_route(scope))
+                return
             except Exception as error:
                 # The text of an exception may quote a body.
                 log.error("api.failed", route=_route(scope), error=origin(error))  # noqa: TRY400

@@ -77,7 +77,7 @@ class _Kept:
     good_until: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class FiguresCollector(Collector):
     """Reads the figures from the database, one group after the other, and keeps each for a while."""
 

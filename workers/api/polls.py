@@ -138,7 +138,7 @@ def cancel(poll_id: RowId, means: Have) -> Poll:
     return poll
 
 
-@router.get("/polls", responses=documented(HTTPStatus.BAD_REQUEST), summary="Polls")
+@router.get("/polls", summary="Polls")
 def search(asked: Annotated[PollSearch, Query()], means: Have) -> Polls:
     """Polls, the newest first. Those that are opened while you page stand before your first page."""
     question = ("polls", asked.account, asked.state, asked.task)

@@ -98,7 +98,7 @@ _BODY_SCHEMA = {
 @router.post(
     "/tracked",
     response_model=Tracked,
-    responses=documented(HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    responses=documented(HTTPStatus.NOT_FOUND),
     summary="Register ids so that they get polled",
     description=f"Up to {MOST_IDS} ids and {TRACKED_CAP_BYTES // 2**20} MiB in one request. Idempotent: what is "
     "registered already stays. A wrong id is refused by itself; the others are registered.",

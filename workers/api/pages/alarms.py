@@ -115,7 +115,7 @@ def _fruitless(account: AccountOverview) -> Iterator[Alarm]:
     trouble = account.last_trouble_at
     if account.calls_last_hour == 0 or trouble is None:
         return
-    values = {"account": account.id, "reason": account.last_trouble}
+    values: dict[str, Any] = {"account": account.id, "reason": account.last_trouble}
     if account.freshness_seconds is None:
         yield Alarm(kind="fruitless_ever", severity="bad", values=values, account=account.id, fix="fruitless")
     elif account.freshness_seconds > FRUITLESS_SECONDS and _age(account, trouble) < account.freshness_seconds:
@@ -139,16 +139,16 @@ def _lateness(account: AccountOverview, waits: Waiting | None) -> Iterator[Alarm
     if waits is None:
         return
     if waits.late_ids:
-        values = {"account": account.id, "n": waits.late_ids, "since": waits.late_ids_since}
+        values: dict[str, Any] = {"account": account.id, "n": waits.late_ids, "since": waits.late_ids_since}
         yield Alarm(kind="late_ids", severity="warn", values=values, account=account.id)
     if waits.late_deliveries:
         values = {"account": account.id, "n": waits.late_deliveries}
         yield Alarm(kind="late_deliveries", severity="warn", values=values, account=account.id)
     due = waits.due_since
-    if account.state is AccountState.OK and due is not None and account.calls_last_minute:
-        if _age(account, due) > BEHIND_SECONDS:
-            values = {"account": account.id, "since": due}
-            yield Alarm(kind="behind", severity="warn", values=values, account=account.id)
+    is_asked = account.state is AccountState.OK and account.calls_last_minute > 0
+    if is_asked and due is not None and _age(account, due) > BEHIND_SECONDS:
+        values = {"account": account.id, "since": due}
+        yield Alarm(kind="behind", severity="warn", values=values, account=account.id)
 
 
 def _is_refusal(account: AccountOverview) -> bool:

@@ -30,11 +30,11 @@ class Language:
 
     def html(self, key: str, /, **values: object) -> Markup:
         """The text as HTML: values are escaped unless they are `Markup` themselves; `…` in backticks becomes code."""
-        pattern = _CODE.sub(r"<code>\1</code>", escape(self._pattern(key, values)))
+        pattern = _CODE.sub(r"<code>\1</code>", str(escape(self._pattern(key, values))))
         return Markup(pattern).format(**values)  # noqa: S704 - the pattern is a text of ours, escaped
 
     def word(self, group: str, code: str) -> str:
-        """The word for a code of ours (`status`, `sent`); the code itself where an update brought one without a text."""
+        """The word for a code of ours (`status`, `sent`); the code itself where there is no text for it."""
         return CATALOGUES[self.code].get(f"{group}.{code.replace(' ', '_')}", code)
 
     def _pattern(self, key: str, values: Mapping[str, object]) -> str:
@@ -45,7 +45,7 @@ class Language:
 
 def choose(chosen: str | None, accepted: str | None) -> Language:
     """What was chosen with the switch, else the best of an Accept-Language header that there is."""
-    if chosen in CATALOGUES:
+    if chosen is not None and chosen in CATALOGUES:
         return Language(chosen)
     found = (code for _, code in sorted(_wanted(accepted or ""), reverse=True) if code in CATALOGUES)
     return Language(next(found, DEFAULT))

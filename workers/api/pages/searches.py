@@ -6,7 +6,6 @@ A search may hold a person's number, so it travels in the address only sealed: n
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 from cryptography.fernet import Fernet, InvalidToken
@@ -103,7 +102,7 @@ def _find_id(connection: Connection, search: Search) -> Found:
     return Found(rows=[row for row in rows if _matches(row, search)])
 
 
-def _matches(row: Mapping[str, Any], search: Search) -> bool:
+def _matches(row: RowMapping, search: Search) -> bool:
     given = (("account_id", search.account), ("status", search.status), ("client_ref", search.client_ref))
     persons = same_number_spellings(search.recipient) if search.recipient else (row["recipient"],)
     return row["recipient"] in persons and all(not word or row[name] == word for name, word in given)

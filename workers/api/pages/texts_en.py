@@ -35,14 +35,16 @@ TEXTS: Final[Mapping[str, str]] = {
     "login.stale": "This form was too old or came from elsewhere. Please try again.",
     # --- errors
     "error.form": "The form was refused",
-    "error.form.why": "It was too old, or did not come from this page. Nothing was changed. Go back, reload and try again.",
+    "error.form.why": "It was too old, or did not come from this page. Nothing was changed. Go back, reload and try "
+    "again.",
     "error.too_large": "What was sent is too large for a form of this page.",
     "error.missing": "There is no such thing",
     "error.missing.why": "It may have been erased or pruned, or the address is mistyped.",
     "error.away": "The database does not answer",
     "error.away.why": "Nothing can be shown now. Callbacks of providers are refused so that they are sent again, and "
     "polls go on when it is back: no report is lost.",
-    "error.away.fix": "See that PostgreSQL runs and that ULAK_DATABASE_URL leads to it; `ulak check` says what is wrong.",
+    "error.away.fix": "See that PostgreSQL runs and that ULAK_DATABASE_URL leads to it; `ulak check` says what is "
+    "wrong.",
     "error.back": "Back to the status",
     # --- what an action did
     "told.poll": "A poll was opened. It asks as soon as the limit allows.",
@@ -72,8 +74,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.paused_until": "{account} is paused; it goes on {until}: {reason}",
     "alarm.paused.fix": "Press Resume once the reason is gone.",
     "alarm.resting": "{account} was refused {since}, so it rests; it is tried again {until}: {reason}",
-    "alarm.resting.fix": "Put right what the reason names (mostly a credential, a right or this server's address at the "
-    "provider), then press Resume. Otherwise it is tried again by itself.",
+    "alarm.resting.fix": "Put right what the reason names (mostly a credential, a right or this server's address at "
+    "the provider), then press Resume. Otherwise it is tried again by itself.",
     "alarm.breaker": "{account} gives nothing but failures (the last one {since}), so it is left alone; next trial "
     "{until}: {reason}",
     "alarm.probing": "{account} gave nothing but failures; one request is trying it now: {reason}",
@@ -84,22 +86,27 @@ TEXTS: Final[Mapping[str, str]] = {
     "the limit in the accounts file is too high.",
     "alarm.fruitless": "{account} is asked and has given no usable answer for {span}: {reason}",
     "alarm.fruitless_ever": "{account} is asked and has never given a usable answer: {reason}",
-    "alarm.fruitless.fix": "Read the last trouble on the account's page and ask the provider; nothing is lost meanwhile.",
+    "alarm.fruitless.fix": "Read the last trouble on the account's page and ask the provider; nothing is lost "
+    "meanwhile.",
     "alarm.dead": "{n} requests of {account} were given up.",
     "alarm.dead.one": "One request of {account} was given up.",
     "alarm.dead.fix": "The account's page says why. Mend the cause, then press “Ask again” there.",
     "alarm.quarantine": "{n} statements of {account} could not be understood.",
     "alarm.quarantine.one": "One statement of {account} could not be understood.",
-    "alarm.quarantine.fix": "The account's page says what they were. They are kept sealed for 14 days: after an update that "
-    "understands them, run `ulak quarantine retry`.",
-    "alarm.late_ids": "{n} messages of {account} got no report at all within their validity; the oldest was sent {since}.",
+    "alarm.quarantine.fix": "The account's page says what they were. They are kept sealed for 14 days: after an "
+    "update that understands them, run `ulak quarantine retry`.",
+    "alarm.late_ids": "{n} messages of {account} got no report at all within their validity; the oldest was sent "
+    "{since}.",
     "alarm.late_ids.one": "One message of {account} got no report at all within its validity; it was sent {since}.",
-    "alarm.late_ids.fix": "Compare an id with the provider's own panel: a wrong id or a wrong account is never answered.",
+    "alarm.late_ids.fix": "Compare an id with the provider's own panel: a wrong id or a wrong account is never "
+    "answered.",
     "alarm.late_deliveries": "{n} messages of {account} are still open long after their validity.",
     "alarm.late_deliveries.one": "One message of {account} is still open long after its validity.",
-    "alarm.late_deliveries.fix": "Search for the status “unknown word”: the provider uses one that this version does not know.",
+    "alarm.late_deliveries.fix": "Search for the status “unknown word”: the provider uses one that this version does "
+    "not know.",
     "alarm.behind": "{account} is behind: the oldest id fell due {since}, and the limit is used up.",
-    "alarm.behind.fix": "There is more to ask than the limit allows. If the provider grants more, raise it in the accounts file.",
+    "alarm.behind.fix": "There is more to ask than the limit allows. If the provider grants more, raise it in the "
+    "accounts file.",
     # --- one account
     "account.title": "Account {account}",
     "account.state": "State",

@@ -32,15 +32,16 @@ TEXTS: Final[Mapping[str, str]] = {
     "login.stale": "Form çok eskiydi ya da başka bir yerden geldi. Lütfen yeniden deneyin.",
     # --- hatalar
     "error.form": "Form kabul edilmedi",
-    "error.form.why": "Çok eskiydi ya da bu sayfadan gelmedi. Hiçbir şey değişmedi. Geri dönün, sayfayı yenileyip yeniden "
-    "deneyin.",
+    "error.form.why": "Çok eskiydi ya da bu sayfadan gelmedi. Hiçbir şey değişmedi. Geri dönün, sayfayı yenileyip "
+    "yeniden deneyin.",
     "error.too_large": "Gönderilen veri bu sayfanın bir formu için çok büyük.",
     "error.missing": "Böyle bir kayıt yok",
     "error.missing.why": "Silinmiş ya da temizlenmiş olabilir; adres yanlış yazılmış da olabilir.",
     "error.away": "Veritabanı yanıt vermiyor",
     "error.away.why": "Şu an hiçbir şey gösterilemiyor. Sağlayıcıların bildirimleri yeniden gönderilsin diye geri "
     "çevriliyor, sorgular veritabanı dönünce sürüyor: hiçbir rapor kaybolmaz.",
-    "error.away.fix": "PostgreSQL'in çalıştığına ve ULAK_DATABASE_URL'nin ona ulaştığına bakın; sorunu `ulak check` söyler.",
+    "error.away.fix": "PostgreSQL'in çalıştığına ve ULAK_DATABASE_URL'nin ona ulaştığına bakın; sorunu `ulak check` "
+    "söyler.",
     "error.back": "Duruma dön",
     # --- bir işlemin sonucu
     "told.poll": "Sorgu açıldı. Limit izin verir vermez sorulacak.",
@@ -63,45 +64,49 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.warn": "Gecikmiş",
     "alarm.no_accounts": "Hiç hesap tanımlı değil; bu yüzden kimseye sorulmuyor.",
     "alarm.no_accounts.fix": "Bir accounts.toml yazıp uygulayın: `ulak accounts apply accounts.toml`.",
-    "alarm.stalled": "Kimse çalışmıyor: {accounts} için sorulması gereken şeyler bekliyor (en eskisi {since}), ama hiç çağrı "
-    "yapılmıyor.",
-    "alarm.stalled.fix": "Bir worker ile beat'in çalıştığına, Redis'e ve PostgreSQL'e ulaştığına bakın (`ulak check`). İşler "
-    "veritabanında bekler ve onlar dönünce kendiliğinden sürer; hiçbir şey kaybolmaz.",
+    "alarm.stalled": "Kimse çalışmıyor: {accounts} için sorulması gereken şeyler bekliyor (en eskisi {since}), ama "
+    "hiç çağrı yapılmıyor.",
+    "alarm.stalled.fix": "Bir worker ile beat'in çalıştığına, Redis'e ve PostgreSQL'e ulaştığına bakın (`ulak "
+    "check`). İşler veritabanında bekler ve onlar dönünce kendiliğinden sürer; hiçbir şey kaybolmaz.",
     "alarm.paused": "{account} biri sürdürene kadar duraklatıldı: {reason}",
     "alarm.paused_until": "{account} duraklatıldı; devam: {until}. Neden: {reason}",
     "alarm.paused.fix": "Neden ortadan kalkınca Sürdür'e basın.",
-    "alarm.resting": "{account} {since} geri çevrildi, bu yüzden dinleniyor; yeniden denenecek: {until}. Neden: {reason}",
-    "alarm.resting.fix": "Nedende adı geçeni düzeltin (çoğunlukla bir kimlik bilgisi, bir yetki ya da bu sunucunun sağlayıcıdaki "
-    "adresi), sonra Sürdür'e basın. Basmazsanız kendiliğinden yeniden denenir.",
-    "alarm.breaker": "{account} yalnızca hata döndürüyor (son hata {since}); bu yüzden rahat bırakıldı, sonraki deneme {until}: "
+    "alarm.resting": "{account} {since} geri çevrildi, bu yüzden dinleniyor; yeniden denenecek: {until}. Neden: "
     "{reason}",
+    "alarm.resting.fix": "Nedende adı geçeni düzeltin (çoğunlukla bir kimlik bilgisi, bir yetki ya da bu sunucunun "
+    "sağlayıcıdaki adresi), sonra Sürdür'e basın. Basmazsanız kendiliğinden yeniden denenir.",
+    "alarm.breaker": "{account} yalnızca hata döndürüyor (son hata {since}); bu yüzden rahat bırakıldı, sonraki "
+    "deneme {until}: {reason}",
     "alarm.probing": "{account} yalnızca hata döndürdü; şimdi tek bir istekle deneniyor: {reason}",
-    "alarm.breaker.fix": "Sağlayıcıya ya da ona giden yola ulaşılamıyor. Kendiliğinden yeniden denenir ve hiçbir şey kaybolmaz; "
-    "Sürdür hemen dener.",
+    "alarm.breaker.fix": "Sağlayıcıya ya da ona giden yola ulaşılamıyor. Kendiliğinden yeniden denenir ve hiçbir şey "
+    "kaybolmaz; Sürdür hemen dener.",
     "alarm.throttled": "{account} için sağlayıcı yavaşlamamızı istedi; devam: {until}. Neden: {reason}",
-    "alarm.throttled.fix": "Kendiliğinden sürer. Sık yineleniyorsa aynı kimlik bilgilerini başka biri de kullanıyordur ya da hesap "
-    "dosyasındaki limit çok yüksektir.",
+    "alarm.throttled.fix": "Kendiliğinden sürer. Sık yineleniyorsa aynı kimlik bilgilerini başka biri de "
+    "kullanıyordur ya da hesap dosyasındaki limit çok yüksektir.",
     "alarm.fruitless": "{account} soruluyor ama {span} boyunca işe yarar bir yanıt gelmedi: {reason}",
     "alarm.fruitless_ever": "{account} soruluyor ama şimdiye dek işe yarar bir yanıt gelmedi: {reason}",
-    "alarm.fruitless.fix": "Hesabın sayfasındaki son sorunu okuyun ve sağlayıcıya sorun; bu arada hiçbir şey kaybolmaz.",
+    "alarm.fruitless.fix": "Hesabın sayfasındaki son sorunu okuyun ve sağlayıcıya sorun; bu arada hiçbir şey "
+    "kaybolmaz.",
     "alarm.dead": "{account} hesabının {n} isteğinden vazgeçildi.",
     "alarm.dead.one": "{account} hesabının bir isteğinden vazgeçildi.",
     "alarm.dead.fix": "Nedeni hesabın sayfasında yazar. Sorunu giderin, sonra orada “Yeniden sor”a basın.",
     "alarm.quarantine": "{account} hesabının {n} bildirimi anlaşılamadı.",
     "alarm.quarantine.one": "{account} hesabının bir bildirimi anlaşılamadı.",
-    "alarm.quarantine.fix": "Ne oldukları hesabın sayfasında yazar. 14 gün mühürlü saklanırlar: onları tanıyan bir güncellemeden "
-    "sonra `ulak quarantine retry` çalıştırın.",
-    "alarm.late_ids": "{account} hesabının {n} iletisi için geçerlilik süresinde hiç rapor gelmedi; en eskisi {since} gönderildi.",
-    "alarm.late_ids.one": "{account} hesabının bir iletisi için geçerlilik süresinde hiç rapor gelmedi; {since} gönderildi.",
-    "alarm.late_ids.fix": "Bir kimliği sağlayıcının kendi paneliyle karşılaştırın: yanlış kimlik ya da yanlış hesap hiç "
-    "yanıtlanmaz.",
+    "alarm.quarantine.fix": "Ne oldukları hesabın sayfasında yazar. 14 gün mühürlü saklanırlar: onları tanıyan bir "
+    "güncellemeden sonra `ulak quarantine retry` çalıştırın.",
+    "alarm.late_ids": "{account} hesabının {n} iletisi için geçerlilik süresinde hiç rapor gelmedi; en eskisi {since} "
+    "gönderildi.",
+    "alarm.late_ids.one": "{account} hesabının bir iletisi için geçerlilik süresinde hiç rapor gelmedi; {since} "
+    "gönderildi.",
+    "alarm.late_ids.fix": "Bir kimliği sağlayıcının kendi paneliyle karşılaştırın: yanlış kimlik ya da yanlış hesap "
+    "hiç yanıtlanmaz.",
     "alarm.late_deliveries": "{account} hesabının {n} iletisi geçerlilik süresi çoktan bittiği hâlde açık.",
     "alarm.late_deliveries.one": "{account} hesabının bir iletisi geçerlilik süresi çoktan bittiği hâlde açık.",
-    "alarm.late_deliveries.fix": "Durumu “bilinmeyen sözcük” olanları arayın: sağlayıcı bu sürümün tanımadığı bir sözcük "
-    "kullanıyor.",
+    "alarm.late_deliveries.fix": "Durumu “bilinmeyen sözcük” olanları arayın: sağlayıcı bu sürümün tanımadığı bir "
+    "sözcük kullanıyor.",
     "alarm.behind": "{account} geride kaldı: en eski kimliğin sırası {since} gelmişti ve limit dolu.",
-    "alarm.behind.fix": "Sorulacaklar limitin izin verdiğinden çok. Sağlayıcı daha fazlasına izin veriyorsa hesap dosyasında "
-    "yükseltin.",
+    "alarm.behind.fix": "Sorulacaklar limitin izin verdiğinden çok. Sağlayıcı daha fazlasına izin veriyorsa hesap "
+    "dosyasında yükseltin.",
     # --- bir hesap
     "account.title": "{account} hesabı",
     "account.state": "Durum",
@@ -202,8 +207,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "delivery.final": "kesin",
     "delivery.not_final": "hâlâ açık",
     "delivery.conflict": "çelişki",
-    "delivery.conflict.why": "Sağlayıcı bu tek ileti için şunları bildirdi: {statuses}. Hepsi birden doğru olamaz. Satır, aşağıdaki "
-    "kuralın seçtiğini gösterir; hangisinin doğru olduğunu sağlayıcıya sorun.",
+    "delivery.conflict.why": "Sağlayıcı bu tek ileti için şunları bildirdi: {statuses}. Hepsi birden doğru olamaz. "
+    "Satır, aşağıdaki kuralın seçtiğini gösterir; hangisinin doğru olduğunu sağlayıcıya sorun.",
     "delivery.unanswered": "Kaydedildi, henüz yanıtlanmadı",
     "delivery.unanswered_many": "Hiç yanıtlanmamış kayıtlı kimlikler",
     "delivery.unanswered_closed": "artık sorulmuyor",
@@ -221,7 +226,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "delivery.said_error": "Sağlayıcının sözcüğü: {word}, hata {error}",
     "delivery.contradicts": "başka bir bildirimle çelişiyor",
     "delivery.raw": "Bildirimin kendisi (metin ve adlar çıkarılmıştır)",
-    "lost.class": "Geçersiz kaldı: belirleyen bildirim daha güçlü bir sınıftan (kesin olan açık olanı, rapor raporsuzluğu yener)",
+    "lost.class": "Geçersiz kaldı: belirleyen bildirim daha güçlü bir sınıftan (kesin olan açık olanı, rapor "
+    "raporsuzluğu yener)",
     "lost.handed_over": "Geçersiz kaldı: belirleyen bildirim “planlandı”dan bir adım ileride",
     "lost.as_of": "Geçersiz kaldı: belirleyen bildirim daha sonra yapıldı",
     "lost.as_of_last": "Geçersiz kaldı: belirleyen bildirim daha sonra doğrulandı",

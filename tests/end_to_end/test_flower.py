@@ -1,0 +1,168 @@
+"""Flower as `ulak up` starts it: closed to strangers, readable, and a way to call for a poll."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from running import ROOT, RunningUlak, ask, running
+from sqlalchemy import text
+
+from workers.embedded.postgres import PostgresServer
+from workers.embedded.valkey import ValkeyServer
+from workers.ports import choose_port
+
+pytestmark = pytest.mark.timeout(150)
+
+OPEN = ("/healthcheck", "/metrics")
+CLOSED = ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/task/types", "/api/queues/length")
+
+
+def test_flower_is_closed_readable_and_calls_for_polls(tmp_path: Path) -> None:
+    """One run: the password, the names, what a task shows, its memory's bound, and three ways to call for a poll."""
+    with running(tmp_path) as ulak:
+        ulak.wait_ready()
+        url, auth = ulak.address("Flower"), (ulak.home / "secrets" / "flower_auth").read_text().strip()
+        ulak.until(lambda: names_of_workers(url, auth), seconds=40, what="a worker in Flower")
+        assert {path: status(url + path) for path in (*OPEN, *CLOSED)} == {
+            **dict.fromkeys(OPEN, 200),
+            **dict.fromkeys(CLOSED, 401),
+        }
+        assert status(f"{url}/api/task/async-apply/poll.account", body={"kwargs": {}}) == 401
+        assert [name.partition("@")[0] for name in names_of_workers(url, auth)] == ["worker-1"]
+        account = account_of(ulak)
+        assert_poll_of_task(ulak, call_through_flower(url, auth, account), account)
+        assert_poll_of_task(ulak, call_through_celery(ulak, account), account)
+        assert_poll_of_task(ulak, call_from_python(ulak, account), account)
+        shown = ulak.until(lambda: shown_tasks(url, auth), seconds=40, what="tasks of every kind in Flower")
+        assert_readable(shown, ulak)
+        flower = next(each for each in ulak.children() if "flower" in each.cmdline())
+        assert auth.partition(":")[2] not in " ".join(flower.cmdline())
+        with read_only_flower(ulak) as other:
+            ulak.until(lambda: names_of_workers(other, auth), seconds=40, what="a worker in the second Flower")
+            for path in ("task/async-apply/poll.account", "worker/shutdown/worker-1", "worker/pool/grow/worker-1"):
+                assert status(f"{other}/api/{path}", body={}, auth=auth) == 403
+
+
+def names_of_workers(url: str, auth: str) -> list[str]:
+    """Workers as Flower lists them; none while it starts."""
+    try:
+        return sorted(ask(f"{url}/api/workers?status=1", auth=auth))
+    except ConnectionError:
+        return []
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ConnectionError):
+            return []
+        raise
+
+
+def status(url: str, *, body: Any = None, auth: str | None = None) -> int:
+    """The status of an answer; without `auth` to a stranger."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {} if auth is None else {"Authorization": f"Basic {b64encode(auth.encode()).decode()}"}
+    try:
+        with urlopen(Request(url, data=data, headers=headers), timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def account_of(ulak: RunningUlak) -> str:
+    """An account that has something to ask for."""
+    with ulak.engine().connect() as connection:
+        return str(connection.execute(text("SELECT account_id FROM tracked_ids ORDER BY id LIMIT 1")).scalar_one())
+
+
+def call_through_flower(url: str, auth: str, account: str) -> str:
+    """The id of the task that a person started in Flower."""
+    body = {"kwargs": {"account_id": account}}
+    return str(ask(f"{url}/api/task/async-apply/poll.account", auth=auth, body=body)["task-id"])
+
+
+def call_through_celery(ulak: RunningUlak, account: str) -> str:
+    """The id that `celery call` prints."""
+    kwargs = json.dumps({"account_id": account})
+    return run(ulak, "-m", "celery", "-A", "workers.app", "call", "poll.account", "--kwargs", kwargs)
+
+
+def call_from_python(ulak: RunningUlak, account: str) -> str:
+    """The id of a `.delay(...)`."""
+    code = (
+        "import sys, workers.app\nfrom tasks.polls import poll_account\n"
+        "print(poll_account.delay(account_id=sys.argv[1]).id)"
+    )
+    return run(ulak, "-c", code, account)
+
+
+@contextmanager
+def read_only_flower(ulak: RunningUlak) -> Iterator[str]:
+    """The address of a second Flower beside the run's, with `ULAK_FLOWER_READ_ONLY`."""
+    port = choose_port(None, 5700, "127.0.0.1")
+    env = {**environment(ulak), "ULAK_FLOWER_PORT": str(port), "ULAK_FLOWER_READ_ONLY": "true"}
+    command = [sys.executable, "-m", "workers.cli.main", "flower"]
+    with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+def environment(ulak: RunningUlak) -> dict[str, str]:
+    """The environment as the run's own processes have it."""
+    servers = {
+        "ULAK_REDIS_URL": ValkeyServer(ulak.home).running_url() or "",
+        "ULAK_DATABASE_URL": PostgresServer(ulak.home).running_url() or "",
+    }
+    return {**os.environ, **servers, "ULAK_HOME": str(ulak.home), "PYTHONPATH": str(ROOT)}
+
+
+def run(ulak: RunningUlak, *words: str) -> str:
+    """The last line that Python prints in such an environment."""
+    program, env = [sys.executable, *words], environment(ulak)
+    done = subprocess.run(program, env=env, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.strip().splitlines()[-1]
+
+
+def assert_poll_of_task(ulak: RunningUlak, task_id: str, account: str) -> None:
+    """The task has made one poll under its own id, planned."""
+
+    def found() -> list[tuple[Any, ...]]:
+        with ulak.engine().connect() as connection:
+            query = text(
+                "SELECT account_id, trigger, kind FROM polls WHERE idempotency_key = :key AND planned_at IS NOT NULL"
+            )
+            return [tuple(row) for row in connection.execute(query, {"key": f"task:{task_id}"})]
+
+    assert ulak.until(found, seconds=30, what=f"the poll of task {task_id}") == [(account, "task", "on_demand")]
+
+
+def shown_tasks(url: str, auth: str) -> dict[str, set[str]]:
+    """What Flower shows of tasks' arguments, by the task's name; empty until there is one of each kind."""
+    shown: dict[str, set[str]] = {}
+    for task in ask(f"{url}/api/tasks?limit=5000", auth=auth).values():
+        shown.setdefault(task["name"] or "", set()).add(f"{task['args'] or ''}|{task['kwargs'] or ''}")
+    wanted = {"poll.provider", "poll.account", "dispatch.account", "fetch.page", "fetch.batch", "upkeep.reconcile"}
+    return shown if wanted <= set(shown) else {}
+
+
+def assert_readable(shown: dict[str, set[str]], ulak: RunningUlak) -> None:
+    """Accounts and pages by their names, no number and no key."""
+    everything = " ".join(text for texts in shown.values() for text in texts)
+    with ulak.engine().connect() as connection:
+        accounts = set(connection.execute(text("SELECT id FROM accounts")).scalars())
+        values = connection.execute(text("SELECT value FROM tracked_ids UNION SELECT recipient FROM tracked_ids"))
+        private = {value for value in values.scalars() if value and len(value) > 5}
+    keys = {path.read_text().strip() for path in (ulak.home / "sandbox" / "credentials").iterdir()}
+    assert [word for word in private | keys if word in everything] == []
+    fetches = shown["fetch.page"] | shown["fetch.batch"]
+    assert {text for text in fetches if not any(f"|{account} " in text for account in accounts)} == set()
+    assert shown["dispatch.account"] <= {f"|{account}" for account in accounts}

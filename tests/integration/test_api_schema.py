@@ -1,0 +1,89 @@
+"""The OpenAPI document, and the API asked whatever it says may be asked."""
+
+from typing import Any
+
+import pytest
+import schemathesis
+from database_fixtures import add_account
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from task_api import TOKEN, Api, api
+
+from models.database import transaction
+from models.deliveries import upsert
+from models.report import DeliveryReport
+from models.vocabulary import Granularity, Status
+
+__all__ = ["api"]
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+BOUNDED = settings(
+    max_examples=12,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    derandomize=True,
+)
+
+
+def test_every_operation_is_documented(api: Api) -> None:
+    """A summary, a description and the problem document of every error; the bearer scheme under /v1."""
+    document = api.get("/openapi.json")
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            where = f"{method} {path}"
+            assert operation["summary"], where
+            assert operation["description"], where
+            if path.startswith("/v1"):
+                assert operation["security"] == [{"HTTPBearer": []}], where
+                assert {"401", "413", "422", "503"} <= set(operation["responses"]), where
+                for status, answer in operation["responses"].items():
+                    form = "application/json" if status.startswith("2") else "application/problem+json"
+                    assert list(answer["content"]) == [form], (where, status)
+    assert api.client.get("/docs").status_code == 200
+
+
+@pytest.fixture
+def filled(api: Api) -> Api:
+    """Something to find behind the first ids."""
+    with transaction(api.engine) as connection:
+        add_account(connection, "marka-sms")
+        add_account(connection, "a", provider="bip")
+        report = DeliveryReport(
+            granularity=Granularity.MESSAGE, provider_key="k", status=Status.DELIVERED, provider_status="1"
+        )
+        upsert(connection, "marka-sms", "vairo", [report], asked_at=None)
+    for path, body in (("/v1/polls", {"account": "marka-sms"}),):
+        assert api.client.post(path, json=body).status_code == 202
+    return api
+
+
+def test_nothing_that_the_document_allows_ends_in_a_server_error(filled: Api) -> None:
+    """Generated requests, right and wrong ones: no 5xx, and every answer is as the document says."""
+    schema = schemathesis.openapi.from_dict(filled.app.openapi())
+    schema.config.update(base_url=str(filled.client.base_url).rstrip("/"))
+    asked = 0
+
+    def ask(case: Any) -> None:
+        nonlocal asked
+        asked += 1
+        if "wait" in (case.query or {}):
+            case.query["wait"] = 0
+        case.call_and_validate(checks=CHECKS, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=20)
+
+    for operation in operations_of(schema):
+        for mode in schemathesis.GenerationMode:
+            BOUNDED(given(case=operation.as_strategy(generation_mode=mode))(ask))()
+    assert asked > 100
+
+
+def operations_of(schema: Any) -> list[Any]:
+    """Every operation under /v1."""
+    return [found.ok() for found in schema.include(path_regex="^/v1").get_all_operations()]

@@ -1,0 +1,258 @@
+"""The ledger's promises about polls and ids: cancel, on demand, take over, close, reopen."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from driving import make_runtime, miscounted_polls
+from ledger_acts import (
+    Held,
+    add_account,
+    add_ids,
+    add_poll,
+    deliveries,
+    execute,
+    fetch,
+    fetches_of,
+    free_ids,
+    give_back_expired,
+    give_back_failed,
+    give_back_unsent,
+    held_fetch,
+    plan,
+    row,
+    take,
+    vairo_body,
+)
+from sqlalchemy import Engine
+
+from core import clock
+from models.ledger import finishing as ledger
+from models.ledger import planning
+from providers.adapter import Answer, FetchSpec
+from providers.errors import TryAgainSoon
+from tasks.runtime import Runtime
+from tasks.steps.ondemand import open_on_demand
+from tasks.steps.planning import plan_poll
+
+
+@pytest.fixture
+def runtime(shared_database: Engine) -> Runtime:
+    """A runtime whose credentials are always found."""
+    return make_runtime(shared_database, resolve=lambda _: "secret")
+
+
+# ------------------------------------------------------------------------------------------ cancelling
+def children_of(held: Held, *numbers: int) -> tuple[FetchSpec, ...]:
+    """Further fetches of its ids, as an answer calls for them."""
+    ids = tuple(held.prepared.tracked)
+    return tuple(FetchSpec(kind="batch", params={"call": "more", "n": number}, ids=ids) for number in numbers)
+
+
+def test_cancel_ends_ready_fetches_and_a_late_finisher_still_writes_its_reports(runtime: Runtime) -> None:
+    """The one in the air keeps its answer, adds no children, frees its ids, and the poll stays cancelled."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    add_ids(engine, account_id, ["s1:+905321234501", "s2:+905321234502"])
+    first, second = plan(runtime, account_id)
+    held = Held(runtime, first)
+    with engine.begin() as connection:
+        assert planning.cancel(connection, held.taken.poll_id) == 1
+        assert planning.cancel(connection, held.taken.poll_id) is None
+    assert row(engine, "fetches", second)["state"] == "cancelled"
+    parsed = held.prepared.adapter.parse(
+        held.prepared.account, held.prepared.fetch, answer_of(vairo_body("s1:+905321234501", "DELIVERED"))
+    )
+    held.finish(replace(parsed, children=children_of(held, 1, 2)))
+    poll = row(engine, "polls", held.taken.poll_id)
+    assert (poll["state"], poll["open_fetches"], poll["reports"]) == ("cancelled", 0, 1)
+    assert deliveries(engine, account_id) == [("1", "delivered")]
+    assert fetches_of(engine, account_id, "ready", "sending") == []
+    assert free_ids(engine, account_id) == 2
+
+
+def answer_of(body: bytes) -> Answer:
+    """A plain answer."""
+    return Answer(status=200, body=body)
+
+
+def test_cancel_between_the_children_and_the_count_leaves_nothing_ready_and_keeps_the_answer(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The finisher has inserted five children, more than the poll has open, when somebody cancels: they go with it."""
+    engine = runtime.engine
+    account_id, tracked_id, held = held_fetch(runtime)
+    lock_poll = planning.lock_poll
+
+    def cancel_first(connection: Any, poll_id: int) -> Any:
+        monkeypatch.setattr(planning, "lock_poll", lock_poll)
+        with engine.begin() as other:
+            assert planning.cancel(other, poll_id) == 0
+        return lock_poll(connection, poll_id)
+
+    monkeypatch.setattr(planning, "lock_poll", cancel_first)
+    parsed = held.prepared.adapter.parse(
+        held.prepared.account, held.prepared.fetch, answer_of(vairo_body("s1:+905321234567", "WAITING"))
+    )
+    held.finish(replace(parsed, children=children_of(held, 1, 2, 3, 4, 5)))
+    assert deliveries(engine, account_id) == [("1", "enroute")]
+    assert fetches_of(engine, account_id, "ready", "sending") == []
+    poll = row(engine, "polls", held.taken.poll_id)
+    assert (poll["state"], poll["open_fetches"]) == ("cancelled", 0)
+    assert row(engine, "tracked_ids", tracked_id)["fetch_id"] is None
+
+
+@pytest.mark.parametrize("give_back", [give_back_failed, give_back_unsent, give_back_expired])
+def test_a_fetch_that_comes_back_after_its_poll_was_cancelled_is_not_made_ready(
+    runtime: Runtime, give_back: Callable[[Held], None]
+) -> None:
+    """A failure, an unsent call and an expired lease in a cancelled poll end the fetch and free its ids at once."""
+    engine = runtime.engine
+    account_id, tracked_id, held = held_fetch(runtime)
+    with engine.begin() as connection:
+        planning.cancel(connection, held.taken.poll_id)
+    give_back(held)
+    assert row(engine, "fetches", held.taken.fetch_id)["state"] == "cancelled"
+    poll = row(engine, "polls", held.taken.poll_id)
+    assert (poll["state"], poll["open_fetches"], poll["dead"]) == ("cancelled", 0, 0)
+    freed = row(engine, "tracked_ids", tracked_id)
+    assert (freed["fetch_id"], freed["next_check_at"] < clock.now()) == (None, True)
+    assert len(plan(runtime, account_id)) == 1
+
+
+def test_a_poll_that_was_cancelled_before_it_was_planned_asks_nothing(runtime: Runtime) -> None:
+    """The planning message that comes after the cancel finds nothing to do."""
+    account_id = add_account(runtime.engine)
+    add_ids(runtime.engine, account_id, ["s1:+905321234567"])
+    poll_id = open_on_demand(runtime, account_id, trigger="api")
+    with runtime.engine.begin() as connection:
+        planning.cancel(connection, poll_id)
+    assert plan_poll(runtime, account_id, poll_id) == []
+    assert fetches_of(runtime.engine, account_id, "ready") == []
+
+
+def test_dead_and_cancelled_fetches_free_their_ids(runtime: Runtime) -> None:
+    """An id is never held by a fetch that has ended."""
+    engine = runtime.engine
+    account_id = add_account(engine, retry={"max_attempts": 1})
+    add_ids(engine, account_id, ["s1:+905321234501", "s2:+905321234502"])
+    first, second = plan(runtime, account_id)
+    held = Held(runtime, first)
+    held.answer(TryAgainSoon("The connection broke."))
+    with engine.begin() as connection:
+        planning.cancel(connection, held.taken.poll_id)
+    states = [row(engine, "fetches", each)["state"] for each in (first, second)]
+    assert states == ["dead", "cancelled"]
+    assert free_ids(engine, account_id) == 2
+
+
+# ------------------------------------------------------------------------------------------ demand
+def test_an_on_demand_poll_takes_over_ready_fetches_and_makes_its_own_for_those_in_the_air(runtime: Runtime) -> None:
+    """Nothing that waits is asked twice; what was asked before the demand is asked again for it."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    add_ids(engine, account_id, ["s1:+905321234501", "s2:+905321234502"])
+    first, second = plan(runtime, account_id)
+    scheduled = row(engine, "fetches", first)["poll_id"]
+    held = Held(runtime, first)
+    poll_id = open_on_demand(runtime, account_id, trigger="api")
+    plan_poll(runtime, account_id, poll_id)
+    assert plan_poll(runtime, account_id, poll_id) == []
+    mine = fetches_of(engine, account_id, "ready")
+    assert (len(mine), second in mine, first in mine) == (2, True, False)
+    assert [row(engine, "polls", each)["open_fetches"] for each in (scheduled, poll_id)] == [1, 2]
+    held.answer(vairo_body("s1:+905321234501", "DELIVERED"))
+    assert row(engine, "polls", scheduled)["state"] == "complete"
+    for fetch_id in mine:
+        each = Held(runtime, fetch_id)
+        send, number = each.taken.params["send"], each.taken.params["number"]
+        each.answer(vairo_body(f"{send}:{number}", "DELIVERED", key=int(send[1:])))
+    assert row(engine, "polls", poll_id)["state"] == "complete"
+    assert miscounted_polls(engine) == []
+
+
+def test_a_page_that_continues_a_chain_is_not_taken_over(runtime: Runtime) -> None:
+    """Its pages before stay with their poll, and without them its rows would get wrong keys."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    [tracked_id] = add_ids(engine, account_id, ["s1:+905321234567"])
+    poll_id, [first] = add_poll(engine, account_id, [fetch(1, chain="c", ids=[tracked_id])])
+    take(engine, first)
+    with engine.begin() as connection:
+        child = fetch(2, chain="c", ids=[tracked_id])
+        planning.insert_fetches(connection, poll_id, account_id, [child])
+        ledger.end_fetch(connection, first, state="done", seen=("a",))
+        ledger.count_poll(connection, poll_id, ledger.PollCounts(ended=1, children=1))
+    with engine.begin() as connection:
+        new, _ = planning.open_poll(
+            connection, planning.NewPoll(account_id=account_id, kind="on_demand", trigger="api")
+        )
+        assert new is not None
+        taken = planning.take_over(connection, new, account_id, hashes=[], ids=[tracked_id], priority=10)
+        planning.close_plan(connection, new, taken)
+    assert (taken, row(engine, "polls", poll_id)["open_fetches"]) == (0, 1)
+
+
+def test_an_empty_on_demand_plan_is_complete_at_once(runtime: Runtime) -> None:
+    """Nothing to ask: the poll ends in the transaction that plans it."""
+    account_id = add_account(runtime.engine)
+    poll_id = open_on_demand(runtime, account_id, trigger="api", key="k")
+    assert open_on_demand(runtime, account_id, trigger="api", key="k") == poll_id
+    plan_poll(runtime, account_id, poll_id)
+    assert row(runtime.engine, "polls", poll_id)["state"] == "complete"
+
+
+def test_a_closed_id_that_two_polls_ask_for_is_asked_once_for_both(runtime: Runtime) -> None:
+    """A fetch that holds no id is known by what it asks: the second poll takes it over instead of ending empty."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    [tracked_id] = add_ids(engine, account_id, ["s1:+905321234567"])
+    execute(engine, "UPDATE tracked_ids SET closed_at = now(), close_reason = 'final', next_check_at = NULL"
+            " WHERE id = :id", id=tracked_id)  # fmt: skip
+    ids = [{"kind": "number", "value": "s1:+905321234567"}]
+    polls = [open_on_demand(runtime, account_id, trigger="api", ids=ids) for _ in range(2)]
+    for poll_id in polls:
+        plan_poll(runtime, account_id, poll_id)
+    assert len(fetches_of(engine, account_id, "ready")) == 1
+    assert row(engine, "polls", polls[1])["open_fetches"] == 1
+
+
+# ------------------------------------------------------------------------------------------ closing
+def test_an_answer_asked_before_the_last_change_does_not_close_an_id(runtime: Runtime) -> None:
+    """A list that was asked later has shown a change: the older answer closes nothing, the id is due again."""
+    engine = runtime.engine
+    account_id, tracked_id, held = held_fetch(runtime)
+    later = held.taken.asked_at + timedelta(seconds=1)
+    with engine.begin() as connection:
+        changed: list[Mapping[str, Any]] = [{"id_kind": "number", "value": "s1:+905321234567", "expected": None}]
+        ledger.discover(connection, account_id, later, [], changed)
+        ledger.discover(connection, account_id, later - timedelta(minutes=1), [], changed)
+    held.answer(vairo_body("s1:+905321234567", "DELIVERED"))
+    still = row(engine, "tracked_ids", tracked_id)
+    assert (still["closed_at"], still["fetch_id"], still["changed_as_of"]) == (None, None, later)
+    execute(engine, "UPDATE accounts SET last_asked_at = :at WHERE id = :a", at=later, a=account_id)
+    [fetch_id] = plan(runtime, account_id)
+    Held(runtime, fetch_id).answer(vairo_body("s1:+905321234567", "DELIVERED"))
+    closed = row(engine, "tracked_ids", tracked_id)
+    assert (closed["close_reason"], closed["next_check_at"]) == ("final", None)
+    with engine.begin() as connection:
+        ledger.discover(connection, account_id, later + timedelta(hours=1), [], changed)
+    reopened = row(engine, "tracked_ids", tracked_id)
+    assert (reopened["closed_at"], reopened["close_reason"]) == (None, None)
+    assert len(plan(runtime, account_id)) == 1
+
+
+def test_ours_is_written_only_by_a_check_after_validity_and_a_later_final_overrules_it(runtime: Runtime) -> None:
+    """Asked before the end of validity: open. Asked after it: `unreported`. Then the provider says final: that wins."""
+    engine = runtime.engine
+    account_id, tracked_id, held = held_fetch(runtime)
+    execute(engine, "UPDATE tracked_ids SET valid_until = clock_timestamp() WHERE id = :id", id=tracked_id)
+    held.answer(vairo_body("s1:+905321234567", "WAITING"))
+    assert deliveries(engine, account_id) == [("1", "enroute")]
+    for word, status in (("WAITING", "unreported"), ("NO_SUCH_WORD", "unreported"), ("DELIVERED", "delivered")):
+        execute(engine, "UPDATE tracked_ids SET next_check_at = now() WHERE id = :id", id=tracked_id)
+        [fetch_id] = plan(runtime, account_id)
+        Held(runtime, fetch_id).answer(vairo_body("s1:+905321234567", word))
+        assert deliveries(engine, account_id) == [("1", status)]

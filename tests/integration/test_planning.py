@@ -1,0 +1,220 @@
+"""What is planned and hinted when: sweeps and their watermark, fair plans, the dispatcher's timers."""
+
+from datetime import date, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from driving import make_runtime, miscounted_polls
+from ledger_acts import (
+    Held,
+    add_account,
+    add_ids,
+    add_poll,
+    execute,
+    fetch,
+    fetches_of,
+    plan,
+    row,
+    take,
+)
+from sqlalchemy import Engine
+
+from core import clock
+from models.ledger import finishing as ledger
+from models.ledger import limiter, planning
+from models.ledger.dispatch import dispatch
+from tasks.runtime import Runtime
+from tasks.steps import fetching
+from tasks.steps.ondemand import open_on_demand
+from tasks.steps.planning import _plan_scheduled, plan_due, plan_poll
+
+
+@pytest.fixture
+def runtime(shared_database: Engine) -> Runtime:
+    """A runtime whose credentials are always found."""
+    return make_runtime(shared_database, resolve=lambda _: "secret")
+
+
+# ------------------------------------------------------------------------------------------ sweeps
+def list_body(orders: list[int], count: int) -> bytes:
+    """A page of iletimerkezi's list of orders."""
+    items = [{"id": order, "status": "114", "total": 1, "delivered": 1, "undelivered": 0, "waiting": 0,
+              "submitAt": "2026-01-01 10:00:00", "sendAt": "2026-01-01 10:00:00"} for order in orders]  # fmt: skip
+    said = {"status": {"code": "200", "message": "ok"}, "count": count, "orders": items}
+    return msgspec.json.encode({"response": said})
+
+
+def sweep_account(runtime: Runtime) -> tuple[str, int]:
+    """An account whose first sweep is planned, its window of today read empty: (account, page one of closed days)."""
+    account_id = add_account(runtime.engine, provider="iletimerkezi", options={"details": False})
+    today, closed = plan(runtime, account_id)
+    Held(runtime, today).answer(list_body([], 0))
+    return account_id, closed
+
+
+def test_the_watermark_moves_by_complete_polls_only(runtime: Runtime) -> None:
+    """A window whose page shifted is walked again, at most three times; then the poll drifts and has swept nothing."""
+    engine = runtime.engine
+    yesterday = clock.now().date() - timedelta(days=1)
+    ends = {}
+    for name, answers in {
+        "whole": [list_body([1, 2], 2)],
+        "shifted once": [list_body([1, 1], 2), list_body([1, 2], 2)],
+        "drifting": [list_body([1, 1], 2)] * 3,
+        "without a count": [list_body([1, 2], 2).replace(b'"count":2,', b"")],
+    }.items():
+        account_id, fetch_id = sweep_account(runtime)
+        poll_id = row(engine, "fetches", fetch_id)["poll_id"]
+        rounds = []
+        for body in answers:
+            [ready] = fetches_of(engine, account_id, "ready")
+            rounds.append(row(engine, "fetches", ready)["round"])
+            Held(runtime, ready).answer(body)
+        execute(engine, "UPDATE accounts SET planned_at = NULL WHERE id = :a", a=account_id)
+        plan(runtime, account_id)
+        swept = row(engine, "accounts", account_id)["swept_through"]
+        ends[name] = (row(engine, "polls", poll_id)["state"], rounds, swept)
+    assert ends == {
+        "whole": ("complete", [1], yesterday),
+        "shifted once": ("complete", [1, 2], yesterday),
+        "drifting": ("complete_with_errors", [1, 2, 3], None),
+        "without a count": ("complete", [1], yesterday),
+    }
+    assert miscounted_polls(engine) == []
+
+
+def test_a_poll_whose_window_was_taken_over_moves_no_watermark(runtime: Runtime) -> None:
+    """It has seen nothing of those days; the on-demand poll that took them might end in errors."""
+    engine = runtime.engine
+    account_id, fetch_id = sweep_account(runtime)
+    scheduled = row(engine, "fetches", fetch_id)["poll_id"]
+    assert row(engine, "polls", scheduled)["sweep_through"] is not None
+    start, end = row(engine, "fetches", fetch_id)["params"]["window"]
+    window = (date.fromisoformat(start), date.fromisoformat(end))
+    poll_id = open_on_demand(runtime, account_id, trigger="api", window=window)
+    plan_poll(runtime, account_id, poll_id)
+    assert row(engine, "fetches", fetch_id)["poll_id"] == poll_id
+    left = row(engine, "polls", scheduled)
+    assert (left["state"], left["sweep_through"]) == ("complete", None)
+
+
+def test_a_sweep_that_falls_due_in_a_tick_that_was_planned_already_is_not_lost(shared_database: Engine) -> None:
+    """The tick's poll is there; the sweep is not noted as done, so the next tick opens it."""
+    runtime = make_runtime(shared_database, resolve=lambda _: "secret", tick_seconds=3600.0)
+    account_id = add_account(shared_database, provider="iletimerkezi", options={"details": False})
+    _plan_scheduled(runtime, account_id)
+    assert len(fetches_of(shared_database, account_id, "ready")) == 2
+    execute(
+        shared_database, "UPDATE accounts SET planned_at = NULL, closed_swept_at = NULL WHERE id = :a", a=account_id
+    )
+    execute(
+        shared_database, "UPDATE fetches SET state = 'done', finished_at = now() WHERE account_id = :a", a=account_id
+    )
+    execute(shared_database, "UPDATE polls SET open_fetches = 0 WHERE account_id = :a", a=account_id)
+    _plan_scheduled(runtime, account_id)
+    account = row(shared_database, "accounts", account_id)
+    assert (fetches_of(shared_database, account_id, "ready"), account["planned_at"]) == ([], None)
+    assert len(plan(runtime, account_id)) == 2
+
+
+# ------------------------------------------------------------------------------------------ fair
+def test_what_has_been_due_for_long_is_planned_though_young_ones_fill_every_plan(runtime: Runtime) -> None:
+    """Young ids go first, but none that is due for more than an hour longer waits behind them."""
+    engine = runtime.engine
+    account_id = add_account(engine, requests=1, per_seconds=10)
+    now = clock.now()
+    old: dict[str, Any] = {"sent_at": now - timedelta(days=1), "valid_until": now + timedelta(days=1)}
+    add_ids(engine, account_id, ["s3:+905321234503"], next_check_at=now - timedelta(minutes=30), **old)
+    add_ids(engine, account_id, ["s1:+905321234501"], next_check_at=now - timedelta(hours=2), **old)
+    add_ids(engine, account_id, ["s2:+905321234502"])
+    order = []
+    for _ in range(3):
+        [fetch_id] = plan(runtime, account_id)
+        order.append(row(engine, "fetches", fetch_id)["params"]["send"])
+        execute(engine, "UPDATE fetches SET available_at = now() + interval '1 hour' WHERE id = :id", id=fetch_id)
+        execute(engine, "UPDATE fetches SET state = 'done', finished_at = now() WHERE id = :id", id=fetch_id)
+    assert order == ["s1", "s2", "s3"]
+
+
+def test_fetches_that_wait_for_a_later_retry_take_no_room_in_a_plan(runtime: Runtime) -> None:
+    """The account is free meanwhile: what is due is planned beside them."""
+    account_id = add_account(runtime.engine, requests=1, per_seconds=10)
+    add_ids(runtime.engine, account_id, ["s1:+905321234501", "s2:+905321234502"])
+    [first] = plan(runtime, account_id)
+    assert plan(runtime, account_id) == [first]
+    execute(runtime.engine, "UPDATE fetches SET available_at = now() + interval '5 minutes' WHERE id = :id", id=first)
+    assert len(plan(runtime, account_id)) == 2
+
+
+def test_a_fetch_that_waits_behind_younger_ones_is_raised(runtime: Runtime) -> None:
+    """After a minute it has the rank of young messages, where the oldest goes first."""
+    engine = runtime.engine
+    account_id = add_account(engine, requests=1, per_seconds=1000)
+    _, ids = add_poll(engine, account_id, [fetch(1, priority=60), fetch(2, priority=30)])
+    execute(engine, "UPDATE fetches SET available_at = now() - interval '2 minutes' WHERE id = :id", id=ids[0])
+    plan(runtime, account_id)
+    with engine.begin() as connection:
+        assert [hint.fetch_id for hint in dispatch(connection, account_id).hints] == [ids[0]]
+
+
+def test_one_account_that_cannot_be_planned_keeps_no_other_from_it(runtime: Runtime) -> None:
+    """Its trouble is one line in the log; the others of the provider are planned."""
+    execute(runtime.engine, "UPDATE accounts SET enabled = false WHERE provider = 'vairo'")
+    first, second = sorted(add_account(runtime.engine) for _ in range(2))
+    for account_id in (first, second):
+        add_ids(runtime.engine, account_id, ["s1:+905321234567"])
+    execute(runtime.engine, "UPDATE accounts SET timezone = 'No/Where' WHERE id = :a", a=first)
+    plan_due(runtime, "vairo")
+    execute(runtime.engine, "UPDATE accounts SET enabled = false WHERE id = :a", a=first)
+    assert [len(fetches_of(runtime.engine, each, "ready")) for each in (first, second)] == [0, 1]
+
+
+def test_batches_are_filled_with_what_is_due_next(runtime: Runtime) -> None:
+    """A call costs the same whether full or not: ids that are due soon ride along, those due later do not."""
+    engine = runtime.engine
+    account_id = add_account(engine, provider="organik", options={"batch_size": 10})
+    now = clock.now()
+    for kind, ahead, numbers in (("gsm_track", -1, range(3)), ("gsm_track", 60, range(3, 6)), ("gsm_track", 900, [9])):
+        values = [str(number) for number in numbers]
+        add_ids(engine, account_id, values, kind=kind, next_check_at=now + timedelta(seconds=ahead))
+    [fetch_id] = plan(runtime, account_id)
+    assert row(engine, "fetches", fetch_id)["params"]["ids"] == ["0", "1", "2", "3", "4", "5"]
+
+
+# ------------------------------------------------------------------------------------------ dispatching
+def test_a_timer_is_armed_for_the_next_free_slot_and_for_the_next_retry(runtime: Runtime) -> None:
+    """What waits for a slot beyond the horizon, or for its retry, is looked at again then, and not before."""
+    engine = runtime.engine
+    account_id = add_account(engine, requests=1, per_seconds=3)
+    _, ids = add_poll(engine, account_id, [fetch(1), fetch(2)])
+    taken = take(engine, ids[0])
+    assert isinstance(taken, limiter.Taken)
+    with engine.begin() as connection:
+        end = ledger.CallEnd(call_id=taken.permit.call_id, outcome="ok", http_status=200, duration_seconds=0.0,
+                             seconds_since=0.0)  # fmt: skip
+        ledger.close_call(connection, end)
+        slot = dispatch(connection, account_id)
+        again = dispatch(connection, account_id)
+    assert (slot.hints, again.wake_in_seconds) == ((), None)
+    assert slot.wake_in_seconds == pytest.approx(3, abs=0.3)
+    other = add_account(engine)
+    _, ids = add_poll(engine, other, [fetch(1), fetch(2)])
+    execute(engine, "UPDATE fetches SET available_at = now() + interval '2 seconds' WHERE id = :id", id=ids[1])
+    with engine.begin() as connection:
+        retry = dispatch(connection, other)
+    assert [hint.fetch_id for hint in retry.hints] == [ids[0]]
+    assert retry.wake_in_seconds == pytest.approx(2, abs=0.3)
+
+
+def test_a_slot_whose_fetch_was_cancelled_goes_to_the_next(runtime: Runtime) -> None:
+    """The hint of a cancelled fetch wakes the dispatcher: nothing waits for the reconciler."""
+    engine = runtime.engine
+    account_id = add_account(engine, concurrency=1)
+    poll_id, [first] = add_poll(engine, account_id, [fetch(1, priority=10)])
+    _, [second] = add_poll(engine, account_id, [fetch(2)])
+    with engine.begin() as connection:
+        assert [hint.fetch_id for hint in dispatch(connection, account_id).hints] == [first]
+    with engine.begin() as connection:
+        planning.cancel(connection, poll_id)
+    assert [each.kwargs for each in fetching.make_fetch(runtime, first)] == [{"fetch_id": second}]

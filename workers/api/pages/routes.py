@@ -1,0 +1,130 @@
+"""The status page at `/`: what is late or broken and what to do, accounts, polls, deliveries; for a browser."""
+
+from secrets import token_urlsafe
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from core.logging import get_logger
+from core.settings import Settings, generated_secret
+from models.ledger.deadletters import list_dead
+from models.ledger.listing import list_polls
+from models.lookups import explain
+from models.quarantine import list_quarantine
+from tasks.runtime import Runtime
+from workers.api.means import Means
+from workers.api.pages import actions
+from workers.api.pages.looks import Looker
+from workers.api.pages.searches import STATUSES, Found, Seal, Search, find
+from workers.api.pages.sessions import Sessions, Signer
+from workers.api.pages.showing import STATIC, environment
+from workers.api.pages.trouble import PageRoute
+from workers.api.pages.visits import Member, MissingError, Site, Visit
+from workers.connections import paces
+from workers.secrets import api_token
+
+log = get_logger(__name__)
+
+SECRET: Final = "page_secret"  # noqa: S105 - the name of a file
+POLLS_ON_A_PAGE: Final = 50
+POLLS_OF_AN_ACCOUNT: Final = 10
+LEFTOVERS_SHOWN: Final = 20
+LARGEST_ID: Final = 2**63 - 1
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=Response)
+
+
+def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
+    """Add the status page to what `workers.api.app.make_api` made."""
+    means: Means = api.state.means
+    signer = Signer(_secret(settings))
+    api.state.pages = Site(
+        runtime=runtime,
+        settings=settings,
+        sessions=Sessions(engine=runtime.engine, signer=signer, token=api_token(settings)),
+        seal=Seal(signer.key("search")),
+        looker=Looker(runtime.engine, {name: pace.every_seconds for name, pace in paces().items()}),
+        templates=environment(),
+        publish=means.send,
+    )
+    api.include_router(router)
+    api.include_router(actions.router)
+    api.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+
+def _secret(settings: Settings) -> str:
+    """What signs sessions: kept in the home, or where that cannot be written known to this process alone."""
+    try:
+        return generated_secret(settings.home, SECRET, lambda: token_urlsafe(32))
+    except OSError as error:
+        log.warning("page.secret_not_kept", home=str(settings.home), error=error.strerror)
+        return token_urlsafe(32)
+
+
+@router.get("/")
+def show_overview(seen: Member) -> Response:
+    """What is wrong, and how every account stands."""
+    return _render_live(seen, "overview", look=seen.site.looker.look())
+
+
+@router.get("/accounts/{account}")
+def show_account(seen: Member, account: str) -> Response:
+    """One account, with what it gave up and what it could not understand."""
+    look = seen.site.looker.look()
+    found = look.account(account)
+    if found is None:
+        raise MissingError
+    with seen.site.runtime.engine.connect() as connection:
+        values: dict[str, Any] = {
+            "polls": list_polls(connection, account=account, limit=POLLS_OF_AN_ACCOUNT),
+            "dead": list_dead(connection, account=account, limit=LEFTOVERS_SHOWN),
+            "quarantined": list_quarantine(connection, account=account, limit=LEFTOVERS_SHOWN),
+        }
+    alarms = [alarm for alarm in look.alarms if alarm.account == account]
+    return _render_live(seen, "account", look=look, account=found, alarms=alarms, hours=actions.PAUSE_HOURS, **values)
+
+
+@router.get("/polls")
+def show_polls(seen: Member, account: str = "", before: int = LARGEST_ID) -> Response:
+    """Polls with their progress, the newest first."""
+    before = min(max(before, 0), LARGEST_ID)
+    with seen.site.runtime.engine.connect() as connection:
+        polls = list_polls(connection, account=account or None, limit=POLLS_ON_A_PAGE, before_id=before)
+    older = polls[-1]["id"] if len(polls) == POLLS_ON_A_PAGE else None
+    return _render_live(seen, "polls", polls=polls, account=account, older=older)
+
+
+@router.get("/deliveries")
+def show_deliveries(seen: Member, q: str = "", after: int = 0, account: str = "") -> Response:
+    """The search form; with a sealed search its results."""
+    search = seen.site.seal.open(q) if q else None
+    found: Found | None = None
+    if search is not None:
+        with seen.site.runtime.engine.connect() as connection:
+            found = find(connection, search, after_id=min(max(after, 0), LARGEST_ID))
+    accounts = [each.id for each in seen.site.looker.look().accounts]
+    asked = search or Search(account=account if account in accounts else "")
+    is_old = bool(q) and search is None
+    return seen.render(
+        "deliveries.html", found=found, asked=asked, q=q, is_old=is_old, accounts=accounts, statuses=STATUSES
+    )
+
+
+@router.get("/deliveries/{delivery_id:int}")
+def show_delivery(seen: Member, delivery_id: int) -> Response:
+    """One delivery: its fields, and every statement about it, what won and why."""
+    with seen.site.runtime.engine.connect() as connection:
+        found = explain(connection, delivery_id) if delivery_id <= LARGEST_ID else None
+    if found is None:
+        raise MissingError
+    # The history is told as it happened; the explanation comes the greatest first.
+    line = sorted(found.statements, key=lambda each: (each.observation["first_seen_at"], each.observation["id"]))
+    return seen.render("delivery.html", row=found.delivery, line=line, conflicting=found.conflicting)
+
+
+def _render_live(seen: Visit, name: str, **values: Any) -> Response:
+    """The page, or for its script only the part that changes."""
+    is_fragment = "fragment" in seen.request.query_params
+    return seen.render(f"_{name}.html" if is_fragment else f"{name}.html", **values)

@@ -1,0 +1,85 @@
+// Keeps what is seen fresh: relative times, and the part of the page that changes. Without it the page works all the same.
+"use strict";
+
+const EVERY_MS = 4000;
+const words = JSON.parse(document.body.dataset.times);
+const language = document.documentElement.lang;
+// The reader's clock may be wrong; the server's decides.
+const ahead = Number(document.body.dataset.now) - Date.now();
+
+function fill(key, name, value) {
+  return words[key].replace(`{${name}}`, value);
+}
+
+function span(seconds) {
+  for (const [unit, length] of [["d", 86400], ["h", 3600], ["min", 60]]) {
+    if (seconds >= length) return fill(`span.${unit}`, "n", Math.floor(seconds / length));
+  }
+  return fill("span.s", "n", Math.max(0, Math.floor(seconds)));
+}
+
+function relative(stamp) {
+  const seconds = (Date.parse(stamp) - Date.now() - ahead) / 1000;
+  if (Math.abs(seconds) < 1) return words["time.now"];
+  return fill(seconds > 0 ? "time.in" : "time.ago", "span", span(Math.abs(seconds)));
+}
+
+function tellTimes() {
+  for (const time of document.querySelectorAll("time[data-relative]")) time.textContent = relative(time.dateTime);
+}
+
+function tellLocalTimes() {
+  for (const time of document.querySelectorAll("time[data-local]:not([data-told])")) {
+    const options = { dateStyle: "medium", timeStyle: "medium" };
+    time.textContent = new Date(time.dateTime).toLocaleString(language, options);
+    time.dataset.told = "";
+  }
+}
+
+function isBusy(live) {
+  // Somebody is about to press a button there, or reads with a selection.
+  return live.querySelector(":active") !== null || !document.getSelection().isCollapsed;
+}
+
+async function refresh(live) {
+  const lost = document.querySelector("[data-lost]");
+  try {
+    const answer = await fetch(live.dataset.live, { cache: "no-store", redirect: "error" });
+    if (answer.status === 401 || answer.status === 404) {
+      location.reload();
+      return;
+    }
+    if (!answer.ok) throw new Error(String(answer.status));
+    const text = await answer.text();
+    if (!isBusy(live)) {
+      const focused = [...live.querySelectorAll("a, button")].indexOf(document.activeElement);
+      live.innerHTML = text;
+      if (focused >= 0) live.querySelectorAll("a, button")[focused]?.focus();
+    }
+    lost.hidden = true;
+  } catch {
+    lost.hidden = false;
+  }
+  tellTimes();
+  tellLocalTimes();
+}
+
+function keepFresh(live) {
+  let timer = 0;
+  const turn = async () => {
+    if (document.hidden) return;
+    await refresh(live);
+    timer = setTimeout(turn, EVERY_MS);
+  };
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(timer);
+    if (!document.hidden) turn();
+  });
+  timer = setTimeout(turn, EVERY_MS);
+}
+
+tellTimes();
+tellLocalTimes();
+setInterval(tellTimes, 1000);
+const live = document.querySelector("[data-live]");
+if (live !== null) keepFresh(live);

@@ -1,0 +1,242 @@
+"""One request of one visitor: who it is, in which language, with which forms; and the answers it may get."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from secrets import token_urlsafe
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from fastapi import Depends, Request
+from jinja2 import Environment
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from core import clock
+from core.settings import Settings
+from tasks.runtime import Runtime
+from workers.api.means import Publish
+from workers.api.pages.language import CATALOGUES, Language, choose
+from workers.api.pages.looks import Looker
+from workers.api.pages.searches import Seal
+from workers.api.pages.sessions import LASTS_SECONDS, Attempts, Session, Sessions
+from workers.api.pages.showing import Show
+
+SESSION_COOKIE, VISIT_COOKIE, LANGUAGE_COOKIE = "ulak_session", "ulak_visit", "ulak_language"
+YEAR_SECONDS = 365 * 24 * 3600
+FORM_CAP_BYTES = 16 * 1024
+MOST_FIELDS = 30
+FLOWER_PORT = 5555
+TOLD = "told"
+"""The query's name for what an action did: a key among the texts, never a text."""
+
+HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
+    "object-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Pages hold people's numbers: no cache on the way, and none on disk.
+    "Cache-Control": "no-store",
+}
+"""Of every page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What all pages share."""
+
+    runtime: Runtime
+    settings: Settings
+    sessions: Sessions
+    seal: Seal
+    looker: Looker
+    templates: Environment
+    publish: Publish
+    attempts: Attempts = field(default_factory=Attempts)
+
+
+class PageError(Exception):
+    """Ends a request with a page of its own."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    template = "error.html"
+    text = "error.missing"
+
+
+class LoginNeededError(PageError):
+    """Nobody is logged in."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    template = "login.html"
+
+
+class MissingError(PageError):
+    """There is no such account, delivery or poll."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class FormRefusedError(PageError):
+    """The form did not come from a page of this visitor."""
+
+    status = HTTPStatus.FORBIDDEN
+    text = "error.form"
+
+
+class FormTooLargeError(PageError):
+    """More bytes than any form of ours has."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    text = "error.too_large"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """One request."""
+
+    site: Site
+    request: Request
+    language: Language
+    session: Session | None
+    id: str
+    """What this visitor's forms are bound to: the session, before it a cookie of its own."""
+
+    @property
+    def form_mark(self) -> str:
+        """What every form of this visitor carries, and no other site can know."""
+        return self.site.sessions.signer.mark("form", self.id)
+
+    def render(self, template: str, *, status: HTTPStatus = HTTPStatus.OK, **values: Any) -> Response:
+        """A page."""
+        body = self.site.templates.get_template(template).render(self._context() | values)
+        response = HTMLResponse(body, status_code=status, headers=dict(HEADERS))
+        if self.session is None:
+            self._keep(response, VISIT_COOKIE, self.id, LASTS_SECONDS)
+        return response
+
+    def go(self, path: str, told: str | None = None) -> Response:
+        """On to another page, to be read with GET."""
+        query = f"{'&' if '?' in path else '?'}{TOLD}={told}" if told else ""
+        return RedirectResponse(f"{path}{query}", HTTPStatus.SEE_OTHER, headers=dict(HEADERS))
+
+    def log_in(self, response: Response, session: Session) -> None:
+        """Give the session to the browser."""
+        self._keep(response, SESSION_COOKIE, self.site.sessions.write(session), LASTS_SECONDS)
+        self._forget(response, VISIT_COOKIE)
+
+    def log_out(self, response: Response) -> None:
+        """Take it back."""
+        self._forget(response, SESSION_COOKIE)
+
+    def speak(self, response: Response, language: str) -> None:
+        """Remember the language."""
+        self._keep(response, LANGUAGE_COOKIE, language, YEAR_SECONDS)
+
+    def _keep(self, response: Response, name: str, value: str, seconds: int) -> None:
+        response.set_cookie(
+            name, value, max_age=seconds, path="/", httponly=True, samesite="strict", secure=self._is_secure()
+        )
+
+    def _forget(self, response: Response, name: str) -> None:
+        response.delete_cookie(name, path="/", httponly=True, samesite="strict", secure=self._is_secure())
+
+    def _is_secure(self) -> bool:
+        return self.request.url.scheme == "https"
+
+    def _context(self) -> dict[str, Any]:
+        told = self.request.query_params.get(TOLD, "")
+        known = f"told.{told}" in CATALOGUES[self.language.code]
+        return {
+            "t": self.language.html,
+            "word": self.language.word,
+            "lang": self.language.code,
+            "show": Show(self.language),
+            "session": self.session,
+            "form_mark": self.form_mark,
+            "once": token_urlsafe(9),
+            "told": f"told.{told}" if known else None,
+            "here": self.here(),
+            "path": self.request.url.path,
+            "server_now": int(clock.now().timestamp() * 1000),
+            "flower": self._flower(),
+        }
+
+    def here(self) -> str:
+        """This page's own address, to come back to."""
+        query = self.request.url.query
+        return self.request.url.path + (f"?{query}" if query else "")
+
+    def _flower(self) -> str:
+        """Where Flower is: on the host that this page was asked for."""
+        host = self.request.url.hostname or self.site.settings.bind
+        host = f"[{host}]" if ":" in host else host
+        return f"{self.request.url.scheme}://{host}:{self.site.settings.flower_port or FLOWER_PORT}/"
+
+
+def visit(request: Request) -> Visit:
+    """Whoever asks."""
+    site: Site = request.app.state.pages
+    cookies = request.cookies
+    session = site.sessions.read(cookies[SESSION_COOKIE], clock.now()) if SESSION_COOKIE in cookies else None
+    if session is not None:
+        request.state.caller = session.holder
+    language = choose(cookies.get(LANGUAGE_COOKIE), request.headers.get("accept-language"))
+    visit_id = session.id if session else cookies.get(VISIT_COOKIE) or token_urlsafe(18)
+    return Visit(site=site, request=request, language=language, session=session, id=visit_id)
+
+
+def anonymous(request: Request) -> Visit:
+    """The same without asking who it is, which may need a database that is away."""
+    site: Site = request.app.state.pages
+    language = choose(request.cookies.get(LANGUAGE_COOKIE), request.headers.get("accept-language"))
+    visit_id = request.cookies.get(VISIT_COOKIE) or token_urlsafe(18)
+    return Visit(site=site, request=request, language=language, session=None, id=visit_id)
+
+
+def member(seen: Annotated[Visit, Depends(visit)]) -> Visit:
+    """Whoever is logged in; the log-in form for everybody else."""
+    if seen.session is None:
+        raise LoginNeededError
+    return seen
+
+
+async def fields(request: Request) -> Mapping[str, str]:
+    """The fields of a form; of a name that comes twice the last."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > FORM_CAP_BYTES:
+            raise FormTooLargeError
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS))
+    except ValueError:
+        raise FormRefusedError from None
+
+
+Fields = Annotated[Mapping[str, str], Depends(fields)]
+Anyone = Annotated[Visit, Depends(visit)]
+Member = Annotated[Visit, Depends(member)]
+
+
+def check_form(seen: Visit, form: Mapping[str, str]) -> None:
+    """Refuse a form that another site made this visitor send."""
+    if not seen.site.sessions.signer.is_mark("form", seen.id, form.get("form_mark", "")):
+        raise FormRefusedError
+
+
+def member_form(seen: Member, form: Fields) -> Mapping[str, str]:
+    """The fields of a form that somebody who is logged in has sent from our own page."""
+    check_form(seen, form)
+    return form
+
+
+Form = Annotated[Mapping[str, str], Depends(member_form)]
+
+
+def local_path(wanted: str) -> str:
+    """Where to go after a form: an address within these pages, or the beginning."""
+    parts = urlsplit(wanted)
+    is_local = wanted.startswith("/") and not wanted.startswith(("//", "/\\")) and not parts.netloc
+    return wanted if is_local and wanted.isprintable() and "\\" not in wanted else "/"
