@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from driving import make_runtime, miscounted_polls
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from ledger_acts import Held, add_account, add_ids, execute, expire_lease
@@ -199,6 +199,10 @@ def test_polls_stay_counted_whatever_happens(migrated_database: Engine) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=14,
+            stateful_step_count=25,
+            deadline=None,
+            phases=[Phase.reuse, Phase.generate],
+            suppress_health_check=list(HealthCheck),
         ),
     )

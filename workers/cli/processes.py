@@ -129,18 +129,18 @@ def flower() -> None:
 
 
 def api() -> None:
-    """The task API, the feed of changes, the providers' callbacks and the probes."""
+    """The status page, the task API, the feed of changes, the providers' callbacks and the probes."""
     from workers.api.app import make_api  # noqa: PLC0415 - FastAPI costs half a second
     from workers.api.means import publisher  # noqa: PLC0415
+    from workers.api.pages.routes import add_pages  # noqa: PLC0415
     from workers.connections import runtime_for  # noqa: PLC0415
 
     settings = _begin("api")
+    runtime = runtime_for(settings, threads=API_THREADS, application_name="ulak-api")
+    application = make_api(runtime, token=api_token(settings), publish=publisher(settings))
+    add_pages(application, runtime, settings)
     uvicorn.run(
-        make_api(
-            runtime_for(settings, threads=API_THREADS, application_name="ulak-api"),
-            token=api_token(settings),
-            publish=publisher(settings),
-        ),
+        application,
         host=settings.bind,
         port=settings.api_port or 8000,
         log_config=None,

@@ -62,7 +62,8 @@ def ingest_file(
     run = session(context)
     with run.runtime.engine.connect() as connection:
         row = account_row(connection, account)
-    known = (*(adapter_of(row).record.callback_tails or ()), SEND_REPLY)
+    record = adapter_of(row).record
+    known = (*(("",) if record.callback_secret else record.callback_tails or ()), SEND_REPLY)
     if tail not in known:
         raise UsageError(f"--tail must be one of: {', '.join(repr(name) for name in known)}.")
     body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
