@@ -11,6 +11,9 @@ from tasks.runtime import Runtime
 
 log = get_logger(__name__)
 
+SHORTEST_DELAY_SECONDS = 0.002
+"""A shorter wait is none: the message's way takes longer."""
+
 
 class UlakTask(Task):
     """Base class of all tasks, made the app's by `workers.app` (`task_cls`)."""
@@ -34,20 +37,28 @@ class UlakTask(Task):
     def send(self, messages: Iterable[Message]) -> None:
         """Publish after the commit. One that cannot be published is only a delay: the reconciler says it again."""
         for message in messages:
-            try:
-                publish(self.app, message)
-            except self.app.connection_errors() as error:
-                log.warning("message.not_published", message=message.task, error=type(error).__name__)
+            if message.countdown_seconds > SHORTEST_DELAY_SECONDS:
+                self.app.delays.put(message)
+            elif not publish_or_log(self.app, message):
                 return
 
 
+def publish_or_log(app: Any, message: Message) -> bool:
+    """Send one message; False, with a line in the log, when the broker cannot be reached."""
+    try:
+        publish(app, message)
+    except app.connection_errors() as error:
+        log.warning("message.not_published", message=message.task, error=type(error).__name__)
+        return False
+    return True
+
+
 def publish(app: Any, message: Message) -> None:
-    """Send one message; what Flower shows of its arguments is `display`."""
+    """Send one message now; what Flower shows of its arguments is `display`."""
     app.send_task(
         message.task,
         kwargs=dict(message.kwargs),
         queue=message.queue,
-        countdown=message.countdown_seconds or None,
         argsrepr="",
         kwargsrepr=message.display or repr(dict(message.kwargs)),
     )

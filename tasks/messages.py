@@ -15,6 +15,7 @@ class Message:
     task: str
     kwargs: Mapping[str, Any]
     countdown_seconds: float = 0.0
+    """How long it waits in the process that decided on it (`tasks.delays`), a few seconds at the most."""
     display: str = ""
     """What Flower shows in place of the arguments: the account's slug, kind and page; no secret, no number."""
     queue: str = field(default="")

@@ -6,14 +6,14 @@ through whatever happens to the broker.
 
 import ssl
 from datetime import timedelta
-from functools import cached_property
-from threading import Lock
+from functools import cached_property, partial
+from threading import Lock, Thread
 from typing import Any
 
 import kombu.exceptions
 import redis.exceptions
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_shutting_down
 from kombu import Exchange, Queue
 
 from core import names
@@ -21,7 +21,8 @@ from core.logging import configure_logging
 from core.settings import Settings, load_settings
 from providers.registry import ADAPTERS
 from schedules.beat import entries
-from tasks.base import UlakTask
+from tasks.base import UlakTask, publish_or_log
+from tasks.delays import Delays
 from tasks.runtime import Runtime
 from workers.runtimes import build_runtime
 
@@ -53,9 +54,9 @@ class UlakApp(Celery):
         return (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError)
 
     @cached_property
-    def providers(self) -> tuple[str, ...]:
-        """Names of the providers that beat plans for."""
-        return tuple(ADAPTERS)
+    def delays(self) -> Delays:
+        """Messages of this process that wait a moment."""
+        return Delays(partial(publish_or_log, self))
 
 
 def make_app(settings: Settings) -> UlakApp:
@@ -149,6 +150,13 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 def _log_our_way(**_: Any) -> None:
     """Keep Celery from installing handlers of its own: every line goes through ours."""
     configure_logging(app.log_process, app.settings.log, level=app.settings.log_level)
+
+
+@worker_shutting_down.connect
+def _publish_what_waits(**_: Any) -> None:
+    """A stopping worker leaves its timers to the others."""
+    # In a thread: the signal comes inside a signal handler, where a lock that this thread holds would never be free.
+    Thread(target=app.delays.flush, name="flush", daemon=True).start()
 
 
 app = make_app(load_settings())

@@ -408,10 +408,13 @@ class System:
         raise AssertionError(f"{what} did not come within {seconds:.0f} s")
 
     def wait_calls(self, many: int = 10, seconds: float = 60.0) -> None:
-        """Return when so many further calls were answered."""
-        sql = "SELECT count(*) FROM calls WHERE outcome = 'ok'"
-        before = self.number(sql)
-        self.until(lambda: self.number(sql) >= before + many, what=f"{many} further calls", seconds=seconds)
+        """Return when the stand-ins have answered so many further requests."""
+
+        def answered() -> int:
+            return sum(entry["status"] == 200 for entry in self.sandbox.log())
+
+        before = answered()
+        self.until(lambda: answered() >= before + many, what=f"{many} further calls", seconds=seconds)
 
     @contextmanager
     def slow_providers(self, seconds: float) -> Iterator[None]:

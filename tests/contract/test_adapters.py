@@ -134,7 +134,9 @@ def test_its_docs_page_names_all_that_an_account_may_say(name: str) -> None:
     page = (ROOT / "docs" / "providers" / f"{name}.md").read_text(encoding="utf-8")
     record = ADAPTERS[name].record
     words = {part for parts in record.credentials for part in parts} | {option.name for option in record.options}
-    words |= set(record.optional_credentials) | set(record.id_kinds) | {tail for tail in record.callback_tails or () if tail}
+    words |= (
+        set(record.optional_credentials) | set(record.id_kinds) | {tail for tail in record.callback_tails or () if tail}
+    )
     assert {word for word in words if f"`{word}`" not in page and f"`{word}=" not in page} == set()
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from running import ROOT, RunningUlak, running
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -42,7 +43,8 @@ class Window:
 
     def one(self, selector: str) -> WebElement:
         """The first that matches."""
-        return self.until(lambda: next(iter(self.all(selector)), None), f"{selector} is there")
+        found: WebElement = self.until(lambda: next(iter(self.all(selector)), None), f"{selector} is there")
+        return found
 
     def until(self, condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
         """The first true value of the condition."""
@@ -73,25 +75,22 @@ class Window:
 
     def complaints(self) -> list[str]:
         """What the browser found wrong: refused resources, errors of the script."""
-        return [each["message"] for each in self.driver.get_log("browser")]
+        return [each["message"] for each in self.driver.get_log("browser")]  # type: ignore[no-untyped-call]
 
 
 def _settled(condition: Callable[[], Any]) -> Any:
     """The condition's value; what the page replaced meanwhile is no answer."""
-    from selenium.common.exceptions import StaleElementReferenceException
-
     try:
         return condition()
-    except StaleElementReferenceException:
+    except WebDriverException:
         return None
 
 
 def _is_gone(element: WebElement) -> bool:
-    from selenium.common.exceptions import StaleElementReferenceException
-
+    # While a page is being replaced the driver has several words for that.
     try:
         element.is_enabled()
-    except StaleElementReferenceException:
+    except WebDriverException:
         return True
     return False
 
@@ -171,6 +170,10 @@ def test_an_operator_sees_accounts_move_and_pauses_one(driver: Chrome, ulak: Run
     page.press("header nav a[href='/polls']")
     assert "the API" in page.words()
     assert page.overflow() <= 0
+    page.open(f"/accounts/{account}")
+    page.picture("/tmp/pages-account")
+    page.open("/polls")
+    page.picture("/tmp/pages-polls")
     assert page.complaints() == []
 
 

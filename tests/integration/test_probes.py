@@ -55,7 +55,8 @@ def add_ready_fetch(engine: Engine, *, seconds_ago: float) -> None:
     """A fetch that may be made since so long."""
     change(
         engine,
-        "WITH poll AS (INSERT INTO polls (account_id, kind, trigger) VALUES ('kampanya', 'plan', 'schedule') RETURNING id)"
+        "WITH poll AS (INSERT INTO polls (account_id, kind, trigger)"
+        " VALUES ('kampanya', 'plan', 'schedule') RETURNING id)"
         " INSERT INTO fetches (poll_id, account_id, kind, params, params_hash, available_at)"
         " SELECT id, 'kampanya', 'page', '{}', md5(random()::text), now() - make_interval(secs => :ago) FROM poll",
         ago=seconds_ago,
@@ -117,8 +118,8 @@ def test_work_that_could_go_and_does_not_is_noticed(server: Server, migrated_dat
         "UPDATE accounts SET breaker_state = 'open', breaker_until = now() + interval '1 hour'",
         "UPDATE accounts SET last_asked_at = now() - interval '20 seconds'",
         "UPDATE accounts SET enabled = false",
-        "INSERT INTO calls (account_id, asked_at, gives_up_at, released_at)"
-        " VALUES ('kampanya', now() - interval '1 day', now(), now() - interval '119 seconds')",
+        """INSERT INTO calls (account_id, asked_at, gives_up_at, released_at)
+           VALUES ('kampanya', now() - interval '1 day', now(), now() - interval '119 seconds')""",
         "UPDATE fetches SET available_at = now() + interval '1 hour'",
     ],
 )

@@ -76,7 +76,7 @@ def test_the_search_for_bare_text_finds_some() -> None:
     """A search that finds nothing anywhere would prove nothing."""
     assert bare_texts('<p title="Say">{{ t("x") }} Merhaba {# no #}</p><input placeholder="{{ a }}">') == [
         "Say",
-        "Merhaba",
+        "0 Merhaba",
     ]
 
 

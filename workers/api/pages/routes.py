@@ -13,6 +13,8 @@ from models.ledger.deadletters import list_dead
 from models.ledger.listing import list_polls
 from models.lookups import explain
 from models.quarantine import list_quarantine
+from providers.adapter import Adapter
+from providers.registry import ADAPTERS
 from tasks.runtime import Runtime
 from workers.api.means import Means
 from workers.api.pages import actions
@@ -48,10 +50,16 @@ def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
         looker=Looker(runtime.engine, {name: pace.every_seconds for name, pace in paces().items()}),
         templates=environment(),
         publish=means.send,
+        push_only=frozenset(name for name, adapter in ADAPTERS.items() if not _is_pulled(adapter)),
     )
     api.include_router(router)
     api.include_router(actions.router)
     api.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+
+def _is_pulled(adapter: Adapter) -> bool:
+    """Whether the provider can be asked for anything."""
+    return bool(adapter.record.id_kinds) or adapter.record.sweep_window_days is not None
 
 
 def _secret(settings: Settings) -> str:

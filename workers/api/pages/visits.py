@@ -54,6 +54,8 @@ class Site:
     looker: Looker
     templates: Environment
     publish: Publish
+    push_only: frozenset[str]
+    """Providers that are never asked."""
     attempts: Attempts = field(default_factory=Attempts)
 
 
@@ -161,6 +163,7 @@ class Visit:
             "path": self.request.url.path,
             "server_now": int(clock.now().timestamp() * 1000),
             "flower": self._flower(),
+            "push_only": self.site.push_only,
         }
 
     def here(self) -> str:

@@ -3,7 +3,6 @@
 
 const EVERY_MS = 4000;
 const words = JSON.parse(document.body.dataset.times);
-const language = document.documentElement.lang;
 // The reader's clock may be wrong; the server's decides.
 const ahead = Number(document.body.dataset.now) - Date.now();
 
@@ -30,8 +29,8 @@ function tellTimes() {
 
 function tellLocalTimes() {
   for (const time of document.querySelectorAll("time[data-local]:not([data-told])")) {
-    const options = { dateStyle: "medium", timeStyle: "medium" };
-    time.textContent = new Date(time.dateTime).toLocaleString(language, options);
+    // Swedish writes the date as everybody can read it: 2026-05-01 15:00:00. The title keeps UTC.
+    time.textContent = new Date(time.dateTime).toLocaleString("sv-SE");
     time.dataset.told = "";
   }
 }

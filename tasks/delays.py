@@ -1,0 +1,56 @@
+"""Messages that wait a moment before they are published: in the memory of the process that decided on them.
+
+Celery's own countdown is a moment of the wall clock, which the consumer compares with *its* clock; where two hosts'
+clocks are apart by minutes, hints would come minutes late or spin. Here the wait is a boot-clock duration. What is lost
+with the process is a hint or a timer, and the reconciler says those again.
+"""
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+from threading import Condition, Thread
+
+from core import clock
+from tasks.messages import Message
+
+
+class Delays:
+    """A heap of waiting messages and one daemon thread that publishes each at its moment."""
+
+    def __init__(self, publish: Callable[[Message], object]) -> None:
+        """`publish` is called in the thread; it must not raise."""
+        self._publish = publish
+        self._waiting: list[tuple[float, int, Message]] = []
+        self._numbers = count()
+        self._changed = Condition()
+        self._thread: Thread | None = None
+
+    def put(self, message: Message) -> None:
+        """Publish `message` after its countdown."""
+        with self._changed:
+            moment = clock.boot() + message.countdown_seconds
+            heapq.heappush(self._waiting, (moment, next(self._numbers), message))
+            if self._thread is None:
+                self._thread = Thread(target=self._run, name="delays", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def flush(self) -> None:
+        """Publish everything at once: the process ends. A hint that comes too early only leads to a further look."""
+        with self._changed:
+            rest, self._waiting = [message for _, _, message in sorted(self._waiting)], []
+        for message in rest:
+            self._publish(message)
+
+    def _run(self) -> None:
+        while True:
+            self._publish(self._next())
+
+    def _next(self) -> Message:
+        """The next message, when its moment has come."""
+        with self._changed:
+            while True:
+                left = self._waiting[0][0] - clock.boot() if self._waiting else None
+                if left is not None and left <= 0:
+                    return heapq.heappop(self._waiting)[2]
+                self._changed.wait(left)
