@@ -10,10 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-LATE_SECONDS = 300.0
-"""How long after the end of its validity an id without any answer counts as late: the last check needs a moment."""
-LATE_DELIVERY_SECONDS = 3600.0
-"""The same of a delivery that is still open: what its provider has corrected meanwhile needs another look."""
+LATE_SECONDS = 3600.0
+"""How long after its validity a delivery that is still open counts as late: the last looks need a while."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +32,7 @@ class Waiting:
     poll: Mapping[str, Any]
     """The account's `[account.poll]`."""
     late_ids: int
-    """Registered ids that got no answer at all within their validity."""
+    """Registered ids that got no answer at all, though they were asked for after their validity too."""
     late_ids_since: datetime | None
     """When the oldest of them was sent."""
     late_deliveries: int
@@ -55,16 +53,16 @@ _WAITING = text("""
     CROSS JOIN LATERAL (
         SELECT count(*) AS many, min(t.sent_at) AS since FROM tracked_ids t
         WHERE t.account_id = a.id AND t.closed_at IS NULL AND t.origin = 'sender' AND t.last_found_at IS NULL
-          AND t.valid_until < clock_timestamp() - make_interval(secs => :late)) late
+          AND t.last_checked_at > t.valid_until) late
     CROSS JOIN LATERAL (
         SELECT count(*) AS many FROM delivery_status d
         WHERE d.account_id = a.id AND NOT d.is_final AND d.granularity = 'message'
-          AND d.valid_until < clock_timestamp() - make_interval(secs => :late_delivery)) open
+          AND d.valid_until < clock_timestamp() - make_interval(secs => :late)) open
     WHERE a.enabled ORDER BY a.id
 """)
 
 
 def waiting(connection: Connection) -> dict[str, Waiting]:
     """What waits at every enabled account, by its id; reads open rows by their partial indexes only."""
-    parameters = {"late": LATE_SECONDS, "late_delivery": LATE_DELIVERY_SECONDS}
-    return {row["account"]: Waiting(**row) for row in connection.execute(_WAITING, parameters).mappings()}
+    found = connection.execute(_WAITING, {"late": LATE_SECONDS}).mappings()
+    return {row["account"]: Waiting(**row) for row in found}

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from running import ROOT, RunningUlak, running
+from running import ROOT, RunningUlak, ask, running
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
@@ -52,12 +52,13 @@ class Window:
 
     def press(self, selector: str) -> None:
         """Click, and wait for the page it leads to."""
-        body = self.one("body")
         element = self.one(selector)
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+        self.driver.execute_script(
+            "window.isLeft = true; arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element
+        )
         element.click()
-        self.until(lambda: _is_gone(body), f"a page after {selector}")
-        self.one("main")
+        arrived = "return !window.isLeft && document.readyState === 'complete'"
+        self.until(lambda: self.driver.execute_script(arrived), f"a page after {selector}")
 
     def words(self) -> str:
         """What stands on the page."""
@@ -86,15 +87,6 @@ def _settled(condition: Callable[[], Any]) -> Any:
         return None
 
 
-def _is_gone(element: WebElement) -> bool:
-    # While a page is being replaced the driver has several words for that.
-    try:
-        element.is_enabled()
-    except WebDriverException:
-        return True
-    return False
-
-
 @pytest.fixture(scope="module")
 def ulak() -> Iterator[RunningUlak]:
     """Everything, with five stand-in providers."""
@@ -103,7 +95,16 @@ def ulak() -> Iterator[RunningUlak]:
         running(Path(folder), "--no-flower") as started,
     ):
         started.wait_ready()
+        started.until(lambda: answers(started.address("API")), seconds=30, what="the API")
         yield started
+
+
+def answers(address: str) -> bool:
+    """Whether the HTTP process is up."""
+    try:
+        return bool(ask(f"{address}/healthz"))
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="module")

@@ -265,7 +265,7 @@ def test_a_form_that_is_too_large_is_not_read(start: Start) -> None:
 WELL = "All is well."
 BROKEN = [
     ("UPDATE accounts SET paused_until = '9999-12-31T00:00:00Z', pause_reason = 'bakım'",
-     "Broken kampanya is paused until somebody resumes it: bakım", "Press Resume once the reason is gone."),
+     "On hold kampanya is paused until somebody resumes it: bakım", "Press Resume once the reason is gone."),
     (("UPDATE accounts SET paused_until = now() + interval '21 minutes', pause_reason = 'bad key [3001]',"
       " last_trouble = 'PauseAccount: bad key', last_trouble_at = now() - interval '9 minutes 5 seconds'"),
      "kampanya was refused 9 min ago, so it rests; it is tried again in 20 min: bad key [3001]",
@@ -275,14 +275,15 @@ BROKEN = [
      "kampanya gives nothing but failures (the last one 3 s ago), so it is left alone; next trial in 1 min",
      "It is tried again by itself and nothing is lost"),
     ("UPDATE accounts SET not_before = now() + interval '10 seconds', last_trouble = 'SlowDown: 429'",
-     "Late kampanya was told to slow down", "somebody else uses the same credentials"),
+     "On hold kampanya was told to slow down", "somebody else uses the same credentials"),
     ("UPDATE accounts SET last_trouble = 'TryAgainSoon: +905301234567', last_trouble_at = now()",
      WELL, "every thing"),
     ("UPDATE fetches SET state = 'dead', finished_at = now(), last_error = 'RequestIsWrong: no such list'",
      "One request of kampanya was given up.", "press “Ask again” there"),
     ("INSERT INTO quarantine (account_id, reason, origin, fingerprint) VALUES ('kampanya', 'odd', 'poll', 'x')",
      "One statement of kampanya could not be understood.", "ulak quarantine retry"),
-    ("UPDATE tracked_ids SET valid_until = now() - interval '1 hour', sent_at = now() - interval '5 hours'",
+    (("UPDATE tracked_ids SET valid_until = now() - interval '1 hour', sent_at = now() - interval '5 hours',"
+      " last_checked_at = now()"),
      "One message of kampanya got no report at all within its validity; it was sent 5 h ago",
      "a wrong id or a wrong account is never answered"),
     ("UPDATE tracked_ids SET next_check_at = now() - interval '5 minutes'",
@@ -342,7 +343,7 @@ def test_what_is_broken_is_said_first_with_what_to_do(
     assert advice in words
     assert WELL not in words
     assert words.index(told) < words.find("Accounts") or "Accounts" not in words
-    assert told.removeprefix("Broken ").removeprefix("Late ") in page.get("/?fragment=1")
+    assert told.removeprefix("On hold ") in page.get("/?fragment=1")
 
 
 def test_an_account_that_is_well_says_so(start: Start, quiet_account: None) -> None:

@@ -187,7 +187,9 @@ class Up:
 
     def _say_where(self, settings: Settings) -> None:
         """Where a person may look."""
-        self.progress.say("API", f"http://{settings.bind}:{settings.api_port}/healthz")
+        secrets.api_token(settings)
+        kept = "ULAK_API_TOKEN" if settings.api_token else settings.home / "secrets" / secrets.API_TOKEN
+        self.progress.say("Page", f"http://{settings.bind}:{settings.api_port} (token: {kept}); task API at /docs")
         if self.plan.flower:
             kept = "ULAK_FLOWER_AUTH" if settings.flower_auth else settings.home / "secrets" / secrets.FLOWER_AUTH
             self.progress.say("Flower", f"http://{settings.bind}:{settings.flower_port} (user and password: {kept})")

@@ -15,7 +15,8 @@ PLANS_MISSED = 5
 BEHIND_SECONDS = 600.0
 FRUITLESS_SECONDS = 900.0
 
-Severity = Literal["bad", "warn"]
+Severity = Literal["bad", "held", "warn"]
+_ORDER = {"bad": 0, "held": 1, "warn": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class Alarm:
 def find_alarms(
     accounts: Sequence[AccountOverview], waiting: Mapping[str, Waiting], every_seconds: Mapping[str, float]
 ) -> list[Alarm]:
-    """Everything that is wrong, the broken before the late, in the order of the accounts.
+    """Everything that is wrong, the broken before what is on hold before the late, each in the order of the accounts.
 
     `every_seconds`: of each provider, where its account says nothing else.
     """
@@ -52,7 +53,7 @@ def find_alarms(
         found += _state(account)
         found += _leftovers(account)
         found += _lateness(account, waiting.get(account.id))
-    return sorted(found, key=lambda alarm: alarm.severity != "bad")
+    return sorted(found, key=lambda alarm: _ORDER[alarm.severity])
 
 
 def _stalled(
@@ -87,14 +88,14 @@ def _state(account: AccountOverview) -> Iterator[Alarm]:
     named = {"account": account.id, "reason": account.reason or "–"}
     match account.state:
         case AccountState.PAUSED if account.until is None:
-            yield Alarm(kind="paused", severity="bad", values=named, account=account.id, can_resume=True)
+            yield Alarm(kind="paused", severity="held", values=named, account=account.id, can_resume=True)
         case AccountState.PAUSED if _is_refusal(account):
             values = named | {"since": account.last_trouble_at, "until": account.until}
             yield Alarm(kind="resting", severity="bad", values=values, account=account.id, can_resume=True)
         case AccountState.PAUSED:
             values = named | {"until": account.until}
             yield Alarm(
-                kind="paused_until", severity="bad", values=values, account=account.id, fix="paused", can_resume=True
+                kind="paused_until", severity="held", values=values, account=account.id, fix="paused", can_resume=True
             )
         case AccountState.BREAKER_OPEN if _is_ahead(account) and account.last_trouble_at is not None:
             values = named | {"since": account.last_trouble_at, "until": account.until}
@@ -105,7 +106,7 @@ def _state(account: AccountOverview) -> Iterator[Alarm]:
             )
         case AccountState.THROTTLED:
             values = named | {"until": account.until}
-            yield Alarm(kind="throttled", severity="warn", values=values, account=account.id)
+            yield Alarm(kind="throttled", severity="held", values=values, account=account.id)
         case AccountState.OK:
             yield from _fruitless(account)
 

@@ -61,6 +61,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "overview.accounts": "Hesaplar",
     "alarm.fix": "Ne yapmalı:",
     "alarm.bad": "Bozuk",
+    "alarm.held": "Beklemede",
     "alarm.warn": "Gecikmiş",
     "alarm.no_accounts": "Hiç hesap tanımlı değil; bu yüzden kimseye sorulmuyor.",
     "alarm.no_accounts.fix": "Bir accounts.toml yazıp uygulayın: `ulak accounts apply accounts.toml`.",
