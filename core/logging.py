@@ -24,7 +24,7 @@ from core.redaction import redact_field, redact_text
 Mode = Literal["console", "json"]
 
 # httpx writes whole URLs at INFO, one line a call; Celery writes arguments and return values of
-# every task. What they have to say at WARNING and above passes through our pipeline.
+# every task; beat, one for every tick. What they have to say at WARNING and above passes through our pipeline.
 QUIET_LOGGERS: Final = (
     "httpx",
     "httpcore",
@@ -32,6 +32,7 @@ QUIET_LOGGERS: Final = (
     "amqp",
     "celery.worker.strategy",
     "celery.app.trace",
+    "celery.beat",
     "celery.bootsteps",
     "asyncio",
     "tornado.access",

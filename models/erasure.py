@@ -8,13 +8,17 @@ What a provider says *afterwards* about the number is stored again like any othe
 provider has nothing more to say, or after it has erased the number too.
 """
 
+import re
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
 from models.changes import forget_erasures
+from models.keys import join_key
 
 _NATIONAL_DIGITS = 10
+# A part of a key ends where the key, its text in JSON or (percent-encoded once or more) its part of an outer key ends.
+_EDGE = '["]|:|%(25)*3A'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,45 +46,47 @@ SELECT count(*) FROM gone
 """
 _TRACKED = """
 WITH gone AS (
-  DELETE FROM tracked_ids WHERE recipient = :recipient OR position(:needle IN value) > 0 RETURNING 1
+  DELETE FROM tracked_ids
+  WHERE recipient = :recipient OR ((:is_number OR recipient IS NULL) AND value ~ :form) RETURNING 1
 ) SELECT count(*) FROM gone
 """
 _QUARANTINE = """
 WITH gone AS (
-  DELETE FROM quarantine WHERE provider_key = ANY(:keys) OR position(:needle IN context::text) > 0
-    OR position(:needle IN provider_key) > 0 RETURNING 1
+  DELETE FROM quarantine WHERE provider_key = ANY(:keys) OR context::text ~ :form OR provider_key ~ :form RETURNING 1
 ) SELECT count(*) FROM gone
 """
 _FETCHES = """
 WITH emptied AS (
   UPDATE fetches SET params = '{}', seen = NULL, page = NULL, label = ''
   WHERE state IN ('done', 'dead', 'cancelled')
-    AND position(:needle IN concat(params::text, seen::text, page::text)) > 0 RETURNING 1
+    AND concat_ws(' ', params::text, seen::text, page::text) ~ :form RETURNING 1
 ) SELECT count(*) FROM emptied
 """
 _OPEN_FETCHES = """
 SELECT count(*) FROM fetches
-WHERE state IN ('ready', 'sending') AND position(:needle IN concat(params::text, seen::text, page::text)) > 0
+WHERE state IN ('ready', 'sending') AND concat_ws(' ', params::text, seen::text, page::text) ~ :form
 """
 
 
 def erase(connection: Connection, recipient: str) -> Erased:
     """Remove a recipient, E.164 or a provider's own id of a person, from everything that is stored.
 
-    Reads the tables whole, since keys and parameters are not indexed by what they contain. The caller commits.
+    Only whole parts of keys count: an id that is short stands by chance inside of many others. Reads the tables whole,
+    since keys and parameters are not indexed by what they contain. The caller commits.
     """
     connection.execute(text("SET LOCAL statement_timeout = 0"))
-    needle = _needle(recipient)
+    form, is_number = _form(recipient)
     found = connection.execute(
         text(
             "SELECT id, provider_key FROM delivery_status WHERE recipient = :recipient"
-            " OR (recipient IS NULL AND position(:needle IN provider_key) > 0) ORDER BY id FOR UPDATE"
+            " OR ((recipient IS NULL OR granularity = 'conversation') AND provider_key ~ :form) ORDER BY id FOR UPDATE"
         ),
-        {"recipient": recipient, "needle": needle},
+        {"recipient": recipient, "form": form},
     ).all()
     values = {
         "recipient": recipient,
-        "needle": needle,
+        "form": form,
+        "is_number": is_number,
         "deliveries": [row.id for row in found],
         "keys": [row.provider_key for row in found],
     }
@@ -99,9 +105,12 @@ def erase(connection: Connection, recipient: str) -> Erased:
     )
 
 
-def _needle(recipient: str) -> str:
-    """What every spelling of the recipient contains: the national digits of a number, otherwise the id as it is."""
+def _form(recipient: str) -> tuple[str, bool]:
+    """A regular expression of every spelling of the recipient within keys and parameters; whether it is a number."""
     digits = recipient.removeprefix("+")
-    if recipient.startswith("+90") and digits.isdigit():
-        return digits[-_NATIONAL_DIGITS:]
-    return digits if recipient.startswith("+") and digits.isdigit() else recipient
+    if not (recipient.startswith("+") and digits.isascii() and digits.isdigit()):
+        spellings = {recipient, join_key(recipient), join_key(join_key(recipient))}
+        return f"(^|{_EDGE})({'|'.join(re.escape(each) for each in sorted(spellings))})($|{_EDGE})", False
+    if digits.startswith("90"):
+        return f"(^|[^0-9])((00)?90|0)?{digits[-_NATIONAL_DIGITS:]}($|[^0-9])", True
+    return f"(^|[^0-9])(00)?{digits}($|[^0-9])", True

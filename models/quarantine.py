@@ -75,9 +75,9 @@ def seal(
 ) -> int:
     """Keep what could not be understood of one answer or callback; returns how much of it was not there already.
 
-    The same bytes of the same account are kept once and counted again; an entry that had been resolved is open again.
+    The same bytes about the same delivery are kept once and counted again; an entry that was resolved is open again.
     """
-    items = {_fingerprint(key, item.raw): item for item in unreadable}
+    items = {_fingerprint(key, item): item for item in unreadable}
     if not items:
         return 0
     box = Fernet(key)
@@ -102,8 +102,10 @@ def seal(
     return int(connection.exec_driver_sql(_SEAL, parameters).scalar_one())
 
 
-def _fingerprint(key: bytes, raw: bytes) -> bytes:
-    return hmac.digest(key, b"quarantine:" + raw, sha256)
+def _fingerprint(key: bytes, item: Unreadable) -> bytes:
+    """Of the bytes and the delivery they belong to: the same words may be said of two (a number in two orders)."""
+    about = b"" if item.provider_key is None else clean_key(item.provider_key).encode() + b"\0"
+    return hmac.digest(key, b"quarantine:" + about + item.raw, sha256)
 
 
 def list_quarantine(

@@ -168,7 +168,7 @@ def _within(value: float, minimum: float | None, above: float | None, maximum: f
 def _bounds(minimum: float | None, above: float | None, maximum: float | None) -> str:
     """The bounds in words."""
     words = [
-        f"{word} {bound:g}"
+        f"{word} {int(bound) if bound == int(bound) else bound}"
         for word, bound in (("at least", minimum), ("above", above), ("at most", maximum))
         if bound is not None
     ]

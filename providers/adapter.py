@@ -230,6 +230,13 @@ class Adapter(Protocol):
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
         """What the answer says, or an error of `providers.errors`."""
 
+    def parse_item(self, account: Account, params: JsonObject, item: bytes) -> Parsed | None:
+        """What one item says that was cut out of an answer to a fetch with `params` (`Unreadable.raw` of an item).
+
+        Only its reports count, or a hint where the item alone does not tell its subject. None where such bytes can be
+        no item of such an answer. Raises an error of `providers.errors` where they are no item at all.
+        """
+
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
         """What a pushed or handed-over body says, or an error of `providers.errors`."""
 

@@ -25,6 +25,7 @@ from providers.adapter import (
     DueId,
     Fetch,
     FetchSpec,
+    JsonObject,
     Limit,
     OptionSpec,
     Parsed,
@@ -62,6 +63,7 @@ IGNORED_TYPES: Final = frozenset({"M", "E"})
 """Messages and follow events of users come to the same address; they are accepted and not kept."""
 
 _NOTICE_FIELDS: Final = ("sender", "type", "msgid", "sendtime", "txnid", "report")
+_REPORT_FIELDS: Final = ("reportid", "reporttype")
 _ITEM_FIELDS: Final = ("receiver", "resultcode", "reportid", "numberofmessage", "totalnumberofmessage")
 _SENDTIME: Final = re.compile(
     r"([0-9]{2})\.([0-9]{2})\.([0-9]{4}) ([0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?) ([+-])([0-9]{2}):?([0-9]{2})"
@@ -118,6 +120,10 @@ class Bip:
         """Raises `OurBug`: there is no request that this could answer."""
         del account, fetch, answer
         raise OurBug("BiP has nothing that could be asked for.")
+
+    def parse_item(self, account: Account, params: JsonObject, item: bytes) -> None:
+        """Nothing: what is kept of a push is a body again, which `parse_callback` reads."""
+        del account, params, item
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
         """What a notice (tail ""), a send report ("report") or a send reply ("send_reply") says."""
@@ -182,12 +188,18 @@ def _parse_notice(account: Account, body: Mapping[str, Any]) -> Parsed:
         source=Source.CALLBACK,
         as_of=at,
         provider_time=at,
-        statement=scrub({name: body[name] for name in _NOTICE_FIELDS if name in body}),
+        statement=scrub(_notice_statement(body)),
     )
     if status is not Status.UNKNOWN:
         return Parsed(reports=(report,))
     strange = Unreadable(reason="Unknown `reporttype`.", raw=dump_item(dict(body)), provider_key=key)
     return Parsed(reports=(report,), unreadable=(strange,))
+
+
+def _notice_statement(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The documented fields: one that is not known may be a text or a name."""
+    known = {name: body[name] for name in _NOTICE_FIELDS if name in body}
+    return {**known, "report": {name: body["report"][name] for name in _REPORT_FIELDS if name in body["report"]}}
 
 
 def _word(value: Any) -> str | None:
@@ -236,6 +248,7 @@ def _parse_items(items: Sequence[Any], txnid: str | None, source: Source) -> Par
     reports: list[DeliveryReport] = []
     unreadable: list[Unreadable] = []
     places: Counter[str] = Counter()
+    before: dict[str | None, list[Any]] = {}
     for item in items:
         given = as_key(item.get("receiver")) if isinstance(item, dict) else None
         receiver = recipient(given) if given is not None else None
@@ -245,9 +258,13 @@ def _parse_items(items: Sequence[Any], txnid: str | None, source: Source) -> Par
         report = _item_report(item, txnid, receiver, places, source) if isinstance(item, dict) else None
         if report is None:
             reason = "An item lacks `resultcode`, or the `reportid` or `receiver` that it must have."
-            unreadable.append(Unreadable(reason=reason, raw=dump_item(item)))
+            # A body again, with what names the item: the send, and the receiver's items before it.
+            body = {"txnid": txnid, "list": [*before.get(receiver, ()), item]}
+            unreadable.append(Unreadable(reason=reason, raw=dump_item(body)))
         else:
             reports.append(report)
+        if receiver is not None:
+            before.setdefault(receiver, []).append(item)
     return Parsed(reports=tuple(reports), unreadable=tuple(unreadable))
 
 

@@ -25,6 +25,7 @@ from providers.adapter import (
     DueId,
     Fetch,
     FetchSpec,
+    JsonObject,
     Limit,
     OptionSpec,
     Parsed,
@@ -191,6 +192,11 @@ class Diyalog(PullOnly):
             seen=seen,
             unreadable=tuple(unreadable),
         )
+
+    def parse_item(self, account: Account, params: JsonObject, item: bytes) -> Parsed | None:  # noqa: ARG002
+        """One conversation-day of the list."""
+        found = _read(load_json(item))
+        return Parsed(unreadable=(found,)) if isinstance(found, Unreadable) else Parsed(reports=(found,))
 
 
 def _milliseconds(day: date) -> int:

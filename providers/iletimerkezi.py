@@ -22,6 +22,7 @@ from providers.adapter import (
     DueId,
     Fetch,
     FetchSpec,
+    JsonObject,
     Limit,
     OptionSpec,
     Parsed,
@@ -55,6 +56,7 @@ from providers.iletimerkezi_orders import (
     Order,
     code_text,
     read_order,
+    read_recipient,
     read_recipients,
     summarise_order,
 )
@@ -144,6 +146,19 @@ class Iletimerkezi:
             return _parse_order(account, fetch, answer, code=code, response=response)
         _refuse(code, answer)
         return _parse_list(account, fetch, answer, response)
+
+    def parse_item(self, account: Account, params: JsonObject, item: bytes) -> Parsed | None:
+        """One order, or one recipient of the order that was asked for.
+
+        A recipient alone does not tell which of equal numbers it is, so what it says is a hint.
+        """
+        value = load_object(item)
+        if "number" in value:
+            return read_recipient(str(params[ORDER]), value) if ORDER in params else None
+        found = read_order(value, account.timezone)
+        if isinstance(found, Unreadable):
+            return Parsed(unreadable=(found,))
+        return Parsed(reports=(found.report,), unreadable=found.unreadable)
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
         """What the webhook says of one recipient of an order; there is no other body that could be handed over."""

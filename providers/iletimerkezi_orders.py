@@ -12,8 +12,9 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from models.keys import join_key
-from models.report import DeliveryReport, TrackedKey, Unreadable
+from models.report import DeliveryReport, Hint, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status
+from providers.adapter import Parsed
 from providers.decoding import as_count, as_int, as_key, as_text, dump_item, local_time, scrub
 from providers.numbers import recipient
 
@@ -165,6 +166,20 @@ def read_recipients(
     ]
     unreadable += [_unknown(report) for report in reports if report.status is Status.UNKNOWN]
     return reports, tuple(seen), unreadable
+
+
+def read_recipient(order: str, item: Mapping[str, Any]) -> Parsed:
+    """A recipient that was cut out of its page, as a hint: its ordinal is known where its number stands there once."""
+    reports, _, unreadable = read_recipients(order, [item], {})
+    hints = tuple(
+        Hint(
+            report=report,
+            twin_key=join_key(order, report.recipient or "", 2),
+            ask=TrackedKey(id_kind=ORDER, value=order),
+        )
+        for report in reports
+    )
+    return Parsed(hints=hints, unreadable=tuple(unreadable))
 
 
 def _recipient_report(order: str, number: str, ordinal: int, code: str, item: Mapping[str, Any]) -> DeliveryReport:

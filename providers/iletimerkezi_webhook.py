@@ -38,13 +38,15 @@ def read_webhook(body: Mapping[str, Any], *, details: bool) -> Parsed:
         # The names of other fields only: a changed form may carry the text under another name.
         kept = {**_statement(item), "fields": sorted(item or body)}
         reason = "The webhook lacks `packet_id`, `to` or `status`."
-        return Parsed(unreadable=(Unreadable(reason=reason, raw=dump_item(kept)),))
+        return Parsed(unreadable=(Unreadable(reason=reason, raw=dump_item({"report": kept})),))
     if not details:
         return Parsed()
     code, number, ask = WORDS.get(word, word), recipient(to), TrackedKey(id_kind=ORDER, value=order)
     twin = join_key(order, number, 2)
     if code not in MESSAGE_STATUS:
-        strange = Unreadable(reason="Unknown status word of the webhook.", raw=dump_item(_statement(item)))
+        # Kept in the form in which it came, so that it can be read again.
+        raw = dump_item({"report": _statement(item)})
+        strange = Unreadable(reason="Unknown status word of the webhook.", raw=raw)
         return Parsed(hints=(Hint(report=None, twin_key=twin, ask=ask),), unreadable=(strange,))
     status, reason_word = MESSAGE_STATUS[code]
     report = DeliveryReport(

@@ -18,6 +18,7 @@ from providers.adapter import (
     DueId,
     Fetch,
     FetchSpec,
+    JsonObject,
     Limit,
     OptionSpec,
     Parsed,
@@ -33,6 +34,7 @@ from providers.decoding import (
     as_text,
     check_http,
     dump_item,
+    load_json,
     local_time,
     refuse_client_error,
     scrub,
@@ -87,6 +89,22 @@ REASON: Final[Mapping[int, Reason]] = {
     99: Reason.INVALID_NUMBER,  # "Hatalı numara"; it stands beside status 4 in the documents' own sample
 }
 """`errorcode` of a row: explains status 3 and 4 and never touches 0, 1, 2. An unknown one is `other`."""
+
+_STATED: Final = (
+    "gsm",
+    "transaction_id",
+    "gsm_track_id",
+    "delivery_track_id",
+    "create_date",
+    "start_date",
+    "finish_date",
+    "status",
+    "sms_count",
+    "credit_amount",
+    "is_foreign_gsm",
+    "errorcode",
+)
+"""The documented fields of a row, kept as its statement. A field that is not known may be a text or a name."""
 
 REFUSALS: Final = frozenset({5, 6, 8, 23})
 """Errorcodes that turn status 3 or 4 into `rejected`: the message was refused, it did not fail to reach the phone."""
@@ -192,6 +210,10 @@ class Organik(PullOnly):
         refuse_client_error(answer)
         return _parse_rows(account, fetch, reply.rows)
 
+    def parse_item(self, account: Account, params: JsonObject, item: bytes) -> Parsed | None:
+        """One row of `data`; a row of an XML answer is kept as JSON too, its fields as texts."""
+        return _parse_rows(account, Fetch(spec=FetchSpec(kind="batch", params=params)), [load_json(item)])
+
 
 ADAPTER: Final = Organik()
 
@@ -276,7 +298,7 @@ def _report(account: Account, row: Any, owner: TrackedKey | None) -> tuple[Deliv
         sent_at=local_time(row.get("start_date"), account.timezone),
         done_at=local_time(row.get("finish_date"), account.timezone) if is_final(status) else None,
         extra={} if foreign is None else {"is_foreign_gsm": foreign},
-        statement=scrub(row),
+        statement=scrub({name: row[name] for name in _STATED if name in row}),
         tracked=owner,
     )
     if status is not Status.UNKNOWN:

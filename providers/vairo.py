@@ -19,6 +19,7 @@ from providers.adapter import (
     DueId,
     Fetch,
     FetchSpec,
+    JsonObject,
     Limit,
     OptionSpec,
     Parsed,
@@ -77,6 +78,19 @@ GATE_STATE: Final[Mapping[int, str]] = {-1: "ended", 0: "running", 1: "ended"}
 
 GATE_ABOVE: Final = 5
 """A send with more due numbers than this is asked as a whole first: one call may save all of theirs."""
+
+_STATED: Final = (
+    "id",
+    "sms_gonderim_id",
+    "numara",
+    "mesaj_boy",
+    "durum_gonderim",
+    "durum_iade",
+    "created_at",
+    "updated_at",
+)
+"""What is kept of a report as its statement: all that is documented but `mesaj`, the text. A field that is not known
+may be a text or a name."""
 
 _EMPTY: Final[tuple[Any, ...]] = (None, [], {})
 
@@ -153,6 +167,12 @@ class Vairo(PullOnly):
             return _parse_gate(fetch, answer)
         return _parse_number(account, fetch, answer)
 
+    def parse_item(self, account: Account, params: JsonObject, item: bytes) -> Parsed | None:
+        """The object in `aciklama` of a report about a number; what is said of a whole send is about no delivery."""
+        if params.get("call") != "NumaraRaporu":
+            return None
+        return _read_number(account, Fetch(spec=FetchSpec(kind="batch", params=params)), load_object(item))
+
 
 ADAPTER: Final = Vairo()
 
@@ -226,6 +246,11 @@ def _parse_number(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
         return Parsed(answers=tuple(IdAnswer(key=key, found=False) for key in _asked(fetch)))
     if not isinstance(item, dict):
         raise AnswerNotUnderstood("`aciklama` is not an object.", raw=answer.body)
+    return _read_number(account, fetch, item)
+
+
+def _read_number(account: Account, fetch: Fetch, item: Mapping[str, Any]) -> Parsed:
+    """What the object in `aciklama` says."""
     key, word = as_key(item.get("id")), as_text(item.get("durum_gonderim"), limit=100)
     if key is None or word is None:
         return _unreadable("The report lacks `id` or `durum_gonderim`.", item)
@@ -256,7 +281,7 @@ def _report(account: Account, fetch: Fetch, item: Mapping[str, Any], key: str, w
         sent_at=local_time(item.get("created_at"), account.timezone),
         done_at=local_time(item.get("updated_at"), account.timezone) if is_final(status) else None,
         extra={} if kept is None else {"durum_iade": kept},
-        statement=scrub(item, drop={"mesaj"}),
+        statement=scrub({name: item[name] for name in _STATED if name in item}),
         tracked=asked[0] if asked else None,
     )
 

@@ -1,6 +1,6 @@
 """The sandbox's accounts in a database, for tests that run the steps or the processes against it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tasks.runtime import Runtime
 from tasks.steps.tracking import track
 
 
-def apply_accounts(engine: Engine, accounts: list[Mapping[str, Any]], folder: Path) -> None:
+def apply_accounts(engine: Engine, accounts: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Write the sandbox's account records as an accounts file with credential files, and apply it."""
     from workers.demo import SandboxRun
 
@@ -24,7 +24,7 @@ def apply_accounts(engine: Engine, accounts: list[Mapping[str, Any]], folder: Pa
         apply(connection, read_accounts(path), prune=False)
 
 
-def register_sends(runtime: Runtime, sends: list[Mapping[str, Any]]) -> None:
+def register_sends(runtime: Runtime, sends: Sequence[Mapping[str, Any]]) -> None:
     """Register what the sandbox's sender knows."""
     for send in sends:
         times = {name: datetime.fromisoformat(send[name]) for name in ("sent_at", "valid_until") if send[name]}

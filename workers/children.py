@@ -1,5 +1,6 @@
 """What a supervised child is, and how one is started."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Final, Literal
 from core.settings import LIFELINE_VARIABLE, inherited_environment
 
 LONGEST_LOG_BYTES: Final = 5_000_000
+LONGEST_LIVE_LOG_BYTES: Final = 50_000_000
 TAIL_BYTES: Final = 8_192
 WARDEN: Final = Path(__file__).with_name("warden.py")
 
@@ -75,6 +77,19 @@ def prepare_log(home: Path, name: str) -> Path:
     if path.exists() and path.stat().st_size > LONGEST_LOG_BYTES:
         path.replace(folder / f"{name}.log.1")
     return path
+
+
+def trim_log(path: Path, *, longest: int = LONGEST_LIVE_LOG_BYTES) -> bool:
+    """Empty a log that a running child has filled past `longest`, after a copy to `<name>.log.1`; whether it did.
+
+    The child appends, so it goes on at the front. What it writes between copy and emptying is lost.
+    """
+    if not path.exists() or path.stat().st_size <= longest:
+        return False
+    shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+    with path.open("r+b") as file:
+        file.truncate()
+    return True
 
 
 def last_lines(log: Path, count: int = 10, *, since: int = 0) -> list[str]:

@@ -1,5 +1,6 @@
 """Which database and which Redis the commands of this process talk to."""
 
+import os
 from typing import Any
 
 from pydantic import SecretStr
@@ -35,6 +36,9 @@ def redis_url(settings: Settings) -> str:
 
 def _running(settings: Settings, url: str | None, variable: str) -> str:
     if url is None:
+        secrets = settings.home / "secrets"
+        if secrets.is_dir() and not os.access(secrets, os.R_OK | os.X_OK):
+            raise NothingRunningError(f"Only its owner may read {secrets}: be that user, or set {variable}.")
         raise NothingRunningError(f"Nothing is running in {settings.home}: start `ulak up`, or set {variable}.")
     return url
 

@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 
 from core import clock
 from core.logging import get_logger
-from workers.children import ChildSpec, last_lines, launch, prepare_log
+from workers.children import ChildSpec, last_lines, launch, prepare_log, trim_log
 from workers.home import HomeLock
 from workers.lifeline import Lifeline
 
@@ -30,6 +30,8 @@ SHORTEST_BACKOFF_SECONDS: Final = 0.5
 LONGEST_BACKOFF_SECONDS: Final = 10.0
 # A child that lived this long has recovered: its next death starts with the shortest pause again.
 RECOVERED_SECONDS: Final = 30.0
+# How often the sizes of the logs are looked at.
+TRIM_SECONDS: Final = 30.0
 # A warden waits for its program, harshly at last, before the supervisor loses patience with it.
 WARDEN_MARGIN_SECONDS: Final = 12.0
 
@@ -76,6 +78,12 @@ class Child:
             return
         self._forget_process()
         self._plan_restart(code, reason=_describe(code))
+
+    def trim(self) -> None:
+        """Keeps its log from filling the disk."""
+        with suppress(OSError):
+            if trim_log(self._log):
+                self._log_offset = 0
 
     def signal_stop(self) -> None:
         """Asks it to stop: its own stop signal, or through its warden."""
@@ -150,6 +158,7 @@ class Supervisor:
         self._stack = ExitStack()
         self._lifeline = Lifeline()
         self._wake_read = -1
+        self._next_trim = 0.0
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -190,7 +199,15 @@ class Supervisor:
             if child.restart_at is not None and child.restart_at <= clock.boot():
                 child.start()
                 log.info("child.restarted", child=child.spec.name, pid=child.pid)
+        self._trim_logs()
         return True
+
+    def _trim_logs(self) -> None:
+        if clock.boot() < self._next_trim:
+            return
+        self._next_trim = clock.boot() + TRIM_SECONDS
+        for child in self.children.values():
+            child.trim()
 
     def run(
         self,

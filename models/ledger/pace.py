@@ -1,13 +1,24 @@
 """The planner's memory of an account: when it planned, how far it has swept, what is still on its way."""
 
+from dataclasses import dataclass
 from datetime import date, datetime
 
 from sqlalchemy import Connection, text
 
 _PLANNABLE = text("""
-    SELECT id FROM accounts
-    WHERE provider = :provider AND enabled AND (paused_until IS NULL OR paused_until <= clock_timestamp())
-    ORDER BY id
+    SELECT a.id FROM accounts a
+    WHERE a.provider = :provider AND a.enabled
+      AND (a.paused_until IS NULL OR a.paused_until <= statement_timestamp())
+      AND (CAST(:sweeps AS boolean) AND (a.planned_at IS NULL OR a.planned_at <= statement_timestamp()
+               - make_interval(secs => :early * coalesce(CAST(a.poll ->> 'every_seconds' AS double precision), :every)))
+           OR EXISTS (SELECT FROM tracked_ids t
+                WHERE t.account_id = a.id AND t.closed_at IS NULL AND t.fetch_id IS NULL
+                  AND t.next_check_at <= statement_timestamp())
+           OR EXISTS (SELECT FROM fetches f
+                WHERE f.account_id = a.id AND f.state = 'ready' AND f.priority > :priority
+                  AND f.available_at < statement_timestamp() - make_interval(
+                      secs => :waited * coalesce(CAST(a.poll ->> 'time_factor' AS double precision), 1))))
+    ORDER BY a.id
 """)
 _PAUSE = text("""
     UPDATE accounts SET
@@ -56,9 +67,36 @@ _OLDEST_ORDER = text("""
 """)
 
 
-def plannable_accounts(connection: Connection, provider: str) -> list[str]:
-    """Enabled accounts of the provider that are not paused."""
-    return list(connection.execute(_PLANNABLE, {"provider": provider}).scalars())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """What decides whether an account of a provider has anything to be planned."""
+
+    sweeps: bool
+    """Whether the provider has a list, so that windows are opened at every interval …"""
+    every_seconds: float
+    """… of this length where the account names none …"""
+    early: float
+    """… and this part of it has passed."""
+    priority: int
+    """Ready fetches below this rank …"""
+    waited_seconds: float
+    """… that could have gone for so long (times the account's factor) are to be raised."""
+
+
+def plannable_accounts(connection: Connection, provider: str, pace: Pace) -> list[str]:
+    """Enabled accounts of the provider that are not paused and have something due: an interval, an id, a long wait.
+
+    One question for all of them, so that a tick costs nothing for the accounts that are idle.
+    """
+    parameters = {
+        "provider": provider,
+        "sweeps": pace.sweeps,
+        "every": pace.every_seconds,
+        "early": pace.early,
+        "priority": pace.priority,
+        "waited": pace.waited_seconds,
+    }
+    return list(connection.execute(_PLANNABLE, parameters).scalars())
 
 
 def pause(connection: Connection, account_id: str, until: datetime, reason: str) -> None:

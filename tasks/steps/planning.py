@@ -20,6 +20,7 @@ from models.ledger.dispatch import dispatch
 from models.ledger.finishing import lock_account
 from models.ledger.hashing import params_hash
 from models.ledger.pace import (
+    Pace,
     mark_planned,
     oldest_open_order,
     open_windows,
@@ -32,6 +33,7 @@ from models.ledger.pace import (
 from models.report import TrackedKey
 from models.tracked import due_ids, held_ids, open_ids, soonest_ids
 from providers.adapter import Account, Adapter, FetchSpec
+from providers.registry import adapter_for
 from schedules.windows import closed_windows, sweep_start
 from tasks.messages import Message, messages_of
 from tasks.runtime import Runtime, adapter_of
@@ -49,6 +51,8 @@ CREDENTIALS_MISSING = timedelta(minutes=1)
 ON_DEMAND_IDS = 10_000
 PROMOTE_SECONDS = 60.0
 """A fetch that could have gone for so long is raised to the rank of young messages, where the oldest goes first."""
+EARLY = 0.95
+"""An interval counts as over a little early, or a tick that comes a moment too soon would lose a whole tick."""
 CLOSED_DAYS_EVERY = 10
 """Closed days with open orders are swept at every so-manieth interval; without, once an hour."""
 
@@ -68,7 +72,7 @@ class Plan:
 def plan_due(runtime: Runtime, provider: str) -> list[Message]:
     """Plan a poll for each account of the provider that has something due; each in a transaction of its own."""
     with runtime.engine.begin() as connection:
-        account_ids = plannable_accounts(connection, provider)
+        account_ids = plannable_accounts(connection, provider, _pace(provider))
         beat(connection, planning_of(provider))
     messages: list[Message] = []
     for account_id in account_ids:
@@ -77,6 +81,17 @@ def plan_due(runtime: Runtime, provider: str) -> list[Message]:
         except Exception as error:  # noqa: BLE001 - one account's trouble must not keep the others from being planned
             log.error("poll.plan_failed", account=account_id, error=origin(error))  # noqa: TRY400
     return messages
+
+
+def _pace(provider: str) -> Pace:
+    record = adapter_for(provider).record
+    return Pace(
+        sweeps=record.sweep_window_days is not None,
+        every_seconds=record.every_seconds,
+        early=EARLY,
+        priority=planning.PRIORITY_YOUNG,
+        waited_seconds=PROMOTE_SECONDS,
+    )
 
 
 def _plan_scheduled(runtime: Runtime, account_id: str) -> list[Message]:
@@ -166,7 +181,7 @@ def _due_sweep(connection: Connection, row: RowMapping, account: Account, adapte
 def _is_tick_due(row: RowMapping, adapter: Adapter) -> bool:
     """Whether `every_seconds` have passed since windows were last opened."""
     every = _every_seconds(row, adapter)
-    return row["planned_at"] is None or row["now"] - row["planned_at"] >= timedelta(seconds=every * 0.95)
+    return row["planned_at"] is None or row["now"] - row["planned_at"] >= timedelta(seconds=every * EARLY)
 
 
 def _every_seconds(row: RowMapping, adapter: Adapter) -> float:

@@ -12,7 +12,7 @@ from models.database import retry_transaction
 from models.deliveries import upsert
 from models.quarantine import Opened, open_sealed, resolve
 from models.vocabulary import Status
-from providers.adapter import Answer, Callback, Fetch, FetchSpec, Parsed
+from providers.adapter import Account, Adapter, Answer, Callback, Fetch, FetchSpec, Parsed
 from providers.errors import ProviderError
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.hints import ask_now, place
@@ -59,7 +59,7 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
         return Reread(
             entry_id=entry_id,
             understood=True,
-            why="understood and stored",
+            why="understood and stored" if reports else "understood, but only asking tells whom it is about: asked now",
             reports=len(reports),
             new=result.new,
             advanced=result.advanced,
@@ -77,13 +77,25 @@ def _parse(runtime: Runtime, row: RowMapping, entry: Opened) -> Parsed | str:
     try:
         if source == "callback":
             return adapter.parse_callback(account, Callback(tail=kind, body=entry.raw))
-        spec = FetchSpec(kind=kind, params=entry.context.get("params", {}))
-        return adapter.parse(account, Fetch(spec=spec), Answer(status=HTTPStatus.OK, body=entry.raw))
+        return _parse_polled(adapter, account, entry, kind)
     except ProviderError as error:
         return error.message
     except Exception as error:  # noqa: BLE001 - an item cut out of its answer may fail anywhere in the adapter
         log.warning("quarantine.parse_failed", entry=entry.id, error=type(error).__name__)
         return f"Reading it failed with {type(error).__name__}."
+
+
+def _parse_polled(adapter: Adapter, account: Account, entry: Opened, kind: str) -> Parsed:
+    """The whole answer to a fetch, or one item that was cut out of it; which of them was kept is told by its form."""
+    params = entry.context.get("params", {})
+    answer = Answer(status=HTTPStatus.OK, body=entry.raw)
+    try:
+        return adapter.parse(account, Fetch(spec=FetchSpec(kind=kind, params=params)), answer)
+    except ProviderError:
+        found = adapter.parse_item(account, params, entry.raw)
+        if found is None:
+            raise
+        return found
 
 
 def _reason(parsed: Parsed | str) -> str:

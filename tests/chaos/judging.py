@@ -135,15 +135,16 @@ def lateness(system: System, since: datetime) -> list[str]:
     """Whether planned fetches are asked soon, in a time without faults and without a queue."""
     rows = system.query(
         """
-        SELECT percentile_cont(0.5) WITHIN GROUP (
+        SELECT f.account_id, percentile_cont(0.5) WITHIN GROUP (
             ORDER BY extract(epoch FROM coalesce(c.asked_at, clock_timestamp()) - f.created_at)) AS middle
         FROM fetches f, LATERAL (SELECT min(asked_at) AS asked_at FROM calls WHERE fetch_id = f.id) c
         WHERE f.created_at > :since AND f.state IN ('ready', 'sending', 'done')
+        GROUP BY 1
         """,
         since=since,
     )
-    middle = float(rows[0].middle or 0.0)
-    return [f"late: a planned fetch waits {middle:.1f} s"] if middle > FRESH_SECONDS else []
+    late = [f"{row.account_id} {float(row.middle):.1f} s" for row in rows if float(row.middle) > FRESH_SECONDS]
+    return [f"late: planned fetches wait: {', '.join(late)}"] if late else []
 
 
 @dataclass(frozen=True)

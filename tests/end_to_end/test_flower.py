@@ -39,7 +39,7 @@ def test_flower_is_closed_readable_and_calls_for_polls(tmp_path: Path) -> None:
         assert status(f"{url}/api/task/async-apply/poll.account", body={"kwargs": {}}) == 401
         assert [name.partition("@")[0] for name in names_of_workers(url, auth)] == ["worker-1"]
         # Every tick has been worked off by beat, broker and worker together.
-        ulak.until(lambda: status(f"{ulak.address('API')}/readyz") == 200, seconds=40, what="`/readyz`")
+        ulak.until(lambda: status(f"{ulak.address('Page')}/readyz") == 200, seconds=40, what="`/readyz`")
         account = account_of(ulak)
         assert_poll_of_task(ulak, call_through_flower(url, auth, account), account)
         assert_poll_of_task(ulak, call_through_celery(ulak, account), account)

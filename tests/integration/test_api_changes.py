@@ -44,8 +44,22 @@ def tell(api: Api, *keys: str, status: Status = Status.ENROUTE, hours: int = 0) 
         upsert(connection, "marka-sms", "vairo", reports, asked_at=NOON + timedelta(hours=hours))
 
 
+def wait_for_the_feed(api: Api) -> None:
+    """Return when the feed serves all that is committed: other tests' transactions in this cluster hold it back."""
+    with transaction(api.engine) as connection:
+        mine = connection.execute(text("SELECT pg_current_xact_id()::text::bigint")).scalar_one()
+    for _ in range(600):
+        with api.engine.connect() as connection:
+            oldest = connection.execute(text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"))
+            if oldest.scalar_one() > mine:
+                return
+        clock.sleep(0.05)
+    raise AssertionError("a transaction stayed open for half a minute")
+
+
 def fold(api: Api, rows: dict[int, Any], cursor: str | None, limit: int = 2) -> str:
     """Read the feed to its end into `rows`; the cursor to go on from."""
+    wait_for_the_feed(api)
     while True:
         query = {"limit": limit} | ({} if cursor is None else {"cursor": cursor})
         page = api.get("/v1/changes", **query)
@@ -53,7 +67,7 @@ def fold(api: Api, rows: dict[int, Any], cursor: str | None, limit: int = 2) -> 
             if change["op"] == "put":
                 rows[change["id"]] = change["delivery"]
             else:
-                rows.pop(change["id"])
+                rows.pop(change["id"], None)
         cursor = page["cursor"]
         if not page["changes"]:
             assert page["more"] is False
@@ -94,11 +108,11 @@ def test_many_may_wait_and_the_others_are_still_served(api: Api) -> None:
     """A waiter holds neither a thread nor a connection."""
     cursor = fold(api, {}, None)
     with ThreadPoolExecutor(60) as pool:
-        waiting = [pool.submit(api.get, "/v1/changes", cursor=cursor, wait=3) for _ in range(60)]
+        waiting = [pool.submit(api.get, "/v1/changes", cursor=cursor, wait=10) for _ in range(60)]
         clock.sleep(0.5)
         started = clock.boot()
         api.get("/v1/polls")
-        assert clock.boot() - started < 2
+        assert clock.boot() - started < 8
         assert all(each.result()["changes"] == [] for each in waiting)
 
 

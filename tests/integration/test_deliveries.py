@@ -365,6 +365,28 @@ def test_erasing_removes_a_number_wherever_it_stands(migrated_database: Engine, 
         )
 
 
+def test_erasing_a_short_id_takes_whole_parts_of_keys_only(migrated_database: Engine, account: str) -> None:
+    """An id stands by chance inside of numbers, sends and other ids; only what it names goes."""
+    day = Granularity.CONVERSATION
+    tell(
+        migrated_database,
+        account,
+        said(Status.DELIVERED, "1245", recipient="+905301245999"),
+        said(Status.DELIVERED, "12:+905301234567:1", recipient="+905301234567"),
+        said(Status.SENT, "12:99:0:2026-03-01", granularity=day, recipient="99"),
+        said(Status.SENT, "912:99:0:2026-03-01", granularity=day, recipient="99"),
+    )
+    for value, recipient in (("12:5301234567", "+905301234567"), ("12:45186", None), ("3124", None)):
+        track(migrated_database, account, value, recipient=recipient)
+    with transaction(migrated_database) as connection:
+        gone = erase(connection, "12")
+        assert (gone.deliveries, gone.tracked_ids) == (1, 1)
+        kept = sorted(row["provider_key"] for row in find_deliveries(connection))
+        assert kept == ["1245", "12:+905301234567:1", "912:99:0:2026-03-01"]
+        ids = connection.execute(text("SELECT value FROM tracked_ids ORDER BY value")).scalars().all()
+        assert ids == ["12:5301234567", "3124"]
+
+
 def test_an_earlier_restatement_moves_as_of_back(migrated_database: Engine, account: str) -> None:
     """The least time counts, so a late answer to an early question reorders what was said."""
     tell(migrated_database, account, said(Status.DELIVERED), hours=3)

@@ -16,7 +16,7 @@ from models.ledger.walks import seen_in_chain, walked_pages
 from providers.errors import TryAgainSoon
 from tasks.steps import fetching, upkeep
 from tasks.steps.ondemand import open_on_demand
-from tasks.steps.planning import _plan_scheduled, plan_poll
+from tasks.steps.planning import _pace, _plan_scheduled, plan_poll
 
 FINISHED = 60_000
 BIG = ("polls", "fetches", "calls", "tracked_ids", "delivery_status")
@@ -85,6 +85,7 @@ def test_no_hot_question_reads_a_whole_table(long_used: Engine, asked: list[tupl
     upkeep.reconcile(runtime)
     plan_poll(runtime, account_id, open_on_demand(runtime, account_id, trigger="api"))
     with long_used.begin() as connection:
+        pace.plannable_accounts(connection, "vairo", _pace("vairo"))
         tracked.soonest_ids(connection, account_id, "number", 5, until=held.taken.asked_at, taken=ids)
         pace.open_windows(connection, account_id)
         pace.roll_watermark(connection, account_id)

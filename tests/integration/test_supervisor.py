@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from workers.children import trim_log
+
 ROOT = Path(__file__).parents[2]
 
 # What the tests supervise: two real servers, a Python child that watches its lifeline, a foreign
@@ -231,6 +233,18 @@ def test_a_child_that_dies_is_restarted(supervise: Callable[..., Run], python: P
         ("dying", "exit code 137", 0.5, ["last words"]),
         ("dying", "exit code 137", 1.0, ["last words"]),
     ]
+
+
+def test_a_log_that_grows_too_long_is_emptied_under_the_child_that_writes_it(tmp_path: Path) -> None:
+    """What stood in it is kept once, and what is appended afterwards stands at its front."""
+    log = tmp_path / "worker.log"
+    with log.open("ab", buffering=0) as child:
+        child.write(b"old\n" * 10)
+        assert not trim_log(log, longest=40)
+        child.write(b"new\n")
+        assert trim_log(log, longest=40)
+        child.write(b"newest\n")
+    assert (log.read_text(), (tmp_path / "worker.log.1").read_text()) == ("newest\n", "old\n" * 10 + "new\n")
 
 
 def test_a_child_whose_end_is_final_is_left_alone(supervise: Callable[..., Run]) -> None:

@@ -97,7 +97,9 @@ def test_no_body_makes_a_wrong_final(body: bytes, kind: str, expected: int | Non
     for report in parsed.reports:
         assert report.status is judge(report.statement)
         json.dumps([report.statement, report.extra], allow_nan=False).encode()
-        assert "\\u0000" not in json.dumps([report.statement, report.extra, report.client_ref, report.recipient])
+        told = json.dumps([report.statement, report.extra, report.client_ref, report.recipient])
+        # A backslash of the provider's own is written twice; what follows it is no escape.
+        assert "\\u0000" not in told.replace("\\\\", "")
     for answer in parsed.answers:
         rows = [report for report in parsed.reports if report.tracked == answer.key]
         assert answer.found == bool(rows)

@@ -108,7 +108,7 @@ def test_every_walk_ends(numbers: PollNumbers, validity: timedelta, factor: floa
     while (moment := next_check(numbers, sent_at=SENT, valid_until=until, now=now, time_factor=factor)) is not None:
         now, checks = moment, checks + 1
         assert checks <= 1100
-    assert now >= until + timedelta(days=numbers.forget_days) * factor
+    assert now >= until + timedelta(seconds=numbers.forget_days * 86400 * factor)
 
 
 @given(numbers_of_any_provider, ages, validities, factors)

@@ -571,7 +571,7 @@ def test_a_word_that_nobody_knows_makes_the_order_due_and_is_put_aside() -> None
     parsed = push(status="bounced")
     [hint], [strange] = parsed.hints, parsed.unreadable
     assert (parsed.reports, hint.report, hint.ask) == ((), None, order_key("57330124"))
-    assert json.loads(strange.raw)["status"] == "bounced"
+    assert json.loads(strange.raw)["report"]["status"] == "bounced"
 
 
 @pytest.mark.parametrize("name", ["packet_id", "to", "status"])
@@ -581,7 +581,7 @@ def test_a_push_without_its_parts_is_put_aside_without_what_it_should_not_hold(n
     parsed = push(**changes)
     [strange] = parsed.unreadable
     assert (parsed.reports, parsed.hints, b"Ay" in strange.raw) == ((), (), False)
-    assert "text" in json.loads(strange.raw)["fields"]
+    assert "text" in json.loads(strange.raw)["report"]["fields"]
 
 
 def test_without_recipients_a_push_says_nothing() -> None:

@@ -52,6 +52,8 @@ def _other_sentence(error: Exception) -> str | None:
         return "\n".join(error.sentences)
     if isinstance(error, LookupError) and not isinstance(error, KeyError | IndexError):
         return str(error)
+    if isinstance(error, redis.exceptions.AuthenticationError):
+        return "Redis refuses the login: see that user and password in ULAK_REDIS_URL are right."
     if isinstance(error, redis.exceptions.RedisError):
         return "Redis cannot be reached: see that it runs and that ULAK_REDIS_URL is right."
     if isinstance(error, OSError) and error.filename is not None:

@@ -56,7 +56,7 @@ def _given(words: Iterable[str], check: IdCheck) -> Iterator[GoodLine | BadLine]
         item = {"kind": kind.strip(), "value": value.strip()}
         why = check.why_not(item) if equals and item["value"] else "right would be KIND=VALUE"
         if why is not None:
-            raise UsageError(f"Id {len(items) + 1} of the command line: {why}.")
+            raise UsageError(f"Id {len(items) + 1} of the command line: {why.removesuffix('.')}.")
         items.append(GoodLine(line=len(items) + 1, item=item))
     yield from items
 

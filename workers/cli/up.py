@@ -50,7 +50,7 @@ def up(
         bool | None, typer.Option("--sandbox/--no-sandbox", help="Five stand-in providers; default: without accounts.")
     ] = None,
     until_settled: Annotated[bool, typer.Option("--until-settled", help="End with 0 once all is settled.")] = False,
-    timeout: Annotated[float | None, typer.Option(help="With --until-settled: end with 3 after S seconds.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="End with 3 after so many seconds.", min=0)] = None,
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Do without Flower.")] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, max=64, help="Threads of each worker.")] = None,

@@ -29,6 +29,15 @@ def service_user() -> ServiceUser | None:
     return ServiceUser(entry.pw_uid, entry.pw_gid)
 
 
+def has_name(uid: int) -> bool:
+    """Whether the system knows the user: initdb refuses to run as a bare number."""
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
 def run_as(user: ServiceUser | None, *argv: str | Path) -> "subprocess.CompletedProcess[str]":
     """Runs a short command as that user, with no other rights and a bare environment.
 

@@ -21,6 +21,7 @@ from workers.embedded.identity import (
     ServiceUser,
     bare_environment,
     can_write,
+    has_name,
     run_as,
     service_user,
 )
@@ -172,6 +173,12 @@ class PostgresServer(EmbeddedServer):
         user: ServiceUser | None,
     ) -> None:
         """Makes the data folder, whole or not at all: a half-made one is thrown away."""
+        uid = user.uid if user else os.geteuid()
+        if not has_name(uid):
+            raise EmbeddedServerError(
+                f"PostgreSQL wants a user who has a name, and user {uid} has none: start Ulak as another user, "
+                "give this one a line in /etc/passwd, or set ULAK_DATABASE_URL."
+            )
         draft = place / "data.part"
         shutil.rmtree(draft, ignore_errors=True)
         password = place / ".password"

@@ -77,7 +77,7 @@ def switch_language(seen: Anyone, form: Fields) -> Response:
 @router.post("/deliveries")
 def search_deliveries(seen: Member, form: Form) -> Response:
     """Seal a search into an address: what was looked for stands in no history and no log."""
-    return seen.go(f"/deliveries?q={seen.site.seal.close(search_of(form))}")
+    return seen.go(f"/deliveries?q={seen.site.seal.close(search_of(form))}#results")
 
 
 @router.post("/accounts/{account}/poll")

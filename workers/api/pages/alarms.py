@@ -1,6 +1,6 @@
 """What is late or broken, and what to do about it: a pure function of how the accounts stand and what waits."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -39,16 +39,20 @@ class Alarm:
 
 
 def find_alarms(
-    accounts: Sequence[AccountOverview], waiting: Mapping[str, Waiting], every_seconds: Mapping[str, float]
+    accounts: Sequence[AccountOverview],
+    waiting: Mapping[str, Waiting],
+    every_seconds: Mapping[str, float],
+    rested: Collection[str] = (),
 ) -> list[Alarm]:
     """Everything that is wrong, the broken before what is on hold before the late, each in the order of the accounts.
 
-    `every_seconds`: of each provider, where its account says nothing else.
+    `every_seconds`: of each provider, where its account says nothing else. `rested`: accounts that were not to be asked
+    a moment ago, so that what waits there has waited rightly.
     """
     enabled = [account for account in accounts if account.enabled]
     if not enabled:
         return [Alarm(kind="no_accounts", severity="bad")]
-    found = [*_stalled(enabled, waiting, every_seconds)]
+    found = [*_stalled([account for account in enabled if account.id not in rested], waiting, every_seconds)]
     for account in enabled:
         found += _state(account)
         found += _leftovers(account)
@@ -117,11 +121,12 @@ def _fruitless(account: AccountOverview) -> Iterator[Alarm]:
     if account.calls_last_hour == 0 or trouble is None:
         return
     values: dict[str, Any] = {"account": account.id, "reason": account.last_trouble}
+    fix = "bug" if (account.last_trouble or "").startswith("OurBug") else "fruitless"
     if account.freshness_seconds is None:
-        yield Alarm(kind="fruitless_ever", severity="bad", values=values, account=account.id, fix="fruitless")
+        yield Alarm(kind="fruitless_ever", severity="bad", values=values, account=account.id, fix=fix)
     elif account.freshness_seconds > FRUITLESS_SECONDS and _age(account, trouble) < account.freshness_seconds:
         values["span"] = account.freshness_seconds
-        yield Alarm(kind="fruitless", severity="bad", values=values, account=account.id)
+        yield Alarm(kind="fruitless", severity="bad", values=values, account=account.id, fix=fix)
 
 
 def _leftovers(account: AccountOverview) -> Iterator[Alarm]:

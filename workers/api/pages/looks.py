@@ -9,8 +9,8 @@ from sqlalchemy import Engine, text
 
 from core import clock
 from models.attention import waiting
-from models.overview import AccountOverview, overview
-from workers.api.pages.alarms import Alarm, find_alarms
+from models.overview import AccountOverview, AccountState, overview
+from workers.api.pages.alarms import STALLED_SECONDS, Alarm, find_alarms
 
 LASTS_SECONDS = 2.0
 SHARE_OF_TIME = 10.0
@@ -40,6 +40,8 @@ class Looker:
     _lock: Lock = field(default_factory=Lock, repr=False)
     _last: Look | None = None
     _valid_until: float = 0.0
+    _rested: dict[str, float] = field(default_factory=dict)
+    """When each account was last seen resting, by the boot clock."""
 
     def look(self) -> Look:
         """How all stands. Whoever comes while somebody looks waits for that look."""
@@ -55,9 +57,15 @@ class Looker:
         """Look anew next time: somebody has just changed something and wants to see it."""
         self._valid_until = 0.0
 
+    def _note_rest(self, accounts: Sequence[AccountOverview]) -> set[str]:
+        """The accounts that rest, or did so within the time in which work is expected to begin."""
+        now = clock.boot()
+        self._rested |= {account.id: now for account in accounts if account.state is not AccountState.OK}
+        return {account for account, seen in self._rested.items() if now - seen < STALLED_SECONDS}
+
     def _see(self) -> Look:
         with self.engine.connect() as connection:
             accounts = overview(connection)
-            found = find_alarms(accounts, waiting(connection), self.every_seconds)
+            found = find_alarms(accounts, waiting(connection), self.every_seconds, self._note_rest(accounts))
             as_of = accounts[0].as_of if accounts else connection.execute(text("SELECT now()")).scalar_one()
         return Look(as_of=as_of, accounts=accounts, alarms=found)

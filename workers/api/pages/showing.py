@@ -104,8 +104,8 @@ def tone(status: str) -> str:
     """The colour of a status or state: good, bad, open or plain."""
     tones: Mapping[str, str] = {
         "good": "ok delivered read complete sent",
-        "bad": "undeliverable expired rejected unknown paused breaker_open complete_with_errors partially_delivered",
-        "open": "scheduled enroute running throttled",
+        "bad": "undeliverable expired rejected unknown breaker_open complete_with_errors partially_delivered",
+        "open": "scheduled enroute running throttled paused",
     }
     word = status.replace(" ", "_")
     return next((name for name, words in tones.items() if word in words.split()), "plain")

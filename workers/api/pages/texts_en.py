@@ -65,7 +65,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.fix": "What to do:",
     "alarm.bad": "Broken",
     "alarm.held": "On hold",
-    "alarm.warn": "Late",
+    "alarm.warn": "Attention",
     "alarm.no_accounts": "No account is set up, so nobody is asked.",
     "alarm.no_accounts.fix": "Write an accounts.toml and apply it: `ulak accounts apply accounts.toml`.",
     "alarm.stalled": "Nobody works: {accounts} should have been asked {since}, and no call is made.",
@@ -89,6 +89,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.fruitless_ever": "{account} is asked and has never given a usable answer: {reason}",
     "alarm.fruitless.fix": "Read the last trouble on the account's page and ask the provider; nothing is lost "
     "meanwhile.",
+    "alarm.bug.fix": "This is a mistake in Ulak, not at the provider: update it, or report it with the line of the "
+    "log. What could not be read is kept sealed; run `ulak quarantine retry` after the update.",
     "alarm.dead": "{n} requests of {account} were given up.",
     "alarm.dead.one": "One request of {account} was given up.",
     "alarm.dead.fix": "The account's page says why. Mend the cause, then press “Ask again” there.",

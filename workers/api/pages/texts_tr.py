@@ -62,7 +62,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.fix": "Ne yapmalı:",
     "alarm.bad": "Bozuk",
     "alarm.held": "Beklemede",
-    "alarm.warn": "Gecikmiş",
+    "alarm.warn": "Dikkat",
     "alarm.no_accounts": "Hiç hesap tanımlı değil; bu yüzden kimseye sorulmuyor.",
     "alarm.no_accounts.fix": "Bir accounts.toml yazıp uygulayın: `ulak accounts apply accounts.toml`.",
     "alarm.stalled": "Kimse çalışmıyor: {accounts} için sorulması gereken şeyler bekliyor (en eskisi {since}), ama "
@@ -88,6 +88,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.fruitless_ever": "{account} soruluyor ama şimdiye dek işe yarar bir yanıt gelmedi: {reason}",
     "alarm.fruitless.fix": "Hesabın sayfasındaki son sorunu okuyun ve sağlayıcıya sorun; bu arada hiçbir şey "
     "kaybolmaz.",
+    "alarm.bug.fix": "Bu, sağlayıcının değil Ulak'ın hatası: güncelleyin ya da günlükteki satırla birlikte bildirin. "
+    "Okunamayanlar mühürlü saklanır; güncellemeden sonra `ulak quarantine retry` çalıştırın.",
     "alarm.dead": "{account} hesabının {n} isteğinden vazgeçildi.",
     "alarm.dead.one": "{account} hesabının bir isteğinden vazgeçildi.",
     "alarm.dead.fix": "Nedeni hesabın sayfasında yazar. Sorunu giderin, sonra orada “Yeniden sor”a basın.",
@@ -223,8 +225,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "delivery.said_error": "Sağlayıcının sözcüğü: {word}, hata {error}",
     "delivery.contradicts": "başka bir bildirimle çelişiyor",
     "delivery.raw": "Bildirimin kendisi (metin ve adlar çıkarılmıştır)",
-    "lost.class": "Geçersiz kaldı: belirleyen bildirim daha güçlü bir sınıftan (kesin olan açık olanı, rapor "
-    "raporsuzluğu yener)",
+    "lost.class": "Geçersiz kaldı: belirleyen bildirim daha güçlü bir sınıftan (kesin olan açık olanı, okundu "
+    "iletildiyi yener)",
     "lost.handed_over": "Geçersiz kaldı: belirleyen bildirim “planlandı”dan bir adım ileride",
     "lost.as_of": "Geçersiz kaldı: belirleyen bildirim daha sonra yapıldı",
     "lost.as_of_last": "Geçersiz kaldı: belirleyen bildirim daha sonra doğrulandı",

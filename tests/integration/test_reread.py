@@ -1,0 +1,228 @@
+"""`ulak quarantine retry`: a word that was not known is read again from what was kept; no provider is asked."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from command_line import Ulak, ulak
+from demo_accounts import apply_accounts, register_sends
+from driving import Driver, make_runtime, scalar
+from ledger_acts import Held, add_account, add_ids, deliveries, execute, plan, vairo_body
+from sqlalchemy import Engine, text
+
+from core.settings import load_settings
+from models.quarantine import list_quarantine
+from models.vocabulary import Reason, Status
+from providers import bip, iletimerkezi_orders, iletimerkezi_webhook, organik, vairo
+from providers.adapter import Callback
+from providers.decoding import as_int
+from sandbox.server import Sandbox
+from tasks.runtime import Runtime, seal_key
+from tasks.steps.callbacks import ingest
+from tasks.steps.quarantine import reread
+from tasks.steps.tracking import account_row
+
+__all__ = ["ulak"]
+
+pytestmark = pytest.mark.timeout(90)
+
+TABLES: dict[str, tuple[Any, object]] = {
+    "vairo": (vairo.STATUS, "QUEUED_AT_OPERATOR"),
+    "organik": (organik.STATUS, 7),
+    "iletimerkezi": (iletimerkezi_orders.MESSAGE_STATUS, "119"),
+}
+"""Each provider's table of words, and the word that the sandbox says though it is not documented."""
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """Five small stand-ins, every life at its end within some seconds."""
+    with Sandbox(seed=11, speed=120, scale="small") as running:
+        yield running
+
+
+def entries(engine: Engine) -> list[tuple[int, str]]:
+    """(id, account) of what is in quarantine."""
+    with engine.connect() as connection:
+        return [(entry["id"], entry["account_id"]) for entry in list_quarantine(connection)]
+
+
+def asked(sandbox: Sandbox) -> int:
+    """How many requests the stand-ins have had."""
+    return len(sandbox.log())
+
+
+def unknown(engine: Engine) -> int:
+    """How many rows have a word that is not understood."""
+    return int(str(scalar(engine, "SELECT count(*) FROM delivery_status WHERE status = 'unknown'")))
+
+
+@pytest.mark.parametrize("provider", sorted(TABLES))
+def test_a_word_that_is_known_now_is_read_from_quarantine_without_asking(
+    ulak: Ulak,
+    migrated_database: Engine,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    provider: str,
+) -> None:
+    """Unknown and open at first; once the word is mapped, `retry` makes the rows final and leaves nothing behind."""
+    engine = migrated_database
+    accounts = [account for account in sandbox.control("GET", "/accounts") if account["provider"] == provider]
+    for account in accounts:
+        account["poll"] = {**account["poll"], "every_seconds": 0.5, "time_factor": 0.01, "max_check_seconds": 20}
+    apply_accounts(engine, accounts, Path.cwd())
+    runtime = replace(make_runtime(engine), seal_key=seal_key(load_settings()))
+    given = sandbox.control("POST", f"/sends/{provider}", {"count": 2, "outcome": "unknown_word"})
+    register_sends(runtime, given["sends"])
+    with Driver(runtime).running() as driver:
+        assert driver.until(lambda: unknown(engine) >= 2 and len(entries(engine)) >= 2, seconds=40)
+    time.sleep(0.3)
+    many, before = unknown(engine), asked(sandbox)
+    refused = ulak("quarantine", "retry", "--all")
+    assert (refused.code, unknown(engine), asked(sandbox)) == (1, many, before)
+    table, word = TABLES[provider]
+    monkeypatch.setitem(table, word, (Status.REJECTED, Reason.OTHER))
+    done = ulak("quarantine", "retry", "--all")
+    assert (done.code, entries(engine), unknown(engine)) == (0, [], 0), done
+    rejected = "SELECT count(*) FROM delivery_status WHERE provider_status = :word AND status = 'rejected' AND is_final"
+    assert scalar(engine, rejected, word=str(word)) == many
+    assert asked(sandbox) == before
+    assert scalar(engine, "SELECT count(*) FROM calls WHERE answered_at IS NULL") == 0
+    [ran] = [ulak("rebuild")]
+    assert "0 of them differed" in ran.out
+
+
+# ------------------------------------------------------------------------------------------ one by one
+@pytest.fixture
+def runtime(migrated_database: Engine) -> Runtime:
+    """A runtime whose credentials are always found."""
+    return make_runtime(migrated_database, resolve=lambda _: "secret")
+
+
+def order_body(*recipients: tuple[str, str]) -> bytes:
+    """The detail of order 7."""
+    messages = [{"number": number, "status": status} for number, status in recipients]
+    order = {"id": 7, "status": "114", "message": messages}
+    return msgspec.json.encode({"response": {"status": {"code": 200}, "order": order}})
+
+
+@pytest.mark.parametrize(
+    ("recipients", "rows", "is_asked"),
+    [
+        ([("+905301234567", "119")], [("7:+905301234567:1", "undeliverable")], False),
+        (
+            [("+905301234567", "119"), ("+905301234567", "111")],
+            [("7:+905301234567:1", "delivered"), ("7:+905301234567:2", "unknown")],
+            True,
+        ),
+    ],
+    ids=["once", "twice"],
+)
+def test_which_of_equal_numbers_is_meant_is_never_guessed(
+    runtime: Runtime,
+    monkeypatch: pytest.MonkeyPatch,
+    recipients: list[tuple[str, str]],
+    rows: list[tuple[str, str]],
+    is_asked: bool,
+) -> None:
+    """A number that an order holds once is written at once; of equal ones only a whole answer can tell."""
+    engine = runtime.engine
+    account_id = add_account(engine, provider="iletimerkezi")
+    add_ids(engine, account_id, ["7"], kind="order")
+    [fetch_id] = [each for each in plan(runtime, account_id) if "order" in params_of(engine, each)]
+    Held(runtime, fetch_id).answer(order_body(*recipients))
+    execute(engine, "UPDATE tracked_ids SET next_check_at = now() + interval '1 hour'")
+    monkeypatch.setitem(iletimerkezi_orders.MESSAGE_STATUS, "119", (Status.UNDELIVERABLE, None))
+    [(entry, _)] = entries(engine)
+    done = reread(runtime, entry)
+    assert done is not None
+    assert (done.understood, deliveries(engine, account_id)) == (True, rows)
+    due = "SELECT count(*) FROM tracked_ids WHERE next_check_at <= clock_timestamp()"
+    assert scalar(engine, due) == int(is_asked)
+    assert entries(engine) == []
+
+
+def params_of(engine: Engine, fetch_id: int) -> dict[str, Any]:
+    """What a fetch asks for."""
+    found: dict[str, Any] = scalar(engine, "SELECT params FROM fetches WHERE id = :id", id=fetch_id)  # type: ignore[assignment]
+    return found
+
+
+def test_equal_words_about_one_number_in_two_orders_are_two_entries(runtime: Runtime) -> None:
+    """The bytes are the same, but each belongs to a delivery of its own and is read again for that one."""
+    account_id = add_account(runtime.engine, provider="iletimerkezi")
+    add_ids(runtime.engine, account_id, ["7", "8"], kind="order")
+    for fetch_id in plan(runtime, account_id):
+        if order := params_of(runtime.engine, fetch_id).get("order"):
+            body = order_body(("+905301234567", "119")).replace(b'"id":7', f'"id":{order}'.encode())
+            Held(runtime, fetch_id).answer(body)
+    assert len(entries(runtime.engine)) == 2
+
+
+def test_an_older_statement_that_is_understood_late_does_not_win(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts from when it was asked for: what the provider said since stands, whatever is read when."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    [tracked] = add_ids(engine, account_id, ["s1:+905321234567"])
+    for word in ("YENI", "WAITING"):
+        execute(engine, "UPDATE tracked_ids SET next_check_at = now() WHERE id = :id", id=tracked)
+        [fetch_id] = plan(runtime, account_id)
+        Held(runtime, fetch_id).answer(vairo_body("s1:+905321234567", word))
+    monkeypatch.setitem(vairo.STATUS, "YENI", (Status.ENROUTE, None))
+    [(entry, _)] = entries(engine)
+    done = reread(runtime, entry)
+    assert done is not None
+    assert (done.understood, done.advanced) == (True, 0)
+    assert scalar(engine, "SELECT provider_status FROM delivery_status") == "WAITING"
+
+
+def test_an_item_of_a_pushed_report_is_kept_with_what_names_it(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BiP's item alone has neither its send nor its place; it is kept with both, so it has the key it would have."""
+    engine = runtime.engine
+    account_id = add_account(engine, provider="bip")
+    items = [
+        {"receiver": "905301234567", "resultcode": 312},
+        {"receiver": "905301234567", "resultcode": "E-301"},
+        {"receiver": "905301234568", "resultcode": 0, "reportid": "r-1"},
+    ]
+    body = json.dumps({"txnid": "t-1", "resultcode": 0, "list": items}).encode()
+    with engine.connect() as connection:
+        row = account_row(connection, account_id)
+    ingest(runtime, row, Callback(tail="report", body=body))
+    [(entry, _)] = entries(engine)
+    first = reread(runtime, entry)
+    assert first is not None
+    assert not first.understood
+    monkeypatch.setattr(bip, "as_int", lambda value: 301 if value == "E-301" else as_int(value))
+    again = reread(runtime, entry)
+    assert again is not None
+    assert (again.understood, again.new) == (True, 1)
+    keys = [("r-1", "enroute"), ("t-1:+905301234567:1", "rejected"), ("t-1:+905301234567:2", "rejected")]
+    assert deliveries(engine, account_id) == keys
+
+
+def test_a_webhook_with_an_unknown_word_can_be_read_again(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is kept in the form in which it came: once the word is known the order is asked, or its one row is written."""
+    engine = runtime.engine
+    account_id = add_account(engine, provider="iletimerkezi")
+    with engine.connect() as connection:
+        row = account_row(connection, account_id)
+    pushed = {"report": {"id": 1, "packet_id": 7, "status": "bounced", "to": "+905301234567", "body": "gizli"}}
+    ingest(runtime, row, Callback(tail="", body=json.dumps(pushed).encode()))
+    [(entry, _)] = entries(engine)
+    monkeypatch.setitem(iletimerkezi_webhook.WORDS, "bounced", "112")
+    done = reread(runtime, entry)
+    assert done is not None
+    assert done.understood
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT id_kind, value FROM tracked_ids")).all()
+    assert [tuple(each) for each in found] == [("order", "7")]
