@@ -14,10 +14,11 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -
 # Tests make their own servers: settings of the shell they are started from must not reach them.
 CLEAN := env $(addprefix -u ,$(filter-out ULAK_TEST_%,$(shell env | sed -n 's/^\(ULAK_[A-Z_]*\)=.*/\1/p')))
 PYTEST := $(CLEAN) $(BIN)/python -m pytest
-QUICK := tests/unit tests/laws tests/contract tests/integration tests/end_to_end
+# The longest first: while they wait for a sandbox, the others use the processors.
+QUICK := tests/end_to_end tests/chaos tests/integration tests/laws tests/contract tests/unit
 POSTGRES_15 := /usr/lib/postgresql/15/bin
 ON_POSTGRES_15 := tests/laws/test_upsert_laws.py tests/integration
-JOBS ?= 2
+JOBS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help run setup test style types imports quick test-host chaos bench fix lock

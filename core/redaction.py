@@ -57,9 +57,9 @@ _KEY_VALUE: Final = re.compile(
 )
 _HEADER: Final = re.compile(
     r"(?i)(?P<name>\b(?:proxy-)?authorization[\"']?\s*[:=,]\s*(?:b?[\"'])?)"
-    r"(?P<value>(?:basic|bearer|digest|token)?\s*[^\s\"',;)}\]]+)",
+    r"(?P<value>(?:basic|bearer|dlga|digest|token)?\s*[^\s\"',;)}\]]+)",
 )
-_SCHEME: Final = re.compile(r"\b((?i:bearer|basic))\s+(?=\S*[0-9A-Z=])[A-Za-z0-9+/=._~-]{6,}")
+_SCHEME: Final = re.compile(r"\b((?i:bearer|basic|dlga))\s+(?=\S*[0-9A-Z=])[A-Za-z0-9+/=._~:-]{6,}")
 _ELEMENT: Final = re.compile(r"(?i)(<(key|hash|password|secret|token|apikey)>)[^<]*(?=</)")
 
 _URL: Final = re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\"'<>\\]+")

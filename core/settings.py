@@ -88,6 +88,7 @@ class Settings(BaseSettings):
     api_port: Port | None = None
     flower_port: Port | None = None
     flower_read_only: bool = False
+    sandbox_port: Port | None = None
     metrics_port: Port | None = None
     bind: str = "127.0.0.1"
     seal_key_file: AbsolutePath | None = None
@@ -121,6 +122,7 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "api_port": "give a port number from 1 to 65535",
         "flower_port": "give a port number from 1 to 65535",
         "flower_read_only": "write true or false",
+        "sandbox_port": "give the first of six port numbers that are free, or unset it",
         "metrics_port": "give a port number from 1 to 65535 that no other process has",
         "bind": "give an address such as 127.0.0.1 or 0.0.0.0",
         "seal_key_file": "give the path of a secret file, or unset it to have one generated",

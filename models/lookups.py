@@ -13,6 +13,7 @@ from models.vocabulary import Granularity, Source
 
 LIMIT = 100
 _LARGEST_ID = 2**63 - 1
+_LONGEST_ID = len(str(_LARGEST_ID))
 
 _COLUMNS = [column for column in delivery_status.c if column.name != "changed_in"]
 
@@ -68,7 +69,7 @@ def find_by_any(
     )
     by_person = select(table.id).where(table.recipient.in_({ident, recipient or ident}))
     ways = [by_key, by_person, select(table.id).where(table.client_ref == ident)]
-    if ident.isascii() and ident.isdigit() and int(ident) <= _LARGEST_ID:
+    if ident.isascii() and ident.isdigit() and len(ident) <= _LONGEST_ID and int(ident) <= _LARGEST_ID:
         ways.append(select(table.id).where(table.id == int(ident)))
     # A union of index look-ups; one OR over all of them would read the whole table.
     query = select(*_COLUMNS).where(table.id.in_(union(*ways).subquery().select()))

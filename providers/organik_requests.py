@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 from xml.sax.saxutils import escape
 
+from core.redaction import register_secret
 from models.report import TrackedKey
 from providers.adapter import Account, DueId, Fetch, FetchSpec
 from providers.decoding import as_int
@@ -63,7 +64,10 @@ def api_key(account: Account) -> str:
     if given:
         return given
     joined = account.credentials["username"] + account.credentials["password"]
-    return hashlib.md5(joined.encode(), usedforsecurity=False).hexdigest()
+    made = hashlib.md5(joined.encode(), usedforsecurity=False).hexdigest()
+    # As good as the password, and unknown to those who read the references.
+    register_secret(made)
+    return made
 
 
 def json_body(field: str, ids: Sequence[str]) -> bytes:

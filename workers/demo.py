@@ -47,8 +47,8 @@ class SandboxRun:
     ports: tuple[int, ...]
 
     @classmethod
-    def choose(cls, home: Path) -> "SandboxRun":
-        """Ports as in the run before where they are free, so that addresses stay what they were."""
+    def choose(cls, home: Path, first_port: int | None = None) -> "SandboxRun":
+        """Six free ports: `first_port` and those after it; unset: from the usual one on."""
         if importlib.util.find_spec("sandbox") is None:
             raise SandboxError(
                 "There is no accounts.toml here, and the sandbox is not part of this installation: write accounts.toml "
@@ -56,7 +56,7 @@ class SandboxRun:
             )
         folder = home / "sandbox"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        control = choose_port(None, FIRST_PORT, LOOPBACK)
+        control = choose_port(first_port, FIRST_PORT, LOOPBACK)
         ports: list[int] = []
         for _ in range(SERVERS - 1):
             ports.append(choose_port(None, max([control, *ports]) + 1, LOOPBACK))

@@ -24,7 +24,8 @@ SPAN_SECONDS = 20.0
 WARM_SECONDS = 3.0
 DEADLINE_SECONDS = 5.0
 ANSWER_SECONDS = 0.05
-LIMIT = {"requests": 3, "per_seconds": 1.0}
+REQUESTS = 3
+"""A second, of each healthy account; the sick have more, which tells them apart."""
 
 
 def well(request: Request) -> Reply:
@@ -87,9 +88,9 @@ def _measure(
         key = folder / "key"
         key.write_text("secret", encoding="utf-8")
         for _ in range(HEALTHY):
-            _account(engine, tiny.address("well"), key, **LIMIT, concurrency=2)
+            _account(engine, tiny.address("well"), key, requests=REQUESTS, concurrency=2)
         for _ in range(many):
-            _account(engine, tiny.address("sick"), key, requests=40, per_seconds=1.0, concurrency=concurrency)
+            _account(engine, tiny.address("sick"), key, requests=40, concurrency=concurrency)
         valkey = ValkeyServer(folder, durable=False)
         with _processes(_url_of(url, database), valkey.start(), folder, 1):
             _wait_for_calls(engine)
@@ -99,18 +100,17 @@ def _measure(
     return found
 
 
-def _account(engine: Engine, base_url: str, key: Path, *, requests: int, per_seconds: float, concurrency: int) -> None:
+def _account(engine: Engine, base_url: str, key: Path, *, requests: int, concurrency: int) -> None:
     """A Vairo account with ids that are asked for again and again."""
     account_id = add_account(
         engine,
         base_url=base_url,
         requests=requests,
-        per_seconds=per_seconds,
         concurrency=concurrency,
         options={"deadline_seconds": DEADLINE_SECONDS},
         poll={"time_factor": 0.001, "max_check_seconds": 1},
     )
-    ids = IDS if requests == LIMIT["requests"] else 60
+    ids = IDS if requests == REQUESTS else 60
     add_ids(engine, account_id, [f"s{n}:+9053212345{n:02}" for n in range(ids)])
     with engine.begin() as connection:
         connection.execute(
@@ -127,12 +127,12 @@ def _found(engine: Engine) -> dict[str, float]:
                       FROM calls JOIN healthy ON healthy.id = account_id),
              told AS (SELECT account_id, answered_at FROM calls JOIN healthy ON healthy.id = account_id, span
                       WHERE outcome = 'ok' AND answered_at >= since),
-             gaps AS (SELECT answered_at - lag(answered_at, 1, since) OVER (PARTITION BY account_id ORDER BY answered_at)
-                      AS gap FROM told, span)
+             gaps AS (SELECT answered_at - lag(answered_at, 1, since) OVER (
+                      PARTITION BY account_id ORDER BY answered_at) AS gap FROM told, span)
         SELECT (SELECT count(*) FROM told) AS calls, (SELECT extract(epoch FROM max(gap)) FROM gaps) AS silence
     """)
     with engine.connect() as connection:
-        row = connection.execute(query, {"requests": LIMIT["requests"], "span": SPAN_SECONDS}).one()
+        row = connection.execute(query, {"requests": REQUESTS, "span": SPAN_SECONDS}).one()
     return {"calls": row.calls / SPAN_SECONDS, "silence": float(row.silence)}
 
 

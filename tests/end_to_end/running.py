@@ -17,6 +17,7 @@ import psutil
 from sqlalchemy import Engine, NullPool, create_engine
 
 from workers.embedded.postgres import PostgresServer
+from workers.ports import free_loopback_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,12 +30,14 @@ class RunningUlak:
         self.folder = folder
         self.home = folder / ".ulak"
         self.stderr = folder / "stderr.txt"
+        # Tests run side by side: "the next free port" would be the same one for two of them.
+        own = {f"ULAK_{what}_PORT": str(free_loopback_port()) for what in ("API", "FLOWER", "SANDBOX")}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ULAK_")}
         with self.stderr.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "workers.cli.main", "up", *arguments],
                 cwd=folder,
-                env={**kept, "PYTHONPATH": str(ROOT), **(env or {})},
+                env={**kept, "PYTHONPATH": str(ROOT), **own, **(env or {})},
                 stderr=output,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,

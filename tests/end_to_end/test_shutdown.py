@@ -123,6 +123,11 @@ def untold(engine: Engine, sandbox: Sandbox) -> list[str]:
     return differences(rows, [told for told in sandbox.truth() if told["provider"] != "bip"])
 
 
+def is_told(engine: Engine, sandbox: Sandbox) -> bool:
+    """Whether every life has ended and the table says so."""
+    return bool(sandbox.control("GET", "/truth/settled")["settled"]) and untold(engine, sandbox) == []
+
+
 def assert_nothing_was_repeated(engine: Engine, sandbox: Sandbox) -> None:
     """Each call row is one request that arrived and was answered, and no fetch was taken twice."""
     assert scalar(engine, "SELECT count(*) FROM calls WHERE answered_at IS NULL") == 0
@@ -177,8 +182,7 @@ def test_a_rolling_restart_under_load_loses_and_repeats_nothing(
         fleet.start(name)
         fleet.wait_ready(name)
         until(partial(has_asked, sandbox, before + 5), seconds=30, what="calls after it")
-    settled = lambda: sandbox.control("GET", "/truth/settled")["settled"]  # noqa: E731
-    until(lambda: settled() and untold(engine, sandbox) == [], seconds=60, what="the truth in the table")
+    until(lambda: is_told(engine, sandbox), seconds=60, what="the truth in the table")
     for name in names:
         assert fleet.stop(name)[0] == 0
     assert_nothing_was_repeated(engine, sandbox)

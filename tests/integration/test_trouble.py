@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from command_line import Ulak, ulak
 from driving import Driver, make_runtime, miscounted_polls, scalar
 from ledger_acts import add_account, add_ids, deliveries, execute, fetches_of, row
 from sqlalchemy import Engine, text
@@ -16,6 +17,8 @@ from models.accounts import resume
 from models.overview import AccountOverview, overview
 from tasks.messages import dispatch_account
 from tasks.runtime import Runtime
+
+__all__ = ["ulak"]
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -210,6 +213,21 @@ def test_one_bad_id_never_sinks_its_batch(runtime: Runtime) -> None:
 
 
 # ------------------------------------------------------------------------------------------ hanging
+def test_a_concurrency_that_could_crowd_out_others_is_told_and_is_no_failure(
+    ulak: Ulak, migrated_database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than half of a worker's threads: `ulak check` names what would be right beside its ok."""
+    monkeypatch.setenv("TEST_KEY", "secret")
+    monkeypatch.setenv("ULAK_WORKER_THREADS", "16")
+    crowding, modest = (add_account(migrated_database, concurrency=many) for many in (9, 8))
+    lines = {line.partition(":")[0]: line for line in ulak("check").out.splitlines()}
+    assert lines[f"account {modest}"] == f"account {modest}: ok (credentials found)"
+    assert lines[f"account {crowding}"] == (
+        f"account {crowding}: ok (credentials found; but while it is slow, its concurrency of 9 can hold most of a"
+        " worker's 16 threads: use 8 at most, or more threads)"
+    )
+
+
 def test_a_hanging_account_holds_the_threads_for_one_deadline_at_most(runtime: Runtime) -> None:
     """Even with a concurrency that takes every thread: after five time-outs it is probed by one call at a time."""
     engine = runtime.engine

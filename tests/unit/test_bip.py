@@ -100,6 +100,13 @@ def test_the_documented_report_becomes_exactly_these_rows() -> None:
     )
 
 
+def test_a_field_of_a_notice_that_is_not_documented_is_not_kept() -> None:
+    """It may hold the text or a name, whatever it is called."""
+    notice = sample("notice.json")
+    strange = {**notice, "ctext": "Merhaba", "report": {**notice["report"], "name": "Ada"}}
+    assert parse(strange, "") == parse(notice, "")
+
+
 def test_the_documented_send_reply_becomes_exactly_this_row() -> None:
     """The synchronous sample, handed over by the sender."""
     raw = sample("send_reply.json")["list"][0]

@@ -137,6 +137,11 @@ def test_an_unknown_word_is_kept_raw_and_never_final(word: str) -> None:
     assert [trouble.provider_key for trouble in parsed.unreadable] == ["3024"]
 
 
+def test_a_field_that_is_not_documented_is_not_kept() -> None:
+    """It may hold the text or a name, whatever it is called."""
+    assert parse(changed(mesaj_metni="Merhaba", ad_soyad="Ada")).reports == parse(sample("report.json")).reports
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"created_at": "0000-00-00 00:00:00", "updated_at": "0000-00-00 00:00:00"}, {"created_at": 5, "updated_at": "x"}],

@@ -145,4 +145,15 @@ def _accounts(run: Session) -> Iterator[Finding]:
         except CredentialError as error:
             yield Finding(f"account {record.id}", str(error))
         else:
-            yield Finding(f"account {record.id}", None, "credentials found")
+            yield Finding(f"account {record.id}", None, f"credentials found{_crowding(run, record.limit_concurrency)}")
+
+
+def _crowding(run: Session, concurrency: int) -> str:
+    """A word of warning where one slow account could hold most threads of a worker; it works, so it is no failure."""
+    threads = run.settings.worker_threads
+    if concurrency <= max(threads // 2, 2):
+        return ""
+    return (
+        f"; but while it is slow, its concurrency of {concurrency} can hold most of a worker's {threads} threads:"
+        f" use {max(threads // 2, 2)} at most, or more threads"
+    )

@@ -138,7 +138,7 @@ class Up:
 
     def _start_demo(self) -> SandboxRun:
         """The sandbox, answering."""
-        demo = SandboxRun.choose(self.plan.settings.home)
+        demo = SandboxRun.choose(self.plan.settings.home, self.plan.settings.sandbox_port)
         self.supervisor.add(demo.child())
         demo.wait(self.supervisor.poll)
         self.progress.say("Sandbox", f"five stand-in providers answer (control {demo.control})")
