@@ -274,6 +274,14 @@ def test_the_counts_of_an_order_only_move_forward() -> None:
     assert (row.delivered, row.undelivered, row.is_final) == (5, 1, False)
 
 
+def test_the_answered_of_an_order_count_before_its_delivered_and_both_before_the_time() -> None:
+    """Three failures are further than one success; equally far, the greater success; only then the later answer."""
+    row = row_of(order(Status.ENROUTE, 1, 0, 2), order(Status.ENROUTE, 0, 3, 1))
+    assert (row.delivered, row.undelivered) == (0, 3)
+    row = row_of(order(Status.ENROUTE, 1, 2, 2), order(Status.ENROUTE, 2, 1, 1))
+    assert (row.delivered, row.undelivered) == (2, 1)
+
+
 def test_a_final_order_beats_open_counts() -> None:
     """114 is final whatever an open statement had counted."""
     row = row_of(order(Status.PARTIALLY_DELIVERED, 5, 5, 1), order(Status.ENROUTE, 9, 1, 2))
