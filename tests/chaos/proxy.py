@@ -169,10 +169,9 @@ class Proxy:
 
     async def _wait(self, link: Link, seconds: float) -> bool:
         """Wait as ordered and while the network is away; False when the client has gone meanwhile."""
-        if seconds:
-            await asyncio.sleep(seconds)
-        while self.mode == "black_hole":
-            if link.client.at_eof():
-                return False
+        if not seconds and self.mode != "black_hole":
+            return True
+        await asyncio.sleep(seconds)
+        while self.mode == "black_hole" and not link.client.at_eof():
             await asyncio.sleep(LOOK_SECONDS)
-        return not (seconds and link.client.at_eof())
+        return not link.client.at_eof()

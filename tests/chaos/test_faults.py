@@ -19,7 +19,7 @@ def table(request: pytest.FixtureRequest) -> Table:
 @pytest.fixture(scope="module")
 def long_system(table: Table) -> Iterator[System]:
     """One system for all long faults, one after the other."""
-    with System(table.seed) as system:
+    with System(table.seed, speed=100) as system:
         system.wait_calls(20)
         yield system
 

@@ -196,7 +196,7 @@ def test_lives_only_go_forward() -> None:
                 assert now == status or (status, now) == ("delivered", "read")
             final |= {key: row["status"] for key, row in rows.items() if row["is_final"]}
         last = sandbox.truth()
-    assert open_seen > 1000
+    assert open_seen > 50
     assert len(last) > 2500
     assert len({(row["provider"], row["provider_key"]) for row in last}) == len(last)
     waiting = [row for row in last if not row["is_final"] and row["settles_at"] is not None]

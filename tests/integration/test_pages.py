@@ -271,11 +271,11 @@ BROKEN = [
       " last_trouble = 'PauseAccount: bad key', last_trouble_at = now() - interval '9 minutes 5 seconds'"),
      "kampanya was refused 9 min ago, so it rests; it is tried again in 20 min: bad key [3001]",
      "Put right what the reason names"),
-    (("UPDATE accounts SET breaker_state = 'open', breaker_until = now() + interval '65 seconds',"
-      " last_trouble = 'TryAgainSoon: no answer', last_trouble_at = now() - interval '3 seconds'"),
-     "kampanya gives nothing but failures (the last one 3 s ago), so it is left alone; next trial in 1 min",
+    (("UPDATE accounts SET breaker_state = 'open', breaker_until = now() + interval '100 seconds',"
+      " last_trouble = 'TryAgainSoon: no answer', last_trouble_at = now() - interval '185 seconds'"),
+     "kampanya gives nothing but failures (the last one 3 min ago), so it is left alone; next trial in 1 min",
      "It is tried again by itself and nothing is lost"),
-    ("UPDATE accounts SET not_before = now() + interval '10 seconds', last_trouble = 'SlowDown: 429'",
+    ("UPDATE accounts SET not_before = now() + interval '10 minutes', last_trouble = 'SlowDown: 429'",
      "On hold kampanya was told to slow down", "somebody else uses the same credentials"),
     (("WITH asked AS (INSERT INTO calls (account_id, asked_at, gives_up_at, answered_at, released_at, outcome)"
       " SELECT 'kampanya', t, t, t, t, 'bug' FROM (SELECT now() - interval '90 seconds' AS t) AS at)"
