@@ -94,6 +94,16 @@ _DETAILS: Final = OptionSpec(
 )
 
 
+def sent_hash(credentials: Mapping[str, str]) -> str:
+    """The hash that stands in every request."""
+    return credentials.get("hash") or derive_hash(credentials["key"], credentials["secret"])
+
+
+def derive_hash(key: str, secret: str) -> str:
+    """The hash that the panel shows, made from key and secret as two independent clients make it."""
+    return hmac.new(secret.encode(), key.encode(), hashlib.sha256).hexdigest()
+
+
 class Iletimerkezi:
     """The adapter: list windows of orders, then the recipients of each order that is not settled; and the webhook."""
 
@@ -118,6 +128,7 @@ class Iletimerkezi:
         ),
         sweep_window_days=10,
         optional_credentials=(WEBHOOK_SECRET,),
+        derived_secret=sent_hash,
         callback_secret=WEBHOOK_SECRET,
         callback_drops=(MESSAGE_TEXT,),
     )
@@ -201,7 +212,7 @@ def _order_number(order: str) -> int | str:
 def _request(account: Account, function: str, subject: Mapping[str, Any]) -> Request:
     credentials = account.credentials
     key = credentials["key"]
-    secret_hash = credentials.get("hash") or derive_hash(key, credentials["secret"])
+    secret_hash = sent_hash(credentials)
     wanted = {"request": {"authentication": {"key": key, "hash": secret_hash}, **subject}}
     return Request(
         method="POST",
@@ -210,11 +221,6 @@ def _request(account: Account, function: str, subject: Mapping[str, Any]) -> Req
         body=json.dumps(wanted, separators=(",", ":")).encode("ascii"),
         endpoint=f"{function} page",
     )
-
-
-def derive_hash(key: str, secret: str) -> str:
-    """The hash that the panel shows, made from key and secret as two independent clients make it."""
-    return hmac.new(secret.encode(), key.encode(), hashlib.sha256).hexdigest()
 
 
 def _response(answer: Answer) -> tuple[int, Mapping[str, Any]]:

@@ -49,7 +49,16 @@ from providers.errors import (
 )
 from providers.numbers import recipient
 from providers.organik_replies import Reply, read_reply
-from providers.organik_requests import api_key, batch_of, fill_batches, goes_alone, json_body, keys_of, xml_body
+from providers.organik_requests import (
+    api_key,
+    batch_of,
+    fill_batches,
+    goes_alone,
+    json_body,
+    keys_of,
+    sent_key,
+    xml_body,
+)
 from providers.pull_only import PullOnly
 
 STATUS: Final[Mapping[int, tuple[Status, Reason | None]]] = {
@@ -139,6 +148,7 @@ SPLIT_ABOVE_ROWS: Final = 200
 """A transaction with more rows than this and few open ones is asked by its open rows from then on."""
 
 RECORD: Final = ProviderRecord(
+    derived_secret=sent_key,
     name="organik",
     title="Organik Haberleşme",
     base_url="https://organikapi.com",

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from xml.sax.saxutils import escape
 
@@ -59,10 +59,15 @@ def keys_of(fetch: Fetch) -> tuple[TrackedKey, ...]:
 
 def api_key(account: Account) -> str:
     """The key as given, or MD5 of user name and password, as the provider makes it (32 lower-case hex digits)."""
-    given = account.credentials.get("api_key")
+    return sent_key(account.credentials)
+
+
+def sent_key(credentials: Mapping[str, str]) -> str:
+    """The key that stands in every path."""
+    given = credentials.get("api_key")
     if given:
         return given
-    joined = account.credentials["username"] + account.credentials["password"]
+    joined = credentials["username"] + credentials["password"]
     return hashlib.md5(joined.encode(), usedforsecurity=False).hexdigest()
 
 

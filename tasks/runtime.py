@@ -11,14 +11,15 @@ from threading import Lock
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from providers.registry import adapter_for
 from sqlalchemy import Engine, RowMapping
 
 from core import clock
+from core.redaction import register_secret
 from core.settings import Settings, generated_secret, resolve_reference
 from models.quarantine import new_key
 from providers.adapter import Account, Adapter
 from providers.http import HttpDoor
+from providers.registry import adapter_for
 
 CREDENTIALS_LAST_SECONDS = 60.0
 
@@ -59,12 +60,15 @@ class Runtime:
         """The account as its adapter sees it; `CredentialError` where a reference leads nowhere."""
         record = adapter_for(row["provider"]).record
         options: dict[str, Any] = {option.name: option.default for option in record.options} | row["options"]
+        credentials = {name: self.credentials.get(reference) for name, reference in row["credentials"].items()}
+        if record.derived_secret is not None:
+            register_secret(record.derived_secret(credentials))
         return Account(
             id=row["id"],
             provider=row["provider"],
             base_url=row["base_url"],
             timezone=ZoneInfo(row["timezone"]),
-            credentials={name: self.credentials.get(reference) for name, reference in row["credentials"].items()},
+            credentials=credentials,
             options=options,
             lookback_days=int(row["poll"].get("lookback_days", record.lookback_days)),
             validity_hours=float(row["options"].get("validity_hours", record.validity_hours)),

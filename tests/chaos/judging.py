@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import psutil
 from system import DEADLINE_SECONDS, LEASE_SECONDS, System
 from truth import differences, stored_rows
 
@@ -162,8 +163,6 @@ class Usage:
 
 def usage(pid: int) -> Usage:
     """What a process holds now."""
-    import psutil
-
     process = psutil.Process(pid)
     return Usage(process.memory_info().rss / 1e6, process.num_fds())
 

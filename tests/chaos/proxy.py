@@ -172,6 +172,6 @@ class Proxy:
         if not seconds and self.mode != "black_hole":
             return True
         await asyncio.sleep(seconds)
-        while self.mode == "black_hole" and not link.client.at_eof():
+        while self.mode == "black_hole" and not link.client.at_eof():  # noqa: ASYNC110 - the mode is set from other threads
             await asyncio.sleep(LOOK_SECONDS)
         return not link.client.at_eof()

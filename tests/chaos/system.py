@@ -134,7 +134,7 @@ class System:
         self.crashes = 0
         """Every end, freeze or cut that may leave a request without a written answer."""
         self.excused: list[range] = []
-        """Numbers of requests among which more in the air than allowed are no fault of ours (see `faults.dead_line`)."""
+        """Numbers of requests among which too many in the air are no fault of ours (see `faults.dead_line`)."""
         self.processes: dict[str, Process] = {}
         self.hits = self.folder / "hits"
         self.postgres = PostgresServer(database_on or self.folder / "servers", order=("wheel", "system"))

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from faults import LONG, SHORT, Fault, fill_disk, small_disk
+from faults import LONG, SHORT, Fault, fill_disk, kill_workers, small_disk
 from judging import growth, judge, never, usage, wait_recovered, wait_truth
 from reporting import Table, table_of
 from system import System
@@ -88,8 +88,6 @@ def test_a_hundred_killed_workers_cost_nothing_but_time(table: Table) -> None:
 
 
 def _kill_a_quarter(system: System, strength: int) -> int:
-    from faults import kill_workers
-
     return sum(kill_workers(system, strength) for _ in range(9))
 
 
