@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from database_fixtures import add_account
+from quiet_cluster import wait_for_the_feed
 from sqlalchemy import text
 from task_api import Api, api
 
@@ -44,22 +45,9 @@ def tell(api: Api, *keys: str, status: Status = Status.ENROUTE, hours: int = 0) 
         upsert(connection, "marka-sms", "vairo", reports, asked_at=NOON + timedelta(hours=hours))
 
 
-def wait_for_the_feed(api: Api) -> None:
-    """Return when the feed serves all that is committed: other tests' transactions in this cluster hold it back."""
-    with transaction(api.engine) as connection:
-        mine = connection.execute(text("SELECT pg_current_xact_id()::text::bigint")).scalar_one()
-    for _ in range(600):
-        with api.engine.connect() as connection:
-            oldest = connection.execute(text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"))
-            if oldest.scalar_one() > mine:
-                return
-        clock.sleep(0.05)
-    raise AssertionError("a transaction stayed open for half a minute")
-
-
 def fold(api: Api, rows: dict[int, Any], cursor: str | None, limit: int = 2) -> str:
     """Read the feed to its end into `rows`; the cursor to go on from."""
-    wait_for_the_feed(api)
+    wait_for_the_feed(api.engine)
     while True:
         query = {"limit": limit} | ({} if cursor is None else {"cursor": cursor})
         page = api.get("/v1/changes", **query)

@@ -10,11 +10,11 @@ from threading import Barrier
 
 import pytest
 from database_fixtures import add_account
+from quiet_cluster import wait_for_the_feed
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from stored_rows import stored_rows
 
-from core import clock
 from models.changes import ChangeCursor, read_changes
 from models.database import retry_transaction, transaction
 from models.deliveries import UpsertResult, upsert
@@ -251,25 +251,16 @@ def test_the_feed_of_changes_passes_nothing_over(migrated_database: Engine, acco
             told, cursor = read_changes(connection, after)
         return [each.delivery["provider_key"] for each in told if each.delivery], cursor
 
-    def fed_at_last(after: ChangeCursor) -> tuple[list[str], ChangeCursor]:
-        """The same, once no other test's transaction holds the feed of this cluster back."""
-        keys: list[str] = []
-        for _ in range(300):
-            more, after = fed(after)
-            keys += more
-            if keys and not more:
-                break
-            clock.sleep(0.1)
-        return keys, after
-
     nothing, begun = fed()
     assert (nothing, begun.changed_in) == ([], 0)
     late.commit()
     late.close()
-    keys, cursor = fed_at_last(begun)
+    wait_for_the_feed(migrated_database)
+    keys, cursor = fed(begun)
     assert keys == ["late", "early"]
     tell(migrated_database, account, said(Status.DELIVERED, "late"), said(Status.SENT, "early"), hours=1)
-    assert fed_at_last(cursor)[0] == ["late"]
+    wait_for_the_feed(migrated_database)
+    assert fed(cursor)[0] == ["late"]
 
 
 def test_look_ups_find_a_delivery_by_whatever_is_known(migrated_database: Engine, account: str) -> None:
