@@ -12,7 +12,7 @@ READY_RUN := $(VENV)/.ready-run
 READY_TEST := $(VENV)/.ready-test
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -qq --progress-bar off
 # Tests make their own servers: settings of the shell they are started from must not reach them.
-CLEAN := env $(addprefix -u ,$(filter-out ULAK_TEST_%,$(shell env | sed -n 's/^\(ULAK_[A-Z_]*\)=.*/\1/p')))
+CLEAN := env $(addprefix -u ,$(filter-out ULAK_TEST_% ULAK_CHAOS_%,$(shell env | sed -n 's/^\(ULAK_[A-Z_]*\)=.*/\1/p')))
 PYTEST := $(CLEAN) $(BIN)/python -m pytest
 # The longest first: while they wait for a sandbox, the others use the processors.
 QUICK := tests/end_to_end tests/chaos tests/integration tests/laws tests/contract tests/unit

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from random import uniform
+from time import sleep
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 CONNECT_TIMEOUT_SECONDS = 10
 IDLE_IN_TRANSACTION_SECONDS = 60
 TRANSACTION_ATTEMPTS = 6
+REPEAT_PAUSE_SECONDS = 0.02
 REPEATABLE = frozenset({"40P01", "40001"})
 """SQLSTATEs after which the same transaction may simply be run again: deadlock, serialization failure."""
 
@@ -84,16 +87,17 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 def retry_transaction(engine: Engine, run: Callable[[Connection], _Result]) -> _Result:
     """Run `run` in one transaction; repeat the whole when PostgreSQL chose it as a deadlock's or conflict's victim.
 
-    `run` must therefore have no effect outside the database. The victim needs no pause of its own: the other side goes
-    on the moment it is rolled back. After `TRANSACTION_ATTEMPTS` tries the error is raised.
+    `run` must therefore have no effect outside the database. After `TRANSACTION_ATTEMPTS` tries the error is raised.
     """
-    for _ in range(TRANSACTION_ATTEMPTS - 1):
+    for attempt in range(1, TRANSACTION_ATTEMPTS):
         try:
             with transaction(engine) as connection:
                 return run(connection)
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) not in REPEATABLE:
                 raise
+        # The other side has to be woken before it holds the row: at once, the victim could take it away again.
+        sleep(uniform(0.5, 1.0) * REPEAT_PAUSE_SECONDS * attempt)  # noqa: S311 - a pause, not a secret
     with transaction(engine) as connection:
         return run(connection)
 

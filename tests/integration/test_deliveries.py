@@ -223,7 +223,7 @@ def test_a_deadlock_of_the_caller_is_repeated(migrated_database: Engine) -> None
         list(pool.map(lock_in, [names, names[::-1]], [0, 1]))
     with migrated_database.connect() as connection:
         assert connection.execute(text("SELECT throttles FROM accounts")).scalars().all() == [2, 2]
-    assert len(runs) == 3
+    assert len(runs) > len(names)
 
 
 def test_an_error_shows_no_value_of_a_row(migrated_database: Engine, account: str) -> None:
