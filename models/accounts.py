@@ -70,6 +70,7 @@ class AccountRecord:
     last_trouble: str | None
     last_trouble_at: datetime | None
     created_at: datetime
+    crowded_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +101,7 @@ class UnknownAccountError(LookupError):
 
     def __init__(self, account_id: str) -> None:
         """`account_id`: as it was asked for."""
-        super().__init__(f"There is no account {account_id!r}. `ulak accounts list` shows those that there are.")
+        super().__init__(f"There is no account {account_id!r}: `ulak accounts list` shows the known ones.")
 
 
 def apply(connection: Connection, specs: Iterable[AccountSettings], *, prune: bool) -> Applied:

@@ -84,6 +84,7 @@ accounts = Table(
     Column("last_trouble", Text),
     Column("last_trouble_at", _TIME),
     Column("created_at", _TIME, nullable=False, server_default=func.now()),
+    Column("crowded_at", _TIME),
     CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
     _one_of("breaker_state", ["closed", "open", "probing"]),
@@ -96,6 +97,7 @@ Index(
     unique=True,
     postgresql_where=accounts.c.enabled,
 )
+Index("ix_accounts_crowded", accounts.c.crowded_at, postgresql_where=accounts.c.crowded_at.is_not(None))
 
 polls = Table(
     "polls",
@@ -392,6 +394,18 @@ heartbeats = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("at", _TIME, nullable=False),
+    # One row each, written every few seconds for ever.
+    postgresql_with={"fillfactor": "50"},
+)
+
+# The worker processes that make fetches: their threads are shared out among the accounts.
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("threads", SmallInteger, nullable=False),
+    Column("seen_at", _TIME, nullable=False),
+    CheckConstraint("threads >= 1", name="threads_positive"),
     # One row each, written every few seconds for ever.
     postgresql_with={"fillfactor": "50"},
 )

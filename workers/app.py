@@ -13,7 +13,7 @@ from typing import Any
 import kombu.exceptions
 import redis.exceptions
 from celery import Celery
-from celery.signals import setup_logging, worker_shutting_down
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from kombu import Exchange, Queue
 
 from core import names
@@ -24,6 +24,7 @@ from schedules.beat import entries
 from tasks.base import UlakTask, publish_or_log
 from tasks.delays import Delays
 from tasks.runtime import Runtime
+from workers.presence import Presence
 from workers.runtimes import build_runtime
 
 VISIBILITY_TIMEOUT_SECONDS = 300
@@ -41,6 +42,7 @@ class UlakApp(Celery):
         self._runtime: Runtime | None = None
         self._runtime_lock = Lock()
         self.log_process = "worker"
+        self.presence: Presence | None = None
 
     def runtime(self) -> Runtime:
         """The process's runtime, built by whichever thread needs it first."""
@@ -150,6 +152,21 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 def _log_our_way(**_: Any) -> None:
     """Keep Celery from installing handlers of its own: every line goes through ours."""
     configure_logging(app.log_process, app.settings.log, level=app.settings.log_level)
+
+
+@worker_ready.connect
+def _announce(sender: Any, **_: Any) -> None:
+    """A worker that makes fetches lets the ledger know its threads."""
+    if names.QUEUE_FETCH in app.amqp.queues.consume_from:
+        app.presence = Presence(app.runtime().engine, sender.hostname, app.settings.worker_threads)
+        app.presence.start()
+
+
+@worker_shutting_down.connect
+def _withdraw(**_: Any) -> None:
+    """Its threads are none of the others' any more."""
+    if app.presence is not None:
+        app.presence.stop()
 
 
 @worker_shutting_down.connect

@@ -10,6 +10,16 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
+from models.ledger.sharing import (
+    CROWDED_LASTS_SECONDS,
+    POOL_COLUMNS,
+    POOL_CTES,
+    POOL_PARAMETERS,
+    SLOW_LOOK_SECONDS,
+    read_pool,
+    share,
+)
+
 HORIZON_SECONDS = 1.0
 """How far ahead calls are hinted: about one second."""
 HINT_LASTS_SECONDS = 10.0
@@ -41,9 +51,9 @@ _ACCOUNT = text("""
     SELECT a.*, clock_timestamp() AS now FROM accounts a WHERE a.id = :account_id FOR NO KEY UPDATE
 """)
 
-_LOOK = text("""
-    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
-    SELECT t.now,
+_LOOK = text(f"""
+    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), {POOL_CTES}
+    SELECT t.now, {POOL_COLUMNS},
            (SELECT count(*) FROM calls c
              WHERE c.account_id = :account_id AND c.answered_at IS NULL AND c.gives_up_at > t.now) AS unanswered,
            (SELECT count(*) FROM fetches f
@@ -54,8 +64,12 @@ _LOOK = text("""
              ORDER BY c.released_at DESC LIMIT :requests) AS releases,
            EXISTS (SELECT 1 FROM fetches f
              WHERE f.account_id = :account_id AND f.state = 'ready'
-               AND (f.hinted_at IS NULL OR f.hinted_at <= t.now - make_interval(secs => :hint_lasts))) AS is_waiting
-    FROM t
+               AND (f.hinted_at IS NULL OR f.hinted_at <= t.now - make_interval(secs => :hint_lasts))) AS is_waiting,
+           (SELECT count(*) FROM (SELECT 1 FROM fetches f
+             WHERE f.account_id = :account_id AND f.state = 'ready' AND f.available_at <= t.now
+               AND (f.hinted_at IS NULL OR f.hinted_at <= t.now - make_interval(secs => :hint_lasts))
+             LIMIT pool.threads) ready) AS waiting
+    FROM t, pool
 """)
 
 _HINT = text("""
@@ -79,6 +93,7 @@ _MORE = text("""
              WHERE account_id = :account_id AND state = 'ready' AND available_at > :now) AS later
 """)
 
+_SET_CROWDED = text("UPDATE accounts SET crowded_at = :at WHERE id = :account_id")
 _SET_WAKE = text("UPDATE accounts SET wake_at = :wake_at WHERE id = :account_id")
 
 
@@ -98,18 +113,26 @@ def dispatch(connection: Connection, account_id: str) -> Dispatch:
                 "per_seconds": account["limit_per_seconds"],
                 "requests": account["limit_requests"],
                 "hint_lasts": HINT_LASTS_SECONDS,
-            },
+            }
+            | POOL_PARAMETERS,
         )
         .mappings()
         .one()
     )
-    if not look["is_waiting"]:
-        return Dispatch(account_id=account_id)
     now: datetime = look["now"]
     blocked_until = _blocked_until(account, now)
-    if blocked_until is not None:
-        return _with_timer(connection, account, now, blocked_until, ())
+    if blocked_until is not None or not look["is_waiting"]:
+        _tell_crowded(connection, account, now, is_crowded=False)
+        at = blocked_until if look["is_waiting"] else None
+        return _with_timer(connection, account, now, at, ())
     moments, next_slot = free_moments(account, look)
+    threads = _threads_left(look)
+    is_crowded = threads is not None and threads < min(len(moments), look["waiting"])
+    _tell_crowded(connection, account, now, is_crowded=is_crowded)
+    if is_crowded:
+        # The answer of a call of its own brings the next look; without one, only time does.
+        is_idle = threads == 0 and look["unanswered"] + look["hinted"] == 0
+        moments, next_slot = moments[:threads], now + timedelta(seconds=SLOW_LOOK_SECONDS) if is_idle else None
     hints = _hint(connection, account_id, now, moments) if moments else ()
     at = _next_look(connection, account_id, now, next_slot)
     return _with_timer(connection, account, now, at, hints)
@@ -136,6 +159,21 @@ def free_moments(
     if room < len(usable) or room == 0:
         return usable[:room], None
     return usable, beyond
+
+
+def _threads_left(look: RowMapping) -> int | None:
+    """How many more calls of the account the workers' threads are open to; None where that is no question."""
+    threads = share(read_pool(look))
+    return None if threads is None else max(0, threads - look["unanswered"] - look["hinted"])
+
+
+def _tell_crowded(connection: Connection, account: RowMapping, now: datetime, *, is_crowded: bool) -> None:
+    """Let the other accounts know whether this one waits for threads; written where it changes, and now and then."""
+    told: datetime | None = account["crowded_at"]
+    is_told = told is not None and told > now - timedelta(seconds=CROWDED_LASTS_SECONDS / 2)
+    if is_crowded != is_told or (told is not None and not is_crowded):
+        at = now if is_crowded else None
+        connection.execute(_SET_CROWDED, {"account_id": account["id"], "at": at})
 
 
 def _blocked_until(account: RowMapping, now: datetime) -> datetime | None:

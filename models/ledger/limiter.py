@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, RowMapping, text
 
 from core import clock
+from models.ledger.sharing import POOL_COLUMNS, POOL_CTES, POOL_PARAMETERS, read_pool, share
 from models.permit import Permit
 
 DEFAULT_DEADLINE_SECONDS = 30.0
@@ -83,16 +84,16 @@ _LOCK_ACCOUNT = text("""
 """)
 
 # Run after the lock is held, so its snapshot holds every call that was committed before.
-_LOOK = text("""
-    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
-    SELECT t.now,
+_LOOK = text(f"""
+    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), {POOL_CTES}
+    SELECT t.now, {POOL_COLUMNS},
            (SELECT count(*) FROM calls c
              WHERE c.account_id = :account_id AND c.answered_at IS NULL AND c.gives_up_at > t.now) AS unanswered,
            EXISTS (SELECT 1 FROM calls c
              WHERE c.account_id = :account_id
                AND c.released_at > t.now - make_interval(secs => :per_seconds)
-             ORDER BY c.released_at DESC OFFSET :others LIMIT 1) AS is_full
-    FROM t
+             ORDER BY c.released_at DESC OFFSET :other_slots LIMIT 1) AS is_full
+    FROM t, pool
 """)
 
 # asked_at never runs backwards within an account: it is the as_of of what the answer says.
@@ -140,15 +141,17 @@ def take(
     if row is None or row["fetch_state"] != "ready":
         return Gone()
     deadline = min(row["deadline_seconds"] or DEFAULT_DEADLINE_SECONDS, MAX_DEADLINE_SECONDS)
-    look = connection.execute(
+    found = connection.execute(
         _LOOK,
         {
             "account_id": row["account_id"],
             "per_seconds": row["limit_per_seconds"],
-            "others": row["limit_requests"] - 1,
-        },
-    ).one()
-    why = _why_not(row, now=look.now, unanswered=look.unanswered, is_full=look.is_full)
+            "other_slots": row["limit_requests"] - 1,
+        }
+        | POOL_PARAMETERS,
+    )
+    look = found.mappings().one()
+    why = _why_not(row, look)
     if why is not None:
         connection.execute(_UNHINT, {"fetch_id": fetch_id})
         return NotYet(account_id=row["account_id"], why=why)
@@ -173,20 +176,22 @@ def take(
     return Gone() if taken is None else _taken(taken, row, deadline, before_commit)
 
 
-def _why_not(row: RowMapping, *, now: datetime, unanswered: int, is_full: bool) -> str | None:
+def _why_not(row: RowMapping, look: RowMapping) -> str | None:
     """Why the account may not be asked now; None when it may."""
-    if not row["enabled"]:
-        return "disabled"
-    if row["available_at"] > now + timedelta(milliseconds=1):
-        return "waiting for its retry"
-    for column, why in (("paused_until", "paused"), ("not_before", "throttled")):
-        if row[column] is not None and row[column] > now:
-            return why
-    if row["breaker_state"] != "closed" and (unanswered > 0 or (row["breaker_until"] or now) > now):
-        return "breaker open"
-    if is_full:
-        return "limit used"
-    return "concurrency used" if unanswered >= row["limit_concurrency"] else None
+    now: datetime = look["now"]
+    unanswered: int = look["unanswered"]
+    threads = share(read_pool(look))
+    reasons = {
+        "disabled": not row["enabled"],
+        "waiting for its retry": row["available_at"] > now + timedelta(milliseconds=1),
+        "paused": (row["paused_until"] or now) > now,
+        "throttled": (row["not_before"] or now) > now,
+        "breaker open": row["breaker_state"] != "closed" and (unanswered > 0 or (row["breaker_until"] or now) > now),
+        "limit used": look["is_full"],
+        "concurrency used": unanswered >= row["limit_concurrency"],
+        "threads used": threads is not None and unanswered >= threads,
+    }
+    return next((why for why, holds in reasons.items() if holds), None)
 
 
 def _taken(taken: RowMapping, account: RowMapping, deadline: float, before_commit: float) -> Taken:

@@ -11,6 +11,8 @@ from pathlib import Path
 from workers.embedded.postgres import PostgresServer
 
 HERE = Path(__file__).parent
+# What the tests share, as pytest has it.
+sys.path.append(str(HERE.parent))
 
 
 def run(names: list[str]) -> None:

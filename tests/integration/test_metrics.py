@@ -17,6 +17,7 @@ from models.accounts import apply
 from models.database import transaction
 from models.deliveries import upsert
 from models.heartbeats import RECONCILE, beat
+from models.ledger import sharing
 from models.quarantine import new_key, seal
 from models.report import DeliveryReport, Unreadable
 from models.vocabulary import Granularity, Source, Status
@@ -146,6 +147,8 @@ def fill_ledger(engine: Engine) -> None:
         items = [Unreadable(reason="gizli", raw=b"gizli")]
         seal(connection, new_key(), account_id="kampanya", origin="poll:batch", unreadable=items, context={})
         beat(connection, RECONCILE)
+        sharing.announce(connection, "one@host", 12)
+        connection.execute(text("UPDATE accounts SET crowded_at = now() WHERE id = 'kampanya'"))
 
 
 def test_the_ledger_is_told_as_it_stands(server: Server, database: Engine) -> None:
@@ -180,6 +183,7 @@ def test_the_ledger_is_told_as_it_stands(server: Server, database: Engine) -> No
     assert rounded == {"fetch_ready_age": 90, "answer_age": 30, "tracked_overdue": 100, "unanswered_age": 7200}
     assert positive(told["ulak_polls_ended_last_hour"]) == {of(MINE, state="complete_with_errors"): 1}
     assert told["ulak_heartbeat_age_seconds"][of({"name": "reconcile"})] < 10
+    assert [told[f"ulak_{name}"][of({})] for name in ("worker_threads", "accounts_waiting_for_threads")] == [12, 1]
     assert set(told["ulak_figures_up"].values()) == {1}
 
 

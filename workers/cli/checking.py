@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core import clock
 from core.redis import connect
 from core.settings import CredentialError, resolve_reference
-from models.accounts import list_accounts
+from models.accounts import AccountRecord, list_accounts
 from models.schema import schema_is_current
 from providers.accounts import AccountsFileError, read_accounts
 from workers.cli.failures import sentence_of
@@ -139,21 +139,29 @@ def _accounts(run: Session) -> Iterator[Finding]:
     except SQLAlchemyError:
         return  # The schema is not there: told already.
     for record in records:
+        missing = missing_credentials(record)
+        detail = f"credentials found{_crowding(run, record.limit_concurrency)}"
+        yield Finding(f"account {record.id}", missing, "" if missing else detail)
+
+
+def missing_credentials(record: AccountRecord) -> str | None:
+    """What is wrong with the account's references, seen from here, and what to do; None where all lead to values."""
+    problems: list[str] = []
+    for reference in record.credentials.values():
         try:
-            for reference in record.credentials.values():
-                resolve_reference(reference)
+            resolve_reference(reference)
         except CredentialError as error:
-            yield Finding(f"account {record.id}", str(error))
-        else:
-            yield Finding(f"account {record.id}", None, f"credentials found{_crowding(run, record.limit_concurrency)}")
+            problems.append(str(error))
+    return " ".join(problems) or None
 
 
 def _crowding(run: Session, concurrency: int) -> str:
-    """A word of warning where one slow account could hold most threads of a worker; it works, so it is no failure."""
+    """A word where the threads of one worker never allow what the limit does; it works, so it is no failure."""
     threads = run.settings.worker_threads
-    if concurrency <= max(threads // 2, 2):
+    allowed = threads - threads // 4
+    if concurrency <= allowed:
         return ""
     return (
-        f"; but while it is slow, its concurrency of {concurrency} can hold most of a worker's {threads} threads:"
-        f" use {max(threads // 2, 2)} at most, or more threads"
+        f"; but one worker of {threads} threads never makes more than {allowed} calls of an account at once, and its"
+        f" concurrency is {concurrency}: start more workers, or give them more threads, to use it whole"
     )

@@ -1,0 +1,119 @@
+"""How the threads of all workers are shared out: the trouble of one account takes no threads from the others.
+
+A call holds a thread until it is answered or given up, so an account that hangs would hold as many as its concurrency
+allows. Three rules, applied where a hint is given and again where a call is made:
+
+1. The first call of an account is always allowed, unless the account is slow (rule 3) and the slow have taken all.
+2. Further ones leave a quarter of the threads free; while other accounts wait, none has more than its even part.
+3. Slow accounts, those whose answers take longer than `PATIENCE_SECONDS`, have half of the threads, all together.
+
+The counts are read without a lock on other accounts, so calls that are made in the same instant may exceed a part by
+a few; the provider's limit, which is exact, is none of this. Where no worker has announced itself, nothing is shared.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, RowMapping, text
+
+ANNOUNCE_SECONDS = 5.0
+ANNOUNCED_LASTS_SECONDS = 16.0
+"""A worker that was killed counts so long: three announcements missed."""
+PATIENCE_SECONDS = 2.0
+CROWDED_LASTS_SECONDS = 60.0
+"""An account that was told to wait counts as waiting so long, if nothing is heard of it."""
+SLOW_LOOK_SECONDS = 0.5
+"""When an account looks again that may not even make its first call: no answer of its own would wake it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The threads of all workers, as one account finds them. Zero `threads`: none are known."""
+
+    threads: int
+    others: int
+    """Threads that calls of other accounts hold."""
+    slow_others: int
+    """Those of them that belong to slow accounts."""
+    rivals: int
+    """Other accounts that hold threads or wait for some."""
+    is_crowded: bool
+    """Whether other accounts wait for threads."""
+    is_slow: bool
+    """Whether this account is."""
+
+
+def share(pool: Pool) -> int | None:
+    """How many calls the account may have in the air; None where nothing is shared."""
+    if pool.threads == 0:
+        return None
+    open_to_all = pool.threads - pool.threads // 4
+    many = max(1, open_to_all - pool.others)
+    if pool.is_crowded:
+        many = min(many, -(-open_to_all // (pool.rivals + 1)))
+    if not pool.is_slow:
+        return many
+    first = int(pool.slow_others < open_to_all)
+    return min(many, max(first, pool.threads // 2 - pool.slow_others))
+
+
+# Common table expressions for a statement that has `t` (now) and the parameters :account_id, :patience, :crowded_lasts
+# and :announced_lasts; and the columns that `read_pool` reads.
+POOL_CTES = """
+    in_air AS MATERIALIZED (
+        SELECT c.account_id AS holder, count(*) AS many,
+               bool_or(c.asked_at < t.now - make_interval(secs => :patience)) AS is_slow
+        FROM calls c, t WHERE c.answered_at IS NULL AND c.gives_up_at > t.now GROUP BY 1
+    ), crowd AS MATERIALIZED (
+        SELECT a.id AS waiter FROM accounts a, t
+        WHERE a.crowded_at > t.now - make_interval(secs => :crowded_lasts) AND a.id <> :account_id
+    ), pool AS (
+        SELECT (SELECT coalesce(sum(w.threads), 0)::int FROM workers w, t
+                 WHERE w.seen_at > t.now - make_interval(secs => :announced_lasts)) AS threads,
+               (SELECT coalesce(sum(many), 0)::int FROM in_air WHERE holder <> :account_id) AS others,
+               (SELECT coalesce(sum(many), 0)::int FROM in_air WHERE holder <> :account_id AND is_slow) AS slow_others,
+               (SELECT count(*)::int FROM (SELECT holder FROM in_air WHERE holder <> :account_id
+                 UNION SELECT waiter FROM crowd) each_once) AS rivals,
+               EXISTS (SELECT 1 FROM crowd) AS is_crowded,
+               coalesce((SELECT is_slow FROM in_air WHERE holder = :account_id), false)
+               OR coalesce((SELECT c.released_at - c.asked_at > make_interval(secs => :patience) FROM calls c, t
+                 WHERE c.account_id = :account_id AND c.released_at <= t.now
+                 ORDER BY c.released_at DESC LIMIT 1), false) AS is_slow
+    )
+"""
+POOL_COLUMNS = "pool.threads, pool.others, pool.slow_others, pool.rivals, pool.is_crowded, pool.is_slow"
+POOL_PARAMETERS = {
+    "patience": PATIENCE_SECONDS,
+    "crowded_lasts": CROWDED_LASTS_SECONDS,
+    "announced_lasts": ANNOUNCED_LASTS_SECONDS,
+}
+
+
+def read_pool(row: RowMapping) -> Pool:
+    """The pool of a row that has `POOL_COLUMNS`."""
+    return Pool(
+        threads=row["threads"],
+        others=row["others"],
+        slow_others=row["slow_others"],
+        rivals=row["rivals"],
+        is_crowded=row["is_crowded"],
+        is_slow=row["is_slow"],
+    )
+
+
+_ANNOUNCE = text("""
+    INSERT INTO workers AS w (name, threads, seen_at) VALUES (:name, :threads, clock_timestamp())
+    ON CONFLICT (name) DO UPDATE SET threads = excluded.threads, seen_at = excluded.seen_at
+""")
+_FORGET = text("DELETE FROM workers WHERE seen_at < clock_timestamp() - interval '1 hour'")
+_WITHDRAW = text("DELETE FROM workers WHERE name = :name")
+
+
+def announce(connection: Connection, name: str, threads: int) -> None:
+    """Say that the worker process `name` makes fetches with so many threads; holds for `ANNOUNCED_LASTS_SECONDS`."""
+    connection.execute(_FORGET)
+    connection.execute(_ANNOUNCE, {"name": name, "threads": threads})
+
+
+def withdraw(connection: Connection, name: str) -> None:
+    """Say that the worker process `name` takes no more fetches."""
+    connection.execute(_WITHDRAW, {"name": name})

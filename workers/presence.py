@@ -1,0 +1,46 @@
+"""A worker says every few seconds that it makes fetches, and with how many threads: see `models.ledger.sharing`."""
+
+from threading import Event, Thread
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from core.logging import get_logger
+from models.ledger import sharing
+
+log = get_logger(__name__)
+
+
+class Presence:
+    """Announces one worker until it is stopped. A database that is away is no trouble: the next word is soon said."""
+
+    def __init__(self, engine: Engine, name: str, threads: int) -> None:
+        """`name`: unique among all workers, as `worker-1@host`."""
+        self._engine = engine
+        self._name = name
+        self._threads = threads
+        self._stopped = Event()
+        self._thread = Thread(target=self._run, name="presence", daemon=True)
+
+    def start(self) -> None:
+        """Announce now and from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take the word back, at once: what this worker's threads still hold in hand, the others count as calls."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while True:
+            stopped = self._stopped.is_set()
+            try:
+                with self._engine.begin() as connection:
+                    if stopped:
+                        sharing.withdraw(connection, self._name)
+                    else:
+                        sharing.announce(connection, self._name, self._threads)
+            except SQLAlchemyError as error:
+                log.debug("presence.not_told", error=type(error).__name__)
+            if stopped:
+                return
+            self._stopped.wait(sharing.ANNOUNCE_SECONDS)
