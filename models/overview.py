@@ -81,8 +81,7 @@ _CALLS = text("""
     FROM accounts a
     CROSS JOIN LATERAL (
         SELECT count(*) FILTER (WHERE c.asked_at > now() - interval '1 minute') AS minute, count(*) AS hour
-        FROM calls c WHERE c.account_id = a.id AND c.asked_at > now() - interval '1 hour'
-          AND c.outcome IS DISTINCT FROM 'unsent') recent
+        FROM calls c WHERE c.account_id = a.id AND c.asked_at > now() - interval '1 hour') recent
     CROSS JOIN LATERAL (
         SELECT count(*) AS slots FROM calls c WHERE c.account_id = a.id
           AND c.released_at > clock_timestamp() - make_interval(secs => a.limit_per_seconds)) busy

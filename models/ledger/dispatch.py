@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, Row, RowMapping, text
 
 from models.ledger.sharing import (
     CROWDED_LASTS_SECONDS,
-    POOL_COLUMNS,
-    POOL_CTES,
-    POOL_PARAMETERS,
+    PRESSURE_COLUMNS,
+    PRESSURE_PARAMETERS,
     SLOW_LOOK_SECONDS,
-    read_pool,
-    share,
+    threads_left,
 )
 
 HORIZON_SECONDS = 1.0
@@ -52,8 +50,8 @@ _ACCOUNT = text("""
 """)
 
 _LOOK = text(f"""
-    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), {POOL_CTES}
-    SELECT t.now, {POOL_COLUMNS},
+    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
+    SELECT t.now, {PRESSURE_COLUMNS},
            (SELECT count(*) FROM calls c
              WHERE c.account_id = :account_id AND c.answered_at IS NULL AND c.gives_up_at > t.now) AS unanswered,
            (SELECT count(*) FROM fetches f
@@ -64,12 +62,8 @@ _LOOK = text(f"""
              ORDER BY c.released_at DESC LIMIT :requests) AS releases,
            EXISTS (SELECT 1 FROM fetches f
              WHERE f.account_id = :account_id AND f.state = 'ready'
-               AND (f.hinted_at IS NULL OR f.hinted_at <= t.now - make_interval(secs => :hint_lasts))) AS is_waiting,
-           (SELECT count(*) FROM (SELECT 1 FROM fetches f
-             WHERE f.account_id = :account_id AND f.state = 'ready' AND f.available_at <= t.now
-               AND (f.hinted_at IS NULL OR f.hinted_at <= t.now - make_interval(secs => :hint_lasts))
-             LIMIT pool.threads) ready) AS waiting
-    FROM t, pool
+               AND (f.hinted_at IS NULL OR f.hinted_at <= t.now - make_interval(secs => :hint_lasts))) AS is_waiting
+    FROM t
 """)
 
 _HINT = text("""
@@ -114,7 +108,7 @@ def dispatch(connection: Connection, account_id: str) -> Dispatch:
                 "requests": account["limit_requests"],
                 "hint_lasts": HINT_LASTS_SECONDS,
             }
-            | POOL_PARAMETERS,
+            | PRESSURE_PARAMETERS,
         )
         .mappings()
         .one()
@@ -126,15 +120,16 @@ def dispatch(connection: Connection, account_id: str) -> Dispatch:
         at = blocked_until if look["is_waiting"] else None
         return _with_timer(connection, account, now, at, ())
     moments, next_slot = free_moments(account, look)
-    threads = _threads_left(look)
-    is_crowded = threads is not None and threads < min(len(moments), look["waiting"])
+    mine = look["unanswered"] + look["hinted"]
+    threads = threads_left(connection, account_id, look, mine=mine, wanted=len(moments))
+    hints = _hint(connection, account_id, now, moments[:threads]) if threads else ()
+    more = _more(connection, account_id, now)
+    is_crowded = more.now and threads < len(moments)
     _tell_crowded(connection, account, now, is_crowded=is_crowded)
     if is_crowded:
         # The answer of a call of its own brings the next look; without one, only time does.
-        is_idle = threads == 0 and look["unanswered"] + look["hinted"] == 0
-        moments, next_slot = moments[:threads], now + timedelta(seconds=SLOW_LOOK_SECONDS) if is_idle else None
-    hints = _hint(connection, account_id, now, moments) if moments else ()
-    at = _next_look(connection, account_id, now, next_slot)
+        next_slot = now + timedelta(seconds=SLOW_LOOK_SECONDS) if threads + mine == 0 else None
+    at = min((moment for moment in (next_slot if more.now else None, more.later) if moment), default=None)
     return _with_timer(connection, account, now, at, hints)
 
 
@@ -159,12 +154,6 @@ def free_moments(
     if room < len(usable) or room == 0:
         return usable[:room], None
     return usable, beyond
-
-
-def _threads_left(look: RowMapping) -> int | None:
-    """How many more calls of the account the workers' threads are open to; None where that is no question."""
-    threads = share(read_pool(look))
-    return None if threads is None else max(0, threads - look["unanswered"] - look["hinted"])
 
 
 def _tell_crowded(connection: Connection, account: RowMapping, now: datetime, *, is_crowded: bool) -> None:
@@ -201,12 +190,10 @@ def _hint(connection: Connection, account_id: str, now: datetime, moments: list[
     )
 
 
-def _next_look(connection: Connection, account_id: str, now: datetime, next_slot: datetime | None) -> datetime | None:
-    """When something changes by itself: a slot beyond the horizon is freed, or a fetch's wait for its retry ends."""
+def _more(connection: Connection, account_id: str, now: datetime) -> Row[Any]:
+    """What is left: whether a fetch could go `now`, and when the wait of one for its retry ends `later`."""
     parameters = {"account_id": account_id, "now": now, "hint_lasts": HINT_LASTS_SECONDS}
-    more = connection.execute(_MORE, parameters).one()
-    moments = [moment for moment in (next_slot if more.now else None, more.later) if moment is not None]
-    return min(moments, default=None)
+    return connection.execute(_MORE, parameters).one()
 
 
 def _with_timer(

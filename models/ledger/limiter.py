@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, RowMapping, text
 
 from core import clock
-from models.ledger.sharing import POOL_COLUMNS, POOL_CTES, POOL_PARAMETERS, read_pool, share
+from models.ledger.sharing import PRESSURE_COLUMNS, PRESSURE_PARAMETERS, threads_left
 from models.permit import Permit
 
 DEFAULT_DEADLINE_SECONDS = 30.0
@@ -85,15 +85,15 @@ _LOCK_ACCOUNT = text("""
 
 # Run after the lock is held, so its snapshot holds every call that was committed before.
 _LOOK = text(f"""
-    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), {POOL_CTES}
-    SELECT t.now, {POOL_COLUMNS},
+    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
+    SELECT t.now, {PRESSURE_COLUMNS},
            (SELECT count(*) FROM calls c
              WHERE c.account_id = :account_id AND c.answered_at IS NULL AND c.gives_up_at > t.now) AS unanswered,
            EXISTS (SELECT 1 FROM calls c
              WHERE c.account_id = :account_id
                AND c.released_at > t.now - make_interval(secs => :per_seconds)
              ORDER BY c.released_at DESC OFFSET :other_slots LIMIT 1) AS is_full
-    FROM t, pool
+    FROM t
 """)
 
 # asked_at never runs backwards within an account: it is the as_of of what the answer says.
@@ -148,10 +148,12 @@ def take(
             "per_seconds": row["limit_per_seconds"],
             "other_slots": row["limit_requests"] - 1,
         }
-        | POOL_PARAMETERS,
+        | PRESSURE_PARAMETERS,
     )
     look = found.mappings().one()
     why = _why_not(row, look)
+    if why is None and not threads_left(connection, row["account_id"], look, mine=look["unanswered"], wanted=1):
+        why = "threads used"
     if why is not None:
         connection.execute(_UNHINT, {"fetch_id": fetch_id})
         return NotYet(account_id=row["account_id"], why=why)
@@ -180,7 +182,6 @@ def _why_not(row: RowMapping, look: RowMapping) -> str | None:
     """Why the account may not be asked now; None when it may."""
     now: datetime = look["now"]
     unanswered: int = look["unanswered"]
-    threads = share(read_pool(look))
     reasons = {
         "disabled": not row["enabled"],
         "waiting for its retry": row["available_at"] > now + timedelta(milliseconds=1),
@@ -189,7 +190,6 @@ def _why_not(row: RowMapping, look: RowMapping) -> str | None:
         "breaker open": row["breaker_state"] != "closed" and (unanswered > 0 or (row["breaker_until"] or now) > now),
         "limit used": look["is_full"],
         "concurrency used": unanswered >= row["limit_concurrency"],
-        "threads used": threads is not None and unanswered >= threads,
     }
     return next((why for why, holds in reasons.items() if holds), None)
 

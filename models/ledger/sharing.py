@@ -1,7 +1,7 @@
 """How the threads of all workers are shared out: the trouble of one account takes no threads from the others.
 
 A call holds a thread until it is answered or given up, so an account that hangs would hold as many as its concurrency
-allows. Three rules, applied where a hint is given and again where a call is made:
+allows. Three rules, applied where a hint is given and again where a call is made, once half of all threads are taken:
 
 1. The first call of an account is always allowed, unless the account is slow (rule 3) and the slow have taken all.
 2. Further ones leave a quarter of the threads free; while other accounts wait, none has more than its even part.
@@ -27,7 +27,7 @@ SLOW_LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """The threads of all workers, as one account finds them. Zero `threads`: none are known."""
+    """The threads of all workers, as one account finds them."""
 
     threads: int
     others: int
@@ -42,10 +42,8 @@ class Pool:
     """Whether this account is."""
 
 
-def share(pool: Pool) -> int | None:
-    """How many calls the account may have in the air; None where nothing is shared."""
-    if pool.threads == 0:
-        return None
+def share(pool: Pool) -> int:
+    """How many calls the account may have in the air."""
     open_to_all = pool.threads - pool.threads // 4
     many = max(1, open_to_all - pool.others)
     if pool.is_crowded:
@@ -56,48 +54,46 @@ def share(pool: Pool) -> int | None:
     return min(many, max(first, pool.threads // 2 - pool.slow_others))
 
 
-# Common table expressions for a statement that has `t` (now) and the parameters :account_id, :patience, :crowded_lasts
-# and :announced_lasts; and the columns that `read_pool` reads.
-POOL_CTES = """
-    in_air AS MATERIALIZED (
+# Columns of a statement that has `t` (now) and `PRESSURE_PARAMETERS`: whether there is anything to share out.
+PRESSURE_COLUMNS = """
+    (SELECT coalesce(sum(w.threads), 0)::int FROM workers w
+      WHERE w.seen_at > t.now - make_interval(secs => :announced_lasts)) AS threads,
+    (SELECT count(*) FROM calls c WHERE c.answered_at IS NULL AND c.gives_up_at > t.now) AS in_the_air
+"""
+PRESSURE_PARAMETERS = {"announced_lasts": ANNOUNCED_LASTS_SECONDS}
+
+_POOL = text("""
+    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), in_air AS MATERIALIZED (
         SELECT c.account_id AS holder, count(*) AS many,
                bool_or(c.asked_at < t.now - make_interval(secs => :patience)) AS is_slow
         FROM calls c, t WHERE c.answered_at IS NULL AND c.gives_up_at > t.now GROUP BY 1
     ), crowd AS MATERIALIZED (
         SELECT a.id AS waiter FROM accounts a, t
         WHERE a.crowded_at > t.now - make_interval(secs => :crowded_lasts) AND a.id <> :account_id
-    ), pool AS (
-        SELECT (SELECT coalesce(sum(w.threads), 0)::int FROM workers w, t
-                 WHERE w.seen_at > t.now - make_interval(secs => :announced_lasts)) AS threads,
-               (SELECT coalesce(sum(many), 0)::int FROM in_air WHERE holder <> :account_id) AS others,
-               (SELECT coalesce(sum(many), 0)::int FROM in_air WHERE holder <> :account_id AND is_slow) AS slow_others,
-               (SELECT count(*)::int FROM (SELECT holder FROM in_air WHERE holder <> :account_id
-                 UNION SELECT waiter FROM crowd) each_once) AS rivals,
-               EXISTS (SELECT 1 FROM crowd) AS is_crowded,
-               coalesce((SELECT is_slow FROM in_air WHERE holder = :account_id), false)
-               OR coalesce((SELECT c.released_at - c.asked_at > make_interval(secs => :patience) FROM calls c, t
-                 WHERE c.account_id = :account_id AND c.released_at <= t.now
-                 ORDER BY c.released_at DESC LIMIT 1), false) AS is_slow
     )
-"""
-POOL_COLUMNS = "pool.threads, pool.others, pool.slow_others, pool.rivals, pool.is_crowded, pool.is_slow"
-POOL_PARAMETERS = {
-    "patience": PATIENCE_SECONDS,
-    "crowded_lasts": CROWDED_LASTS_SECONDS,
-    "announced_lasts": ANNOUNCED_LASTS_SECONDS,
-}
+    SELECT (SELECT coalesce(sum(many), 0)::int FROM in_air WHERE holder <> :account_id) AS others,
+           (SELECT coalesce(sum(many), 0)::int FROM in_air WHERE holder <> :account_id AND is_slow) AS slow_others,
+           (SELECT count(*)::int FROM (SELECT holder FROM in_air WHERE holder <> :account_id
+             UNION SELECT waiter FROM crowd) each_once) AS rivals,
+           EXISTS (SELECT 1 FROM crowd) AS is_crowded,
+           coalesce((SELECT is_slow FROM in_air WHERE holder = :account_id), false)
+           OR coalesce((SELECT c.released_at - c.asked_at > make_interval(secs => :patience) FROM calls c, t
+             WHERE c.account_id = :account_id AND c.released_at <= t.now
+             ORDER BY c.released_at DESC LIMIT 1), false) AS is_slow
+""")
 
 
-def read_pool(row: RowMapping) -> Pool:
-    """The pool of a row that has `POOL_COLUMNS`."""
-    return Pool(
-        threads=row["threads"],
-        others=row["others"],
-        slow_others=row["slow_others"],
-        rivals=row["rivals"],
-        is_crowded=row["is_crowded"],
-        is_slow=row["is_slow"],
-    )
+def threads_left(connection: Connection, account_id: str, look: RowMapping, *, mine: int, wanted: int) -> int:
+    """How many of the `wanted` further calls the account may make, where it has `mine` in the air or hinted.
+
+    `look`: a row with `PRESSURE_COLUMNS`.
+    """
+    threads: int = look["threads"]
+    if threads == 0 or look["in_the_air"] + wanted <= threads // 2:
+        return wanted
+    parameters = {"account_id": account_id, "patience": PATIENCE_SECONDS, "crowded_lasts": CROWDED_LASTS_SECONDS}
+    pool = Pool(threads=threads, **connection.execute(_POOL, parameters).mappings().one())
+    return max(0, min(wanted, share(pool) - mine))
 
 
 _ANNOUNCE = text("""
