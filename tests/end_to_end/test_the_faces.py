@@ -17,9 +17,12 @@ from running import RunningUlak, ask, is_command, running
 from sqlalchemy import text
 from truth import differences, stored_rows
 
+from core.settings import Settings
+
 pytestmark = pytest.mark.timeout(400)
 
 SENDS = 25
+THREADS = Settings.model_fields["worker_threads"].default
 
 
 class Program:
@@ -78,6 +81,7 @@ def test_a_program_registers_asks_watches_and_follows_while_the_api_is_killed(tm
         assert len(program.positions) == len(set(program.positions))
         assert program.positions == sorted(program.positions)
         see_the_page(program, ulak)
+        see_the_threads(ulak)
     assert ulak.survivors() == []
 
 
@@ -157,3 +161,9 @@ def see_the_page(program: Program, ulak: RunningUlak) -> None:
         ).scalar_one()
     assert "demo-vairo" in page
     assert str(final) in page
+
+
+def see_the_threads(ulak: RunningUlak) -> None:
+    """The worker lets the ledger know how many calls it can make at once."""
+    told = urllib.request.urlopen(f"{ulak.address('Page')}/metrics", timeout=30).read().decode()
+    assert re.findall(r"^ulak_worker_threads (\S+)$", told, re.MULTILINE) == [f"{THREADS}.0"]
