@@ -5,6 +5,7 @@ replaced, and the same value is always replaced by the same.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -16,6 +17,9 @@ _LONGEST_KEY = 400
 _LARGEST_INTEGER = 2**31 - 1
 _DEEPEST_JSON = 40
 _WIDEST_INTEGER_BITS = 2048
+_SHORTER_THAN_WIDE_INTEGERS = 600
+"""An integer of more than `_WIDEST_INTEGER_BITS` has more digits than this."""
+_MANY_DIGITS = re.compile(rb"\d{600}")
 
 
 def utc(moment: datetime | None) -> datetime | None:
@@ -65,11 +69,21 @@ def clean_key(text: str) -> str:
 def clean_json(value: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON object that jsonb accepts: `value` itself wherever it is acceptable as it is."""
     try:
-        if isinstance(value, dict) and b"\\u0000" not in msgspec.json.encode(value):
+        if isinstance(value, dict) and _is_acceptable(msgspec.json.encode(value)):
             return value
     except (TypeError, ValueError, RecursionError):
         pass
     return {clean_text(str(name)): _clean_value(inner, 1) for name, inner in value.items()}
+
+
+def _is_acceptable(encoded: bytes) -> bool:
+    """Whether these bytes hold no NUL, no number of hundreds of digits and no deep nesting, judged cheaply.
+
+    Bytes that only might hold one are not accepted: going through the value then finds nothing to change.
+    """
+    if b"\\u0000" in encoded or encoded.count(b"[") + encoded.count(b"{") >= _DEEPEST_JSON:
+        return False
+    return len(encoded) <= _SHORTER_THAN_WIDE_INTEGERS or _MANY_DIGITS.search(encoded) is None
 
 
 def _clean_value(value: Any, depth: int) -> Any:

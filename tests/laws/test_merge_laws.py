@@ -210,6 +210,13 @@ def test_odd_values_are_left_out_or_shortened() -> None:
     assert len(facts["recipient"]) == 400
     assert facts["extra"]["big"] == hex(10**3000)
     assert len(msgspec.json.encode(facts["extra"]["deep"])) < 500
+    # The same, whatever stands beside it.
+    assert normalise(said(Status.SENT, extra={"deep": deep}))["extra"] == {"deep": facts["extra"]["deep"]}
+    assert normalise(said(Status.SENT, extra={"big": 10**3000}))["extra"] == {"big": hex(10**3000)}
+    assert normalise(said(Status.SENT, extra={"big": 10**700, "text": "9" * 700}))["extra"] == {
+        "big": hex(10**700),
+        "text": "9" * 700,
+    }
 
 
 def test_a_time_without_a_zone_is_our_bug() -> None:
