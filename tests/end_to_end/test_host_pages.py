@@ -233,3 +233,22 @@ def test_everything_works_on_a_telephone_in_turkish_and_without_javascript(drive
     finally:
         driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
     assert page.complaints() == []
+
+
+def test_the_document_of_the_api_is_drawn_without_another_host(driver: Chrome, ulak: RunningUlak) -> None:
+    """Swagger UI shows every operation and can be tried with a token; everything that it loads comes from here."""
+    page = window(driver, ulak, DESKTOP)
+    page.open("/docs")
+    page.one(".opblock-tag")
+    assert "/v1/polls" in page.words()
+    page.one(".btn.authorize").click()
+    page.one(".auth-container input").send_keys((ulak.home / "secrets" / "api_token").read_text().strip())
+    page.one(".auth-container .authorize").click()
+    page.one(".auth-btn-wrapper .btn-done").click()
+    page.one("[id$='search_v1_polls_get'] .opblock-summary-control").click()
+    page.one(".try-out__btn").click()
+    page.one(".execute").click()
+    assert page.one(".live-responses-table tbody .response-col_status").text.startswith("200")
+    loaded = "return performance.getEntriesByType('resource').map((each) => new URL(each.name).host)"
+    assert set(driver.execute_script(loaded)) == {urlsplit(page.home).netloc}
+    assert page.complaints() == []

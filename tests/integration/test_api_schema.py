@@ -1,6 +1,8 @@
 """The OpenAPI document, and the API asked whatever it says may be asked."""
 
+import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import schemathesis
@@ -47,7 +49,29 @@ def test_every_operation_is_documented(api: Api) -> None:
                 for status, answer in operation["responses"].items():
                     form = "application/json" if status.startswith("2") else "application/problem+json"
                     assert list(answer["content"]) == [form], (where, status)
-    assert api.client.get("/docs").status_code == 200
+
+
+def test_the_interactive_document_asks_no_other_host(api: Api) -> None:
+    """The page names only files of its own, all there, and its policy allows no other host and no script within it."""
+    page = api.client.get("/docs")
+    assert page.status_code == 200
+    named = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert [urlsplit(each).path for each in named] == [
+        "docs/ulak.svg",
+        "docs/swagger-ui.css",
+        "docs/swagger-ui-bundle.js",
+        "docs/manual.js",
+        "openapi.json",
+    ]
+    assert re.findall(r"<script(?! src=)|<style|https?:|//", page.text) == []
+    policy = page.headers["content-security-policy"].split("; ")
+    assert policy[:2] == ["default-src 'self'", "img-src 'self' data:"]
+    assert "unsafe" not in page.headers["content-security-policy"]
+    for path in named:
+        file = api.client.get(f"/{path}")
+        assert (file.status_code, bool(file.content)) == (200, True), path
+    assert "validatorUrl: null" in api.client.get("/docs/manual.js").text
+    assert [api.client.get(f"/docs/{path}").status_code for path in ("none.js", "..%2Fmanual.py")] == [404, 404]
 
 
 @pytest.fixture

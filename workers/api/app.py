@@ -9,7 +9,19 @@ from fastapi import APIRouter, FastAPI, Security
 from fastapi.security import HTTPBearer
 
 from tasks.runtime import Runtime
-from workers.api import accounts, callbacks, changes, deliveries, metrics, polls, probes, problems, reports, tracked
+from workers.api import (
+    accounts,
+    callbacks,
+    changes,
+    deliveries,
+    manual,
+    metrics,
+    polls,
+    probes,
+    problems,
+    reports,
+    tracked,
+)
 from workers.api.auth import GUARDED, BearerGuard
 from workers.api.bodies import BodyCap
 from workers.api.doorway import Doorway
@@ -39,6 +51,8 @@ def make_api(runtime: Runtime, *, token: str | None = None, publish: Publish | N
         description=DESCRIPTION,
         version="1",
         lifespan=lifespan,
+        # FastAPI's own pages load their scripts from another host.
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         # A bearer token is no cookie: whoever sends JSON under another name (curl's default) does no harm.
@@ -51,6 +65,7 @@ def make_api(runtime: Runtime, *, token: str | None = None, publish: Publish | N
     api.include_router(callbacks.router)
     api.include_router(probes.router)
     api.include_router(metrics.router)
+    api.include_router(manual.router)
     _document_problems(api)
     # The last one added is the outermost.
     api.add_middleware(BodyCap)
