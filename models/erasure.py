@@ -1,8 +1,9 @@
 """Erasing a person's number (KVKK article 7).
 
 The form is deletion: every row that is about the number goes, with its history, its tracked ids and what was asked for
-it. Rows are not anonymised in place, since keys that are made of the number would leave it readable. Orders keep their
-counts: they name nobody. Sealed quarantine entries that cannot be told apart by number are gone after 14 days.
+it. Rows are not anonymised in place, since keys that are made of the number would leave it readable. Nor does a hash of
+it stay: numbers are few enough to be tried one by one. Orders keep their counts: they name nobody. Sealed quarantine
+entries that cannot be told apart by number are gone after 14 days; their fingerprints are keyed.
 
 What a provider says *afterwards* about the number is stored again like any other report, so a number is erased once the
 provider has nothing more to say, or after it has erased the number too.
@@ -29,10 +30,12 @@ class Erased:
     observations: int
     tracked_ids: int
     fetches: int
-    """Finished fetches whose parameters were emptied."""
+    """Finished fetches whose parameters, and the hash of them, were overwritten."""
+    polls: int
+    """Polls that named the number among their ids, or in their idempotency key, and do not any more."""
     quarantined: int
     open_fetches: int
-    """Fetches not yet ended that still ask for the number: erase again when they have."""
+    """Fetches not yet ended, and polls not yet planned, that still ask for the number: erase again when they have."""
 
 
 _OBSERVATIONS = """
@@ -57,14 +60,26 @@ WITH gone AS (
 """
 _FETCHES = """
 WITH emptied AS (
-  UPDATE fetches SET params = '{}', seen = NULL, page = NULL, label = ''
+  UPDATE fetches SET params = '{}', params_hash = 'erased:' || gen_random_uuid(), seen = NULL, page = NULL, label = '',
+    last_error = NULL
   WHERE state IN ('done', 'dead', 'cancelled')
-    AND concat_ws(' ', params::text, seen::text, page::text) ~ :form RETURNING 1
+    AND concat_ws(' ', params::text, seen::text, page::text, label, last_error) ~ :form RETURNING 1
+) SELECT count(*) FROM emptied
+"""
+# A poll that is planned needs the ids that it named no more; one that is not would register them again.
+_POLLS = """
+WITH emptied AS (
+  UPDATE polls SET
+    ids = (SELECT coalesce(jsonb_agg(each), '[]') FROM jsonb_array_elements(ids) AS each WHERE NOT each::text ~ :form),
+    idempotency_key = CASE WHEN idempotency_key ~ :form THEN NULL ELSE idempotency_key END
+  WHERE (planned_at IS NOT NULL OR state <> 'running') AND concat_ws(' ', ids::text, idempotency_key) ~ :form
+  RETURNING 1
 ) SELECT count(*) FROM emptied
 """
 _OPEN_FETCHES = """
-SELECT count(*) FROM fetches
-WHERE state IN ('ready', 'sending') AND concat_ws(' ', params::text, seen::text, page::text) ~ :form
+SELECT (SELECT count(*) FROM fetches
+        WHERE state IN ('ready', 'sending') AND concat_ws(' ', params::text, seen::text, page::text) ~ :form)
+     + (SELECT count(*) FROM polls WHERE planned_at IS NULL AND state = 'running' AND ids::text ~ :form)
 """
 
 
@@ -101,6 +116,7 @@ def erase(connection: Connection, recipient: str) -> Erased:
         tracked_ids=count(_TRACKED),
         quarantined=count(_QUARANTINE),
         fetches=count(_FETCHES),
+        polls=count(_POLLS),
         open_fetches=count(_OPEN_FETCHES),
     )
 

@@ -1,8 +1,13 @@
 """`ulak deliveries`, `explain`, `ingest`, `quarantine`, `rebuild`, `erase`: the shared table, looked up and mended."""
 
+import contextlib
 import csv
 import io
 import json
+import os
+import pty
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,7 @@ from tasks.runtime import seal_key
 
 __all__ = ["ulak"]
 
+ROOT = Path(__file__).parents[2]
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 NUMBER = "+905301234567"
 
@@ -216,8 +222,42 @@ def test_a_rebuild_mends_a_row_that_somebody_changed(ulak: Ulak, migrated_databa
 
 def test_an_erased_number_is_nowhere_any_more(ulak: Ulak) -> None:
     """In any usual spelling, deliveries and registered ids alike; the number is not repeated."""
-    result = ulak("erase", "0530 123 45 67")
+    result = ulak("erase", "0530 123 45 67", "--yes")
     assert (result.code, result.out.splitlines()[0]) == (0, "2 deliveries, 3 statements, 0 registered ids,")
-    assert ulak("erase", "05301234569").out.startswith("0 deliveries, 0 statements, 1 registered ids,\n")
+    assert ulak("erase", "05301234569", "--yes").out.startswith("0 deliveries, 0 statements, 1 registered ids,\n")
     assert found(ulak) == [THREE]
     assert "5301234567" not in result.out + result.err
+
+
+def test_nothing_is_erased_before_somebody_has_said_yes(ulak: Ulak) -> None:
+    """At a terminal a person is asked; elsewhere `--yes` is needed, and its lack is wrong usage."""
+    unasked = ulak("erase", NUMBER, stdin=b"y\n")
+    assert (unasked.code, unasked.out, unasked.err) == (
+        2,
+        "",
+        "Erasing cannot be undone, and nobody is there to be asked: say --yes if it is meant.\n",
+    )
+    assert len(found(ulak, "--recipient", NUMBER)) == 2
+    refused, said = erase_at_a_terminal(b"n\n")
+    assert (refused, "Remove everything that is stored about this recipient?" in said) == (1, True)
+    assert len(found(ulak, "--recipient", NUMBER)) == 2
+    agreed, said = erase_at_a_terminal(b"y\n")
+    assert (agreed, "2 deliveries, 3 statements, 0 registered ids," in said) == (0, True)
+    assert found(ulak, "--recipient", NUMBER) == []
+
+
+def erase_at_a_terminal(answer: bytes) -> tuple[int, str]:
+    """The exit code of `ulak erase` in a terminal in which a person answers so, and what it showed."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "workers.cli.main", "erase", NUMBER]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        os.write(ours, answer)
+        said = b""
+        # Linux tells with an error that the other side has gone.
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 4096):
+                said += part
+        os.close(ours)
+        return process.wait(30), said.decode()

@@ -1,5 +1,6 @@
 """The one writer and the readers of the shared table, on a real PostgreSQL."""
 
+import json
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,6 +20,7 @@ from models.changes import ChangeCursor, read_changes
 from models.database import retry_transaction, transaction
 from models.deliveries import UpsertResult, upsert
 from models.erasure import Erased, erase
+from models.ledger.hashing import params_hash
 from models.lookups import (
     explain,
     find_by_any,
@@ -359,13 +361,62 @@ def test_erasing_removes_a_number_wherever_it_stands(migrated_database: Engine, 
                 {"poll": poll, "account": account, "number": number[3:], "state": state},
             )
         assert erase(connection, mine) == Erased(
-            deliveries=2, observations=3, tracked_ids=1, fetches=1, quarantined=0, open_fetches=1
+            deliveries=2, observations=3, tracked_ids=1, fetches=1, polls=0, quarantined=0, open_fetches=1
         )
         assert [row["provider_key"] for row in find_deliveries(connection)] == ["9"]
         assert connection.execute(text("SELECT value FROM tracked_ids")).scalars().all() == ["77:5309999999"]
         assert erase(connection, mine) == Erased(
-            deliveries=0, observations=0, tracked_ids=0, fetches=0, quarantined=0, open_fetches=1
+            deliveries=0, observations=0, tracked_ids=0, fetches=0, polls=0, quarantined=0, open_fetches=1
         )
+
+
+def test_no_table_holds_an_erased_number_or_a_hash_of_it(migrated_database: Engine, account: str) -> None:
+    """Every column of every table is read: parameters, labels, errors, polls' ids and keys; hashes can be tried out."""
+    mine, other = "+905301234567", "+905309999999"
+    numbers = ({"number": mine}, {"number": other})
+    ids = [{"kind": "number", "value": f"77:{each['number']}"} for each in numbers]
+    hashes = [params_hash("batch", each) for each in numbers]
+    insert_poll = text(
+        "INSERT INTO polls (account_id, kind, trigger, planned_at, idempotency_key, ids) VALUES"
+        " (:account, 'on_demand', 'api', now(), :key, CAST(:ids AS jsonb)) RETURNING id"
+    )
+    insert_fetch = text(
+        "INSERT INTO fetches (poll_id, account_id, kind, params, params_hash, label, last_error, state, finished_at)"
+        " VALUES (:poll, :account, 'batch', CAST(:params AS jsonb), :hash, :label, :label, 'done', now())"
+    )
+    with transaction(migrated_database) as connection:
+        values = {"account": account, "key": "resend 0530 0000000 05301234567", "ids": json.dumps(ids)}
+        poll = connection.execute(insert_poll, values).scalar_one()
+        for params, digest in zip(numbers, hashes, strict=True):
+            values = {"account": account, "poll": poll, "params": json.dumps(params), "hash": digest}
+            connection.execute(insert_fetch, {**values, "label": params["number"]})
+        gone = erase(connection, mine)
+        tables = connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).scalars()
+        dump = " ".join(
+            str(row)
+            for table in tables.all()
+            for row in connection.execute(text(f'SELECT t::text FROM "{table}" t')).scalars()
+        )
+        kept = connection.execute(text("SELECT ids, idempotency_key FROM polls")).one()
+    assert (gone.fetches, gone.polls, gone.open_fetches) == (1, 1, 0)
+    assert [word for word in ("5301234567", hashes[0]) if word in dump] == []
+    assert (hashes[1] in dump, tuple(kept)) == (True, ([ids[1]], None))
+
+
+def test_a_poll_that_is_yet_to_be_planned_keeps_what_it_is_to_ask_and_that_is_told(
+    migrated_database: Engine, account: str
+) -> None:
+    """It would register the number again, so whoever erases has to come back."""
+    ids = json.dumps([{"kind": "number", "value": "77:+905301234567"}])
+    with transaction(migrated_database) as connection:
+        connection.execute(
+            text("INSERT INTO polls (account_id, kind, trigger, ids) VALUES (:account, 'on_demand', 'api', :ids)"),
+            {"account": account, "ids": ids},
+        )
+        first = erase(connection, "+905301234567")
+        connection.execute(text("UPDATE polls SET planned_at = now()"))
+        again = erase(connection, "+905301234567")
+    assert [(each.polls, each.open_fetches) for each in (first, again)] == [(0, 1), (1, 0)]
 
 
 def test_erasing_a_short_id_takes_whole_parts_of_keys_only(migrated_database: Engine, account: str) -> None:

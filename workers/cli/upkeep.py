@@ -86,18 +86,21 @@ def rebuild_table(
 def erase_recipient(
     context: typer.Context,
     recipient: Annotated[str, typer.Argument(help="A number in any usual spelling, or a provider's id of a person.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where nobody can be asked.")] = False,
 ) -> None:
     """Remove a recipient from everything that is stored. This cannot be undone."""
-    if sys.stdin.isatty() and not yes:
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("Erasing cannot be undone, and nobody is there to be asked: say --yes if it is meant.")
         typer.confirm("Remove everything that is stored about this recipient?", abort=True, err=True)
     person = lookup_form(recipient) or recipient
     gone = retry_transaction(session(context).engine, lambda connection: erase(connection, person))
     print(f"{gone.deliveries} deliveries, {gone.observations} statements, {gone.tracked_ids} registered ids,")
-    print(f"{gone.quarantined} quarantine entries and the parameters of {gone.fetches} fetches are removed")
+    asked = f"what {gone.fetches} fetches and {gone.polls} polls asked for"
+    print(f"{gone.quarantined} quarantine entries and {asked} are removed")
     if gone.open_fetches:
         raise CommandError(
-            f"{gone.open_fetches} fetches that are still open ask for it: erase again when they have ended."
+            f"{gone.open_fetches} fetches or polls that are still open ask for it: erase again when they have ended."
         )
 
 
@@ -135,7 +138,7 @@ def retry_dead_fetches(
             print(f"{fetch_id}: {told}")
     run.publish(*(message for result in retried if result is not None for message in result.messages))
     if None in retried:
-        raise CommandError("Not all are dead fetches: `ulak dead list` shows those that are.")
+        raise CommandError("Not all of them are dead fetches: `ulak dead list` shows the dead ones.")
 
 
 # ------------------------------------------------------------------------------------------- quarantine
