@@ -47,6 +47,13 @@ def _needs_user_and_password(auth: SecretStr) -> SecretStr:
     return auth
 
 
+def _web_address(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
+        raise ValueError(url)
+    return url
+
+
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
@@ -88,10 +95,12 @@ class Settings(BaseSettings):
     api_port: Port | None = None
     flower_port: Port | None = None
     flower_read_only: bool = False
+    flower_url: Annotated[str | None, AfterValidator(lambda url: url and _web_address(url))] = None
     sandbox_port: Port | None = None
     metrics_port: Port | None = None
     bind: str = "127.0.0.1"
     seal_key_file: AbsolutePath | None = None
+    page_secret_file: AbsolutePath | None = None
     postgres_bin: AbsolutePath | None = None
     valkey_bin: AbsolutePath | None = None
     worker_threads: Annotated[int, Field(ge=1, le=64)] = 16
@@ -122,10 +131,13 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "api_port": "give a port number from 1 to 65535",
         "flower_port": "give a port number from 1 to 65535",
         "flower_read_only": "write true or false",
+        "flower_url": "write the address at which people reach Flower, http or https, without a user or password, "
+        "or unset it to let the status page name its own host and ULAK_FLOWER_PORT",
         "sandbox_port": "give the first of six port numbers that are free, or unset it",
         "metrics_port": "give a port number from 1 to 65535 that no other process has",
         "bind": "give an address such as 127.0.0.1 or 0.0.0.0",
         "seal_key_file": "give the path of a secret file, or unset it to have one generated",
+        "page_secret_file": "give the path of a secret file, or unset it to have one generated",
         "postgres_bin": "give the folder that holds the programs postgres and initdb",
         "valkey_bin": "give the path of the program valkey-server or redis-server",
         "worker_threads": "give a number of threads from 1 to 64",

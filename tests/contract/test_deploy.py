@@ -52,7 +52,7 @@ def commands() -> set[tuple[str, ...]]:
 def help_of(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     """What the command line says about a command."""
     program = [sys.executable, "-m", "workers.cli.main", *words, "--help"]
-    return subprocess.run(program, cwd=HOME, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(program, cwd=HOME, capture_output=True, text=True, check=False, timeout=200)
 
 
 def test_the_example_environment_lists_every_setting() -> None:
@@ -86,6 +86,21 @@ def test_two_beats_run() -> None:
     assert [service.get("command") for service in compose()["services"].values()].count(["beat"]) == 2
     [beat] = [each for each in manifests() if each["kind"] == "Deployment" and each["metadata"]["name"] == "ulak-beat"]
     assert beat["spec"]["replicas"] == 2
+
+
+def test_every_api_process_signs_log_ins_with_one_secret() -> None:
+    """A log-in at one replica holds at the others, and over restarts: the home of a container is lost with it."""
+    service = compose()["services"]["api"]
+    [secret] = [each for each in service["secrets"] if each != "ulak_seal_key"]
+    assert service["environment"]["ULAK_PAGE_SECRET_FILE"] == f"/run/secrets/{secret}"
+    assert service["environment"]["ULAK_SEAL_KEY_FILE"] == "/run/secrets/ulak_seal_key"
+    [api] = [each for each in manifests() if each["kind"] == "Deployment" and each["metadata"]["name"] == "ulak-api"]
+    pod = api["spec"]["template"]["spec"]
+    [variable] = [each["value"] for each in pod["containers"][0]["env"] if each["name"] == "ULAK_PAGE_SECRET_FILE"]
+    [mount] = [each for each in pod["containers"][0]["volumeMounts"] if variable.startswith(each["mountPath"] + "/")]
+    [volume] = [each["secret"]["secretName"] for each in pod["volumes"] if each["name"] == mount["name"]]
+    [made] = [each for each in manifests() if each["kind"] == "Secret" and each["metadata"]["name"] == volume]
+    assert list(made["stringData"]) == [variable.removeprefix(mount["mountPath"] + "/")]
 
 
 @pytest.mark.parametrize("words", sorted(commands()), ids=" ".join)

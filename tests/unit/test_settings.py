@@ -70,6 +70,9 @@ def test_an_accounts_file_here_is_found_and_a_configured_one_wins(
         ("ULAK_FLOWER_AUTH", "hunter2pw"),
         ("ULAK_FLOWER_AUTH", ":hunter2pw"),
         ("ULAK_API_TOKEN", "hunter"),
+        ("ULAK_FLOWER_URL", "hunter2pw"),
+        ("ULAK_FLOWER_URL", "https://user:hunter2pw@flower.example"),
+        ("ULAK_FLOWER_URL", "javascript:hunter2pw"),
     ],
 )
 def test_a_wrong_value_says_what_to_do_and_not_what_it_was(

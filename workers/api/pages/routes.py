@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from core.logging import get_logger
-from core.settings import Settings, generated_secret
+from core.settings import CredentialError, Settings, generated_secret, resolve_reference
 from models.ledger.deadletters import list_dead
 from models.ledger.listing import list_polls
 from models.lookups import explain
@@ -30,6 +30,7 @@ from workers.secrets import api_token
 log = get_logger(__name__)
 
 SECRET: Final = "page_secret"  # noqa: S105 - the name of a file
+SHORTEST_SECRET: Final = 32
 POLLS_ON_A_PAGE: Final = 50
 POLLS_OF_AN_ACCOUNT: Final = 10
 LEFTOVERS_SHOWN: Final = 20
@@ -63,7 +64,17 @@ def _is_pulled(adapter: Adapter) -> bool:
 
 
 def _secret(settings: Settings) -> str:
-    """What signs sessions: kept in the home, or where that cannot be written known to this process alone."""
+    """What signs sessions; `CredentialError` where the configured file holds no secret.
+
+    Without such a file it is kept in the home, or where that cannot be written known to this process alone.
+    """
+    if settings.page_secret_file is not None:
+        secret = resolve_reference(f"file:{settings.page_secret_file}")
+        if len(secret) < SHORTEST_SECRET:
+            raise CredentialError(
+                f"The secret in {settings.page_secret_file} is too short: give at least {SHORTEST_SECRET} characters."
+            )
+        return secret
     try:
         return generated_secret(settings.home, SECRET, lambda: token_urlsafe(32))
     except OSError as error:

@@ -172,7 +172,9 @@ class Visit:
         return self.request.url.path + (f"?{query}" if query else "")
 
     def _flower(self) -> str:
-        """Where Flower is: on the host that this page was asked for."""
+        """Where people reach Flower: as it is set, else on the host that this page was asked for."""
+        if self.site.settings.flower_url is not None:
+            return self.site.settings.flower_url
         host = self.request.url.hostname or self.site.settings.bind
         host = f"[{host}]" if ":" in host else host
         return f"{self.request.url.scheme}://{host}:{self.site.settings.flower_port or FLOWER_PORT}/"
