@@ -14,6 +14,7 @@ class Mistake:
     """One thing that is wrong in the file."""
 
     line: int
+    """From 1; 0 where the file as a whole is meant."""
     account: str
     """The account's id, `#2` for the second account where the id is not usable, empty for the file itself."""
     where: str
@@ -24,7 +25,8 @@ class Mistake:
     def __str__(self) -> str:
         """One line for people."""
         subject = " ".join(part for part in (self.account, self.where) if part)
-        return f"line {self.line}: {subject + ': ' if subject else ''}{self.problem}; right would be: {self.right}"
+        place = f"line {self.line}: " if self.line else ""
+        return f"{place}{subject + ': ' if subject else ''}{self.problem}; right would be: {self.right}"
 
 
 class Section:
@@ -88,7 +90,7 @@ class Section:
         value = self.take(name, None)
         if value in choices:
             return str(value)
-        problem = "it is missing" if value is None else "it is not one of those that there are"
+        problem = "it is missing" if value is None else "it is not known"
         self.wrong(name, problem, self.nearest(value, choices))
         return ""
 

@@ -24,9 +24,6 @@ from providers.registry import ADAPTERS
 from providers.retry import RetryPolicy
 from providers.toml_lines import LineIndex
 
-AccountSpec = AccountSettings
-"""One account of the file, checked and complete with defaults."""
-
 DEFAULT_TIMEZONE = "Europe/Istanbul"
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
 _REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:\S(?:.*\S)?")
@@ -57,10 +54,12 @@ def read_accounts(path: Path, adapters: Mapping[str, Adapter] = ADAPTERS) -> lis
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        right = "name a file that exists and may be read"
-        raise AccountsFileError([_whole(1, f"{path} cannot be read: {error.strerror}", right)]) from None
+        problem = f"the accounts file {path} cannot be read ({error.strerror})"
+        right = "the path of a file that exists and may be read; docs/configuration.md shows the smallest one"
+        raise AccountsFileError([_whole(0, problem, right)]) from None
     except UnicodeDecodeError:
-        raise AccountsFileError([_whole(1, f"{path} is not UTF-8 text", "save it as UTF-8")]) from None
+        problem = f"the accounts file {path} is not UTF-8 text"
+        raise AccountsFileError([_whole(0, problem, "a file saved as UTF-8")]) from None
     return parse_accounts(text, adapters)
 
 

@@ -232,11 +232,12 @@ class Adapter(Protocol):
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
         """What the answer says, or an error of `providers.errors`."""
 
-    def parse_item(self, account: Account, params: JsonObject, item: bytes) -> Parsed | None:
-        """What one item says that was cut out of an answer to a fetch with `params` (`Unreadable.raw` of an item).
+    def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
+        """What one item says that was cut out of an answer to this fetch (`Unreadable.raw` of an item).
 
-        Only its reports count, or a hint where the item alone does not tell its subject. None where such bytes can be
-        no item of such an answer. Raises an error of `providers.errors` where they are no item at all.
+        Its reports count, or a hint where the item alone does not tell its subject; and its answers where the item is
+        all that such an answer holds. With nothing unreadable it is understood, even if it says nothing. None where
+        such bytes can be no item of such an answer. Raises an error of `providers.errors` where they are no item.
         """
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
@@ -244,6 +245,3 @@ class Adapter(Protocol):
 
     def authorise_callback(self, account: Account, callback: Callback) -> bool:
         """Whether the request proves to come from the provider (constant-time comparison)."""
-
-
-AdapterFactory = Callable[[], Adapter]

@@ -25,7 +25,6 @@ from providers.adapter import (
     DueId,
     Fetch,
     FetchSpec,
-    JsonObject,
     Limit,
     OptionSpec,
     Parsed,
@@ -121,9 +120,9 @@ class Bip:
         del account, fetch, answer
         raise OurBug("BiP has nothing that could be asked for.")
 
-    def parse_item(self, account: Account, params: JsonObject, item: bytes) -> None:
+    def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> None:
         """Nothing: what is kept of a push is a body again, which `parse_callback` reads."""
-        del account, params, item
+        del account, fetch, item
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
         """What a notice (tail ""), a send report ("report") or a send reply ("send_reply") says."""

@@ -5,7 +5,8 @@
       │                                                         └────failure: wait doubled───┤
       └──────────────────────────────────────success─────────────────────────────────────────┘
 
-Pure functions over the columns of the account's row, which all workers share; both are called under the row's lock.
+A pure function over the columns of the account's row, which all workers share; it is called under the row's lock.
+Whether a call may be made (any while closed, one probe once the wait is over) is for `models.ledger.limiter` to say.
 Only soon-errors (the network, a 5xx, a time-out) count as failures: a provider that refuses a key is not down.
 """
 
@@ -36,15 +37,6 @@ class BreakerChange:
     until: datetime | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
-    """Whether a call may be made now. `change` is to be stored with it; `until` says when to come again if not."""
-
-    allowed: bool
-    change: BreakerChange | None = None
-    until: datetime | None = None
-
-
 def after(
     *,
     outcome_is_soon_error: bool,
@@ -73,28 +65,6 @@ def after(
     if failures >= CONSECUTIVE_FAILURES or (outcome_is_soon_error and _half_failed(recent)):
         return _opened(failures, trips + 1, now)
     return BreakerChange(state="closed", failures=failures, trips=trips, until=until)
-
-
-def admit(
-    *,
-    state: State,
-    consecutive_failures: int,
-    trips: int,
-    until: datetime | None,
-    now: datetime,
-    probe_seconds: float,
-) -> Gate:
-    """Whether a call may be made now: any while closed, one probe once the wait is over, none otherwise.
-
-    `probe_seconds`: deadline and margin of a call; a probe whose worker died is replaced after that.
-    """
-    if state == "closed":
-        return Gate(allowed=True)
-    if until is not None and now < until:
-        return Gate(allowed=False, until=until)
-    lost_after = now + timedelta(seconds=probe_seconds)
-    probing = BreakerChange(state="probing", failures=consecutive_failures, trips=trips, until=lost_after)
-    return Gate(allowed=True, change=probing, until=lost_after)
 
 
 def _opened(failures: int, trips: int, now: datetime) -> BreakerChange:

@@ -25,7 +25,6 @@ from providers.adapter import (
     DueId,
     Fetch,
     FetchSpec,
-    JsonObject,
     Limit,
     OptionSpec,
     Parsed,
@@ -193,7 +192,7 @@ class Diyalog(PullOnly):
             unreadable=tuple(unreadable),
         )
 
-    def parse_item(self, account: Account, params: JsonObject, item: bytes) -> Parsed | None:  # noqa: ARG002
+    def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:  # noqa: ARG002
         """One conversation-day of the list."""
         found = _read(load_json(item))
         return Parsed(unreadable=(found,)) if isinstance(found, Unreadable) else Parsed(reports=(found,))

@@ -22,7 +22,6 @@ from providers.adapter import (
     DueId,
     Fetch,
     FetchSpec,
-    JsonObject,
     Limit,
     OptionSpec,
     Parsed,
@@ -158,12 +157,12 @@ class Iletimerkezi:
         _refuse(code, answer)
         return _parse_list(account, fetch, answer, response)
 
-    def parse_item(self, account: Account, params: JsonObject, item: bytes) -> Parsed | None:
+    def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
         """One order, or one recipient of the order that was asked for.
 
         A recipient alone does not tell which of equal numbers it is, so what it says is a hint.
         """
-        value = load_object(item)
+        value, params = load_object(item), fetch.spec.params
         if "number" in value:
             return read_recipient(str(params[ORDER]), value) if ORDER in params else None
         found = read_order(value, account.timezone)

@@ -5,6 +5,7 @@ documents (README, ERROR_CODES). The key stands in the URL's path, so no URL may
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from http import HTTPStatus
 from typing import Any, Final
@@ -18,7 +19,6 @@ from providers.adapter import (
     DueId,
     Fetch,
     FetchSpec,
-    JsonObject,
     Limit,
     OptionSpec,
     Parsed,
@@ -220,9 +220,12 @@ class Organik(PullOnly):
         refuse_client_error(answer)
         return _parse_rows(account, fetch, reply.rows)
 
-    def parse_item(self, account: Account, params: JsonObject, item: bytes) -> Parsed | None:
-        """One row of `data`; a row of an XML answer is kept as JSON too, its fields as texts."""
-        return _parse_rows(account, Fetch(spec=FetchSpec(kind="batch", params=params)), [load_json(item)])
+    def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
+        """One row of `data`; a row of an XML answer is kept as JSON too, its fields as texts.
+
+        An id may have further rows, so one of them settles nothing.
+        """
+        return replace(_parse_rows(account, fetch, [load_json(item)]), answers=(), discovered=())
 
 
 ADAPTER: Final = Organik()

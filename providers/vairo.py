@@ -19,7 +19,6 @@ from providers.adapter import (
     DueId,
     Fetch,
     FetchSpec,
-    JsonObject,
     Limit,
     OptionSpec,
     Parsed,
@@ -167,11 +166,12 @@ class Vairo(PullOnly):
             return _parse_gate(fetch, answer)
         return _parse_number(account, fetch, answer)
 
-    def parse_item(self, account: Account, params: JsonObject, item: bytes) -> Parsed | None:
-        """The object in `aciklama` of a report about a number; what is said of a whole send is about no delivery."""
-        if params.get("call") != "NumaraRaporu":
-            return None
-        return _read_number(account, Fetch(spec=FetchSpec(kind="batch", params=params)), load_object(item))
+    def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
+        """The object in `aciklama`, all that an answer holds: about a number, or about a whole send and no delivery."""
+        call = fetch.spec.params.get("call")
+        if call == "GonderimBilgisi":
+            return _read_gate(fetch, load_object(item))
+        return _read_number(account, fetch, load_object(item)) if call == "NumaraRaporu" else None
 
 
 ADAPTER: Final = Vairo()
@@ -298,8 +298,7 @@ def _parse_gate(fetch: Fetch, answer: Answer) -> Parsed:
 
     The gate only saves calls; what Vairo says about a send never closes a number, nor keeps one from being asked.
     """
-    keys = _asked(fetch)
-    opened = tuple(IdAnswer(key=key, found=True, make_due=True) for key in keys)
+    opened = tuple(IdAnswer(key=key, found=True, make_due=True) for key in _asked(fetch))
     try:
         verdict, item = _read(answer)
         if not verdict:
@@ -310,6 +309,13 @@ def _parse_gate(fetch: Fetch, answer: Answer) -> Parsed:
         return Parsed(answers=opened)
     if not isinstance(item, dict):
         raise AnswerNotUnderstood("`aciklama` is not an object.", raw=answer.body)
+    return _read_gate(fetch, item)
+
+
+def _read_gate(fetch: Fetch, item: Mapping[str, Any]) -> Parsed:
+    """What the object in `aciklama` says of the send."""
+    keys = _asked(fetch)
+    opened = tuple(IdAnswer(key=key, found=True, make_due=True) for key in keys)
     state = GATE_STATE.get(number) if (number := as_int(item.get("paket_durum"))) is not None else None
     if as_key(item.get("id")) != fetch.spec.params["send"] or state is None:
         reason = "The answer about the send names another send or an unknown `paket_durum`."

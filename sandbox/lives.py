@@ -14,8 +14,6 @@ State = TypeVar("State")
 
 NUMBER_HEAD = "90555000"
 NEVER = float("inf")
-LONGEST_SECONDS = 600.0
-"""No natural life is longer than this at speed 1; a speed of 24 makes it 25 seconds."""
 
 OUTCOMES: dict[str, range] = {
     "delivered": range(60),

@@ -1,5 +1,6 @@
 """Reading again what was not understood, with the code as it is today."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -10,15 +11,21 @@ from sqlalchemy import Connection, RowMapping, text
 from core.logging import get_logger
 from models.database import retry_transaction
 from models.deliveries import upsert
+from models.ledger.deadletters import open_ids_of
 from models.quarantine import Opened, open_sealed, resolve
+from models.report import DeliveryReport, TrackedKey
+from models.tracked import close_answered
 from models.vocabulary import Status
 from providers.adapter import Account, Adapter, Answer, Callback, Fetch, FetchSpec, Parsed
 from providers.errors import ProviderError
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.hints import ask_now, place
-from tasks.steps.tracking import account_row
+from tasks.steps.tracking import account_row, due_id
 
 log = get_logger(__name__)
+
+CHAIN = "chain"
+"""The parameter of pages that belong together: see `providers.adapter.Fetch`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,18 +55,22 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
     if entry is None:
         return None
     row = account_row(connection, entry.account_id)
-    parsed = _parse(runtime, row, entry)
-    if isinstance(parsed, Parsed) and (parsed.reports or parsed.hints) and not parsed.unreadable:
+    asked = _asked_ids(connection, runtime, row, entry)
+    parsed, is_item = _parse(runtime, row, entry, asked)
+    if isinstance(parsed, Parsed) and (parsed.reports or parsed.hints or is_item) and not parsed.unreadable:
         asked_at = None if entry.origin.startswith("callback:") else _asked_at(connection, entry_id)
         placed = place(connection, row["id"], parsed.hints)
         reports = (*parsed.reports, *placed.reports)
         result = upsert(connection, row["id"], row["provider"], reports, asked_at=asked_at)
+        settled = [asked[answer.key]["id"] for answer in parsed.answers if answer.settled and answer.key in asked]
+        if asked_at is not None:
+            close_answered(connection, settled, asked_at)
         ask_now(connection, row, placed.ask)
         resolve(connection, entry_id)
         return Reread(
             entry_id=entry_id,
             understood=True,
-            why="understood and stored" if reports else "understood, but only asking tells whom it is about: asked now",
+            why=_what_came_of_it(parsed, reports),
             reports=len(reports),
             new=result.new,
             advanced=result.advanced,
@@ -70,32 +81,73 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
     return Reread(entry_id=entry_id, understood=False, why=_reason(parsed))
 
 
-def _parse(runtime: Runtime, row: RowMapping, entry: Opened) -> Parsed | str:
-    """What the adapter makes of the bytes now, or a sentence why it makes nothing of them."""
+def _what_came_of_it(parsed: Parsed, reports: Sequence[DeliveryReport]) -> str:
+    if reports:
+        return "understood and stored"
+    if parsed.hints:
+        return "understood, but only asking tells whom it is about: asked now"
+    return "understood: it says nothing about any delivery"
+
+
+def _asked_ids(
+    connection: Connection, runtime: Runtime, row: RowMapping, entry: Opened
+) -> Mapping[TrackedKey, RowMapping]:
+    """The ids, still open, that the fetch of this entry asked for: those that the adapter would ask for in that way.
+
+    None for one page of several: only all of them together settle an id.
+    """
+    params = entry.context.get("params", {})
+    if not params or CHAIN in params:
+        return {}
+    adapter, account = adapter_of(row), runtime.account(row)
+    fetch = connection.execute(_FETCH, {"entry_id": entry.id}).mappings().one()
+    found: dict[TrackedKey, RowMapping] = {}
+    for tracked in open_ids_of(connection, fetch):
+        specs = adapter.plan_ids(account, [due_id(tracked)], row["now"].date())
+        if any(_is_part(spec.params, params) for spec in specs):
+            found[TrackedKey(id_kind=tracked["id_kind"], value=tracked["value"])] = tracked
+    return found
+
+
+def _is_part(one: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
+    """Whether a call for one id is that other call, or a part of its batch."""
+    if one.keys() != whole.keys():
+        return False
+    pairs = [(value, whole[name]) for name, value in one.items()]
+    return all(
+        set(part) <= set(all_) if isinstance(part, list) and isinstance(all_, list) else part == all_
+        for part, all_ in pairs
+    )
+
+
+def _parse(
+    runtime: Runtime, row: RowMapping, entry: Opened, asked: Mapping[TrackedKey, RowMapping]
+) -> tuple[Parsed | str, bool]:
+    """What the adapter makes of the bytes now, or a sentence why it makes nothing of them; whether they are an item."""
     adapter, account = adapter_of(row), runtime.account(row)
     source, _, kind = entry.origin.partition(":")
     try:
         if source == "callback":
-            return adapter.parse_callback(account, Callback(tail=kind, body=entry.raw))
-        return _parse_polled(adapter, account, entry, kind)
+            return adapter.parse_callback(account, Callback(tail=kind, body=entry.raw)), False
+        spec = FetchSpec(kind=kind, params=entry.context.get("params", {}), ids=tuple(asked))
+        fetch = Fetch(spec=spec, ids={key: due_id(tracked) for key, tracked in asked.items()})
+        return _parse_polled(adapter, account, fetch, entry.raw)
     except ProviderError as error:
-        return error.message
+        return error.message, False
     except Exception as error:  # noqa: BLE001 - an item cut out of its answer may fail anywhere in the adapter
         log.warning("quarantine.parse_failed", entry=entry.id, error=type(error).__name__)
-        return f"Reading it failed with {type(error).__name__}."
+        return f"Reading it failed with {type(error).__name__}.", False
 
 
-def _parse_polled(adapter: Adapter, account: Account, entry: Opened, kind: str) -> Parsed:
+def _parse_polled(adapter: Adapter, account: Account, fetch: Fetch, raw: bytes) -> tuple[Parsed, bool]:
     """The whole answer to a fetch, or one item that was cut out of it; which of them was kept is told by its form."""
-    params = entry.context.get("params", {})
-    answer = Answer(status=HTTPStatus.OK, body=entry.raw)
     try:
-        return adapter.parse(account, Fetch(spec=FetchSpec(kind=kind, params=params)), answer)
+        return adapter.parse(account, fetch, Answer(status=HTTPStatus.OK, body=raw)), False
     except ProviderError:
-        found = adapter.parse_item(account, params, entry.raw)
+        found = adapter.parse_item(account, fetch, raw)
         if found is None:
             raise
-        return found
+        return found, True
 
 
 def _reason(parsed: Parsed | str) -> str:
@@ -109,6 +161,7 @@ _ASKED_AT = text("""
     SELECT max(c.asked_at) FROM calls c JOIN quarantine q ON q.account_id = c.account_id AND q.fetch_id = c.fetch_id
     WHERE q.id = :entry_id AND c.asked_at <= q.first_seen_at
 """)
+_FETCH = text("SELECT account_id, context -> 'params' AS params FROM quarantine WHERE id = :entry_id")
 _STATUSES = text("""
     SELECT count(*) AS many, count(*) FILTER (WHERE status = :unknown) AS unknown FROM delivery_status
     WHERE account_id = :account_id AND granularity IN ('message', 'order', 'conversation') AND provider_key = :key

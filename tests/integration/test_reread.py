@@ -29,7 +29,7 @@ from tasks.steps.tracking import account_row
 
 __all__ = ["ulak"]
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(200)
 
 TABLES: dict[str, tuple[Any, object]] = {
     "vairo": (vairo.STATUS, "QUEUED_AT_OPERATOR"),
@@ -80,7 +80,7 @@ def test_a_word_that_is_known_now_is_read_from_quarantine_without_asking(
     given = sandbox.control("POST", f"/sends/{provider}", {"count": 2, "outcome": "unknown_word"})
     register_sends(runtime, given["sends"])
     with Driver(runtime).running() as driver:
-        assert driver.until(lambda: unknown(engine) >= 2 and len(entries(engine)) >= 2, seconds=40)
+        assert driver.until(lambda: unknown(engine) >= 2 and len(entries(engine)) >= 2, seconds=100)
     time.sleep(0.3)
     many, before = unknown(engine), asked(sandbox)
     refused = ulak("quarantine", "retry", "--all")
@@ -226,3 +226,64 @@ def test_a_webhook_with_an_unknown_word_can_be_read_again(runtime: Runtime, monk
     with engine.connect() as connection:
         found = connection.execute(text("SELECT id_kind, value FROM tracked_ids")).all()
     assert [tuple(each) for each in found] == [("order", "7")]
+
+
+def test_an_unknown_state_of_a_whole_send_leaves_quarantine_once_it_is_known(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says nothing about a delivery, so nothing is written; while it is not known it stays."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    add_ids(engine, account_id, [f"s1:+9053212345{number}" for number in range(10, 10 + vairo.GATE_ABOVE + 1)])
+    [gate] = plan(runtime, account_id)
+    body = msgspec.json.encode({"durum": True, "aciklama": {"id": "s1", "paket_durum": 77}})
+    Held(runtime, gate).answer(body)
+    [(entry, _)] = entries(engine)
+    first = reread(runtime, entry)
+    assert first is not None
+    assert not first.understood
+    monkeypatch.setitem(vairo.GATE_STATE, 77, "running")
+    again = reread(runtime, entry)
+    assert again is not None
+    assert (again.understood, again.why) == (True, "understood: it says nothing about any delivery")
+    assert (entries(engine), deliveries(engine, account_id)) == ([], [])
+
+
+def test_an_id_is_asked_no_more_when_its_final_word_is_understood_late(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The id that the entry answers is closed, however it was spelled; the other numbers of its send stay open."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    add_ids(engine, account_id, ["s1:05321234567"])
+    [fetch_id] = plan(runtime, account_id)
+    Held(runtime, fetch_id).answer(vairo_body("s1:+905321234567", "YENI"))
+    add_ids(engine, account_id, ["s1:+905321234568"])
+    [(entry, _)] = entries(engine)
+    monkeypatch.setitem(vairo.STATUS, "YENI", (Status.REJECTED, Reason.OTHER))
+    done = reread(runtime, entry)
+    assert done is not None
+    assert done.understood
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT value, close_reason FROM tracked_ids ORDER BY id")).all()
+    assert [tuple(each) for each in found] == [("s1:05321234567", "final"), ("s1:+905321234568", None)]
+
+
+def test_one_row_of_several_does_not_close_the_id_that_they_belong_to(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction has as many rows as recipients: the one in quarantine tells nothing of the others."""
+    engine = runtime.engine
+    account_id = add_account(engine, provider="organik")
+    add_ids(engine, account_id, ["12"], kind="transaction")
+    [fetch_id] = plan(runtime, account_id)
+    rows = [
+        {"gsm_track_id": str(place), "transaction_id": "12", "status": status} for place, status in ((1, 7), (2, 1))
+    ]
+    Held(runtime, fetch_id).answer(msgspec.json.encode({"response": {"result": True, "data": rows}}))
+    [(entry, _)] = entries(engine)
+    monkeypatch.setitem(organik.STATUS, 7, (Status.REJECTED, Reason.OTHER))
+    done = reread(runtime, entry)
+    assert done is not None
+    assert done.understood
+    assert scalar(engine, "SELECT count(*) FROM tracked_ids WHERE closed_at IS NULL AND id_kind = 'transaction'") == 1
