@@ -123,6 +123,7 @@ polls = Table(
     Column("unchanged", Integer, nullable=False, server_default=text("0")),
     Column("drifting", Boolean, nullable=False, server_default=text("false")),
     Column("sweep_through", Date),
+    Column("taken_over_by", BigInteger),
     Column("started_at", _TIME, nullable=False, server_default=func.now()),
     Column("finished_at", _TIME),
     UniqueConstraint("account_id", "idempotency_key"),

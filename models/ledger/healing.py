@@ -1,7 +1,5 @@
 """What brings back whatever was lost: safe anywhere, any time, twice at once."""
 
-from dataclasses import dataclass
-
 from sqlalchemy import Connection, RowMapping, text
 
 from models.ledger.finishing import PollCounts, count_poll
@@ -12,17 +10,6 @@ MAX_CLAIMS = 5
 """A fetch that was claimed so often without any answer is dead: its body may be killing the workers."""
 REST_SECONDS = 1800.0
 """How long the ids of such a fetch rest (times the account's factor), or the killing would begin anew at once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Healed:
-    """What one reconciliation found."""
-
-    released: int = 0
-    dead: int = 0
-    ended_polls: int = 0
-    unplanned_polls: tuple[tuple[str, int], ...] = ()
-    waiting_accounts: tuple[str, ...] = ()
 
 
 _EXPIRED = text("""

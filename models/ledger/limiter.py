@@ -31,7 +31,6 @@ class AccountState:
 
     breaker_state: str
     breaker_failures: int
-    breaker_trips: int
     throttles: int
 
     @property
@@ -76,7 +75,7 @@ class Gone:
 _LOCK_ACCOUNT = text("""
     SELECT f.state AS fetch_state, f.available_at, f.account_id,
            a.enabled, a.paused_until, a.not_before, a.breaker_state, a.breaker_until, a.breaker_failures,
-           a.breaker_trips, a.throttles, a.limit_requests, a.limit_per_seconds, a.limit_concurrency,
+           a.throttles, a.limit_requests, a.limit_per_seconds, a.limit_concurrency,
            CAST(a.options ->> 'deadline_seconds' AS double precision) AS deadline_seconds
     FROM fetches f JOIN accounts a ON a.id = f.account_id
     WHERE f.id = :fetch_id
@@ -218,7 +217,6 @@ def _taken(taken: RowMapping, account: RowMapping, deadline: float, before_commi
         state=AccountState(
             breaker_state="closed" if account["breaker_state"] == "closed" else "probing",
             breaker_failures=account["breaker_failures"],
-            breaker_trips=account["breaker_trips"],
             throttles=account["throttles"],
         ),
     )

@@ -160,7 +160,7 @@ _TAKE_OVER = text("""
     FROM wanted JOIN moved USING (id) GROUP BY wanted.poll_id
 """)
 _LEAVE = text(f"""
-    UPDATE polls SET open_fetches = open_fetches - :many, fetches = fetches - :many,
+    UPDATE polls SET open_fetches = open_fetches - :many, fetches = fetches - :many, taken_over_by = :taker,
         sweep_through = CASE WHEN :unswept THEN NULL ELSE sweep_through END,
         state = CASE WHEN open_fetches = :many AND planned_at IS NOT NULL AND state = 'running'
                      THEN {ended_state_sql()} ELSE state END,
@@ -175,8 +175,8 @@ def take_over(
 ) -> int:
     """Let an on-demand poll take over the fetches of its subject that were not sent yet; returns how many.
 
-    Their former polls go on without them (and end, where nothing else was open); one that gave a window away vouches
-    for no swept day any more. A page that continues a chain stays where it is.
+    Their former polls go on without them (and end, where nothing else was open) and name this one as `taken_over_by`;
+    one that gave a window away vouches for no swept day any more. A page that continues a chain stays where it is.
     """
     rows = connection.execute(
         _TAKE_OVER,
@@ -189,7 +189,8 @@ def take_over(
         },
     ).all()
     for row in sorted(rows, key=lambda row: row.poll_id):
-        connection.execute(_LEAVE, {"poll_id": row.poll_id, "many": row.many, "unswept": row.unswept})
+        left = {"poll_id": row.poll_id, "many": row.many, "unswept": row.unswept, "taker": poll_id}
+        connection.execute(_LEAVE, left)
     return sum(row.many for row in rows)
 
 

@@ -2,17 +2,21 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 from command_line import Ulak, ulak
 from database_fixtures import add_account
+from driving import scalar
 from sqlalchemy import Engine, text
 
 from core.redis import connect
 from core.settings import load_settings
 from models.database import transaction
+from models.ledger.planning import cancel
 from tasks.runtime import Runtime
+from tasks.steps.ondemand import open_on_demand
 from tasks.steps.planning import plan_poll
 from workers.connections import runtime_for
 
@@ -71,7 +75,7 @@ def test_without_redis_the_poll_is_there_all_the_same(ulak: Ulak, monkeypatch: p
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        (["nobody"], 1, "There is no account 'nobody': `ulak accounts list` shows those that are.\n"),
+        (["nobody"], 1, "There is no account 'nobody': `ulak accounts list` shows the known ones.\n"),
         (["kampanya", "--from", "yesterday"], 2, "--from must be a day such as 2026-05-01.\n"),
         (
             ["kampanya", "--to", "2026-05-01"],
@@ -89,7 +93,14 @@ def test_a_poll_that_cannot_be_is_refused(ulak: Ulak, words: list[str], code: in
 
 def test_waiting_ends_with_the_poll(ulak: Ulak, runtime: Runtime) -> None:
     """A worker plans the poll while the command waits; there is nothing to ask, so it is complete."""
-    worker = threading.Timer(1.0, plan_poll, (runtime, "kampanya", 1))
+
+    def plan_once_it_is_there() -> None:
+        while scalar(runtime.engine, "SELECT count(*) FROM polls") == 0:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        plan_poll(runtime, "kampanya", 1)
+
+    worker = threading.Thread(target=plan_once_it_is_there)
     worker.start()
     result = ulak("poll", "kampanya", "--wait")
     worker.join()
@@ -110,7 +121,7 @@ def test_a_poll_is_cancelled_once(ulak: Ulak) -> None:
     first, again, missing = (ulak("polls", "cancel", number) for number in ("1", "1", "99"))
     assert (first.code, first.err) == (0, "Poll 1 is cancelled; 0 fetches will not be made.\n")
     assert (again.code, again.err) == (1, "Poll 1 is cancelled already.\n")
-    assert (missing.code, missing.err) == (1, "There is no poll 99: `ulak polls list` shows those that are.\n")
+    assert (missing.code, missing.err) == (1, "There is no poll 99: `ulak polls list` shows the known ones.\n")
 
 
 def bury(engine: Engine, params: str) -> None:
@@ -172,3 +183,38 @@ def test_a_dead_fetch_whose_ids_are_closed_is_only_put_away(ulak: Ulak, migrated
     result = ulak("dead", "retry", "--all")
     assert (result.code, result.out) == (0, "1: nothing is left to ask\n")
     assert [row[0] for row in polls(ulak)] == [1]
+
+
+def test_a_poll_that_was_taken_over_says_so_and_whoever_waits_follows(
+    ulak: Ulak, migrated_database: Engine, runtime: Runtime
+) -> None:
+    """A later poll on the same ids takes what was not asked yet: the earlier one is complete, but not all is asked."""
+    assert ulak("track", "kampanya", "number=1:+905301234567").code == 0
+
+    def take_over() -> None:
+        while not scalar(migrated_database, "SELECT count(*) FROM polls"):
+            time.sleep(0.05)
+        plan_poll(runtime, "kampanya", 1)
+        second = open_on_demand(runtime, "kampanya", trigger="api")
+        plan_poll(runtime, "kampanya", second)
+        with transaction(migrated_database) as connection:
+            cancel(connection, second)
+
+    other = threading.Thread(target=take_over)
+    other.start()
+    waited = ulak("poll", "kampanya", "--wait", "--timeout", "20")
+    other.join()
+    told = [line.partition(":")[0] for line in waited.err.splitlines()[-3:]]
+    assert (waited.code, told) == (
+        1,
+        [
+            "Poll 1 is complete",
+            "What it had not asked yet is asked by poll 2, which is followed now.",
+            "Poll 2 is cancelled",
+        ],
+    )
+    listed = json.loads(ulak("polls", "list", "--json").out)
+    assert [(row["id"], row["state"], row["taken_over_by"]) for row in listed] == [
+        (2, "cancelled", None),
+        (1, "complete", 2),
+    ]

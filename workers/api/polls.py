@@ -77,6 +77,9 @@ class Poll(BaseModel):
     advanced: int
     unchanged: int
     drifting: Annotated[bool, Field(description="A list kept changing while it was read.")]
+    taken_over_by: Annotated[
+        int | None, Field(description="The later poll that asks what this one had not asked yet: follow that one, too.")
+    ]
     started_at: datetime
     finished_at: datetime | None
 
@@ -188,7 +191,7 @@ def _check(connection: Connection, new: NewPoll) -> None:
     """Refuse what could never be asked, each field by name."""
     row = account_of(connection, new.account)
     if row is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists those that are.")
+        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
     if not row["enabled"]:
         raise ProblemError(HTTPStatus.CONFLICT, "The account is disabled: enable it in the accounts file first.")
     mistakes = _window_mistakes(row, new)

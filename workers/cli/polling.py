@@ -71,13 +71,16 @@ def _wait(run: Session, poll_id: int, timeout: float | None) -> None:
     tell(f"Poll {poll_id} is {row['state'].replace('_', ' ')}: {_counts(row)}.")
     if row["state"] != "complete":
         raise typer.Exit(FAILED)
+    if row["taken_over_by"] is not None:
+        tell(f"What it had not asked yet is asked by poll {row['taken_over_by']}, which is followed now.")
+        _wait(run, row["taken_over_by"], None if timeout is None else max(0.0, timeout - (clock.boot() - started)))
 
 
 def _poll_row(run: Session, poll_id: int) -> RowMapping:
     with run.engine.connect() as connection:
         row = find_poll(connection, poll_id)
     if row is None:
-        raise CommandError(f"There is no poll {poll_id}: `ulak polls list` shows those that are.")
+        raise CommandError(f"There is no poll {poll_id}: `ulak polls list` shows the known ones.")
     return row
 
 

@@ -171,6 +171,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "polls.progress": "Progress",
     "polls.done": "{done} of {all}",
     "polls.waits": "waits for its plan",
+    "polls.taken_over": "the rest is asked by poll {poll}",
     "polls.calls": "Calls",
     "polls.found": "New · advanced",
     "polls.dead": "Given up",

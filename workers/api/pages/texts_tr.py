@@ -171,6 +171,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "polls.progress": "İlerleme",
     "polls.done": "{done} / {all}",
     "polls.waits": "planını bekliyor",
+    "polls.taken_over": "kalanı {poll} numaralı sorguda",
     "polls.calls": "Çağrı",
     "polls.found": "Yeni · ilerleyen",
     "polls.dead": "Vazgeçilen",
