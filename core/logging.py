@@ -118,8 +118,17 @@ def _shared_processors(process: str, mode: Mode) -> list[Processor]:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
+        _on_one_line,
         add_process_and_time,
     ]
+
+
+def _on_one_line(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Libraries draw tables and paragraphs into their messages; a line of ours is one line, for people too."""
+    told = event.get("event")
+    if isinstance(told, str) and "\n" in told:
+        event["event"] = " ".join(told.split())
+    return event
 
 
 def _formatter(

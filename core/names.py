@@ -34,4 +34,3 @@ QUEUE_OF_TASK: Final = MappingProxyType(
         UPKEEP_PRUNE: QUEUE_CONTROL,
     },
 )
-TASKS: Final = tuple(QUEUE_OF_TASK)

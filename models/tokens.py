@@ -60,7 +60,7 @@ def revoke_token(connection: Connection, name: str) -> bool:
     if connection.execute(change).rowcount:
         return True
     if connection.execute(select(table.name).where(table.name == name)).one_or_none() is None:
-        raise LookupError(f"There is no token {name!r}: `ulak tokens list` shows those that are.")
+        raise LookupError(f"There is no token {name!r}: `ulak tokens list` shows the known ones.")
     return False
 
 

@@ -43,7 +43,6 @@ class Child:
 
     def __init__(self, spec: ChildSpec, home: Path, lifeline: Lifeline) -> None:
         self.spec = spec
-        self.restarts = 0
         self.restart_at: float | None = None
         self.exit_code: int | None = None
         self._home = home
@@ -130,7 +129,6 @@ class Child:
         if clock.boot() - self._started_at >= RECOVERED_SECONDS:
             self._backoff = SHORTEST_BACKOFF_SECONDS
         self.restart_at = clock.boot() + self._backoff
-        self.restarts += 1
         log.warning(
             "child.died",
             child=self.spec.name,

@@ -62,7 +62,7 @@ def account_row(connection: Connection, account_id: str) -> RowMapping:
     """The account's row, with PostgreSQL's `now`; LookupError with a sentence where there is none."""
     row = tracked.account_of(connection, account_id)
     if row is None:
-        raise LookupError(f"There is no account {account_id!r}: `ulak accounts list` shows those that are.")
+        raise LookupError(f"There is no account {account_id!r}: `ulak accounts list` shows the known ones.")
     return row
 
 

@@ -177,7 +177,7 @@ ACCOUNT = '[[account]]\nid = "a"\nprovider = "vairo"\n[account.credentials]\napi
     [
         (
             ACCOUNT.replace("vairo", "viaro"),
-            "line 3: a provider: it is not one of those that there are; right would be: vairo",
+            "line 3: a provider: it is not known; right would be: vairo",
         ),
         (
             ACCOUNT.replace("api_key", "apikey"),
@@ -298,10 +298,12 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
     for name in ("none.toml", "latin.toml"):
         with pytest.raises(AccountsFileError) as caught:
             read_accounts(tmp_path / name)
-        problems.append(caught.value.mistakes[0].problem)
+        problems.append(str(caught.value))
+    missing, wrong = (f"the accounts file {tmp_path / name}" for name in ("none.toml", "latin.toml"))
+    right = "the path of a file that exists and may be read; docs/configuration.md shows the smallest one"
     assert problems == [
-        f"{tmp_path / 'none.toml'} cannot be read: No such file or directory",
-        f"{tmp_path / 'latin.toml'} is not UTF-8 text",
+        f"{missing} cannot be read (No such file or directory); right would be: {right}",
+        f"{wrong} is not UTF-8 text; right would be: a file saved as UTF-8",
     ]
     assert [account.id for account in read_accounts(tmp_path / "right.toml")] == ["marka-sms", "bip-1"]
 

@@ -126,6 +126,12 @@ def test_lines_of_libraries_come_the_same_way(output: Output, name: str) -> None
     }
 
 
+def test_a_paragraph_of_a_library_is_one_line(output: Output) -> None:
+    """Tables and indented text are told without their line breaks, so that a line of the log is one event."""
+    logging.getLogger("flower.command").warning("Tasks: \n%s", "['a',\n   'b']")
+    assert output.only()["event"] == "Tasks: ['a', 'b']"
+
+
 def test_request_lines_of_the_http_client_are_silent(output: Output) -> None:
     """They hold whole URLs and come once a call; what we want to know of a call we say."""
     logging.getLogger("httpx").info("HTTP Request: GET https://h/?api_key=abc")

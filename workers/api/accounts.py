@@ -116,7 +116,7 @@ def resume_one(account: OneAccount, means: Have, later: BackgroundTasks) -> Acco
 
 
 def _unknown() -> ProblemError:
-    return ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists those that are.")
+    return ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
 
 
 def _found(connection: Connection, account: str) -> Account:

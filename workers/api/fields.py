@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import Header, Path, Query
+from fastapi import Header, Path
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from workers.api.cursors import LARGEST
@@ -32,7 +32,6 @@ IdempotencyKey = Annotated[
         description="The same key gives the same poll, however often the request is sent.",
     ),
 ]
-CursorQuery = Annotated[Cursor | None, Query()]
 
 
 class Given(BaseModel):

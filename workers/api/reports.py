@@ -56,7 +56,7 @@ def _store(means: Means, account: str, body: bytes) -> Received:
     with means.engine.connect() as connection:
         row = account_of(connection, account)
     if row is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists those that are.")
+        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
     try:
         return ingest(means.runtime, row, Callback(tail=SEND_REPLY, body=body))
     except ProviderError as error:

@@ -117,7 +117,7 @@ def register_body(means: Means, body: bytes) -> bytes:
     with means.engine.connect() as connection:
         row = account_of(connection, given.account.replace("\0", ""))
     if row is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists those that are.")
+        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
     check = IdCheck(row)
     good: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []

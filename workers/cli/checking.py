@@ -128,7 +128,8 @@ def _accounts_file(run: Session) -> tuple[str | None, str]:
     path = run.settings.accounts_path()
     if path is None:
         return None, "none given"
-    return None, f"{len(read_accounts(path))} accounts in {path}"
+    many = len(read_accounts(path))
+    return None, f"{many} account{'' if many == 1 else 's'} in {path}"
 
 
 def _accounts(run: Session) -> Iterator[Finding]:

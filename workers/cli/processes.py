@@ -1,14 +1,16 @@
 """`ulak worker`, `beat`, `flower`, `api`: one process each, for production; `ulak up` runs the same commands."""
 
+import contextlib
 import os
 import signal
+import warnings
 from typing import Annotated, Any
 
 import typer
 import uvicorn
 from tornado.options import options as flower_options
 
-from core import metrics, names
+from core import clock, metrics, names
 from core.logging import configure_logging, get_logger
 from core.settings import Settings, load_settings
 from workers import lifeline
@@ -19,6 +21,7 @@ log = get_logger(__name__)
 Option = typer.Option
 GRACE_SECONDS = 20.0
 API_THREADS = 16
+WORKER_WAIT_SECONDS = 10.0
 
 
 def register(app: typer.Typer) -> None:
@@ -55,6 +58,7 @@ def worker(
     celery.settings = settings.model_copy(update={"worker_threads": threads or settings.worker_threads})
     celery.log_process = name
     _show_metrics(settings)
+    _tell_of_root()
     celery.worker_main(
         [
             "--quiet",
@@ -69,6 +73,18 @@ def worker(
             "--events",
         ]
     )
+
+
+def _tell_of_root() -> None:
+    """One line in place of Celery's many: its reason, messages that run code when they are read, is not given here.
+
+    Only JSON is accepted. What is left is that a process should not have more rights than it needs.
+    """
+    from celery.exceptions import SecurityWarning  # noqa: PLC0415 - costs half a second
+
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser", category=SecurityWarning)
+    if os.geteuid() == 0:
+        log.info("worker.runs_as_root", advice="in production give it a user of its own")
 
 
 def _show_metrics(settings: Settings) -> None:
@@ -115,6 +131,7 @@ def flower() -> None:
     celery.log_process = "flower"
     # Set here and not on the command line: the password must not stand in the process list.
     flower_options.basic_auth = [flower_auth(settings)]
+    _await_worker(celery)
     celery.start(
         [
             "flower",
@@ -126,6 +143,19 @@ def flower() -> None:
             *(["--read-only"] if settings.flower_read_only else []),
         ]
     )
+
+
+def _await_worker(celery: Any) -> None:
+    """Return when a worker answers, at the latest after some seconds.
+
+    Flower asks all workers once when it starts, and warns of each question that nobody answers: workers that were
+    started in the same moment are not there yet.
+    """
+    end = clock.boot() + WORKER_WAIT_SECONDS
+    # A broker that is away is Flower's own matter.
+    with contextlib.suppress(*celery.connection_errors()):
+        while clock.boot() < end and not celery.control.ping(timeout=0.5, limit=1):
+            pass
 
 
 def api() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from core import clock
 from models.overview import AccountOverview
@@ -27,7 +28,8 @@ class Progress:
 
     def say(self, what: str, text: str) -> None:
         """One line of what was done."""
-        self.console.print(f"[bold]{what:<10}[/bold] {text}" if self.console.is_terminal else f"{what:<10} {text}")
+        # Paths and sentences may hold brackets, which are no markup.
+        self.console.print(Text.assemble((f"{what:<10}", "bold"), f" {text}"))
 
     def show(self, accounts: Sequence[AccountOverview], reasons: Sequence[str] | None) -> None:
         """The present state; `reasons`: what is still missing until settled, None where nobody waits for that."""

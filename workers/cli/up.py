@@ -12,7 +12,7 @@ from core import clock
 from core.logging import configure_logging, get_logger
 from core.redis import connect
 from core.settings import Settings, load_settings
-from models.accounts import apply
+from models.accounts import apply, list_accounts
 from models.database import retry_transaction
 from models.overview import overview, unsettled
 from models.schema import migrate
@@ -20,6 +20,7 @@ from providers.accounts import read_accounts
 from tasks.runtime import Runtime
 from workers import secrets
 from workers.children import ChildSpec
+from workers.cli.checking import missing_credentials
 from workers.cli.progress import Progress
 from workers.connections import paces
 from workers.demo import SandboxRun
@@ -104,6 +105,7 @@ class Up:
         self.progress.say("Schema", "at the newest revision")
         path = demo.write_accounts() if demo else self.plan.settings.accounts_path()
         self._apply_accounts(runtime, path)
+        self._say_what_is_missing(runtime)
         settings = self._start_processes(settings)
         if demo is not None:
             self._play_sender(demo, runtime, settings)
@@ -157,6 +159,14 @@ class Up:
         if applied.missing:
             text += f"; not in the file, still running: {', '.join(applied.missing)}"
         self.progress.say("Accounts", text)
+
+    def _say_what_is_missing(self, runtime: Runtime) -> None:
+        """Accounts that cannot be asked for want of a credential. The others go on, so this stops nothing."""
+        with runtime.engine.connect() as connection:
+            records = [record for record in list_accounts(connection) if record.enabled]
+        for record in records:
+            if (missing := missing_credentials(record)) is not None:
+                self.progress.say("Missing", f"{record.id} cannot be asked: {missing}")
 
     # ----------------------------------------------------------------------------------- processes
 
