@@ -1,11 +1,14 @@
 """Choosing TCP ports."""
 
 import errno
+import random
 import socket
 from typing import Final
 
 TRIES: Final = 200
 HIGHEST: Final = 65_535
+QUIET_PORTS: Final = range(20_000, 32_000)
+"""Below the ports that systems deal out to whoever names none, and above most that programs have of old."""
 
 
 class PortBusyError(Exception):
@@ -31,11 +34,17 @@ def choose_port(wanted: int | None, default: int, bind: str) -> int:
 
 
 def free_loopback_port() -> int:
-    """Some free port on 127.0.0.1, chosen by the system."""
+    """Some free port on 127.0.0.1, for a server that starts a moment later and keeps the port over its restarts.
+
+    Nobody else is dealt it by chance while its server is not up.
+    """
+    for port in random.sample(QUIET_PORTS, TRIES):
+        if is_free(port, "127.0.0.1"):
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        dealt: int = probe.getsockname()[1]
+        return dealt
 
 
 def is_free(port: int, bind: str) -> bool:
