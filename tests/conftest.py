@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from database_fixtures import migrated_database, migrated_template, shared_database
@@ -24,6 +25,12 @@ from workers.embedded.server import EmbeddedServer
 from workers.embedded.valkey import ValkeyServer
 
 __all__ = ["migrated_database", "migrated_template", "shared_database"]  # fixtures that live in their own module
+
+# A law is about what is true, not about how long a busy machine needs for one example of it.
+hypothesis.settings.register_profile(
+    "ulak", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("ulak")
 
 RUN_VARIABLE = "ULAK_TEST_RUN"
 VALKEY_DATABASES = 64

@@ -152,15 +152,20 @@ def scalar(engine: Engine, query: str, **values: object) -> object:
         return connection.execute(text(query), values).scalar_one()
 
 
-def miscounted_polls(engine: Engine) -> list[tuple[object, ...]]:
-    """Polls whose `open_fetches` is not the number of their open fetches, or that run with none, or ended with some."""
+def miscounted_polls(engine: Engine, account_id: str | None = None) -> list[tuple[object, ...]]:
+    """Polls whose `open_fetches` is not the number of their open fetches, or that run with none, or ended with some.
+
+    Of one account, or of all: other tests leave what they like in a database that is shared.
+    """
     with engine.connect() as connection:
         rows = connection.execute(
             text(
                 "SELECT id, state, open_fetches, found FROM (SELECT p.*, (SELECT count(*) FROM fetches f"
                 " WHERE f.poll_id = p.id AND f.state IN ('ready', 'sending')) AS found FROM polls p) p"
-                " WHERE open_fetches <> found OR (state IN ('complete', 'complete_with_errors') AND found > 0)"
-                " OR (state = 'running' AND planned_at IS NOT NULL AND found = 0)"
-            )
+                " WHERE (open_fetches <> found OR (state IN ('complete', 'complete_with_errors') AND found > 0)"
+                " OR (state = 'running' AND planned_at IS NOT NULL AND found = 0))"
+                " AND account_id = coalesce(:a, account_id)"
+            ),
+            {"a": account_id},
         )
         return [tuple(row) for row in rows]

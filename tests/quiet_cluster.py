@@ -5,7 +5,7 @@ from sqlalchemy import Engine, text
 from core import clock
 from models.database import transaction
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 
 def wait_for_the_feed(engine: Engine) -> None:

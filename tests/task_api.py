@@ -40,7 +40,7 @@ class Api:
 
     def heard(self) -> list[Message]:
         """What was sent; waits for the first message, which goes out after the answer."""
-        deadline = clock.boot() + 10
+        deadline = clock.boot() + 40
         while not self.sent and clock.boot() < deadline:
             clock.sleep(0.01)
         return self.sent
@@ -54,7 +54,7 @@ def running(app: FastAPI) -> Iterator[str]:
     thread = threading.Thread(target=server.run, name="api")
     thread.start()
     try:
-        deadline = clock.boot() + 10
+        deadline = clock.boot() + 40
         while not server.started:
             assert clock.boot() < deadline, "the API did not start"
             clock.sleep(0.01)
@@ -78,6 +78,6 @@ def api(migrated_database: Engine) -> Iterator[Api]:
     runtime = runtime_on(migrated_database)
     app = make_api(runtime, token=TOKEN, publish=sent.append)
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    with running(app) as url, httpx.Client(base_url=url, headers=headers, timeout=30) as client:
+    with running(app) as url, httpx.Client(base_url=url, headers=headers, timeout=120) as client:
         yield Api(app=app, engine=migrated_database, client=client, sent=sent)
     runtime.door.close()

@@ -11,14 +11,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bench_limits import _database, _processes, _url_of, _wait_for_calls
 from ledger_acts import add_account, add_ids
+from real_processes import migrated_database, url_of, wait_for_calls, worker_processes
 from sqlalchemy import Engine, text
 from tiny_provider import Reply, Request, TinyProvider, vairo_reply
 
 from workers.embedded.valkey import ValkeyServer
 
 HEALTHY = 9
+THREADS = 12
 IDS = 8
 SPAN_SECONDS = 20.0
 WARM_SECONDS = 3.0
@@ -58,7 +59,7 @@ CASES: Sequence[tuple[str, Callable[[Request], Reply], int, int]] = (
     ("one slow, concurrency 8", slow, 1, 8),
     ("one slow, concurrency 16", slow, 1, 16),
 )
-"""Name, what the sick accounts answer, how many there are, their concurrency. The worker has 12 threads."""
+"""Name, what the sick accounts answer, how many there are, their concurrency."""
 
 
 def main(url: str) -> None:
@@ -81,7 +82,7 @@ def _measure(
     """One run: the nine and the sick from the same moment on, so that whatever they can hold they hold."""
     with (
         tempfile.TemporaryDirectory(prefix="ulak-bench-") as name,
-        _database(url, database) as engine,
+        migrated_database(url, database) as engine,
         TinyProvider(lambda request: answer(request) if request.who == "sick" else well(request)) as tiny,
     ):
         folder = Path(name)
@@ -92,8 +93,8 @@ def _measure(
         for _ in range(many):
             _account(engine, tiny.address("sick"), key, requests=40, concurrency=concurrency)
         valkey = ValkeyServer(folder, durable=False)
-        with _processes(_url_of(url, database), valkey.start(), folder, 1):
-            _wait_for_calls(engine)
+        with worker_processes(url_of(url, database), valkey.start(), folder, 1, threads=THREADS):
+            wait_for_calls(engine)
             time.sleep(WARM_SECONDS + SPAN_SECONDS)
             found = _found(engine)
         valkey.stop()

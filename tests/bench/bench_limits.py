@@ -1,168 +1,145 @@
-"""How much of a provider's limit is used when there is always work: real workers, the sandbox over HTTP.
+"""How much of a limit is used when there is always more to ask: 1 to 8 worker processes, windows of 1 to 60 seconds.
 
 The bound is `min(T / (T + h + w), C * T / (N * h))`: a slot is used again only T after its last request was answered,
-so the answer time h and the wait w between a free slot and its next call are lost each time round.
-`use` counts arrivals in the sandbox's own log against N per T; T/(T+h) leaves out only what the provider takes.
+so the time h from asking to the answer and the time w from a free slot to its next request are lost each time round.
+`T / (T + answer)` leaves out only what the provider itself takes, by its own log; so does `of it`, use against that.
+
+`use` is counted in whole rounds: the mean time between a request and the N-th after it, against T. A count between two
+moments would take in or leave out up to a round, since the requests of a long window come in bursts.
 """
 
-import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
-from demo_accounts import apply_accounts, register_sends
+from limits_at_work import Scene
+from limits_judged import Arrival, Limit, broken_limits, way_seconds
+from real_processes import migrated_database
 from sqlalchemy import Engine, text
 
-from core import clock
-from models.database import make_engine
-from models.quarantine import new_key
-from models.schema import migrate
-from providers.http import HttpDoor
-from sandbox.server import Sandbox
-from tasks.runtime import Runtime
 from workers.embedded.valkey import ValkeyServer
 
-ROOT = Path(__file__).parents[2]
-CASES = ((20, 1.0, 8, 1), (40, 2.0, 8, 2), (100, 10.0, 8, 1), (200, 10.0, 8, 2))
-"""Requests, seconds, concurrency, worker processes."""
-PROVIDER = "vairo"
-WARM_SECONDS = 3.0
+SECOND, TWO, TEN, MINUTE = Limit(20, 1.0, 8), Limit(40, 2.0, 8), Limit(100, 10.0, 8), Limit(120, 60.0, 8)
+CASES: tuple[tuple[int, tuple[Limit, ...]], ...] = (
+    (1, (SECOND, TWO, TEN)),
+    (2, (SECOND, TWO, TEN)),
+    (4, (SECOND, TWO, TEN)),
+    (8, (SECOND, TWO, TEN)),
+    # From a fresh start: after another limit, its first requests would come a minute later.
+    (8, (MINUTE,)),
+)
+"""Worker processes, and the limits that the account has one after the other while they run."""
+WARM_SECONDS = 2.0
+LEAST_SECONDS = 7.0
+PATIENCE_SECONDS = 30.0
+"""What a busy machine may need more."""
+HEAD = (
+    "limit N/T       C  processes  requests   use    bound  use/bound  T/(T+answer)  of it "
+    "    h ms   w ms  answer ms  violations"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was measured under one limit; seconds."""
+
+    requests: int
+    use: float
+    h: float
+    w: float
+    answer: float
 
 
 def main(url: str) -> None:
-    """Print one row for each case."""
-    print("limit        workers  calls  use    h ms   w ms   bound  use/bound  use/(T/(T+h))  violations")
-    for number, case in enumerate(CASES):
-        print(_row(case, _measure(url, f"bench_limits_{number}", case)), flush=True)
+    """Print a row for each limit; ends the program with an error where one was broken."""
+    print(HEAD)
+    broken: list[str] = []
+    for number, (processes, limits) in enumerate(CASES):
+        with _scene(url, f"bench_limits_{number}", limits[0]) as scene, scene.running(processes):
+            for limit in limits:
+                row = _measure(scene, limit)
+                found = broken_limits(scene.arrivals(), scene.changes, way_seconds())
+                print(_told(limit, processes, row, len(found)), flush=True)
+            broken += found
+    if broken:
+        raise SystemExit("\n".join([f"{len(broken)} requests broke a limit:", *broken[:20]]))
 
 
-def _row(case: tuple[int, float, int, int], found: Mapping[str, float]) -> str:
-    requests, seconds, concurrency, workers = case
-    h, w = found["h"], found["w"]
-    bound = min(seconds / (seconds + h + w), concurrency * seconds / (requests * h))
-    alone = min(seconds / (seconds + h), concurrency * seconds / (requests * h))
-    return (
-        f"{requests}/{seconds:g} s, {concurrency:<3} {workers:>5} {found['calls']:>7.0f}  {found['use']:.3f} "
-        f"{h * 1000:>6.1f} {w * 1000:>6.1f}  {bound:.3f}  {found['use'] / bound:.3f}      {found['use'] / alone:.3f}"
-        f"          {found['violations']:.0f}"
+def _told(limit: Limit, processes: int, row: Row, violations: int) -> str:
+    """A line of the table. `violations` are those since these processes began."""
+    many, window = limit.requests, limit.per_seconds
+    by_concurrency = limit.concurrency * window / many
+    bound = min(window / (window + row.h + row.w), by_concurrency / row.h)
+    alone = min(window / (window + row.answer), by_concurrency / row.answer)
+    cells = (
+        f"{many:>4} in {window:>2g} s  {limit.concurrency:>4} {processes:>10} {row.requests:>9}",
+        f"{row.use:.3f}  {bound:.3f}      {row.use / bound:.3f}         {alone:.3f}  {row.use / alone:.3f}",
+        f"{row.h * 1000:>6.1f} {row.w * 1000:>6.1f}     {row.answer * 1000:>6.1f}  {violations:>10}",
+    )
+    return "  ".join(cells)
+
+
+def _measure(scene: Scene, limit: Limit) -> Row:
+    """One limit: two rounds of long windows, more of short ones, after a warm-up; longer where the machine is slow."""
+    window = limit.per_seconds
+    if scene.changes[-1].limit != limit:
+        scene.set_limit(limit)
+        # Until the requests under the limit of before are out of the window.
+        time.sleep(window)
+    time.sleep(min(window, WARM_SECONDS))
+    begin, begin_wall = time.monotonic(), time.time()
+    time.sleep(max(LEAST_SECONDS, 2.15 * window))
+    end = time.monotonic() + PATIENCE_SECONDS
+    while len(arrivals := _since(scene, begin)) < 2 * limit.requests + 1 and time.monotonic() < end:
+        time.sleep(0.5)
+    h, w = _waits(scene.engine, limit, begin_wall)
+    return Row(
+        requests=len(arrivals),
+        use=_use([arrival.at for arrival in arrivals], limit),
+        h=h,
+        w=w,
+        answer=mean(arrival.answered - arrival.at for arrival in arrivals if arrival.answered is not None),
     )
 
 
-def _measure(url: str, database: str, case: tuple[int, float, int, int]) -> dict[str, float]:
-    """One case: enough work for the whole time, arrivals counted over whole windows after a warm-up."""
-    requests, seconds, concurrency, workers = case
-    span = max(15.0, 4 * seconds)
-    with tempfile.TemporaryDirectory(prefix="ulak-bench-") as name, _database(url, database) as engine:
-        folder = Path(name)
-        sandbox = Sandbox(seed=3, speed=1.0, scale="small")
-        valkey = ValkeyServer(folder, durable=False)
-        limit = {"requests": requests, "per_seconds": seconds, "concurrency": concurrency}
-        with sandbox:
-            sandbox.control("POST", "/limits", {"provider": PROVIDER, **limit})
-            accounts = [
-                {**account, "limit": limit, "poll": {"every_seconds": 3, "time_factor": 0.001, "max_check_seconds": 1}}
-                for account in sandbox.control("GET", "/accounts")
-                if account["provider"] == PROVIDER
-            ]
-            apply_accounts(engine, accounts, folder)
-            sandbox.control("POST", f"/sends/{PROVIDER}", {"count": 600})
-            runtime = Runtime(
-                engine=engine,
-                door=HttpDoor(max_connections=1, boot=clock.boot, now=clock.now),
-                seal_key=new_key(),
-            )
-            sends = [send for send in sandbox.control("GET", "/sends") if send["account"] == accounts[0]["id"]]
-            register_sends(runtime, sends)
-            with _processes(_url_of(url, database), valkey.start(), folder, workers):
-                _wait_for_calls(engine)
-                time.sleep(WARM_SECONDS)
-                begin = time.time()
-                time.sleep(span)
-                end = time.time()
-            valkey.stop()
-            log = [entry for entry in sandbox.log() if entry["provider"] == PROVIDER]
-            violations = len(sandbox.control("GET", "/log/violations"))
-        arrivals = sum(begin <= _wall(entry) < end for entry in log)
-        h, w = _waits(engine, requests, seconds)
-    return {"calls": arrivals, "use": arrivals / (requests * span / seconds), "h": h, "w": w, "violations": violations}
+def _since(scene: Scene, begin: float) -> list[Arrival]:
+    """What has come since then and is answered, so that it stands in the ledger too."""
+    return [arrival for arrival in scene.arrivals() if arrival.at >= begin and arrival.answered is not None]
 
 
-def _wall(entry: Mapping[str, Any]) -> float:
-    """When a request arrived, in seconds since the epoch."""
-    arrived = entry["arrived_at"]
-    return datetime.fromisoformat(arrived).timestamp()
+def _use(moments: Sequence[float], limit: Limit) -> float:
+    """The rounds that fit into the time, as many as were seen, against the time that they took."""
+    rounds = (len(moments) - 1) // limit.requests
+    if not rounds:
+        raise RuntimeError(f"Only {len(moments)} requests under a limit of {limit}")
+    later = moments[rounds * limit.requests :]
+    return rounds * limit.per_seconds / mean(last - first for first, last in zip(moments, later, strict=False))
 
 
-def _waits(engine: Engine, requests: int, seconds: float) -> tuple[float, float]:
-    """h: asked to released; w: from the moment a slot is free to the call that takes it, after the first round."""
-    query = text("SELECT asked_at, released_at FROM calls WHERE answered_at IS NOT NULL ORDER BY asked_at")
+def _waits(engine: Engine, limit: Limit, since: float) -> tuple[float, float]:
+    """h: asked to answered; w: from the moment a slot is free to the call that takes it."""
+    query = text("""
+        SELECT extract(epoch FROM asked_at)::float8 AS asked, extract(epoch FROM released_at)::float8 AS released
+        FROM calls WHERE answered_at IS NOT NULL AND asked_at >= :since ORDER BY asked_at
+    """)
     with engine.connect() as connection:
-        rows = [tuple(row) for row in connection.execute(query)]
-    frees = sorted(released for _, released in rows)
-    waits = [
-        max(0.0, (asked - frees[place]).total_seconds() - seconds)
-        for place, (asked, _) in enumerate(rows[requests:])
-        if place < len(frees)
-    ]
-    return mean((released - asked).total_seconds() for asked, released in rows), mean(waits[requests:] or [0.0])
-
-
-def _wait_for_calls(engine: Engine) -> None:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        with engine.connect() as connection:
-            if connection.execute(text("SELECT count(*) FROM calls")).scalar_one():
-                return
-        time.sleep(0.2)
-    raise RuntimeError("no call was made")
+        rows = connection.execute(query, {"since": datetime.fromtimestamp(since).astimezone()}).all()
+    frees = sorted(row.released + limit.per_seconds for row in rows)
+    waits = [max(0.0, row.asked - free) for row, free in zip(rows[limit.requests :], frees, strict=False)]
+    return mean(row.released - row.asked for row in rows), mean(waits or [0.0])
 
 
 @contextmanager
-def _processes(database_url: str, redis_url: str, folder: Path, workers: int) -> Iterator[None]:
-    """Workers and a beat; ended at the end."""
-    env = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("ULAK_")},
-        "PYTHONPATH": str(ROOT),
-        "ULAK_HOME": str(folder / "home"),
-        "ULAK_DATABASE_URL": database_url,
-        "ULAK_REDIS_URL": redis_url,
-        "ULAK_TICK_SECONDS": "1",
-    }
-    commands = [["worker", "--name", f"worker-{n}", "--threads", "12"] for n in range(1, workers + 1)] + [["beat"]]
-    running = []
-    try:
-        for command in commands:
-            argv = [sys.executable, "-m", "workers.cli.main", *command]
-            running.append(
-                subprocess.Popen(argv, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            )
-        yield
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait(40)
-
-
-def _url_of(url: str, database: str) -> str:
-    return f"{url.rsplit('/', 1)[0]}/{database}"
-
-
-@contextmanager
-def _database(url: str, name: str) -> Iterator[Engine]:
-    """A migrated database of its own."""
-    import psycopg
-
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"'.encode())
-    engine = make_engine(_url_of(url, name))
-    migrate(engine)
-    yield engine
-    engine.dispose()
+def _scene(url: str, name: str, limit: Limit) -> Iterator[Scene]:
+    """A migrated database and a broker of its own."""
+    with migrated_database(url, name) as engine, tempfile.TemporaryDirectory(prefix="ulak-bench-") as folder:
+        valkey = ValkeyServer(Path(folder), durable=False)
+        try:
+            yield Scene(engine, valkey.start(), Path(folder), limit)
+        finally:
+            valkey.stop()

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import psutil
 from demo_accounts import apply_accounts
+from free_ports import reserve_port
 from proxy import Network, Proxy
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
@@ -36,7 +37,6 @@ from workers.embedded.postgres import PostgresServer
 from workers.embedded.postmaster import running_postmaster
 from workers.embedded.valkey import ValkeyServer
 from workers.lifeline import Lifeline
-from workers.ports import free_loopback_port
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = Path(__file__).with_name("patched_process.py")
@@ -196,7 +196,7 @@ class System:
             seal_key=new_key(),
         )
         self.apply_accounts()
-        self.api_port = free_loopback_port()
+        self.api_port = reserve_port()
         for number in range(1, self._workers + 1):
             self.add(f"worker-{number}", "worker", "--name", f"worker-{number}", "--threads", str(self._threads))
         for number in (1, 2):
@@ -376,7 +376,7 @@ class System:
                 return False
             return True
 
-        self.until(told, what="the sender's registration", seconds=90)
+        self.until(told, what="the sender's registration", seconds=150)
 
     def query(self, sql: str, **values: Any) -> list[Any]:
         """Rows of the database, asked without a proxy; waits for a PostgreSQL that is away."""
@@ -388,7 +388,7 @@ class System:
             except (OperationalError, InterfaceError):
                 return None
 
-        found: list[Any] = self.until(lambda: (rows := ask()) is not None and [rows], what="PostgreSQL", seconds=60)[0]
+        found: list[Any] = self.until(lambda: (rows := ask()) is not None and [rows], what="PostgreSQL", seconds=120)[0]
         return found
 
     def number(self, sql: str, **values: Any) -> int:
@@ -400,7 +400,7 @@ class System:
         moment: datetime = self.query("SELECT clock_timestamp()")[0][0]
         return moment
 
-    def until(self, condition: Callable[[], Any], *, what: str, seconds: float = 60.0) -> Any:
+    def until(self, condition: Callable[[], Any], *, what: str, seconds: float = 120.0) -> Any:
         """The first true value of the condition; fails when it does not come."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -409,7 +409,7 @@ class System:
             time.sleep(0.1)
         raise AssertionError(f"{what} did not come within {seconds:.0f} s")
 
-    def wait_calls(self, many: int = 10, seconds: float = 60.0) -> None:
+    def wait_calls(self, many: int = 10, seconds: float = 120.0) -> None:
         """Return when the stand-ins have answered so many further requests."""
 
         def answered() -> int:

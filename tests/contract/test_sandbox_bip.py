@@ -65,7 +65,7 @@ def taker() -> Iterator[Taker]:
 
 def settle(sandbox: Sandbox) -> None:
     """Waits until every push has been taken."""
-    for _ in range(400):
+    for _ in range(1200):
         if sandbox.control("GET", "/truth/settled")["settled"]:
             return
         time.sleep(0.05)

@@ -48,16 +48,16 @@ def make_list(sandbox: Sandbox) -> tuple[str, dict[str, Any]]:
 
 def test_a_sliding_window_is_judged_by_arrival(sandbox: Sandbox, client: httpx.Client) -> None:
     """Exactly those are refused that find the window full, wherever it begins; refused ones count."""
-    limit = {"provider": "iletimerkezi", "requests": 5, "per_seconds": 0.6}
+    limit = {"provider": "iletimerkezi", "requests": 5, "per_seconds": 1.2}
     sandbox.control("POST", "/limits", limit)
     url, body = make_list(sandbox)
     codes = []
-    for pause in (0, 0.45, 0, 0, 0, 0, 0, 0.25, 0.1, 0.1, 0.1, 0.3, 0.7, 0, 0, 0, 0, 0, 0):
+    for pause in (0, 0.9, 0, 0, 0, 0, 0, 0.5, 0.2, 0.2, 0.2, 0.6, 1.4, 0, 0, 0, 0, 0, 0):
         time.sleep(pause)
         codes.append(client.post(url, json=body).status_code)
     log = sandbox.log()
     times = [one["arrived_mono"] for one in log]
-    full = [sum(0 <= now - other < 0.6 for other in times[: n + 1]) > 5 for n, now in enumerate(times)]
+    full = [sum(0 <= now - other < 1.2 for other in times[: n + 1]) > 5 for n, now in enumerate(times)]
     assert codes == [429 if refused else 200 for refused in full]
     assert [one["why"] for one in log] == ["rate" if refused else None for refused in full]
     assert sandbox.control("GET", "/log/violations") == [one for one in log if one["violation"]]
@@ -76,7 +76,7 @@ def test_the_concurrency_of_an_account_is_enforced(sandbox: Sandbox, client: htt
     """Of six at once with room for two, two pass; the log says how many were in the air."""
     limit = {"provider": "vairo", "requests": 100, "concurrency": 2}
     sandbox.control("POST", "/limits", limit)
-    sandbox.control("POST", "/settings", {"latency_seconds": 0.5})
+    sandbox.control("POST", "/settings", {"latency_seconds": 2.0})
     key = sandbox.control("GET", "/accounts")[1]["credentials"]["api_key"]
     url = f"{sandbox.urls['vairo']}/GonderimBilgisi/1?api_key={key}"
     with ThreadPoolExecutor(6) as pool:
@@ -123,7 +123,8 @@ def test_a_fault_strikes_as_often_as_ordered(sandbox: Sandbox, kind: str) -> Non
     url, body = make_list(sandbox)
     sandbox.control("POST", "/faults", {"provider": "iletimerkezi", "kind": kind, "times": 1})
     wanted = FAULTS[kind]
-    with httpx.Client(trust_env=False, timeout=0.5 if kind == "hang" else 10) as own:
+    patience = httpx.Timeout(10, read=0.5 if kind == "hang" else 10)
+    with httpx.Client(trust_env=False, timeout=patience) as own:
         if isinstance(wanted, type):
             with pytest.raises(wanted):
                 own.post(url, json=body)
@@ -149,8 +150,8 @@ def test_drip_and_slow_take_their_time(sandbox: Sandbox) -> None:
             assert answer.status_code == 200
             chunks = answer.iter_raw()
             assert [next(chunks), next(chunks)] == [b"{", b'"']
-        assert 0.4 < time.monotonic() - began < 3
-        order = {"provider": "iletimerkezi", "kind": "slow", "for_seconds": 1}
+        assert 0.4 < time.monotonic() - began < 8
+        order = {"provider": "iletimerkezi", "kind": "slow", "for_seconds": 30}
         sandbox.control("POST", "/faults", order)
         began = time.monotonic()
         assert own.post(url, json=body).status_code == 200
@@ -236,15 +237,15 @@ def running(*options: str) -> Iterator[dict[str, str]]:
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            assert select.select([process.stdout], [], [], 20)[0]
+            assert select.select([process.stdout], [], [], 60)[0]
             yield json.loads(process.stdout.readline())
         finally:
             began = time.monotonic()
             process.send_signal(signal.SIGTERM)
-            rest, errors = process.communicate(timeout=10)
+            rest, errors = process.communicate(timeout=30)
         assert (process.returncode, rest, errors) == (0, "", "")
-        # It takes half a second; a busy machine may need more.
-        assert time.monotonic() - began < 3
+        # It takes half a second; a busy machine may need more. A request that hangs does so for five minutes.
+        assert time.monotonic() - began < 15
 
 
 def test_a_restart_with_a_state_file_goes_on_with_the_same_lives(client: httpx.Client, tmp_path: Path) -> None:

@@ -169,11 +169,13 @@ def test_a_scheduled_transaction_waits_without_a_finish(sandbox: Sandbox, client
 def test_two_calls_of_one_key_at_the_same_time_are_93(sandbox: Sandbox) -> None:
     """One of them is served, the other hears 93 with HTTP 200."""
     known = sends(sandbox, "transaction")[:1]
-    sandbox.control("POST", "/settings", {"latency_seconds": 0.4})
+    sandbox.control("POST", "/settings", {"latency_seconds": 2.0})
     results: list[bool] = []
+    both_are_there = threading.Barrier(2)
 
     def call() -> None:
         with httpx.Client(trust_env=False, timeout=20) as own:
+            both_are_there.wait()
             results.append(ask(sandbox, own, transaction_ids=known)["result"])
 
     threads = [threading.Thread(target=call) for _ in range(2)]

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from free_ports import reserve_port
 from sqlalchemy import Engine, NullPool, create_engine
 
 from workers.embedded.postgres import PostgresServer
-from workers.ports import free_loopback_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ class RunningUlak:
         self.home = folder / ".ulak"
         self.stderr = folder / "stderr.txt"
         # Tests run side by side: "the next free port" would be the same one for two of them.
-        own = {f"ULAK_{what}_PORT": str(free_loopback_port()) for what in ("API", "FLOWER", "SANDBOX")}
+        own = {f"ULAK_{what}_PORT": str(reserve_port()) for what in ("API", "FLOWER", "SANDBOX")}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ULAK_")}
         with self.stderr.open("wb") as output:
             self.process = subprocess.Popen(
@@ -42,7 +42,7 @@ class RunningUlak:
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self.seen_pids: set[int] = set()
+        self.seen: dict[int, psutil.Process] = {}
 
     def output(self) -> str:
         """What it has printed so far."""
@@ -71,7 +71,7 @@ class RunningUlak:
 
     def wait_ready(self) -> None:
         """Return when everything is started."""
-        self.until(lambda: "Ready " in self.output(), seconds=60, what="`Ready`")
+        self.until(lambda: "Ready " in self.output(), seconds=120, what="`Ready`")
 
     def address(self, what: str) -> str:
         """An address from the output, by the word at the beginning of its line."""
@@ -86,12 +86,12 @@ class RunningUlak:
         return create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1), poolclass=NullPool)
 
     def children(self) -> list[psutil.Process]:
-        """All processes below it; their pids are remembered for `survivors`."""
+        """All processes below it; they are remembered for `survivors`."""
         try:
             found = psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
-        self.seen_pids.update(child.pid for child in found)
+        self.seen.update((child.pid, child) for child in found)
         return found
 
     def workers(self) -> list[psutil.Process]:
@@ -105,12 +105,12 @@ class RunningUlak:
             self.process.send_signal(number)
         return self.process.wait(60)
 
-    def survivors(self, *, seconds: float = 20) -> list[str]:
+    def survivors(self, *, seconds: float = 60) -> list[str]:
         """Processes of this run that still live after so many seconds."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end and any(map(_lives, self.seen_pids)):
+        while time.monotonic() < end and any(map(_lives, self.seen.values())):
             time.sleep(0.2)
-        return [str(psutil.Process(pid).cmdline()) for pid in self.seen_pids if _lives(pid)]
+        return [str(process) for process in self.seen.values() if _lives(process)]
 
     def logs(self) -> str:
         """Every line of every process."""
@@ -150,8 +150,9 @@ def ask(url: str, *, auth: str | None = None, body: Mapping[str, Any] | None = N
         return json.load(answer)
 
 
-def _lives(pid: int) -> bool:
+def _lives(process: psutil.Process) -> bool:
+    """Whether it runs: it, and not another process that was given its number."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -13,14 +13,14 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from free_ports import reserve_port
 from running import ROOT, RunningUlak, ask, running
 from sqlalchemy import text
 
 from workers.embedded.postgres import PostgresServer
 from workers.embedded.valkey import ValkeyServer
-from workers.ports import choose_port
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(400)
 
 OPEN = ("/healthcheck", "/metrics")
 CLOSED = ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/task/types", "/api/queues/length")
@@ -31,7 +31,7 @@ def test_flower_is_closed_readable_and_calls_for_polls(tmp_path: Path) -> None:
     with running(tmp_path) as ulak:
         ulak.wait_ready()
         url, auth = ulak.address("Flower"), (ulak.home / "secrets" / "flower_auth").read_text().strip()
-        ulak.until(lambda: names_of_workers(url, auth), seconds=40, what="a worker in Flower")
+        ulak.until(lambda: names_of_workers(url, auth), seconds=90, what="a worker in Flower")
         assert {path: status(url + path) for path in (*OPEN, *CLOSED)} == {
             **dict.fromkeys(OPEN, 200),
             **dict.fromkeys(CLOSED, 401),
@@ -39,17 +39,17 @@ def test_flower_is_closed_readable_and_calls_for_polls(tmp_path: Path) -> None:
         assert status(f"{url}/api/task/async-apply/poll.account", body={"kwargs": {}}) == 401
         assert [name.partition("@")[0] for name in names_of_workers(url, auth)] == ["worker-1"]
         # Every tick has been worked off by beat, broker and worker together.
-        ulak.until(lambda: status(f"{ulak.address('Page')}/readyz") == 200, seconds=40, what="`/readyz`")
+        ulak.until(lambda: status(f"{ulak.address('Page')}/readyz") == 200, seconds=90, what="`/readyz`")
         account = account_of(ulak)
         assert_poll_of_task(ulak, call_through_flower(url, auth, account), account)
         assert_poll_of_task(ulak, call_through_celery(ulak, account), account)
         assert_poll_of_task(ulak, call_from_python(ulak, account), account)
-        shown = ulak.until(lambda: shown_tasks(url, auth), seconds=40, what="tasks of every kind in Flower")
+        shown = ulak.until(lambda: shown_tasks(url, auth), seconds=90, what="tasks of every kind in Flower")
         assert_readable(shown, ulak)
         flower = next(each for each in ulak.children() if "flower" in each.cmdline())
         assert auth.partition(":")[2] not in " ".join(flower.cmdline())
         with read_only_flower(ulak) as other:
-            ulak.until(lambda: names_of_workers(other, auth), seconds=40, what="a worker in the second Flower")
+            ulak.until(lambda: names_of_workers(other, auth), seconds=90, what="a worker in the second Flower")
             for path in ("task/async-apply/poll.account", "worker/shutdown/worker-1", "worker/pool/grow/worker-1"):
                 assert status(f"{other}/api/{path}", body={}, auth=auth) == 403
 
@@ -108,7 +108,7 @@ def call_from_python(ulak: RunningUlak, account: str) -> str:
 @contextmanager
 def read_only_flower(ulak: RunningUlak) -> Iterator[str]:
     """The address of a second Flower beside the run's, with `ULAK_FLOWER_READ_ONLY`."""
-    port = choose_port(None, 5700, "127.0.0.1")
+    port = reserve_port()
     env = {**environment(ulak), "ULAK_FLOWER_PORT": str(port), "ULAK_FLOWER_READ_ONLY": "true"}
     command = [sys.executable, "-m", "workers.cli.main", "flower"]
     with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
@@ -144,7 +144,7 @@ def assert_poll_of_task(ulak: RunningUlak, task_id: str, account: str) -> None:
             )
             return [tuple(row) for row in connection.execute(query, {"key": f"task:{task_id}"})]
 
-    assert ulak.until(found, seconds=30, what=f"the poll of task {task_id}") == [(account, "task", "on_demand")]
+    assert ulak.until(found, seconds=90, what=f"the poll of task {task_id}") == [(account, "task", "on_demand")]
 
 
 def shown_tasks(url: str, auth: str) -> dict[str, set[str]]:

@@ -73,11 +73,11 @@ def test_a_program_registers_asks_watches_and_follows_while_the_api_is_killed(tm
         control = ulak.address("Sandbox")
         token = (ulak.home / "secrets" / "api_token").read_text(encoding="utf-8").strip()
         program = Program(ulak.address("Page"), token)
-        ulak.until(program.follow, seconds=30, what="the first page of the feed")
+        ulak.until(program.follow, seconds=90, what="the first page of the feed")
         register_and_ask(ulak, program, control)
         kill_api_while_it_is_pushed_to(ulak, program, control)
-        ulak.until(lambda: program.follow() and is_truth(ulak, control), seconds=150, what="the truth in the table")
-        ulak.until(lambda: program.follow() and is_copy(ulak, program), seconds=30, what="the copy by the feed")
+        ulak.until(lambda: program.follow() and is_truth(ulak, control), seconds=240, what="the truth in the table")
+        ulak.until(lambda: program.follow() and is_copy(ulak, program), seconds=90, what="the copy by the feed")
         assert len(program.positions) == len(set(program.positions))
         assert program.positions == sorted(program.positions)
         see_the_page(program, ulak)
@@ -100,7 +100,7 @@ def register_and_ask(ulak: RunningUlak, program: Program, control: str) -> None:
         state: str = program.call("GET", f"/v1/polls/{first['id']}")["state"]
         return state if state != "running" else None
 
-    assert ulak.until(ended, seconds=60, what="the end of the poll") == "complete"
+    assert ulak.until(ended, seconds=120, what="the end of the poll") == "complete"
 
 
 def kill_api_while_it_is_pushed_to(ulak: RunningUlak, program: Program, control: str) -> None:
@@ -111,11 +111,11 @@ def kill_api_while_it_is_pushed_to(ulak: RunningUlak, program: Program, control:
     replies = ask(f"{control}/sends/bip", body={"count": 30})["replies"]
     for _ in range(2):
         (api,) = ulak.until(
-            lambda: [child for child in ulak.children() if is_command(child, "api")], seconds=30, what="the API"
+            lambda: [child for child in ulak.children() if is_command(child, "api")], seconds=90, what="the API"
         )
         api.send_signal(signal.SIGKILL)
         psutil.wait_procs([api], timeout=10)
-        ulak.until(lambda: answers(ulak), seconds=40, what="the API after the crash")
+        ulak.until(lambda: answers(ulak), seconds=90, what="the API after the crash")
     for reply in replies:
         program.call("POST", f"/v1/reports/{reply['account']}", reply["body"])
 

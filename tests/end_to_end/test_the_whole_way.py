@@ -1,7 +1,10 @@
 """From an empty folder to one table of five providers, and through crashes, judged by the providers' own truth."""
 
+import json
+import os
 import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ from workers.embedded.postgres import PostgresServer
 from workers.embedded.valkey import ValkeyServer
 
 pytestmark = pytest.mark.timeout(400)
+
+OURS = ("worker-1", "beat", "api", "flower")
+"""Processes whose logs are ours, line by line."""
 
 
 def test_a_newcomer_sees_the_table_fill_until_it_equals_the_providers_truth(tmp_path: Path) -> None:
@@ -42,22 +48,51 @@ def test_a_newcomer_sees_the_table_fill_until_it_equals_the_providers_truth(tmp_
     assert ulak.survivors() == []
 
 
+def test_a_start_says_which_credentials_are_missing_and_nothing_else_that_sounds_wrong(tmp_path: Path) -> None:
+    """One line for each such account, and it starts all the same; no process has anything to warn of."""
+    (tmp_path / "key").write_text("k" * 20)
+    account = '[[account]]\nid = "{}"\nprovider = "vairo"\n[account.credentials]\napi_key = "{}"\n'
+    references = {"marka": "env:NO_SUCH_KEY", "kampanya": "file:no/such/key", "bayi": f"file:{tmp_path / 'key'}"}
+    (tmp_path / "accounts.toml").write_text("".join(account.format(*each) for each in references.items()))
+    with running(tmp_path) as ulak:
+        ulak.wait_ready()
+        said = [line.removeprefix("Missing    ") for line in ulak.output().splitlines() if line.startswith("Missing")]
+        assert [line.removesuffix(" to read it.") for line in said] == [
+            f"{account} cannot be asked: The credential {references[account]} {problem}"
+            for account, problem in (
+                ("kampanya", "cannot be read (No such file or directory): create the file or give this user the right"),
+                ("marka", "is missing: set the environment variable NO_SUCH_KEY."),
+            )
+        ]
+        ulak.until(lambda: "Registered tasks" in " ".join(log(ulak, "flower")), seconds=90, what="Flower")
+        # Flower asks its questions now; each is given up after a second.
+        time.sleep(2.5)
+        lines = [json.loads(line) for name in OURS for line in log(ulak, name)]
+    assert [line for line in lines if line["level"] != "info" or "\n" in line["event"]] == []
+    assert sum(line["event"] == "worker.runs_as_root" for line in lines) == (os.geteuid() == 0)
+
+
+def log(ulak: RunningUlak, process: str) -> list[str]:
+    """The lines that a process has written."""
+    return (ulak.home / "logs" / f"{process}.log").read_text(encoding="utf-8").splitlines()
+
+
 def test_killed_workers_and_an_emptied_broker_lose_nothing(tmp_path: Path) -> None:
     """Kill -9 of the worker twice and a flushed Redis in the middle: the polls end and the table equals the truth."""
     env = {"ULAK_LEASE_MARGIN_SECONDS": "2"}
     with running(tmp_path, env=env) as ulak:
         ulak.wait_ready()
         control = sandbox_control(ulak)
-        ulak.until(lambda: count(ulak, "SELECT count(*) FROM calls") > 20, seconds=30, what="the first calls")
+        ulak.until(lambda: count(ulak, "SELECT count(*) FROM calls") > 20, seconds=90, what="the first calls")
         for _ in range(2):
             kill_worker(ulak)
-            ulak.until(lambda: fresh_calls(ulak), seconds=40, what="calls after the crash")
+            ulak.until(lambda: fresh_calls(ulak), seconds=90, what="calls after the crash")
         with connect(ValkeyServer(ulak.home).running_url() or "") as redis:
             redis.flushall()
-        ulak.until(lambda: is_truth(ulak, control), seconds=150, what="the truth in the table")
+        ulak.until(lambda: is_truth(ulak, control), seconds=240, what="the truth in the table")
         ulak.until(
             lambda: not count(ulak, "SELECT count(*) FROM fetches WHERE state = 'sending'"),
-            seconds=40,
+            seconds=90,
             what="an end of every lease",
         )
         assert ask(f"{control}/log/violations") == []
@@ -71,12 +106,12 @@ def test_no_process_outlives_a_supervisor_that_was_killed(tmp_path: Path) -> Non
         ulak.wait_ready()
         assert "worker" in " ".join(" ".join(child.cmdline()) for child in ulak.children())
         refused = RunningUlak(tmp_path, "--no-flower")
-        assert refused.process.wait(30) == 1
+        assert refused.process.wait(90) == 1
         assert "already runs" in refused.output()
         ulak.children()
         ulak.process.send_signal(signal.SIGKILL)
-        ulak.process.wait(10)
-        assert ulak.survivors(seconds=30) == []
+        ulak.process.wait(60)
+        assert ulak.survivors(seconds=60) == []
 
 
 # ------------------------------------------------------------------------------------------------ looks
@@ -96,7 +131,7 @@ def count(ulak: RunningUlak, query: str) -> int:
 
 def kill_worker(ulak: RunningUlak) -> None:
     """Kill -9 of the one worker."""
-    (worker,) = ulak.until(ulak.workers, seconds=30, what="a worker")
+    (worker,) = ulak.until(ulak.workers, seconds=90, what="a worker")
     worker.send_signal(signal.SIGKILL)
     psutil.wait_procs([worker], timeout=10)
     ulak.stop_moment = count(ulak, "SELECT coalesce(max(id), 0) FROM calls")  # type: ignore[attr-defined]

@@ -78,7 +78,7 @@ def test_a_pause_is_shown_with_its_reason_until_it_is_resumed(ulak: Ulak, accoun
     assert (unknown.code, unknown.out, unknown.err) == (
         1,
         "",
-        "There is no account 'nobody'. `ulak accounts list` shows those that there are.\n",
+        "There is no account 'nobody': `ulak accounts list` shows the known ones.\n",
     )
 
 

@@ -27,6 +27,9 @@ from providers.http import HttpDoor, PermitExpiredError, PermitSpentError, Sent
 Script = Callable[[socket.socket], None]
 CALLS = itertools.count(1)
 CAP = 200_000
+PATIENCE = 4.0
+"""A deadline is kept to some hundredths of a second; a busy machine may look at its clock later. The servers go on for
+ten seconds or for ever."""
 SECRET = "s3cr3t-key"
 
 
@@ -56,6 +59,10 @@ class Server:
     def wait(self, seconds: float) -> bool:
         """Sleep, shorter when the test is over; whether the test is over."""
         return self._stopping.wait(seconds)
+
+    def wait_for_goodbye(self) -> None:
+        """Return when the first connection has been closed from here."""
+        self._threads[1].join(10)
 
     def read(self, client: socket.socket) -> bool:
         """Read one request; False when the client hung up."""
@@ -168,8 +175,8 @@ def test_an_answer_comes_back_whole(serve: Callable[..., Server], door: HttpDoor
     )
     assert sent.outcome.received_at is not None
     assert before <= sent.outcome.received_at <= datetime.now(UTC)
-    assert 0 < sent.duration_seconds < 2
-    assert abs(sent.answered_boot - time.monotonic()) < 2
+    assert 0 < sent.duration_seconds < 5
+    assert 0 <= time.monotonic() - sent.answered_boot < 5
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     assert lines[0] == f"POST /v2/{SECRET}/report?api_key={SECRET} HTTP/1.1"
@@ -181,7 +188,7 @@ def test_an_answer_comes_back_whole(serve: Callable[..., Server], door: HttpDoor
 
 def test_a_packed_answer_is_unpacked(serve: Callable[..., Server], door: HttpDoor) -> None:
     """gzip, the one coding that is asked for."""
-    server = _answering(serve, "200 OK\r\nContent-Encoding: gzip", gzip.compress(b"x" * 1000))
+    server = _answering(serve, "200 OK\r\nContent-Encoding: gzip", _pack(b"x" * 1000))
     sent = door.send(_post(server.url), _permit())
     assert isinstance(sent.outcome, Answer)
     assert sent.outcome.body == b"x" * 1000
@@ -263,13 +270,13 @@ def test_a_slow_server_ends_at_the_total_deadline(
     """Whatever trickles, in whatever part, the request has ended when its deadline comes, and not before."""
     server = serve(lambda _: None)
     server.script = lambda client: misbehave(server, client)
-    permit = _permit(deadline=0.5)
-    body = b"x" * 30_000_000 if misbehave is _never_read else b"{}"
-    sent = door.send(_post(server.url, body), permit)
+    request = _post(server.url, b"x" * 30_000_000 if misbehave is _never_read else b"{}")
+    # Long enough for a busy machine to come as far as the server's misbehaviour.
+    permit = _permit(deadline=1.5)
+    sent = door.send(request, permit)
     ended = time.monotonic() - permit.committed_boot
     assert _error(sent) == (TryAgainSoon, sentence)
-    assert 0.45 < ended < 1.0
-    assert abs(sent.answered_boot - permit.committed_boot - ended) < 0.1
+    assert 1.45 < sent.answered_boot - permit.committed_boot <= ended < 1.5 + PATIENCE
 
 
 def test_a_server_that_never_speaks_tls_ends_at_the_deadline(serve: Callable[..., Server], door: HttpDoor) -> None:
@@ -285,7 +292,7 @@ def test_a_server_that_never_speaks_tls_ends_at_the_deadline(serve: Callable[...
     permit = _permit(deadline=0.5)
     sent = door.send(_post(server.url.replace("http:", "https:")), permit)
     assert _error(sent)[0] is TryAgainSoon
-    assert time.monotonic() - permit.committed_boot < 1.0
+    assert time.monotonic() - permit.committed_boot < PATIENCE
 
 
 def test_a_request_that_slept_through_its_deadline_sends_nothing(serve: Callable[..., Server]) -> None:
@@ -300,23 +307,25 @@ def test_a_request_that_slept_through_its_deadline_sends_nothing(serve: Callable
     assert (server.connections, len(server.requests), round(sent.duration_seconds, 3)) == (0, 0, 59.9)
 
 
+def _pack(plain: bytes) -> bytes:
+    """Pack without the time, so that the bytes, and with them a test's name, are the same in every process."""
+    return gzip.compress(plain, mtime=0)
+
+
 @pytest.mark.parametrize(
     ("head", "body", "sentence"),
     [
         ("200 OK", b"x" * (CAP + 1), f"The answer is larger than {CAP} bytes."),
-        (
-            "200 OK\r\nContent-Encoding: gzip",
-            gzip.compress(b"\0" * 90_000_000),
-            f"The answer is larger than {CAP} bytes.",
-        ),
+        ("200 OK\r\nContent-Encoding: gzip", _pack(b"\0" * 90_000_000), f"The answer is larger than {CAP} bytes."),
         ("200 OK\r\nContent-Encoding: gzip", b"no gzip", "The answer says that it is packed, but it is not."),
-        ("200 OK\r\nContent-Encoding: gzip", gzip.compress(b"x" * 99)[:-9], "The packed answer broke off."),
+        ("200 OK\r\nContent-Encoding: gzip", _pack(b"x" * 99)[:-9], "The packed answer broke off."),
         (
             "200 OK\r\nContent-Encoding: gzip, gzip",
-            gzip.compress(gzip.compress(b"x")),
+            _pack(_pack(b"x")),
             "The answer is packed in a way that was not asked for.",
         ),
     ],
+    ids=["flood", "bomb", "not packed", "cut off", "packed twice"],
 )
 def test_an_answer_that_cannot_be_held_or_unpacked_is_not_understood(
     serve: Callable[..., Server], door: HttpDoor, head: str, body: bytes, sentence: str
@@ -328,7 +337,7 @@ def test_an_answer_that_cannot_be_held_or_unpacked_is_not_understood(
 
 def test_a_zip_bomb_is_never_held(serve: Callable[..., Server], door: HttpDoor) -> None:
     """Ninety megabytes in one small piece: the memory that is used stays near the cap."""
-    server = _answering(serve, "200 OK\r\nContent-Encoding: gzip", gzip.compress(b"\0" * 90_000_000))
+    server = _answering(serve, "200 OK\r\nContent-Encoding: gzip", _pack(b"\0" * 90_000_000))
     tracemalloc.start()
     try:
         sent = door.send(_post(server.url), _permit())
@@ -342,7 +351,7 @@ def test_a_zip_bomb_is_never_held(serve: Callable[..., Server], door: HttpDoor) 
 def test_an_answer_of_exactly_the_cap_passes(serve: Callable[..., Server], door: HttpDoor) -> None:
     """The cap is the largest size that is taken, packed or not."""
     plain = _answering(serve, "200 OK", b"x" * CAP)
-    packed = _answering(serve, "200 OK\r\nContent-Encoding: gzip", gzip.compress(b"x" * CAP))
+    packed = _answering(serve, "200 OK\r\nContent-Encoding: gzip", _pack(b"x" * CAP))
     for server in (plain, packed):
         sent = door.send(_post(server.url), _permit())
         assert isinstance(sent.outcome, Answer)
@@ -374,12 +383,14 @@ def test_a_broken_connection_is_tried_again_later_and_never_by_the_door(
 
 def test_an_unreachable_server_is_named_without_its_url(door: HttpDoor) -> None:
     """A closed port and an unknown name say so, and no word of the address."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    outcomes = [
-        _error(door.send(_post(url), _permit()))
-        for url in (f"http://127.0.0.1:{port}/{SECRET}", f"http://no-such-host.invalid/{SECRET}")
-    ]
+    with socket.socket() as silent:
+        # It never listens, but nobody else can listen there meanwhile.
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        outcomes = [
+            _error(door.send(_post(url), _permit()))
+            for url in (f"http://127.0.0.1:{port}/{SECRET}", f"http://no-such-host.invalid/{SECRET}")
+        ]
     assert outcomes == [
         (TryAgainSoon, "The provider's server refused the connection."),
         (TryAgainSoon, "The name of the provider's server could not be resolved."),
@@ -439,7 +450,7 @@ def test_no_free_connection_means_that_nothing_was_sent(serve: Callable[..., Ser
     server.script = lambda client: _hang(server, client)
     door = HttpDoor(max_connections=1, boot=time.monotonic, now=lambda: datetime.now(UTC))
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(door.send, _post(server.url), _permit(deadline=2))
+        first = pool.submit(door.send, _post(server.url), _permit(deadline=4))
         while not server.requests:
             time.sleep(0.01)
         with pytest.raises(PermitExpiredError):
@@ -466,7 +477,8 @@ def test_a_connection_is_kept_and_replaced_when_the_server_hung_up(
     for _ in range(3):
         assert isinstance(door.send(_post(server.url), _permit()).outcome, Answer)
         connections.append(server.connections)
-        time.sleep(0.05)
+        if len(connections) == 2:
+            server.wait_for_goodbye()
     assert connections == [1, 1, 2]
     assert b"cookie" not in b"".join(server.requests).lower()
 

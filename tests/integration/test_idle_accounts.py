@@ -64,7 +64,8 @@ def test_a_tick_over_two_thousand_idle_accounts_is_one_question(
     assert plan_due(runtime, provider) == []
     took = time.perf_counter() - began
     assert len(asked) <= 4
-    assert took < 1
+    # It takes some hundredths of a second; two thousand questions would take many times this, even on a busy machine.
+    assert took < 3
     busy = f"{account_id}-77"
     add_ids(engine, busy, ["s1:+905321234567" if provider == "vairo" else "7"], kind="number")
     asked.clear()
@@ -81,8 +82,8 @@ def test_whatever_is_due_makes_its_account_a_candidate(runtime: Runtime) -> None
     given: dict[str, dict[str, Any]] = {
         "never swept": {"planned_at": None},
         "interval over": {"planned_at": now - timedelta(seconds=58)},
-        "interval runs": {"planned_at": now - timedelta(seconds=50)},
-        "own interval over": {"planned_at": now - timedelta(seconds=50), "every": 10.0},
+        "interval runs": {"planned_at": now - timedelta(seconds=30)},
+        "own interval over": {"planned_at": now - timedelta(seconds=30), "every": 10.0},
         "own interval runs": {"planned_at": now - timedelta(seconds=300), "every": 3600.0},
         "paused": {"planned_at": None, "paused_until": now + timedelta(hours=1)},
         "disabled": {"planned_at": None, "enabled": False},

@@ -94,7 +94,8 @@ def test_what_may_not_be_asked_now_stays_ready_and_uncounted(runtime: Runtime) -
     }
     found = {}
     for why, change in cases.items():
-        account_id = add_account(engine)
+        # The first call must still be in the air when the second is asked for, however slow the machine is.
+        account_id = add_account(engine, options={"deadline_seconds": 60.0})
         _, [first, second] = add_poll(engine, account_id, [fetch(1), fetch(2)])
         if why.endswith("used"):
             take(engine, first)
@@ -238,7 +239,7 @@ def test_trouble_of_the_account_returns_the_fetch_uncounted_and_touches_no_other
     engine = runtime.engine
     other = add_account(engine)
     other_before = dict(row(engine, "accounts", other))
-    account_id, _, held = held_fetch(runtime)
+    account_id, _, held = held_fetch(runtime, retry={"base_seconds": 60.0})
     held.answer(error)
     after = row(engine, "fetches", held.taken.fetch_id)
     assert (after["state"], after["attempts"], after["claims"]) == ("ready", 0, 0)
@@ -255,7 +256,9 @@ def test_trouble_of_the_account_returns_the_fetch_uncounted_and_touches_no_other
 def test_the_breaker_opens_after_five_soon_errors_probes_once_and_closes_on_success(runtime: Runtime) -> None:
     """Failures in the air when it opens, and the one that opened it, are not counted against their fetches."""
     engine = runtime.engine
-    account_id = add_account(engine, retry={"base_seconds": 0.001, "cap_seconds": 0.001})
+    # A probe that is unanswered for longer than its deadline is counted no more.
+    wide = {"deadline_seconds": 60.0}
+    account_id = add_account(engine, retry={"base_seconds": 0.001, "cap_seconds": 0.001}, options=wide)
     add_ids(engine, account_id, [f"s{number}:+9053212345{number:02}" for number in range(8)])
     helds = [Held(runtime, fetch_id) for fetch_id in plan(runtime, account_id)]
     for held in helds[:7]:

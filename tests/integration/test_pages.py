@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from pathlib import Path
@@ -20,7 +21,7 @@ from task_api import running, runtime_on
 
 from core import clock
 from core.logging import configure_logging
-from core.settings import load_settings
+from core.settings import CredentialError, load_settings
 from models.database import make_engine, transaction
 from models.deliveries import upsert
 from models.report import DeliveryReport
@@ -100,6 +101,20 @@ def start(migrated_database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyP
         for client in clients:
             client.close()
     runtime.door.close()
+
+
+@contextmanager
+def one_more(engine: Engine) -> Iterator[Browser]:
+    """A browser in front of a process of its own, with the settings of this moment."""
+    settings = load_settings().model_copy(update={"api_token": SecretStr(TOKEN)})
+    runtime = runtime_on(engine)
+    app = make_api(runtime, token=TOKEN)
+    try:
+        add_pages(app, runtime, settings)
+        with running(app) as url, httpx.Client(base_url=url, timeout=30) as client:
+            yield Browser(client, [])
+    finally:
+        runtime.door.close()
 
 
 @pytest.fixture
@@ -566,3 +581,52 @@ def test_the_page_speaks_the_readers_language(start: Start, quiet_account: None)
     assert "Her şey yolunda." in page.press("/language", language="tr", next="/")
     assert '<html lang="tr">' in page.page.text
     assert WELL in page.press("/language", language="en", next="/")
+
+
+def test_flower_is_named_at_this_pages_host_or_where_it_is_set_to_be(
+    start: Start, migrated_database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link at the foot of the page: this host at Flower's port, or `ULAK_FLOWER_URL`."""
+    browser = start().log_in()
+    browser.get("/")
+    assert re.findall(r'href="([^"]+)">Flower', browser.page.text) == ["http://127.0.0.1:5555/"]
+    monkeypatch.setenv("ULAK_FLOWER_URL", "https://flower.example/ulak/")
+    with one_more(migrated_database) as other:
+        other.log_in().get("/")
+        assert re.findall(r'href="([^"]+)">Flower', other.page.text) == ["https://flower.example/ulak/"]
+
+
+def test_a_log_in_holds_at_every_process_that_has_the_same_page_secret(
+    migrated_database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes with homes of their own share `ULAK_PAGE_SECRET_FILE`; without it each knows only its own log-ins."""
+    home = iter("abcd")
+
+    def asked_elsewhere() -> int:
+        """What a second process answers to the cookies of a log-in at a first one."""
+        monkeypatch.setenv("ULAK_HOME", str(tmp_path / next(home)))
+        with one_more(migrated_database) as first:
+            cookies = first.log_in().client.cookies
+            monkeypatch.setenv("ULAK_HOME", str(tmp_path / next(home)))
+            with one_more(migrated_database) as second:
+                cookie = f"ulak_session={cookies['ulak_session']}"
+                return second.client.get("/?fragment", headers={"Cookie": cookie}).status_code
+
+    assert asked_elsewhere() == 401
+    (tmp_path / "page_secret").write_text("k" * 32 + "\n")
+    monkeypatch.setenv("ULAK_PAGE_SECRET_FILE", str(tmp_path / "page_secret"))
+    assert asked_elsewhere() == 200
+
+
+@pytest.mark.parametrize(
+    ("secret", "sentence"), [("k" * 31, "is too short: give at least 32"), (None, "cannot be read")]
+)
+def test_a_page_secret_that_is_none_is_refused(
+    migrated_database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str | None, sentence: str
+) -> None:
+    """The process does not start with a secret that could be guessed, or with another one than it was told."""
+    if secret is not None:
+        (tmp_path / "page_secret").write_text(secret)
+    monkeypatch.setenv("ULAK_PAGE_SECRET_FILE", str(tmp_path / "page_secret"))
+    with pytest.raises(CredentialError, match=sentence), one_more(migrated_database):
+        pass

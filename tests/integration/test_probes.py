@@ -1,5 +1,6 @@
 """`/readyz` speaks of progress, not of processes."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_a_beat_that_stops_is_noticed_and_pushes_are_still_taken(server: Server,
             beat(connection, name)
     change(migrated_database, "UPDATE heartbeats SET at = now() - interval '61 seconds' WHERE name = 'reconcile'")
     status, [reason] = told(server.ask("GET", "/readyz"))
-    assert (status, reason.startswith("The tick 'reconcile' was last worked off 61 s ago")) == (503, True)
+    assert (status, bool(re.match(r"The tick 'reconcile' was last worked off 6\d s ago", reason))) == (503, True)
     assert told(server.ask("GET", "/readyz?only=callbacks")) == (200, [])
 
 
@@ -102,7 +103,7 @@ def test_an_older_schema_is_a_reason_and_a_newer_one_is_not(server: Server, migr
 
 def test_work_that_could_go_and_does_not_is_noticed(server: Server, migrated_database: Engine) -> None:
     """A fetch of two minutes ago, an account that may be asked, a free slot."""
-    add_ready_fetch(migrated_database, seconds_ago=119)
+    add_ready_fetch(migrated_database, seconds_ago=100)
     assert stuck(migrated_database) == []
     add_ready_fetch(migrated_database, seconds_ago=121)
     assert stuck(migrated_database) == ["kampanya"]
@@ -119,7 +120,7 @@ def test_work_that_could_go_and_does_not_is_noticed(server: Server, migrated_dat
         "UPDATE accounts SET last_asked_at = now() - interval '20 seconds'",
         "UPDATE accounts SET enabled = false",
         """INSERT INTO calls (account_id, asked_at, gives_up_at, released_at)
-           VALUES ('kampanya', now() - interval '1 day', now(), now() - interval '119 seconds')""",
+           VALUES ('kampanya', now() - interval '1 day', now(), now() - interval '100 seconds')""",
         "UPDATE fetches SET available_at = now() + interval '1 hour'",
     ],
 )

@@ -20,7 +20,7 @@ from tasks.runtime import Runtime
 
 __all__ = ["ulak"]
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(200)
 
 REFUSED = msgspec.json.encode({"durum": False, "aciklama": "Gönderilen api_key bilgisi hatalı, lütfen kontrol edin."})
 QUICK = {"base_seconds": 0.05, "cap_seconds": 0.2}
@@ -71,32 +71,33 @@ def answering(**by_account: Callable[[Request], Reply]) -> Callable[[Request], R
 def test_a_key_that_is_refused_midway_pauses_its_account_until_it_is_resumed(runtime: Runtime) -> None:
     """What was said stands, the reason is shown, nothing more is asked; a resume goes on where it stopped."""
     engine = runtime.engine
-    is_refused = False
+    is_let_in = False
 
     def sick(request: Request) -> Reply:
-        return Reply(REFUSED, status=401) if is_refused and request.who else vairo_reply(request, "DELIVERED")
+        is_refused = len(tiny.requests("sick")) > 4 and not is_let_in
+        return Reply(REFUSED, status=401) if is_refused else vairo_reply(request, "DELIVERED")
 
     with TinyProvider(answering(sick=sick)) as tiny:
-        account_id = account_of(runtime, tiny, "sick", 12, requests=4, concurrency=1)
+        patient = {"deadline_seconds": 30.0}
+        account_id = account_of(runtime, tiny, "sick", 12, requests=4, concurrency=1, options=patient)
         healthy = account_of(runtime, tiny, "well", 20)
         with Driver(runtime).running() as driver:
-            assert driver.until(lambda: len(statuses(engine, account_id)) >= 3, seconds=15)
-            is_refused = True
-            assert driver.until(lambda: shown(engine, account_id).state == "paused", seconds=15)
+            assert driver.until(lambda: shown(engine, account_id).state == "paused", seconds=30)
             before, asked = statuses(engine, account_id), len(tiny.requests("sick"))
-            assert driver.until(all_final(engine, healthy, 20), seconds=20)
+            assert before == ["delivered"] * 4
+            assert driver.until(all_final(engine, healthy, 20), seconds=40)
             driver.until(lambda: False, seconds=1.5)
             seen = shown(engine, account_id)
             assert (seen.state, seen.reason) == ("paused", "Vairo refuses the api_key. [401]")
             assert seen.until is not None
             assert 1700 < (seen.until - seen.as_of).total_seconds() <= 1800
             assert (statuses(engine, account_id), len(tiny.requests("sick"))) == (before, asked)
-            is_refused = False
+            is_let_in = True
             with engine.begin() as connection:
                 resume(connection, account_id)
             driver.send([dispatch_account(account_id)])
-            assert driver.until(all_final(engine, account_id, 12), seconds=20)
-            assert driver.until(lambda: not fetches_of(engine, account_id, "ready", "sending"), seconds=5)
+            assert driver.until(all_final(engine, account_id, 12), seconds=40)
+            assert driver.until(lambda: not fetches_of(engine, account_id, "ready", "sending"), seconds=20)
         assert [
             row(engine, "fetches", fetch_id)["attempts"] for fetch_id in fetches_of(engine, account_id, "dead")
         ] == []
@@ -116,15 +117,16 @@ def test_a_refused_account_comes_back_by_itself_with_a_few_tries_an_hour(runtime
         paused = lambda: shown(engine, account_id).state == "paused"  # noqa: E731
         tries = []
         with Driver(runtime).running() as driver:
+            asked = 0
             for _ in range(4):
-                before = len(tiny.requests("sick"))
-                assert driver.until(paused, seconds=15)
+                assert driver.until(paused, seconds=30)
                 driver.until(lambda: False, seconds=0.8)
-                tries.append(len(tiny.requests("sick")) - before)
+                before, asked = asked, len(tiny.requests("sick"))
+                tries.append(asked - before)
                 # Half an hour passes.
                 execute(engine, "UPDATE accounts SET paused_until = now()")
             is_refused = False
-            assert driver.until(all_final(engine, account_id, 12), seconds=25)
+            assert driver.until(all_final(engine, account_id, 12), seconds=50)
         assert all(1 <= each <= 2 for each in tries), tries
 
 
@@ -142,11 +144,11 @@ def test_the_waiting_time_that_a_provider_names_is_kept_to_the_full(runtime: Run
 
     with TinyProvider(answering(sick=sick)) as tiny:
         account_id = account_of(runtime, tiny, "sick", 6, concurrency=1)
-        healthy = account_of(runtime, tiny, "well", 20, requests=10)
+        healthy = account_of(runtime, tiny, "well", 40, requests=10)
         with Driver(runtime).running() as driver:
-            assert driver.until(lambda: shown(engine, account_id).state == "throttled", seconds=10)
-            assert driver.until(all_final(engine, account_id, 6), seconds=20)
-            assert driver.until(all_final(engine, healthy, 20), seconds=20)
+            assert driver.until(lambda: shown(engine, account_id).state == "throttled", seconds=30)
+            assert driver.until(all_final(engine, account_id, 6), seconds=40)
+            assert driver.until(all_final(engine, healthy, 40), seconds=40)
         [refused, second, *_] = tiny.requests("sick")
         meanwhile = [each for each in tiny.requests("well") if refused.at < each.at < second.at]
         assert second.at - refused.at >= 2.0
@@ -169,7 +171,7 @@ def test_being_throttled_again_and_again_slows_down_and_kills_nothing(runtime: R
         retry = {"base_seconds": 0.1, "cap_seconds": 0.8, "max_attempts": 2}
         account_id = account_of(runtime, tiny, "sick", 2, concurrency=1, retry=retry)
         with Driver(runtime).running() as driver:
-            assert driver.until(all_final(engine, account_id, 2), seconds=30)
+            assert driver.until(all_final(engine, account_id, 2), seconds=60)
         times = [each.at for each in tiny.requests("sick")]
         gaps = [after - before for before, after in pairwise(times)]
         assert gaps[5] >= 0.4
@@ -195,12 +197,16 @@ def test_one_bad_id_never_sinks_its_batch(runtime: Runtime) -> None:
     engine = runtime.engine
     with TinyProvider(organik_answer) as tiny:
         account_id = add_account(
-            engine, provider="organik", base_url=tiny.address("o"), retry=QUICK, options={"batch_size": 100}
+            engine,
+            provider="organik",
+            base_url=tiny.address("o"),
+            retry=QUICK,
+            options={"batch_size": 100, "deadline_seconds": 30.0},
         )
         add_ids(engine, account_id, [str(number) for number in range(16)], kind="gsm_track")
         with Driver(runtime).running() as driver:
-            assert driver.until(lambda: fetches_of(engine, account_id, "dead"), seconds=20)
-            assert driver.until(all_final(engine, account_id, 15), seconds=20)
+            assert driver.until(lambda: fetches_of(engine, account_id, "dead"), seconds=40)
+            assert driver.until(all_final(engine, account_id, 15), seconds=40)
         keys = {key for key, _ in deliveries(engine, account_id)}
         assert keys == {str(number) for number in range(16)} - {"13"}
         assert len(tiny.requests("o")) <= 9
@@ -213,18 +219,18 @@ def test_one_bad_id_never_sinks_its_batch(runtime: Runtime) -> None:
 
 
 # ------------------------------------------------------------------------------------------ hanging
-def test_a_concurrency_that_could_crowd_out_others_is_told_and_is_no_failure(
+def test_a_concurrency_that_one_worker_never_uses_is_told_and_is_no_failure(
     ulak: Ulak, migrated_database: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than half of a worker's threads: `ulak check` names what would be right beside its ok."""
+    """A quarter of the threads is left to the others: `ulak check` names what would be right beside its ok."""
     monkeypatch.setenv("TEST_KEY", "secret")
     monkeypatch.setenv("ULAK_WORKER_THREADS", "16")
-    crowding, modest = (add_account(migrated_database, concurrency=many) for many in (9, 8))
+    crowding, modest = (add_account(migrated_database, concurrency=many) for many in (13, 12))
     lines = {line.partition(":")[0]: line for line in ulak("check").out.splitlines()}
     assert lines[f"account {modest}"] == f"account {modest}: ok (credentials found)"
     assert lines[f"account {crowding}"] == (
-        f"account {crowding}: ok (credentials found; but while it is slow, its concurrency of 9 can hold most of a"
-        " worker's 16 threads: use 8 at most, or more threads)"
+        f"account {crowding}: ok (credentials found; but one worker of 16 threads never makes more than 12 calls of an"
+        " account at once, and its concurrency is 13: start more workers, or give them more threads, to use it whole)"
     )
 
 
@@ -238,8 +244,8 @@ def test_a_hanging_account_holds_the_threads_for_one_deadline_at_most(runtime: R
         healthy = account_of(runtime, tiny, "well", 40, concurrency=2)
         with Driver(runtime, threads=8).running() as driver:
             began = time.monotonic()
-            assert driver.until(all_final(engine, healthy, 40), seconds=20)
+            assert driver.until(all_final(engine, healthy, 40), seconds=60)
             took = time.monotonic() - began
-        # The deadline is a second: without the breaker the two would hold all threads for ever.
-        assert took < 8
+        # It takes two seconds. The deadline is a second: without the breaker the two would hold all threads for ever.
+        assert took < 20
         assert len(tiny.requests("sick")) + len(tiny.requests("ill")) <= 2 * 20 + 4

@@ -189,7 +189,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert tuple(connection.execute(query, {"a": self.account_id}).one()) == (0, 0)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_polls_stay_counted_whatever_happens(migrated_database: Engine) -> None:
     """Random acts of workers, reconciler and people: the invariants hold after each, and in the end all is ended."""
 

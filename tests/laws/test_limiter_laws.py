@@ -185,7 +185,11 @@ def live(world: World, acts: list[tuple[object, ...]]) -> list[Call]:
     return world.calls
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(limit=LIMITS, acts=st.lists(ACTS, min_size=5, max_size=25))
 @example(limit=(1, 1.0, 4), acts=SLOW_THEN_AT_ONCE)
 def test_no_interleaving_breaks_the_limit(
@@ -225,16 +229,20 @@ def test_threads_that_hammer_one_account_keep_its_limit(shared_database: Engine)
     )
     _, ids = add_poll(shared_database, account_id, [fetch(number) for number in range(200)])
     calls: list[Call] = []
-    lock, until = threading.Lock(), time.monotonic() + 4
+    lock, began = threading.Lock(), time.monotonic()
+
+    def is_over() -> bool:
+        """After four seconds; later where the machine is so busy that hardly a call was made."""
+        return time.monotonic() > began + (4 if len(calls) > 10 else 40)
 
     def hammer(seed: int) -> None:
         dice = random.Random(seed)
-        while time.monotonic() < until:
+        while not is_over():
             with lock:
                 fetch_id = ids.pop()
             while not isinstance(taken := take(shared_database, fetch_id), limiter.Taken):
                 time.sleep(dice.uniform(0, 0.01))
-                if time.monotonic() > until:
+                if is_over():
                     return
             # The deadline runs from before the commit, as it does in the HTTP door.
             asked = taken.permit.committed_boot
@@ -300,7 +308,7 @@ def test_processes_that_hammer_one_account_over_http_break_no_limit(
     migrated_database: Engine, sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Three processes of four threads, 20 per 2 s and 6 at once: the stand-in's own log shows no violation."""
-    seconds, key = 6.0, str(sandbox.control("GET", "/accounts")[1]["credentials"]["api_key"])
+    seconds, key = 8.0, str(sandbox.control("GET", "/accounts")[1]["credentials"]["api_key"])
     sandbox.control("POST", "/limits", {"provider": "vairo", "requests": 20, "per_seconds": 2.0, "concurrency": 6})
     sandbox.control("POST", "/settings", {"latency_seconds": 0.02})
     account_id = add_account(
@@ -321,7 +329,7 @@ def test_processes_that_hammer_one_account_over_http_break_no_limit(
     for child in children:
         child.start()
     for child in children:
-        child.join(60)
+        child.join(120)
     arrivals = sorted(entry["arrived_mono"] for entry in sandbox.log() if entry["provider"] == "vairo")
     assert [child.exitcode for child in children] == [0, 0, 0]
     assert sandbox.control("GET", "/log/violations") == []

@@ -21,7 +21,9 @@ _keys = st.sampled_from(["a", "b", "c"])
 _batch = st.lists(granularities.flatmap(lambda word: reports(word, _keys)), min_size=1, max_size=6)
 _batches = batches_of_restatements(_keys)
 _on_real_postgresql = settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=120,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 Batches = list[tuple[list[DeliveryReport], datetime]]
 

@@ -26,12 +26,12 @@ def test_messages_leave_in_the_order_of_their_moments_and_none_too_early() -> No
     """A shorter wait that is put later still goes first."""
     taken = Taken()
     delays = Delays(taken.take)
-    for name, seconds in (("late", 0.3), ("soon", 0.05), ("middle", 0.15)):
+    for name, seconds in (("late", 1.5), ("soon", 0.1), ("middle", 0.4)):
         delays.put(dispatch_account(name, countdown_seconds=seconds))
     for _ in range(3):
-        assert taken.arrived.acquire(timeout=10)
+        assert taken.arrived.acquire(timeout=60)
     assert [name for name, _ in taken.messages] == ["soon", "middle", "late"]
-    for (_, after), seconds in zip(taken.messages, (0.05, 0.15, 0.3), strict=True):
+    for (_, after), seconds in zip(taken.messages, (0.1, 0.4, 1.5), strict=True):
         assert after >= seconds
 
 

@@ -1,0 +1,72 @@
+"""What benchmarks measure is the real thing: a migrated database of its own, workers and a beat as processes."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import Engine, text
+
+from models.database import make_engine
+from models.schema import migrate
+
+ROOT = Path(__file__).parents[2]
+FIRST_CALL_SECONDS = 30.0
+
+
+def url_of(url: str, database: str) -> str:
+    """The address of another database of the same server."""
+    return f"{url.rsplit('/', 1)[0]}/{database}"
+
+
+@contextmanager
+def migrated_database(url: str, name: str) -> Iterator[Engine]:
+    """A new database with Ulak's schema."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    engine = make_engine(url_of(url, name))
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+@contextmanager
+def worker_processes(database_url: str, redis_url: str, folder: Path, workers: int, *, threads: int) -> Iterator[None]:
+    """Workers and a beat that ticks every second; ended at the end."""
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("ULAK_")},
+        "PYTHONPATH": str(ROOT),
+        "ULAK_HOME": str(folder / "home"),
+        "ULAK_DATABASE_URL": database_url,
+        "ULAK_REDIS_URL": redis_url,
+        "ULAK_TICK_SECONDS": "1",
+    }
+    commands = [["worker", "--name", f"worker-{n}", "--threads", str(threads)] for n in range(1, workers + 1)]
+    running = []
+    try:
+        for command in [*commands, ["beat"]]:
+            argv = [sys.executable, "-m", "workers.cli.main", *command]
+            running.append(
+                subprocess.Popen(argv, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
+        yield
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(40)
+
+
+def wait_for_calls(engine: Engine) -> None:
+    """Return when a worker has made its first call."""
+    end = time.monotonic() + FIRST_CALL_SECONDS
+    while time.monotonic() < end:
+        with engine.connect() as connection:
+            if connection.execute(text("SELECT count(*) FROM calls")).scalar_one():
+                return
+        time.sleep(0.2)
+    raise RuntimeError("no call was made")
