@@ -10,6 +10,9 @@ UV ?= uv
 # One lock would do for pip, but production wants no servers and a demo no test tools.
 READY_RUN := $(VENV)/.ready-run
 READY_TEST := $(VENV)/.ready-test
+# dlt, which `make bench` measures Ulak beside, shares no package with us.
+BENCH_VENV := .venv-bench
+READY_BENCH := $(BENCH_VENV)/.ready
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -qq --progress-bar off
 # Tests make their own servers: settings of the shell they are started from must not reach them.
 CLEAN := env $(addprefix -u ,$(filter-out ULAK_TEST_% ULAK_CHAOS_%,$(shell env | sed -n 's/^\(ULAK_[A-Z_]*\)=.*/\1/p')))
@@ -68,9 +71,10 @@ chaos: $(READY_TEST) ## the long fault tests (up to 20 minutes)
 	@echo "==> fault tests, up to 20 minutes"
 	@$(PYTEST) -v --timeout=1200 -m "not host" tests/chaos
 
-bench: $(READY_TEST) ## the benchmarks
+bench: $(READY_TEST) ## the benchmarks; with BENCH=pipeline only that one
+	@$(MAKE) --no-print-directory $(READY_BENCH) || echo "==> dlt could not be installed: its rows stay empty"
 	@echo "==> benchmarks"
-	@$(CLEAN) $(BIN)/python tests/bench
+	@$(CLEAN) $(BIN)/python tests/bench $(BENCH)
 
 fix: $(READY_TEST) ## formatters, and the mistakes that ruff can mend
 	@echo "==> ruff check --fix, ruff format"
@@ -82,11 +86,12 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 
 lock: ## compile requirements/*.txt anew from pyproject.toml (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv (pip install uv)." >&2; exit 1; }
-	@echo "==> requirements/{dev,embedded,runtime,build}.txt"
+	@echo "==> requirements/{dev,embedded,runtime,build,bench}.txt"
 	@$(COMPILE) --extra embedded --group dev pyproject.toml -o requirements/dev.txt
 	@$(COMPILE) --extra embedded -c requirements/dev.txt pyproject.toml -o requirements/embedded.txt
 	@$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/runtime.txt
 	@$(COMPILE) requirements/build.in -o requirements/build.txt
+	@$(COMPILE) requirements/bench.in -o requirements/bench.txt
 
 # --- .venv ------------------------------------------------------------------------------------------------------
 
@@ -101,6 +106,13 @@ $(READY_TEST): pyproject.toml requirements/dev.txt requirements/build.txt | $(BI
 	@$(INSTALL) --require-hashes -r requirements/build.txt -r requirements/dev.txt
 	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $(READY_RUN) $@
+
+$(READY_BENCH): requirements/bench.txt | $(BIN)/python
+	@echo "==> installing dlt into $(BENCH_VENV) (hash-locked, for the benchmark alone)"
+	@$(BIN)/python -m venv --clear $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check --no-input install -qq --progress-bar off \
+	    --require-hashes -r requirements/bench.txt
+	@touch $@
 
 $(BIN)/python:
 	@fits() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }; \

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, make_url, text
 
 from models.database import make_engine
 from models.schema import migrate
@@ -20,18 +19,24 @@ FIRST_CALL_SECONDS = 30.0
 
 def url_of(url: str, database: str) -> str:
     """The address of another database of the same server."""
-    return f"{url.rsplit('/', 1)[0]}/{database}"
+    return make_url(url).set(database=database).render_as_string(hide_password=False)
 
 
 @contextmanager
 def migrated_database(url: str, name: str) -> Iterator[Engine]:
-    """A new database with Ulak's schema."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    """A new database with Ulak's schema, dropped at the end."""
+    server = make_engine(url, pool_size=1).execution_options(isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
     engine = make_engine(url_of(url, name))
-    migrate(engine)
-    yield engine
-    engine.dispose()
+    try:
+        migrate(engine)
+        yield engine
+    finally:
+        engine.dispose()
+        with server.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        server.dispose()
 
 
 @contextmanager
