@@ -41,7 +41,7 @@ _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
     "done_at": iso_time,
     "valid_until": iso_time,
     "day": date.isoformat,
-    "extra": lambda extra: clean_json(extra) or None,
+    "extra": lambda extra: clean_json(extra) or None if extra else None,
 }
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -229,7 +229,10 @@ def fold(granularity: Granularity, observations: Iterable[Observation]) -> Row:
 
 def fold_values(granularity: Granularity, observations: Iterable[Observation]) -> dict[str, Any]:
     """What `fold` gives, as JSON values by column, absent where nothing was said."""
-    ranked = rank(granularity, merge_history(observations).values())
+    history = merge_history(observations)
+    if len(history) == 1:
+        return _values_of_one(granularity, *history.values())
+    ranked = rank(granularity, history.values())
     extra: dict[str, Any] = {}
     for seen in reversed(ranked):
         extra.update(seen.facts.get("extra", ()))
@@ -237,6 +240,13 @@ def fold_values(granularity: Granularity, observations: Iterable[Observation]) -
     values["is_final"] = _is_final(granularity, ranked[0])
     values["conflict"] = granularity is Granularity.MESSAGE and bool(find_contradictions(ranked))
     values["extra"] = extra
+    return values
+
+
+def _values_of_one(granularity: Granularity, seen: Observation) -> dict[str, Any]:
+    """What `fold_values` gives for the only statement: nothing competes, so all that it says stands."""
+    values = {"extra": {}, **seen.facts, "is_final": _is_final(granularity, seen), "conflict": False}
+    values.pop("day", None)
     return values
 
 

@@ -73,13 +73,10 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
     if children < len(parsed.children):
         # Ids were left to children that are not to be: of a cancelled poll, or equal to a fetch that stands ready.
         ledger.free_tracked(connection, asked.taken.fetch_id)
-    poll = planning.lock_poll(connection, asked.taken.poll_id)
-    cancelled = poll is None or poll["state"] == "cancelled"
-    if cancelled and children:
-        # Cancelled between the children's insert and this lock: they must not be asked.
-        planning.cancel_ready(connection, asked.taken.poll_id, uncounted=children)
-        children = 0
-    further, drifting = (0, False) if cancelled else judge_window(connection, asked)
+    further, drifting = 0, False
+    # Otherwise there is nothing that a cancelled poll would have to take back, and the count takes the lock.
+    if children or "window" in asked.taken.params:
+        children, further, drifting = _continue_walk(connection, asked, children)
     log.info(
         "fetch.stored",
         fetch=asked.taken.fetch_id,
@@ -92,6 +89,17 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
     )
     counts = _counts(result, len(parsed.reports), children + further, drifting=drifting)
     return ledger.count_poll(connection, asked.taken.poll_id, counts)
+
+
+def _continue_walk(connection: Connection, asked: Asked, children: int) -> tuple[int, int, bool]:
+    """Under the poll's lock: (children that stay, further fetches of the window, drifting)."""
+    poll = planning.lock_poll(connection, asked.taken.poll_id)
+    if poll is not None and poll["state"] != "cancelled":
+        return children, *judge_window(connection, asked)
+    if children:
+        # Cancelled between the children's insert and this lock: they must not be asked.
+        planning.cancel_ready(connection, asked.taken.poll_id, uncounted=children)
+    return 0, 0, False
 
 
 def _counts(result: UpsertResult, reports: int, children: int, *, drifting: bool) -> ledger.PollCounts:
@@ -125,11 +133,14 @@ def _completed(asked: Asked, parsed: Parsed) -> list[DeliveryReport]:
         if row is None:
             reports.append(report)
             continue
-        full = replace(
-            report,
-            client_ref=report.client_ref or row["client_ref"],
-            recipient=report.recipient or row["recipient"],
-        )
+        full = report
+        # A copy costs as much as normalising the report, and most providers name both themselves.
+        if not (report.client_ref and report.recipient):
+            full = replace(
+                report,
+                client_ref=report.client_ref or row["client_ref"],
+                recipient=report.recipient or row["recipient"],
+            )
         reports.append(full)
         if is_open(full.status) and full.status is not Status.UNKNOWN and asked.taken.asked_at >= row["valid_until"]:
             reports.append(unreported(full, row["valid_until"]))

@@ -1,6 +1,7 @@
 """`ulak worker`, `beat`, `flower`, `api`: one process each, for production; `ulak up` runs the same commands."""
 
 import contextlib
+import gc
 import os
 import signal
 import warnings
@@ -59,6 +60,7 @@ def worker(
     celery.log_process = name
     _show_metrics(settings)
     _tell_of_root()
+    _collect_seldom()
     celery.worker_main(
         [
             "--quiet",
@@ -73,6 +75,13 @@ def worker(
             "--events",
         ]
     )
+
+
+def _collect_seldom() -> None:
+    """Keep the collector from walking an answer's thousands of fresh values again and again: none is in a cycle."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _tell_of_root() -> None:
