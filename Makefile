@@ -69,7 +69,7 @@ test-host: $(READY_TEST) ## the checks that need Debian packages: installs them 
 
 chaos: $(READY_TEST) ## the long fault tests (up to 20 minutes)
 	@echo "==> fault tests, up to 20 minutes"
-	@$(PYTEST) -v --timeout=1200 -m "not host" tests/chaos
+	@$(PYTEST) -v -n 2 --dist loadfile --timeout=1200 -m "not host" tests/chaos
 
 bench: $(READY_TEST) ## the benchmarks; with BENCH=pipeline only that one
 	@$(MAKE) --no-print-directory $(READY_BENCH) || echo "==> dlt could not be installed: its rows stay empty"

@@ -24,6 +24,8 @@ from workers.embedded.postgres import PostgresServer
 from workers.embedded.server import EmbeddedServer
 from workers.embedded.valkey import ValkeyServer
 
+pytest_plugins = ["chaos_table"]
+
 __all__ = ["migrated_database", "migrated_template", "shared_database"]  # fixtures that live in their own module
 
 # A law is about what is true, not about how long a busy machine needs for one example of it.

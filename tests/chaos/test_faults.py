@@ -4,22 +4,16 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from chaos_table import Table, seed_of
 from faults import LONG, SHORT, Fault, fill_disk, kill_workers, small_disk
-from judging import growth, judge, never, usage, wait_recovered, wait_truth
-from reporting import Table, table_of
+from judging import RECOVERY_SECONDS, growth, judge, never, usage, wait_recovered, wait_truth
 from system import System
 
 
 @pytest.fixture(scope="module")
-def table(request: pytest.FixtureRequest) -> Table:
-    """The run's seed and table."""
-    return table_of(request.config)
-
-
-@pytest.fixture(scope="module")
-def long_system(table: Table) -> Iterator[System]:
+def long_system(request: pytest.FixtureRequest) -> Iterator[System]:
     """One system for all long faults, one after the other."""
-    with System(table.seed, speed=100) as system:
+    with System(seed_of(request.config), speed=100) as system:
         system.wait_calls(20)
         yield system
 
@@ -34,7 +28,7 @@ def endure(system: System, fault: Fault, table: Table) -> list[str]:
         wrong = never(system)
     except AssertionError as error:
         wrong = [str(error)]
-    table.add(fault.name, times, recovery, wrong)
+    table.add(fault.name, times, recovery, wrong, of=RECOVERY_SECONDS)
     return [f"{fault.name}: {each}" for each in wrong]
 
 

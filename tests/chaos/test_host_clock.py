@@ -3,19 +3,13 @@
 from pathlib import Path
 
 import pytest
+from chaos_table import Table
 from judging import judge, wait_recovered
-from reporting import Table, table_of
 from system import System
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
 
 APART_SECONDS = 120
-
-
-@pytest.fixture
-def table(request: pytest.FixtureRequest) -> Table:
-    """The run's seed and table."""
-    return table_of(request.config)
 
 
 @pytest.fixture
