@@ -65,8 +65,8 @@ def test_a_start_says_which_credentials_are_missing_and_nothing_else_that_sounds
             )
         ]
         ulak.until(lambda: "Registered tasks" in " ".join(log(ulak, "flower")), seconds=90, what="Flower")
-        # Flower asks its questions now; each is given up after a second.
-        time.sleep(2.5)
+        # Flower asks its questions now; each is given up after three seconds.
+        time.sleep(4.5)
         lines = [json.loads(line) for name in OURS for line in log(ulak, name)]
     assert [line for line in lines if line["level"] != "info" or "\n" in line["event"]] == []
     assert sum(line["event"] == "worker.runs_as_root" for line in lines) == (os.geteuid() == 0)

@@ -148,6 +148,8 @@ def flower() -> None:
             f"--address={settings.bind}",
             "--max-tasks=10000",
             "--purge-offline-workers=60",
+            # A busy worker answers, but not within a second.
+            "--inspect-timeout=3000",
             "--logging=none",
             *(["--read-only"] if settings.flower_read_only else []),
         ]
