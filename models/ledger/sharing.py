@@ -5,7 +5,8 @@ allows. Three rules, applied where a hint is given and again where a call is mad
 
 1. The first call of an account is always allowed, unless the account is slow (rule 3) and the slow have taken all.
 2. Further ones leave a quarter of the threads free; while other accounts wait, none has more than its even part.
-3. Slow accounts, those whose answers take longer than `PATIENCE_SECONDS`, have half of the threads, all together.
+3. Slow accounts, those whose answers take longer than `PATIENCE_SECONDS`, have half of the threads, all together. One
+   that was answered a moment ago leaves its thread to those that wait and have none.
 
 The counts are read without a lock on other accounts, so calls that are made in the same instant may exceed a part by
 a few; the provider's limit, which is exact, is none of this. Where no worker has announced itself, nothing is shared.
@@ -23,6 +24,8 @@ CROWDED_LASTS_SECONDS = 60.0
 """An account that was told to wait counts as waiting so long, if nothing is heard of it."""
 SLOW_LOOK_SECONDS = 0.5
 """When an account looks again that may not even make its first call: no answer of its own would wake it."""
+GIVES_WAY_SECONDS = 2 * SLOW_LOOK_SECONDS
+"""So long after its answer a slow account gives way: the answer wakes it, so it would come before all who wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,8 @@ class Pool:
     """Whether other accounts wait for threads."""
     is_slow: bool
     """Whether this account is."""
+    gives_way: bool = False
+    """Whether this one was answered a moment ago, while an account waits that has no thread."""
 
 
 def share(pool: Pool) -> int:
@@ -50,7 +55,7 @@ def share(pool: Pool) -> int:
         many = min(many, -(-open_to_all // (pool.rivals + 1)))
     if not pool.is_slow:
         return many
-    first = int(pool.slow_others < open_to_all)
+    first = int(pool.slow_others + pool.gives_way < open_to_all)
     return min(many, max(first, pool.threads // 2 - pool.slow_others))
 
 
@@ -69,7 +74,12 @@ _POOL = text("""
         FROM calls c, t WHERE c.answered_at IS NULL AND c.gives_up_at > t.now GROUP BY 1
     ), crowd AS MATERIALIZED (
         SELECT a.id AS waiter FROM accounts a, t
-        WHERE a.crowded_at > t.now - make_interval(secs => :crowded_lasts) AND a.id <> :account_id
+        WHERE a.enabled AND a.crowded_at > t.now - make_interval(secs => :crowded_lasts) AND a.id <> :account_id
+    ), answered AS MATERIALIZED (
+        SELECT c.released_at - c.asked_at > make_interval(secs => :patience) AS was_slow,
+               c.released_at > t.now - make_interval(secs => :gives_way) AS is_fresh
+        FROM calls c, t WHERE c.account_id = :account_id AND c.released_at <= t.now
+        ORDER BY c.released_at DESC LIMIT 1
     )
     SELECT (SELECT coalesce(sum(many), 0)::int FROM in_air WHERE holder <> :account_id) AS others,
            (SELECT coalesce(sum(many), 0)::int FROM in_air WHERE holder <> :account_id AND is_slow) AS slow_others,
@@ -77,9 +87,9 @@ _POOL = text("""
              UNION SELECT waiter FROM crowd) each_once) AS rivals,
            EXISTS (SELECT 1 FROM crowd) AS is_crowded,
            coalesce((SELECT is_slow FROM in_air WHERE holder = :account_id), false)
-           OR coalesce((SELECT c.released_at - c.asked_at > make_interval(secs => :patience) FROM calls c, t
-             WHERE c.account_id = :account_id AND c.released_at <= t.now
-             ORDER BY c.released_at DESC LIMIT 1), false) AS is_slow
+           OR coalesce((SELECT was_slow FROM answered), false) AS is_slow,
+           coalesce((SELECT is_fresh FROM answered), false)
+           AND EXISTS (SELECT 1 FROM crowd WHERE waiter NOT IN (SELECT holder FROM in_air)) AS gives_way
 """)
 
 
@@ -91,7 +101,12 @@ def threads_left(connection: Connection, account_id: str, look: RowMapping, *, m
     threads: int = look["threads"]
     if threads == 0 or look["in_the_air"] + wanted <= threads // 2:
         return wanted
-    parameters = {"account_id": account_id, "patience": PATIENCE_SECONDS, "crowded_lasts": CROWDED_LASTS_SECONDS}
+    parameters = {
+        "account_id": account_id,
+        "patience": PATIENCE_SECONDS,
+        "crowded_lasts": CROWDED_LASTS_SECONDS,
+        "gives_way": GIVES_WAY_SECONDS,
+    }
     pool = Pool(threads=threads, **connection.execute(_POOL, parameters).mappings().one())
     return max(0, min(wanted, share(pool) - mine))
 

@@ -152,6 +152,32 @@ def test_a_slow_account_without_a_thread_looks_again_soon(engine: Engine) -> Non
     assert take_all(engine, fetches[:1]) == ["threads used"]
 
 
+def test_a_slow_account_gives_way_to_one_that_has_no_thread(engine: Engine) -> None:
+    """Who has just been answered looks at once and would always be first; it lets the one that waits make its call."""
+    slow = [account_with_work(engine) for _ in range(7)]
+    for account_id, fetches in slow:
+        take_all(engine, fetches[:1])
+        answer_one(engine, account_id, after_seconds=sharing.PATIENCE_SECONDS + 1)
+    execute(
+        engine,
+        "UPDATE calls SET (asked_at, gives_up_at, released_at) = (asked_at - i, gives_up_at - i, released_at - i)"
+        " FROM (SELECT interval '1 minute' AS i) x",
+    )
+    for account_id, fetches in slow[:6]:
+        take_all(engine, fetches[1:2])
+        let_hang(engine, account_id)
+    waiting, first = slow[6][0], slow[0][0]
+    assert hinted(engine, waiting) == []
+    answer_one(engine, first)
+    decided = look(engine, first)
+    assert decided.hints == ()
+    assert decided.wake_in_seconds == pytest.approx(sharing.SLOW_LOOK_SECONDS, abs=0.1)
+    assert take_all(engine, hinted(engine, waiting)) == ["Taken"]
+    # Nobody waits any more who has none, and one of those that hang is answered: the first is free to go on.
+    answer_one(engine, slow[1][0])
+    assert len(hinted(engine, first)) == 1
+
+
 def test_a_worker_counts_until_it_says_so_or_falls_silent(engine: Engine) -> None:
     """One leaves, the other is killed: four threads, then none known and nothing shared."""
     account_id, _ = account_with_work(engine)
