@@ -62,7 +62,9 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
         placed = place(connection, row["id"], parsed.hints)
         reports = (*parsed.reports, *placed.reports)
         result = upsert(connection, row["id"], row["provider"], reports, asked_at=asked_at)
-        settled = [asked[answer.key]["id"] for answer in parsed.answers if answer.settled and answer.key in asked]
+        # An id that is split goes on as others, which only a fetch registers: it stays open, and is asked again.
+        final = [answer.key for answer in parsed.answers if answer.settled and answer.close_reason is None]
+        settled = [asked[key]["id"] for key in final if key in asked]
         if asked_at is not None:
             close_answered(connection, settled, asked_at)
         ask_now(connection, row, placed.ask)

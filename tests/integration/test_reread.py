@@ -287,3 +287,27 @@ def test_one_row_of_several_does_not_close_the_id_that_they_belong_to(
     assert done is not None
     assert done.understood
     assert scalar(engine, "SELECT count(*) FROM tracked_ids WHERE closed_at IS NULL AND id_kind = 'transaction'") == 1
+
+
+def test_a_big_transaction_that_is_understood_late_stays_open_while_a_row_is(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its few open rows would be asked for one by one instead, but nobody registers them here: so it is asked again."""
+    engine = runtime.engine
+    account_id = add_account(engine, provider="organik")
+    add_ids(engine, account_id, ["12"], kind="transaction")
+    [fetch_id] = plan(runtime, account_id)
+    rows = [
+        {"gsm_track_id": str(place), "transaction_id": "12", "status": 2 if place else 1}
+        for place in range(organik.SPLIT_ABOVE_ROWS + 1)
+    ]
+    with monkeypatch.context() as broken:
+        broken.setattr(organik, "_settle", None)
+        Held(runtime, fetch_id).answer(msgspec.json.encode({"response": {"result": True, "data": rows}}))
+    execute(engine, "UPDATE tracked_ids SET fetch_id = NULL")
+    [(entry, _)] = entries(engine)
+    done = reread(runtime, entry)
+    assert done is not None
+    assert (done.understood, done.new) == (True, len(rows))
+    assert scalar(engine, "SELECT count(*) FROM delivery_status WHERE NOT is_final") == 1
+    assert scalar(engine, "SELECT count(*) FROM tracked_ids WHERE closed_at IS NULL") == 1
