@@ -35,7 +35,7 @@ class Erased:
     """Polls that named the number among their ids, or in their idempotency key, and do not any more."""
     quarantined: int
     open_fetches: int
-    """Fetches not yet ended, and polls not yet planned, that still ask for the number: erase again when they have."""
+    """Fetches not yet ended, and polls not yet planned, that still name the number: erase again when they have."""
 
 
 _OBSERVATIONS = """
@@ -70,7 +70,8 @@ WITH emptied AS (
 _POLLS = """
 WITH emptied AS (
   UPDATE polls SET
-    ids = (SELECT coalesce(jsonb_agg(each), '[]') FROM jsonb_array_elements(ids) AS each WHERE NOT each::text ~ :form),
+    ids = CASE WHEN ids IS NOT NULL THEN (SELECT coalesce(jsonb_agg(each), '[]') FROM jsonb_array_elements(ids) AS each
+      WHERE NOT each::text ~ :form) END,
     idempotency_key = CASE WHEN idempotency_key ~ :form THEN NULL ELSE idempotency_key END
   WHERE (planned_at IS NOT NULL OR state <> 'running') AND concat_ws(' ', ids::text, idempotency_key) ~ :form
   RETURNING 1
@@ -79,7 +80,8 @@ WITH emptied AS (
 _OPEN_FETCHES = """
 SELECT (SELECT count(*) FROM fetches
         WHERE state IN ('ready', 'sending') AND concat_ws(' ', params::text, seen::text, page::text) ~ :form)
-     + (SELECT count(*) FROM polls WHERE planned_at IS NULL AND state = 'running' AND ids::text ~ :form)
+     + (SELECT count(*) FROM polls WHERE planned_at IS NULL AND state = 'running'
+          AND concat_ws(' ', ids::text, idempotency_key) ~ :form)
 """
 
 

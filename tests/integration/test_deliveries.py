@@ -419,6 +419,25 @@ def test_a_poll_that_is_yet_to_be_planned_keeps_what_it_is_to_ask_and_that_is_to
     assert [(each.polls, each.open_fetches) for each in (first, again)] == [(0, 1), (1, 0)]
 
 
+def test_a_poll_that_names_a_number_in_its_key_alone_is_told_of_and_keeps_having_no_ids(
+    migrated_database: Engine, account: str
+) -> None:
+    """A poll of a window has no ids, before as after."""
+    with transaction(migrated_database) as connection:
+        connection.execute(
+            text(
+                "INSERT INTO polls (account_id, kind, trigger, idempotency_key) VALUES (:account, 'plan', 'api', :key)"
+            ),
+            {"account": account, "key": "resend 05301234567"},
+        )
+        first = erase(connection, "+905301234567")
+        connection.execute(text("UPDATE polls SET planned_at = now()"))
+        again = erase(connection, "+905301234567")
+        kept = connection.execute(text("SELECT ids, idempotency_key FROM polls")).one()
+    assert [(each.polls, each.open_fetches) for each in (first, again)] == [(0, 1), (1, 0)]
+    assert tuple(kept) == (None, None)
+
+
 def test_erasing_a_short_id_takes_whole_parts_of_keys_only(migrated_database: Engine, account: str) -> None:
     """An id stands by chance inside of numbers, sends and other ids; only what it names goes."""
     day = Granularity.CONVERSATION
