@@ -33,6 +33,7 @@ _LARGEST_AMOUNT: Final = 1e15
 _INT: Final = re.compile(r"[+-]?[0-9]{1,19}")
 _AMOUNT: Final = re.compile(r"[+-]?[0-9]{1,15}(?:[.,][0-9]{1,12})?")
 _LOCAL: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})[ T]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.[0-9]{1,9})?")
+_LONGEST_LOCAL: Final = len("2016-11-02 11:47:38.123456789")
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _NOT_IN_A_KEY: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffd]")
 _YEARS: Final = range(1990, 2200)
@@ -151,7 +152,9 @@ def local_time(text: Any, zone: ZoneInfo) -> datetime | None:
     None for MySQL's zero date, an impossible date, another form or a year outside 1990-2199. Of an hour that occurs
     twice (end of summer time) the first is meant.
     """
-    return _local_time(text.strip(), zone) if isinstance(text, str) else None
+    text = text.strip() if isinstance(text, str) else ""
+    # What is longer is no time, and must not be remembered: it may be as long as an answer, and say anything.
+    return _local_time(text, zone) if len(text) <= _LONGEST_LOCAL else None
 
 
 @lru_cache(maxsize=4096)

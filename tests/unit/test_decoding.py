@@ -5,6 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from providers import decoding
 from providers.adapter import Answer
 from providers.decoding import (
     as_amount,
@@ -133,6 +134,13 @@ def test_amounts_may_have_a_decimal_comma() -> None:
 def test_bare_local_times_become_utc(text: object, moment: datetime | None) -> None:
     """The zone's own history holds (summer time, the doubled hour means its first); a zero date is no time."""
     assert local_time(text, ISTANBUL) == moment
+
+
+def test_what_is_too_long_for_a_time_is_not_remembered() -> None:
+    """Whatever stands where a time should, a thousand answers' worth of it must not stay in memory."""
+    remembered = decoding._local_time.cache_info().currsize
+    assert [local_time("x" * many, ISTANBUL) for many in (30, 1_000_000)] == [None, None]
+    assert decoding._local_time.cache_info().currsize == remembered
 
 
 def test_retry_after_is_read_in_both_forms() -> None:
