@@ -15,8 +15,11 @@ THREADS = 8
 
 
 @pytest.fixture
-def engine(migrated_database: Engine) -> Engine:
-    """A database with two workers of four threads each."""
+def engine(migrated_database: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """A database with two workers of four threads each; what is a matter of seconds takes longer than any test."""
+    for name, seconds in (("PATIENCE", 60.0), ("GIVES_WAY", 30.0), ("ANNOUNCED_LASTS", 300.0)):
+        monkeypatch.setattr(sharing, f"{name}_SECONDS", seconds)
+    monkeypatch.setitem(sharing.PRESSURE_PARAMETERS, "announced_lasts", sharing.ANNOUNCED_LASTS_SECONDS)
     with migrated_database.begin() as connection:
         sharing.announce(connection, "one@host", 1)
         sharing.announce(connection, "one@host", THREADS // 2)
@@ -24,7 +27,7 @@ def engine(migrated_database: Engine) -> Engine:
     return migrated_database
 
 
-def account_with_work(engine: Engine, many: int = 16, *, deadline_seconds: float = 60.0) -> tuple[str, list[int]]:
+def account_with_work(engine: Engine, many: int = 16, *, deadline_seconds: float = 75.0) -> tuple[str, list[int]]:
     """An account that could make that many calls at once, and its ready fetches."""
     account_id = add_account(engine, concurrency=16, options={"deadline_seconds": deadline_seconds})
     return account_id, add_poll(engine, account_id, [fetch(number) for number in range(many)])[1]
@@ -143,7 +146,7 @@ def test_a_slow_account_without_a_thread_looks_again_soon(engine: Engine) -> Non
     execute(
         engine,
         "INSERT INTO calls (account_id, asked_at, gives_up_at, answered_at, released_at, outcome) SELECT :a,"
-        " t - interval '9 seconds', t, t, t, 'ok' FROM (SELECT clock_timestamp() - interval '1 minute' AS t) x",
+        " t - interval '90 seconds', t, t, t, 'ok' FROM (SELECT clock_timestamp() - interval '1 minute' AS t) x",
         a=slow,
     )
     decided = look(engine, slow)
