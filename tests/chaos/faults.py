@@ -439,15 +439,19 @@ WINDOW_AND_DEADLINE = 5.5
 # ------------------------------------------------------------------------------------------------- disk
 
 
+FULL_SECONDS = 12
+
+
 def fill_disk(system: System, strength: int, folder: Path) -> int:
     """The disk of the database is full, PostgreSQL falls over; then somebody makes room and starts it."""
     ballast = folder / "ballast"
     for _ in range(strength):
-        system.crashes += 1
+        # What is small may still be written where what is large is refused: each lease in this time may be lost anew.
+        system.crashes += 1 + FULL_SECONDS // LEASE_SECONDS
         with suppress(OSError), ballast.open("wb") as file:
             while True:
                 file.write(bytes(1 << 20))
-        end = time.monotonic() + 12
+        end = time.monotonic() + FULL_SECONDS
         while time.monotonic() < end:
             with suppress(Exception), system.engine.begin() as connection:
                 connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS ballast AS SELECT repeat('x', 900) AS x")
