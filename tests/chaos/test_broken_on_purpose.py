@@ -44,7 +44,7 @@ def test_the_unbroken_system_passes_the_other_looks(table: Table) -> None:
 
 
 def test_a_removed_fence_is_seen(table: Table) -> None:
-    """A late finisher that writes although another has finished its fetch makes polls count wrongly."""
+    """A late finisher writes although another has finished its fetch: polls count wrongly, or a constraint refuses."""
     wrong = seen_when_broken(table, "fence_removed", freeze_and_thaw)
     assert any(each.startswith("ledger") for each in wrong)
 
@@ -109,7 +109,7 @@ def jitter(system: System) -> list[str]:
 
 
 def freeze_and_thaw(system: System) -> list[str]:
-    """Three workers finish late, three times at most: what they do wrong shows where their polls are still open."""
+    """Three workers finish late, three times at most: what they do wrong shows where others had done their work."""
     return next((wrong for _ in range(3) if (wrong := _freeze_and_thaw(system))), [])
 
 
@@ -125,7 +125,8 @@ def _freeze_and_thaw(system: System) -> list[str]:
     time.sleep(5)
     for worker in late:
         worker.end()
-    return never(system)
+    refused = system.log_lines('"fetch.store_failed"')
+    return never(system) + ([f"ledger: only the schema refused {refused} late finishers"] if refused else [])
 
 
 def look_at_lateness(system: System) -> list[str]:
