@@ -121,16 +121,21 @@ def _pause(runtime: Runtime, account_id: str, reason: str) -> None:
 def _ask_and_finish(runtime: Runtime, prepared: Prepared, taken: limiter.Taken) -> None:
     """One HTTP request, then the one finishing transaction. A lost lease writes nothing: the fetch is another's now."""
     try:
+        _ask(runtime, prepared, taken)
+    except FencedError:
+        log.warning("fetch.fenced", fetch=taken.fetch_id, endpoint=prepared.request.endpoint)
+
+
+def _ask(runtime: Runtime, prepared: Prepared, taken: limiter.Taken) -> None:
+    """Ask and finish, or give back what could not be asked in time; FencedError where the lease was lost."""
+    try:
         sent = runtime.door.send(prepared.request, taken.permit)
     except PermitExpiredError:
         log.warning("fetch.too_late", fetch=taken.fetch_id, endpoint=prepared.request.endpoint)
         return_unsent(runtime, taken)
         return
     outcome = _understand(prepared, sent)
-    try:
-        finish(Asked(runtime=runtime, prepared=prepared, taken=taken, sent=sent), outcome)
-    except FencedError:
-        log.warning("fetch.fenced", fetch=taken.fetch_id, endpoint=prepared.request.endpoint)
+    finish(Asked(runtime=runtime, prepared=prepared, taken=taken, sent=sent), outcome)
 
 
 def _understand(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:

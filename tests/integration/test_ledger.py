@@ -1,6 +1,7 @@
 """The ledger's promises about one fetch: taking, finishing, fencing, returning, healing, pruning."""
 
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -109,6 +110,18 @@ def test_what_may_not_be_asked_now_stays_ready_and_uncounted(runtime: Runtime) -
     assert {why: result.why for why, result in found.items() if isinstance(result, limiter.NotYet)} == {
         why: why for why in cases
     }
+
+
+def test_a_worker_that_wakes_too_late_to_send_leaves_the_fetch_to_its_new_holder(runtime: Runtime) -> None:
+    """Neither its permit nor its lease holds: nothing is sent, written or raised."""
+    _, _, held = held_fetch(runtime)
+    give_back_expired(held)
+    again = take(runtime.engine, held.taken.fetch_id)
+    assert isinstance(again, limiter.Taken)
+    permit = replace(held.taken.permit, committed_boot=held.taken.permit.committed_boot - 60)
+    fetching._ask_and_finish(runtime, held.prepared, replace(held.taken, permit=permit))
+    stored = row(runtime.engine, "fetches", held.taken.fetch_id)
+    assert (stored["state"], stored["lease_token"]) == ("sending", again.lease_token)
 
 
 def test_a_call_that_was_never_sent_takes_no_slot_and_no_claim(runtime: Runtime) -> None:
