@@ -14,7 +14,7 @@ from typing import Final
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.ledger.sharing import ANNOUNCED_LASTS_SECONDS, CROWDED_LASTS_SECONDS
+from models.ledger.sharing import standing
 from models.overview import AccountState, state_of
 from models.vocabulary import STATUS_CLASS, Status
 
@@ -152,12 +152,6 @@ def read_work(connection: Connection) -> Samples:
 _HEARTBEATS = text("""
     SELECT name, greatest(0, extract(epoch FROM clock_timestamp() - at))::double precision AS age FROM heartbeats
 """)
-_THREADS = text("""
-    SELECT (SELECT coalesce(sum(threads), 0) FROM workers
-             WHERE seen_at > clock_timestamp() - make_interval(secs => :announced_lasts)) AS threads,
-           (SELECT count(*) FROM accounts
-             WHERE crowded_at > clock_timestamp() - make_interval(secs => :crowded_lasts)) AS crowded
-""")
 # What the feed of changes does not tell yet, since an older transaction is still open somewhere in the cluster.
 _FEED = text("""
     SELECT count(*) AS many, coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(changed_at))), 0) AS age
@@ -170,10 +164,9 @@ def read_pulse(connection: Connection) -> Samples:
     """Whether periodic work is done, and how far the feed of changes is behind the table."""
     for row in connection.execute(_HEARTBEATS).mappings():
         yield Sample("heartbeat_age_seconds", {"name": row["name"]}, row["age"])
-    parameters = {"announced_lasts": ANNOUNCED_LASTS_SECONDS, "crowded_lasts": CROWDED_LASTS_SECONDS}
-    row = connection.execute(_THREADS, parameters).mappings().one()
-    yield Sample("worker_threads", {}, row["threads"])
-    yield Sample("accounts_waiting_for_threads", {}, row["crowded"])
+    threads, crowded = standing(connection)
+    yield Sample("worker_threads", {}, threads)
+    yield Sample("accounts_waiting_for_threads", {}, crowded)
     row = connection.execute(_FEED).mappings().one()
     yield Sample("feed_held_back", {}, row["many"])
     yield Sample("feed_lag_seconds", {}, row["age"])

@@ -4,7 +4,7 @@ A dead fetch is never revived itself: its poll has ended, and a page or a batch 
 alone. What it asked for is asked again by a new poll; the row is then `cancelled`, with the reason.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select, text
@@ -46,14 +46,14 @@ _OPEN_IDS = text("""
 """)
 
 
-def open_ids_of(connection: Connection, fetch: RowMapping) -> list[RowMapping]:
-    """The ids that a dead fetch asked for and that are still open.
+def open_ids_of(connection: Connection, account_id: str, params: Mapping[str, Any]) -> list[RowMapping]:
+    """The ids that an ended fetch with these parameters asked for and that are still open.
 
-    A fetch lets go of its ids when it dies, so they are known by its parameters: an id whose value, or each part of
+    A fetch lets go of its ids when it ends, so they are known by its parameters: an id whose value, or each part of
     it, stands there. Where none does, the parameters name a group of ids by their first part (a whole send).
     """
-    words = _words(fetch["params"])
-    parameters = {"account_id": fetch["account_id"], "words": sorted(words)}
+    words = _words(params)
+    parameters = {"account_id": account_id, "words": sorted(words)}
     found = connection.execute(_OPEN_IDS, parameters).mappings().all()
     exact = [row for row in found if row["value"] in words or words.issuperset(split_key(row["value"]))]
     return exact or list(found)

@@ -43,7 +43,7 @@ class Pool:
     """Whether other accounts wait for threads."""
     is_slow: bool
     """Whether this account is."""
-    gives_way: bool = False
+    gives_way: bool
     """Whether this one was answered a moment ago, while an account waits that has no thread."""
 
 
@@ -109,6 +109,21 @@ def threads_left(connection: Connection, account_id: str, look: RowMapping, *, m
     }
     pool = Pool(threads=threads, **connection.execute(_POOL, parameters).mappings().one())
     return max(0, min(wanted, share(pool) - mine))
+
+
+_STANDING = text(f"""
+    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
+    SELECT {PRESSURE_COLUMNS}, (SELECT count(*) FROM accounts a
+             WHERE a.enabled AND a.crowded_at > t.now - make_interval(secs => :crowded_lasts)) AS crowded
+    FROM t
+""")
+
+
+def standing(connection: Connection) -> tuple[int, int]:
+    """(threads of all workers, accounts that wait for some), for people to watch."""
+    parameters = PRESSURE_PARAMETERS | {"crowded_lasts": CROWDED_LASTS_SECONDS}
+    row = connection.execute(_STANDING, parameters).one()
+    return row.threads, row.crowded
 
 
 _ANNOUNCE = text("""

@@ -73,7 +73,7 @@ def _ask_window(connection: Connection, found: RowMapping, trigger: str) -> Retr
 def _ask_ids(connection: Connection, runtime: Runtime, row: RowMapping, found: RowMapping, trigger: str) -> Retried:
     """A poll that asks for the ids at once: taken over where they stand ready, its own fetches otherwise."""
     account: Account = runtime.account(row)
-    wanted = open_ids_of(connection, found)
+    wanted = open_ids_of(connection, found["account_id"], found["params"])
     if not wanted:
         return Retried(fetch_id=found["id"], poll_id=None)
     poll_id, priority = _open(connection, account.id, trigger), planning.PRIORITY_ON_DEMAND

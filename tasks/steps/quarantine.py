@@ -102,9 +102,8 @@ def _asked_ids(
     if not params or CHAIN in params:
         return {}
     adapter, account = adapter_of(row), runtime.account(row)
-    fetch = connection.execute(_FETCH, {"entry_id": entry.id}).mappings().one()
     found: dict[TrackedKey, RowMapping] = {}
-    for tracked in open_ids_of(connection, fetch):
+    for tracked in open_ids_of(connection, entry.account_id, params):
         specs = adapter.plan_ids(account, [due_id(tracked)], row["now"].date())
         if any(_is_part(spec.params, params) for spec in specs):
             found[TrackedKey(id_kind=tracked["id_kind"], value=tracked["value"])] = tracked
@@ -163,7 +162,6 @@ _ASKED_AT = text("""
     SELECT max(c.asked_at) FROM calls c JOIN quarantine q ON q.account_id = c.account_id AND q.fetch_id = c.fetch_id
     WHERE q.id = :entry_id AND c.asked_at <= q.first_seen_at
 """)
-_FETCH = text("SELECT account_id, context -> 'params' AS params FROM quarantine WHERE id = :entry_id")
 _STATUSES = text("""
     SELECT count(*) AS many, count(*) FILTER (WHERE status = :unknown) AS unknown FROM delivery_status
     WHERE account_id = :account_id AND granularity IN ('message', 'order', 'conversation') AND provider_key = :key

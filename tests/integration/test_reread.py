@@ -269,14 +269,19 @@ def test_an_id_is_asked_no_more_when_its_final_word_is_understood_late(
     assert [tuple(each) for each in found] == [("s1:05321234567", "final"), ("s1:+905321234568", None)]
 
 
+def transaction_12(runtime: Runtime) -> int:
+    """A ready fetch for one transaction of an Organik account."""
+    account_id = add_account(runtime.engine, provider="organik")
+    add_ids(runtime.engine, account_id, ["12"], kind="transaction")
+    [fetch_id] = plan(runtime, account_id)
+    return fetch_id
+
+
 def test_one_row_of_several_does_not_close_the_id_that_they_belong_to(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A transaction has as many rows as recipients: the one in quarantine tells nothing of the others."""
-    engine = runtime.engine
-    account_id = add_account(engine, provider="organik")
-    add_ids(engine, account_id, ["12"], kind="transaction")
-    [fetch_id] = plan(runtime, account_id)
+    engine, fetch_id = runtime.engine, transaction_12(runtime)
     rows = [
         {"gsm_track_id": str(place), "transaction_id": "12", "status": status} for place, status in ((1, 7), (2, 1))
     ]
@@ -293,10 +298,7 @@ def test_a_big_transaction_that_is_understood_late_stays_open_while_a_row_is(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its few open rows would be asked for one by one instead, but nobody registers them here: so it is asked again."""
-    engine = runtime.engine
-    account_id = add_account(engine, provider="organik")
-    add_ids(engine, account_id, ["12"], kind="transaction")
-    [fetch_id] = plan(runtime, account_id)
+    engine, fetch_id = runtime.engine, transaction_12(runtime)
     rows = [
         {"gsm_track_id": str(place), "transaction_id": "12", "status": 2 if place else 1}
         for place in range(organik.SPLIT_ABOVE_ROWS + 1)

@@ -1,5 +1,6 @@
 """The workers' threads are shared out among the accounts, on the real ledger: hints, calls, waiting, slow accounts."""
 
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -9,6 +10,7 @@ from sqlalchemy import Engine
 
 from models.ledger import limiter, sharing
 from models.ledger.dispatch import Dispatch, dispatch
+from workers.presence import Presence
 
 THREADS = 8
 """Two are left free by whoever has more than one call, and the slow have four."""
@@ -198,3 +200,21 @@ def test_a_worker_counts_until_it_says_so_or_falls_silent(engine: Engine) -> Non
     with engine.begin() as connection:
         sharing.announce(connection, "three@host", 2)
     assert scalar(engine, "SELECT string_agg(name, ',') FROM workers") == "three@host"
+
+
+def test_a_worker_process_announces_itself_and_takes_its_word_back(migrated_database: Engine) -> None:
+    """At once both times, though it says its word every few seconds only."""
+    presence = Presence(migrated_database, "four@host", 7)
+    presence.start()
+    wait_for_workers(migrated_database, ["four@host 7"])
+    presence.stop()
+    wait_for_workers(migrated_database, [])
+
+
+def wait_for_workers(engine: Engine, wanted: list[str]) -> None:
+    """Return when the table holds these, as `name threads`."""
+    end = time.monotonic() + sharing.ANNOUNCE_SECONDS - 1
+    query = "SELECT coalesce(array_agg(name || ' ' || threads), '{}') FROM workers"
+    while (found := scalar(engine, query)) != wanted and time.monotonic() < end:
+        time.sleep(0.02)
+    assert found == wanted

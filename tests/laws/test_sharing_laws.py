@@ -19,6 +19,7 @@ class Wish:
     is_slow: bool
     has: int = 0
     waits: bool = False
+    was_answered: bool = False
 
 
 wishes = st.lists(
@@ -37,6 +38,7 @@ def _pool(accounts: list[Wish], mine: Wish, threads: int) -> Pool:
         rivals=sum(1 for each in others if each.has or each.waits),
         is_crowded=any(each.waits for each in others),
         is_slow=mine.is_slow,
+        gives_way=mine.was_answered and any(each.waits and not each.has for each in others),
     )
 
 
@@ -57,7 +59,7 @@ def test_no_account_takes_the_threads_of_the_others(
         mine = accounts[place]
         before = mine.has
         if act == "answer":
-            mine.has = max(0, mine.has - 1)
+            mine.has, mine.was_answered = max(0, mine.has - 1), True
             continue
         _look(accounts, mine, threads)
         taken = sum(each.has for each in accounts)

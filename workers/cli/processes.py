@@ -111,6 +111,8 @@ def beat() -> None:
     _begin("beat")
     celery = _celery()
     celery.log_process = "beat"
+    # Its ticks are too many for a log; the planning that they start is told by the workers.
+    log.info("beat.started", ticks=sorted(celery.conf.beat_schedule))
     _beat_class()(app=celery, loglevel="INFO", logfile=None, quiet=True).run()
 
 
