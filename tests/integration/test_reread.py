@@ -17,6 +17,7 @@ from sqlalchemy import Engine, text
 
 from core.settings import load_settings
 from models.quarantine import list_quarantine
+from models.report import TrackedKey
 from models.vocabulary import Reason, Status
 from providers import bip, iletimerkezi_orders, iletimerkezi_webhook, organik, vairo
 from providers.adapter import Callback
@@ -24,6 +25,7 @@ from providers.decoding import as_int
 from sandbox.server import Sandbox
 from tasks.runtime import Runtime, seal_key
 from tasks.steps.callbacks import ingest
+from tasks.steps.hints import ask_now
 from tasks.steps.quarantine import reread
 from tasks.steps.tracking import account_row
 
@@ -267,6 +269,28 @@ def test_an_id_is_asked_no_more_when_its_final_word_is_understood_late(
     with engine.connect() as connection:
         found = connection.execute(text("SELECT value, close_reason FROM tracked_ids ORDER BY id")).all()
     assert [tuple(each) for each in found] == [("s1:05321234567", "final"), ("s1:+905321234568", None)]
+
+
+def test_an_id_that_was_called_for_since_the_question_stays_open(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pushed statement came after the answer that is understood late: only an answer asked after it may close."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    add_ids(engine, account_id, ["s1:+905321234567"])
+    [fetch_id] = plan(runtime, account_id)
+    Held(runtime, fetch_id).answer(vairo_body("s1:+905321234567", "YENI"))
+    with engine.begin() as connection:
+        row = account_row(connection, account_id)
+        ask_now(connection, row, [TrackedKey(id_kind="number", value="s1:+905321234567")])
+    [(entry, _)] = entries(engine)
+    monkeypatch.setitem(vairo.STATUS, "YENI", (Status.REJECTED, Reason.OTHER))
+    done = reread(runtime, entry)
+    assert done is not None
+    assert done.understood
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT value, close_reason FROM tracked_ids")).all()
+    assert [tuple(each) for each in found] == [("s1:+905321234567", None)]
 
 
 def transaction_12(runtime: Runtime) -> int:
