@@ -79,6 +79,7 @@ class Settings(BaseSettings):
             lambda url: url and _needs_scheme("postgresql", "postgres")(url),
         ),
     ] = None
+    database_prepare: bool = True
     redis_url: Annotated[
         SecretStr | None,
         AfterValidator(lambda url: url and _needs_scheme("redis", "rediss")(url)),
@@ -121,6 +122,7 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "database_url": "write it as postgresql://user:password@host:5432/database, "
         "or unset it to use the embedded PostgreSQL",
+        "database_prepare": "write true, or false where a pooler lends one session to several clients",
         "redis_url": "write it as redis://host:6379/0 or rediss://host:6379/0, or unset it to use the embedded Valkey",
         "home": "give a folder path",
         "accounts": "give the path of an accounts.toml",

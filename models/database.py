@@ -16,8 +16,14 @@ CONNECT_TIMEOUT_SECONDS = 10
 IDLE_IN_TRANSACTION_SECONDS = 60
 TRANSACTION_ATTEMPTS = 6
 REPEAT_PAUSE_SECONDS = 0.02
-REPEATABLE = frozenset({"40P01", "40001"})
-"""SQLSTATEs after which the same transaction may simply be run again: deadlock, serialization failure."""
+OUTDATED = "0A000"
+"""SQLSTATE of a prepared statement whose columns a migration has changed."""
+REPEATABLE = frozenset({"40P01", "40001", OUTDATED})
+"""SQLSTATEs after which the same transaction may simply be run again: deadlock, serialization failure, outdated."""
+PREPARES = "ulak_prepares"
+"""The execution option of engines whose transactions keep prepared statements."""
+PREPARE_AFTER = 5
+"""A statement is prepared when a connection has run it so often."""
 
 _Result = TypeVar("_Result")
 
@@ -28,12 +34,16 @@ def make_engine(
     pool_size: int = 5,
     statement_timeout_seconds: float = 60.0,
     application_name: str = "ulak",
+    prepares: bool = False,
 ) -> Engine:
     """An engine for a `postgresql://…` address. Connects only when it is used; opens at most `pool_size` connections.
 
     Every session speaks UTC, gives up on a statement after `statement_timeout_seconds` (0: never), is ended by the
     server after a minute idle in a transaction (a worker that was frozen must not hold an account's lock), and notices
     a dead network within about a minute. No error of this engine shows parameters or values of rows.
+
+    `prepares`: keep the parsed form of the statements that a connection runs again and again in `retry_transaction`,
+    which goes on when a migration comes between. Not through a pooler that lends one session to several clients.
     """
     address = make_url(url)
     if address.drivername in {"postgresql", "postgres"}:
@@ -41,6 +51,8 @@ def make_engine(
     session = (
         f"-c timezone=UTC -c statement_timeout={int(statement_timeout_seconds * 1000)}"
         f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000}"
+        # A plan that was made while a table was small is never kept: only the parsed statement is.
+        " -c plan_cache_mode=force_custom_plan"
     )
     given = address.query.get("options")
     engine = create_engine(
@@ -54,7 +66,6 @@ def make_engine(
             "application_name": application_name,
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "options": f"{session} {given}" if isinstance(given, str) else session,
-            # A plan that was made while a table was small is never kept, and PgBouncer may stand in between.
             "prepare_threshold": None,
             "keepalives_idle": 20,
             "keepalives_interval": 10,
@@ -63,7 +74,7 @@ def make_engine(
         },
     )
     event.listen(engine, "handle_error", _hide_values)
-    return engine
+    return engine.execution_options(**{PREPARES: prepares})
 
 
 def _hide_values(context: ExceptionContext) -> None:
@@ -71,6 +82,9 @@ def _hide_values(context: ExceptionContext) -> None:
     error = context.original_exception
     if not isinstance(error, psycopg.Error) or error.diag.message_primary is None:
         return
+    if error.sqlstate == OUTDATED:
+        # What the pool's other connections have prepared is outdated as well.
+        context.is_disconnect = True
     text = f"{error.diag.message_primary} (SQLSTATE {error.sqlstate})"
     error.args = (text,)
     if context.sqlalchemy_exception is not None:
@@ -87,19 +101,35 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 def retry_transaction(engine: Engine, run: Callable[[Connection], _Result]) -> _Result:
     """Run `run` in one transaction; repeat the whole when PostgreSQL chose it as a deadlock's or conflict's victim.
 
+    Or when a migration has changed a table that its prepared statements read.
+
     `run` must therefore have no effect outside the database. After `TRANSACTION_ATTEMPTS` tries the error is raised.
     """
     for attempt in range(1, TRANSACTION_ATTEMPTS):
         try:
-            with transaction(engine) as connection:
+            with transaction(engine) as connection, _preparing(connection):
                 return run(connection)
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) not in REPEATABLE:
                 raise
         # The other side has to be woken before it holds the row: at once, the victim could take it away again.
         sleep(uniform(0.5, 1.0) * REPEAT_PAUSE_SECONDS * attempt)  # noqa: S311 - a pause, not a secret
-    with transaction(engine) as connection:
+    with transaction(engine) as connection, _preparing(connection):
         return run(connection)
+
+
+@contextmanager
+def _preparing(connection: Connection) -> Iterator[None]:
+    """Let the driver prepare what is run often, and use what it has prepared, within this block."""
+    if not connection.get_execution_options().get(PREPARES):
+        yield
+        return
+    session: Any = connection.connection.dbapi_connection
+    session.prepare_threshold = PREPARE_AFTER
+    try:
+        yield
+    finally:
+        session.prepare_threshold = None
 
 
 def json_parameter(rows: Any) -> str:

@@ -29,7 +29,7 @@ def migrated_template(make_database: Callable[..., str]) -> str:
 
 @contextmanager
 def _engine(url: str) -> Iterator[Engine]:
-    engine = make_engine(url, pool_size=16, statement_timeout_seconds=120)
+    engine = make_engine(url, pool_size=16, statement_timeout_seconds=120, prepares=True)
     yield engine
     engine.dispose()
 

@@ -48,7 +48,8 @@ class UlakApp(Celery):
         """The process's runtime, built by whichever thread needs it first."""
         with self._runtime_lock:
             if self._runtime is None:
-                self._runtime = build_runtime(self.settings, threads=self.settings.worker_threads)
+                known = self.settings
+                self._runtime = build_runtime(known, threads=known.worker_threads, prepares=known.database_prepare)
             return self._runtime
 
     def connection_errors(self) -> tuple[type[BaseException], ...]:

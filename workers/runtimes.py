@@ -10,8 +10,10 @@ SPARE_CONNECTIONS = 2
 """Beside one database connection for each thread."""
 
 
-def build_runtime(settings: Settings, *, threads: int, application_name: str = "ulak-worker") -> Runtime:
-    """A runtime for one process with so many threads; connects when it is first used."""
+def build_runtime(
+    settings: Settings, *, threads: int, application_name: str = "ulak-worker", prepares: bool = False
+) -> Runtime:
+    """A runtime for one process with so many threads; connects when it is first used. `prepares`: see `make_engine`."""
     if settings.database_url is None:
         raise LookupError(
             "ULAK_DATABASE_URL is not set: set it to postgresql://user:password@host:5432/database, "
@@ -22,6 +24,7 @@ def build_runtime(settings: Settings, *, threads: int, application_name: str = "
             settings.database_url.get_secret_value(),
             pool_size=threads + SPARE_CONNECTIONS,
             application_name=application_name,
+            prepares=prepares,
         ),
         door=HttpDoor(max_connections=threads + SPARE_CONNECTIONS, boot=clock.boot, now=clock.now),
         seal_key=seal_key(settings),

@@ -1,6 +1,8 @@
 """Making one fetch: hold it, ask once, write what was said in one transaction."""
 
-from sqlalchemy import Connection, text
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, RowMapping, text
 
 from core import clock
 from core.logging import bind_context, get_logger, origin
@@ -44,13 +46,15 @@ def make_fetch(runtime: Runtime, fetch_id: int) -> list[Message]:
     if not isinstance(prepared, Prepared):
         return [] if prepared is None else _wake(runtime, prepared)
     bind_context(account=prepared.account.id, provider=prepared.account.provider)
-    with runtime.engine.begin() as connection:
-        taken = limiter.take(
+    taken = retry_transaction(
+        runtime.engine,
+        lambda connection: limiter.take(
             connection,
             fetch_id,
             lease_margin_seconds=runtime.lease_margin_seconds,
             endpoint=prepared.request.endpoint,
-        )
+        ),
+    )
     if isinstance(taken, limiter.Gone):
         return []
     if isinstance(taken, limiter.Taken):
@@ -61,8 +65,32 @@ def make_fetch(runtime: Runtime, fetch_id: int) -> list[Message]:
 
 def _wake(runtime: Runtime, account_id: str) -> list[Message]:
     """Look which fetches may go next: the wake at the end of every fetch."""
-    with runtime.engine.begin() as connection:
-        return messages_of(dispatch(connection, account_id))
+    return messages_of(retry_transaction(runtime.engine, lambda connection: dispatch(connection, account_id)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Peeked:
+    """A ready fetch, as it was read without a lock."""
+
+    row: RowMapping
+    tracked: dict[TrackedKey, RowMapping]
+    seen_before: dict[str, int]
+
+
+def _peek(connection: Connection, fetch_id: int) -> _Peeked | str | None:
+    """Read the fetch; where it is not ready, what `_prepare` gives."""
+    row = connection.execute(_PEEK, {"fetch_id": fetch_id}).mappings().one_or_none()
+    if row is None:
+        return None
+    if row["fetch_state"] != "ready":
+        # A hint of a cancelled fetch held a slot that another waits for.
+        account_id: str = row["id"]
+        return account_id if row["fetch_state"] == "cancelled" else None
+    return _Peeked(
+        row=row,
+        tracked={TrackedKey(id_kind=r["id_kind"], value=r["value"]): r for r in ids_of_fetch(connection, fetch_id)},
+        seen_before=seen_in_chain(connection, row["fetch_poll_id"], row["fetch_params"], row["fetch_round"]),
+    )
 
 
 def _prepare(runtime: Runtime, fetch_id: int) -> Prepared | str | None:
@@ -70,16 +98,10 @@ def _prepare(runtime: Runtime, fetch_id: int) -> Prepared | str | None:
 
     The account's id where this fetch can not be made and another may go in its place; None where nothing is to be done.
     """
-    with runtime.engine.begin() as connection:
-        row = connection.execute(_PEEK, {"fetch_id": fetch_id}).mappings().one_or_none()
-        if row is None:
-            return None
-        if row["fetch_state"] != "ready":
-            # A hint of a cancelled fetch held a slot that another waits for.
-            account_id: str = row["id"]
-            return account_id if row["fetch_state"] == "cancelled" else None
-        tracked = {TrackedKey(id_kind=r["id_kind"], value=r["value"]): r for r in ids_of_fetch(connection, fetch_id)}
-        seen_before = seen_in_chain(connection, row["fetch_poll_id"], row["fetch_params"], row["fetch_round"])
+    peeked = retry_transaction(runtime.engine, lambda connection: _peek(connection, fetch_id))
+    if not isinstance(peeked, _Peeked):
+        return peeked
+    row, tracked = peeked.row, peeked.tracked
     try:
         account = runtime.account(row)
     except CredentialError as error:
@@ -92,7 +114,7 @@ def _prepare(runtime: Runtime, fetch_id: int) -> Prepared | str | None:
         round=row["fetch_round"],
         label=row["fetch_label"],
     )
-    fetch = Fetch(spec=spec, ids={key: due_id(r) for key, r in tracked.items()}, seen_before=seen_before)
+    fetch = Fetch(spec=spec, ids={key: due_id(r) for key, r in tracked.items()}, seen_before=peeked.seen_before)
     adapter = adapter_of(row)
     try:
         request = adapter.request(account, fetch, clock.now())

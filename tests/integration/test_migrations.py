@@ -6,9 +6,11 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from ledger_acts import add_account
 from sqlalchemy import Connection, Engine, text
 
-from models.database import make_engine, transaction
+from models.database import PREPARE_AFTER, TRANSACTION_ATTEMPTS, make_engine, retry_transaction, transaction
+from models.ledger.finishing import lock_account
 from models.schema import alembic_config, migrate, schema_is_current
 from models.tables import metadata
 
@@ -97,3 +99,26 @@ def test_a_downgrade_removes_every_table(fresh_database: str) -> None:
         command.downgrade(config, "base")
         assert catalog(connection) == []
     engine.dispose()
+
+
+def test_a_migration_under_a_running_worker_goes_unnoticed(migrated_database: Engine) -> None:
+    """A worker keeps statements prepared that name no column; once there is one more, they are prepared anew."""
+    account = add_account(migrated_database)
+
+    def run(connection: Connection) -> set[str]:
+        return set(lock_account(connection, account).keys())
+
+    sessions = [migrated_database.connect() for _ in range(TRANSACTION_ATTEMPTS + 2)]
+    for session in sessions:
+        session.close()
+    # The pool lends them in turn.
+    for _ in range((PREPARE_AFTER + 1) * len(sessions)):
+        before = retry_transaction(migrated_database, run)
+    kept = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%FROM accounts%'"
+    with migrated_database.begin() as connection:
+        assert connection.execute(text(kept)).scalar_one() == 1
+        connection.execute(text("ALTER TABLE accounts ADD COLUMN newer text"))
+    with migrated_database.begin() as connection:
+        after = run(connection)
+    assert after - before == {"newer"}
+    assert retry_transaction(migrated_database, run) == after
