@@ -1,6 +1,7 @@
-"""Debian's own programs in place of the wheels': PostgreSQL 15, Redis, and clocks that are wrong (faketime)."""
+"""Debian's own programs: PostgreSQL 15 and Redis in place of the wheels', wrong clocks (faketime), promtool."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 REDIS = Path("/usr/bin/redis-server")
+PROMTOOL = Path("/usr/bin/promtool")
 AHEAD_SECONDS = 120
 TIMEOUT_SECONDS = 300
 
@@ -120,3 +122,19 @@ def test_clocks_that_are_apart_change_nothing(home: Path, early_postgres: Postgr
     )
     [made] = rows(url, "SELECT count(*) > 100 AS many FROM calls")
     assert (late, crowded, made) == ([], [], {"many": True})
+
+
+def test_every_alert_warns_of_its_trouble_and_of_nothing_else(tmp_path: Path) -> None:
+    """Prometheus itself reads the rules, and every one of them is tried with figures like those of `/metrics`."""
+    rules = (ROOT / "deploy" / "alerts.yml").read_text(encoding="utf-8")
+    tried = (ROOT / "deploy" / "alerts_test.yml").read_text(encoding="utf-8")
+    alerts = re.findall(r"- alert: (\w+)", rules)
+    for alert in alerts:
+        assert f"alertname: {alert}\n" in tried, f"{alert} is never seen to warn"
+        assert f"alertname: {alert}," in tried, f"{alert} is never seen to be quiet"
+    (tmp_path / "alerts.yml").write_text(rules, encoding="utf-8")
+    (tmp_path / "alerts_test.yml").write_text(tried, encoding="utf-8")
+    told = subprocess.run(
+        [PROMTOOL, "test", "rules", "alerts_test.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
