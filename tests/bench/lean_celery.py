@@ -90,7 +90,7 @@ _done = count(1)
 def _connection() -> psycopg.Connection[tuple[object, ...]]:
     """One connection for each thread, as one pool for each process would give."""
     if not hasattr(_mine, "connection"):
-        _mine.connection = psycopg.connect(os.environ["BENCH_DATABASE_URL"], prepare_threshold=None)
+        _mine.connection = psycopg.connect(os.environ["BENCH_DATABASE_URL"])
     connection: psycopg.Connection[tuple[object, ...]] = _mine.connection
     return connection
 
