@@ -11,6 +11,7 @@ import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 CONNECT_TIMEOUT_SECONDS = 10
 IDLE_IN_TRANSACTION_SECONDS = 60
@@ -21,7 +22,9 @@ OUTDATED = "0A000"
 REPEATABLE = frozenset({"40P01", "40001", OUTDATED})
 """SQLSTATEs after which the same transaction may simply be run again: deadlock, serialization failure, outdated."""
 PREPARES = "ulak_prepares"
-"""The execution option of engines whose transactions keep prepared statements."""
+"""The note at a connection whose transactions keep prepared statements."""
+PLANS_LAST_SECONDS = 60
+"""Connections that keep plans are made anew after so long: no plan is kept that was made while a table was small."""
 PREPARE_AFTER = 5
 """A statement is prepared when a connection has run it so often."""
 
@@ -42,8 +45,8 @@ def make_engine(
     server after a minute idle in a transaction (a worker that was frozen must not hold an account's lock), and notices
     a dead network within about a minute. No error of this engine shows parameters or values of rows.
 
-    `prepares`: keep the parsed form of the statements that a connection runs again and again in `retry_transaction`,
-    which goes on when a migration comes between. Not through a pooler that lends one session to several clients.
+    `prepares`: keep the plans of statements that a connection runs again and again in `retry_transaction`: for a minute
+    at most, and through migrations that come between. Not in sessions that a pooler lends to several clients.
     """
     address = make_url(url)
     if address.drivername in {"postgresql", "postgres"}:
@@ -51,8 +54,7 @@ def make_engine(
     session = (
         f"-c timezone=UTC -c statement_timeout={int(statement_timeout_seconds * 1000)}"
         f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000}"
-        # A plan that was made while a table was small is never kept: only the parsed statement is.
-        " -c plan_cache_mode=force_custom_plan"
+        " -c ulak.direct=on"
     )
     given = address.query.get("options")
     engine = create_engine(
@@ -61,6 +63,7 @@ def make_engine(
         max_overflow=0,
         pool_timeout=30,
         pool_pre_ping=True,
+        pool_recycle=PLANS_LAST_SECONDS if prepares else -1,
         hide_parameters=True,
         connect_args={
             "application_name": application_name,
@@ -74,7 +77,19 @@ def make_engine(
         },
     )
     event.listen(engine, "handle_error", _hide_values)
-    return engine.execution_options(**{PREPARES: prepares})
+    if prepares:
+        event.listen(engine, "connect", _note_whether_it_prepares)
+    return engine
+
+
+def _note_whether_it_prepares(session: Any, record: ConnectionPoolEntry) -> None:
+    """Prepare only in sessions that began as we asked.
+
+    Others are lent by a pooler, and there the statement that has our name may be another client's.
+    """
+    [is_direct] = session.execute("SELECT current_setting('ulak.direct', true) = 'on'").fetchone()
+    session.rollback()
+    record.info[PREPARES] = bool(is_direct)
 
 
 def _hide_values(context: ExceptionContext) -> None:
@@ -121,7 +136,7 @@ def retry_transaction(engine: Engine, run: Callable[[Connection], _Result]) -> _
 @contextmanager
 def _preparing(connection: Connection) -> Iterator[None]:
     """Let the driver prepare what is run often, and use what it has prepared, within this block."""
-    if not connection.get_execution_options().get(PREPARES):
+    if not connection.info.get(PREPARES):
         yield
         return
     session: Any = connection.connection.dbapi_connection
