@@ -1,4 +1,4 @@
-"""Debian's own programs: PostgreSQL 15 and Redis in place of the wheels', wrong clocks (faketime), promtool."""
+"""Debian's own programs: PostgreSQL 15 and Redis in place of the wheels', PgBouncer, wrong clocks, promtool."""
 
 import os
 import re
@@ -6,24 +6,32 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import psycopg
 import pytest
+from free_ports import reserve_port
 from psycopg.rows import dict_row
+from sqlalchemy import make_url
 
 from core.redis import connect
 from workers.embedded.postgres import PostgresServer
 from workers.embedded.valkey import ValkeyServer
+from workers.ports import is_free
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
+OPERATIONS = ROOT / "docs" / "operations.md"
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 REDIS = Path("/usr/bin/redis-server")
+PGBOUNCER = Path("/usr/sbin/pgbouncer")
 PROMTOOL = Path("/usr/bin/promtool")
 AHEAD_SECONDS = 120
 TIMEOUT_SECONDS = 300
@@ -65,9 +73,48 @@ def running(server: PostgresServer) -> Iterator[PostgresServer]:
     server.stop()
 
 
+@contextmanager
+def pooler(home: Path, server: PostgresServer) -> Iterator[str]:
+    """PgBouncer in transaction mode before the server; gives its address."""
+    url, port = make_url(server.url), reserve_port()
+    settings = home / "pgbouncer.ini"
+    settings.write_text(
+        dedent(f"""\
+        [databases]
+        ulak = host={url.host} port={url.port} dbname={url.database} user={url.username} password={url.password}
+        [pgbouncer]
+        listen_addr = 127.0.0.1
+        listen_port = {port}
+        unix_socket_dir =
+        auth_type = any
+        pool_mode = transaction
+        ignore_startup_parameters = options
+        max_client_conn = 300
+        default_pool_size = 8
+        """),
+        encoding="utf-8",
+    )
+    process = subprocess.Popen([PGBOUNCER, *(["-u", "nobody"] if os.geteuid() == 0 else []), settings])
+    through = url.set(host="127.0.0.1", port=port, database="ulak").render_as_string(hide_password=False)
+    try:
+        while is_free(port, "127.0.0.1"):
+            assert process.poll() is None
+            time.sleep(0.05)
+        yield through
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
 def up(home: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """`ulak up` with the stand-in providers until all is settled."""
-    arguments = ["up", "--sandbox", "--until-settled", "--timeout", str(TIMEOUT_SECONDS), "--no-flower"]
+    return ulak(
+        home, environment, "up", "--sandbox", "--until-settled", "--timeout", str(TIMEOUT_SECONDS), "--no-flower"
+    )
+
+
+def ulak(home: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of ours, in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "workers.cli.main", *arguments],
         cwd=ROOT,
@@ -101,6 +148,30 @@ def test_all_settles_on_debians_postgresql_and_redis(home: Path, postgres: Postg
         postgres.url, "SELECT count(*) > 1000 AS is_full, count(DISTINCT account_id) AS accounts FROM delivery_status"
     )
     assert (version, table) == ({"major": 15}, {"is_full": True, "accounts": 5})
+
+
+def test_all_settles_through_a_pooler_that_lends_its_sessions(home: Path, postgres: PostgresServer) -> None:
+    """Many clients share eight sessions, none of which is as we asked for until the role says so; `check` tells."""
+    with pooler(home, postgres) as url:
+        told = ulak(home / "up", {"ULAK_DATABASE_URL": url}, "check").stdout
+    assert "database session: sessions begin with TimeZone" in told
+    role = make_url(postgres.url).username
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        for setting in re.findall(r"ALTER ROLE ulak (SET .*;)", OPERATIONS.read_text(encoding="utf-8")):
+            connection.execute(f'ALTER ROLE "{role}" {setting}'.encode())
+    with pooler(home, postgres) as url:
+        told = ulak(home / "up", {"ULAK_DATABASE_URL": url}, "check").stdout
+        done = up(home / "up", {"ULAK_DATABASE_URL": url})
+    assert "database session: ok (UTC, statements end after 1min)" in told
+    assert done.returncode == 0, done.stderr[-6000:]
+    logs = "".join(path.read_text(encoding="utf-8") for path in (home / "up" / "logs").iterdir())
+    assert logs.count("fetch.stored") > 100
+    # One client's statement would be another's, or not there.
+    assert "prepared statement" not in logs
+    [table] = rows(
+        postgres.url, "SELECT count(*) > 1000 AS is_full, count(DISTINCT account_id) AS accounts FROM delivery_status"
+    )
+    assert table == {"is_full": True, "accounts": 5}
 
 
 def test_clocks_that_are_apart_change_nothing(home: Path, early_postgres: PostgresServer) -> None:

@@ -57,6 +57,7 @@ def _findings(run: Session) -> Iterator[Finding]:
     database = _guarded("PostgreSQL", run, _postgres)
     yield database
     if database.problem is None:
+        yield _guarded("database session", run, _database_session)
         yield _guarded("schema", run, _schema)
         yield _guarded("clocks", run, _clocks)
     yield _guarded("Redis", run, _redis)
@@ -84,6 +85,22 @@ def _postgres(run: Session) -> tuple[str | None, str]:
     if encoding != "UTF8":
         return f"the database's encoding is {encoding}: make one with ENCODING 'UTF8'", ""
     return None, version.split()[0]
+
+
+def _database_session(run: Session) -> tuple[str | None, str]:
+    """Whether what a session asks for at its start has arrived: poolers drop it, or refuse the connection."""
+    names = ("TimeZone", "statement_timeout", "idle_in_transaction_session_timeout")
+    asked = ", ".join(f"current_setting('{name}')" for name in names)
+    with run.engine.connect() as connection:
+        zone, statement, idle = connection.execute(text(f"SELECT {asked}")).one()
+    if zone != "UTC" or idle == "0":
+        problem = (
+            f"sessions begin with TimeZone {zone} and idle_in_transaction_session_timeout {idle}, so a pooler drops"
+            " what we ask for: ALTER ROLE … SET timezone = 'UTC', SET statement_timeout = '60s' and"
+            " SET idle_in_transaction_session_timeout = '60s'"
+        )
+        return problem, ""
+    return None, f"UTC, statements end after {statement}"
 
 
 def _schema(run: Session) -> tuple[str | None, str]:
