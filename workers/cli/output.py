@@ -80,9 +80,17 @@ def write_json_array(rows: Iterable[Mapping[str, Any]]) -> int:
     return many
 
 
+class _UnixLines:
+    """Takes rows that a csv writer ends with CRLF: it quotes its own line ends only, and a bare CR ends a row too."""
+
+    def write(self, line: str) -> int:
+        """One row, ended as lines end here."""
+        return sys.stdout.write(line.removesuffix("\r\n") + "\n")
+
+
 def write_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
     """CSV with a header, written as the rows come; `extra` and the like as JSON. Returns how many there were."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer = csv.writer(_UnixLines(), lineterminator="\r\n")
     writer.writerow(columns)
     many = 0
     for row in rows:
