@@ -139,7 +139,7 @@ def test_two_accounts_may_swap_their_credentials(engine: Engine) -> None:
 
 
 def test_credentials_of_a_running_account_outside_the_file_are_refused(engine: Engine) -> None:
-    """A renamed account would double the limit; pruning the old one makes room."""
+    """A renamed account would double the limit; pruning the old one makes room, and one that is off needs none."""
     _apply(engine, _account("old", "one"))
     with pytest.raises(AccountsRefusedError) as caught:
         _apply(engine, _account("other"), _account("new", "one"))
@@ -152,6 +152,8 @@ def test_credentials_of_a_running_account_outside_the_file_are_refused(engine: E
     assert _stored(engine) == [("old", "one", True)]
     assert _apply(engine, _account("new", "one"), prune=True) == Applied(created=["new"], disabled=["old"])
     assert _stored(engine) == [("new", "one", True), ("old", "one", False)]
+    spare = replace(_account("spare", "one"), enabled=False)
+    assert _apply(engine, spare) == Applied(created=["spare"], missing=["new"])
 
 
 def test_an_id_never_changes_its_provider(engine: Engine) -> None:

@@ -96,6 +96,22 @@ def test_named_tokens_open_the_api_until_they_are_revoked(api: Api) -> None:
     assert statuses() == [401, 200]
 
 
+def test_the_log_names_who_asked(api: Api, lines: io.StringIO) -> None:
+    """The holder's name, never the token; the scheme's name is written in any case, as HTTP allows."""
+    with transaction(api.engine) as connection:
+        token = create_token(connection, "crm")
+    for given in (f"Bearer {TOKEN}", f"bearer {token}", "BEARER nobody-knows-this"):
+        api.client.get("/v1/accounts", headers={"Authorization": given})
+    deadline = clock.boot() + 40
+    while lines.getvalue().count("api.answered") < 3:  # a request's line is written after its answer
+        assert clock.boot() < deadline, "a request left no line in the log"
+        clock.sleep(0.01)
+    told = [json.loads(line) for line in lines.getvalue().splitlines()]
+    answered = [(each["status"], each["caller"]) for each in told if each["event"] == "api.answered"]
+    assert answered == [(200, "configured"), (200, "crm"), (401, None)]
+    assert not any(secret in lines.getvalue() for secret in (TOKEN, token))
+
+
 def test_tokens_are_made_listed_and_revoked_by_command(ulak: Ulak) -> None:
     """The token stands alone on stdout, once; a name is given once."""
     made = ulak("tokens", "create", "crm")
@@ -179,6 +195,7 @@ def test_a_database_that_is_away_is_503(fresh_database: str) -> None:
         for token in (TOKEN, "ulak_" + "a" * 43):
             answer = client.get("/v1/accounts", headers={"Authorization": f"Bearer {token}"})
             assert (answer.status_code, answer.headers["content-type"]) == (503, PROBLEM)
+            assert answer.headers.get("retry-after") == ("2" if token == TOKEN else None)
         assert client.get("/healthz").status_code == 200
         assert client.get("/readyz").status_code == 503
     runtime.door.close()

@@ -16,6 +16,7 @@ from models.deliveries import upsert
 from models.erasure import erase
 from models.report import DeliveryReport
 from models.vocabulary import Granularity, Status
+from workers.api.cursors import decode, encode
 
 __all__ = ["api"]
 
@@ -120,6 +121,14 @@ def test_a_cursor_that_is_none_is_told_from_one_that_is_too_old(api: Api) -> Non
     assert other is None
     for wrong in ("x", "nonsense!", "bnVsbA", "WzEsMl0", cursor[:-3], cursor + "AAAA", "W10"):
         assert api.client.get("/v1/changes", params={"cursor": wrong}).status_code == 400
+    feed_id, began, changed_in, last_id = decode(cursor, tuple[str, str, int, int])
+    for place in (
+        (feed_id, began.removesuffix("Z"), changed_in, last_id),  # a time without a zone
+        (feed_id, began, 2**63, last_id),
+        (feed_id, began, changed_in, 2**63),
+        (feed_id, began, -1, last_id),
+    ):
+        assert api.client.get("/v1/changes", params={"cursor": encode(place)}).status_code == 400
     for wait in (-1, 31):
         assert api.client.get("/v1/changes", params={"wait": wait}).status_code == 422
     with transaction(api.engine) as connection:

@@ -13,6 +13,7 @@ from models.deliveries import upsert
 from models.report import DeliveryReport
 from models.vocabulary import Granularity, Reason, Source, Status
 from tasks.messages import dispatch_account
+from workers.api.cursors import decode, encode
 
 __all__ = ["api"]
 
@@ -74,6 +75,9 @@ def test_pages_stay_right_while_rows_change(api: Api) -> None:
     assert seen == [f"k{number}" for number in range(7)]
     other = api.client.get("/v1/deliveries", params=query | {"status": "delivered"})
     assert other.status_code == 400
+    _, mark = decode(query["cursor"], tuple[int, str])
+    for place in (0, -1, 2**63):
+        assert api.client.get("/v1/deliveries", params=query | {"cursor": encode((place, mark))}).status_code == 400
 
 
 def test_a_registered_number_without_an_answer_is_shown(api: Api) -> None:
@@ -87,6 +91,31 @@ def test_a_registered_number_without_an_answer_is_shown(api: Api) -> None:
         (waiting,) = api.get("/v1/deliveries", **query)["unanswered"]
         assert (waiting["value"], waiting["recipient"], waiting["closed_at"]) == ("9:5301234567", "+905301234567", None)
     assert api.get("/v1/deliveries")["unanswered"] == []
+
+
+def test_what_was_never_answered_is_shown_only_where_it_was_asked_for(api: Api) -> None:
+    """By account, reference and number; not under a status or a time of change, which it has not; on page one only."""
+    with transaction(api.engine) as connection:
+        add_account(connection, "kampanya-sms")
+    for account, send, ref in (("marka-sms", 1, "c-1"), ("marka-sms", 2, "c-2"), ("kampanya-sms", 3, "c-1")):
+        item = {"kind": "number", "value": f"{send}:5301234567", "recipient": "05301234567", "client_ref": ref}
+        assert api.client.post("/v1/tracked", json={"account": account, "ids": [item]}).json()["new"] == 1
+    tell(api, *(said(Status.ENROUTE, key, recipient="+905301234567") for key in ("a", "b")))
+
+    def waiting(**query: Any) -> list[str]:
+        return [row["value"] for row in api.get("/v1/deliveries", **query)["unanswered"]]
+
+    assert waiting(recipient="5301234567") == ["1:5301234567", "2:5301234567", "3:5301234567"]
+    assert waiting(recipient="5301234567", account="marka-sms") == ["1:5301234567", "2:5301234567"]
+    assert waiting(recipient="5301234567", client_ref="c-1") == ["1:5301234567", "3:5301234567"]
+    assert waiting(account="kampanya-sms", client_ref="c-1") == ["3:5301234567"]
+    assert waiting(recipient="5301234567", status="enroute") == []
+    assert waiting(recipient="5301234567", since="2020-01-01T00:00:00Z") == []
+    cursor = api.get("/v1/deliveries", recipient="5301234567", limit=1)["cursor"]
+    assert waiting(recipient="5301234567", limit=1, cursor=cursor) == []
+    # The cursor holds for the whole question.
+    other = {"recipient": "5301234567", "since": "2020-01-01T00:00:00Z", "cursor": cursor}
+    assert api.client.get("/v1/deliveries", params=other).status_code == 400
 
 
 def test_one_delivery_tells_its_history_and_why_it_is_what_it_is(api: Api) -> None:

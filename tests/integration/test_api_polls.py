@@ -1,6 +1,7 @@
 """Polls over HTTP: opened once per key, paged, cancelled."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from database_fixtures import add_account
 from sqlalchemy import text
 from task_api import Api, api
 
+from core import clock
 from models.database import transaction
 from tasks.messages import poll_account
 
@@ -68,6 +70,28 @@ def test_a_key_that_asked_for_something_else_is_refused(api: Api) -> None:
         answer = ask(api, other, "key-1")
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "header.Idempotency-Key")
     assert len(api.get("/v1/polls")["polls"]) == 1
+    assert ask(api, {"account": "marka-sms"}, "key-2").status_code == 202
+    assert ask(api, {"account": "kampanya"}, "key-2").status_code == 422  # the same question to another account
+
+
+def test_the_poll_of_a_key_is_found_only_where_it_was_looked_for(api: Api) -> None:
+    """Account and state narrow a search by key as they do any other."""
+    poll = ask(api, {"account": "kampanya"}, "key-1").json()
+
+    def found(**query: Any) -> list[int]:
+        return [each["id"] for each in api.get("/v1/polls", task="key-1", **query)["polls"]]
+
+    assert found() == found(account="kampanya") == found(state="running", account="kampanya") == [poll["id"]]
+    assert found(account="marka-sms") == found(state="complete") == []
+
+
+def test_the_first_day_may_be_tomorrow_and_no_later(api: Api) -> None:
+    """East of Greenwich tomorrow has begun already while it is still today in UTC."""
+    today = clock.now().date()
+    tomorrow = ask(api, {"account": "kampanya", "from": (today + timedelta(days=1)).isoformat()})
+    assert tomorrow.status_code == 202
+    later = ask(api, {"account": "kampanya", "from": (today + timedelta(days=2)).isoformat()})
+    assert (later.status_code, later.json()["errors"][0]["problem"]) == (422, "lies in the future")
 
 
 @pytest.mark.parametrize(
@@ -121,3 +145,4 @@ def test_pages_of_polls_hold_each_once(api: Api) -> None:
     for cursor, account in ((query["cursor"], "marka-sms"), ("nonsense", "kampanya"), ("WzEsMl0", "kampanya")):
         wrong = api.client.get("/v1/polls", params=query | {"cursor": cursor, "account": account})
         assert wrong.status_code == 400
+    assert api.client.get("/v1/polls", params=query | {"state": "complete"}).status_code == 400

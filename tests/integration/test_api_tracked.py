@@ -114,3 +114,14 @@ def test_an_id_that_is_no_text_is_refused_by_itself(api: Api) -> None:
     assert answer.status_code in {200, 400}
     if answer.status_code == 200:
         assert json.loads(answer.text)["registered"] == 0
+
+
+def test_a_number_in_the_place_of_a_name_is_not_told_back(api: Api) -> None:
+    """What a caller makes up as a field or a kind may be anything; the answer says what is wrong all the same."""
+    number = "905301234567"
+    for item in ({"kind": "number", "value": "1:2", number: 1}, {"kind": number, "value": "1:2"}):
+        answer = track(api, [item]).json()
+        assert answer["refused"] == 1
+        assert number not in json.dumps(answer)
+    whole = api.client.post("/v1/tracked", json={"account": "kampanya", "ids": [], number: 1})
+    assert (whole.status_code, number in whole.text) == (422, False)

@@ -158,6 +158,7 @@ def test_without_the_accounts_login_nothing_is_taken(
     """401, and the body is not read."""
     said = bip(server, notice(), auth=auth)
     assert (said.status, said.headers["content-type"]) == (401, "application/problem+json")
+    assert said.headers["www-authenticate"] == 'Basic realm="ulak"'
     assert statuses(migrated_database) == {}
 
 

@@ -156,6 +156,24 @@ def test_a_change_that_commits_late_is_told_late_and_not_lost(migrated_database:
     assert reader.places == sorted(set(reader.places))
 
 
+def test_an_erasure_overtakes_no_change_that_commits_late(migrated_database: Engine, account: str) -> None:
+    """A cursor that had passed the erasure would never hear of what was begun before it."""
+    tell(migrated_database, said("a", recipient="+905301234567"), said("b"))
+    reader = Reader(migrated_database).read_all()
+    late = migrated_database.connect()
+    late.begin()
+    late.execute(text("SELECT pg_current_xact_id()"))
+    with transaction(migrated_database) as connection:
+        erase(connection, "+905301234567")
+    assert reader.read() == 0
+    upsert(late, account, "vairo", [said("b", Status.DELIVERED)], asked_at=NOON + timedelta(hours=1))
+    late.commit()
+    late.close()
+    reader.read_all()
+    assert reader.rows == table(migrated_database)
+    assert reader.places == sorted(set(reader.places))
+
+
 def test_only_a_real_change_takes_a_new_place(migrated_database: Engine, account: str) -> None:
     """Restatements, weaker statements and a rebuild that finds nothing are not told."""
     tell(migrated_database, said("k", Status.DELIVERED))
@@ -212,9 +230,51 @@ def test_a_cursor_older_than_the_erasures_that_are_told_is_refused(migrated_data
         assert reader.read_all().rows == table(migrated_database)
 
 
+def test_the_latest_of_the_forgotten_erasures_decides_which_cursor_is_too_old(
+    migrated_database: Engine, account: str
+) -> None:
+    """A reader stands between two that are forgotten; one that began within the hour of an erasure has seen its row."""
+    tell(migrated_database, *(said(key, recipient=f"+9053012345{key}") for key in ("61", "62")), said("other"))
+    reader = Reader(migrated_database).read_all()
+    with transaction(migrated_database) as connection:
+        erase(connection, "+905301234561")
+    between = Reader(migrated_database, cursor=reader.read_all().cursor)
+    with transaction(migrated_database) as connection:
+        erase(connection, "+905301234562")
+        connection.execute(text("UPDATE delivery_erasures SET erased_at = erased_at - interval '31 days'"))
+    with transaction(migrated_database) as connection:
+        forget_erasures(connection)
+        began = connection.execute(text("SELECT forgotten_before FROM change_feed")).scalar_one()
+        told_since = connection.execute(text("SELECT now() - interval '30 days'")).scalar_one()
+    assert began == told_since + timedelta(hours=1)
+    assert between.cursor is not None
+    between.cursor = replace(between.cursor, began=began - timedelta(seconds=1))
+    with pytest.raises(CursorGoneError, match="too old"):
+        between.read()
+
+
+def test_each_erasure_forgets_what_is_told_no_more(migrated_database: Engine, account: str) -> None:
+    """So what is kept of the erased grows only as people are erased; a younger erasure is told on."""
+    tell(migrated_database, *(said(key, recipient=f"+9053012345{key}") for key in ("61", "62", "63")))
+    query = text("SELECT delivery_id FROM delivery_erasures ORDER BY delivery_id")
+    with transaction(migrated_database) as connection:
+        ids = {row.provider_key: row.id for row in connection.execute(text("SELECT * FROM delivery_status"))}
+        for key, days in (("61", 31), ("62", 29)):
+            erase(connection, f"+9053012345{key}")
+            aged = (
+                "UPDATE delivery_erasures SET erased_at = now() - make_interval(days => :days) WHERE delivery_id = :id"
+            )
+            connection.execute(text(aged), {"days": days, "id": ids[key]})
+    with transaction(migrated_database) as connection:
+        erase(connection, "+905301234563")
+        assert connection.execute(query).scalars().all() == [ids["62"], ids["63"]]
+
+
 def test_a_restored_database_begins_a_new_feed(migrated_database: Engine, account: str) -> None:
     """Rows that carry the transactions of another cluster are told again, once, and old cursors are refused."""
-    tell(migrated_database, said("a"), said("b"))
+    tell(migrated_database, said("a"), said("b"), said("gone", recipient="+905301234567"))
+    with transaction(migrated_database) as connection:
+        erase(connection, "+905301234567")
     reader = Reader(migrated_database).read_all()
     with transaction(migrated_database) as connection:
         # What a dump from a cluster that has counted further leaves behind.
@@ -233,6 +293,8 @@ def test_a_restored_database_begins_a_new_feed(migrated_database: Engine, accoun
         reader.read()
     again = Reader(migrated_database).read_all()
     assert (again.rows, len(again.places)) == (table(migrated_database), 2)
+    with migrated_database.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM delivery_erasures")).scalar_one() == 0
     tell(migrated_database, said("c"))
     assert len(again.read_all().places) == 3
 

@@ -11,12 +11,14 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from command_line import Ulak, ulak
 from database_fixtures import add_account
 from sqlalchemy import Engine, text
 
+from core import clock
 from core.settings import load_settings
 from models.database import transaction
 from models.deliveries import upsert
@@ -87,6 +89,42 @@ def test_deliveries_match_everything_given(ulak: Ulak, words: list[str], rows: l
     assert found(ulak, *words) == rows
 
 
+def test_an_account_narrows_what_was_never_answered_too(ulak: Ulak, migrated_database: Engine) -> None:
+    """Support staff of one account read nothing of another, and what nobody asks for any more is told apart."""
+    with transaction(migrated_database) as connection:
+        add_account(connection, "bildirim")
+        upsert(connection, "bildirim", "vairo", [report("b-1", Status.UNREPORTED)], asked_at=NOON)
+        upsert(connection, "bildirim", "vairo", [report("b-2", Status.UNKNOWN)], asked_at=NOON)
+    assert ulak("track", "bildirim", "number=5:5301234567").code == 0
+    with transaction(migrated_database) as connection:
+        closing = "UPDATE tracked_ids SET closed_at = now(), close_reason = 'expired', next_check_at = NULL"
+        connection.execute(text(f"{closing} WHERE account_id = 'bildirim'"))
+    closed = ("number=5:5301234567", NUMBER, "unanswered")
+    one, two = ("b-1", NUMBER, "unreported"), ("b-2", NUMBER, "unknown")
+    assert found(ulak, "--account", "kampanya") == [ONE, TWO, THREE, WAITING]
+    assert found(ulak, "--account", "bildirim") == [one, two, closed]
+    assert found(ulak, "--account", "bildirim", "--status", "unanswered") == [closed]
+    assert found(ulak, "--account", "bildirim", "--status", "open") == [two]
+    assert found(ulak, "--status", "open") == [THREE, two, WAITING]
+
+
+@pytest.mark.parametrize(("hours", "many"), [(-1, 4), (1, 0)])
+def test_a_bare_time_is_of_the_accounts_zone(ulak: Ulak, migrated_database: Engine, hours: int, many: int) -> None:
+    """An hour ago on a clock in Istanbul is not two hours from now."""
+    with transaction(migrated_database) as connection:
+        connection.execute(text("UPDATE accounts SET timezone = 'Europe/Istanbul'"))
+    local = (clock.now().astimezone(ZoneInfo("Europe/Istanbul")) + timedelta(hours=hours)).replace(tzinfo=None)
+    since = local.isoformat(timespec="seconds")
+    assert len(found(ulak, "--account", "kampanya", "--since", since)) == many
+
+
+def test_every_form_keeps_to_its_limit(ulak: Ulak) -> None:
+    """So many rows and no more, whatever they are written as."""
+    assert found(ulak, "--limit", "2") == [ONE, TWO]
+    assert len(list(csv.DictReader(io.StringIO(ulak("deliveries", "--format", "csv", "--limit", "2").out)))) == 2
+    assert len(ulak("deliveries", "--limit", "2").out.splitlines()) == 3
+
+
 def test_json_has_every_column_of_the_shared_table(ulak: Ulak) -> None:
     """Times in UTC, and `tracked` for what was never answered."""
     (row,) = json.loads(ulak("deliveries", "--ref", "siparis-1", "--format", "json").out)
@@ -99,6 +137,32 @@ def test_json_has_every_column_of_the_shared_table(ulak: Ulak) -> None:
         "delivered": None, "undelivered": None, "waiting": None, "segments": None, "credits": None, "sent_at": None,
         "done_at": "2026-05-01T12:00:00Z", "valid_until": None, "extra": {}, "tracked": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ref", "shown"),
+    [
+        ("-1+1", "'-1+1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1+1", "'\t=1+1"),
+        ("\r=1+1", "'\r=1+1"),
+        ("ref\r=1+1", "ref\r=1+1"),  # one cell: a bare carriage return must not begin a row
+        ("ref\n=1+1", "ref\n=1+1"),
+        ('one, "two"', 'one, "two"'),
+        ("+1", "+1"),
+    ],
+)
+def test_no_reference_becomes_a_formula_or_a_row_of_its_own(
+    ulak: Ulak, migrated_database: Engine, ref: str, shown: str
+) -> None:
+    """A sender's own id may hold anything: in csv it is one cell, and nothing that a spreadsheet would run."""
+    with transaction(migrated_database) as connection:
+        upsert(connection, "kampanya", "vairo", [report("odd", Status.DELIVERED, client_ref=ref)], asked_at=NOON)
+    told = ulak("deliveries", "--format", "csv").out
+    rows = list(csv.DictReader(io.StringIO(told, newline="")))
+    assert [row["provider_key"] for row in rows] == ["m-1", "m-2", "m-3", "odd", ""]
+    assert rows[3]["client_ref"] == shown
+    assert "\r\n" not in told
 
 
 def test_csv_is_safe_to_open_and_a_table_is_plain(ulak: Ulak) -> None:

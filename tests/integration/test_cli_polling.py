@@ -179,6 +179,10 @@ def test_a_dead_page_is_asked_again_with_its_whole_window(ulak: Ulak, migrated_d
 
 def test_a_dead_fetch_whose_ids_are_closed_is_only_put_away(ulak: Ulak, migrated_database: Engine) -> None:
     """No call is made for what nobody waits for any more."""
+    ulak("track", "kampanya", "number=771:+905301234567")
+    with transaction(migrated_database) as connection:
+        closed = "UPDATE tracked_ids SET closed_at = now(), close_reason = 'final', next_check_at = NULL"
+        connection.execute(text(closed))
     bury(migrated_database, '{"call": "NumaraRaporu", "send": "771", "number": "+905301234567"}')
     result = ulak("dead", "retry", "--all")
     assert (result.code, result.out) == (0, "1: nothing is left to ask\n")

@@ -1,6 +1,7 @@
 """`ulak track`: right lines are registered, wrong ones are named."""
 
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from command_line import Ulak, ulak
@@ -8,7 +9,7 @@ from database_fixtures import add_account
 from sqlalchemy import Engine, text
 
 from models.database import transaction
-from workers.cli.idfiles import HEADER
+from workers.cli.idfiles import HEADER, BadLine, GoodLine, read_ids
 
 __all__ = ["ulak"]
 
@@ -78,6 +79,21 @@ def test_a_csv_file_registers_its_right_lines_and_names_the_wrong_ones(
     assert tracked(migrated_database) == [
         ("number", "771:+905301234567", "siparis-1", "+905301234567", 1, "2026-05-01 09:30:00+00"),
         ("number", "771:+905301234572", None, "+905301234572", None, "2026-05-01 10:30:00+00"),
+    ]
+
+
+def test_a_value_that_is_no_text_or_no_count_is_a_wrong_line() -> None:
+    """Bytes that are not UTF-8 would become another id, and a send of no message is none."""
+    lines = [
+        b"kind,value,expected\n",
+        b"number,1:\xff5301234567,\n",
+        b"number,1:5301234567,0\n",
+        b"number,1:5301234567,1\n",
+    ]
+    assert list(read_ids(lines, ZoneInfo("UTC"))) == [
+        BadLine(line=2, why="value must be a printable text (UTF-8) of at most 400 characters"),
+        BadLine(line=3, why="expected must be a whole number from 1"),
+        GoodLine(line=4, item={"kind": "number", "value": "1:5301234567", "expected": 1}),
     ]
 
 

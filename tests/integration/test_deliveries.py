@@ -3,7 +3,6 @@
 import json
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from random import Random
@@ -30,8 +29,9 @@ from models.lookups import (
     open_tracked,
 )
 from models.merge import Row, fold, observe
+from models.quarantine import list_quarantine, new_key, seal
 from models.rebuild import RebuildResult, rebuild
-from models.report import DeliveryReport
+from models.report import DeliveryReport, Unreadable
 from models.vocabulary import Granularity, Reason, Source, Status
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -281,11 +281,12 @@ def test_look_ups_find_a_delivery_by_whatever_is_known(migrated_database: Engine
         for ident in ("m-1", "ref-1", "+905301234567", str(wanted["id"])):
             assert find_by_any(connection, ident) == [wanted]
         assert find_by_any(connection, "0530 123 45 67", recipient="+905301234567") == [wanted]
-        assert find_by_any(connection, "9" * 30) == []
+        assert [find_by_any(connection, "9" * digits) for digits in (19, 30)] == [[], []]
         assert find_deliveries(connection, account=account, status="delivered") == [every[1]]
         assert find_deliveries(connection, recipient="+905301234567", client_ref="ref-2") == []
         assert find_deliveries(connection, limit=1, after_id=every[0]["id"]) == [every[1]]
         assert find_deliveries(connection, since=datetime(2100, 1, 1, tzinfo=UTC)) == []
+        assert every[-1] in find_deliveries(connection, since=every[-1]["changed_at"])
         assert find_delivery(connection, wanted["id"]) == wanted
         assert find_delivery(connection, -1) is None
 
@@ -331,6 +332,23 @@ def test_a_tracked_number_that_was_never_answered_shows_as_open(migrated_databas
     with migrated_database.connect() as connection:
         assert [row["value"] for row in open_tracked(connection, client_ref="ref-1")] == ["77:5309999999"]
         assert open_tracked(connection, recipient="+905301234567") == []
+
+
+def test_only_what_a_sender_waits_for_without_any_answer_shows_as_open(migrated_database: Engine, account: str) -> None:
+    """Neither what an answer was about, nor what a list has shown; another account's equal reference hides nothing."""
+    for value in ("waited for", "answered", "discovered"):
+        track(migrated_database, account, value)
+    track(migrated_database, account, "same reference", client_ref="ref-1")
+    with transaction(migrated_database) as connection:
+        connection.execute(text("UPDATE tracked_ids SET last_found_at = now() WHERE value = 'answered'"))
+        connection.execute(text("UPDATE tracked_ids SET origin = 'discovered' WHERE value = 'discovered'"))
+        other = add_account(connection, "marka-other")
+    tell(migrated_database, other, said(Status.SENT, client_ref="ref-1"))
+    with migrated_database.connect() as connection:
+        shown = open_tracked(connection)
+        assert [row["value"] for row in shown] == ["waited for", "same reference"]
+        assert open_tracked(connection, after_id=shown[0]["id"]) == shown[1:]
+        assert open_tracked(connection, account=other) == []
 
 
 def test_erasing_removes_a_number_wherever_it_stands(migrated_database: Engine, account: str) -> None:
@@ -403,6 +421,75 @@ def test_no_table_holds_an_erased_number_or_a_hash_of_it(migrated_database: Engi
     assert (hashes[1] in dump, tuple(kept)) == (True, ([ids[1]], None))
 
 
+def test_a_number_goes_from_every_column_of_an_ended_fetch(migrated_database: Engine, account: str) -> None:
+    """However the fetch ended, and wherever it names the number; what is about another stays as it is."""
+    mine, other = "+905301234567", "+905309999999"
+    columns = ("params", "seen", "page", "label", "last_error")
+    empty = {"params": "{}", "seen": None, "page": None, "label": "", "last_error": None}
+    places = [(state, column) for state in ("done", "dead", "cancelled") for column in columns]
+    with transaction(migrated_database) as connection:
+        poll = connection.execute(
+            text("INSERT INTO polls (account_id, kind, trigger) VALUES (:account, 'plan', 'cli') RETURNING id"),
+            {"account": account},
+        ).scalar_one()
+        for number in (mine, other):
+            for state, column in places:
+                named = number if column in ("label", "last_error") else json.dumps({"of": number})
+                values = {**empty, "account": account, "poll": poll, "state": state, column: named}
+                connection.execute(
+                    text(
+                        "INSERT INTO fetches (poll_id, account_id, kind, params, params_hash, seen, page, label,"
+                        " last_error, state, finished_at) VALUES (:poll, :account, 'batch', CAST(:params AS jsonb),"
+                        " 'hash', CAST(:seen AS jsonb), CAST(:page AS jsonb), :label, :last_error, :state, now())"
+                    ),
+                    values,
+                )
+        gone = erase(connection, mine)
+        rows = connection.execute(text("SELECT t::text FROM fetches t ORDER BY id")).scalars().all()
+    assert (gone.fetches, gone.open_fetches) == (len(places), 0)
+    assert ["5301234567" in row for row in rows] == [False] * len(rows)
+    assert ["5309999999" in row for row in rows] == [False] * len(places) + [True] * len(places)
+
+
+def test_an_entry_of_quarantine_goes_by_its_delivery_its_key_or_its_question(
+    migrated_database: Engine, account: str
+) -> None:
+    """Its bytes cannot be searched, so whatever stands beside them decides."""
+    mine, other = "+905301234567", "+905309999999"
+    tell(migrated_database, account, said(Status.SENT, "9", recipient=mine), said(Status.SENT, "8", recipient=other))
+    entries = [
+        ("its delivery", "9", {}),
+        ("its key", "7:%2B905301234567:1", {}),
+        ("its question", None, {"params": {"numbers": ["5301234567"]}}),
+        ("another's delivery", "8", {}),
+        ("another's question", None, {"params": {"numbers": ["5309999999"]}}),
+    ]
+    with transaction(migrated_database) as connection:
+        key = new_key()
+        for reason, about, context in entries:
+            item = Unreadable(reason=reason, raw=reason.encode(), provider_key=about)
+            seal(connection, key, account_id=account, origin="poll:batch", unreadable=[item], context=context)
+        gone = erase(connection, mine)
+        kept = [row["reason"] for row in list_quarantine(connection)]
+    assert (gone.quarantined, kept) == (3, ["another's delivery", "another's question"])
+
+
+def test_a_number_is_erased_in_every_spelling_whoever_it_was_registered_for(
+    migrated_database: Engine, account: str
+) -> None:
+    """A sender may have named another recipient beside an id that holds the number; longer numbers are others."""
+    spellings = ("5301234567", "05301234567", "905301234567", "00905301234567", "+905301234567")
+    others = ("15301234567", "53012345670", "0015301234567")
+    for spelling in (*spellings, *others):
+        track(migrated_database, account, f"77:{spelling}")
+        track(migrated_database, account, f"78:{spelling}", recipient="+905309999999")
+    with transaction(migrated_database) as connection:
+        gone = erase(connection, "+905301234567")
+        kept = connection.execute(text("SELECT value FROM tracked_ids ORDER BY id")).scalars().all()
+    assert gone.tracked_ids == 2 * len(spellings)
+    assert kept == [f"{send}:{other}" for other in others for send in (77, 78)]
+
+
 def test_a_poll_that_is_yet_to_be_planned_keeps_what_it_is_to_ask_and_that_is_told(
     migrated_database: Engine, account: str
 ) -> None:
@@ -465,10 +552,48 @@ def test_an_earlier_restatement_moves_as_of_back(migrated_database: Engine, acco
     tell(migrated_database, account, said(Status.DELIVERED), hours=3)
     tell(migrated_database, account, said(Status.EXPIRED), hours=2)
     assert only_row(migrated_database, account).status == "delivered"
-    result = tell(migrated_database, account, replace(said(Status.DELIVERED), statement={"form": "early"}), hours=1)
+    early = said(
+        Status.DELIVERED,
+        statement={"form": "early"},
+        provider_time=NOON,
+        source=Source.CALLBACK,
+        as_of=NOON + timedelta(hours=1),
+    )
+    result = tell(migrated_database, account, early)
     assert result == UpsertResult(advanced=1, changed=frozenset({(MESSAGE, "k")}))
     assert only_row(migrated_database, account).status == "expired"
     with migrated_database.connect() as connection:
         (row,) = find_deliveries(connection)
-        kept = [(one["as_of"], one["statement"]) for one in history(connection, row["id"])]
-    assert kept == [(NOON + timedelta(hours=1), {"form": "early"}), (NOON + timedelta(hours=2), {})]
+        names = ("source", "as_of", "provider_time", "statement")
+        kept = [tuple(one[name] for name in names) for one in history(connection, row["id"])]
+    assert kept == [
+        ("callback", NOON + timedelta(hours=1), NOON, {"form": "early"}),
+        ("poll", NOON + timedelta(hours=2), None, {}),
+    ]
+    # Said without its raw form at a still earlier moment: the form that is known stays.
+    tell(migrated_database, account, said(Status.DELIVERED))
+    with migrated_database.connect() as connection:
+        first = history(connection, row["id"])[0]
+    assert (first["as_of"], first["provider_time"], first["statement"]) == (NOON, None, {"form": "early"})
+
+
+def test_a_day_that_is_read_again_becomes_final_though_nothing_changed(migrated_database: Engine, account: str) -> None:
+    """The last time at which the same count was stated is kept, also in the database: two late reads end the day."""
+    counted = DeliveryReport(
+        granularity=Granularity.CONVERSATION,
+        provider_key="1:2:0:2026-03-01",
+        status=Status.SENT,
+        provider_status="sendMessageCount",
+        total=5,
+        day=NOON.date(),
+    )
+    key = (Granularity.CONVERSATION, "1:2:0:2026-03-01")
+    assert tell(migrated_database, account, counted) == UpsertResult(new=1, changed=frozenset({key}))
+    assert tell(migrated_database, account, counted, hours=59) == UpsertResult(unchanged=1)
+    assert only_row(migrated_database, account).is_final is False
+    with migrated_database.connect() as connection:
+        (row,) = find_deliveries(connection)
+        (seen,) = history(connection, row["id"])
+    assert (seen["as_of"], seen["as_of_last"]) == (NOON, NOON + timedelta(hours=59))
+    assert tell(migrated_database, account, counted, hours=60) == UpsertResult(advanced=1, changed=frozenset({key}))
+    assert only_row(migrated_database, account).is_final is True

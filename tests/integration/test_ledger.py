@@ -31,7 +31,7 @@ from sqlalchemy import Engine, text
 
 from core import clock
 from core.settings import CredentialError
-from models.accounts import resume
+from models.accounts import FOREVER, pause, resume
 from models.ledger import finishing as ledger
 from models.ledger import limiter, planning
 from models.ledger.dispatch import dispatch
@@ -81,7 +81,7 @@ def test_of_many_that_take_the_same_fetch_one_wins(runtime: Runtime) -> None:
 
 
 def test_what_may_not_be_asked_now_stays_ready_and_uncounted(runtime: Runtime) -> None:
-    """Paused, throttled, an open breaker, a used limit, a used concurrency, a retry that is due later: NotYet."""
+    """Paused, throttled, an open breaker, a used limit or concurrency, a later retry: NotYet, and the hint is over."""
     engine = runtime.engine
     cases = {
         "paused": "UPDATE accounts SET paused_until = now() + interval '1 minute' WHERE id = :a",
@@ -101,11 +101,15 @@ def test_what_may_not_be_asked_now_stays_ready_and_uncounted(runtime: Runtime) -
         if why.endswith("used"):
             take(engine, first)
         execute(engine, change, a=account_id)
+        execute(engine, "UPDATE fetches SET hinted_at = now() WHERE id = :id", id=second)
         found[why] = take(engine, second)
-        assert {name: row(engine, "fetches", second)[name] for name in ("state", "claims", "attempts")} == {
+        assert {
+            name: row(engine, "fetches", second)[name] for name in ("state", "claims", "attempts", "hinted_at")
+        } == {
             "state": "ready",
             "claims": 0,
             "attempts": 0,
+            "hinted_at": None,
         }
     assert {why: result.why for why, result in found.items() if isinstance(result, limiter.NotYet)} == {
         why: why for why in cases
@@ -182,6 +186,8 @@ def test_a_fetch_that_five_workers_took_without_an_answer_is_dead_and_its_ids_re
         assert isinstance(take(engine, held.taken.fetch_id), limiter.Taken)
     expire_lease(engine, held.taken.fetch_id)
     upkeep.reconcile(runtime)
+    unanswered = "SELECT count(*) FROM calls WHERE fetch_id = :id AND outcome IS DISTINCT FROM 'abandoned'"
+    assert scalar(engine, unanswered, id=held.taken.fetch_id) == 0
     dead = row(engine, "fetches", held.taken.fetch_id)
     poll = row(engine, "polls", held.taken.poll_id)
     assert (dead["state"], dead["last_error"].partition(":")[0]) == ("dead", "ClaimedTooOften")
@@ -266,6 +272,37 @@ def test_trouble_of_the_account_returns_the_fetch_uncounted_and_touches_no_other
     assert row(engine, "accounts", account_id)["throttles"] == 0
 
 
+def test_no_answer_shortens_a_rest_that_lasts_longer(runtime: Runtime) -> None:
+    """A person's pause keeps its end and its reason, a long throttle its end; each throttle counts all the same."""
+    engine = runtime.engine
+    account_id, _, held = held_fetch(runtime)
+    with engine.begin() as connection:
+        pause(connection, account_id, None, "A person says so.")
+    held.answer(PauseAccount("The key is refused."))
+    rested = row(engine, "accounts", account_id)
+    assert (rested["paused_until"], rested["pause_reason"]) == (FOREVER, "A person says so.")
+    account_id = add_account(engine, retry={"base_seconds": 1.0})
+    add_ids(engine, account_id, ["s1:+905321234501", "s2:+905321234502"])
+    helds = [Held(runtime, fetch_id) for fetch_id in plan(runtime, account_id)]
+    helds[0].answer(SlowDown("Too many at once."))
+    later = clock.now() + timedelta(hours=3)
+    execute(engine, "UPDATE accounts SET not_before = :later WHERE id = :a", later=later, a=account_id)
+    helds[1].answer(SlowDown("Too many at once."))
+    slowed = row(engine, "accounts", account_id)
+    assert (slowed["not_before"], slowed["throttles"]) == (later, 2)
+
+
+def test_the_ids_of_a_fetch_that_is_given_up_rest(runtime: Runtime) -> None:
+    """As long as the longest wait of the poll policy, or what cannot be answered would be asked without end."""
+    engine = runtime.engine
+    account_id, tracked_id, held = held_fetch(runtime, retry={"max_attempts": 1}, poll={"max_check_seconds": 7200})
+    held.answer(TryAgainSoon("The connection broke."))
+    freed = row(engine, "tracked_ids", tracked_id)
+    rest = freed["next_check_at"] - held.taken.asked_at
+    assert (row(engine, "fetches", held.taken.fetch_id)["state"], freed["fetch_id"]) == ("dead", None)
+    assert (rest, plan(runtime, account_id)) == (timedelta(hours=2), [])
+
+
 def test_the_breaker_opens_after_five_soon_errors_probes_once_and_closes_on_success(runtime: Runtime) -> None:
     """Failures in the air when it opens, and the one that opened it, are not counted against their fetches."""
     engine = runtime.engine
@@ -331,15 +368,28 @@ def test_credentials_that_cannot_be_found_pause_the_account_once_and_lose_nothin
     assert deliveries(shared_database, account_id) == [("1", "delivered")]
 
 
+def test_credentials_that_cannot_be_found_do_not_shorten_a_pause_of_a_person(shared_database: Engine) -> None:
+    """A hint that was still on its way finds no key; the account rests on, for the reason that was given."""
+    missing = make_runtime(shared_database, resolve=_nothing_there)
+    account_id = add_account(shared_database)
+    _, [fetch_id] = add_poll(shared_database, account_id, [fetch(1)])
+    with shared_database.begin() as connection:
+        pause(connection, account_id, None, "A person says so.")
+    assert fetching.make_fetch(missing, fetch_id) == []
+    paused = row(shared_database, "accounts", account_id)
+    assert (paused["paused_until"], paused["pause_reason"]) == (FOREVER, "A person says so.")
+    assert "TEST_KEY" in paused["last_trouble"]
+
+
 def _nothing_there(reference: str) -> str:
     raise CredentialError(f"{reference} is not set.")
 
 
 # ------------------------------------------------------------------------------------------ healing
 def test_a_lost_hint_is_hinted_again(runtime: Runtime) -> None:
-    """A hint that nobody took within its time is found by the reconciler, whose dispatch hints it again."""
+    """A hint that nobody took within its time holds no slot: the reconciler finds it, and its dispatch hints again."""
     engine = runtime.engine
-    account_id = add_account(engine)
+    account_id = add_account(engine, concurrency=1)
     _, [fetch_id] = add_poll(engine, account_id, [fetch(1)])
     with engine.begin() as connection:
         assert [hint.fetch_id for hint in dispatch(connection, account_id).hints] == [fetch_id]
@@ -348,6 +398,48 @@ def test_a_lost_hint_is_hinted_again(runtime: Runtime) -> None:
     execute(engine, "UPDATE fetches SET hinted_at = now() - interval '11 seconds' WHERE id = :id", id=fetch_id)
     [message] = [each for each in upkeep.reconcile(runtime) if each.kwargs.get("account_id") == account_id]
     assert [each.kwargs for each in perform(runtime, message)] == [{"fetch_id": fetch_id}]
+
+
+def test_a_timer_that_was_lost_is_found_once_its_moment_has_passed(runtime: Runtime) -> None:
+    """While it lies ahead it is waited for; afterwards the reconciler sends what it would have sent."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    add_poll(engine, account_id, [fetch(1)])
+    told = {}
+    for name, moment in {"ahead": "now() + interval '4 seconds'", "passed": "now() - interval '2 seconds'"}.items():
+        execute(engine, f"UPDATE accounts SET wake_at = {moment} WHERE id = :a", a=account_id)
+        told[name] = account_id in [message.kwargs.get("account_id") for message in upkeep.reconcile(runtime)]
+    assert told == {"ahead": False, "passed": True}
+
+
+def test_a_rest_that_has_ended_is_found_and_one_that_lasts_is_left(runtime: Runtime) -> None:
+    """A pause, a throttle and an open breaker that are over hold nobody back, though no answer wakes the account."""
+    engine = runtime.engine
+    told = {}
+    for rest in ("paused_until = {}", "not_before = {}", "breaker_state = 'open', breaker_until = {}"):
+        for moment in ("now() - interval '1 second'", "now() + interval '1 hour'"):
+            account_id = add_account(engine)
+            add_poll(engine, account_id, [fetch(1)])
+            execute(engine, f"UPDATE accounts SET {rest.format(moment)} WHERE id = :a", a=account_id)
+            told[account_id] = "-" in moment
+    sent = {message.kwargs.get("account_id") for message in upkeep.reconcile(runtime)}
+    assert {account_id: account_id in sent for account_id in told} == told
+
+
+def test_an_id_that_an_ended_fetch_still_holds_is_freed(runtime: Runtime) -> None:
+    """It would never be planned again; ids of fetches that wait or are in the air stay theirs."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    ids = add_ids(engine, account_id, [f"s{number}:+9053212345{number:02}" for number in range(5)])
+    fetches = plan(runtime, account_id)
+    holders = {row(engine, "tracked_ids", each)["fetch_id"]: each for each in ids}
+    take(engine, fetches[0])
+    ended = "UPDATE fetches SET state = :state, finished_at = now() WHERE id = :id"
+    for fetch_id, state in zip(fetches[2:], ("done", "dead", "cancelled"), strict=True):
+        execute(engine, ended, state=state, id=fetch_id)
+    upkeep.reconcile(runtime)
+    held = [row(engine, "tracked_ids", holders[fetch_id])["fetch_id"] for fetch_id in fetches]
+    assert held == [*fetches[:2], None, None, None]
 
 
 def test_a_lost_planning_message_is_sent_again(runtime: Runtime) -> None:
@@ -405,3 +497,24 @@ def test_no_prune_touches_what_the_limiter_counts(runtime: Runtime) -> None:
     counts = [f"SELECT count(*) FROM {table} WHERE account_id = :a" for table in tables]
     found = {name: [scalar(engine, query, a=each) for query in counts] for name, each in kept.items()}
     assert found == {"short": [0, 0, 0], "month": [1, 0, 0]}
+
+
+def test_no_prune_takes_what_somebody_has_yet_to_look_at(runtime: Runtime) -> None:
+    """Dead fetches keep their poll, and the poll that swept days is the watermark's witness; others go."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    kept = {}
+    for name, state, through in (("dead", "dead", None), ("swept", "done", clock.now().date()), ("old", "done", None)):
+        poll_id, [fetch_id] = add_poll(engine, account_id, [fetch(1)], sweep_through=through)
+        execute(engine, "UPDATE fetches SET state = :state, finished_at = now() WHERE id = :id",
+                state=state, id=fetch_id)  # fmt: skip
+        execute(engine, "UPDATE polls SET state = 'complete', open_fetches = 0,"
+                " finished_at = now() - interval '20 days' WHERE id = :id", id=poll_id)  # fmt: skip
+        kept[name] = (poll_id, fetch_id)
+    upkeep.prune(runtime)
+    count = "SELECT count(*) FROM {} WHERE id = :id"
+    found = {
+        name: (scalar(engine, count.format("polls"), id=poll_id), scalar(engine, count.format("fetches"), id=fetch_id))
+        for name, (poll_id, fetch_id) in kept.items()
+    }
+    assert found == {"dead": (1, 1), "swept": (1, 0), "old": (0, 0)}

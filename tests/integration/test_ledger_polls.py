@@ -31,7 +31,7 @@ from sqlalchemy import Engine
 from core import clock
 from models.ledger import finishing as ledger
 from models.ledger import planning
-from providers.adapter import Answer, FetchSpec
+from providers.adapter import Answer, FetchSpec, Parsed
 from providers.errors import TryAgainSoon
 from tasks.runtime import Runtime
 from tasks.steps.ondemand import open_on_demand
@@ -173,6 +173,19 @@ def test_an_on_demand_poll_takes_over_ready_fetches_and_makes_its_own_for_those_
     assert miscounted_polls(engine, account_id) == []
 
 
+def test_a_poll_whose_planning_message_comes_twice_asks_once(runtime: Runtime) -> None:
+    """Also when its fetches are in the air by then, where nothing holds a second page of the same window back."""
+    engine = runtime.engine
+    account_id = add_account(engine, provider="iletimerkezi")
+    day = clock.now().date() - timedelta(days=1)
+    poll_id = open_on_demand(runtime, account_id, trigger="api", window=(day, day))
+    plan_poll(runtime, account_id, poll_id)
+    [fetch_id] = fetches_of(engine, account_id, "ready")
+    take(engine, fetch_id)
+    assert plan_poll(runtime, account_id, poll_id) == []
+    assert (fetches_of(engine, account_id, "ready"), row(engine, "polls", poll_id)["open_fetches"]) == ([], 1)
+
+
 def test_a_page_that_continues_a_chain_is_not_taken_over(runtime: Runtime) -> None:
     """Its pages before stay with their poll, and without them its rows would get wrong keys."""
     engine = runtime.engine
@@ -242,6 +255,48 @@ def test_an_answer_asked_before_the_last_change_does_not_close_an_id(runtime: Ru
     reopened = row(engine, "tracked_ids", tracked_id)
     assert (reopened["closed_at"], reopened["close_reason"]) == (None, None)
     assert len(plan(runtime, account_id)) == 1
+
+
+def test_an_answer_asked_before_the_last_change_does_not_put_an_id_off(runtime: Runtime) -> None:
+    """The change made it due; what an older answer would have it wait for does not hold any more."""
+    engine = runtime.engine
+    account_id, tracked_id, held = held_fetch(runtime)
+    changed: list[Mapping[str, Any]] = [{"id_kind": "number", "value": "s1:+905321234567", "expected": 7}]
+    wait = "UPDATE tracked_ids SET next_check_at = now() + interval '1 hour' WHERE id = :id"
+    execute(engine, wait, id=tracked_id)
+    with engine.begin() as connection:
+        ledger.discover(connection, account_id, held.taken.asked_at + timedelta(seconds=1), [], changed)
+    held.answer(vairo_body("s1:+905321234567", "WAITING"))
+    after = row(engine, "tracked_ids", tracked_id)
+    assert (after["fetch_id"], after["expected"], after["next_check_at"] <= clock.now()) == (None, 7, True)
+    assert len(plan(runtime, account_id)) == 1
+
+
+def test_an_id_that_a_further_fetch_goes_on_asking_for_is_neither_counted_nor_forgotten(runtime: Runtime) -> None:
+    """The page that ends the walk says what it means for the id, though the provider would be done with it by now."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    long_ago = clock.now() - timedelta(days=3650)
+    [tracked_id] = add_ids(engine, account_id, ["s1:+905321234567"], valid_until=long_ago, sent_at=long_ago)
+    [fetch_id] = plan(runtime, account_id)
+    held = Held(runtime, fetch_id)
+    held.finish(Parsed(children=children_of(held, 1)))
+    [child] = fetches_of(engine, account_id, "ready")
+    kept = row(engine, "tracked_ids", tracked_id)
+    assert (kept["fetch_id"], kept["checks"], kept["closed_at"]) == (child, 0, None)
+
+
+def test_an_id_that_the_provider_has_forgotten_is_asked_for_no_more(runtime: Runtime) -> None:
+    """The last check brought nothing final: the id is closed as forgotten, and no tick plans it again."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    long_ago = clock.now() - timedelta(days=3650)
+    [tracked_id] = add_ids(engine, account_id, ["s1:+905321234567"], valid_until=long_ago, sent_at=long_ago)
+    [fetch_id] = plan(runtime, account_id)
+    Held(runtime, fetch_id).answer(vairo_body("s1:+905321234567", "WAITING"))
+    closed = row(engine, "tracked_ids", tracked_id)
+    assert (closed["close_reason"], closed["next_check_at"], closed["fetch_id"]) == ("forgotten", None, None)
+    assert (closed["closed_at"] is not None, plan(runtime, account_id)) == (True, [])
 
 
 def test_ours_is_written_only_by_a_check_after_validity_and_a_later_final_overrules_it(runtime: Runtime) -> None:

@@ -17,13 +17,15 @@ from ledger_acts import (
     plan,
     row,
     take,
+    vairo_body,
 )
 from sqlalchemy import Engine
 
 from core import clock
 from models.ledger import finishing as ledger
 from models.ledger import limiter, planning
-from models.ledger.dispatch import dispatch
+from models.ledger.dispatch import Dispatch, dispatch
+from models.ledger.pace import oldest_open_order, promote_waiting
 from tasks.runtime import Runtime
 from tasks.steps import fetching
 from tasks.steps.ondemand import open_on_demand
@@ -118,6 +120,132 @@ def test_a_sweep_that_falls_due_in_a_tick_that_was_planned_already_is_not_lost(s
     assert len(plan(runtime, account_id)) == 2
 
 
+def test_the_oldest_order_that_is_still_open_and_not_forgotten_decides_how_far_back_a_sweep_begins(
+    runtime: Runtime,
+) -> None:
+    """Final orders, messages and what the provider has forgotten ask for no day; an unknown time is that of arrival."""
+    engine = runtime.engine
+    account_id = add_account(engine, provider="iletimerkezi")
+    insert = (
+        "INSERT INTO delivery_status (account_id, provider, granularity, provider_key, status, provider_status,"
+        " is_final, sent_at, first_seen_at)"
+        " VALUES (:a, 'iletimerkezi', :granularity, :key, 'enroute', '113', :final, :sent, :seen)"
+    )
+    now = clock.now().replace(microsecond=0)
+    found = []
+    for key, (granularity, final, sent, seen) in enumerate(
+        [
+            ("order", True, 9, 9),
+            ("message", False, 9, 9),
+            ("order", False, 40, 40),
+            ("order", False, None, 3),
+            ("order", False, 5, 2),
+        ]
+    ):
+        moments = {"sent": None if sent is None else now - timedelta(days=sent), "seen": now - timedelta(days=seen)}
+        execute(engine, insert, a=account_id, granularity=granularity, key=str(key), final=final, **moments)
+        with engine.begin() as connection:
+            oldest = oldest_open_order(connection, account_id, 30.0)
+        found.append(None if oldest is None else (now - oldest).days)
+    assert found == [None, None, None, 3, 5]
+
+
+def test_a_window_whose_page_is_in_the_air_is_not_opened_again(runtime: Runtime) -> None:
+    """Its interval has passed, but what was asked is not answered yet."""
+    engine = runtime.engine
+    account_id = add_account(engine, provider="iletimerkezi", options={"details": False})
+    for fetch_id in plan(runtime, account_id):
+        take(engine, fetch_id)
+    execute(engine, "UPDATE accounts SET planned_at = NULL, closed_swept_at = NULL WHERE id = :a", a=account_id)
+    assert plan(runtime, account_id) == []
+
+
+def test_closed_days_are_swept_as_often_as_there_is_reason_to(runtime: Runtime) -> None:
+    """An unswept day at every interval, an open order at every tenth, else once an hour; then the next is counted."""
+    engine = runtime.engine
+    yesterday = clock.now().date() - timedelta(days=1)
+    order = (
+        "INSERT INTO delivery_status (account_id, provider, granularity, provider_key, status, provider_status,"
+        " is_final) VALUES (:a, 'iletimerkezi', 'order', '1', 'enroute', '113', false)"
+    )
+    opened = {}
+    for why, minutes in (("unswept", 2), ("open", 2), ("open", 11), ("none", 11), ("none", 61)):
+        account_id = add_account(engine, provider="iletimerkezi", options={"details": False},
+                                 poll={"every_seconds": 60})  # fmt: skip
+        if why == "open":
+            execute(engine, order, a=account_id)
+        execute(engine, "UPDATE accounts SET closed_swept_at = now() - make_interval(mins => :minutes),"
+                " swept_through = :through WHERE id = :a", a=account_id, minutes=minutes,
+                through=None if why == "unswept" else yesterday)  # fmt: skip
+        windows = [row(engine, "fetches", each)["params"]["window"] for each in plan(runtime, account_id)]
+        swept = row(engine, "accounts", account_id)["closed_swept_at"]
+        opened[why, minutes] = (len(windows) > 1, clock.now() - swept < timedelta(minutes=1))
+    assert opened == {
+        ("unswept", 2): (True, True),
+        ("open", 2): (False, False),
+        ("open", 11): (True, True),
+        ("none", 11): (False, False),
+        ("none", 61): (True, True),
+    }
+
+
+def test_a_plan_that_leaves_a_closed_window_to_another_poll_vouches_for_no_day(runtime: Runtime) -> None:
+    """The other poll may end in errors; the days are swept again until one poll has seen them all."""
+    engine = runtime.engine
+    account_id = add_account(engine, provider="iletimerkezi", options={"details": False, "window_days": 1})
+    today, *closed = plan(runtime, account_id)
+    left = Held(runtime, closed[0]).taken.params["window"]
+    for fetch_id in (today, *closed[1:]):
+        Held(runtime, fetch_id).answer(list_body([], 0))
+    execute(engine, "UPDATE accounts SET planned_at = NULL, closed_swept_at = NULL WHERE id = :a", a=account_id)
+    again = [row(engine, "fetches", fetch_id) for fetch_id in plan(runtime, account_id)]
+    assert len(again) == len(closed)
+    assert left not in [fetch["params"]["window"] for fetch in again]
+    assert row(engine, "polls", again[0]["poll_id"])["sweep_through"] is None
+
+
+def test_a_window_that_drifts_is_not_forgotten_when_another_is_whole(runtime: Runtime) -> None:
+    """The poll ends with errors whichever of its fetches ends last."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    poll_id, ids = add_poll(engine, account_id, [fetch(1), fetch(2)], sweep_through=clock.now().date())
+    for fetch_id, drifting in zip(ids, (True, False), strict=True):
+        with engine.begin() as connection:
+            ledger.end_fetch(connection, fetch_id, state="done")
+            ledger.count_poll(connection, poll_id, ledger.PollCounts(ended=1, drifting=drifting))
+    assert row(engine, "polls", poll_id)["state"] == "complete_with_errors"
+
+
+def test_an_on_demand_poll_asks_for_the_days_it_names_or_for_all(runtime: Runtime) -> None:
+    """Its days up to today, in windows as long as the provider allows; without, the lookback and all open ids."""
+    engine = runtime.engine
+    today = clock.now().date()
+    far, near, yesterday, tomorrow = (today + timedelta(days=days) for days in (-13, -2, -1, 1))
+    found = {}
+    for name, window in {
+        "days": (near, yesterday),
+        "long": (far, yesterday),
+        "ahead": (yesterday, tomorrow),
+        "all": (None, None),
+    }.items():
+        account_id = add_account(engine, provider="iletimerkezi", options={"window_days": 99},
+                                 poll={"lookback_days": 2})  # fmt: skip
+        add_ids(engine, account_id, ["7", "8"], kind="order")
+        poll_id = open_on_demand(runtime, account_id, trigger="api", window=window)
+        plan_poll(runtime, account_id, poll_id)
+        asked = [row(engine, "fetches", each)["params"] for each in fetches_of(engine, account_id, "ready")]
+        windows = [tuple(params["window"]) for params in asked if "window" in params]
+        found[name] = (windows, len(asked) - len(windows))
+    days = {day: day.isoformat() for day in (far, near, yesterday, today)}
+    tenth, next_day = (far + timedelta(days=9)).isoformat(), (far + timedelta(days=10)).isoformat()
+    assert found == {
+        "days": ([(days[near], days[yesterday])], 0),
+        "long": ([(days[far], tenth), (next_day, days[yesterday])], 0),
+        "ahead": ([(days[yesterday], days[yesterday]), (days[today], days[today])], 0),
+        "all": ([(days[near], days[yesterday]), (days[today], days[today])], 2),
+    }
+
+
 # ------------------------------------------------------------------------------------------ fair
 def test_what_has_been_due_for_long_is_planned_though_young_ones_fill_every_plan(runtime: Runtime) -> None:
     """Young ids go first, but none that is due for more than an hour longer waits behind them."""
@@ -158,6 +286,18 @@ def test_a_fetch_that_waits_behind_younger_ones_is_raised(runtime: Runtime) -> N
         assert [hint.fetch_id for hint in dispatch(connection, account_id).hints] == [ids[0]]
 
 
+def test_raising_what_waits_lowers_nothing(runtime: Runtime) -> None:
+    """A fetch on demand keeps its rank, however long it has waited."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    _, ids = add_poll(engine, account_id, [fetch(1, priority=10), fetch(2, priority=60), fetch(3, priority=61)])
+    waited = "UPDATE fetches SET available_at = now() - interval '1 hour' WHERE id = ANY(:ids)"
+    execute(engine, waited, ids=ids[:2])
+    with engine.begin() as connection:
+        promote_waiting(connection, account_id, priority=30, waited_seconds=60)
+    assert [row(engine, "fetches", each)["priority"] for each in ids] == [10, 30, 61]
+
+
 def test_one_account_that_cannot_be_planned_keeps_no_other_from_it(runtime: Runtime) -> None:
     """Its trouble is one line in the log; the others of the provider are planned."""
     execute(runtime.engine, "UPDATE accounts SET enabled = false WHERE provider = 'vairo'")
@@ -170,6 +310,19 @@ def test_one_account_that_cannot_be_planned_keeps_no_other_from_it(runtime: Runt
     assert [len(fetches_of(runtime.engine, each, "ready")) for each in (first, second)] == [0, 1]
 
 
+def test_an_id_that_is_being_asked_for_is_not_planned_again(runtime: Runtime) -> None:
+    """Neither while its fetch waits nor while it is in the air, young or old."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    hours_ago = clock.now() - timedelta(hours=3)
+    add_ids(engine, account_id, ["s1:+905321234501"])
+    add_ids(engine, account_id, ["s2:+905321234502"], sent_at=hours_ago, next_check_at=hours_ago)
+    ready = plan(runtime, account_id)
+    for fetch_id in ready:
+        take(engine, fetch_id)
+    assert (len(ready), plan(runtime, account_id)) == (2, [])
+
+
 def test_batches_are_filled_with_what_is_due_next(runtime: Runtime) -> None:
     """A call costs the same whether full or not: ids that are due soon ride along, those due later do not."""
     engine = runtime.engine
@@ -180,6 +333,40 @@ def test_batches_are_filled_with_what_is_due_next(runtime: Runtime) -> None:
         add_ids(engine, account_id, values, kind=kind, next_check_at=now + timedelta(seconds=ahead))
     [fetch_id] = plan(runtime, account_id)
     assert row(engine, "fetches", fetch_id)["params"]["ids"] == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_an_id_that_is_being_asked_for_fills_no_further_batch(runtime: Runtime) -> None:
+    """Its own fetch would lose it, and it would be asked for twice."""
+    engine = runtime.engine
+    account_id = add_account(engine, provider="organik", options={"batch_size": 10})
+    soon = clock.now() + timedelta(seconds=60)
+    add_ids(engine, account_id, ["1"], kind="gsm_track")
+    [held] = plan(runtime, account_id)
+    execute(engine, "UPDATE tracked_ids SET next_check_at = :soon WHERE account_id = :a", soon=soon, a=account_id)
+    take(engine, held)
+    add_ids(engine, account_id, ["2"], kind="gsm_track")
+    [fetch_id] = plan(runtime, account_id)
+    assert row(engine, "fetches", fetch_id)["params"]["ids"] == ["2"]
+
+
+def test_a_send_that_has_ended_is_asked_about_once_and_then_its_numbers_for_good(runtime: Runtime) -> None:
+    """Many numbers are due, so the send is asked first; what it said is remembered, whatever a number says later."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    values = [f"187:+90539999999{digit}" for digit in range(6)]
+    add_ids(engine, account_id, values)
+    [gate] = plan(runtime, account_id)
+    assert row(engine, "fetches", gate)["params"]["call"] == "GonderimBilgisi"
+    Held(runtime, gate).answer(b'{"durum": true, "aciklama": {"id": "187", "paket_durum": 1}}')
+    asked = []
+    for _ in range(2):
+        ready = plan(runtime, account_id)
+        asked.append([row(engine, "fetches", each)["params"]["call"] for each in ready])
+        for key, each in enumerate(ready):
+            held = Held(runtime, each)
+            held.answer(vairo_body(f"187:{held.taken.params['number']}", "WAITING", key=key))
+        execute(engine, "UPDATE tracked_ids SET next_check_at = now() WHERE account_id = :a", a=account_id)
+    assert asked == [["NumaraRaporu"] * 6] * 2
 
 
 # ------------------------------------------------------------------------------------------ dispatching
@@ -200,6 +387,9 @@ def test_a_timer_is_armed_for_the_next_free_slot_and_for_the_next_retry(runtime:
     assert (slot.hints, again.wake_in_seconds) == ((), None)
     assert slot.wake_in_seconds is not None
     assert 4 - (clock.boot() - began) - 0.1 <= slot.wake_in_seconds <= 4.1
+    execute(engine, "UPDATE accounts SET wake_at = now() - interval '1 second' WHERE id = :a", a=account_id)
+    with engine.begin() as connection:
+        assert dispatch(connection, account_id).wake_in_seconds is not None, "a timer that is spent is armed anew"
     other = add_account(engine)
     _, ids = add_poll(engine, other, [fetch(1), fetch(2)])
     began = clock.boot()
@@ -209,6 +399,17 @@ def test_a_timer_is_armed_for_the_next_free_slot_and_for_the_next_retry(runtime:
     assert [hint.fetch_id for hint in retry.hints] == [ids[0]]
     assert retry.wake_in_seconds is not None
     assert 4 - (clock.boot() - began) - 0.1 <= retry.wake_in_seconds <= 4.1
+
+
+def test_an_account_that_is_switched_off_is_not_hinted(runtime: Runtime) -> None:
+    """Its fetches could not be taken, and each hint of them would bring the next."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    _, [fetch_id] = add_poll(engine, account_id, [fetch(1)])
+    execute(engine, "UPDATE accounts SET enabled = false WHERE id = :a", a=account_id)
+    with engine.begin() as connection:
+        assert dispatch(connection, account_id) == Dispatch(account_id=account_id)
+    assert row(engine, "fetches", fetch_id)["hinted_at"] is None
 
 
 def test_a_slot_whose_fetch_was_cancelled_goes_to_the_next(runtime: Runtime) -> None:

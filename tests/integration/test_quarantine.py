@@ -38,12 +38,16 @@ def keep(engine: Engine, account: str, *raws: bytes, key: bytes = KEY) -> int:
 
 
 def test_the_same_bytes_are_kept_once_and_counted(migrated_database: Engine, account: str) -> None:
-    """Repetitions within an answer and between answers make one entry."""
+    """Repetitions within an answer and between answers make one entry, which is as old as it was seen last."""
     assert keep(migrated_database, account, RAW, b"other", RAW) == 2
+    with transaction(migrated_database) as connection:
+        connection.execute(text("UPDATE quarantine SET last_seen_at = now() - interval '15 days'"))
     assert keep(migrated_database, account, RAW) == 0
-    with migrated_database.connect() as connection:
+    with transaction(migrated_database) as connection:
         entries = list_quarantine(connection, account=account)
-    assert sorted(entry["times"] for entry in entries) == [1, 2]
+        assert sorted(entry["times"] for entry in entries) == [1, 2]
+        prune(connection)
+        assert [entry["times"] for entry in list_quarantine(connection)] == [2]
 
 
 def test_the_content_is_shown_only_to_whoever_has_the_key(migrated_database: Engine, account: str) -> None:
@@ -74,14 +78,15 @@ def test_the_content_is_shown_only_to_whoever_has_the_key(migrated_database: Eng
 def test_a_resolved_entry_loses_its_bytes_at_once_and_returns_when_seen_again(
     migrated_database: Engine, account: str
 ) -> None:
-    """Understood entries are neither listed nor opened; the same trouble later is open again."""
+    """Understood entries are neither listed nor opened, nor is it kept what was asked; seen again, they are open."""
     keep(migrated_database, account, RAW)
     with transaction(migrated_database) as connection:
         (entry,) = list_quarantine(connection)
         assert [resolve(connection, entry["id"]), resolve(connection, entry["id"])] == [True, False]
         assert list_quarantine(connection) == []
         assert open_sealed(connection, KEY, entry["id"]) is None
-        assert connection.execute(text("SELECT sealed FROM quarantine")).scalar_one() is None
+        kept = connection.execute(text("SELECT sealed, context FROM quarantine")).one()
+        assert tuple(kept) == (None, {})
     assert keep(migrated_database, account, RAW) == 0
     with transaction(migrated_database) as connection:
         again = open_sealed(connection, KEY, entry["id"])

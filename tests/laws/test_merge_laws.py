@@ -16,6 +16,7 @@ from models.merge import (
     Observation,
     Row,
     content_hash,
+    find_contradictions,
     fold,
     merge_history,
     merge_observation,
@@ -24,6 +25,7 @@ from models.merge import (
     rank,
 )
 from models.report import DeliveryReport
+from models.storable import clean_key
 from models.vocabulary import FAILURES, STATUS_CLASS, Granularity, Reason, Source, Status, is_final
 
 MESSAGE, ORDER, CONVERSATION = Granularity
@@ -219,6 +221,24 @@ def test_odd_values_are_left_out_or_shortened() -> None:
     }
 
 
+def test_two_long_keys_stay_two() -> None:
+    """Keys that differ only where no index reaches must not become one delivery; a short key is never changed."""
+    long = ["k" * 600 + end for end in ("1", "2", "1")]
+    first, second, again = (clean_key(key) for key in long)
+    assert (first == again, first == second) == (True, False)
+    assert {len(key) for key in (first, second)} == {400}
+    assert clean_key("k" * 400) == "k" * 400
+
+
+@pytest.mark.parametrize(
+    ("number", "kept"), [(2**31 - 1, 2**31 - 1), (2**31, None), (1 - 2**31, 1 - 2**31), (-(2**31), None)]
+)
+def test_a_count_is_what_its_column_can_hold(number: int, kept: int | None) -> None:
+    """One number too large must not keep a whole batch from being stored."""
+    assert normalise(said(Status.SENT, segments=number, total=number)).get("segments") == kept
+    assert normalise(said(Status.SENT, total=number)).get("total") == kept
+
+
 def test_a_time_without_a_zone_is_our_bug() -> None:
     """An adapter that forgets the zone is told so."""
     with pytest.raises(ValueError, match="without a zone"):
@@ -261,6 +281,60 @@ def test_a_notice_without_a_recipient_wipes_none() -> None:
         client_ref="order-7",
         extra={"line": 1, "price": 3},
     )
+
+
+def test_a_silent_statement_wipes_no_field_at_all() -> None:
+    """Everything but what explains the status stays as the weaker statement had it."""
+    told = said(
+        Status.ENROUTE,
+        reason=Reason.NETWORK,
+        provider_error="10",
+        parent_key="send-1",
+        client_ref="order-7",
+        recipient="+905301234567",
+        total=4,
+        delivered=3,
+        undelivered=1,
+        waiting=0,
+        segments=2,
+        credits=0.5,
+        sent_at=NOON,
+        done_at=NOON + timedelta(hours=1),
+        valid_until=NOON + timedelta(hours=24),
+    )
+    assert row_of(told, said(Status.DELIVERED, 1, provider_status="ok")) == Row(
+        status="delivered",
+        is_final=True,
+        provider_status="ok",
+        parent_key="send-1",
+        client_ref="order-7",
+        recipient="+905301234567",
+        total=4,
+        delivered=3,
+        undelivered=1,
+        waiting=0,
+        segments=2,
+        credits=0.5,
+        sent_at=NOON.astimezone(UTC).isoformat(),
+        done_at=(NOON + timedelta(hours=1)).astimezone(UTC).isoformat(),
+        valid_until=(NOON + timedelta(hours=24)).astimezone(UTC).isoformat(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("statuses", "contradicting"),
+    [
+        ({Status.READ, Status.UNDELIVERABLE}, {Status.READ, Status.UNDELIVERABLE}),
+        ({Status.READ, Status.DELIVERED}, set()),
+        ({Status.READ, Status.DELIVERED, Status.EXPIRED}, {Status.READ, Status.DELIVERED, Status.EXPIRED}),
+        ({Status.REJECTED, Status.EXPIRED, Status.ENROUTE}, {Status.REJECTED, Status.EXPIRED}),
+        ({Status.SENT, Status.UNREPORTED, Status.DELIVERED}, set()),
+    ],
+)
+def test_the_words_that_contradict_each_other_are_all_named(statuses: set[Status], contradicting: set[Status]) -> None:
+    """Whoever asks why a message is in conflict reads both sides."""
+    seen = [observe(said(status), asked_at=None) for status in statuses]
+    assert find_contradictions(seen) == contradicting
 
 
 def test_the_reason_of_an_overruled_failure_goes_with_it() -> None:

@@ -88,6 +88,15 @@ def test_the_rules_of_the_page_hold_row_by_row(text: str, foreign: bool, number:
     assert e164(text, foreign=foreign) == number
 
 
+@pytest.mark.parametrize("given", ["+90 212 123 45 67", "0212 1234567", "(212) 123 45 67", "00902121234567"])
+def test_a_look_up_tries_every_form_in_which_a_provider_may_write_the_number(given: str) -> None:
+    """What the fixed rules did not know is stored as its provider wrote it; the likeliest form comes first."""
+    forms = ("+902121234567", "902121234567", "2121234567", "02121234567", "00902121234567")
+    assert same_number_spellings(given) == (*forms, *(() if given in forms else (given,)))
+    assert same_number_spellings("+61491570156") == ("+61491570156", "61491570156", "0061491570156")
+    assert same_number_spellings(" nbVj/RZx== ") == ("nbVj/RZx==",)
+
+
 def test_numbers_abroad_keep_their_country_code_in_the_national_form() -> None:
     """Only Turkish numbers have a national form here."""
     assert national_number("+61491570156") == "61491570156"

@@ -213,6 +213,7 @@ def test_a_notice_of_another_shape_is_only_unreadable(body: dict[str, Any]) -> N
         ("18.05.2018 09:11:58.6 -04:00", SENDTIME.replace(microsecond=600000)),
         ("31.02.2018 16:11:58.633 +0300", None),
         ("01.01.0001 00:00:00 +0300", None),
+        ("01.01.1970 02:00:00.000 +0200", None),  # a clock that was never set
         ("31.12.9999 23:59:59 -1200", None),
         ("18.05.2018 16:11:58.633", None),
         ("18.05.2018 16:11:58.633 +9900", None),
@@ -298,6 +299,19 @@ def test_one_bad_item_never_sinks_the_others(bad: object) -> None:
     assert ([one.provider_key for one in parsed.reports], len(parsed.unreadable)) == (["r-2"], 1)
 
 
+def test_what_is_kept_of_a_bad_item_makes_the_same_keys_when_it_is_read_again() -> None:
+    """Kept is a body with the send and the receiver's items before it, so a failure has the key it would have had."""
+    first, other = item(resultcode=312, reportid=None), item(receiver="905388888888", reportid="r-2")
+    bad = item(resultcode="?", reportid=None)
+    (trouble,) = parse(report(first, other, bad)).unreadable
+    assert json.loads(trouble.raw) == {"txnid": "t:1", "list": [first, bad]}
+    understood = json.loads(trouble.raw.replace(b'"?"', b"308"))
+    assert [one.provider_key for one in parse(understood).reports] == [
+        "t%3A1:+905399999999:1",
+        "t%3A1:+905399999999:2",
+    ]
+
+
 def test_an_accepted_send_without_a_list_says_nothing_yet() -> None:
     """An asynchronous send is only accepted; the report comes later."""
     for body in (report(), {"txnid": "t", "resultcode": "0"}, {"txnid": "t", "resultcode": 0, "list": None}):
@@ -350,12 +364,19 @@ def test_only_the_callback_user_from_an_allowed_address_may_push(
     assert ADAPTER.authorise_callback(account(**options), callback) is allowed
 
 
-def test_an_account_without_a_password_lets_nobody_in() -> None:
+@pytest.mark.parametrize("user", ["", "ulak"])
+def test_an_account_without_a_password_lets_nobody_in(user: str) -> None:
     """Empty credentials never match empty credentials."""
     bare = Account(
-        id="b", provider="bip", base_url="", timezone=ZoneInfo("UTC"), credentials={}, options={"allowed_ips": []}
+        id="b",
+        provider="bip",
+        base_url="",
+        timezone=ZoneInfo("UTC"),
+        credentials={"callback_user": user} if user else {},
+        options={"allowed_ips": []},
     )
-    empty = Callback(tail="", body=b"", headers={"authorization": "Basic " + base64.b64encode(b":").decode()})
+    header = "Basic " + base64.b64encode(f"{user}:".encode()).decode()
+    empty = Callback(tail="", body=b"", headers={"authorization": header})
     assert ADAPTER.authorise_callback(bare, empty) is False
 
 

@@ -48,6 +48,9 @@ def test_what_is_not_strict_json_is_not_understood(body: bytes) -> None:
         load_json(body)
     assert caught.value.raw == body
     assert caught.value.message in {"The answer is not JSON.", "The answer is nested too deep."}
+    # A traceback in a log must not go on to the parser's own error, whose text quotes the body.
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
 def test_a_byte_order_mark_is_tolerated_and_only_objects_are_objects() -> None:
@@ -160,6 +163,7 @@ def test_retry_after_is_read_in_both_forms() -> None:
         (503, {"retry-after": "3"}, SlowDown("…", retry_after_seconds=3.0)),
         (503, {}, TryAgainSoon("…")),
         (500, {}, TryAgainSoon("…")),
+        (500, {"retry-after": "3"}, TryAgainSoon("…")),
         (302, {}, TryAgainSoon("…")),
         (100, {}, TryAgainSoon("…")),
     ],
@@ -173,8 +177,13 @@ def test_http_statuses_mean_what_to_do_next(status: int, headers: dict[str, str]
 
 
 def test_client_errors_are_told_apart_only_where_the_body_says_nothing() -> None:
-    """401 and 403 pause, 408 passes, the rest of the 4xx is our request's fault; 2xx and 4xx pass the common check."""
-    for status, error in ((401, PauseAccount), (403, PauseAccount), (408, TryAgainSoon), (404, RequestIsWrong)):
+    """401, 403 and 407 pause, 408 and 425 pass, the rest of the 4xx is our request's fault.
+
+    2xx and 4xx pass the common check.
+    """
+    pausing, passing, wrong = (401, 403, 407), (408, 425), (400, 404, 499)
+    expected = dict.fromkeys(pausing, PauseAccount) | dict.fromkeys(passing, TryAgainSoon)
+    for status, error in (expected | dict.fromkeys(wrong, RequestIsWrong)).items():
         check_http(Answer(status=status))
         with pytest.raises(error):
             refuse_client_error(Answer(status=status))

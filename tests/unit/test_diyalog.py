@@ -209,6 +209,18 @@ def test_a_count_is_never_called_delivered() -> None:
     assert STATUS == {"sendMessageCount": (Status.SENT, None)}
 
 
+def test_a_count_of_none_is_a_count() -> None:
+    """Counts are corrected in both directions: a day that has come down to 0 is not one about which nothing is said."""
+    (report,) = parse(first_page(), body_of(conversation(sendMessageCount=0))).reports
+    assert (report.provider_key, report.total) == (key_of(1), 0)
+
+
+def test_a_customer_whose_last_page_is_empty_was_found_on_those_before() -> None:
+    """The last page alone is silent about the rest of the walk."""
+    parsed = parse(page_of(1, again=1, seen={key_of(1): 1}), b"[]")
+    assert parsed == Parsed(answers=(IdAnswer(key=CUSTOMER, found=True),))
+
+
 def test_an_empty_list_leaves_the_customer_open() -> None:
     """Nobody found is an answer, not a failure."""
     assert parse(first_page(), b"[]") == Parsed(answers=(IdAnswer(key=CUSTOMER, found=False),))
@@ -333,6 +345,16 @@ def test_a_server_that_ignores_the_page_number_is_not_walked_to_the_end() -> Non
             raw=b"",
         ),
     )
+
+
+@pytest.mark.parametrize("stale", [1, 2])
+def test_two_full_pages_without_news_are_walked_past(stale: int) -> None:
+    """Rows that came in front during the walk push known ones on to later pages, and the older ones stand behind."""
+    server = Server(20)
+    seen = {key_of(row): 1 for row in server.rows}
+    parsed = parse(page_of(4, tally=stale - 1, seen=seen), server.page(1))
+    assert [(child.params["page"], child.params["tally"]) for child in parsed.children] == [(5, stale)]
+    assert (parsed.answers, parsed.unreadable) == ((), ())
 
 
 def test_the_number_of_pages_has_an_end() -> None:

@@ -194,10 +194,26 @@ def test_list_and_detail_state_the_same_about_an_order() -> None:
     assert replace(from_detail, statement={}) == replace(from_list, statement={})
 
 
+@pytest.mark.parametrize("missing", ["total", "delivered", "undelivered"])
+def test_a_detail_without_all_of_its_counters_says_nothing_about_the_order(missing: str) -> None:
+    """The 2024 sample has none: half of them must not make a finished order an unknown one."""
+    counted = {name: value for name, value in order().items() if name != missing}
+    parsed = parse(detail_fetch("7"), body_of(order={**counted, "message": []}))
+    assert (parsed.reports, parsed.unreadable) == ((), ())
+
+
 def test_an_empty_window_is_complete_at_once() -> None:
     """No order, count 0: the only page is the last."""
     parsed = parse(list_fetch(), (FIXTURES / "get-reports.empty.json").read_bytes())
     assert parsed == Parsed(page=SweepPage(number=1, count=0, last=True))
+
+
+@pytest.mark.parametrize("content", [{"count": 0}, {"count": "0", "orders": None}])
+def test_no_list_beside_a_count_of_none_is_an_empty_window(content: dict[str, Any]) -> None:
+    """There is nothing that could stand in it; a count of some without its list is not understood."""
+    assert parse(list_fetch(), body_of(**content)) == Parsed(page=SweepPage(number=1, count=0, last=True))
+    with pytest.raises(AnswerNotUnderstood):
+        parse(list_fetch(), body_of(**content | {"count": 1}))
 
 
 @pytest.mark.parametrize(
@@ -230,6 +246,13 @@ def test_a_list_without_its_count_keeps_its_orders_and_is_not_called_complete() 
     parsed = parse(list_fetch(), body)
     assert (len(parsed.reports), parsed.page) == (30, SweepPage(number=1, count=None, last=False))
     assert parsed.unreadable == (Unreadable(reason="A list of orders lacks its count.", raw=body),)
+
+
+@pytest.mark.parametrize(("page", "orders", "last"), [(1, 29, True), (1, 0, True), (2, 29, False), (2, 0, False)])
+def test_without_a_count_only_a_short_first_page_holds_it_all(page: int, orders: int, last: bool) -> None:
+    """A later page says nothing of those before it, so its window is not called complete."""
+    parsed = parse(list_fetch(page), body_of(orders=[order(id=number) for number in range(orders)]))
+    assert parsed.page == SweepPage(number=page, count=None, last=last)
 
 
 def test_without_details_no_order_is_asked_for() -> None:
@@ -423,7 +446,11 @@ def test_an_answer_about_another_order_is_not_understood(body: bytes) -> None:
         (464, RequestIsWrong),
         (503, TryAgainSoon),
         (422, RequestIsWrong),
+        (473, RequestIsWrong),
+        (499, RequestIsWrong),
         (500, TryAgainSoon),
+        (599, TryAgainSoon),
+        (600, AnswerNotUnderstood),
         (110, AnswerNotUnderstood),
     ],
 )

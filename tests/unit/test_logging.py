@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
-from core.logging import bind_context, clear_context, configure_logging, get_logger
+from core.logging import bind_context, clear_context, configure_logging, get_logger, origin
 from core.redaction import register_secret
 
 
@@ -150,6 +150,19 @@ def test_warnings_come_the_same_way(output: Output) -> None:
     assert "UserWarning: old +90*******67" in record["event"]
 
 
+def test_a_process_that_logs_prints_no_warning_past_the_log() -> None:
+    """Configuring is enough: a warning of a library is one masked line, and nothing else reaches stderr."""
+    script = (
+        "import warnings; from core.logging import configure_logging\n"
+        "configure_logging('worker', 'json')\n"
+        "warnings.warn('old +905321234567')\n"
+    )
+    done = _run(script)
+    record = json.loads(done.stderr)
+    assert (done.returncode, record["logger"], record["level"]) == (0, "py.warnings", "warning")
+    assert "UserWarning: old +90*******67" in record["event"]
+
+
 def test_a_broken_log_call_of_a_library_harms_nobody() -> None:
     """It neither raises nor shows its arguments, which have passed no redaction."""
     script = (
@@ -182,6 +195,21 @@ def test_without_a_mode_the_stream_decides() -> None:
     configure_logging("worker", stream=out)
     get_logger("x").info("process.started")
     assert out.only()["event"] == "process.started"
+
+
+def test_the_origin_of_an_error_holds_its_place_and_never_its_text() -> None:
+    """The text may quote a provider's answer; class and lines are ours."""
+
+    def read(body: str) -> None:
+        raise ValueError(f"cannot read {body}")
+
+    with pytest.raises(ValueError, match="cannot read") as caught:
+        read("Sayın Ayşe, şifreniz 4711")
+    first = caught.value.__traceback__
+    assert first is not None
+    assert first.tb_next is not None
+    lines = (first.tb_next.tb_lineno, first.tb_lineno)
+    assert origin(caught.value) == "ValueError at " + " < ".join(f"test_logging.py:{line}" for line in lines)
 
 
 @pytest.mark.parametrize("where", ["main", "thread"])

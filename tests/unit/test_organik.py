@@ -227,6 +227,12 @@ def test_an_xml_row_with_a_field_twice_is_unreadable() -> None:
     assert (parsed.reports, len(parsed.unreadable)) == ((), 1)
 
 
+@pytest.mark.parametrize(("given", "amount"), [(1, 1.0), (0.5, 0.5), ("0,0372", 0.0372), ("x", None), (None, None)])
+def test_a_message_may_cost_a_fraction_of_a_credit(given: object, amount: float | None) -> None:
+    """With a decimal point or a comma; what is no amount is not said."""
+    assert [report.credits for report in parse(reply([row(credit_amount=given)])).reports] == [amount]
+
+
 def test_ids_without_a_row_stay_open() -> None:
     """A partial answer settles what it shows and says of the rest only that it was not found."""
     parsed = parse(reply([row()]), fetch_of("transaction", "14094857", "5"))
@@ -268,6 +274,8 @@ def test_every_error_says_what_to_do_next(code: int, error: type[ProviderError])
         refusal(number="x", code=code),
         f"<response><result>0</result><error><number>{code}</number></error></response>".encode(),
         f"<result>0</result><error><code> {code} </code></error>".encode(),
+        f"<error><number>{code}</number></error>".encode(),
+        refusal(number=str(code), code=93 if code != 93 else 1),  # where both are known, `number` is believed
     )
     for body in bodies:
         with pytest.raises(error) as caught:
@@ -298,6 +306,7 @@ def test_every_error_says_what_to_do_next(code: int, error: type[ProviderError])
         (301, b"", TryAgainSoon),
         (401, b"", PauseAccount),
         (404, b"<html>", RequestIsWrong),
+        (400, reply([row()]), RequestIsWrong),
     ],
 )
 def test_bodies_and_statuses_beyond_the_documents(status: int, body: bytes, error: type[ProviderError]) -> None:
@@ -374,6 +383,12 @@ def test_the_key_is_made_of_user_name_and_password() -> None:
     assert url == f"https://organikapi.com/v2/{KEY}/detailedreport/json/"
 
 
+def test_a_key_of_any_letters_stays_one_part_of_the_path() -> None:
+    """A slip of the hand in the key must not reach another address of the provider."""
+    url = ADAPTER.request(account({"api_key": "a/../b?c#d"}), fetch_of("transaction", "1"), NOW).url
+    assert url == "https://organikapi.com/v2/a%2F..%2Fb%3Fc%23d/detailedreport/json/"
+
+
 def test_batches_hold_one_kind_and_are_filled_to_the_brim() -> None:
     """Kinds never mix; a batch is full before the next begins; text forms of gsm ids go alone."""
     items = [due("transaction", str(number)) for number in range(1000, 1250)]
@@ -430,6 +445,31 @@ def test_stragglers_of_a_big_transaction_are_asked_by_themselves() -> None:
             sent_at=datetime(2016, 11, 2, 8, 47, 38, tzinfo=UTC),
         )
         for number in range(2)
+    )
+
+
+def test_a_straggler_keeps_what_the_sender_said_of_its_transaction() -> None:
+    """Times and reference of the registered id hold on; of the reference the row's own is believed first."""
+    registered = DueId(
+        key=TrackedKey(id_kind="transaction", value="14094857"),
+        client_ref="order-77",
+        expected=300,
+        sent_at=datetime(2016, 11, 2, 8, 40, tzinfo=UTC),
+        valid_until=datetime(2016, 11, 4, 8, 40, tzinfo=UTC),
+    )
+    (spec,) = ADAPTER.plan_ids(account(), [registered], TODAY)
+    rows = big(2)
+    rows[0] |= {"delivery_track_id": None}
+    parsed = parse(reply(rows), Fetch(spec=spec, ids={registered.key: registered}))
+    assert parsed.discovered == tuple(
+        Discovered(
+            key=TrackedKey(id_kind="gsm_track", value=str(number)),
+            client_ref=client_ref,
+            recipient="+905445359675",
+            sent_at=registered.sent_at,
+            valid_until=registered.valid_until,
+        )
+        for number, client_ref in enumerate(("order-77", "b627ffe79fc148e8ea7425222c4ed8"))
     )
 
 

@@ -126,6 +126,34 @@ def test_a_known_secret_is_masked_in_every_spelling() -> None:
     assert redact_text(spelled) == "*** | *** | *** | ***"
 
 
+@pytest.mark.parametrize(
+    "name", ["webhook_secret", "Webhook-Secret", "db_password", "callbackPassword", "oauth_access_token", "my.api.key"]
+)
+def test_a_field_that_ends_like_a_secret_is_one(name: str) -> None:
+    """A provider's new field is not in any list; how its name ends tells what it is."""
+    assert redact_value({name: "lantern", "in": [{name: 7}]}) == {name: "***", "in": [{name: "***"}]}
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://panel.example/in#access_token=lantern", "https://panel.example/in#access_token=***"),
+        ("https://panel.example/in#state=quartz&code=lantern", "https://panel.example/in#state=***&code=***"),
+        ("https://panel.example/in?a=quartz#b=lantern", "https://panel.example/in?a=***#b=***"),
+    ],
+)
+def test_what_stands_after_a_hash_mark_is_masked_too(url: str, shown: str) -> None:
+    """Logins hand tokens over in the fragment of an address."""
+    assert (redact_url(url), redact_text(f"went to {url} then")) == (shown, f"went to {shown} then")
+
+
+def test_a_secret_that_begins_like_another_is_masked_whole() -> None:
+    """The longer one is looked for first, whichever was opened first: no end of it stays readable."""
+    register_secret("quartz-1")
+    register_secret("quartz-1-lantern")
+    assert redact_text("quartz-1-lantern quartz-1 lantern") == "*** *** lantern"
+
+
 def test_a_short_secret_is_not_searched_for() -> None:
     """Masking every "7" would make the logs unreadable without protecting anything."""
     register_secret("7")

@@ -72,6 +72,8 @@ def test_an_accounts_file_here_is_found_and_a_configured_one_wins(
         ("ULAK_API_TOKEN", "hunter"),
         ("ULAK_FLOWER_URL", "hunter2pw"),
         ("ULAK_FLOWER_URL", "https://user:hunter2pw@flower.example"),
+        ("ULAK_FLOWER_URL", "https://:hunter2pw@flower.example"),
+        ("ULAK_FLOWER_URL", "https:///hunter2pw"),
         ("ULAK_FLOWER_URL", "javascript:hunter2pw"),
     ],
 )
@@ -122,6 +124,9 @@ def test_a_reference_is_resolved_and_becomes_known_as_a_secret(
     assert resolve_reference("env:SOME_KEY") == "value-of-variable"
     assert resolve_reference(f"file:{tmp_path}/key") == "value-of-file"
     assert redact_text("<value-of-variable> <value-of-file>") == "<***> <***>"
+    monkeypatch.setenv("SOME_USER", "name-of-user")
+    assert resolve_reference("env:SOME_USER", secret=False) == "name-of-user"
+    assert redact_text("<name-of-user>") == "<name-of-user>"
 
 
 @pytest.mark.parametrize(
@@ -164,6 +169,7 @@ def test_a_secret_is_made_once(tmp_path: Path) -> None:
         values = set(pool.map(ask, range(200)))
     folder = home / "secrets"
     assert len(values) == 1
+    assert redact_text(f"<{values.pop()}>") == "<***>"
     assert [path.name for path in folder.iterdir()] == ["token"]
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / "token")]
     assert modes == [0o700, 0o600]

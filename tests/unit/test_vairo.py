@@ -194,6 +194,8 @@ def test_an_empty_explanation_is_no_row(nothing: str) -> None:
         (200, sample("api_key_refused.json"), PauseAccount, "200"),
         (401, b"", PauseAccount, "401"),
         (403, b"<html>", PauseAccount, "403"),
+        (403, b'{"durum":false,"aciklama":"Yetkiniz yok."}', PauseAccount, "403"),
+        (401, b"{}", PauseAccount, "401"),
         (400, sample("refused_word.json"), RequestIsWrong, "INVALID_DESTINATION_ADDRESS"),
         (200, b'{"durum":false,"aciklama":"MISSING_DESTINATION_ADDRESS"}', RequestIsWrong, None),
         (400, b'{"durum":false,"aciklama":"INVALID_SOURCE_ADDRESS"}', RequestIsWrong, None),
@@ -251,6 +253,14 @@ def test_a_number_abroad_is_asked_with_its_country_code() -> None:
     assert [report.recipient for report in parsed.reports] == ["+61491570156"]
 
 
+def test_a_number_abroad_is_the_same_with_and_without_its_plus() -> None:
+    """Bare digits that are not Turkish are full international ones: one call, and E.164 in the row."""
+    fetch = fetch_of("187:61491570156", "187:+61491570156")
+    parsed = ADAPTER.parse(account(), fetch, Answer(status=200, body=changed(numara="61491570156")))
+    assert [report.recipient for report in parsed.reports] == ["+61491570156"]
+    assert [answer.key.value for answer in parsed.answers] == ["187:61491570156", "187:+61491570156"]
+
+
 @pytest.mark.parametrize("value", ["5399999999", ":5399999999", "187:", "../x:5399999999", ""])
 def test_an_id_of_another_form_is_a_wrong_request_and_never_sent(value: str) -> None:
     """Nothing but `<send id>:<number>` gets into an address."""
@@ -270,8 +280,9 @@ def test_a_big_send_is_asked_as_a_whole_first() -> None:
     """More than five due numbers of one send are one call; five, or those behind an open gate, are asked one by one."""
     many = [due(f"187:539999999{digit}") for digit in range(6)]
     few = [due(f"188:539999999{digit}") for digit in range(5)]
+    twice = due("188:+905399999990")  # a number of `few` in another spelling: still five
     opened = [due(f"189:539999999{digit}", gate_open=True) for digit in range(6)]
-    specs = ADAPTER.plan_ids(account(), [*few, *many, *opened], TODAY)
+    specs = ADAPTER.plan_ids(account(), [*few, twice, *many, *opened], TODAY)
     gate = FetchSpec(
         kind="batch",
         params={"call": "GonderimBilgisi", "send": "187"},
@@ -279,7 +290,8 @@ def test_a_big_send_is_asked_as_a_whole_first() -> None:
         label="send 187, 6 numbers",
     )
     assert [spec for spec in specs if spec.params["call"] == "GonderimBilgisi"] == [gate]
-    assert [spec.ids for spec in specs if spec != gate] == [(item.key,) for item in [*few, *opened]]
+    singles = [(item.key,) for item in [*few[1:], *opened]]
+    assert [spec.ids for spec in specs if spec != gate] == [(few[0].key, twice.key), *singles]
     request = ADAPTER.request(account(), Fetch(spec=gate), NOW)
     assert (request.method, request.body, request.endpoint) == ("GET", b"", "GonderimBilgisi")
     assert request.url == "https://vairosms.com/Panel/api/v1/GonderimBilgisi/187?api_key=k%26y"
