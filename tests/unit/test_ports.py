@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from workers.cli.up import _address
 from workers.ports import PortBusyError, choose_port, is_free
 
 
@@ -38,3 +39,11 @@ def test_an_address_of_another_machine_is_explained() -> None:
     """The sentence says which setting is wrong."""
     with pytest.raises(PortBusyError, match=r"no address of this machine: set ULAK_BIND"):
         choose_port(None, 8000, "192.0.2.1")
+
+
+def test_an_address_beside_a_busy_port_says_so(busy: int) -> None:
+    """Whoever bookmarked the usual port would meet another program there, and wonder."""
+    other = choose_port(None, busy, "127.0.0.1")
+    told = f"http://127.0.0.1:{other} (port {busy} is in use by another program)"
+    assert _address("127.0.0.1", other, busy) == told
+    assert _address("127.0.0.1", other, other) == f"http://127.0.0.1:{other}"

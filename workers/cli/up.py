@@ -26,7 +26,7 @@ from workers.connections import paces
 from workers.demo import SandboxRun
 from workers.embedded.postgres import PostgresServer
 from workers.embedded.valkey import ValkeyServer
-from workers.ports import choose_port
+from workers.ports import choose_port, is_free
 from workers.runtimes import build_runtime
 from workers.supervisor import Supervisor
 
@@ -199,10 +199,12 @@ class Up:
         """Where a person may look."""
         secrets.api_token(settings)
         kept = "ULAK_API_TOKEN" if settings.api_token else settings.home / "secrets" / secrets.API_TOKEN
-        self.progress.say("Page", f"http://{settings.bind}:{settings.api_port} (token: {kept}); task API at /docs")
+        place = _address(settings.bind, settings.api_port, API_PORT)
+        self.progress.say("Page", f"{place} (token: {kept}); task API at /docs")
         if self.plan.flower:
             kept = "ULAK_FLOWER_AUTH" if settings.flower_auth else settings.home / "secrets" / secrets.FLOWER_AUTH
-            self.progress.say("Flower", f"http://{settings.bind}:{settings.flower_port} (user and password: {kept})")
+            place = _address(settings.bind, settings.flower_port, FLOWER_PORT)
+            self.progress.say("Flower", f"{place} (user and password: {kept})")
         self.progress.say("Logs", str(settings.home / "logs"))
         self.progress.say("Ready", "Ctrl-C stops everything")
 
@@ -254,6 +256,12 @@ def _environment(settings: Settings, *, demo: bool) -> dict[str, str]:
     if demo:
         env["ULAK_TICK_SECONDS"] = str(DEMO_TICK_SECONDS)
     return env
+
+
+def _address(bind: str, port: int | None, usual: int) -> str:
+    """Where a server is to be found; with a word where a bookmark of the usual port leads to another program."""
+    busy = "" if port == usual or is_free(usual, bind) else f" (port {usual} is in use by another program)"
+    return f"http://{bind}:{port}{busy}"
 
 
 def _metrics_port(settings: Settings, number: int) -> dict[str, str]:
