@@ -284,7 +284,7 @@ BROKEN = [
      "On hold kampanya is paused until somebody resumes it: bakım", "Press Resume once the reason is gone."),
     (("UPDATE accounts SET paused_until = now() + interval '21 minutes', pause_reason = 'bad key [3001]',"
       " last_trouble = 'PauseAccount: bad key', last_trouble_at = now() - interval '9 minutes 5 seconds'"),
-     "kampanya was refused 9 min ago, so it rests; it is tried again in 20 min: bad key [3001]",
+     "kampanya cannot be asked and rests (noticed 9 min ago); it is tried again in 20 min: bad key [3001]",
      "Put right what the reason names"),
     (("UPDATE accounts SET breaker_state = 'open', breaker_until = now() + interval '100 seconds',"
       " last_trouble = 'TryAgainSoon: no answer', last_trouble_at = now() - interval '185 seconds'"),

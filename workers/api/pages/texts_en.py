@@ -74,7 +74,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.paused": "{account} is paused until somebody resumes it: {reason}",
     "alarm.paused_until": "{account} is paused; it goes on {until}: {reason}",
     "alarm.paused.fix": "Press Resume once the reason is gone.",
-    "alarm.resting": "{account} was refused {since}, so it rests; it is tried again {until}: {reason}",
+    "alarm.resting": "{account} cannot be asked and rests (noticed {since}); it is tried again {until}: {reason}",
     "alarm.resting.fix": "Put right what the reason names (mostly a credential, a right or this server's address at "
     "the provider), then press Resume. Otherwise it is tried again by itself.",
     "alarm.breaker": "{account} gives nothing but failures (the last one {since}), so it is left alone; next trial "

@@ -72,7 +72,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.paused": "{account} biri sürdürene kadar duraklatıldı: {reason}",
     "alarm.paused_until": "{account} duraklatıldı; devam: {until}. Neden: {reason}",
     "alarm.paused.fix": "Neden ortadan kalkınca Sürdür'e basın.",
-    "alarm.resting": "{account} {since} geri çevrildi, bu yüzden dinleniyor; yeniden denenecek: {until}. Neden: "
+    "alarm.resting": "{account} sorulamıyor ve dinleniyor (fark edildi: {since}); yeniden denenecek: {until}. Neden: "
     "{reason}",
     "alarm.resting.fix": "Nedende adı geçeni düzeltin (çoğunlukla bir kimlik bilgisi, bir yetki ya da bu sunucunun "
     "sağlayıcıdaki adresi), sonra Sürdür'e basın. Basmazsanız kendiliğinden yeniden denenir.",
