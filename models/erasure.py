@@ -18,8 +18,17 @@ from models.changes import forget_erasures
 from models.keys import join_key
 
 _NATIONAL_DIGITS = 10
+_FEWEST_DIGITS = 7
+_SHORTEST_ID = 3
+_SHORTEST_WORD = 20
+_NUMBER = re.compile(rf"\+[1-9][0-9]{{{_FEWEST_DIGITS - 1},14}}")
+_LIKE_A_NUMBER = re.compile(r"[\s\d()./+\u2010-\u2015-]+")
 # A part of a key ends where the key, its text in JSON or (percent-encoded once or more) its part of an outer key ends.
 _EDGE = '["]|:|%(25)*3A'
+
+
+class NoPersonError(ValueError):
+    """The text names no person; the sentence says what would."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +47,16 @@ class Erased:
     """Fetches not yet ended, and polls not yet planned, that still name the number: erase again when they have."""
 
 
+# A conversation's key is sender:receiver:group:day, and only the first two are people. Orders name nobody, so a
+# person's id that is an order's too leaves the order.
+_FOUND = """
+SELECT id, provider_key FROM delivery_status
+WHERE recipient = ANY(:spellings)
+   OR CASE granularity
+      WHEN 'conversation' THEN split_part(provider_key, ':', 1) ~ :form OR split_part(provider_key, ':', 2) ~ :form
+      ELSE recipient IS NULL AND (:is_number OR granularity <> 'order') AND provider_key ~ :form END
+ORDER BY id FOR UPDATE
+"""
 _OBSERVATIONS = """
 WITH gone AS (DELETE FROM observations WHERE delivery_id = ANY(:deliveries) RETURNING 1) SELECT count(*) FROM gone
 """
@@ -50,7 +69,7 @@ SELECT count(*) FROM gone
 _TRACKED = """
 WITH gone AS (
   DELETE FROM tracked_ids
-  WHERE recipient = :recipient OR ((:is_number OR recipient IS NULL) AND value ~ :form) RETURNING 1
+  WHERE recipient = ANY(:spellings) OR ((:is_number OR recipient IS NULL) AND value ~ :form) RETURNING 1
 ) SELECT count(*) FROM gone
 """
 _QUARANTINE = """
@@ -88,25 +107,16 @@ SELECT (SELECT count(*) FROM fetches
 def erase(connection: Connection, recipient: str) -> Erased:
     """Remove a recipient, E.164 or a provider's own id of a person, from everything that is stored.
 
-    Only whole parts of keys count: an id that is short stands by chance inside of many others. Reads the tables whole,
-    since keys and parameters are not indexed by what they contain. The caller commits.
+    `NoPersonError`, and nothing is read or removed, where the text is none of these (`check_person`). Only whole parts
+    of keys count: an id that is short stands by chance inside of many others. Reads the tables whole, since keys and
+    parameters are not indexed by what they contain. The caller commits.
     """
+    check_person(recipient)
     connection.execute(text("SET LOCAL statement_timeout = 0"))
-    form, is_number = _form(recipient)
-    found = connection.execute(
-        text(
-            "SELECT id, provider_key FROM delivery_status WHERE recipient = :recipient"
-            " OR ((recipient IS NULL OR granularity = 'conversation') AND provider_key ~ :form) ORDER BY id FOR UPDATE"
-        ),
-        {"recipient": recipient, "form": form},
-    ).all()
-    values = {
-        "recipient": recipient,
-        "form": form,
-        "is_number": is_number,
-        "deliveries": [row.id for row in found],
-        "keys": [row.provider_key for row in found],
-    }
+    spellings, form = _spellings(recipient), _form(recipient)
+    values: dict[str, object] = {"spellings": spellings, "form": form, "is_number": is_number(recipient)}
+    found = connection.execute(text(_FOUND), values).all()
+    values |= {"deliveries": [row.id for row in found], "keys": [row.provider_key for row in found]}
 
     def count(statement: str) -> int:
         return int(connection.execute(text(statement), values).scalar_one())
@@ -123,12 +133,58 @@ def erase(connection: Connection, recipient: str) -> Erased:
     )
 
 
-def _form(recipient: str) -> tuple[str, bool]:
-    """A regular expression of every spelling of the recipient within keys and parameters; whether it is a number."""
+def check_person(recipient: str) -> None:
+    """`NoPersonError` where the text cannot be a person: what a slip or an unset variable gives would hit others' rows.
+
+    A person is a number in E.164 (7 to 15 digits after the +), or a provider's own id: three letters or digits and
+    more, not zeros alone. Digits alone may be an id however few (Diyalog's are); written like a number, with a leading
+    0 or separators, they must be as many as a number's. Our own words (`number`, `order`, the names of calls) hold no
+    digit and are short, so an id without any digit must be as long as a hash.
+    """
+    letters = "".join(filter(str.isalnum, recipient))
+    if not letters:
+        raise NoPersonError("Nobody is named: give a number or a provider's id of a person.")
+    if recipient.startswith("+") and not is_number(recipient):
+        raise NoPersonError(f"This is no number: a + stands before {_FEWEST_DIGITS} to 15 digits, without gaps.")
+    if len(letters) < _SHORTEST_ID or not letters.strip("0"):
+        raise NoPersonError(
+            f"This is too short to name one person: an id has {_SHORTEST_ID} letters or digits at least, not all 0."
+        )
+    is_plain = recipient.isdigit() and not recipient.startswith("0")
+    if _LIKE_A_NUMBER.fullmatch(recipient) and not is_plain and len(letters) < _FEWEST_DIGITS:
+        raise NoPersonError(f"This is too short to be a number: it has {_FEWEST_DIGITS} digits at least.")
+    if len(letters) < _SHORTEST_WORD and not any(map(str.isdigit, letters)):
+        raise NoPersonError(
+            "This is a word and no person: give a number, or a provider's id of a person"
+            f" (it holds a digit, or has {_SHORTEST_WORD} letters at least)."
+        )
+
+
+def is_number(recipient: str) -> bool:
+    """Whether it is a phone number in E.164, and so is searched in every spelling of numbers."""
+    return _NUMBER.fullmatch(recipient) is not None
+
+
+def _spellings(recipient: str) -> list[str]:
+    """How the recipient may be stored where it stands alone: a number that no rule knew is as its provider wrote it."""
+    if not is_number(recipient):
+        return [recipient]
     digits = recipient.removeprefix("+")
-    if not (recipient.startswith("+") and digits.isascii() and digits.isdigit()):
+    short = _national(digits)
+    return [recipient, digits, f"00{digits}", *((short, f"0{short}") if short else ())]
+
+
+def _form(recipient: str) -> str:
+    """A regular expression of every spelling of the recipient within keys and parameters."""
+    if not is_number(recipient):
         spellings = {recipient, join_key(recipient), join_key(join_key(recipient))}
-        return f"(^|{_EDGE})({'|'.join(re.escape(each) for each in sorted(spellings))})($|{_EDGE})", False
-    if digits.startswith("90"):
-        return f"(^|[^0-9])((00)?90|0)?{digits[-_NATIONAL_DIGITS:]}($|[^0-9])", True
-    return f"(^|[^0-9])(00)?{digits}($|[^0-9])", True
+        return f"(^|{_EDGE})({'|'.join(re.escape(each) for each in sorted(spellings))})($|{_EDGE})"
+    digits = recipient.removeprefix("+")
+    if short := _national(digits):
+        return f"(^|[^0-9])((00)?90|0)?{short}($|[^0-9])"
+    return f"(^|[^0-9])(00)?{digits}($|[^0-9])"
+
+
+def _national(digits: str) -> str | None:
+    """The ten digits of a Turkish number; None for a number abroad."""
+    return digits[2:] if digits.startswith("90") and len(digits) == 2 + _NATIONAL_DIGITS else None

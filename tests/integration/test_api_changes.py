@@ -38,7 +38,7 @@ def tell(api: Api, *keys: str, status: Status = Status.ENROUTE, hours: int = 0) 
             provider_key=key,
             status=status,
             provider_status=status.value,
-            recipient=f"person-{key}",
+            recipient=f"person-1{key}",
         )
         for key in keys
     ]
@@ -70,7 +70,7 @@ def test_folding_the_feed_gives_the_deliveries(api: Api) -> None:
     cursor = fold(api, rows, None)
     tell(api, "b", "f", status=Status.DELIVERED, hours=1)
     with transaction(api.engine) as connection:
-        erase(connection, "person-c")
+        erase(connection, "person-1c")
     cursor = fold(api, rows, cursor)
     whole = api.get("/v1/deliveries")["deliveries"]
     assert (sorted(rows.values(), key=lambda row: row["id"]), len(whole)) == (whole, 5)

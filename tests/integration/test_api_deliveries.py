@@ -54,10 +54,17 @@ def test_deliveries_are_found_by_what_people_know(api: Api) -> None:
     assert keys() == ["a", "b"]
     assert keys(status="enroute") == ["b"]
     assert keys(client_ref="c-1", account="marka-sms") == ["a"]
-    assert keys(account="nobody") == []
     assert keys(since="2100-01-01T00:00:00Z".replace("2100", "2099")) == []
     for spelling in ("+905301234567", "905301234567", "05301234567", "5301234567", "0530 123 45 67", "(0530) 123-4567"):
         assert keys(recipient=spelling) == ["a"]
+
+
+@pytest.mark.parametrize("path", ["/v1/deliveries", "/v1/polls"])
+def test_an_account_that_is_not_there_is_told_from_one_that_has_nothing(api: Api, path: str) -> None:
+    """404 as at every other route, with the same sentence; an account with nothing in it gives an empty page."""
+    answers = [api.client.get(path, params={"account": account}) for account in ("nobody", "marka-sms")]
+    assert [answer.status_code for answer in answers] == [404, 200]
+    assert answers[0].json()["detail"] == "There is no such account: /v1/accounts lists the known ones."
 
 
 def test_pages_stay_right_while_rows_change(api: Api) -> None:

@@ -183,6 +183,74 @@ def test_wrong_usage_is_told_with_what_would_be_right(ulak: Ulak, words: list[st
     assert "must be" in result.err
 
 
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_option_does_not_show_everybody(ulak: Ulak, value: str) -> None:
+    """What an unset variable leaves is wrong usage, not a search without bounds."""
+    for option in ("--account", "--recipient", "--ref"):
+        result = ulak("deliveries", option, value)
+        assert (result.code, result.out, result.err) == (
+            2,
+            "",
+            f"{option} is empty: give it a value, or leave it out.\n",
+        )
+
+
+def test_a_recipient_that_is_no_number_and_matches_nothing_is_told(ulak: Ulak, migrated_database: Engine) -> None:
+    """A digit short is not the same as nothing sent; an id that matches, and a number that does not, are plain."""
+    with transaction(migrated_database) as connection:
+        upsert(connection, "kampanya", "vairo", [report("m-4", Status.SENT, recipient="hash-1")], asked_at=NOON)
+    short, known, number = (
+        ulak("deliveries", "--format", "json", "--recipient", text)
+        for text in ("0530 123 45 6", "hash-1", "05309999998")
+    )
+    told = (
+        "--recipient could not be read as a phone number, so it was searched as it stands"
+        " (a provider's own id of a person): nothing matches.\n"
+    )
+    assert (short.code, json.loads(short.out), short.err) == (0, [], told)
+    assert ([row["provider_key"] for row in json.loads(known.out)], known.err) == (["m-4"], "")
+    assert (json.loads(number.out), number.err) == ([], "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("deliveries", "--account", "nix"),
+        ("polls", "list", "nix"),
+        ("dead", "list", "--account", "nix"),
+        ("dead", "retry", "--all", "--account", "nix"),
+        ("quarantine", "list", "--account", "nix"),
+        ("quarantine", "retry", "--all", "--account", "nix"),
+        ("rebuild", "nix"),
+    ],
+)
+def test_an_account_that_is_not_there_is_told_by_every_command(ulak: Ulak, words: tuple[str, ...]) -> None:
+    """As `ulak status` does: an empty list would say that the account is well. Without a name it is wrong usage."""
+    status, result = ulak("status", "nix"), ulak(*words)
+    assert (result.code, result.out, result.err) == (status.code, "", status.err)
+    assert status.err == "There is no account 'nix': `ulak accounts list` shows the known ones.\n"
+    empty = ulak(*words[:-1], "")
+    assert (empty.code, empty.out) == (2, "")
+    assert empty.err.endswith(" is empty: give it a value, or leave it out.\n")
+
+
+@pytest.mark.parametrize("account_given", [(), ("--account", "kampanya")])
+def test_with_nothing_to_retry_all_says_so(ulak: Ulak, account_given: tuple[str, ...]) -> None:
+    """One line, and it is no failure."""
+    of = " of kampanya" if account_given else ""
+    dead, quarantine = (ulak(group, "retry", "--all", *account_given) for group in ("dead", "quarantine"))
+    assert (dead.code, dead.out, dead.err) == (
+        0,
+        "",
+        f"There are no dead fetches{of}, so nothing is asked again.\n",
+    )
+    assert (quarantine.code, quarantine.out, quarantine.err) == (
+        0,
+        "",
+        f"Nothing{of} is in quarantine, so nothing is read again.\n",
+    )
+
+
 @pytest.mark.parametrize("ident", ["m-1", "siparis-1"])
 def test_an_explanation_says_what_won_and_why(ulak: Ulak, ident: str) -> None:
     """Both statements of the message stand there, the winner first."""
@@ -291,6 +359,33 @@ def test_an_erased_number_is_nowhere_any_more(ulak: Ulak) -> None:
     assert ulak("erase", "05301234569", "--yes").out.startswith("0 deliveries, 0 statements, 1 registered ids,\n")
     assert found(ulak) == [THREE]
     assert "5301234567" not in result.out + result.err
+
+
+def test_who_is_nobody_cannot_be_erased(ulak: Ulak) -> None:
+    """An empty variable is wrong usage, said before anybody is asked for a yes."""
+    nobody = "Nobody is named: give a number or a provider's id of a person.\n"
+    assert [(ran.code, ran.out, ran.err) for ran in (ulak("erase", ""), ulak("erase", " ", "--yes"))] == [
+        (2, "", nobody)
+    ] * 2
+    assert [ulak("erase", word, "--yes").code for word in ("0", "+1", "+9", "number")] == [2] * 4
+    assert found(ulak) == [ONE, TWO, THREE, WAITING]
+
+
+@pytest.mark.parametrize(
+    ("person", "said"),
+    [
+        (
+            "0530 999 99 98",
+            "*******98, so nothing was removed; the number was looked for with and without country code",
+        ),
+        ("45186", "45186, so nothing was removed; no number can be read in it, so it was looked for as it stands.\n"),
+    ],
+)
+def test_an_erasure_that_finds_nothing_says_so(ulak: Ulak, person: str, said: str) -> None:
+    """A mistyped number must not pass for a person who was forgotten; the number is not repeated."""
+    result = ulak("erase", person, "--yes")
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert result.err.startswith(f"Nothing was found of {said}")
 
 
 def test_nothing_is_erased_before_somebody_has_said_yes(ulak: Ulak) -> None:

@@ -18,7 +18,7 @@ from stored_rows import stored_rows
 from models.changes import ChangeCursor, read_changes
 from models.database import retry_transaction, transaction
 from models.deliveries import UpsertResult, upsert
-from models.erasure import Erased, erase
+from models.erasure import Erased, NoPersonError, erase
 from models.ledger.hashing import params_hash
 from models.lookups import (
     explain,
@@ -531,20 +531,82 @@ def test_erasing_a_short_id_takes_whole_parts_of_keys_only(migrated_database: En
     tell(
         migrated_database,
         account,
-        said(Status.DELIVERED, "1245", recipient="+905301245999"),
-        said(Status.DELIVERED, "12:+905301234567:1", recipient="+905301234567"),
-        said(Status.SENT, "12:99:0:2026-03-01", granularity=day, recipient="99"),
-        said(Status.SENT, "912:99:0:2026-03-01", granularity=day, recipient="99"),
+        said(Status.DELIVERED, "312459", recipient="+905301245999"),
+        said(Status.DELIVERED, "124:+905301234567:1", recipient="+905301234567"),
+        said(Status.SENT, "124:99:0:2026-03-01", granularity=day, recipient="99"),
+        said(Status.SENT, "9124:99:0:2026-03-01", granularity=day, recipient="99"),
     )
-    for value, recipient in (("12:5301234567", "+905301234567"), ("12:45186", None), ("3124", None)):
+    for value, recipient in (("124:5301234567", "+905301234567"), ("124:45186", None), ("31245", None)):
         track(migrated_database, account, value, recipient=recipient)
     with transaction(migrated_database) as connection:
-        gone = erase(connection, "12")
+        gone = erase(connection, "124")
         assert (gone.deliveries, gone.tracked_ids) == (1, 1)
         kept = sorted(row["provider_key"] for row in find_deliveries(connection))
-        assert kept == ["1245", "12:+905301234567:1", "912:99:0:2026-03-01"]
+        assert kept == ["124:+905301234567:1", "312459", "9124:99:0:2026-03-01"]
         ids = connection.execute(text("SELECT value FROM tracked_ids ORDER BY value")).scalars().all()
-        assert ids == ["12:5301234567", "3124"]
+        assert ids == ["124:5301234567", "31245"]
+
+
+@pytest.mark.parametrize("person", ["113377", "+905301234567"])
+def test_a_conversation_goes_by_its_sender_or_its_receiver_alone(
+    migrated_database: Engine, account: str, person: str
+) -> None:
+    """Its key also holds a group and a day, which name nobody; an order of the same id names nobody either."""
+    part = person.removeprefix("+")
+    keys = (f"{part}:45186:0:2026-03-01", f"45186:{part}:0:2026-03-01", f"45186:45188:{part}:2026-03-01")
+    reports = [
+        said(Status.SENT, key, granularity=Granularity.CONVERSATION, recipient=key.split(":")[1]) for key in keys
+    ]
+    order = said(Status.SENT, "113377", granularity=Granularity.ORDER)
+    tell(migrated_database, account, *reports, order)
+    with transaction(migrated_database) as connection:
+        gone = erase(connection, person)
+        kept = [row["provider_key"] for row in find_deliveries(connection)]
+    assert (gone.deliveries, kept) == (2, [keys[2], "113377"])
+
+
+def test_a_number_goes_as_its_provider_wrote_it(migrated_database: Engine, account: str) -> None:
+    """A land line that the fixed rules do not know is stored as it came; a foreign number that ends so is another."""
+    mine = ("+902121234567", "902121234567", "2121234567", "02121234567", "00902121234567")
+    for place, recipient in enumerate((*mine, "+12121234567")):
+        tell(migrated_database, account, said(Status.SENT, f"key-{place}", recipient=recipient))
+    with transaction(migrated_database) as connection:
+        gone = erase(connection, "+902121234567")
+        kept = [row["recipient"] for row in find_deliveries(connection)]
+    assert (gone.deliveries, kept) == (len(mine), ["+12121234567"])
+
+
+def test_what_names_no_person_erases_nothing(migrated_database: Engine, account: str) -> None:
+    """An unset variable, a slip or a word of our own would stand in keys and parameters of everybody."""
+    words = ("number", "order", "message", "transaction", "send", "none", "ids", "customer", "NumaraRaporu")
+    refused = {
+        "Nobody is named": ("", "  ", ":"),
+        "This is no number": ("+1", "+9", "+90 530 123 45 67", "+person"),
+        "This is too short to name one person": ("0", "12", "by", "0000000"),
+        "This is too short to be a number": ("0530", "530 12"),
+        "This is a word and no person": words,
+    }
+    talk = said(Status.SENT, "1:12:0:2026-03-01", granularity=Granularity.CONVERSATION, recipient="12")
+    tell(migrated_database, account, talk)
+    for word in words:
+        track(migrated_database, account, f"0530:{word}:0")
+    with transaction(migrated_database) as connection:
+        for why, texts in refused.items():
+            for given in texts:
+                with pytest.raises(NoPersonError, match=why):
+                    erase(connection, given)
+        left = connection.execute(
+            text("SELECT (SELECT count(*) FROM delivery_status), (SELECT count(*) FROM tracked_ids)")
+        ).one()
+    assert tuple(left) == (1, len(words))
+
+
+def test_an_id_without_a_digit_is_a_person_where_it_is_long(migrated_database: Engine, account: str) -> None:
+    """A hash may hold letters alone; our words are shorter."""
+    person = "aBcDeFgHiJkLmNoPqRsTuVwX"
+    tell(migrated_database, account, said(Status.SENT, "r-1", recipient=person))
+    with transaction(migrated_database) as connection:
+        assert erase(connection, person).deliveries == 1
 
 
 def test_an_earlier_restatement_moves_as_of_back(migrated_database: Engine, account: str) -> None:

@@ -14,7 +14,7 @@ from providers.numbers import same_number_spellings
 from workers.api.cursors import decode_page, encode_page
 from workers.api.fields import AccountId, Cursor, Given, Limit, Moment, RowId, Text
 from workers.api.means import Have
-from workers.api.problems import ProblemError, documented
+from workers.api.problems import ProblemError, check_account, documented
 
 router = APIRouter(tags=["deliveries"])
 
@@ -108,13 +108,17 @@ class DeliverySearch(Given):
     limit: Limit = 100
 
 
-@router.get("/deliveries", summary="Deliveries")
+@router.get("/deliveries", responses=documented(HTTPStatus.NOT_FOUND), summary="Deliveries")
 def search(asked: Annotated[DeliverySearch, Query()], means: Have) -> Deliveries:
-    """Pages go by row id, which never changes: a row that changes while you page is neither skipped nor repeated."""
+    """Pages go by row id, which never changes: a row that changes while you page is neither skipped nor repeated.
+
+    A recipient that is no phone number is searched as it stands, since it may be a provider's own id of a person.
+    """
     recipients = same_number_spellings(asked.recipient) if asked.recipient else None
     question = ("deliveries", asked.account, asked.status, recipients, asked.client_ref, asked.since)
     after = decode_page(asked.cursor, question)
     with means.engine.connect() as connection:
+        check_account(connection, asked.account)
         rows = find_deliveries(
             connection,
             account=asked.account,

@@ -20,7 +20,7 @@ from tasks.steps.ondemand import open_on_demand
 from workers.api.cursors import decode_page, encode_page
 from workers.api.fields import AccountId, Cursor, Given, IdempotencyKey, Limit, RowId, Text
 from workers.api.means import Have, Means
-from workers.api.problems import ProblemError, documented, wrong_fields
+from workers.api.problems import ProblemError, check_account, documented, wrong_fields
 
 MOST_DAYS = 366
 MOST_IDS = 1000
@@ -141,12 +141,13 @@ def cancel(poll_id: RowId, means: Have) -> Poll:
     return poll
 
 
-@router.get("/polls", summary="Polls")
+@router.get("/polls", responses=documented(HTTPStatus.NOT_FOUND), summary="Polls")
 def search(asked: Annotated[PollSearch, Query()], means: Have) -> Polls:
     """Polls, the newest first. Those that are opened while you page stand before your first page."""
     question = ("polls", asked.account, asked.state, asked.task)
     before = decode_page(asked.cursor, question)
     with means.engine.connect() as connection:
+        check_account(connection, asked.account)
         if asked.task is not None:
             rows: Sequence[RowMapping] = [
                 row

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy import Connection
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 from core.logging import get_logger, origin
 from core.redaction import redact_text
 from core.settings import CredentialError
+from models.tracked import account_of
 
 log = get_logger(__name__)
 
@@ -57,6 +59,12 @@ def wrong_fields(mistakes: Sequence[tuple[str, str]]) -> ProblemError:
     """422 that names each field."""
     named = "; ".join(f"{field}: {what}" for field, what in mistakes[:3])
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"The request is wrong: {named}.", mistakes)
+
+
+def check_account(connection: Connection, account: str | None) -> None:
+    """404 where a search is narrowed to an account that is not there: an empty answer would say that it has nothing."""
+    if account is not None and account_of(connection, account) is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
 
 
 def problem(status: HTTPStatus, detail: str, **more: Any) -> JSONResponse:

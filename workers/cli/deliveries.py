@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -17,7 +17,7 @@ from models.tables import delivery_status
 from models.vocabulary import STATUS_CLASS, Status
 from providers.numbers import lookup_form, same_number_spellings
 from workers.cli.output import moment, write_csv, write_json, write_json_array, write_table
-from workers.cli.session import CommandError, UsageError, session, tell
+from workers.cli.session import CommandError, UsageError, refuse_empty, session, tell
 
 OPEN = "open"
 """Registered, and no provider has answered yet. As `--status`: that, and every delivery that is not final."""
@@ -55,10 +55,18 @@ def deliveries(
         raise UsageError(f"--format must be one of: {', '.join(FORMATS)}.")
     if status is not None and status not in STATUSES:
         raise UsageError(f"--status must be one of: {', '.join(STATUSES)}.")
+    refuse_empty({"--account": account, "--recipient": recipient, "--ref": ref})
     with session(context).engine.connect() as connection:
-        zone = ZoneInfo(load(connection, account).timezone) if account else ZoneInfo("UTC")
+        zone = ZoneInfo(load(connection, account).timezone) if account is not None else ZoneInfo("UTC")
         search = Search(account, status, recipient, ref, _moment(since, zone))
         rows = search.rows(connection)
+        first = next(rows, None)
+        if first is None and recipient is not None and lookup_form(recipient) is None:
+            tell(
+                "--recipient could not be read as a phone number, so it was searched as it stands"
+                " (a provider's own id of a person): nothing matches."
+            )
+        rows = rows if first is None else chain((first,), rows)
         if form == "json":
             write_json_array(islice(rows, limit))
         elif form == "csv":
@@ -115,7 +123,7 @@ class Search:
         self._status = status
         self._ref = ref
         self._since = since
-        self._recipients: Sequence[str | None] = same_number_spellings(recipient) if recipient else (None,)
+        self._recipients: Sequence[str | None] = same_number_spellings(recipient) if recipient is not None else (None,)
 
     def rows(self, connection: Connection) -> Iterator[Mapping[str, Any]]:
         """Deliveries in the order of their ids, then ids that were never answered; each with all of `COLUMNS`."""

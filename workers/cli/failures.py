@@ -6,6 +6,7 @@ from sqlalchemy import make_url
 
 from core.settings import CredentialError, SettingsError
 from models.accounts import AccountsRefusedError
+from models.erasure import NoPersonError
 from models.quarantine import WrongQuarantineKeyError
 from providers.accounts import AccountsFileError
 from providers.errors import ProviderError
@@ -31,7 +32,7 @@ _OURS = (
     AccountsFileError,
     SettingsError,
 )
-_USAGE = (UsageError, WrongWindowError, UnknownIdKindError)
+_USAGE = (UsageError, NoPersonError, WrongWindowError, UnknownIdKindError)
 _UNDEFINED = ("42P01", "42703", "3F000")  # no such table, column, schema
 _SERVER_IS_AWAY = ("08", "57P", "28", "3D", "53")  # classes of SQLSTATE: connection, shutdown, login, database, full
 

@@ -13,7 +13,17 @@ from models.ledger.listing import find_poll, list_polls
 from tasks.messages import poll_account
 from tasks.steps.ondemand import open_on_demand
 from workers.cli.output import moment, write_json, write_table
-from workers.cli.session import FAILED, TIMED_OUT, CommandError, Session, UsageError, progress, session, tell
+from workers.cli.session import (
+    FAILED,
+    TIMED_OUT,
+    CommandError,
+    Session,
+    UsageError,
+    check_account,
+    progress,
+    session,
+    tell,
+)
 
 LOOK_SECONDS = 0.25
 STATES = ("running", "complete", "complete_with_errors", "cancelled")
@@ -102,6 +112,7 @@ def list_some(
     if state is not None and state not in STATES:
         raise UsageError(f"--state must be one of: {', '.join(STATES)}.")
     with session(context).engine.connect() as connection:
+        check_account(connection, account, "ACCOUNT")
         rows = list_polls(connection, account=account, state=state, limit=limit)
     if as_json:
         write_json(rows)

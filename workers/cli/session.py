@@ -1,7 +1,7 @@
 """What the commands of one run share: the settings, the connections, and what is said where."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,10 +9,11 @@ from functools import cached_property
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from core.logging import configure_logging
 from core.settings import Settings, load_settings
+from models.accounts import load
 from tasks.base import publish
 from tasks.messages import Message
 from tasks.runtime import Runtime
@@ -85,6 +86,20 @@ def session(context: typer.Context) -> Session:
     if found is None:
         raise RuntimeError("the root command made no session")
     return found
+
+
+def check_account(connection: Connection, account: str | None, option: str = "--account") -> None:
+    """Where a command is narrowed to an account, it must be there: `UnknownAccountError`, or `UsageError` if empty."""
+    refuse_empty({option: account})
+    if account is not None:
+        load(connection, account)
+
+
+def refuse_empty(given: Mapping[str, str | None]) -> None:
+    """`UsageError` where an option is given without a value, as an unset variable does: it would narrow nothing."""
+    for option, value in given.items():
+        if value is not None and not value.strip():
+            raise UsageError(f"{option} is empty: give it a value, or leave it out.")
 
 
 def tell(text: str) -> None:

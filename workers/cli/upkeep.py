@@ -1,13 +1,15 @@
 """`ulak migrate`, `ingest`, `rebuild`, `erase`, `secrets`, `dead`, `quarantine`: what operators do by hand."""
 
 import sys
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from core.redaction import NUMBER_MASK, redact_text
 from models.database import retry_transaction, transaction
-from models.erasure import erase
+from models.erasure import check_person, erase, is_number
 from models.ledger.deadletters import list_dead
 from models.quarantine import list_quarantine
 from models.rebuild import rebuild
@@ -21,7 +23,7 @@ from tasks.steps.quarantine import reread
 from tasks.steps.tracking import account_row
 from workers import secrets
 from workers.cli.output import write_json, write_table
-from workers.cli.session import CommandError, Session, UsageError, progress, session, tell
+from workers.cli.session import CommandError, Session, UsageError, check_account, progress, session, tell
 from workers.connections import NothingRunningError, database_url, redis_url
 
 SEND_REPLY = "send_reply"
@@ -79,6 +81,7 @@ def rebuild_table(
 ) -> None:
     """Recompute the shared table from its history; afterwards each row is what its statements say."""
     with progress("rebuilding") as bar, transaction(session(context).engine) as connection:
+        check_account(connection, account, "ACCOUNT")
         done = rebuild(connection, account, on_progress=bar.show)
     print(f"{done.deliveries} deliveries recomputed, {done.differed} of them differed and were written")
 
@@ -89,12 +92,15 @@ def erase_recipient(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where nobody can be asked.")] = False,
 ) -> None:
     """Remove a recipient from everything that is stored. This cannot be undone."""
+    person = lookup_form(recipient) or recipient.strip()
+    check_person(person)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("Erasing cannot be undone, and nobody is there to be asked: say --yes if it is meant.")
         typer.confirm("Remove everything that is stored about this recipient?", abort=True, err=True)
-    person = lookup_form(recipient) or recipient
     gone = retry_transaction(session(context).engine, lambda connection: erase(connection, person))
+    if not any(astuple(gone)):
+        raise CommandError(_nothing_found(person))
     print(f"{gone.deliveries} deliveries, {gone.observations} statements, {gone.tracked_ids} registered ids,")
     asked = f"what {gone.fetches} fetches and {gone.polls} polls asked for"
     print(f"{gone.quarantined} quarantine entries and {asked} are removed")
@@ -104,6 +110,18 @@ def erase_recipient(
         )
 
 
+def _nothing_found(person: str) -> str:
+    """One sentence that does not repeat a number."""
+    if is_number(person):
+        shown, tried = (
+            f"{NUMBER_MASK}{person[-2:]}",
+            "the number was looked for with and without country code, 0 and 00",
+        )
+    else:
+        shown, tried = redact_text(person), "no number can be read in it, so it was looked for as it stands"
+    return f"Nothing was found of {shown}, so nothing was removed; {tried}."
+
+
 # ------------------------------------------------------------------------------------------------- dead
 
 
@@ -111,6 +129,7 @@ def erase_recipient(
 def list_dead_fetches(context: typer.Context, *, account: AccountOption = None, as_json: JsonOption = False) -> None:
     """Fetches that were given up, the newest first, with the last error."""
     with session(context).engine.connect() as connection:
+        check_account(connection, account)
         rows = list_dead(connection, account=account, limit=PAGE)
     if as_json:
         write_json(rows)
@@ -128,7 +147,11 @@ def retry_dead_fetches(
     run = session(context)
     if not ids and every:
         with run.engine.connect() as connection:
+            check_account(connection, account)
             ids = [row["id"] for row in list_dead(connection, account=account, limit=PAGE)]
+        if not ids:
+            tell(f"There are no dead fetches{_of(account)}, so nothing is asked again.")
+            return
     retried = [retry_dead(run.runtime, fetch_id, trigger="cli") for fetch_id in _named(ids, every=every)]
     for fetch_id, result in zip(ids or [], retried, strict=True):
         if result is None:
@@ -148,6 +171,7 @@ def retry_dead_fetches(
 def list_entries(context: typer.Context, *, account: AccountOption = None, as_json: JsonOption = False) -> None:
     """What could not be understood: when, where and why, never what."""
     with session(context).engine.connect() as connection:
+        check_account(connection, account)
         rows = list_quarantine(connection, account=account, limit=PAGE)
     if as_json:
         write_json(rows)
@@ -165,6 +189,9 @@ def retry_entries(
     run = session(context)
     if not ids and every:
         ids = _open_entries(run, account)
+        if not ids:
+            tell(f"Nothing{_of(account)} is in quarantine, so nothing is read again.")
+            return
     failed = 0
     for entry_id in _named(ids, every=every):
         result = reread(run.runtime, entry_id)
@@ -181,9 +208,14 @@ def _open_entries(run: Session, account: str | None) -> list[int]:
     """All entries, page by page."""
     found: list[int] = []
     with run.engine.connect() as connection:
+        check_account(connection, account)
         while page := list_quarantine(connection, account=account, limit=PAGE, after_id=found[-1] if found else 0):
             found += (row["id"] for row in page)
     return found
+
+
+def _of(account: str | None) -> str:
+    return "" if account is None else f" of {account}"
 
 
 def _named(ids: list[int] | None, *, every: bool) -> list[int]:
