@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken
-from sqlalchemy import Connection, RowMapping, delete, func, select, update
+from sqlalchemy import Connection, RowMapping, delete, func, select, text, update
 
 from models.database import json_parameter
 from models.report import Unreadable
@@ -57,6 +57,7 @@ WITH sealed AS (
   ON CONFLICT (account_id, fingerprint) DO UPDATE
   SET times = quarantine.times + 1, last_seen_at = clock_timestamp(), resolved_at = NULL,
       context = CASE WHEN quarantine.sealed IS NULL THEN excluded.context ELSE quarantine.context END,
+      fetch_id = CASE WHEN quarantine.sealed IS NULL THEN excluded.fetch_id ELSE quarantine.fetch_id END,
       sealed = coalesce(quarantine.sealed, excluded.sealed)
   RETURNING times
 ) SELECT count(*) FILTER (WHERE times = 1) FROM sealed
@@ -146,9 +147,27 @@ def open_sealed(connection: Connection, key: bytes, entry_id: int) -> Opened | N
 
 
 def resolve(connection: Connection, entry_id: int) -> bool:
-    """The entry was understood after all: its bytes are gone at once. Whether it was open."""
+    """The entry was understood after all, or nobody will: its bytes are gone at once. Whether it was open."""
     done = update(quarantine).where(quarantine.c.id == entry_id, quarantine.c.resolved_at.is_(None))
     return connection.execute(done.values(resolved_at=func.now(), sealed=None, context={})).rowcount > 0
+
+
+# Locked in the order in which they are sealed, so that whoever seals the same at this moment cannot wait in a circle.
+_RESOLVE_ANSWERS = text("""
+    UPDATE quarantine SET resolved_at = clock_timestamp(), sealed = NULL, context = '{}'
+    WHERE id IN (
+        SELECT id FROM quarantine
+        WHERE fetch_id = :fetch_id AND resolved_at IS NULL AND provider_key IS NULL AND origin LIKE 'poll:%'
+        ORDER BY fingerprint FOR NO KEY UPDATE)
+""")
+
+
+def resolve_answers(connection: Connection, fetch_id: int) -> int:
+    """A fetch that was asked again is now answered well: resolve its whole answers that were not understood.
+
+    Returns how many. To be called before the items of the good answer are sealed, for those must stay.
+    """
+    return connection.execute(_RESOLVE_ANSWERS, {"fetch_id": fetch_id}).rowcount
 
 
 def prune(connection: Connection, *, kept_days: float = KEPT_DAYS) -> int:

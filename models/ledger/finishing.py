@@ -1,7 +1,8 @@
 """How a held fetch ends: the parts of the one finishing transaction.
 
 Lock order of every writer: account (only where its state changes), fetch, call, deliveries sorted by key, observations,
-tracked ids, children, poll. The step strings these parts together; each is one statement.
+quarantine sorted by fingerprint, tracked ids, children, poll. The step strings these parts together; each is one
+statement.
 """
 
 from collections.abc import Mapping

@@ -13,6 +13,7 @@ from models.database import retry_transaction
 from models.deliveries import UpsertResult, upsert
 from models.ledger import finishing as ledger
 from models.ledger import planning
+from models.quarantine import resolve_answers
 from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
 from models.vocabulary import Source, Status, is_open
 from providers.adapter import FetchSpec, Parsed
@@ -55,6 +56,9 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
     result = upsert(
         connection, asked.taken.account_id, asked.prepared.account.provider, reports, asked_at=asked.taken.asked_at
     )
+    if asked.taken.attempts > 0:
+        # Whatever put a whole answer away has counted an attempt, so that the usual fetch pays nothing for this.
+        resolve_answers(connection, asked.taken.fetch_id)
     asked.put_away(connection, parsed.unreadable)
     continued = {key for spec in parsed.children for key in spec.ids}
     ledger.update_tracked(

@@ -2,14 +2,47 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from typing import Final
+
+from sqlalchemy import RowMapping
 
 from models.ledger import planning
-from tasks.runtime import Runtime
+from tasks.runtime import Runtime, adapter_of
 from tasks.steps.tracking import account_row
 
+MOST_DAYS: Final = 366
 
-class WrongWindowError(ValueError):
-    """The days asked for make no window; the text says what would be right."""
+Window = tuple[date | None, date | None]
+"""First and last day (inclusive), in the account's time zone; without a last day the first one alone."""
+
+
+class WrongPollError(ValueError):
+    """What is asked for could never be asked; the text says what would be right."""
+
+    def __init__(self, field: str, why: str) -> None:
+        """As `poll_mistake` gives them."""
+        super().__init__(f"{why}." if field == "account" else f"--{field} {why}.")
+
+
+def poll_mistake(row: RowMapping, window: Window) -> tuple[str, str] | None:
+    """What makes a poll of this account, or of these days, impossible: (`account`, `from` or `to`, what is wrong).
+
+    `row`: the account's, with PostgreSQL's `now`.
+    """
+    record = adapter_of(row).record
+    if record.sweep_window_days is None and not record.id_kinds:
+        return "account", f"{record.title} pushes its reports: there is nothing that could be asked for"
+    start, end = window
+    if start is None:
+        return None if end is None else ("from", "is missing: give the first day as well as the last")
+    if record.sweep_window_days is None:
+        return "from", f"cannot be asked for: {record.title} has no list of days; ask without days for every open id"
+    if end is not None and end < start:
+        return "to", "lies before from"
+    if ((end or start) - start).days >= MOST_DAYS:
+        return "to", f"lies too far from the first day: at most {MOST_DAYS} days at once"
+    # East of Greenwich tomorrow has begun already.
+    return ("from", "lies in the future") if (start - row["now"].date()).days > 1 else None
 
 
 def open_on_demand(
@@ -18,19 +51,21 @@ def open_on_demand(
     *,
     trigger: str,
     key: str | None = None,
-    window: tuple[date | None, date | None] = (None, None),
+    window: Window = (None, None),
     ids: Sequence[Mapping[str, str]] | None = None,
 ) -> int:
-    """Insert a poll and give its id; with a `key` that was used before, the id of that poll."""
+    """Insert a poll and give its id; with a `key` that was used before, the id of that poll.
+
+    Raises LookupError where there is no such account or it is disabled, and WrongPollError.
+    """
     start, end = window
-    if start is None and end is not None:
-        raise WrongWindowError("A window needs its first day: give --from as well as --to.")
-    if start is not None and end is not None and end < start:
-        raise WrongWindowError(f"The window ends ({end}) before it begins ({start}).")
     with runtime.engine.begin() as connection:
         account = account_row(connection, account_id)
         if not account["enabled"]:
             raise LookupError(f"The account {account_id!r} is disabled: enable it in the accounts file first.")
+        mistake = poll_mistake(account, window)
+        if mistake is not None:
+            raise WrongPollError(*mistake)
         poll_id, _ = planning.open_poll(
             connection,
             planning.NewPoll(

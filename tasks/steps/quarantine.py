@@ -157,10 +157,12 @@ def _reason(parsed: Parsed | str) -> str:
     return parsed.unreadable[0].reason if parsed.unreadable else "It says nothing about any delivery."
 
 
-# The statement was made when it was first asked for: never later than the entry came to be.
+# The statement was made when it was first asked for: never later than the entry came to be. An entry that was resolved
+# and came again belongs to a fetch that is younger than itself.
 _ASKED_AT = text("""
-    SELECT max(c.asked_at) FROM calls c JOIN quarantine q ON q.account_id = c.account_id AND q.fetch_id = c.fetch_id
-    WHERE q.id = :entry_id AND c.asked_at <= q.first_seen_at
+    SELECT coalesce(max(c.asked_at) FILTER (WHERE c.asked_at <= q.first_seen_at), min(c.asked_at))
+    FROM calls c JOIN quarantine q ON q.account_id = c.account_id AND q.fetch_id = c.fetch_id
+    WHERE q.id = :entry_id
 """)
 _STATUSES = text("""
     SELECT count(*) AS many, count(*) FILTER (WHERE status = :unknown) AS unknown FROM delivery_status

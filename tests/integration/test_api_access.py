@@ -112,6 +112,23 @@ def test_the_log_names_who_asked(api: Api, lines: io.StringIO) -> None:
     assert not any(secret in lines.getvalue() for secret in (TOKEN, token))
 
 
+def test_the_log_names_who_paused_and_who_resumed(api: Api, lines: io.StringIO) -> None:
+    """One event each with account, caller and reason; a pause that changes nothing is none."""
+    with transaction(api.engine) as connection:
+        account = add_account(connection, "duraklayan")
+        token = create_token(connection, "crm")
+    headers = {"Authorization": f"Bearer {token}"}
+    for verb in ("pause", "pause", "resume"):
+        body = {"reason": "maintenance"} if verb == "pause" else None
+        assert api.client.post(f"/v1/accounts/{account}/{verb}", headers=headers, json=body).status_code == 200
+    told = [json.loads(line) for line in lines.getvalue().splitlines()]
+    events = [each for each in told if each["event"].startswith("account.")]
+    assert [(each["event"], each["account"], each["caller"], each.get("reason")) for each in events] == [
+        ("account.paused", "duraklayan", "crm", "maintenance"),
+        ("account.resumed", "duraklayan", "crm", None),
+    ]
+
+
 def test_tokens_are_made_listed_and_revoked_by_command(ulak: Ulak) -> None:
     """The token stands alone on stdout, once; a name is given once."""
     made = ulak("tokens", "create", "crm")

@@ -155,7 +155,7 @@ def test_an_account_is_paused_and_resumed(api: Api) -> None:
 
 
 def test_a_send_reply_is_handed_over(api: Api) -> None:
-    """Twice is once; what is not understood is kept; a provider without such replies refuses; nobody is 404."""
+    """Twice is once; what is not understood is kept; nothing at all and a provider without replies are refused."""
     with transaction(api.engine) as connection:
         add_account(connection, "bildirim", provider="bip")
     reply = {
@@ -172,6 +172,10 @@ def test_a_send_reply_is_handed_over(api: Api) -> None:
     assert again.json() == {"reports": 1, "new": 0, "advanced": 0, "unchanged": 1, "quarantined": 0}
     assert hand("bildirim", b"<html>").json()["quarantined"] == 1
     assert (hand("marka-sms", b"{}").status_code, hand("nobody", b"{}").status_code) == (422, 404)
+    for nothing in (b"", b" \r\n"):
+        empty = hand("bildirim", nothing)
+        told = "The body is empty: send the reply, byte for byte as the provider gave it."
+        assert (empty.status_code, empty.json()["detail"]) == (422, told)
     (row,) = api.get("/v1/deliveries", account="bildirim")["deliveries"]
     assert (row["provider_key"], row["recipient"], row["client_ref"]) == ("r-1", "+905301234570", "T-1")
     (told,) = api.get(f"/v1/deliveries/{row['id']}")["history"]

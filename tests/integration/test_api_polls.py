@@ -22,6 +22,7 @@ def accounts(api: Api) -> None:
     with transaction(api.engine) as connection:
         add_account(connection, "kampanya", provider="iletimerkezi")
         add_account(connection, "marka-sms")
+        add_account(connection, "bildirim", provider="bip")
         add_account(connection, "eski")
         connection.execute(text("UPDATE accounts SET enabled = false WHERE id = 'eski'"))
 
@@ -99,6 +100,8 @@ def test_the_first_day_may_be_tomorrow_and_no_later(api: Api) -> None:
     [
         ({"account": "nobody"}, 404, None),
         ({"account": "eski"}, 409, None),
+        ({"account": "bildirim"}, 422, "body.account"),
+        ({"account": "bildirim", "from": "2026-05-01"}, 422, "body.account"),
         ({"account": "kampanya", "to": "2026-05-01"}, 422, "body.from"),
         ({"account": "kampanya", "from": "2026-05-02", "to": "2026-05-01"}, 422, "body.to"),
         ({"account": "kampanya", "from": "2024-05-02", "to": "2026-05-01"}, 422, "body.to"),

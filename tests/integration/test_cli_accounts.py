@@ -65,13 +65,14 @@ def test_a_wrong_file_is_refused_whole_with_every_mistake(ulak: Ulak, tmp_path: 
 def test_a_pause_is_shown_with_its_reason_until_it_is_resumed(ulak: Ulak, accounts_file: str) -> None:
     """Data on stdout, the reason and where secrets lie on stderr."""
     ulak("accounts", "apply", accounts_file)
-    assert ulak("accounts", "pause", "kampanya", "--why", "new key on Monday").err == "kampanya is paused.\n"
+    paused = ulak("accounts", "pause", "kampanya", "--why", "new key on Monday")
+    assert paused.err.splitlines()[1:] == ["kampanya is paused."]
     assert ulak("accounts", "pause", "kampanya").err == "kampanya was paused already.\n"
     shown = ulak("status")
     assert shown.out.splitlines()[1].split("  ")[:2] == ["kampanya", "paused"]
     assert "kampanya is paused: new key on Monday\n" in shown.err
     assert "secrets" in shown.err
-    assert ulak("accounts", "resume", "kampanya").err == "kampanya is resumed.\n"
+    assert ulak("accounts", "resume", "kampanya").err.splitlines()[1:] == ["kampanya is resumed."]
     (account,) = json.loads(ulak("status", "kampanya", "--json").out)["accounts"]
     assert (account["state"], account["until"], account["open_deliveries"]) == ("ok", None, 0)
     unknown = ulak("accounts", "resume", "nobody")
@@ -80,6 +81,21 @@ def test_a_pause_is_shown_with_its_reason_until_it_is_resumed(ulak: Ulak, accoun
         "",
         "There is no account 'nobody': `ulak accounts list` shows the known ones.\n",
     )
+
+
+def test_a_pause_and_its_end_are_one_line_each_of_the_log(ulak: Ulak, accounts_file: str) -> None:
+    """Which account and why, a number in the reason masked; a pause that changes nothing is no event."""
+    ulak("accounts", "apply", accounts_file)
+    runs = [("pause", "--why", "asked by +905301234567"), ("pause",), ("resume",)]
+    said = [ulak("accounts", verb, "kampanya", *words).err for verb, *words in runs]
+    events = [json.loads(line) for text in said for line in text.splitlines() if line.startswith("{")]
+    names = ("event", "account", "process")
+    assert [tuple(each[name] for name in names) for each in events] == [
+        ("account.paused", "kampanya", "cli"),
+        ("account.resumed", "kampanya", "cli"),
+    ]
+    assert events[0]["reason"].startswith("asked by ")
+    assert "5301234567" not in "".join(said)
 
 
 def test_check_says_ok_or_what_to_do(

@@ -297,6 +297,63 @@ def test_a_send_reply_is_stored_from_a_file(ulak: Ulak, migrated_database: Engin
     assert ulak("ingest", "bildirim", str(path), "--tail", "x").code == 2
 
 
+def test_an_empty_file_is_no_reply_and_leaves_nothing_behind(ulak: Ulak, migrated_database: Engine) -> None:
+    """Nothing, or nothing but blanks, is wrong usage: there is nothing that could be kept for a later reading."""
+    with transaction(migrated_database) as connection:
+        add_account(connection, "bildirim", provider="bip")
+    for body in (b"", b" \r\n"):
+        empty = ulak("ingest", "bildirim", "-", stdin=body)
+        assert (empty.code, empty.out, empty.err) == (
+            2,
+            "",
+            "There is nothing to store: give the body byte for byte as the provider gave it.\n",
+        )
+    assert json.loads(ulak("quarantine", "list", "--json").out) == []
+
+
+def test_what_nobody_will_understand_is_discarded_and_its_reason_stays(ulak: Ulak, migrated_database: Engine) -> None:
+    """By id, by account or all; the bytes are gone, the row stays. It is asked for, or said with `--yes`."""
+    key = seal_key(load_settings())
+    with transaction(migrated_database) as connection:
+        add_account(connection, "bildirim", provider="bip")
+        for account, many in (("kampanya", 2), ("bildirim", 3)):
+            items = [Unreadable(reason="not JSON", raw=b"<html>%d" % number) for number in range(many)]
+            seal(connection, key, account_id=account, origin="poll:batch", unreadable=items, context={})
+
+    def held() -> list[tuple[int, str]]:
+        return [(row["id"], row["account_id"]) for row in json.loads(ulak("quarantine", "list", "--json").out)]
+
+    assert [ulak("quarantine", "discard", *words).code for words in ([], ["--account", "kampanya"])] == [2, 2]
+    unasked = ulak("quarantine", "discard", "--all", stdin=b"y\n")
+    assert (unasked.code, unasked.out, unasked.err) == (
+        2,
+        "",
+        "Discarding cannot be undone, and nobody is there to be asked: say --yes if it is meant.\n",
+    )
+    nobody = ulak("quarantine", "discard", "--all", "--account", "nobody", "--yes")
+    assert (nobody.code, nobody.out) == (1, "")
+    assert len(held()) == 5
+    header, line = ulak("status", "bildirim").out.splitlines()
+    assert line[header.index("quarantine") :].split() == ["3"]
+    [first, second] = [entry for entry, account in held() if account == "kampanya"]
+    one = ulak("quarantine", "discard", str(first), "9999", "--yes")
+    assert (one.code, one.out, one.err) == (
+        1,
+        f"{first}: discarded\n9999: is not in quarantine\n",
+        "Not all of them were in quarantine: `ulak quarantine list` shows what is.\n",
+    )
+    own = ulak("quarantine", "discard", "--all", "--account", "bildirim", "--yes")
+    assert (own.code, len(own.out.splitlines()), held()) == (0, 3, [(second, "kampanya")])
+    refused, said = at_a_terminal(b"n\n", "quarantine", "discard", "--all")
+    assert (refused, "Entries to be discarded without being read: 1. Go on?" in said, len(held())) == (1, True, 1)
+    agreed, said = at_a_terminal(b"y\n", "quarantine", "discard", "--all")
+    assert (agreed, f"{second}: discarded" in said, held()) == (0, True, [])
+    assert ulak("quarantine", "discard", "--all", "--yes").code == 0
+    with transaction(migrated_database) as connection:
+        query = "SELECT DISTINCT reason, sealed, resolved_at IS NULL FROM quarantine"
+        assert [tuple(each) for each in connection.execute(text(query))] == [("not JSON", None, False)]
+
+
 def test_quarantine_is_read_again_and_leaves_the_list_when_it_is_understood(
     ulak: Ulak, migrated_database: Engine
 ) -> None:
@@ -356,6 +413,8 @@ def test_an_erased_number_is_nowhere_any_more(ulak: Ulak) -> None:
     """In any usual spelling, deliveries and registered ids alike; the number is not repeated."""
     result = ulak("erase", "0530 123 45 67", "--yes")
     assert (result.code, result.out.splitlines()[0]) == (0, "2 deliveries, 3 statements, 0 registered ids,")
+    (event,) = map(json.loads, result.err.splitlines())
+    assert (event["event"], event["deliveries"], event["observations"]) == ("recipient.erased", 2, 3)
     assert ulak("erase", "05301234569", "--yes").out.startswith("0 deliveries, 0 statements, 1 registered ids,\n")
     assert found(ulak) == [THREE]
     assert "5301234567" not in result.out + result.err
@@ -397,18 +456,18 @@ def test_nothing_is_erased_before_somebody_has_said_yes(ulak: Ulak) -> None:
         "Erasing cannot be undone, and nobody is there to be asked: say --yes if it is meant.\n",
     )
     assert len(found(ulak, "--recipient", NUMBER)) == 2
-    refused, said = erase_at_a_terminal(b"n\n")
+    refused, said = at_a_terminal(b"n\n", "erase", NUMBER)
     assert (refused, "Remove everything that is stored about this recipient?" in said) == (1, True)
     assert len(found(ulak, "--recipient", NUMBER)) == 2
-    agreed, said = erase_at_a_terminal(b"y\n")
+    agreed, said = at_a_terminal(b"y\n", "erase", NUMBER)
     assert (agreed, "2 deliveries, 3 statements, 0 registered ids," in said) == (0, True)
     assert found(ulak, "--recipient", NUMBER) == []
 
 
-def erase_at_a_terminal(answer: bytes) -> tuple[int, str]:
-    """The exit code of `ulak erase` in a terminal in which a person answers so, and what it showed."""
+def at_a_terminal(answer: bytes, *words: str) -> tuple[int, str]:
+    """The exit code of `ulak` with these words in a terminal in which a person answers so, and what it showed."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "workers.cli.main", "erase", NUMBER]
+    command = [sys.executable, "-m", "workers.cli.main", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
         os.close(theirs)

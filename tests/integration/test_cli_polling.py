@@ -27,6 +27,8 @@ __all__ = ["ulak"]
 def account(migrated_database: Engine) -> str:
     """An account without anything to ask for."""
     with transaction(migrated_database) as connection:
+        add_account(connection, "listeli", provider="iletimerkezi")
+        add_account(connection, "bildirim", provider="bip")
         return add_account(connection, "kampanya")
 
 
@@ -48,7 +50,7 @@ def polls(ulak: Ulak) -> list[tuple[object, ...]]:
 def test_a_poll_is_a_row_and_a_message(ulak: Ulak, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its id stands alone on stdout; the message waits in the queue of the planners."""
     monkeypatch.setenv("ULAK_REDIS_URL", redis_url)
-    result = ulak("poll", "kampanya", "--from", "2026-05-01", "--to", "2026-05-02")
+    result = ulak("poll", "listeli", "--from", "2026-05-01", "--to", "2026-05-02")
     assert (result.code, result.out, result.err) == (0, "1\n", "")
     assert polls(ulak) == [(1, "cli", "running", "2026-05-01", "2026-05-02")]
     with connect(redis_url) as client:
@@ -78,10 +80,23 @@ def test_without_redis_the_poll_is_there_all_the_same(ulak: Ulak, monkeypatch: p
         (["nobody"], 1, "There is no account 'nobody': `ulak accounts list` shows the known ones.\n"),
         (["kampanya", "--from", "yesterday"], 2, "--from must be a day such as 2026-05-01.\n"),
         (
-            ["kampanya", "--to", "2026-05-01"],
+            ["listeli", "--to", "2026-05-01"],
             2,
-            "A window needs its first day: give --from as well as --to.\n",
+            "--from is missing: give the first day as well as the last.\n",
         ),
+        (["listeli", "--from", "2026-05-02", "--to", "2026-05-01"], 2, "--to lies before from.\n"),
+        (
+            ["listeli", "--from", "2020-01-01", "--to", "2026-05-01"],
+            2,
+            "--to lies too far from the first day: at most 366 days at once.\n",
+        ),
+        (["listeli", "--from", "2200-01-01"], 2, "--from lies in the future.\n"),
+        (
+            ["kampanya", "--from", "2026-05-01"],
+            2,
+            "--from cannot be asked for: Vairo SMS has no list of days; ask without days for every open id.\n",
+        ),
+        (["bildirim"], 2, "BiP pushes its reports: there is nothing that could be asked for.\n"),
     ],
 )
 def test_a_poll_that_cannot_be_is_refused(ulak: Ulak, words: list[str], code: int, sentence: str) -> None:
@@ -89,6 +104,27 @@ def test_a_poll_that_cannot_be_is_refused(ulak: Ulak, words: list[str], code: in
     result = ulak("poll", *words)
     assert (result.code, result.out, result.err) == (code, "", sentence)
     assert polls(ulak) == []
+
+
+def test_whoever_polls_a_paused_account_is_told_and_does_not_wait_for_ever(ulak: Ulak) -> None:
+    """Until when and why; the poll is opened all the same. A pause that has ended is none."""
+    ulak("accounts", "pause", "kampanya", "--why", "new key on Monday")
+    forever = "kampanya is paused until it is resumed (new key on Monday): the poll waits for that.\n"
+    told = ulak("poll", "kampanya")
+    assert (told.code, told.out, told.err.splitlines(keepends=True)[-1]) == (0, "1\n", forever)
+    waited = ulak("poll", "kampanya", "--wait")
+    assert (waited.code, waited.out, waited.err.splitlines(keepends=True)[-1]) == (1, "2\n", forever)
+    assert [row[2] for row in polls(ulak)] == ["running", "running"]
+
+
+def test_a_pause_that_ends_by_itself_is_told_with_its_end(ulak: Ulak, migrated_database: Engine) -> None:
+    """The end as the tables show times; a pause that has ended already is none."""
+    until = "UPDATE accounts SET pause_reason = 'key refused', paused_until = CAST(:until AS timestamptz)"
+    for end, told in (("2200-05-01T10:00Z", True), ("2020-05-01T10:00Z", False)):
+        with transaction(migrated_database) as connection:
+            connection.execute(text(until), {"until": end})
+        sentence = "kampanya is paused until 2200-05-01 10:00:00Z (key refused): the poll waits for that.\n"
+        assert (sentence in ulak("poll", "kampanya").err) is told
 
 
 def test_waiting_ends_with_the_poll(ulak: Ulak, runtime: Runtime) -> None:

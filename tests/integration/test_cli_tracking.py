@@ -13,6 +13,8 @@ from workers.cli.idfiles import HEADER, BadLine, GoodLine, read_ids
 
 __all__ = ["ulak"]
 
+NO_IDS = f"The file holds no ids: right would be one a line, as JSON or as csv below {HEADER}.\n"
+
 
 @pytest.fixture(autouse=True)
 def account(migrated_database: Engine) -> str:
@@ -122,7 +124,7 @@ def test_jsonl_is_told_by_its_first_byte(ulak: Ulak, migrated_database: Engine) 
 @pytest.mark.parametrize(
     ("content", "code", "out", "err"),
     [
-        (b"", 0, "0 registered, 0 of them new\n", ""),
+        *((nothing, 2, "", NO_IDS) for nothing in (b"", b" \r\n\n", b"kind,value\n", b"kind,value\n,\n\n")),
         (
             b"number,771:+905301234567\n",
             1,
@@ -131,10 +133,10 @@ def test_jsonl_is_told_by_its_first_byte(ulak: Ulak, migrated_database: Engine) 
         ),
     ],
 )
-def test_an_empty_file_is_nothing_and_one_without_a_header_is_refused(
+def test_a_file_without_ids_or_without_a_header_is_refused(
     ulak: Ulak, content: bytes, code: int, out: str, err: str
 ) -> None:
-    """A header is the one thing that a csv file cannot do without."""
+    """Wrong usage where nothing stands in it; a header is the one thing that a csv file cannot do without."""
     result = ulak("track", "kampanya", "--file", "-", stdin=content)
     assert (result.code, result.out, result.err) == (code, out, err)
 

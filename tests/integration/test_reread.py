@@ -12,7 +12,7 @@ import pytest
 from command_line import Ulak, ulak
 from demo_accounts import apply_accounts, register_sends
 from driving import Driver, make_runtime, scalar
-from ledger_acts import Held, add_account, add_ids, deliveries, execute, plan, vairo_body
+from ledger_acts import Held, add_account, add_ids, deliveries, execute, plan, row, vairo_body
 from sqlalchemy import Engine, text
 
 from core.settings import load_settings
@@ -249,6 +249,32 @@ def test_an_unknown_state_of_a_whole_send_leaves_quarantine_once_it_is_known(
     assert again is not None
     assert (again.understood, again.why) == (True, "understood: it says nothing about any delivery")
     assert (entries(engine), deliveries(engine, account_id)) == ([], [])
+
+
+def test_a_whole_answer_that_was_not_understood_leaves_once_its_fetch_ends_well(runtime: Runtime) -> None:
+    """A short fault leaves nothing behind, also when it says the same again later; unknown items of the answer stay."""
+    engine = runtime.engine
+    account_id = add_account(engine, requests=50, concurrency=5)
+    values = ["s1:+905321234567", "s2:+905321234568", "s3:+905321234569"]
+    add_ids(engine, account_id, values)
+    kept = "SELECT count(*) FROM quarantine WHERE reason = 'The answer is not JSON.' AND resolved_at IS NOT NULL"
+
+    def answer(fetch_id: int, body: bytes) -> list[str]:
+        """What is open in quarantine after this answer to the fetch, by reason."""
+        execute(engine, "UPDATE fetches SET available_at = now() WHERE id = :id", id=fetch_id)
+        Held(runtime, fetch_id).answer(body)
+        with engine.connect() as connection:
+            return [entry["reason"] for entry in list_quarantine(connection)]
+
+    first, second, third = plan(runtime, account_id)
+    sends = {fetch_id: row(engine, "fetches", fetch_id)["params"]["send"] for fetch_id in (first, second, third)}
+    of = {fetch_id: next(value for value in values if value.startswith(send)) for fetch_id, send in sends.items()}
+    assert answer(first, b"<html>") == ["The answer is not JSON."]
+    assert answer(second, vairo_body(of[second], "DELIVERED", 2)) == ["The answer is not JSON."]
+    assert (answer(first, vairo_body(of[first], "DELIVERED", 1)), scalar(engine, kept)) == ([], 1)
+    assert answer(third, b"<html>") == ["The answer is not JSON."]
+    assert answer(third, vairo_body(of[third], "NEVER_HEARD_OF", 3)) == ["Unknown word in `durum_gonderim`."]
+    assert scalar(engine, kept) == 1
 
 
 def test_an_id_is_asked_no_more_when_its_final_word_is_understood_late(

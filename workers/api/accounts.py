@@ -5,11 +5,12 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Path
+from fastapi import APIRouter, BackgroundTasks, Path, Request
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
 from core import clock
+from core.logging import get_logger
 from models.accounts import UnknownAccountError, pause, resume
 from models.database import transaction
 from models.overview import AccountOverview, overview
@@ -17,6 +18,8 @@ from tasks.messages import dispatch_account
 from workers.api.fields import AccountId, Given, Moment, Text
 from workers.api.means import Have
 from workers.api.problems import ProblemError, documented, wrong_fields
+
+log = get_logger(__name__)
 
 router = APIRouter(tags=["accounts"])
 OneAccount = Annotated[AccountId, Path()]
@@ -85,17 +88,21 @@ def show_all(means: Have) -> Accounts:
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Ask the account nothing",
 )
-def pause_one(account: OneAccount, means: Have, why: Pause | None = None) -> Account:
+def pause_one(account: OneAccount, means: Have, request: Request, why: Pause | None = None) -> Account:
     """Lets the account rest; a pause that lasts longer already stays."""
     why = why or Pause()
     if why.until is not None and why.until <= clock.now():
         raise wrong_fields([("body.until", "lies in the past")])
     with transaction(means.engine) as connection:
         try:
-            pause(connection, account, why.until, why.reason)
+            is_changed = pause(connection, account, why.until, why.reason)
         except UnknownAccountError:
             raise _unknown() from None
-        return _found(connection, account)
+        found = _found(connection, account)
+    if is_changed:
+        caller = request.state.caller
+        log.warning("account.paused", account=account, caller=caller, reason=why.reason, until=why.until)
+    return found
 
 
 @router.post(
@@ -103,7 +110,7 @@ def pause_one(account: OneAccount, means: Have, why: Pause | None = None) -> Acc
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Ask the account again",
 )
-def resume_one(account: OneAccount, means: Have, later: BackgroundTasks) -> Account:
+def resume_one(account: OneAccount, means: Have, request: Request, later: BackgroundTasks) -> Account:
     """Ends a pause, an open breaker and throttling."""
     with transaction(means.engine) as connection:
         try:
@@ -111,6 +118,7 @@ def resume_one(account: OneAccount, means: Have, later: BackgroundTasks) -> Acco
         except UnknownAccountError:
             raise _unknown() from None
         found = _found(connection, account)
+    log.warning("account.resumed", account=account, caller=request.state.caller)
     later.add_task(means.send, dispatch_account(account))
     return found
 

@@ -14,15 +14,13 @@ from models.ledger import planning
 from models.ledger.listing import find_poll, list_polls, polls_of_key
 from models.tracked import account_of
 from tasks.messages import poll_account
-from tasks.runtime import adapter_of
 from tasks.steps.idcheck import IdCheck
-from tasks.steps.ondemand import open_on_demand
+from tasks.steps.ondemand import open_on_demand, poll_mistake
 from workers.api.cursors import decode_page, encode_page
 from workers.api.fields import AccountId, Cursor, Given, IdempotencyKey, Limit, RowId, Text
 from workers.api.means import Have, Means
 from workers.api.problems import ProblemError, check_account, documented, wrong_fields
 
-MOST_DAYS = 366
 MOST_IDS = 1000
 
 router = APIRouter(tags=["polls"])
@@ -195,7 +193,8 @@ def _check(connection: Connection, new: NewPoll) -> None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
     if not row["enabled"]:
         raise ProblemError(HTTPStatus.CONFLICT, "The account is disabled: enable it in the accounts file first.")
-    mistakes = _window_mistakes(row, new)
+    mistake = poll_mistake(row, (new.first, new.last))
+    mistakes = [] if mistake is None else [(f"body.{mistake[0]}", mistake[1])]
     check = IdCheck(row)
     for place, each in enumerate(_ids(new) or ()):
         why = check.why_not(each)
@@ -203,21 +202,6 @@ def _check(connection: Connection, new: NewPoll) -> None:
             mistakes.append((f"body.ids.{place}", why))
     if mistakes:
         raise wrong_fields(mistakes)
-
-
-def _window_mistakes(row: RowMapping, new: NewPoll) -> list[tuple[str, str]]:
-    if new.first is None:
-        return [("body.from", "is missing: give the first day as well as the last")] if new.last is not None else []
-    record = adapter_of(row).record
-    last = new.last or new.first
-    if record.sweep_window_days is None:
-        return [("body.from", f"{record.title} has no list of days: give ids, or neither days nor ids")]
-    if last < new.first:
-        return [("body.to", "lies before from")]
-    if (last - new.first).days >= MOST_DAYS:
-        return [("body.to", f"at most {MOST_DAYS} days at once")]
-    today = row["now"].date()
-    return [("body.from", "lies in the future")] if (new.first - today).days > 1 else []
 
 
 def _found(connection: Connection, poll_id: int) -> Poll:

@@ -48,6 +48,9 @@ class Stored(BaseModel):
 async def hand_over(account: Annotated[AccountId, Path()], request: Request, means: Have) -> Stored:
     """Stores what the reply says. Handing the same reply over again changes nothing."""
     body = await read_body(request)
+    if not body.strip():
+        detail = "The body is empty: send the reply, byte for byte as the provider gave it."
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
     stored = await run_in_threadpool(_store, means, account, body)
     return Stored.model_validate(stored, from_attributes=True)
 

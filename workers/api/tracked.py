@@ -86,7 +86,7 @@ _BODY_SCHEMA = {
     "additionalProperties": False,
     "properties": {
         "account": {"type": "string"},
-        "ids": {"type": "array", "maxItems": MOST_IDS, "items": _ITEM_SCHEMA},
+        "ids": {"type": "array", "minItems": 1, "maxItems": MOST_IDS, "items": _ITEM_SCHEMA},
     },
     "example": {
         "account": "marka-sms",
@@ -145,6 +145,8 @@ def _envelope(body: bytes) -> Envelope:
         raise wrong_fields([("body", sentence(error))]) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "The body cannot be read: it must be JSON in UTF-8.") from None
+    if not given.ids:
+        raise wrong_fields([("body.ids", "is empty: give at least one id")])
     if len(given.ids) > MOST_IDS:
         detail = f"At most {MOST_IDS} ids in one request: send the rest in another."
         raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)

@@ -7,12 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from core import clock
+from core.logging import get_logger
 from models.accounts import AccountRecord, apply, list_accounts, load, pause, resume
 from models.database import retry_transaction, transaction
 from models.overview import state_of
 from providers.accounts import read_accounts
 from workers.cli.output import write_json, write_table
 from workers.cli.session import session, tell
+
+log = get_logger(__name__)
 
 commands = typer.Typer(name="accounts", help="The accounts that are asked.", no_args_is_help=True)
 AccountId = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")]
@@ -99,6 +102,8 @@ def pause_one(
     """Ask the account nothing until it is resumed."""
     with transaction(session(context).engine) as connection:
         changed = pause(connection, account, None, why)
+    if changed:
+        log.warning("account.paused", account=account, reason=why)
     tell(f"{account} is paused." if changed else f"{account} was paused already.")
 
 
@@ -108,4 +113,5 @@ def resume_one(context: typer.Context, account: AccountId) -> None:
     with transaction(session(context).engine) as connection:
         resume(connection, account)
         enabled = load(connection, account).enabled
+    log.warning("account.resumed", account=account)
     tell(f"{account} is resumed." if enabled else f"{account} is resumed but still disabled in the accounts file.")

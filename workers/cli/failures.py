@@ -10,7 +10,7 @@ from models.erasure import NoPersonError
 from models.quarantine import WrongQuarantineKeyError
 from providers.accounts import AccountsFileError
 from providers.errors import ProviderError
-from tasks.steps.ondemand import WrongWindowError
+from tasks.steps.ondemand import WrongPollError
 from tasks.steps.tracking import UnknownIdKindError
 from workers.cli.session import FAILED, WRONG_USAGE, CommandError, Session, UsageError
 from workers.connections import NothingRunningError
@@ -32,7 +32,7 @@ _OURS = (
     AccountsFileError,
     SettingsError,
 )
-_USAGE = (UsageError, NoPersonError, WrongWindowError, UnknownIdKindError)
+_USAGE = (UsageError, NoPersonError, WrongPollError, UnknownIdKindError)
 _UNDEFINED = ("42P01", "42703", "3F000")  # no such table, column, schema
 _SERVER_IS_AWAY = ("08", "57P", "28", "3D", "53")  # classes of SQLSTATE: connection, shutdown, login, database, full
 

@@ -7,11 +7,14 @@ import typer
 from sqlalchemy import RowMapping
 
 from core import clock
+from core.redaction import redact_text
 from models.database import retry_transaction
 from models.ledger import planning
 from models.ledger.listing import find_poll, list_polls
+from models.overview import AccountState, state_of
 from tasks.messages import poll_account
 from tasks.steps.ondemand import open_on_demand
+from tasks.steps.tracking import account_row
 from workers.cli.output import moment, write_json, write_table
 from workers.cli.session import (
     FAILED,
@@ -49,7 +52,8 @@ def poll(
     """Ask an account now; prints the poll's id.
 
     Without days: its whole lookback and every open id. Days are in the account's time zone. With --wait the exit code
-    is 1 where the poll ended with errors or was cancelled, and 3 after the time-out (the poll goes on).
+    is 1 where the poll ended with errors or was cancelled or the account is paused, and 3 after the time-out (the poll
+    goes on in both).
     """
     run = session(context)
     window = (_day("--from", first), _day("--to", last))
@@ -58,6 +62,19 @@ def poll(
     print(poll_id, flush=True)
     if wait:
         _wait(run, poll_id, timeout)
+    elif (pause := _pause(run, account)) is not None:
+        tell(pause)
+
+
+def _pause(run: Session, account: str) -> str | None:
+    """Until when the account is paused and why, and what that means for a poll; None where it is not paused."""
+    with run.engine.connect() as connection:
+        row = account_row(connection, account)
+    state, reason, until = state_of(row, row["now"])
+    if state is not AccountState.PAUSED:
+        return None
+    ends = "until it is resumed" if until is None else f"until {moment(until)}"
+    return f"{account} is paused {ends} ({redact_text(reason or 'no reason was given')}): the poll waits for that."
 
 
 def _day(option: str, text: str | None) -> date | None:
@@ -74,6 +91,9 @@ def _wait(run: Session, poll_id: int, timeout: float | None) -> None:
         while (row := _poll_row(run, poll_id))["state"] == "running":
             done = row["fetches"] - row["open_fetches"]
             bar.show(done, row["fetches"] or None, "waiting for a worker" if row["planned_at"] is None else None)
+            if (pause := _pause(run, row["account_id"])) is not None:
+                # It may last for ever, and what this command waits for is not what a person would wait for.
+                raise CommandError(pause)
             if timeout is not None and clock.boot() - started >= timeout:
                 tell(f"Poll {poll_id} still runs after {timeout:g} s: {_counts(row)}. It goes on without us.")
                 raise typer.Exit(TIMED_OUT)

@@ -32,6 +32,7 @@ HEADERS = (
     "ready",
     "polls",
     "dead",
+    "quarantine",
     "trouble",
 )
 
@@ -116,6 +117,7 @@ def cells(account: AccountOverview) -> tuple[Any, ...]:
         account.ready_fetches + account.sending_fetches,
         account.running_polls,
         account.dead_fetches,
+        account.quarantined,
         _trouble(account),
     )
 

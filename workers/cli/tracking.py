@@ -13,7 +13,7 @@ from sqlalchemy import RowMapping
 
 from tasks.steps.idcheck import IdCheck
 from tasks.steps.tracking import MOST_AT_ONCE, account_row, track
-from workers.cli.idfiles import BadLine, GoodLine, UnusableFileError, read_ids
+from workers.cli.idfiles import HEADER, BadLine, GoodLine, UnusableFileError, read_ids
 from workers.cli.session import Bar, CommandError, Session, UsageError, progress, session, tell
 
 MOST_TOLD = 50
@@ -43,6 +43,8 @@ def track_ids(
     registration.take_all(_given(ids or [], IdCheck(row)))
     if file is not None:
         registration.take_file(file)
+    if not registration.taken + registration.bad:
+        raise UsageError(f"The file holds no ids: right would be one a line, as JSON or as csv below {HEADER}.")
     print(f"{registration.taken} registered, {registration.new} of them new")
     if registration.bad:
         raise CommandError(f"{registration.bad} lines were not registered; put them right and register them again.")

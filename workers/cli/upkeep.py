@@ -1,17 +1,18 @@
 """`ulak migrate`, `ingest`, `rebuild`, `erase`, `secrets`, `dead`, `quarantine`: what operators do by hand."""
 
 import sys
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from core.logging import get_logger
 from core.redaction import NUMBER_MASK, redact_text
 from models.database import retry_transaction, transaction
 from models.erasure import check_person, erase, is_number
 from models.ledger.deadletters import list_dead
-from models.quarantine import list_quarantine
+from models.quarantine import list_quarantine, resolve
 from models.rebuild import rebuild
 from models.schema import migrate
 from providers.adapter import Callback
@@ -25,6 +26,8 @@ from workers import secrets
 from workers.cli.output import write_json, write_table
 from workers.cli.session import CommandError, Session, UsageError, check_account, progress, session, tell
 from workers.connections import NothingRunningError, database_url, redis_url
+
+log = get_logger(__name__)
 
 SEND_REPLY = "send_reply"
 PAGE = 500
@@ -69,6 +72,8 @@ def ingest_file(
     if tail not in known:
         raise UsageError(f"--tail must be one of: {', '.join(repr(name) for name in known)}.")
     body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    if not body.strip():
+        raise UsageError("There is nothing to store: give the body byte for byte as the provider gave it.")
     done = ingest(run.runtime, row, Callback(tail=tail, body=body))
     print(f"{done.reports} reports: {done.new} new, {done.advanced} advanced, {done.unchanged} unchanged")
     if done.quarantined:
@@ -101,6 +106,8 @@ def erase_recipient(
     gone = retry_transaction(session(context).engine, lambda connection: erase(connection, person))
     if not any(astuple(gone)):
         raise CommandError(_nothing_found(person))
+    # How much, never whose: see `models.erasure.Erased`.
+    log.warning("recipient.erased", **asdict(gone))
     print(f"{gone.deliveries} deliveries, {gone.observations} statements, {gone.tracked_ids} registered ids,")
     asked = f"what {gone.fetches} fetches and {gone.polls} polls asked for"
     print(f"{gone.quarantined} quarantine entries and {asked} are removed")
@@ -201,7 +208,40 @@ def retry_entries(
     if failed:
         raise CommandError(
             f"{failed} were not understood; they stay until an update understands them, 14 days at most."
+            " `ulak quarantine discard` gives up what none ever will."
         )
+
+
+@quarantine.command("discard")
+def discard_entries(
+    context: typer.Context,
+    ids: Ids = None,
+    *,
+    account: AccountOption = None,
+    every: All = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where nobody can be asked.")] = False,
+) -> None:
+    """Give entries up without reading them; what they held is gone. This cannot be undone."""
+    run = session(context)
+    if not ids and every:
+        ids = _open_entries(run, account)
+        if not ids:
+            tell(f"Nothing{_of(account)} is in quarantine, so nothing is discarded.")
+            return
+    wanted = _named(ids, every=every)
+    if wanted and not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("Discarding cannot be undone, and nobody is there to be asked: say --yes if it is meant.")
+        typer.confirm(f"Entries to be discarded without being read: {len(wanted)}. Go on?", abort=True, err=True)
+    missing = 0
+    for entry_id in wanted:
+        # Each by itself: a fetch that ends well may resolve any of them at this moment.
+        with transaction(run.engine) as connection:
+            is_done = resolve(connection, entry_id)
+        missing += not is_done
+        print(f"{entry_id}: {'discarded' if is_done else 'is not in quarantine'}")
+    if missing and not every:
+        raise CommandError("Not all of them were in quarantine: `ulak quarantine list` shows what is.")
 
 
 def _open_entries(run: Session, account: str | None) -> list[int]:

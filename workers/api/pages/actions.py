@@ -15,7 +15,7 @@ from models.ledger.deadletters import list_dead
 from models.overview import AccountState
 from tasks.messages import Message, dispatch_account, poll_account
 from tasks.steps.deadletters import retry_dead
-from tasks.steps.ondemand import open_on_demand
+from tasks.steps.ondemand import WrongPollError, open_on_demand
 from workers.api.pages.language import CATALOGUES
 from workers.api.pages.searches import search_of
 from workers.api.pages.trouble import PageRoute
@@ -92,7 +92,10 @@ def poll_now(seen: Member, form: Form, account: str) -> Response:
         raise MissingError from None
     if not is_enabled:
         return _done(seen, form, "disabled")
-    poll_id = open_on_demand(runtime, account, trigger="api", key=key)
+    try:
+        poll_id = open_on_demand(runtime, account, trigger="api", key=key)
+    except WrongPollError:
+        return _done(seen, form, "push_only")
     log.info("page.poll_opened", account=account, poll=poll_id)
     state = seen.site.looker.look().account(account)
     rests = state is not None and state.state is not AccountState.OK

@@ -52,6 +52,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "told.pause": "The account is paused: nothing is asked until it is resumed or the time is over.",
     "told.kept": "The account is paused already, and for longer: that pause was kept.",
     "told.resume": "The account goes on: every pause, open breaker and throttling of it has ended.",
+    "told.push_only": "The provider pushes its reports: there is nothing that could be asked for.",
     "told.disabled": "The account is switched off in the accounts file, so it cannot be asked.",
     "told.retry": "What was given up is asked for again by new polls.",
     "told.retry_nothing": "Nothing was left to ask again.",

@@ -49,6 +49,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "told.pause": "Hesap duraklatıldı: sürdürülene ya da süre dolana kadar hiçbir şey sorulmaz.",
     "told.kept": "Hesap zaten daha uzun süre için duraklatılmış: o duraklatma geçerli kaldı.",
     "told.resume": "Hesap sürüyor: bütün duraklatma, devre kesme ve yavaşlatmalar sona erdi.",
+    "told.push_only": "Sağlayıcı raporlarını kendisi gönderir; sorgulanacak bir şey yoktur.",
     "told.disabled": "Hesap, hesap dosyasında kapalı olduğu için sorgulanamaz.",
     "told.retry": "Vazgeçilen istekler yeni sorgularla yeniden soruluyor.",
     "told.retry_nothing": "Yeniden sorulacak bir şey kalmamış.",
