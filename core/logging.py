@@ -23,8 +23,8 @@ from core.redaction import redact_field, redact_text
 
 Mode = Literal["console", "json"]
 
-# httpx writes whole URLs at INFO, one line a call; Celery writes arguments and return values of
-# every task; beat, one for every tick. What they have to say at WARNING and above passes through our pipeline.
+# httpx writes whole URLs at INFO, one line a call; Celery writes arguments and return values of every task; beat, one
+# for every tick; Alembic, two for every look at the schema. What they say at WARNING and above passes through.
 QUIET_LOGGERS: Final = (
     "httpx",
     "httpcore",
@@ -35,6 +35,7 @@ QUIET_LOGGERS: Final = (
     "celery.beat",
     "celery.bootsteps",
     "asyncio",
+    "alembic.runtime.migration",
     "tornado.access",
     "uvicorn.access",
 )

@@ -32,8 +32,12 @@ class CredentialError(Exception):
 
 def _needs_scheme(*schemes: str) -> Callable[[SecretStr], SecretStr]:
     def check(url: SecretStr) -> SecretStr:
-        parts = urlsplit(url.get_secret_value())
-        if parts.scheme not in schemes:
+        text = url.get_secret_value()
+        parts = urlsplit(text)
+        # Whoever reads the address parts it elsewhere where a special character stands in the password as it is, and a
+        # piece of the password is then taken for the host: told in errors, and asked for in the network's names.
+        is_parted = text.count("@") == parts.netloc.count("@") <= 1 and (parts.port is None or parts.port > 0)
+        if parts.scheme not in schemes or not is_parted:
             raise ValueError(parts.scheme)
         return url
 
@@ -117,13 +121,15 @@ class Settings(BaseSettings):
         return default if default.is_file() else None
 
 
+_ENCODE: Final = "percent-encode the password's special characters (@ is %40)"
 # What to do about a bad value, by field: pydantic's own words speak of types, not of remedies.
 REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "database_url": "write it as postgresql://user:password@host:5432/database, "
-        "or unset it to use the embedded PostgreSQL",
+        "database_url": "write it as postgresql://user:password@host:5432/database and "
+        f"{_ENCODE}, or unset it to use the embedded PostgreSQL",
         "database_prepare": "write true, or false where a pooler lends one session to several clients",
-        "redis_url": "write it as redis://host:6379/0 or rediss://host:6379/0, or unset it to use the embedded Valkey",
+        "redis_url": "write it as redis://user:password@host:6379/0 or rediss://host:6379/0 and "
+        f"{_ENCODE}, or unset it to use the embedded Valkey",
         "home": "give a folder path",
         "accounts": "give the path of an accounts.toml",
         "log": "write console or json, or unset it",

@@ -29,6 +29,15 @@ _SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
 _REFERENCE = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:\S(?:.*\S)?")
 _TABLES = ("credentials", "limit", "retry", "poll", "options")
 _SYNTAX_LINE = re.compile(r"at line (\d+)")
+# Of a character that is quoted only the line's end is among them, which is what an open quote runs into.
+_PARSER_SENTENCE = re.compile(
+    r"(?P<words>Cannot overwrite a value|Expected '=' after a key in a key/value pair"
+    r"|Expected '\]' at the end of a table declaration|Expected '\]\]' at the end of an array declaration"
+    r"|Expected newline or end of document after a statement|Illegal character '\\n'|Invalid date or datetime"
+    r"|Invalid hex value|Invalid initial character for a key part|Invalid statement|Invalid value|Unclosed array"
+    r"|Unclosed inline table|Unescaped '\\' in a string|Unterminated string)"
+    r" \(at (?:line \d+, column (?P<column>\d+)|end of document)\)"
+)
 _YEAR_SECONDS = 366 * 86400.0
 
 
@@ -52,7 +61,8 @@ class _Entry:
 def read_accounts(path: Path, adapters: Mapping[str, Adapter] = ADAPTERS) -> list[AccountSettings]:
     """The accounts of a file, in its order; `AccountsFileError` where anything in it is wrong."""
     try:
-        text = path.read_text(encoding="utf-8")
+        # Editors on Windows begin a file with a byte order mark.
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         problem = f"the accounts file {path} cannot be read ({error.strerror})"
         right = "the path of a file that exists and may be read; docs/configuration.md shows the smallest one"
@@ -70,8 +80,8 @@ def parse_accounts(text: str, adapters: Mapping[str, Adapter] = ADAPTERS) -> lis
     except tomllib.TOMLDecodeError as error:
         found = _SYNTAX_LINE.search(str(error))
         line = int(found[1]) if found else text.count("\n") + 1
-        # The parser's own sentence may quote what stands there, and that may be a key.
-        raise AccountsFileError([_whole(line, "this is not TOML", "quotes closed, no key twice in a table")]) from None
+        problem = "this is not TOML" + _told_by_the_parser(str(error))
+        raise AccountsFileError([_whole(line, problem, "quotes closed, no key twice in a table")]) from None
     lines = LineIndex(text)
     mistakes = [
         _whole(lines.line_outside(name), f"{name!r} is not known here", "only [[account]] tables")
@@ -94,6 +104,14 @@ def parse_accounts(text: str, adapters: Mapping[str, Adapter] = ADAPTERS) -> lis
     if mistakes:
         raise AccountsFileError(mistakes)
     return [entry.settings for entry in entries]
+
+
+def _told_by_the_parser(sentence: str) -> str:
+    """What the parser says, and the column, where its words are fixed: others quote what stands there, maybe a key."""
+    told = _PARSER_SENTENCE.fullmatch(sentence)
+    if told is None:
+        return ""
+    return f" ({told['words']}, column {told['column']})" if told["column"] else f" ({told['words']})"
 
 
 def _whole(line: int, problem: str, right: str) -> Mistake:

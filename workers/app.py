@@ -14,6 +14,7 @@ import kombu.exceptions
 import redis.exceptions
 from celery import Celery
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
+from click import ClickException
 from kombu import Exchange, Queue
 
 from core import names
@@ -24,12 +25,17 @@ from schedules.beat import entries
 from tasks.base import UlakTask, publish_or_log
 from tasks.delays import Delays
 from tasks.runtime import Runtime
+from workers.connections import NothingRunningError, redis_url
 from workers.presence import Presence
 from workers.runtimes import build_runtime
 
 VISIBILITY_TIMEOUT_SECONDS = 300
 """Well above any task's length (under 90 s); the row's lease is shorter anyway."""
 KEY_PREFIX = "ulak:"
+
+
+class UnknownBrokerError(NothingRunningError, ClickException):
+    """No Redis is configured and none runs in the home. Celery's own command line tells such an error as a sentence."""
 
 
 class UlakApp(Celery):
@@ -54,7 +60,15 @@ class UlakApp(Celery):
 
     def connection_errors(self) -> tuple[type[BaseException], ...]:
         """What publishing raises when the broker cannot be reached."""
-        return (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError)
+        return (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError, UnknownBrokerError)
+
+    def _connection(self, url: str | None, *args: Any, **kwargs: Any) -> Any:
+        """To the configured Redis, else to the one that runs in the home; never to Celery's default, a stranger's."""
+        try:
+            known = url or redis_url(self.settings)
+        except NothingRunningError as error:
+            raise UnknownBrokerError(str(error)) from None
+        return super()._connection(known, *args, **kwargs)
 
     @cached_property
     def delays(self) -> Delays:
@@ -70,15 +84,16 @@ def make_app(settings: Settings) -> UlakApp:
         task_cls=UlakTask,
         include=["tasks.polls", "tasks.dispatching", "tasks.fetches", "tasks.upkeep"],
     )
-    url = settings.redis_url.get_secret_value() if settings.redis_url else "redis://127.0.0.1:6379/0"
+    url = settings.redis_url.get_secret_value() if settings.redis_url else None
     app.conf.update(_profile(url), beat_schedule=beat_schedule(settings))
     return app
 
 
-def _profile(redis_url: str) -> dict[str, Any]:
+def _profile(broker_url: str | None) -> dict[str, Any]:
     """Celery's settings; each that differs from the default says why."""
     profile: dict[str, Any] = {
-        "broker_url": redis_url,
+        # None: looked for when it is first needed, so that this module can be imported without servers.
+        "broker_url": broker_url,
         "result_backend": None,
         "task_ignore_result": True,
         "task_serializer": "json",
@@ -126,7 +141,7 @@ def _profile(redis_url: str) -> dict[str, Any]:
             "global_keyprefix": KEY_PREFIX,
         },
     }
-    if redis_url.startswith("rediss:"):
+    if broker_url is not None and broker_url.startswith("rediss:"):
         profile["broker_use_ssl"] = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     return profile
 

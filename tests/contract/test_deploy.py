@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -21,6 +22,7 @@ DEPLOY = HOME / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 LOCKS = sorted((HOME / "requirements").glob("*.txt"))
+GIT_REFUSES = 128
 OURS = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} - {LIFELINE_VARIABLE}
 
 
@@ -101,6 +103,20 @@ def test_every_api_process_signs_log_ins_with_one_secret() -> None:
     [volume] = [each["secret"]["secretName"] for each in pod["volumes"] if each["name"] == mount["name"]]
     [made] = [each for each in manifests() if each["kind"] == "Secret" and each["metadata"]["name"] == volume]
     assert list(made["stringData"]) == [variable.removeprefix(mount["mountPath"] + "/")]
+
+
+@pytest.mark.skipif(shutil.which("git") is None or not (HOME / ".git").exists(), reason="needs git and a clone")
+def test_what_compose_lets_people_make_is_never_committed() -> None:
+    """The env files and every secret's file beside the Compose file are ignored by git."""
+    parsed = compose()
+    made = {".env", "accounts.toml", parsed["x-ulak"]["env_file"]}
+    made |= {each["file"].removeprefix("./") for each in parsed["secrets"].values()}
+    assert made == {".env", "accounts.toml", "ulak.env", "seal_key", "page_secret"}
+    paths = sorted(f"deploy/{name}" for name in made)
+    done = subprocess.run(["git", "check-ignore", *paths], cwd=HOME, capture_output=True, text=True, check=False)
+    if done.returncode == GIT_REFUSES:
+        pytest.skip("git does not trust this folder")
+    assert done.stdout.splitlines() == paths
 
 
 @pytest.mark.parametrize("words", sorted(commands()), ids=" ".join)

@@ -164,6 +164,7 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand(
     assert (code, took < GRACE_SECONDS) == (0, True), fleet.log("worker-1")[-2000:]
     assert scalar(engine, "SELECT count(*) FROM fetches WHERE state = 'sending'") == 0
     assert_nothing_was_repeated(engine, sandbox)
+    assert [line for line in fleet.log("worker-1").splitlines() if not line.startswith('{"')] == []
 
 
 def test_a_rolling_restart_under_load_loses_and_repeats_nothing(

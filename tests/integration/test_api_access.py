@@ -263,3 +263,29 @@ def test_no_number_and_no_secret_stands_in_an_error_or_a_log_line(
     told = "".join(answer.text for answer in answers) + lines.getvalue()
     for canary in (NUMBER, NUMBER[2:], secret, TOKEN):
         assert canary not in told
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        None,
+        "application/x-www-form-urlencoded",
+        "text/plain",
+        "application/json; charset=utf-8",
+        "multipart/form-data",
+        "?",
+    ],
+)
+def test_a_body_is_json_whatever_the_content_type_says(api: Api, name: str | None) -> None:
+    """`curl -d` calls it a form; what is no JSON is a clear 400 under any name."""
+    with transaction(api.engine) as connection:
+        add_account(connection, "marka-sms")
+    headers = {} if name is None else {"Content-Type": name}
+
+    def post(path: str, body: bytes) -> int:
+        return api.client.post(path, content=body, headers=headers).status_code
+
+    assert post("/v1/polls", b'{"account": "marka-sms"}') == 202
+    assert post("/v1/accounts/marka-sms/pause", b'{"reason": "maintenance"}') == 200
+    assert [post("/v1/polls", body) for body in (b"account=marka-sms", b"{")] == [400, 400]
+    assert api.get("/v1/accounts")["accounts"][0]["reason"] == "maintenance"

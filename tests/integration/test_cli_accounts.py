@@ -5,13 +5,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from command_line import Ulak, ulak
 from database_fixtures import add_account
+from pydantic import SecretStr
 from sqlalchemy import Engine
 
+from core.settings import REMEDIES, Settings
 from models.database import transaction
+from workers.cli.failures import database_place
+from workers.cli.session import Session
+from workers.embedded.valkey import ValkeyServer
 
 __all__ = ["ulak"]
 
@@ -143,6 +149,10 @@ def test_check_finds_an_old_schema_and_a_redis_that_is_away(
             "ULAK_DATABASE_URL=postgresql://ulak:sehrazat-123@127.0.0.1:1/ulak",
             "PostgreSQL at 127.0.0.1:1 cannot be reached: see that it runs and that its address is right.\n",
         ),
+        (
+            "ULAK_DATABASE_URL=postgresql://ulak:top@sehrazat-123@127.0.0.1:1/ulak",
+            f"ULAK_DATABASE_URL is wrong: {REMEDIES['database_url']}\n",
+        ),
         ("ULAK_API_PORT=x", "ULAK_API_PORT is wrong: give a port number from 1 to 65535\n"),
     ],
 )
@@ -154,6 +164,65 @@ def test_what_cannot_be_reached_or_read_is_one_sentence(
     monkeypatch.setenv(variable, value)
     result = ulak("status")
     assert (result.code, result.out, result.err) == (1, "", sentence.format(home=tmp_path / "home"))
+
+
+@pytest.mark.parametrize(
+    ("process", "variable"),
+    [
+        ("worker", "ULAK_REDIS_URL"),
+        ("worker", "ULAK_DATABASE_URL"),
+        ("beat", "ULAK_REDIS_URL"),
+        ("flower", "ULAK_REDIS_URL"),
+    ],
+)
+def test_a_process_without_a_server_ends_at_once(
+    ulak: Ulak, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, process: str, variable: str
+) -> None:
+    """It neither waits for ever nor joins whatever Redis listens at the usual port."""
+    monkeypatch.setenv("ULAK_REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv(variable, "")
+    result = ulak(process)
+    sentence = f"Nothing is running in {tmp_path / 'home'}: start `ulak up`, or set {variable}.\n"
+    assert (result.code, result.out, result.err) == (1, "", sentence)
+
+
+def test_celerys_own_command_line_without_a_server_says_what_to_do(tmp_path: Path) -> None:
+    """One sentence in place of a traceback that speaks of port 6379."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ULAK_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "workers.app", "call", "poll.account"],
+        cwd=tmp_path,
+        env={**kept, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    sentence = f"Error: Nothing is running in {tmp_path / '.ulak'}: start `ulak up`, or set ULAK_REDIS_URL.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
+
+
+def test_the_app_finds_the_redis_that_runs_in_the_home(valkey_server: ValkeyServer) -> None:
+    """As every command does: `celery -A workers.app` needs no address where `ulak up` runs."""
+    from workers.app import make_app
+
+    app = make_app(Settings(home=valkey_server.home, redis_url=None))
+    with app.connection_for_write() as connection:
+        found = urlsplit(connection.as_uri(include_password=True))
+    wanted = urlsplit(valkey_server.url)
+    assert (found.port, found.password) == (wanted.port, wanted.password)
+
+
+def test_the_place_of_the_database_is_never_a_piece_of_its_password() -> None:
+    """Should an address pass that holds an @ in its password, nothing before the last one is told."""
+    run = Session()
+    for url, place in (
+        ("postgresql://ulak:top@sehrazat-123@127.0.0.1:1/ulak", "127.0.0.1:1"),
+        ("postgresql://ulak:top@127.0.0.1/ulak", "127.0.0.1:5432"),
+        ("postgresql:///ulak", "the local socket:5432"),
+    ):
+        run.settings = Settings.model_construct(database_url=SecretStr(url))
+        assert database_place(run) == place
 
 
 def test_secrets_are_shown_on_stdout_only(ulak: Ulak, tmp_path: Path) -> None:

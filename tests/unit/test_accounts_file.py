@@ -221,7 +221,25 @@ ACCOUNT = '[[account]]\nid = "a"\nprovider = "vairo"\n[account.credentials]\napi
         ("", "line 1: there is no account in the file; right would be: at least one [[account]]"),
         (
             ACCOUNT + 'x = "unclosed s3cr3t\n',
-            "line 6: this is not TOML; right would be: quotes closed, no key twice in a table",
+            (
+                "line 6: this is not TOML (Illegal character '\\n', column 21); "
+                "right would be: quotes closed, no key twice in a table"
+            ),
+        ),
+        (
+            ACCOUNT + "x = s3cr3t\n",
+            (
+                "line 6: this is not TOML (Invalid value, column 5); "
+                "right would be: quotes closed, no key twice in a table"
+            ),
+        ),
+        (
+            ACCOUNT + "x = [1\n",
+            "line 7: this is not TOML (Unclosed array); right would be: quotes closed, no key twice in a table",
+        ),
+        (
+            ACCOUNT + "[s3cr3t]\n[s3cr3t]\n",
+            "line 7: this is not TOML; right would be: quotes closed, no key twice in a table",
         ),
     ],
 )
@@ -305,6 +323,8 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
         f"{missing} cannot be read (No such file or directory); right would be: {right}",
         f"{wrong} is not UTF-8 text; right would be: a file saved as UTF-8",
     ]
+    assert [account.id for account in read_accounts(tmp_path / "right.toml")] == ["marka-sms", "bip-1"]
+    (tmp_path / "right.toml").write_text(FULL, encoding="utf-8-sig")
     assert [account.id for account in read_accounts(tmp_path / "right.toml")] == ["marka-sms", "bip-1"]
 
 

@@ -139,6 +139,12 @@ def test_request_lines_of_the_http_client_are_silent(output: Output) -> None:
     assert output.getvalue() == ""
 
 
+def test_a_look_at_the_schema_leaves_no_lines(output: Output) -> None:
+    """Alembic tells what kind of database it found, whoever asks."""
+    logging.getLogger("alembic.runtime.migration").info("Context impl %s.", "PostgresqlImpl")
+    assert output.getvalue() == ""
+
+
 def test_warnings_come_the_same_way(output: Output) -> None:
     """A warning is a line like any other."""
     with warnings.catch_warnings():

@@ -62,6 +62,14 @@ def test_an_accounts_file_here_is_found_and_a_configured_one_wins(
     ("name", "value"),
     [
         ("ULAK_DATABASE_URL", "mysql://u:hunter2pw@h/db"),
+        ("ULAK_DATABASE_URL", "postgresql://u:top@hunter2pw@h:1/db"),
+        ("ULAK_DATABASE_URL", "postgresql://u:top/hunter2pw@h/db"),
+        ("ULAK_DATABASE_URL", "postgresql://u:12/hunter2pw@h/db"),
+        ("ULAK_DATABASE_URL", "postgresql://u:12?hunter2pw@h/db"),
+        ("ULAK_DATABASE_URL", "postgresql://u:#hunter2pw@h/db"),
+        ("ULAK_REDIS_URL", "redis://:top@hunter2pw@h:6379/0"),
+        ("ULAK_REDIS_URL", "rediss://:12/hunter2pw@h:6379/0"),
+        ("ULAK_REDIS_URL", "redis://h:hunter2pw/0"),
         ("ULAK_REDIS_URL", "hunter2pw"),
         ("ULAK_REDIS_URL", "http://[hunter2pw"),
         ("ULAK_LOG", "hunter2pw"),
@@ -89,6 +97,30 @@ def test_a_wrong_value_says_what_to_do_and_not_what_it_was(
     remedy = REMEDIES[name.removeprefix("ULAK_").lower()]
     assert str(caught.value) == f"{name} is wrong: {remedy}"
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ulak:top%40hunter2pw@127.0.0.1:5432/ulak",
+        "postgres://ulak:a:b@[::1]:5432/ulak",
+        "postgresql:///ulak?host=/run/postgresql",
+        "postgresql://ulak@h/ulak",
+    ],
+)
+def test_an_address_that_can_be_parted_one_way_only_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoded passwords, colons in them, IPv6 and sockets stay possible."""
+    monkeypatch.setenv("ULAK_DATABASE_URL", url)
+    known = load_settings().database_url
+    assert known is not None
+    assert known.get_secret_value() == url
+
+
+def test_a_wrong_address_says_how_to_write_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all that may be wrong with an address this is what people do not think of."""
+    monkeypatch.setenv("ULAK_DATABASE_URL", "postgresql://ulak:top@hunter2pw@127.0.0.1:1/ulak")
+    with pytest.raises(SettingsError, match=r"percent-encode the password's special characters \(@ is %40\)"):
+        load_settings()
 
 
 def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

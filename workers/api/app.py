@@ -23,7 +23,7 @@ from workers.api import (
     tracked,
 )
 from workers.api.auth import GUARDED, BearerGuard
-from workers.api.bodies import BodyCap
+from workers.api.bodies import BodyCap, JsonBodies
 from workers.api.doorway import Doorway
 from workers.api.means import Means, Publish
 
@@ -55,8 +55,6 @@ def make_api(runtime: Runtime, *, token: str | None = None, publish: Publish | N
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # A bearer token is no cookie: whoever sends JSON under another name (curl's default) does no harm.
-        strict_content_type=False,
     )
     api.state.means = means
     api.state.metrics = metrics.registry_for(runtime.engine)
@@ -68,6 +66,7 @@ def make_api(runtime: Runtime, *, token: str | None = None, publish: Publish | N
     api.include_router(manual.router)
     _document_problems(api)
     # The last one added is the outermost.
+    api.add_middleware(JsonBodies)
     api.add_middleware(BodyCap)
     api.add_middleware(BearerGuard, means=means)
     api.add_middleware(Doorway)

@@ -3,8 +3,10 @@
 from http import HTTPStatus
 
 from fastapi import Request
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from workers.api.auth import GUARDED
 from workers.api.problems import ProblemError
 
 BODY_CAP_BYTES = 8 * 1024 * 1024
@@ -49,6 +51,23 @@ class BodyCap:
             return message
 
         await self._app(scope, counted, send)
+
+
+class JsonBodies:
+    """Lets every body under `/v1` be read as JSON, whatever Content-Type says: nothing else is taken there.
+
+    `curl -d` calls JSON a form. A bearer token is no cookie, so that no page of somebody else can make use of it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """`app`: what reads the bodies."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Name the body what it is."""
+        if scope["type"] == "http" and scope["path"].startswith(f"{GUARDED}/"):
+            MutableHeaders(scope=scope)["Content-Type"] = "application/json"
+        await self._app(scope, receive, send)
 
 
 async def read_body(request: Request) -> bytes:

@@ -86,4 +86,6 @@ def database_place(session: Session) -> str:
     if session.settings.database_url is None:
         return "the embedded server"
     url = make_url(session.settings.database_url.get_secret_value())
-    return f"{url.host or 'the local socket'}:{url.port or 5432}"
+    # What stands before an @ would be a piece of a password.
+    host = (url.host or "").rpartition("@")[2]
+    return f"{host or 'the local socket'}:{url.port or 5432}"

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import typer
 import uvicorn
+from pydantic import SecretStr
 from tornado.options import options as flower_options
 
 from core import clock, metrics, names
 from core.logging import configure_logging, get_logger
 from core.settings import Settings, load_settings
 from workers import lifeline
+from workers.connections import database_url, redis_url
 from workers.secrets import api_token, flower_auth
 
 log = get_logger(__name__)
@@ -41,10 +43,15 @@ def _begin(process: str) -> Settings:
     return settings
 
 
-def _celery() -> Any:
-    """The app, imported only where Celery is needed: the other commands start faster without it."""
+def _celery(settings: Settings) -> Any:
+    """The app on the Redis that every command finds, or `NothingRunningError`: a worker would wait for it for ever.
+
+    Imported only where Celery is needed: the other commands start faster without it.
+    """
+    url = redis_url(settings)
     from workers.app import app  # noqa: PLC0415 - costs half a second
 
+    app.conf.broker_url = url
     return app
 
 
@@ -55,12 +62,14 @@ def worker(
 ) -> None:
     """Make fetches and plans: a Celery worker on the threads pool."""
     settings = _begin(name)
-    celery = _celery()
-    celery.settings = settings.model_copy(update={"worker_threads": threads or settings.worker_threads})
+    known = {"database_url": SecretStr(database_url(settings)), "worker_threads": threads or settings.worker_threads}
+    celery = _celery(settings)
+    celery.settings = settings.model_copy(update=known)
     celery.log_process = name
     _show_metrics(settings)
     _tell_of_root()
     _collect_seldom()
+    _say_nothing_past_the_log()
     celery.worker_main(
         [
             "--quiet",
@@ -82,6 +91,13 @@ def _collect_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+
+
+def _say_nothing_past_the_log() -> None:
+    """Celery writes of a warm shutdown straight to stdout, where a reader of JSON lines stumbles over it."""
+    import celery.apps.worker  # noqa: PLC0415 - costs half a second
+
+    celery.apps.worker.safe_say = lambda *_: None
 
 
 def _tell_of_root() -> None:
@@ -108,8 +124,7 @@ def _show_metrics(settings: Settings) -> None:
 
 def beat() -> None:
     """Send the ticks: Celery's own beat with a static schedule in memory. Two may run."""
-    _begin("beat")
-    celery = _celery()
+    celery = _celery(_begin("beat"))
     celery.log_process = "beat"
     # Its ticks are too many for a log; the planning that they start is told by the workers.
     log.info("beat.started", ticks=sorted(celery.conf.beat_schedule))
@@ -136,9 +151,9 @@ def _beat_class() -> Any:
 def flower() -> None:
     """Watch the tasks in a browser: Flower, with a password."""
     settings = _begin("flower")
+    celery = _celery(settings)
     import flower.options  # noqa: F401, PLC0415 - defines the options that are set below
 
-    celery = _celery()
     celery.log_process = "flower"
     # Set here and not on the command line: the password must not stand in the process list.
     flower_options.basic_auth = [flower_auth(settings)]
