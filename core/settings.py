@@ -30,7 +30,7 @@ class CredentialError(Exception):
     """A credential reference cannot be resolved; the text never contains a value."""
 
 
-def _needs_scheme(*schemes: str) -> Callable[[SecretStr], SecretStr]:
+def _needs_address(*schemes: str) -> Callable[[SecretStr], SecretStr]:
     def check(url: SecretStr) -> SecretStr:
         text = url.get_secret_value()
         parts = urlsplit(text)
@@ -80,13 +80,13 @@ class Settings(BaseSettings):
     database_url: Annotated[
         SecretStr | None,
         AfterValidator(
-            lambda url: url and _needs_scheme("postgresql", "postgres")(url),
+            lambda url: url and _needs_address("postgresql", "postgres")(url),
         ),
     ] = None
     database_prepare: bool = True
     redis_url: Annotated[
         SecretStr | None,
-        AfterValidator(lambda url: url and _needs_scheme("redis", "rediss")(url)),
+        AfterValidator(lambda url: url and _needs_address("redis", "rediss")(url)),
     ] = None
     home: AbsolutePath = Field(default=Path(".ulak"), validate_default=True)
     accounts: AbsolutePath | None = None

@@ -114,9 +114,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 def retry_transaction(engine: Engine, run: Callable[[Connection], _Result]) -> _Result:
-    """Run `run` in one transaction; repeat the whole when PostgreSQL chose it as a deadlock's or conflict's victim.
-
-    Or when a migration has changed a table that its prepared statements read.
+    """Run `run` in one transaction; repeat the whole where a deadlock, a conflict or a migration came in between.
 
     `run` must therefore have no effect outside the database. After `TRANSACTION_ATTEMPTS` tries the error is raised.
     """

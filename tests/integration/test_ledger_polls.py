@@ -272,13 +272,18 @@ def test_an_answer_asked_before_the_last_change_does_not_put_an_id_off(runtime: 
     assert len(plan(runtime, account_id)) == 1
 
 
+def long_gone(runtime: Runtime) -> tuple[Engine, str, int, int]:
+    """(engine, account, id, fetch): an id that every provider has forgotten, and the ready fetch that asks for it."""
+    account_id = add_account(runtime.engine)
+    long_ago = clock.now() - timedelta(days=3650)
+    [tracked_id] = add_ids(runtime.engine, account_id, ["s1:+905321234567"], valid_until=long_ago, sent_at=long_ago)
+    [fetch_id] = plan(runtime, account_id)
+    return runtime.engine, account_id, tracked_id, fetch_id
+
+
 def test_an_id_that_a_further_fetch_goes_on_asking_for_is_neither_counted_nor_forgotten(runtime: Runtime) -> None:
     """The page that ends the walk says what it means for the id, though the provider would be done with it by now."""
-    engine = runtime.engine
-    account_id = add_account(engine)
-    long_ago = clock.now() - timedelta(days=3650)
-    [tracked_id] = add_ids(engine, account_id, ["s1:+905321234567"], valid_until=long_ago, sent_at=long_ago)
-    [fetch_id] = plan(runtime, account_id)
+    engine, account_id, tracked_id, fetch_id = long_gone(runtime)
     held = Held(runtime, fetch_id)
     held.finish(Parsed(children=children_of(held, 1)))
     [child] = fetches_of(engine, account_id, "ready")
@@ -288,11 +293,7 @@ def test_an_id_that_a_further_fetch_goes_on_asking_for_is_neither_counted_nor_fo
 
 def test_an_id_that_the_provider_has_forgotten_is_asked_for_no_more(runtime: Runtime) -> None:
     """The last check brought nothing final: the id is closed as forgotten, and no tick plans it again."""
-    engine = runtime.engine
-    account_id = add_account(engine)
-    long_ago = clock.now() - timedelta(days=3650)
-    [tracked_id] = add_ids(engine, account_id, ["s1:+905321234567"], valid_until=long_ago, sent_at=long_ago)
-    [fetch_id] = plan(runtime, account_id)
+    engine, account_id, tracked_id, fetch_id = long_gone(runtime)
     Held(runtime, fetch_id).answer(vairo_body("s1:+905321234567", "WAITING"))
     closed = row(engine, "tracked_ids", tracked_id)
     assert (closed["close_reason"], closed["next_check_at"], closed["fetch_id"]) == ("forgotten", None, None)

@@ -277,6 +277,13 @@ def test_a_whole_answer_that_was_not_understood_leaves_once_its_fetch_ends_well(
     assert scalar(engine, kept) == 1
 
 
+def closings(engine: Engine) -> list[tuple[str, str | None]]:
+    """(value, why it was closed) of every tracked id."""
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT value, close_reason FROM tracked_ids ORDER BY id"))
+        return [(row.value, row.close_reason) for row in found]
+
+
 def test_an_id_is_asked_no_more_when_its_final_word_is_understood_late(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,9 +299,7 @@ def test_an_id_is_asked_no_more_when_its_final_word_is_understood_late(
     done = reread(runtime, entry)
     assert done is not None
     assert done.understood
-    with engine.connect() as connection:
-        found = connection.execute(text("SELECT value, close_reason FROM tracked_ids ORDER BY id")).all()
-    assert [tuple(each) for each in found] == [("s1:05321234567", "final"), ("s1:+905321234568", None)]
+    assert closings(engine) == [("s1:05321234567", "final"), ("s1:+905321234568", None)]
 
 
 def test_an_id_that_was_called_for_since_the_question_stays_open(
@@ -314,9 +319,7 @@ def test_an_id_that_was_called_for_since_the_question_stays_open(
     done = reread(runtime, entry)
     assert done is not None
     assert done.understood
-    with engine.connect() as connection:
-        found = connection.execute(text("SELECT value, close_reason FROM tracked_ids")).all()
-    assert [tuple(each) for each in found] == [("s1:+905321234567", None)]
+    assert closings(engine) == [("s1:+905321234567", None)]
 
 
 def transaction_12(runtime: Runtime) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import permutations
+from typing import Any
 
 import msgspec
 import pytest
@@ -285,19 +286,22 @@ def test_a_notice_without_a_recipient_wipes_none() -> None:
 
 def test_a_silent_statement_wipes_no_field_at_all() -> None:
     """Everything but what explains the status stays as the weaker statement had it."""
+    kept: dict[str, Any] = {
+        "parent_key": "send-1",
+        "client_ref": "order-7",
+        "recipient": "+905301234567",
+        "total": 4,
+        "delivered": 3,
+        "undelivered": 1,
+        "waiting": 0,
+        "segments": 2,
+        "credits": 0.5,
+    }
     told = said(
         Status.ENROUTE,
         reason=Reason.NETWORK,
         provider_error="10",
-        parent_key="send-1",
-        client_ref="order-7",
-        recipient="+905301234567",
-        total=4,
-        delivered=3,
-        undelivered=1,
-        waiting=0,
-        segments=2,
-        credits=0.5,
+        **kept,
         sent_at=NOON,
         done_at=NOON + timedelta(hours=1),
         valid_until=NOON + timedelta(hours=24),
@@ -306,15 +310,7 @@ def test_a_silent_statement_wipes_no_field_at_all() -> None:
         status="delivered",
         is_final=True,
         provider_status="ok",
-        parent_key="send-1",
-        client_ref="order-7",
-        recipient="+905301234567",
-        total=4,
-        delivered=3,
-        undelivered=1,
-        waiting=0,
-        segments=2,
-        credits=0.5,
+        **kept,
         sent_at=NOON.astimezone(UTC).isoformat(),
         done_at=(NOON + timedelta(hours=1)).astimezone(UTC).isoformat(),
         valid_until=(NOON + timedelta(hours=24)).astimezone(UTC).isoformat(),

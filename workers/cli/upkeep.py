@@ -194,13 +194,8 @@ def retry_entries(
 ) -> None:
     """Read entries again with the code as it is today; what is understood is stored and leaves the list."""
     run = session(context)
-    if not ids and every:
-        ids = _open_entries(run, account)
-        if not ids:
-            tell(f"Nothing{_of(account)} is in quarantine, so nothing is read again.")
-            return
     failed = 0
-    for entry_id in _named(ids, every=every):
+    for entry_id in _chosen_entries(run, ids, account, every=every, done="read again"):
         result = reread(run.runtime, entry_id)
         told = "is not in quarantine" if result is None else result.why
         failed += result is None or not result.understood
@@ -223,12 +218,7 @@ def discard_entries(
 ) -> None:
     """Give entries up without reading them; what they held is gone. This cannot be undone."""
     run = session(context)
-    if not ids and every:
-        ids = _open_entries(run, account)
-        if not ids:
-            tell(f"Nothing{_of(account)} is in quarantine, so nothing is discarded.")
-            return
-    wanted = _named(ids, every=every)
+    wanted = _chosen_entries(run, ids, account, every=every, done="discarded")
     if wanted and not yes:
         if not sys.stdin.isatty():
             raise UsageError("Discarding cannot be undone, and nobody is there to be asked: say --yes if it is meant.")
@@ -244,13 +234,17 @@ def discard_entries(
         raise CommandError("Not all of them were in quarantine: `ulak quarantine list` shows what is.")
 
 
-def _open_entries(run: Session, account: str | None) -> list[int]:
-    """All entries, page by page."""
+def _chosen_entries(run: Session, ids: list[int] | None, account: str | None, *, every: bool, done: str) -> list[int]:
+    """The entries that are named, or all; with a sentence where there are none, so that nothing is `done`."""
+    if ids or not every:
+        return _named(ids, every=every)
     found: list[int] = []
     with run.engine.connect() as connection:
         check_account(connection, account)
         while page := list_quarantine(connection, account=account, limit=PAGE, after_id=found[-1] if found else 0):
             found += (row["id"] for row in page)
+    if not found:
+        tell(f"Nothing{_of(account)} is in quarantine, so nothing is {done}.")
     return found
 
 
