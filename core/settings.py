@@ -5,14 +5,16 @@ process with one sentence that says what to do and never shows a secret.
 """
 
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Final, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.redaction import register_secret
@@ -20,6 +22,26 @@ from core.redaction import register_secret
 PREFIX: Final = "ULAK_"
 LIFELINE_VARIABLE: Final = "ULAK_LIFELINE_FD"
 LONGEST_SECRET_BYTES: Final = 65_536
+
+
+# Libraries that we run would be configured by these variables of other programs, past our settings. The names without a
+# prefix of their own are Celery's, except: WEB_CONCURRENCY and FORWARDED_ALLOW_IPS (uvicorn), REMAP_SIGTERM (billiard),
+# DISABLE_TRACEBACKS and PICKLE_PROTOCOL (kombu). PGTZ, PGDATESTYLE and PGGEQO beat what our sessions begin with.
+_FOREIGN_PREFIXES: Final = ("CELERY", "FLOWER_", "KOMBU_", "UVICORN_", "PROMETHEUS_")
+_FOREIGN: Final = frozenset(
+    """
+    APP BROKER_URL RESULT_BACKEND LOADER CONFIG_MODULE SKIP_CHECKS DJANGO_SETTINGS_MODULE AUTOSCALE_KEEPALIVE C_BENCH
+    C_BENCH_EVERY C_FAKEFORK C_FORCE_ROOT C_IMPDEBUG C_REMDEBUG C_STRICT_APP C_WARN_APP C_WNOCONF EVENTLET_NOBLOCK
+    FORKED_BY_MULTIPROCESSING MP_LOG MP_MAIN_FILE NOSETPS TIMER_DEBUG USE_FAST_LOCALS
+    WEB_CONCURRENCY FORWARDED_ALLOW_IPS REMAP_SIGTERM DISABLE_TRACEBACKS PICKLE_PROTOCOL PGTZ PGDATESTYLE PGGEQO
+    """.split()
+)
+_TRUSTED_PROXIES_BEFORE: Final = "FORWARDED_ALLOW_IPS"
+# What Kubernetes sets in every pod for a Service: https://kubernetes.io/docs/concepts/services-networking/service/
+_SERVICE_PORT: Final = re.compile(r"(?i:tcp|udp|sctp)://")
+_SERVICE_VARIABLE: Final = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+
+_set_aside: dict[str, str] = {}
 
 
 class SettingsError(Exception):
@@ -62,7 +84,21 @@ def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
-Port = Annotated[int, Field(ge=1, le=65_535)]
+def _unless_a_service(port: object) -> object:
+    """Kubernetes sets `ULAK_API_PORT=tcp://10.0.0.1:8000` in every pod beside a Service `ulak-api`: no setting."""
+    return None if isinstance(port, str) and _SERVICE_PORT.match(port.strip()) else port
+
+
+def _networks(text: str) -> str:
+    """Addresses and networks separated by commas, or `*`, without the blanks."""
+    items = [item.strip() for item in text.split(",")]
+    for item in items:
+        if item != "*":
+            ip_network(item)
+    return ",".join(items)
+
+
+Port = Annotated[Annotated[int, Field(ge=1, le=65_535)] | None, BeforeValidator(_unless_a_service)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
@@ -97,13 +133,14 @@ class Settings(BaseSettings):
         SecretStr | None,
         AfterValidator(lambda auth: auth and _needs_user_and_password(auth)),
     ] = None
-    api_port: Port | None = None
-    flower_port: Port | None = None
+    api_port: Port = None
+    flower_port: Port = None
     flower_read_only: bool = False
     flower_url: Annotated[str | None, AfterValidator(lambda url: url and _web_address(url))] = None
-    sandbox_port: Port | None = None
-    metrics_port: Port | None = None
+    sandbox_port: Port = None
+    metrics_port: Port = None
     bind: str = "127.0.0.1"
+    trusted_proxies: Annotated[str | None, AfterValidator(lambda text: text and _networks(text))] = None
     seal_key_file: AbsolutePath | None = None
     page_secret_file: AbsolutePath | None = None
     postgres_bin: AbsolutePath | None = None
@@ -144,6 +181,8 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "sandbox_port": "give the first of six port numbers that are free, or unset it",
         "metrics_port": "give a port number from 1 to 65535 that no other process has",
         "bind": "give an address such as 127.0.0.1 or 0.0.0.0",
+        "trusted_proxies": "give the addresses or networks of your proxies, separated by commas, such as "
+        "10.0.0.5,192.168.7.0/24 (no host names, and no bits beyond a network's prefix), or unset it to trust this host",
         "seal_key_file": "give the path of a secret file, or unset it to have one generated",
         "page_secret_file": "give the path of a secret file, or unset it to have one generated",
         "postgres_bin": "give the folder that holds the programs postgres and initdb",
@@ -180,8 +219,53 @@ def lifeline_descriptor() -> int | None:
 
 
 def inherited_environment() -> dict[str, str]:
-    """A copy of this process's environment, for a child that shall see the same settings."""
-    return dict(os.environ)
+    """A copy of this process's environment, for a child that shall see the same settings and credentials."""
+    return {**_set_aside, **os.environ}
+
+
+def set_foreign_variables_aside() -> None:
+    """Remove from this process what would configure Celery, Flower or uvicorn past our settings.
+
+    To be called before they are imported. Credential references still find the values.
+    """
+    for name in [name for name in os.environ if _is_foreign(name)]:
+        _set_aside[name] = os.environ.pop(name)
+
+
+def ignored_variables() -> dict[str, str]:
+    """Variables that look like settings and have no effect: name to reason, without values."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    found: dict[str, str] = {}
+    for name, value in sorted(inherited_environment().items()):
+        if _is_foreign(name) and not (name == _TRUSTED_PROXIES_BEFORE and trusted_proxies_before()):
+            found[name] = "of another program"
+        elif not name.upper().startswith(PREFIX):
+            continue
+        elif _SERVICE_VARIABLE.fullmatch(name) or (name.endswith("_PORT") and _SERVICE_PORT.match(value.strip())):
+            found[name] = "of a Kubernetes Service"
+        elif name.upper() not in known:
+            found[name] = "no setting of this version"
+    return found
+
+
+def _is_foreign(name: str) -> bool:
+    return name in _FOREIGN or name.upper().startswith(_FOREIGN_PREFIXES)
+
+
+def trusted_proxies_before() -> str | None:
+    """What `FORWARDED_ALLOW_IPS` says, the name of `ULAK_TRUSTED_PROXIES` until 0.1; None where it says nothing valid.
+
+    To be removed with the next version.
+    """
+    try:
+        return _networks(inherited_environment()[_TRUSTED_PROXIES_BEFORE])
+    except (KeyError, ValueError):
+        return None
+
+
+def libpq_options() -> str | None:
+    """`PGOPTIONS`: libpq itself would not read it, since our sessions begin with options of their own."""
+    return os.environ.get("PGOPTIONS")
 
 
 def search_path() -> str | None:
@@ -227,7 +311,7 @@ def generated_secret(home: Path, name: str, make: Callable[[], str]) -> str:
 
 def _read_variable(name: str) -> str:
     try:
-        return os.environ[name]
+        return inherited_environment()[name]
     except KeyError:
         raise CredentialError(
             f"The credential env:{name} is missing: set the environment variable {name}.",

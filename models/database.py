@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import uniform
-from time import sleep
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,6 +12,10 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from core import clock
+from core.settings import libpq_options
+from models.availability import READ_ONLY, is_unavailable, sqlstate_of
+
 CONNECT_TIMEOUT_SECONDS = 10
 IDLE_IN_TRANSACTION_SECONDS = 60
 TRANSACTION_ATTEMPTS = 6
@@ -20,11 +23,15 @@ REPEAT_PAUSE_SECONDS = 0.02
 OUTDATED = "0A000"
 """SQLSTATE of a prepared statement whose columns a migration has changed."""
 REPEATABLE = frozenset({"40P01", "40001", OUTDATED})
-"""SQLSTATEs after which the same transaction may simply be run again: deadlock, serialization failure, outdated."""
+"""SQLSTATEs after which the same transaction may simply be run again: deadlock, serialization failure, outdated.
+
+So may one in a session that turned out to be read-only, but once: the next session leads to the new primary, or there
+is none.
+"""
 PREPARES = "ulak_prepares"
 """The note at a connection whose transactions keep prepared statements."""
-PLANS_LAST_SECONDS = 60
-"""Connections that keep plans are made anew after so long: no plan is kept that was made while a table was small."""
+CONNECTIONS_LAST_SECONDS = 60
+"""Connections are replaced after so long: none stays on a server that was failed over, no plan outlives a small table."""
 PREPARE_AFTER = 5
 """A statement is prepared when a connection has run it so often."""
 
@@ -36,6 +43,7 @@ def make_engine(
     *,
     pool_size: int = 5,
     statement_timeout_seconds: float = 60.0,
+    connect_timeout_seconds: int = CONNECT_TIMEOUT_SECONDS,
     application_name: str = "ulak",
     prepares: bool = False,
 ) -> Engine:
@@ -43,10 +51,12 @@ def make_engine(
 
     Every session speaks UTC, gives up on a statement after `statement_timeout_seconds` (0: never), is ended by the
     server after a minute idle in a transaction (a worker that was frozen must not hold an account's lock), and notices
-    a dead network within about a minute. No error of this engine shows parameters or values of rows.
+    a dead network within six times `connect_timeout_seconds`. Connections are at most a minute old, and one that turns
+    out to be unavailable (`models.availability`) is closed with all others. No error of this engine shows parameters or
+    values of rows.
 
-    `prepares`: keep the plans of statements that a connection runs again and again in `retry_transaction`: for a minute
-    at most, and through migrations that come between. Not in sessions that a pooler lends to several clients.
+    `prepares`: keep the plans of statements that a connection runs again and again in `retry_transaction`, through
+    migrations that come between. Not in sessions that a pooler lends to several clients.
     """
     address = make_url(url)
     if address.drivername in {"postgresql", "postgres"}:
@@ -56,27 +66,29 @@ def make_engine(
         f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000}"
         " -c ulak.direct=on"
     )
-    given = address.query.get("options")
+    given = address.query.get("options") or libpq_options()
     engine = create_engine(
-        address.difference_update_query(["options"]),
+        address,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=30,
         pool_pre_ping=True,
-        pool_recycle=PLANS_LAST_SECONDS if prepares else -1,
+        pool_recycle=CONNECTIONS_LAST_SECONDS,
         hide_parameters=True,
         connect_args={
             "application_name": application_name,
-            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "connect_timeout": connect_timeout_seconds,
+            # A database that was created with SQL_ASCII would otherwise send bytes in place of text.
+            "client_encoding": "utf8",
             "options": f"{session} {given}" if isinstance(given, str) else session,
             "prepare_threshold": None,
             "keepalives_idle": 20,
             "keepalives_interval": 10,
             "keepalives_count": 3,
-            "tcp_user_timeout": 60_000,
+            "tcp_user_timeout": connect_timeout_seconds * 6_000,
         },
     )
-    event.listen(engine, "handle_error", _hide_values)
+    event.listen(engine, "handle_error", _judge)
     if prepares:
         event.listen(engine, "connect", _note_whether_it_prepares)
     return engine
@@ -92,13 +104,16 @@ def _note_whether_it_prepares(session: Any, record: ConnectionPoolEntry) -> None
     record.info[PREPARES] = bool(is_direct)
 
 
-def _hide_values(context: ExceptionContext) -> None:
-    """Reduce an error to its primary message: PostgreSQL's DETAIL and CONTEXT quote rows, that is phone numbers."""
+def _judge(context: ExceptionContext) -> None:
+    """Close connections that are of no use any more, and reduce the error to its primary message.
+
+    PostgreSQL's DETAIL and CONTEXT quote rows, that is phone numbers.
+    """
     error = context.original_exception
     if not isinstance(error, psycopg.Error) or error.diag.message_primary is None:
         return
-    if error.sqlstate == OUTDATED:
-        # What the pool's other connections have prepared is outdated as well.
+    if error.sqlstate == OUTDATED or is_unavailable(error):
+        # The pool's other connections have prepared the same statements, or lead to the same server.
         context.is_disconnect = True
     text = f"{error.diag.message_primary} (SQLSTATE {error.sqlstate})"
     error.args = (text,)
@@ -114,19 +129,22 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 def retry_transaction(engine: Engine, run: Callable[[Connection], _Result]) -> _Result:
-    """Run `run` in one transaction; repeat the whole where a deadlock, a conflict or a migration came in between.
+    """Run `run` in one transaction; repeat the whole after a deadlock, a conflict, a migration or a failover.
 
     `run` must therefore have no effect outside the database. After `TRANSACTION_ATTEMPTS` tries the error is raised.
     """
+    was_read_only = False
     for attempt in range(1, TRANSACTION_ATTEMPTS):
         try:
             with transaction(engine) as connection, _preparing(connection):
                 return run(connection)
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) not in REPEATABLE:
+            state = sqlstate_of(error)
+            if state not in REPEATABLE and (state != READ_ONLY or was_read_only):
                 raise
+            was_read_only = state == READ_ONLY
         # The other side has to be woken before it holds the row: at once, the victim could take it away again.
-        sleep(uniform(0.5, 1.0) * REPEAT_PAUSE_SECONDS * attempt)  # noqa: S311 - a pause, not a secret
+        clock.sleep(uniform(0.5, 1.0) * REPEAT_PAUSE_SECONDS * attempt)  # noqa: S311 - a pause, not a secret
     with transaction(engine) as connection, _preparing(connection):
         return run(connection)
 

@@ -13,13 +13,14 @@ from typing import Any
 import kombu.exceptions
 import redis.exceptions
 from celery import Celery
+from celery.app.utils import Settings as CelerySettings
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
-from click import ClickException
+from click import ClickException, get_current_context
 from kombu import Exchange, Queue
 
 from core import names
 from core.logging import configure_logging
-from core.settings import Settings, load_settings
+from core.settings import Settings, load_settings, set_foreign_variables_aside
 from providers.registry import ADAPTERS
 from schedules.beat import entries
 from tasks.base import UlakTask, publish_or_log
@@ -38,12 +39,40 @@ class UnknownBrokerError(NothingRunningError, ClickException):
     """No Redis is configured and none runs in the home. Celery's own command line tells such an error as a sentence."""
 
 
+class OwnSettings(CelerySettings):
+    """Celery's settings as `_profile` says: Celery itself would let `CELERY_*` of the environment come first."""
+
+    @property
+    def broker_url(self) -> str | None:
+        """The configured Redis."""
+        url: str | None = self.first("broker_url", "broker_host")
+        return url
+
+    @property
+    def broker_read_url(self) -> str | None:
+        """The same."""
+        return self.broker_url
+
+    @property
+    def broker_write_url(self) -> str | None:
+        """The same."""
+        return self.broker_url
+
+    @property
+    def result_backend(self) -> str | None:
+        """None."""
+        backend: str | None = self.first("result_backend", "CELERY_RESULT_BACKEND")
+        return backend
+
+
 class UlakApp(Celery):
     """Celery with a runtime: the means that the steps of this process share."""
 
     def __init__(self, settings: Settings, *args: Any, **kwargs: Any) -> None:
         """`settings`: parsed once; nothing secret of them goes into `app.conf`, which `inspect conf` shows."""
         super().__init__(*args, **kwargs)
+        # Celery has no parameter for this class, and takes the assignment of an attribute for a setting.
+        object.__setattr__(self.conf, "__class__", OwnSettings)
         self.settings = settings
         self._runtime: Runtime | None = None
         self._runtime_lock = Lock()
@@ -82,6 +111,9 @@ def make_app(settings: Settings) -> UlakApp:
         settings,
         "ulak",
         task_cls=UlakTask,
+        # CELERY_LOADER and DJANGO_SETTINGS_MODULE, where another program has set them, choose others.
+        loader="app",
+        fixups=(),
         include=["tasks.polls", "tasks.dispatching", "tasks.fetches", "tasks.upkeep"],
     )
     url = settings.redis_url.get_secret_value() if settings.redis_url else None
@@ -192,4 +224,7 @@ def _publish_what_waits(**_: Any) -> None:
     Thread(target=app.delays.flush, name="flush", daemon=True).start()
 
 
+if get_current_context(silent=True) is not None:
+    # `celery -A workers.app worker`: this process is ours, and the subcommand's options are not parsed yet.
+    set_foreign_variables_aside()
 app = make_app(load_settings())

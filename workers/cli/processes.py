@@ -14,7 +14,7 @@ from tornado.options import options as flower_options
 
 from core import clock, metrics, names
 from core.logging import configure_logging, get_logger
-from core.settings import Settings, load_settings
+from core.settings import Settings, load_settings, trusted_proxies_before
 from workers import lifeline
 from workers.connections import database_url, redis_url
 from workers.secrets import api_token, flower_auth
@@ -168,6 +168,8 @@ def flower() -> None:
             # A busy worker answers, but not within a second.
             "--inspect-timeout=3000",
             "--logging=none",
+            # Flower would run a flowerconfig.py of the folder it is started in.
+            f"--conf={os.devnull}",
             *(["--read-only"] if settings.flower_read_only else []),
         ]
     )
@@ -205,4 +207,13 @@ def api() -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=10,
+        forwarded_allow_ips=_trusted_proxies(settings),
     )
+
+
+def _trusted_proxies(settings: Settings) -> str:
+    """Whose `X-Forwarded-*` headers count: `ULAK_TRUSTED_PROXIES`, else its old name, else this host."""
+    if settings.trusted_proxies is None and (before := trusted_proxies_before()) is not None:
+        log.warning("settings.renamed", variable="FORWARDED_ALLOW_IPS", use="ULAK_TRUSTED_PROXIES")
+        return before
+    return settings.trusted_proxies or "127.0.0.1,::1"
