@@ -24,22 +24,22 @@ LIFELINE_VARIABLE: Final = "ULAK_LIFELINE_FD"
 LONGEST_SECRET_BYTES: Final = 65_536
 
 
-# Libraries that we run would be configured by these variables of other programs, past our settings. The names without a
-# prefix of their own are Celery's, except: WEB_CONCURRENCY and FORWARDED_ALLOW_IPS (uvicorn), REMAP_SIGTERM (billiard),
-# DISABLE_TRACEBACKS and PICKLE_PROTOCOL (kombu). PGTZ, PGDATESTYLE and PGGEQO beat what our sessions begin with.
-_FOREIGN_PREFIXES: Final = ("CELERY", "FLOWER_", "KOMBU_", "UVICORN_", "PROMETHEUS_")
-_FOREIGN: Final = frozenset(
-    """
-    APP BROKER_URL RESULT_BACKEND LOADER CONFIG_MODULE SKIP_CHECKS DJANGO_SETTINGS_MODULE AUTOSCALE_KEEPALIVE C_BENCH
-    C_BENCH_EVERY C_FAKEFORK C_FORCE_ROOT C_IMPDEBUG C_REMDEBUG C_STRICT_APP C_WARN_APP C_WNOCONF EVENTLET_NOBLOCK
-    FORKED_BY_MULTIPROCESSING MP_LOG MP_MAIN_FILE NOSETPS TIMER_DEBUG USE_FAST_LOCALS
-    WEB_CONCURRENCY FORWARDED_ALLOW_IPS REMAP_SIGTERM DISABLE_TRACEBACKS PICKLE_PROTOCOL PGTZ PGDATESTYLE PGGEQO
-    """.split()
+# Libraries that we run would be configured by these variables of other programs, past our settings. Those without a
+# prefix are read by Celery, except uvicorn's WEB_CONCURRENCY and FORWARDED_ALLOW_IPS, billiard's REMAP_SIGTERM and
+# kombu's DISABLE_TRACEBACKS and PICKLE_PROTOCOL. PGTZ, PGDATESTYLE and PGGEQO would beat what our sessions begin with.
+_FOREIGN: Final = re.compile(
+    r"(CELERY|FLOWER_|KOMBU_|UVICORN_|PROMETHEUS_|prometheus_).*"
+    r"|C_(BENCH|BENCH_EVERY|FAKEFORK|FORCE_ROOT|IMPDEBUG|REMDEBUG|STRICT_APP|WARN_APP|WNOCONF)"
+    r"|APP|AUTOSCALE_KEEPALIVE|BROKER_URL|CONFIG_MODULE|DISABLE_TRACEBACKS|DJANGO_SETTINGS_MODULE|EVENTLET_NOBLOCK"
+    r"|FORKED_BY_MULTIPROCESSING|FORWARDED_ALLOW_IPS|LOADER|MP_LOG|MP_MAIN_FILE|NOSETPS|PICKLE_PROTOCOL|REMAP_SIGTERM"
+    r"|RESULT_BACKEND|SKIP_CHECKS|TIMER_DEBUG|USE_FAST_LOCALS|WEB_CONCURRENCY|PG(TZ|DATESTYLE|GEQO)"
 )
 _TRUSTED_PROXIES_BEFORE: Final = "FORWARDED_ALLOW_IPS"
 # What Kubernetes sets in every pod for a Service: https://kubernetes.io/docs/concepts/services-networking/service/
 _SERVICE_PORT: Final = re.compile(r"(?i:tcp|udp|sctp)://")
-_SERVICE_VARIABLE: Final = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_SERVICE_VARIABLE: Final = re.compile(
+    r".+_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
 
 _set_aside: dict[str, str] = {}
 
@@ -182,7 +182,7 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "metrics_port": "give a port number from 1 to 65535 that no other process has",
         "bind": "give an address such as 127.0.0.1 or 0.0.0.0",
         "trusted_proxies": "give the addresses or networks of your proxies, separated by commas, such as "
-        "10.0.0.5,192.168.7.0/24 (no host names, and no bits beyond a network's prefix), or unset it to trust this host",
+        "10.0.0.5,192.168.7.0/24 (no host names, no bits beyond the prefix), or unset it to trust this host",
         "seal_key_file": "give the path of a secret file, or unset it to have one generated",
         "page_secret_file": "give the path of a secret file, or unset it to have one generated",
         "postgres_bin": "give the folder that holds the programs postgres and initdb",
@@ -228,7 +228,7 @@ def set_foreign_variables_aside() -> None:
 
     To be called before they are imported. Credential references still find the values.
     """
-    for name in [name for name in os.environ if _is_foreign(name)]:
+    for name in [name for name in os.environ if _FOREIGN.fullmatch(name)]:
         _set_aside[name] = os.environ.pop(name)
 
 
@@ -237,7 +237,7 @@ def ignored_variables() -> dict[str, str]:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     found: dict[str, str] = {}
     for name, value in sorted(inherited_environment().items()):
-        if _is_foreign(name) and not (name == _TRUSTED_PROXIES_BEFORE and trusted_proxies_before()):
+        if _FOREIGN.fullmatch(name) and not (name == _TRUSTED_PROXIES_BEFORE and trusted_proxies_before()):
             found[name] = "of another program"
         elif not name.upper().startswith(PREFIX):
             continue
@@ -246,10 +246,6 @@ def ignored_variables() -> dict[str, str]:
         elif name.upper() not in known:
             found[name] = "no setting of this version"
     return found
-
-
-def _is_foreign(name: str) -> bool:
-    return name in _FOREIGN or name.upper().startswith(_FOREIGN_PREFIXES)
 
 
 def trusted_proxies_before() -> str | None:

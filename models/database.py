@@ -31,7 +31,7 @@ is none.
 PREPARES = "ulak_prepares"
 """The note at a connection whose transactions keep prepared statements."""
 CONNECTIONS_LAST_SECONDS = 60
-"""Connections are replaced after so long: none stays on a server that was failed over, no plan outlives a small table."""
+"""Connections are replaced after so long: none stays on a failed-over server, and no plan outlives a small table."""
 PREPARE_AFTER = 5
 """A statement is prepared when a connection has run it so often."""
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from sqlalchemy import Connection, RowMapping, text
 
+from models.heartbeats import READINESS
 from models.ledger.sharing import standing
 from models.overview import AccountState, state_of
 from models.vocabulary import STATUS_CLASS, Status
@@ -151,6 +152,7 @@ def read_work(connection: Connection) -> Samples:
 
 _HEARTBEATS = text("""
     SELECT name, greatest(0, extract(epoch FROM clock_timestamp() - at))::double precision AS age FROM heartbeats
+    WHERE name <> :readiness
 """)
 # What the feed of changes does not tell yet, since an older transaction is still open somewhere in the cluster.
 _FEED = text("""
@@ -162,7 +164,7 @@ _FEED = text("""
 
 def read_pulse(connection: Connection) -> Samples:
     """Whether periodic work is done, and how far the feed of changes is behind the table."""
-    for row in connection.execute(_HEARTBEATS).mappings():
+    for row in connection.execute(_HEARTBEATS, {"readiness": READINESS}).mappings():
         yield Sample("heartbeat_age_seconds", {"name": row["name"]}, row["age"])
     threads, crowded = standing(connection)
     yield Sample("worker_threads", {}, threads)

@@ -19,6 +19,19 @@ _BEAT = text("""
 """)
 
 
+READINESS: Final = "readiness"
+"""No periodic work: the row that a readiness probe writes to see whether it can."""
+_PROOF = text("""
+    INSERT INTO heartbeats (name, at) VALUES (:name, clock_timestamp())
+    ON CONFLICT (name) DO UPDATE SET at = excluded.at
+""")
+
+
+def prove_write(connection: Connection) -> None:
+    """Write a row, whatever is in it; raises what PostgreSQL says where it takes no writes."""
+    connection.execute(_PROOF, {"name": READINESS})
+
+
 def planning_of(provider: str) -> str:
     """The heartbeat of a provider's planning tick."""
     return f"plan {provider}"

@@ -7,7 +7,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from models.database import transaction
 
@@ -36,20 +36,19 @@ def migrate(engine: Engine) -> None:
         command.upgrade(config, "head")
 
 
-def schema_is_behind(engine: Engine) -> bool:
+def schema_is_behind(connection: Connection) -> bool:
     """Whether the database lacks a revision that this code needs.
 
     A revision that this code does not know is a newer one: old processes go on beside a schema that was migrated for
     their successors.
     """
-    newest, known = _revisions()
-    with engine.connect() as connection:
-        current = set(MigrationContext.configure(connection).get_current_heads())
+    newest, known = known_revisions()
+    current = set(MigrationContext.configure(connection).get_current_heads())
     return current <= known and current != newest
 
 
 @cache
-def _revisions() -> tuple[frozenset[str], frozenset[str]]:
+def known_revisions() -> tuple[frozenset[str], frozenset[str]]:
     """The newest revisions of this code, and all that it knows."""
     script = ScriptDirectory.from_config(alembic_config())
     return frozenset(script.get_heads()), frozenset(each.revision for each in script.walk_revisions())

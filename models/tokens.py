@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 
-from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy import Connection, Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
 
+from core.logging import get_logger, origin
 from models.tables import api_tokens
+
+log = get_logger(__name__)
 
 PREFIX = "ulak_"
 
@@ -27,7 +31,7 @@ class TokenRecord:
     created_at: datetime
     revoked_at: datetime | None
     last_used_at: datetime | None
-    """To the hour: enough to see which tokens nobody uses, and one write an hour at most."""
+    """To the hour, and missing where it could not be written: enough to see which tokens nobody uses."""
 
 
 def digest(token: str) -> bytes:
@@ -64,23 +68,35 @@ def revoke_token(connection: Connection, name: str) -> bool:
     return False
 
 
+# Who waits for the row, or finds nobody who may write, goes on without.
 _TOUCH = text("""
     UPDATE api_tokens SET last_used_at = date_trunc('hour', now())
-    WHERE name = :name AND (last_used_at IS NULL OR last_used_at < date_trunc('hour', now()))
+    WHERE name = (SELECT name FROM api_tokens WHERE name = :name
+                  AND (last_used_at IS NULL OR last_used_at < date_trunc('hour', now())) FOR UPDATE SKIP LOCKED)
 """)
 
 
-def holder_of(connection: Connection, token: str) -> str | None:
-    """The name of the token, where it is one of ours and not revoked. The caller commits (the hour of its use)."""
+def holder_of(engine: Engine, token: str) -> str | None:
+    """The name of the token, where it is one of ours and not revoked. Notes the hour of its use, if that works."""
     given = digest(token)
     table = api_tokens.c
-    fresh = func.coalesce(table.last_used_at >= func.date_trunc("hour", func.now()), False).label("fresh")
-    query = select(table.name, table.sha256, fresh).where(table.sha256 == given, table.revoked_at.is_(None))
-    row = connection.execute(query).one_or_none()
+    is_noted = func.coalesce(table.last_used_at >= func.date_trunc("hour", func.now()), False)
+    is_read_only = func.current_setting("transaction_read_only") == "on"
+    query = select(table.name, table.sha256, (is_noted | is_read_only).label("rests"))
+    with engine.connect() as connection:
+        row = connection.execute(query.where(table.sha256 == given, table.revoked_at.is_(None))).one_or_none()
     # The index compares digests, which tell nothing of the token; the answer itself is compared in constant time.
     if row is None or not hmac.compare_digest(bytes(row.sha256), given):
         return None
-    if not row.fresh:
-        connection.execute(_TOUCH, {"name": row.name})
     name: str = row.name
+    if not row.rests:
+        _note_use(engine, name)
     return name
+
+
+def _note_use(engine: Engine, name: str) -> None:
+    try:
+        with engine.begin() as connection:
+            connection.execute(_TOUCH, {"name": name})
+    except SQLAlchemyError as error:
+        log.info("token.use_not_noted", token=name, error=origin(error))

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from celery import Task
+from sqlalchemy.exc import SQLAlchemyError
 
-from core.logging import bind_context, clear_context, get_logger
+from core.logging import bind_context, clear_context, get_logger, origin
+from models.availability import is_unavailable, took_too_long
 from tasks.messages import Message
 from tasks.runtime import Runtime
 
@@ -15,11 +17,17 @@ SHORTEST_DELAY_SECONDS = 0.002
 """A shorter wait is none: the message's way takes longer."""
 
 
+class DatabaseAwayError(Exception):
+    """PostgreSQL is unavailable, or gave up on a statement. The task fails; the reconciler finds its work again."""
+
+
 class UlakTask(Task):
     """Base class of all tasks, made the app's by `workers.app` (`task_cls`)."""
 
     abstract = True
     ignore_result = True
+    # Celery logs these as one line of level info: the log has said already that the database is away.
+    throws = (DatabaseAwayError,)
     # A fan-out would otherwise keep the ids of all its children in the parent's result.
     trail = False
 
@@ -28,6 +36,21 @@ class UlakTask(Task):
         """The means of this process; built on first use, shared by its threads."""
         runtime: Runtime = self.app.runtime()
         return runtime
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task; log once when the database goes away, and once when it is back."""
+        try:
+            result = super().__call__(*args, **kwargs)
+        except SQLAlchemyError as error:
+            if took_too_long(error):
+                log.warning("task.database_slow", error=origin(error))
+            elif is_unavailable(error):
+                self.app.note_database(is_away=True, error=origin(error))
+            else:
+                raise
+            raise DatabaseAwayError(type(error).__name__) from None
+        self.app.note_database(is_away=False)
+        return result
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:  # noqa: ARG002 - Celery's signature
         """Bind the log's context once."""

@@ -7,6 +7,7 @@ through whatever happens to the broker.
 import ssl
 from datetime import timedelta
 from functools import cached_property, partial
+from logging import INFO, WARNING
 from threading import Lock, Thread
 from typing import Any
 
@@ -19,7 +20,7 @@ from click import ClickException, get_current_context
 from kombu import Exchange, Queue
 
 from core import names
-from core.logging import configure_logging
+from core.logging import configure_logging, get_logger
 from core.settings import Settings, load_settings, set_foreign_variables_aside
 from providers.registry import ADAPTERS
 from schedules.beat import entries
@@ -29,6 +30,8 @@ from tasks.runtime import Runtime
 from workers.connections import NothingRunningError, redis_url
 from workers.presence import Presence
 from workers.runtimes import build_runtime
+
+log = get_logger(__name__)
 
 VISIBILITY_TIMEOUT_SECONDS = 300
 """Well above any task's length (under 90 s); the row's lease is shorter anyway."""
@@ -78,6 +81,7 @@ class UlakApp(Celery):
         self._runtime_lock = Lock()
         self.log_process = "worker"
         self.presence: Presence | None = None
+        self._database_is_away = False
 
     def runtime(self) -> Runtime:
         """The process's runtime, built by whichever thread needs it first."""
@@ -86,6 +90,13 @@ class UlakApp(Celery):
                 known = self.settings
                 self._runtime = build_runtime(known, threads=known.worker_threads, prepares=known.database_prepare)
             return self._runtime
+
+    def note_database(self, *, is_away: bool, **fields: Any) -> None:
+        """Log that the database went away or came back: once each, however many tasks notice it."""
+        with self._runtime_lock:
+            is_news, self._database_is_away = self._database_is_away != is_away, is_away
+        if is_news:
+            log.log(WARNING if is_away else INFO, "database.away" if is_away else "database.back", **fields)
 
     def connection_errors(self) -> tuple[type[BaseException], ...]:
         """What publishing raises when the broker cannot be reached."""

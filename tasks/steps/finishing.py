@@ -9,6 +9,7 @@ from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import DataError, IntegrityError, InternalError, ProgrammingError
 
 from core.logging import get_logger, origin
+from models.availability import is_unavailable
 from models.database import retry_transaction
 from models.deliveries import UpsertResult, upsert
 from models.ledger import finishing as ledger
@@ -39,6 +40,8 @@ def finish(asked: Asked, outcome: Parsed | ProviderError) -> None:
     try:
         state = retry_transaction(asked.runtime.engine, lambda c: _finish_done(c, asked, outcome))
     except (DataError, IntegrityError, InternalError, ProgrammingError) as error:
+        if is_unavailable(error):
+            raise
         log.error("fetch.store_failed", fetch=asked.taken.fetch_id, error=origin(error))  # noqa: TRY400
         finish_trouble(asked, OurBug(f"Storing the answer failed with {type(error.orig).__name__}."))
         return

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, RowMapping
 
 from core.logging import get_logger, origin
 from core.settings import CredentialError
+from models.availability import is_unavailable
 from models.database import retry_transaction
 from models.heartbeats import beat, planning_of
 from models.ledger import planning
@@ -78,7 +79,10 @@ def plan_due(runtime: Runtime, provider: str) -> list[Message]:
     for account_id in account_ids:
         try:
             messages += _plan_scheduled(runtime, account_id)
-        except Exception as error:  # noqa: BLE001 - one account's trouble must not keep the others from being planned
+        except Exception as error:
+            if is_unavailable(error):
+                raise
+            # One account's trouble must not keep the others from being planned.
             log.error("poll.plan_failed", account=account_id, error=origin(error))  # noqa: TRY400
     return messages
 

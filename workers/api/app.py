@@ -26,6 +26,7 @@ from workers.api.auth import GUARDED, BearerGuard
 from workers.api.bodies import BodyCap, JsonBodies
 from workers.api.doorway import Doorway
 from workers.api.means import Means, Publish
+from workers.api.readiness import PATIENCE_SECONDS, Readiness
 
 DESCRIPTION = """One truthful delivery-status table over all messaging providers.
 
@@ -33,17 +34,26 @@ Everything under `/v1` needs `Authorization: Bearer <token>`. Every error is `ap
 offset; unknown fields and parameters are refused. Send `X-Request-Id` to find your request in the log."""
 
 
-def make_api(runtime: Runtime, *, token: str | None = None, publish: Publish | None = None) -> FastAPI:
+def make_api(
+    runtime: Runtime,
+    *,
+    token: str | None = None,
+    publish: Publish | None = None,
+    probe_seconds: float = PATIENCE_SECONDS,
+) -> FastAPI:
     """The application over this runtime.
 
     `token`: accepted beside those of `ulak tokens`. `publish`: tells the workers what was committed; without it they
-    find it by themselves within seconds.
+    find it by themselves within seconds. `probe_seconds`: how long `/readyz` may take.
     """
     means = Means(runtime=runtime, token=token, publish=publish)
+
+    readiness = Readiness.beside(runtime.engine, probe_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        readiness.close()
         runtime.engine.dispose()
 
     api = FastAPI(
@@ -57,6 +67,7 @@ def make_api(runtime: Runtime, *, token: str | None = None, publish: Publish | N
         redirect_slashes=False,
     )
     api.state.means = means
+    api.state.readiness = readiness
     api.state.metrics = metrics.registry_for(runtime.engine)
     problems.register(api)
     api.include_router(_guarded())

@@ -10,13 +10,9 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from core.logging import get_logger
-from models.database import transaction
 from models.tokens import PREFIX, digest, holder_of
 from workers.api.means import Means
-from workers.api.problems import problem
-
-log = get_logger(__name__)
+from workers.api.problems import database_problem, problem
 
 GUARDED = "/v1"
 CONFIGURED = "configured"
@@ -46,8 +42,9 @@ class BearerGuard:
         try:
             caller = await self._caller(token) if scheme.lower() == "bearer" and token else None
         except SQLAlchemyError as error:
-            log.warning("api.database_away", error=type(error).__name__)
-            return problem(HTTPStatus.SERVICE_UNAVAILABLE, "The database does not answer now; try again in a moment.")
+            if (answer := database_problem(error)) is None:
+                raise
+            return answer
         if caller is not None:
             scope.setdefault("state", {})["caller"] = caller
             return None
@@ -62,5 +59,4 @@ class BearerGuard:
         return await run_in_threadpool(self._holder, token) if _OURS.fullmatch(token) else None
 
     def _holder(self, token: str) -> str | None:
-        with transaction(self._means.engine) as connection:
-            return holder_of(connection, token)
+        return holder_of(self._means.engine, token)

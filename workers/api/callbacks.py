@@ -8,9 +8,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from core import clock
-from core.logging import get_logger
+from core.logging import get_logger, origin
 from core.metrics import histogram
 from core.settings import CredentialError
+from models.availability import took_too_long
 from providers.adapter import Callback
 from providers.errors import ProviderError
 from providers.registry import ADAPTERS
@@ -61,9 +62,11 @@ def _answer(runtime: Runtime, provider: str, account: str, pushed: Callback) -> 
         refusal.headers["WWW-Authenticate"] = 'Basic realm="ulak"'
         return refusal, "refused"
     except (SQLAlchemyError, CredentialError) as error:
-        log.warning("callback.not_stored", account=account, error=type(error).__name__)
-        detail = "The report could not be stored now; send it again."
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail), "not_stored"
+        is_slow = took_too_long(error)
+        log.warning("callback.not_stored", account=account, error=origin(error), too_slow=is_slow)
+        detail = "The database took too long to store" if is_slow else "Ulak could not store"
+        refusal = problem(HTTPStatus.SERVICE_UNAVAILABLE, f"{detail} the report; send it again.")
+        return refusal, "too_slow" if is_slow else "not_stored"
     except ProviderError as error:
         log.warning("callback.wrong", account=account, why=error.message)
         return problem(HTTPStatus.BAD_REQUEST, error.message), "wrong"

@@ -6,14 +6,9 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
-from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import State
 
 from core.logging import get_logger
-from models.heartbeats import standstills
-from models.schema import schema_is_behind
-from workers.api.means import Have
 from workers.api.problems import documented, problem
 
 log = get_logger(__name__)
@@ -27,19 +22,18 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", responses=documented(HTTPStatus.SERVICE_UNAVAILABLE), summary="Everything that is due moves")
-def readyz(
+async def readyz(
     request: Request,
-    means: Have,
     only: Annotated[
         Literal["callbacks"] | None,
         Query(description="`callbacks`: only whether this process can take requests, whatever the workers do."),
     ] = None,
 ) -> Response:
-    """503 with reasons where the database does not answer or lacks a revision, or where work that is due stands still.
+    """503 with reasons where the database is away, read-only or lacks a revision, or where due work stands still.
 
     Balancers ask for `only=callbacks`: a push must not be turned away because a worker is down.
     """
-    reasons = unready(means.engine, progress=only is None)
+    reasons = await request.app.state.readiness.reasons(progress=only is None)
     _tell(request.app.state, only, ready=not reasons, reasons=reasons)
     if not reasons:
         return JSONResponse({"status": "ready"})
@@ -52,16 +46,3 @@ def _tell(state: State, only: str | None, *, ready: bool, reasons: list[str]) ->
     if told.get(only, True) != ready:
         log.log(logging.INFO if ready else logging.WARNING, "api.ready" if ready else "api.not_ready", reasons=reasons)
     state.told_ready = {**told, only: ready}
-
-
-def unready(engine: Engine, *, progress: bool) -> list[str]:
-    """Why not, one sentence each; empty where all is well."""
-    try:
-        if schema_is_behind(engine):
-            return ["The schema is older than this program: run `ulak migrate`."]
-        if not progress:
-            return []
-        with engine.connect() as connection:
-            return standstills(connection)
-    except SQLAlchemyError:
-        return ["The database does not answer."]

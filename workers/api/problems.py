@@ -8,13 +8,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy import Connection
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from core.logging import get_logger, origin
 from core.redaction import redact_text
 from core.settings import CredentialError
+from models.availability import is_unavailable, took_too_long
 from models.tracked import account_of
 
 log = get_logger(__name__)
@@ -83,8 +83,7 @@ def register(api: FastAPI) -> None:
     """Let every error of the framework and of ours take this form."""
     api.add_exception_handler(HTTPException, _http)
     api.add_exception_handler(RequestValidationError, _validation)
-    for away in (OperationalError, InterfaceError, PoolTimeoutError):
-        api.add_exception_handler(away, _away)
+    api.add_exception_handler(SQLAlchemyError, _database)
     api.add_exception_handler(CredentialError, _credential)
 
 
@@ -124,9 +123,24 @@ async def _validation(_: Request, error: Exception) -> JSONResponse:
     return await _http(_, wrong_fields(found))
 
 
-async def _away(_: Request, error: Exception) -> JSONResponse:
-    log.warning("api.database_away", error=origin(error))
-    answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, "The database does not answer now; try again in a moment.")
+async def _database(_: Request, error: Exception) -> JSONResponse:
+    answer = database_problem(error)
+    if answer is None:
+        raise error
+    return answer
+
+
+def database_problem(error: Exception) -> JSONResponse | None:
+    """503 where the database is unavailable or took too long, each logged as what it is; None for any other error."""
+    if is_unavailable(error):
+        log.warning("api.database_away", error=origin(error))
+        detail = "The database does not answer now; try again in a moment."
+    elif took_too_long(error):
+        log.info("api.database_slow", error=origin(error))
+        detail = "The database took too long for this request; try again later, or ask for less."
+    else:
+        return None
+    answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, detail)
     answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return answer
 

@@ -46,8 +46,8 @@ def shadowed_module() -> str | None:
         origin = None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
         if origin is None or not Path(origin).resolve().is_relative_to(_ROOT / name):
             return (
-                f"The package {name} of Ulak in {_ROOT} is hidden by another one ({origin or 'nothing is found'}): install "
-                "Ulak into an environment of its own, start it with the program `ulak`, and unset PYTHONPATH."
+                f"The package {name} of Ulak in {_ROOT} is hidden by another one ({origin or 'nothing is found'}): "
+                "install Ulak into an environment of its own, start it with the program `ulak`, and unset PYTHONPATH."
             )
     return None
 
@@ -61,7 +61,7 @@ def _write_everywhere() -> None:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    """`\\u015f` for a letter that cannot be encoded: still valid where it stands in JSON, unlike Python's own form."""
+    r"""`\u015f` for a letter that cannot be encoded: still valid where it stands in JSON, unlike Python's own form."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
@@ -83,7 +83,7 @@ def _readable(argument: str) -> str:
     try:
         return os.fsencode(argument).decode("utf-8")
     except UnicodeDecodeError:
-        return _end("An argument is not UTF-8 text: write it in the terminal's encoding, or use a UTF-8 locale.", _WRONG_USAGE)
+        return _end("An argument is no UTF-8 text: use the terminal's encoding, or a UTF-8 locale.", _WRONG_USAGE)
 
 
 def _end(sentence: str, code: int) -> NoReturn:

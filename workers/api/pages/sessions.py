@@ -17,7 +17,6 @@ from threading import Lock
 import msgspec
 from sqlalchemy import Engine
 
-from models.database import transaction
 from models.tokens import PREFIX, digest, holder_of, list_tokens
 from workers.api.auth import CONFIGURED
 
@@ -79,8 +78,7 @@ class Sessions:
             return CONFIGURED
         if not token.startswith(PREFIX) or len(token) > LONGEST_TOKEN:
             return None
-        with transaction(self.engine) as connection:
-            return holder_of(connection, token)
+        return holder_of(self.engine, token)
 
     def open(self, holder: str, now: datetime) -> Session:
         """A new session."""

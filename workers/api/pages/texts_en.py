@@ -45,6 +45,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "polls go on when it is back: no report is lost.",
     "error.away.fix": "See that PostgreSQL runs and that ULAK_DATABASE_URL leads to it; `ulak check` says what is "
     "wrong.",
+    "error.slow": "The database took too long",
+    "error.slow.why": "It works, but not fast enough for this page: nothing is lost. Try again later, or ask for less.",
     "error.back": "Back to the status",
     # --- what an action did
     "told.poll": "A poll was opened. It asks as soon as the limit allows.",

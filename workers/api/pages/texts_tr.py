@@ -42,6 +42,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "çevriliyor, sorgular veritabanı dönünce sürüyor: hiçbir rapor kaybolmaz.",
     "error.away.fix": "PostgreSQL'in çalıştığına ve ULAK_DATABASE_URL'nin ona ulaştığına bakın; sorunu `ulak check` "
     "söyler.",
+    "error.slow": "Veritabanı çok yavaş yanıt verdi",
+    "error.slow.why": "Çalışıyor ama bu sayfa için yeterince hızlı değil: hiçbir şey kaybolmadı. Daha sonra yeniden "
+    "deneyin ya da daha az şey isteyin.",
     "error.back": "Duruma dön",
     # --- bir işlemin sonucu
     "told.poll": "Sorgu açıldı. Limit izin verir vermez sorulacak.",

@@ -2,21 +2,17 @@
 
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 
 from fastapi import Request
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from core.logging import get_logger, origin
+from models.availability import took_too_long
 from workers.api.pages.visits import LoginNeededError, PageError, anonymous
-
-log = get_logger(__name__)
-
-AWAY: Final = (OperationalError, InterfaceError, PoolTimeoutError)
+from workers.api.problems import database_problem
 
 
 class PageRoute(APIRoute):
@@ -31,10 +27,11 @@ class PageRoute(APIRoute):
                 return await handle(request)
             except PageError as error:
                 return await run_in_threadpool(_error_page, request, error)
-            except AWAY as error:
-                log.warning("page.database_away", error=origin(error))
-                status = HTTPStatus.SERVICE_UNAVAILABLE
-                return anonymous(request).render("error.html", status=status, text="error.away")
+            except SQLAlchemyError as error:
+                if database_problem(error) is None:
+                    raise
+                text = "error.slow" if took_too_long(error) else "error.away"
+                return anonymous(request).render("error.html", status=HTTPStatus.SERVICE_UNAVAILABLE, text=text)
 
         return guarded
 
