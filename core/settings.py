@@ -21,6 +21,7 @@ from core.redaction import register_secret
 
 PREFIX: Final = "ULAK_"
 LIFELINE_VARIABLE: Final = "ULAK_LIFELINE_FD"
+READY_VARIABLE: Final = "ULAK_READY_FD"
 LONGEST_SECRET_BYTES: Final = 65_536
 
 
@@ -149,6 +150,7 @@ class Settings(BaseSettings):
     lease_margin_seconds: Annotated[float, Field(gt=0, le=600)] = 15.0
     tick_seconds: Annotated[float, Field(ge=0.1, le=60)] = 5.0
     lifeline_fd: Annotated[int, Field(ge=3)] | None = None
+    ready_fd: Annotated[int, Field(ge=3)] | None = None
 
     def accounts_path(self) -> Path | None:
         """The accounts file: the configured one, else `accounts.toml` here when it is present."""
@@ -191,6 +193,7 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "lease_margin_seconds": "give the seconds for writing an answer after the deadline, up to 600",
         "tick_seconds": "give the seconds between two looks at what is due, from 0.1 to 60",
         "lifeline_fd": "leave it alone: the supervisor sets it for its children",
+        "ready_fd": "leave it alone: the supervisor sets it for its children",
     },
 )
 
@@ -214,7 +217,16 @@ def load_settings() -> Settings:
 
 def lifeline_descriptor() -> int | None:
     """The file descriptor of the supervisor's pipe; None when nothing supervises this process."""
-    text = os.environ.get(LIFELINE_VARIABLE, "")
+    return _descriptor(LIFELINE_VARIABLE)
+
+
+def ready_descriptor() -> int | None:
+    """The file descriptor at which a supervisor waits for this process to be ready; None where none waits."""
+    return _descriptor(READY_VARIABLE)
+
+
+def _descriptor(variable: str) -> int | None:
+    text = os.environ.get(variable, "")
     return int(text) if text.isdecimal() else None
 
 

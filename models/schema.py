@@ -11,7 +11,22 @@ from sqlalchemy import Connection, Engine, text
 
 from models.database import transaction
 
+NEWER = "The schema is newer than this program: install the version of Ulak that migrated it."
 _LOCK = 0x756C616B  # "ulak"; one advisory lock per database
+
+
+class UnfitDatabaseError(Exception):
+    """The database cannot hold the schema, or holds a newer one; the text says what to do."""
+
+
+def check_encoding(connection: Connection) -> None:
+    """`UnfitDatabaseError` where the database cannot store every letter, or does not know which bytes it stores."""
+    encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+    if encoding != "UTF8":
+        raise UnfitDatabaseError(
+            f"The database's encoding is {encoding}, and Ulak needs UTF8: create another one with "
+            "CREATE DATABASE ulak ENCODING 'UTF8' TEMPLATE template0, and let ULAK_DATABASE_URL lead to it."
+        )
 
 
 def alembic_config() -> Config:
@@ -25,13 +40,17 @@ def alembic_config() -> Config:
 def migrate(engine: Engine) -> None:
     """Bring the schema to the newest revision, in one transaction; does nothing where it is there already.
 
-    Several processes may do so at once: the others wait for the first and then find nothing to do.
+    Several processes may do so at once: the others wait for the first and then find nothing to do. Raises
+    `UnfitDatabaseError`, nothing made, where the database's encoding or its present schema allows none of this.
     """
     config = alembic_config()
     with transaction(engine) as connection:
+        check_encoding(connection)
         # Waiting for the first and building an index on a full table may both outlast a statement's usual time.
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        if schema_is_newer(connection):
+            raise UnfitDatabaseError(NEWER)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
@@ -45,6 +64,12 @@ def schema_is_behind(connection: Connection) -> bool:
     newest, known = known_revisions()
     current = set(MigrationContext.configure(connection).get_current_heads())
     return current <= known and current != newest
+
+
+def schema_is_newer(connection: Connection) -> bool:
+    """Whether the database stands at a revision that this code does not know."""
+    _, known = known_revisions()
+    return not set(MigrationContext.configure(connection).get_current_heads()) <= known
 
 
 @cache

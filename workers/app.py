@@ -27,6 +27,7 @@ from schedules.beat import entries
 from tasks.base import UlakTask, publish_or_log
 from tasks.delays import Delays
 from tasks.runtime import Runtime
+from workers import lifeline
 from workers.connections import NothingRunningError, redis_url
 from workers.presence import Presence
 from workers.runtimes import build_runtime
@@ -215,7 +216,8 @@ def _log_our_way(**_: Any) -> None:
 
 @worker_ready.connect
 def _announce(sender: Any, **_: Any) -> None:
-    """A worker that makes fetches lets the ledger know its threads."""
+    """Tell the supervisor; a worker that makes fetches lets the ledger know its threads, too."""
+    lifeline.announce_ready()
     if names.QUEUE_FETCH in app.amqp.queues.consume_from:
         app.presence = Presence(app.runtime().engine, sender.hostname, app.settings.worker_threads)
         app.presence.start()

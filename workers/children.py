@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from core.settings import LIFELINE_VARIABLE, inherited_environment
+from core.settings import LIFELINE_VARIABLE, READY_VARIABLE, inherited_environment
 
 LONGEST_LOG_BYTES: Final = 5_000_000
 LONGEST_LIVE_LOG_BYTES: Final = 50_000_000
@@ -26,8 +26,10 @@ class ChildSpec:
     `foreign` programs (anything that does not call `workers.lifeline.watch()`) run under a warden.
     `env` is added to this process's environment, or is the whole of it when `inherit_env` is
     false. `tier`: children of a higher tier are stopped first, those of one tier together.
-    `before_start` runs before each start, restarts too. `uid` and `gid` go together and need
-    `foreign` and root. An exit code among `final_codes` means that a restart would not help.
+    `before_start` runs before each start, restarts too. `announces`: the program calls
+    `workers.lifeline.announce_ready()`; one that keeps ending before it ever did ends the supervisor's run.
+    `uid` and `gid` go together and need `foreign` and root. An exit code among `final_codes` means that
+    a restart would not help.
     """
 
     name: str
@@ -39,6 +41,7 @@ class ChildSpec:
     harsh_signal: signal.Signals = signal.SIGKILL
     grace_seconds: float = 10.0
     foreign: bool = False
+    announces: bool = False
     uid: int | None = None
     gid: int | None = None
     tier: int = 1
@@ -46,17 +49,20 @@ class ChildSpec:
     final_codes: frozenset[int] = frozenset()
 
 
-def launch(spec: ChildSpec, lifeline: int, log: Path) -> subprocess.Popen[bytes]:
-    """Starts the child in a session of its own, its output appended to `log`.
+def launch(spec: ChildSpec, lifeline: int, log: Path, ready: int | None = None) -> subprocess.Popen[bytes]:
+    """Starts the child in a session of its own, its output appended to `log`; `ready`: where it announces itself.
 
     A session of its own, because Ctrl-C at a terminal goes to every process of the foreground
     group, and the order of stopping is the supervisor's to choose.
     """
     environment = {**(inherited_environment() if spec.inherit_env else {}), **spec.env}
     # A warden gets the descriptor as an argument, and its program must not look for one.
-    environment.pop(LIFELINE_VARIABLE, None)
+    for variable in (LIFELINE_VARIABLE, READY_VARIABLE):
+        environment.pop(variable, None)
     if not spec.foreign:
         environment[LIFELINE_VARIABLE] = str(lifeline)
+    if ready is not None:
+        environment[READY_VARIABLE] = str(ready)
     with log.open("ab") as output:
         return subprocess.Popen(  # noqa: S603  our own command lines
             _command(spec, lifeline),
@@ -64,7 +70,7 @@ def launch(spec: ChildSpec, lifeline: int, log: Path) -> subprocess.Popen[bytes]
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            pass_fds=(lifeline,),
+            pass_fds=(lifeline,) if ready is None else (lifeline, ready),
             start_new_session=True,
         )
 

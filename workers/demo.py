@@ -71,7 +71,7 @@ class SandboxRun:
         """The process to supervise; its lives go on after a restart."""
         ports = ",".join(str(port) for port in self.ports)
         state = str(self.home / "state.json")
-        argv = (sys.executable, "-m", "sandbox", "--ports", ports, "--state", state)
+        argv = (sys.executable, "-P", "-m", "sandbox", "--ports", ports, "--state", state)
         return ChildSpec(name="sandbox", argv=argv, foreign=True, tier=0, grace_seconds=3.0)
 
     def wait(self, keep_waiting: Callable[[], bool]) -> None:

@@ -5,12 +5,13 @@ ends, the supervisor is gone, even by kill -9, and the child ends too. This hold
 parent-death signal would not: that one is lost when the user changes, and unknown outside Linux.
 """
 
+import contextlib
 import os
 import signal
 import threading
 
 from core import clock
-from core.settings import lifeline_descriptor
+from core.settings import lifeline_descriptor, ready_descriptor
 
 
 class Lifeline:
@@ -43,6 +44,15 @@ def watch(grace_seconds: float = 10.0) -> bool:
         daemon=True,
     ).start()
     return True
+
+
+def announce_ready() -> None:
+    """Tell the supervisor, if there is one, that this process does its work from now on. May be called again."""
+    descriptor = ready_descriptor()
+    if descriptor is not None:
+        # Closed already, or the supervisor is gone.
+        with contextlib.suppress(OSError):
+            os.write(descriptor, b".")
 
 
 def _wait_for_end(descriptor: int, grace_seconds: float) -> None:

@@ -13,7 +13,7 @@ supervisor itself be killed, its children end by their lifelines (`workers.lifel
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from select import select
@@ -22,6 +22,7 @@ from typing import Any, Final, Self
 
 from core import clock
 from core.logging import get_logger
+from core.redaction import redact_text
 from workers.children import ChildSpec, last_lines, launch, prepare_log, trim_log
 from workers.home import HomeLock
 from workers.lifeline import Lifeline
@@ -30,12 +31,18 @@ SHORTEST_BACKOFF_SECONDS: Final = 0.5
 LONGEST_BACKOFF_SECONDS: Final = 10.0
 # A child that lived this long has recovered: its next death starts with the shortest pause again.
 RECOVERED_SECONDS: Final = 30.0
+# A child that ended so often before it was ever ready will not become so. With the pauses this takes 10 to 30 seconds.
+FAILED_STARTS: Final = 5
 # How often the sizes of the logs are looked at.
 TRIM_SECONDS: Final = 30.0
 # A warden waits for its program, harshly at last, before the supervisor loses patience with it.
 WARDEN_MARGIN_SECONDS: Final = 12.0
 
 log = get_logger(__name__)
+
+
+class ChildFailedError(Exception):
+    """A child keeps ending before it was ever ready; the text says how, with its last lines."""
 
 
 class Child:
@@ -45,6 +52,9 @@ class Child:
         self.spec = spec
         self.restart_at: float | None = None
         self.exit_code: int | None = None
+        self.was_ready = not spec.announces
+        self._failed_starts = 0
+        self._ready_pipe: int | None = None
         self._home = home
         self._lifeline = lifeline
         self._process: subprocess.Popen[bytes] | None = None
@@ -67,12 +77,34 @@ class Child:
         try:
             if self.spec.before_start:
                 self.spec.before_start()
-            self._process = launch(self.spec, self._lifeline.reading_end, self._log)
+            self._process = self._launch()
         except OSError as error:
+            self._hear()
             self._plan_restart(127, reason=f"cannot be started: {error.strerror}")
 
+    def _launch(self) -> "subprocess.Popen[bytes]":
+        if self.was_ready:
+            return launch(self.spec, self._lifeline.reading_end, self._log)
+        self._ready_pipe, announcing_end = os.pipe()
+        os.set_blocking(self._ready_pipe, False)
+        try:
+            return launch(self.spec, self._lifeline.reading_end, self._log, announcing_end)
+        finally:
+            os.close(announcing_end)
+
+    def _hear(self) -> None:
+        """Notices that it has announced itself."""
+        if self._ready_pipe is None:
+            return
+        with suppress(BlockingIOError):
+            self.was_ready = self.was_ready or os.read(self._ready_pipe, 1) != b""
+        if self.was_ready or self._process is None:
+            os.close(self._ready_pipe)
+            self._ready_pipe = None
+
     def reap(self) -> None:
-        """Notices a death and plans the restart."""
+        """Notices that it is ready or dead, and plans the restart. `ChildFailedError` where that would not help."""
+        self._hear()
         if self._process is None or (code := self._process.poll()) is None:
             return
         self._forget_process()
@@ -119,6 +151,7 @@ class Child:
             # What the child may have started and left behind shares its session.
             _kill_group(self._process.pid)
             self._process = None
+        self._hear()
 
     def _plan_restart(self, code: int, *, reason: str) -> None:
         self.exit_code = code
@@ -126,6 +159,13 @@ class Child:
         if not wanted or code in self.spec.final_codes:
             log.info("child.ended", child=self.spec.name, how=reason, **self._last_words(code))
             return
+        self._failed_starts += not self.was_ready
+        if self._failed_starts >= FAILED_STARTS:
+            lines = "".join(f"\n  {redact_text(line)}" for line in last_lines(self._log, 10, since=self._log_offset))
+            raise ChildFailedError(
+                f"{self.spec.name} ended {self._failed_starts} times before it was ever ready ({reason}); "
+                f"{self._log} ends with:{lines or ' nothing'}"
+            )
         if clock.boot() - self._started_at >= RECOVERED_SECONDS:
             self._backoff = SHORTEST_BACKOFF_SECONDS
         self.restart_at = clock.boot() + self._backoff
@@ -189,7 +229,10 @@ class Supervisor:
             child.start()
 
     def poll(self) -> bool:
-        """Restarts what has died and is due; False once a stop was asked for. Never blocks."""
+        """Restarts what has died and is due; False once a stop was asked for. Never blocks.
+
+        `ChildFailedError` where a child keeps ending before it was ever ready.
+        """
         if self.stop_requested:
             return False
         for child in self.children.values():
@@ -206,6 +249,11 @@ class Supervisor:
         self._next_trim = clock.boot() + TRIM_SECONDS
         for child in self.children.values():
             child.trim()
+
+    def wait_until_ready(self, names: Collection[str], keep_waiting: Callable[[], bool]) -> None:
+        """Returns when these children have announced themselves, a stop is asked for or nobody wants to wait."""
+        while self.poll() and keep_waiting() and not all(self.children[name].was_ready for name in names):
+            self._wait(0.1)
 
     def run(
         self,

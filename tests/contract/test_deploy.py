@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from core.settings import LIFELINE_VARIABLE, PREFIX, Settings
+from core.settings import LIFELINE_VARIABLE, PREFIX, READY_VARIABLE, Settings
 
 HOME = Path(__file__).parents[2]
 DEPLOY = HOME / "deploy"
@@ -23,7 +23,7 @@ MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 LOCKS = sorted((HOME / "requirements").glob("*.txt"))
 GIT_REFUSES = 128
-OURS = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} - {LIFELINE_VARIABLE}
+OURS = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} - {LIFELINE_VARIABLE, READY_VARIABLE}
 
 
 def compose() -> dict[str, Any]:

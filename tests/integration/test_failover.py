@@ -30,7 +30,6 @@ from models.quarantine import new_key
 from models.tokens import create_token
 from providers.http import HttpDoor
 from tasks.runtime import CredentialCache, Runtime
-from workers.api import readiness
 from workers.api.app import make_api
 from workers.api.readiness import AWAY, SLOW, TAKES_NO_WRITES, Readiness
 
@@ -233,7 +232,7 @@ def _until(condition: Any) -> None:
 def test_a_probe_really_writes_but_seldom(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that reads well and cannot write is not ready; it is tried once in ten seconds."""
     now = [1000.0]
-    monkeypatch.setattr(readiness.clock, "boot", lambda: now[0])
+    monkeypatch.setattr(clock, "boot", lambda: now[0])
     probe = Readiness.beside(database.engine, PATIENT)
 
     def look() -> list[str]:

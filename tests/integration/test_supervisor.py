@@ -30,7 +30,7 @@ from workers.children import ChildSpec
 from workers.embedded.postgres import PostgresServer
 from workers.embedded.valkey import ValkeyServer
 from workers.home import HomeBusyError
-from workers.supervisor import Supervisor
+from workers.supervisor import ChildFailedError, Supervisor
 
 home, servers, children = Path(sys.argv[1]), sys.argv[2] == "servers", json.loads(sys.argv[3])
 configure_logging("up", "json", stream=open(sys.argv[4], "a"))
@@ -46,6 +46,20 @@ try:
 except HomeBusyError as error:
     print(error, error.pid, flush=True)
     sys.exit(1)
+except ChildFailedError as error:
+    print(error, flush=True)
+    sys.exit(1)
+"""
+READY_ONCE = """
+import sys
+from pathlib import Path
+from workers.lifeline import announce_ready
+starts = Path("starts")
+starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
+if len(starts.read_text()) == int(sys.argv[1]):
+    announce_ready()
+print("last words of +905551234567")
+sys.exit(3)
 """
 WATCHING_CHILD = "import sys, time; from workers.lifeline import watch; watch(); time.sleep(600)"
 STUBBORN_SHELL = 'trap "" TERM INT; while true; do sleep 1; done'
@@ -234,6 +248,32 @@ def test_a_child_that_dies_is_restarted(supervise: Callable[..., Run], python: P
         ("dying", "exit code 137", 0.5, ["last words"]),
         ("dying", "exit code 137", 1.0, ["last words"]),
     ]
+
+
+def test_a_child_that_never_gets_ready_ends_the_run(supervise: Callable[..., Run], python: Python) -> None:
+    """A restart would not help, so the person gets its last words, masked, and exit code 1; no process is left."""
+    argv = [str(python.program), "-c", READY_ONCE, "0"]
+    run = supervise({"name": "failing", "argv": argv, "announces": True}, *everything(python))
+    run.wait_until_ready("sleep", "sh")
+    assert run.process.wait(120) == 1
+    assert run.process.stdout is not None
+    assert run.process.stdout.read() == (
+        "failing ended 5 times before it was ever ready (exit code 3); "
+        f"{run.home}/logs/failing.log ends with:\n  last words of +90*******67\n"
+    )
+    assert (run.home / "starts").read_text() == "xxxxx"
+    assert run.survivors(within_seconds=10) == []
+
+
+def test_a_child_that_was_ready_once_is_restarted_for_ever(supervise: Callable[..., Run], python: Python) -> None:
+    """A worker that loses its broker dies as often as that takes. Here it was ready at its last chance."""
+    argv = [str(python.program), "-c", READY_ONCE, "5"]
+    run = supervise({"name": "lost", "argv": argv, "announces": True})
+    run.wait_until_ready()
+    starts = run.home / "starts"
+    _wait_for(lambda: starts.exists() and len(starts.read_text()) > 6, seconds=120)
+    run.process.terminate()
+    assert run.process.wait(30) == 0
 
 
 def test_a_log_that_grows_too_long_is_emptied_under_the_child_that_writes_it(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core import clock
 from core.redis import connect
-from core.settings import CredentialError, resolve_reference
+from core.settings import CredentialError, ignored_variables, resolve_reference, trusted_proxies_before
 from models.accounts import AccountRecord, list_accounts
-from models.schema import schema_is_current
+from models.schema import NEWER, UnfitDatabaseError, check_encoding, schema_is_current, schema_is_newer
 from providers.accounts import AccountsFileError, read_accounts
 from workers.cli.failures import sentence_of
 from workers.cli.session import FAILED, Session, session, tell
@@ -22,6 +22,7 @@ from workers.connections import NothingRunningError, redis_url
 OLDEST_POSTGRES = 15
 OLDEST_REDIS = 6
 MOST_SKEW_SECONDS = 5.0
+_TAKES_NO_WRITES = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ def check(context: typer.Context) -> None:
 
 def _findings(run: Session) -> Iterator[Finding]:
     yield Finding("settings", None, f"home {run.settings.home}")
+    yield Finding("environment", None, _environment())
     database = _guarded("PostgreSQL", run, _postgres)
     yield database
     if database.problem is None:
@@ -70,20 +72,30 @@ def _guarded(what: str, run: Session, look: Callable[[Session], tuple[str | None
     """What a look found; an error of it is a problem like any other."""
     try:
         problem, detail = look(run)
-    except (NothingRunningError, SQLAlchemyError, RedisError, AccountsFileError) as error:
+    except (NothingRunningError, UnfitDatabaseError, SQLAlchemyError, RedisError, AccountsFileError) as error:
         told = sentence_of(error, run)
         return Finding(what, told[0] if told else f"failed with {type(error).__name__}")
     return Finding(what, problem, detail)
 
 
+def _environment() -> str:
+    """Variables that look like settings and have none of their effect."""
+    ignored = [f"{name} ({reason})" for name, reason in ignored_variables().items()]
+    told = [f"ignored: {', '.join(ignored)}"] if ignored else []
+    if trusted_proxies_before():
+        told.append("FORWARDED_ALLOW_IPS is called ULAK_TRUSTED_PROXIES now, and read for one more version")
+    return "; ".join(told)
+
+
 def _postgres(run: Session) -> tuple[str | None, str]:
     with run.engine.connect() as connection:
         version = connection.execute(text("SHOW server_version")).scalar_one()
-        encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+        takes_no_writes = connection.execute(text(_TAKES_NO_WRITES)).scalar_one()
+        check_encoding(connection)
     if int(version.partition(".")[0]) < OLDEST_POSTGRES:
         return f"version {version} is too old: use {OLDEST_POSTGRES} or newer", ""
-    if encoding != "UTF8":
-        return f"the database's encoding is {encoding}: make one with ENCODING 'UTF8'", ""
+    if takes_no_writes:
+        return "it takes no writes (a standby, or read-only): let ULAK_DATABASE_URL lead to the primary", ""
     return None, version.split()[0]
 
 
@@ -104,6 +116,9 @@ def _database_session(run: Session) -> tuple[str | None, str]:
 
 
 def _schema(run: Session) -> tuple[str | None, str]:
+    with run.engine.connect() as connection:
+        if schema_is_newer(connection):
+            return NEWER, ""
     return (None, "newest") if schema_is_current(run.engine) else ("not the newest: run `ulak migrate`", "")
 
 

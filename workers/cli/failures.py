@@ -1,13 +1,17 @@
 """What went wrong, as one sentence that says what to do, and the exit code it stands for."""
 
+import kombu.exceptions
+import psycopg
 import redis.exceptions
 import sqlalchemy.exc
 from sqlalchemy import make_url
 
 from core.settings import CredentialError, SettingsError
 from models.accounts import AccountsRefusedError
+from models.availability import READ_ONLY, is_unavailable, sqlstate_of, took_too_long
 from models.erasure import NoPersonError
 from models.quarantine import WrongQuarantineKeyError
+from models.schema import UnfitDatabaseError
 from providers.accounts import AccountsFileError
 from providers.errors import ProviderError
 from tasks.steps.ondemand import WrongPollError
@@ -18,8 +22,10 @@ from workers.demo import SandboxError
 from workers.embedded.server import EmbeddedServerError
 from workers.home import HomeBusyError
 from workers.ports import PortBusyError
+from workers.supervisor import ChildFailedError
 
 _OURS = (
+    ChildFailedError,
     CommandError,
     CredentialError,
     NothingRunningError,
@@ -31,17 +37,24 @@ _OURS = (
     ProviderError,
     AccountsFileError,
     SettingsError,
+    UnfitDatabaseError,
 )
 _USAGE = (UsageError, NoPersonError, WrongPollError, UnknownIdKindError)
-_UNDEFINED = ("42P01", "42703", "3F000")  # no such table, column, schema
-_SERVER_IS_AWAY = ("08", "57P", "28", "3D", "53")  # classes of SQLSTATE: connection, shutdown, login, database, full
+_BEHIND = "The database's schema is not the newest: run `ulak migrate`."
+_BY_SQLSTATE = {
+    "42P01": _BEHIND,  # no such table
+    "42703": _BEHIND,  # no such column
+    "3F000": "{server} has no schema to create tables in: let the role's search_path name one that exists.",
+    "42501": "{server} refuses this to the role: let it own the database, or GRANT it the right to create and write.",
+    READ_ONLY: "{server} takes no writes (a standby, or read-only): let ULAK_DATABASE_URL lead to the primary.",
+}
 
 
 def sentence_of(error: Exception, session: Session) -> tuple[str, int] | None:
     """The sentence and the exit code for an error that is not a bug; None for one that is."""
     if isinstance(error, _USAGE):
         return str(error), WRONG_USAGE
-    if isinstance(error, sqlalchemy.exc.SQLAlchemyError):
+    if isinstance(error, sqlalchemy.exc.SQLAlchemyError | psycopg.Error):
         sentence = _database_sentence(error, session)
     else:
         sentence = _other_sentence(error)
@@ -55,21 +68,25 @@ def _other_sentence(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, redis.exceptions.AuthenticationError):
         return "Redis refuses the login: see that user and password in ULAK_REDIS_URL are right."
-    if isinstance(error, redis.exceptions.RedisError):
+    if isinstance(error, redis.exceptions.RedisError | kombu.exceptions.OperationalError):
         return "Redis cannot be reached: see that it runs and that ULAK_REDIS_URL is right."
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename} cannot be read or written: {error.strerror}."
+    if isinstance(error, OSError) and error.strerror is not None:
+        what = (
+            "The operating system refuses" if error.filename is None else f"{error.filename} cannot be read or written"
+        )
+        return f"{what}: {error.strerror}."
     return str(error) if isinstance(error, _OURS) else None
 
 
-def _database_sentence(error: sqlalchemy.exc.SQLAlchemyError, session: Session) -> str | None:
-    state = getattr(getattr(error, "orig", None), "sqlstate", None)
-    if state in _UNDEFINED:
-        return "The database's schema is not the newest: run `ulak migrate`."
-    is_away = state is None or state.startswith(_SERVER_IS_AWAY)
-    if isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.TimeoutError) and is_away:
-        where = f" at {database_place(session)}" if session.settings.database_url else ""
-        return f"PostgreSQL{where} cannot be reached{_why(state)}: see that it runs and that its address is right."
+def _database_sentence(error: sqlalchemy.exc.SQLAlchemyError | psycopg.Error, session: Session) -> str | None:
+    state = sqlstate_of(error)
+    server = f"PostgreSQL at {database_place(session)}" if session.settings.database_url else "PostgreSQL"
+    if state in _BY_SQLSTATE:
+        return _BY_SQLSTATE[state].format(server=server)
+    if took_too_long(error):
+        return f"{server} took too long (SQLSTATE {state}): try again when it has less to do."
+    if is_unavailable(error):
+        return f"{server} cannot be reached{_why(state)}: see that it runs and that its address is right."
     return None
 
 
@@ -77,7 +94,11 @@ def _why(state: str | None) -> str:
     """What the class of the error tells, where it is something that the person can change."""
     if state is None:
         return ""
-    known = {"28": " (it refuses the user or the password)", "3D": " (there is no such database)"}
+    known = {
+        "28": " (it refuses the user or the password)",
+        "3D": " (there is no such database)",
+        "53": " (it is out of disk, memory or connections)",
+    }
     return known.get(state[:2], f" (SQLSTATE {state})")
 
 

@@ -8,6 +8,7 @@ import codecs
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -24,6 +25,19 @@ def main() -> None:
     if (shadowed := shadowed_module()) is not None:
         _end(shadowed, _FAILED)
     sys.argv[1:] = [_readable(argument) for argument in sys.argv[1:]]
+    try:
+        app = _commands()
+    except ImportError as error:
+        _end(
+            f"The files of Ulak in {_ROOT} are not whole ({error}): another program may have been installed over them. "
+            "Install Ulak into an environment of its own.",
+            _FAILED,
+        )
+    app(prog_name="ulak")
+
+
+def _commands() -> Callable[..., None]:
+    """All commands, imported after the settings were found to be right."""
     from core.settings import SettingsError, load_settings, set_foreign_variables_aside  # noqa: PLC0415 - as said above
 
     set_foreign_variables_aside()
@@ -33,7 +47,7 @@ def main() -> None:
         _end(str(error), _FAILED)
     from workers.cli.commands import app  # noqa: PLC0415 - as said above
 
-    app(prog_name="ulak")
+    return app
 
 
 def shadowed_module() -> str | None:

@@ -4,12 +4,14 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import warnings
 from typing import Annotated, Any
 
 import typer
 import uvicorn
 from pydantic import SecretStr
+from tornado.ioloop import IOLoop
 from tornado.options import options as flower_options
 
 from core import clock, metrics, names
@@ -128,6 +130,7 @@ def beat() -> None:
     celery.log_process = "beat"
     # Its ticks are too many for a log; the planning that they start is told by the workers.
     log.info("beat.started", ticks=sorted(celery.conf.beat_schedule))
+    lifeline.announce_ready()
     _beat_class()(app=celery, loglevel="INFO", logfile=None, quiet=True).run()
 
 
@@ -158,6 +161,8 @@ def flower() -> None:
     # Set here and not on the command line: the password must not stand in the process list.
     flower_options.basic_auth = [flower_auth(settings)]
     _await_worker(celery)
+    # Run by Flower's own loop, which begins when it listens.
+    IOLoop.current().add_callback(lifeline.announce_ready)
     celery.start(
         [
             "flower",
@@ -199,7 +204,7 @@ def api() -> None:
     runtime = runtime_for(settings, threads=API_THREADS, application_name="ulak-api")
     application = make_api(runtime, token=api_token(settings), publish=publisher(settings))
     add_pages(application, runtime, settings)
-    uvicorn.run(
+    config = uvicorn.Config(
         application,
         host=settings.bind,
         port=settings.api_port or 8000,
@@ -209,6 +214,17 @@ def api() -> None:
         timeout_graceful_shutdown=10,
         forwarded_allow_ips=_trusted_proxies(settings),
     )
+    with contextlib.suppress(KeyboardInterrupt):
+        AnnouncedServer(config).run()
+
+
+class AnnouncedServer(uvicorn.Server):
+    """Tells the supervisor when it listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, or end the process."""
+        await super().startup(sockets)
+        lifeline.announce_ready()
 
 
 def _trusted_proxies(settings: Settings) -> str:

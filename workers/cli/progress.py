@@ -43,11 +43,15 @@ class Progress:
             self._last_line = clock.boot()
             self.console.print(_line(accounts, reasons))
 
-    def summary(self, accounts: Sequence[AccountOverview], seconds: float, *, timed_out: bool) -> None:
-        """The end: the whole table once, and one sentence."""
+    def close(self) -> None:
+        """Stop drawing the table, so that what is said next stands below it."""
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def summary(self, accounts: Sequence[AccountOverview], seconds: float, *, timed_out: bool) -> None:
+        """The end: the whole table once, and one sentence."""
+        self.close()
         self.console.print(_table(accounts, None))
         total = sum(account.open_deliveries + account.final_deliveries for account in accounts)
         final = sum(account.final_deliveries for account in accounts)

@@ -28,7 +28,7 @@ from workers.embedded.postgres import PostgresServer
 from workers.embedded.valkey import ValkeyServer
 from workers.ports import choose_port, is_free
 from workers.runtimes import build_runtime
-from workers.supervisor import Supervisor
+from workers.supervisor import ChildFailedError, Supervisor
 
 log = get_logger(__name__)
 
@@ -109,9 +109,16 @@ class Up:
         settings = self._start_processes(settings)
         if demo is not None:
             self._play_sender(demo, runtime, settings)
+        waits = [name for name in self.supervisor.children if name.startswith(("worker-", "beat", "api"))]
+        end = float("inf") if timeout_seconds is None else self.started + timeout_seconds
+        self.supervisor.wait_until_ready(waits, lambda: clock.boot() < end)
         self._say_where(settings)
         look = Look(runtime, demo, self.progress, until_settled, timeout_seconds, self.started)
-        code = self.supervisor.run(look.tick, LOOK_SECONDS)
+        try:
+            code = self.supervisor.run(look.tick, LOOK_SECONDS)
+        except ChildFailedError:
+            self.progress.close()
+            raise
         look.end(code)
         self.progress.say("Stopping", "workers finish what they have in hand")
         return code
@@ -273,8 +280,9 @@ def _child(
     name: str, arguments: tuple[str, ...], env: dict[str, str], *, tier: int, grace_seconds: float = 12.0
 ) -> ChildSpec:
     """A child that is one of our own commands."""
-    argv = (sys.executable, "-m", "workers.cli.main", *arguments)
-    return ChildSpec(name=name, argv=argv, env=env, tier=tier, grace_seconds=grace_seconds)
+    # -P: the working directory may hold packages that are called as ours are.
+    argv = (sys.executable, "-P", "-m", "workers.cli.main", *arguments)
+    return ChildSpec(name=name, argv=argv, env=env, tier=tier, grace_seconds=grace_seconds, announces=True)
 
 
 def _where(url: str) -> str:
