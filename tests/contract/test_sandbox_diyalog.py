@@ -77,6 +77,8 @@ def test_the_vectors_are_taken_each_by_its_setting(sandbox: Sandbox, client: htt
     settings: dict[str, Any] = {
         "diyalog_access_key_secret": "TESTSECRET",
         "diyalog_max_skew_seconds": 1e12,
+        # The documents' own customer is none of ours.
+        "diyalog_unknown_is_empty": True,
     }
     sandbox.control("POST", "/settings", settings)
     statuses = []
