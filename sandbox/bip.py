@@ -179,12 +179,14 @@ class Bip(StandIn):
             numbers = [draw_number(rng, batch.outcome or draw_outcome(rng)) for _ in range(count)]
         total = 2 if batch.size is not None and index % 7 == 2 else 1
         items = []
+        counted: dict[str, int] = {}
         for place, number in enumerate(numbers):
             receiver = number
             if batch.size is not None and index % 6 == 4:
                 receiver = base64.b64encode(rng.randbytes(16)).decode()
-            for nth in range(1, total + 1):
-                outcome = "quota" if nth == 2 and place % 3 == 1 else read_outcome(number)
+            for message in range(1, total + 1):
+                nth = counted[receiver] = counted.get(receiver, 0) + 1
+                outcome = "quota" if message == 2 and place % 3 == 1 else read_outcome(number)
                 if outcome in REFUSED:
                     items.append(Item(receiver, rng.choice(REFUSED[outcome]), None, nth, ()))
                     continue

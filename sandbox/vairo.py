@@ -335,9 +335,11 @@ class Vairo(StandIn):
             "order",
             str(send.id),
             status,
+            reason="other" if status == "rejected" else None,
             total=len(send.messages),
             credits=send.credits(now),
-            sent_at=send.created,
+            # A failed send was never sent.
+            sent_at=None if status == "rejected" else send.created,
             done_at=int(send.ends) if send.state(now) else None,
             settles_at=send.ends,
             valid_until=send.valid_until,
