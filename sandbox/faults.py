@@ -83,6 +83,7 @@ class Faults:
     served: set[tuple[str, ...]] = field(default_factory=set)
     """Wrong multisets of rows that were served already, by subject (see `spoiling`): none is ever served again."""
     _dice: dict[int, Random] = field(default_factory=dict)
+    _last_dice: dict[str, Random] = field(default_factory=dict)
 
     def order(self, provider: str, kind: str, values: dict[str, Any]) -> list[Fault]:
         """Adds one per provider; without `times` or `for_seconds` it holds until it is taken back (`calm`)."""
@@ -128,12 +129,17 @@ class Faults:
             if not fitting:
                 continue
             kind = dice.choices(fitting, [RARE.get(name, 1.0) for name in fitting])[0]
+            self._last_dice[provider] = dice
             fault.hits += 1
             fault.hits_by_kind[kind] = fault.hits_by_kind.get(kind, 0) + 1
             if fault.times is not None:
                 fault.times -= 1
             return kind
         return None
+
+    def details(self, provider: str) -> Random:
+        """Dice for the details of the fault that struck this provider last: they follow from its seed as well."""
+        return Random(self._last_dice.get(provider, self.rng).random())
 
     def _dice_of(self, fault: Fault) -> Random:
         if fault.seed is None:

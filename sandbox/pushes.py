@@ -91,7 +91,7 @@ class Pushes:
 
     def waiting_by(self, at: float) -> int:
         """How many pushes that are due by then have not been taken; without a callback nobody waits for them."""
-        return self.counts.waiting - sum(entry[0] > at for entry in self._heap) if self.callback else 0
+        return self.counts.waiting - sum(event.due > at for *_, event in self._heap) if self.callback else 0
 
     def start(self, callback: Callback) -> None:
         """Pushes to this URL from now on."""

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import random
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -59,7 +58,7 @@ class Spoiler:
 
     def spoil(self, kind: str, call: Call) -> tuple[Answer, str | None]:
         """The answer, and the fault that it really has: None where nothing could be spoiled in it."""
-        rng = random.Random(self.faults.rng.random())
+        rng = self.faults.details(self.standin.name)
         if kind == "garbage":
             return Answer(200, b'{"\x00\xff\xfe' + rng.randbytes(64)), kind
         if kind == "unauthorized":
