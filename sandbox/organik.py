@@ -364,7 +364,7 @@ class Organik(StandIn):
             reason=reason,
             segments=shown["sms_count"],
             credits=shown["credit_amount"],
-            sent_at=transaction.start,
+            sent_at=transaction.start if shown["status"] else None,
             done_at=int(item.life.since(now)) if done else None,
             settles_at=item.life.settles_at,
             valid_until=transaction.valid_until,

@@ -377,7 +377,7 @@ class Vairo(StandIn):
             recipient=write_e164(message.number),
             reason=reason,
             segments=message.segments,
-            sent_at=send.created,
+            sent_at=None if status == "scheduled" else send.created,
             settles_at=message.life.settles_at,
             valid_until=send.valid_until,
             ever=first_times((at, MEANING[word][0]) for at, word in message.life.reached(now)),
