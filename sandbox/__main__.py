@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,12 @@ def read_speed(text: str) -> float:
 def read_setting(text: str) -> tuple[str, Any]:
     """`NAME=VALUE`; the value as JSON, or as text where it is none."""
     name, _, value = text.partition("=")
-    try:
+    found: Any = value
+    with suppress(json.JSONDecodeError):
         found = json.loads(value)
+    try:
         Settings().change({name: found})
-    except ValueError as error:
-        if not isinstance(error, json.JSONDecodeError):
-            raise argparse.ArgumentTypeError(str(error)) from None
-        return name, value
-    except TypeError as error:
+    except (ValueError, TypeError) as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return name, found
 
