@@ -6,10 +6,13 @@ import logging
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from sandbox.faults import EVERYTHING
 from sandbox.server import DEFAULT_PORTS, EPHEMERAL, NAMES, Sandbox
-from sandbox.settings import SIZES
+from sandbox.settings import SIZES, Settings
 
 
 def read_ports(text: str) -> tuple[int, ...]:
@@ -30,6 +33,19 @@ def read_speed(text: str) -> float:
     return speed
 
 
+def read_setting(text: str) -> tuple[str, Any]:
+    """`NAME=VALUE`; the value as JSON, or as text where it is none."""
+    name, _, value = text.partition("=")
+    found: Any = value
+    with suppress(json.JSONDecodeError):
+        found = json.loads(value)
+    try:
+        Settings().change({name: found})
+    except (ValueError, TypeError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return name, found
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(prog="sandbox", description=__doc__)
@@ -37,6 +53,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", choices=list(SIZES), default="demo")
     parser.add_argument("--speed", type=read_speed, default=24.0, help="24: over in 25 seconds")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="NAME=VALUE",
+        type=read_setting,
+        action="append",
+        default=[],
+        help="a setting (docs/sandbox.md), e.g. iletimerkezi_text_numbers=true; may be repeated",
+    )
+    parser.add_argument("--faults", type=float, metavar="RATE", help="every fault at once, at this rate, until calmed")
     parser.add_argument("--state", type=Path, help="remembers the start, so that lives go on")
     return parser
 
@@ -54,7 +80,10 @@ def main() -> int:
         scale=options.scale,
         ports=options.ports,
         state=options.state,
+        settings=dict(options.settings),
     ) as sandbox:
+        if options.faults is not None:
+            sandbox.world.faults.order("all", EVERYTHING, {"rate": options.faults, "seed": options.seed})
         urls = {"control": sandbox.urls["control"], **sandbox.urls}
         sys.stdout.write(json.dumps(urls) + "\n")
         sys.stdout.flush()

@@ -14,41 +14,48 @@ from sandbox.istanbul import dotted_text, iso
 from sandbox.lives import NEVER, draw_delay, draw_number, draw_outcome, read_outcome
 from sandbox.settings import Settings
 from sandbox.standin import Batch, StandIn, make_secret
-from sandbox.truth import Row, build_row, encode_part, write_e164
-from sandbox.wire import Answer, Call, answer_json
+from sandbox.truth import Row, build_row, encode_part, first_times, write_e164
+from sandbox.wire import Answer, Call, Event, answer_json
 
-REFUSED = frozenset({"quota", "refused", "blacklisted", "opted_out", "invalid"})
+REFUSED = {
+    "quota": (312,),
+    "refused": (302, 307, 311),
+    "blacklisted": (302,),
+    "opted_out": (302,),
+    "invalid": (301, 305, 306),
+}
+"""Outcomes that are refused at the door, and the result codes of the error page to draw from."""
+FAILED = (308, 309, 310, 303, 304, 300, 301, 302, 305, 306, 307, 311)
+"""Result codes of whole sends that failed, in turn."""
+REASONS = {301: "invalid_number", 308: "quota", 312: "quota"}
+PART = 6
+"""Most items of one report."""
 SILENT = frozenset({"never", "absent", "expired", "error", "handset", "network", "barred", "test"})
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """One POST to the callback URL: due at a moment, to the URL or its `/report`."""
-
-    due: float
-    tail: str
-    body: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Notice:
-    """A delivered (0), read (1) or not documented (9) notice of a message."""
+    """A delivered (0), read (1) or not documented (9) notice of a message, and its pushes: it may come repeatedly."""
 
     due: float
     sent: float
     kind: int
+    events: list[Event] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One message of a send, or its refusal."""
+    """One message of a send, or its refusal; `nth` is its place among the messages sent to that receiver.
+
+    `posts` are the pushes of reports that hold it; a synchronous send has none.
+    """
 
     receiver: str
     resultcode: int
     reportid: str | None
     nth: int
-    total: int
     notices: tuple[Notice, ...]
+    posts: list[Event] = field(default_factory=list)
 
 
 @dataclass
@@ -62,24 +69,37 @@ class Send:
     reported: float
     resultcode: int
     items: list[Item] = field(default_factory=list)
+    posts: list[Event] = field(default_factory=list)
 
-    def body(self) -> dict[str, Any]:
-        """The report as the reply or the callback says it."""
+    def parts(self) -> list[list[Item]]:
+        """The items of each report: a large send is reported in several."""
+        each = PART if len(self.items) > PART else max(1, len(self.items))
+        return [self.items[first : first + each] for first in range(0, len(self.items), each)] or [[]]
+
+    def told_at(self, posts: list[Event], now: float) -> float | None:
+        """When a receiver may have had one of these reports, or the reply of a synchronous send; None: not yet."""
+        if self.sync:
+            return self.reported if self.reported <= now else None
+        return first_reached(posts, now)
+
+    def body(self, part: int = 0) -> dict[str, Any]:
+        """A report as the reply or a callback says it; `reqid` tells the reports of one send apart."""
         body: dict[str, Any] = {"txnid": self.txnid, "resultcode": self.resultcode}
         if len(self.txnid) % 2:
             body["resultcode"] = str(self.resultcode)
         if not self.sync:
-            body = {"reqid": sum(self.txnid.encode()) % 997, **body}
+            body = {"reqid": sum(self.txnid.encode()) % 997 * 10 + part, **body}
         if self.resultcode == 0:
+            items = self.items if self.sync else self.parts()[part]
             body["list"] = [
                 {
                     "receiver": item.receiver,
                     "resultcode": item.resultcode,
                     "reportid": item.reportid,
                     "numberofmessage": item.nth if item.resultcode == 0 else None,
-                    "totalnumberofmessage": item.total,
+                    "totalnumberofmessage": item.nth,
                 }
-                for item in self.items
+                for item in items
             ]
         return body
 
@@ -89,12 +109,13 @@ class Bip(StandIn):
 
     name = "bip"
     root = ""
+    pushes = True
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__()
         self.settings = settings
         self.password = make_secret("bip password", 24)
         self.list: list[Send] = []
-        self.events: list[Event] = []
 
     @override
     def credentials(self) -> dict[str, str]:
@@ -119,14 +140,22 @@ class Bip(StandIn):
             send = self._draw(rng, batch, index)
             self.list.append(send)
             if not send.sync:
-                self.events.append(Event(send.reported, "/report", send.body()))
-                if rng.random() < 0.2:
-                    again = send.reported + rng.uniform(1, 60) / batch.speed
-                    self.events.append(Event(again, "/report", send.body()))
+                self._report(rng, batch, send)
             for item in send.items:
                 self._schedule(rng, batch, item)
         if batch.size is not None:
             self._add_noise(rng, batch)
+
+    def _report(self, rng: Random, batch: Batch, send: Send) -> None:
+        for number, items in enumerate(send.parts()):
+            due = send.reported + (rng.uniform(0, 20) / batch.speed if number else 0)
+            posts = [Event(due, "/report", send.body(number))]
+            if rng.random() < 0.2:
+                posts.append(Event(due + rng.uniform(1, 60) / batch.speed, "/report", send.body(number)))
+            self.events += posts
+            send.posts += posts
+            for item in items:
+                item.posts.extend(posts)
 
     def _draw(self, rng: Random, batch: Batch, index: int) -> Send:
         # A sender of one batch asks for sync and async in turn.
@@ -136,7 +165,8 @@ class Bip(StandIn):
             at += (-rng.uniform(0, 2)) if sync else rng.uniform(0, 150) / batch.speed
         txnid = f"Tx{batch.number}-{index}-{'Content' if index % 2 else 'Broadcast'}"
         reported = at if sync else at + rng.uniform(2, 120) / batch.speed
-        code = {5: 308, 11: 309}.get(index % 16, 0) if batch.size is not None else 0
+        failed = batch.size is not None and index % 8 == 5
+        code = FAILED[index // 8 % len(FAILED)] if failed else 0
         send = Send(txnid, batch.number, sync, at, reported, code)
         if code == 0:
             send.items = self._items(rng, batch, send, index)
@@ -149,18 +179,20 @@ class Bip(StandIn):
             numbers = [draw_number(rng, batch.outcome or draw_outcome(rng)) for _ in range(count)]
         total = 2 if batch.size is not None and index % 7 == 2 else 1
         items = []
+        counted: dict[str, int] = {}
         for place, number in enumerate(numbers):
             receiver = number
             if batch.size is not None and index % 6 == 4:
                 receiver = base64.b64encode(rng.randbytes(16)).decode()
-            for nth in range(1, total + 1):
-                outcome = "quota" if nth == 2 and place % 3 == 1 else read_outcome(number)
+            for message in range(1, total + 1):
+                nth = counted[receiver] = counted.get(receiver, 0) + 1
+                outcome = "quota" if message == 2 and place % 3 == 1 else read_outcome(number)
                 if outcome in REFUSED:
-                    items.append(Item(receiver, 312, None, nth, total, ()))
+                    items.append(Item(receiver, rng.choice(REFUSED[outcome]), None, nth, ()))
                     continue
                 reportid = f"{rng.getrandbits(30):06x}-{len(self.list)}{nth}{rng.randrange(10_000):04d}"
                 notices = self._notices(rng, batch, send.at, outcome)
-                items.append(Item(receiver, 0, reportid, nth, total, notices))
+                items.append(Item(receiver, 0, reportid, nth, notices))
         return items
 
     def _notices(self, rng: Random, batch: Batch, at: float, outcome: str) -> tuple[Notice, ...]:
@@ -187,9 +219,10 @@ class Bip(StandIn):
                 "txnid": f"Gp{rng.randrange(10**6)}-{rng.randrange(100)}",
                 "report": {"reportid": item.reportid, "reporttype": notice.kind},
             }
-            self.events.append(Event(notice.due, "", body))
+            notice.events.append(Event(notice.due, "", body))
             while rng.random() < 0.12:
-                self.events.append(Event(notice.due + rng.uniform(0, 80) / batch.speed, "", body))
+                notice.events.append(Event(notice.due + rng.uniform(0, 80) / batch.speed, "", body))
+            self.events += notice.events
 
     def _add_noise(self, rng: Random, batch: Batch) -> None:
         for _ in range(6):
@@ -259,43 +292,47 @@ class Bip(StandIn):
         return [row for send in self.list for row in self._rows(send, now)]
 
     def _rows(self, send: Send, now: float) -> list[Row]:
-        reported = send.reported <= now
         if send.resultcode:
-            return [self._failed_send(send)] if reported else []
+            at = send.told_at(send.posts, now)
+            return [] if at is None else [self._failed_send(send, at)]
         rows: list[Row] = []
-        ordinals: dict[str, int] = {}
         for item in send.items:
-            ordinals[item.receiver] = ordinals.get(item.receiver, 0) + 1
+            at = send.told_at(item.posts, now)
             if item.reportid is None:
-                if reported:
-                    rows.append(self._failed_item(send, item, ordinals[item.receiver]))
-            elif reported or any(one.due <= now for one in item.notices):
-                rows.append(self._message(send, item, now, reported=reported))
+                rows += [] if at is None else [self._failed_item(send, item, at)]
+            elif at is not None or any(event.reached(now) for one in item.notices for event in one.events):
+                rows.append(self._message(send, item, now, at))
         return rows
 
-    def _failed_send(self, send: Send) -> Row:
-        row = build_row(self.name, "order", send.txnid, "rejected", settles_at=send.reported)
+    def _failed_send(self, send: Send, at: float) -> Row:
+        row = build_row(self.name, "order", send.txnid, "rejected", settles_at=send.reported, ever={"rejected": at})
         row |= {"parent_key": send.txnid, "client_ref": send.txnid}
-        row["reason"] = "quota" if send.resultcode == 308 else "other"
+        row["reason"] = REASONS.get(send.resultcode, "other")
         return row
 
-    def _failed_item(self, send: Send, item: Item, ordinal: int) -> Row:
+    def _failed_item(self, send: Send, item: Item, at: float) -> Row:
         receiver = write_e164(item.receiver)
-        key = ":".join(map(encode_part, (send.txnid, receiver, str(ordinal))))
-        row = build_row(self.name, "message", key, "rejected", settles_at=send.reported)
+        key = ":".join(map(encode_part, (send.txnid, receiver, str(item.nth))))
+        row = build_row(self.name, "message", key, "rejected", settles_at=send.reported, ever={"rejected": at})
         row |= {"parent_key": send.txnid, "client_ref": send.txnid}
-        return row | {"recipient": receiver, "reason": "quota"}
+        return row | {"recipient": receiver, "reason": REASONS.get(item.resultcode, "other")}
 
-    def _message(self, send: Send, item: Item, now: float, *, reported: bool) -> Row:
+    def _message(self, send: Send, item: Item, now: float, reported_at: float | None) -> Row:
         words = {0: "delivered", 1: "read", 9: "unknown"}
-        seen = [one for one in item.notices if one.due <= now]
-        best = max(seen, key=lambda one: (one.kind % 9, one.sent), default=None)
+        seen = [(one, at) for one in item.notices if (at := first_reached(one.events, now)) is not None]
+        best = max((one for one, _ in seen), key=lambda one: (one.kind % 9, one.sent), default=None)
         status = words[best.kind] if best else "enroute"
         ends = max((one.due for one in item.notices), default=NEVER)
-        row = build_row(self.name, "message", str(item.reportid), status, settles_at=ends)
+        ever = first_times([(send.at, "enroute"), *((at, words[one.kind]) for one, at in seen)])
+        row = build_row(self.name, "message", str(item.reportid), status, settles_at=ends, ever=ever)
         row["recipient"] = write_e164(item.receiver)
-        if reported:
+        if reported_at is not None:
             row |= {"parent_key": send.txnid, "client_ref": send.txnid}
         if best and status != "unknown":
             row["done_at"] = iso(best.sent)
         return row
+
+
+def first_reached(events: list[Event], now: float) -> float | None:
+    """When the first of some pushes may have been received, or None."""
+    return min((event.due for event in events if event.reached(now)), default=None)

@@ -1,6 +1,7 @@
 """The control API: what a demo or a test may ask of the sandbox, and do to it."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import asdict
 from time import time
 from typing import Any
@@ -18,18 +19,19 @@ from sandbox.world import World
 
 
 class Control:
-    """Handlers over one world and its pushes."""
+    """Handlers over one world and the pushes of its providers."""
 
-    def __init__(self, world: World, pushes: Pushes) -> None:
+    def __init__(self, world: World, pushes: Mapping[str, Pushes]) -> None:
         self.world, self.pushes = world, pushes
         self.replan()
 
     def replan(self) -> None:
         """Plans all pushes of the world, and to whom the state file says."""
-        self.pushes.clear()
-        self.pushes.plan(self.world.bip.events)
-        if self.world.callback:
-            self.pushes.start(Callback(**self.world.callback))
+        for name, pushes in self.pushes.items():
+            pushes.clear()
+            pushes.plan(self.world.standins[name].events)
+            if name in self.world.callbacks:
+                pushes.start(Callback(**self.world.callbacks[name]))
 
     def application(self) -> Starlette:
         """The ASGI application."""
@@ -47,8 +49,8 @@ class Control:
                 Route("/faults", self.change_faults, methods=["GET", "POST", "DELETE"]),
                 Route("/limits", self.change_limit, methods=["POST"]),
                 Route("/settings", self.change_settings, methods=["POST"]),
-                Route("/bip/callback", self.start_pushes, methods=["POST"]),
-                Route("/bip/pushes", self.show_pushes),
+                Route("/{provider}/callback", self.start_pushes, methods=["POST"]),
+                Route("/{provider}/pushes", self.show_pushes),
                 Route("/reset", self.reset, methods=["POST"]),
             ],
             exception_handlers={
@@ -90,7 +92,8 @@ class Control:
             raise ValueError(f"there is no outcome {outcome}; known: {', '.join(OUTCOMES)}")
         recipients = [str(one).lstrip("+") for one in values.get("recipients", [])]
         batch, events = self.world.send(provider, int(values.get("count", 1)), outcome, recipients)
-        self.pushes.plan(events)
+        if provider in self.pushes:
+            self.pushes[provider].plan(events)
         body = {
             "batch": batch,
             "sends": self.world.sends(provider, batch),
@@ -109,7 +112,7 @@ class Control:
         """Whether every life that has an end has reached it, and when it does."""
         del request
         at, now = self.world.settles_at(), time()
-        waiting = self.pushes.counts.waiting if self.pushes.callback else 0
+        waiting = sum(pushes.waiting_by(max(at, now)) for pushes in self.pushes.values())
         settled = now >= at and waiting == 0
         return JSONResponse({"settled": settled, "at": iso(at), "pushes_waiting": waiting})
 
@@ -124,16 +127,13 @@ class Control:
         return JSONResponse(self.world.ledger.tell(since, violations=True))
 
     async def change_faults(self, request: Request) -> Response:
-        """Orders trouble, takes all of it back, or lists it."""
+        """Orders trouble, takes all of it back (calm), or lists it."""
         faults = self.world.faults
         if request.method == "DELETE":
-            faults.orders = []
+            faults.calm()
         if request.method == "POST":
             values = await read_values(request)
-            provider = known_provider(values["provider"])
-            if provider == "bip":
-                raise ValueError("nobody asks BiP anything, so it cannot answer wrongly")
-            faults.order(provider, values["kind"], values)
+            faults.order(values.get("provider", "all"), values["kind"], values)
         return JSONResponse([asdict(fault) for fault in faults.orders])
 
     async def change_limit(self, request: Request) -> Response:
@@ -148,17 +148,26 @@ class Control:
         return JSONResponse(asdict(self.world.settings))
 
     async def start_pushes(self, request: Request) -> Response:
-        """Pushes BiP's reports and notices to this URL from now on."""
+        """Pushes what this provider says to this URL from now on."""
+        provider = self._pushing(request)
         values = await read_values(request)
-        self.world.callback = {name: str(values[name]) for name in ("url", "user", "password")}
+        callback: dict[str, str] = {"url": str(values["url"])}
+        callback |= {name: str(value) for name, value in values.items() if name in ("user", "password")}
+        self.world.callbacks[provider] = callback
         self.world.remember()
-        self.pushes.start(Callback(**self.world.callback))
-        return JSONResponse(self.pushes.tell())
+        self.pushes[provider].start(Callback(**callback))
+        return JSONResponse(self.pushes[provider].tell())
 
     async def show_pushes(self, request: Request) -> Response:
         """What became of the pushes."""
-        del request
-        return JSONResponse(self.pushes.tell())
+        return JSONResponse(self.pushes[self._pushing(request)].tell())
+
+    def _pushing(self, request: Request) -> str:
+        """The provider of the path, if it is one that pushes."""
+        provider = known_provider(request.path_params["provider"])
+        if provider not in self.pushes:
+            raise ValueError(f"{provider} pushes nothing; known: {', '.join(self.pushes)}")
+        return provider
 
     async def reset(self, request: Request) -> Response:
         """A new life from now on."""

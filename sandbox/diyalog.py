@@ -35,6 +35,9 @@ HEADERS = (
     ("x-dlg-authorization", "x-authorization"),
     ("x-dlg-requester-userid", "x-requester-userid"),
 )
+LATE_CUSTOMER = 3
+LATE_SECONDS = 240
+"""How long after the start, at speed 1, the customer at that place is unknown to the server."""
 STAFF = ("45186", "45%18:6", "70012", "70013", "70014")
 
 
@@ -58,11 +61,13 @@ class Diyalog(StandIn):
     root = ""
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__()
         self.settings = settings
         self.access_key_id = "AKDEMO" + make_secret("diyalog id", 14)
         self.secret = make_secret("diyalog secret", 40)
         self.conversations: list[Conversation] = []
         self.customers: dict[str, list[Conversation]] = {}
+        self.known_from: dict[str, float] = {}
 
     @override
     def credentials(self) -> dict[str, str]:
@@ -92,6 +97,9 @@ class Diyalog(StandIn):
         for index in range(customers):
             customer = str(2_337_000 + batch.number * 10_000 + index)
             many = days * 3 if batch.size is not None and index == 1 else days
+            if batch.size is not None and index == LATE_CUSTOMER:
+                # Registered by the sender before the reporting server knows it: an error of one request, for a while.
+                self.known_from[customer] = batch.at + LATE_SECONDS / batch.speed
             for conversation in self._draw(rng, batch, customer, (index, many)):
                 self.conversations.append(conversation)
                 self.customers.setdefault(customer, []).append(conversation)
@@ -164,7 +172,7 @@ class Diyalog(StandIn):
         at = read_date(date)
         if at is None:
             return answer_text(400, "Authorization failed due to date not valid")
-        if abs(at - call.now) > self.settings.diyalog_max_skew_seconds:
+        if abs(at - call.now - call.clock) > self.settings.diyalog_max_skew_seconds:
             return answer_text(403, "Request time may not be correct.")
         secret = self.settings.diyalog_access_key_secret or self.secret
         wanted = sign(secret, call, date, newline=self.settings.diyalog_newline)
@@ -173,31 +181,68 @@ class Diyalog(StandIn):
             return self.unauthorized(call)
         return None
 
-    def _list(self, call: Call) -> Answer:
-        asked = call.json
+    def _find_fault(self, asked: Any, now: float) -> str | None:
+        """What is wrong with a request, in the server's words."""
         if not isinstance(asked, dict):
-            return answer_text(500, "Request body could not be read")
+            return "Request body could not be read"
         start, end = read_integer(asked.get("startDate")), read_integer(asked.get("endDate"))
         customer = asked.get("customerId")
         if start is None or end is None or not isinstance(customer, str) or not customer:
-            return answer_text(500, "startDate, endDate and customerId are required")
+            return "startDate, endDate and customerId are required"
         if start > end:
-            return answer_text(500, "startDate must be before endDate")
+            return "startDate must be before endDate"
         page, rows = read_integer(asked.get("pageNumber")), read_integer(asked.get("pageSize"))
         if page is None or rows is None or page < 1 or rows < 1:
-            return answer_text(500, "pageNumber and pageSize must start from 1")
+            return "pageNumber and pageSize must start from 1"
+        is_known = customer in self.customers and now >= self.known_from.get(customer, 0)
+        return None if is_known or self.settings.diyalog_unknown_is_empty else "Customer not found in the system"
+
+    def _list(self, call: Call) -> Answer:
+        asked = call.json
+        fault = self._find_fault(asked, call.now)
+        if fault is not None:
+            # "When the API hits an error it answers HTTP 500; the message is text": any error at all.
+            return answer_text(500, fault)
+        start, end = int(asked["startDate"]), int(asked["endDate"])
+        page, rows = int(asked["pageNumber"]), int(asked["pageSize"])
         found = [
             one
-            for one in self.customers.get(customer, ())
+            for one in self.customers.get(asked["customerId"], ())
             if start <= one.day * 1000 <= end
             and one.life.at(call.now) is not None
+            and call.now >= self.known_from.get(one.customer, 0)
             and asked.get("staffId") in (None, "", one.sender, one.receiver)
             and asked.get("isGroupMessaging") in (None, one.group != 0)
         ]
         found.sort(key=lambda one: (one.day, one.life.times[0]), reverse=True)
         rows = min(rows, PAGE)
-        shown = found[(page - 1) * rows : page * rows]
+        first = max(0, (page - 1) * rows + call.shift)
+        shown = found[first : first + rows]
         return answer_json(200, [tell(one, call.now) for one in shown])
+
+    # Faults that only its own lists know ----------------------------------------------------
+
+    @override
+    def rows_at(self, call: Call) -> tuple[str, ...] | None:
+        return ()
+
+    @override
+    def content(self, call: Call) -> Answer:
+        return self._list(call)
+
+    @override
+    def is_list(self, call: Call) -> bool:
+        return True
+
+    @override
+    def another(self, call: Call, rng: Random) -> Call | None:
+        known = list(self.customers)
+        return call.rewritten(lambda body: body.update(customerId=rng.choice(known), staffId=""))
+
+    @override
+    def another_page(self, call: Call, rng: Random) -> Call | None:
+        page = read_integer(call.dig("pageNumber")) or 1
+        return call.rewritten(lambda body: body.update(pageNumber=page - 1)) if page > 1 else None
 
     # What is true -------------------------------------------------------------------------
 
@@ -207,7 +252,7 @@ class Diyalog(StandIn):
         for index, (customer, listed) in enumerate(self.customers.items()):
             if listed[0].batch < since_batch:
                 continue
-            ends = max(one.life.times[-1] for one in listed)
+            ends = max(self.known_from.get(customer, 0), *(one.life.times[-1] for one in listed))
             alone = listed[0].batch == 0 and index == 2
             rows.append(
                 {
@@ -225,12 +270,16 @@ class Diyalog(StandIn):
 
     @override
     def settles_at(self) -> float:
-        return max((one.life.settles_at for one in self.conversations), default=0)
+        return max([0, *self.known_from.values(), *(one.life.settles_at for one in self.conversations)])
 
     @override
     def truth(self, now: float, settings: Settings) -> list[Row]:
         del settings
-        return [self._row(one, now) for one in self.conversations if one.life.at(now) is not None]
+        return [
+            self._row(one, now)
+            for one in self.conversations
+            if one.life.at(now) is not None and now >= self.known_from.get(one.customer, 0)
+        ]
 
     def _row(self, one: Conversation, now: float) -> Row:
         parts = (one.sender, one.receiver, str(one.group), utc_date(one.day))
@@ -243,6 +292,7 @@ class Diyalog(StandIn):
             recipient=one.receiver,
             total=one.life.at(now),
             settles_at=one.life.settles_at,
+            ever={"sent": one.life.times[0]},
         )
 
 

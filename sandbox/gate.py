@@ -7,10 +7,12 @@ import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 
 from starlette.types import Receive, Scope, Send
 
 from sandbox.ledger import Entry
+from sandbox.spoiling import Spoiler
 from sandbox.standin import StandIn
 from sandbox.wire import Answer, Call
 from sandbox.world import World
@@ -19,13 +21,6 @@ HANG_SECONDS = 300.0
 SLOW_SECONDS = 3.0
 DRIP_SECONDS = 0.5
 MOST_BODY = 4 * 1024 * 1024
-PAGE = "<!DOCTYPE html><html><body><h1>Bakım çalışması</h1></body></html>".encode()
-SPOILED = {
-    "http_500": Answer(500, b"Internal Server Error", "text/plain"),
-    "http_429": Answer(429, b"Too Many Requests", "text/plain", {"Retry-After": "1"}),
-    "html_200": Answer(200, PAGE, "text/html; charset=utf-8"),
-    "empty": Answer(200, b""),
-}
 
 Client = tuple[str, int]
 
@@ -123,7 +118,9 @@ class Gate:
         if why is not None:
             await self._reply(standin.throttled(call, entry.n, why), entry, send)
             return
-        entry.fault = self.world.faults.strike(self.name)
+        faults = self.world.faults
+        spoiler = Spoiler(standin, faults)
+        entry.fault = faults.strike(self.name, lambda kind: spoiler.applies(call, kind))
         latency = self.world.settings.latency_seconds
         pause = latency * random.uniform(0.5, 1.5)
         if entry.fault == "slow":
@@ -135,7 +132,9 @@ class Gate:
         if entry.fault in ("reset", "hang"):
             self.wires.cut(tuple(scope["client"]))
             return
-        answer = spoil(entry.fault, standin, call) or standin.answer(call)
+        answer = standin.answer(call)
+        if entry.fault is not None:
+            answer, entry.fault = spoiler.spoil(entry.fault, call)
         if entry.fault == "drip":
             await self._drip(answer, entry, receive, send)
         elif entry.fault == "truncate":
@@ -172,6 +171,7 @@ class Gate:
 def start_message(answer: Answer) -> dict[str, object]:
     """The head of an answer, its length always said."""
     headers = {
+        "date": formatdate(usegmt=True),
         "content-type": answer.content_type,
         "content-length": str(len(answer.body)),
         **answer.headers,
@@ -181,12 +181,3 @@ def start_message(answer: Answer) -> dict[str, object]:
         "status": answer.status,
         "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()],
     }
-
-
-def spoil(fault: str | None, standin: StandIn, call: Call) -> Answer | None:
-    """The wrong answer of a fault that has one."""
-    if fault == "garbage":
-        return Answer(200, b'{"\x00\xff\xfe' + random.randbytes(64))
-    if fault == "unauthorized":
-        return standin.unauthorized(call)
-    return SPOILED.get(fault or "")

@@ -1,13 +1,14 @@
-"""iletimerkezi.com: `get-reports/json` and `get-report/json`.
+"""iletimerkezi.com: `get-reports/json`, `get-report/json` and the webhook.
 
-Sources: toplusmsapi.com/sms/rapor/paket-ozet/json and docs/api/get-report; where they are silent,
-the decisions in the providers' page hold (gap of more than 10 days: 458; page 0: 464; past the
+Sources: toplusmsapi.com/sms/rapor/paket-ozet/json, …/liste/webhook, durum-kodlari-ve-mesajlar, and docs/api/get-report;
+where they are silent, the decisions in the providers' page hold (gap of more than 10 days: 458; page 0: 464; past the
 end: an empty page).
 """
 
 import hashlib
 import hmac
 import re
+import time
 from collections import defaultdict
 from datetime import date
 from random import Random
@@ -15,12 +16,12 @@ from typing import Any
 
 from typing_extensions import override
 
-from sandbox.iletimerkezi_orders import Order, Recipient, spread_orders
+from sandbox.iletimerkezi_orders import Order, Recipient, push_events, spread_orders
 from sandbox.istanbul import local_date, local_text
 from sandbox.lives import NEVER, draw_delay, draw_number, draw_outcome, read_outcome
 from sandbox.settings import Settings
 from sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
-from sandbox.truth import Row, build_row, write_e164
+from sandbox.truth import Row, build_row, first_times, write_e164
 from sandbox.wire import Answer, Call, answer_json, read_integer
 
 PAGE = 30
@@ -33,10 +34,15 @@ MESSAGES = {
     404: "API istek yapılan yönteme sahip değil",
     429: "Çok fazla istek yapıldı",
     455: "Sipariş bulunamadı",
-    456: "Sipariş gönderim zamanı henüz gelmedi",
+    456: "Sipariş gönderim tarihi henüz gelmedi",
     458: "Tarih aralığı hatalı.",
     464: "Sayfa değeri 1'den başlamalıdır",
 }
+WORDS = {110: "enroute", 111: "delivered", 112: "undeliverable", 119: "unknown"}
+FIRST_MESSAGE = 1_500_000_000
+"""Ids of single messages: below 2**31, because official clients read them as 32-bit integers."""
+HIDDEN_SECONDS = 3.0
+"""The longest time an order stays hidden from lists (see the fault `inserted`)."""
 
 
 class Iletimerkezi(StandIn):
@@ -44,18 +50,25 @@ class Iletimerkezi(StandIn):
 
     name = "iletimerkezi"
     root = ""
+    pushes = True
+    has_count = True
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__()
         self.settings = settings
         self.key = make_secret("iletimerkezi key", 32)
         self.secret = make_secret("iletimerkezi secret", 32)
         self.hash = hmac.new(self.secret.encode(), self.key.encode(), hashlib.sha256).hexdigest()
+        # 32 or more characters, because the webhook's address is all that a receiver can check.
+        self.webhook_secret = make_secret("iletimerkezi webhook", 40)
         self.orders: list[Order] = []
         self.by_id: dict[int, Order] = {}
+        self.next_message = FIRST_MESSAGE
+        self.hidden: tuple[int, float] | None = None
 
     @override
     def credentials(self) -> dict[str, str]:
-        return {"key": self.key, "hash": self.hash}
+        return {"key": self.key, "hash": self.hash, "webhook_secret": self.webhook_secret}
 
     @override
     def record(self) -> dict[str, Any]:
@@ -67,7 +80,7 @@ class Iletimerkezi(StandIn):
 
     @override
     def canaries(self) -> list[str]:
-        return [self.key, self.hash, self.secret]
+        return [self.key, self.hash, self.secret, self.webhook_secret, "kanaryawebhook"]
 
     # What is sent -------------------------------------------------------------------------
 
@@ -79,7 +92,11 @@ class Iletimerkezi(StandIn):
             order = self._draw(rng, batch, first + 7 * index, (submit, send, total), index)
             self.orders.append(order)
             self.by_id[order.id] = order
-        self.orders.sort(key=lambda order: (order.submit, order.id), reverse=True)
+            # What ended before the batch was pushed long ago.
+            events = push_events(rng, order, batch, self.next_message)
+            self.events += [event for event in events if event.due >= batch.at]
+            self.next_message += len(order.recipients)
+        self.orders.sort(key=lambda order: (order.submit, order.id))
 
     def _draw(self, rng: Random, batch: Batch, key: int, plan: tuple[float, float, int], index: int) -> Order:
         submit, send, total = int(plan[0]), int(plan[1]), plan[2]
@@ -111,7 +128,7 @@ class Iletimerkezi(StandIn):
 
     @override
     def endpoint(self, call: Call) -> str:
-        names = {"/v1/get-reports/json": "get-reports", "/v1/get-report/json": "get-report"}
+        names = {f"/v1/{name}/json": name for name in ("get-reports", "get-report", "get-balance")}
         return names.get(call.path.rstrip("/"), "?")
 
     @override
@@ -135,6 +152,9 @@ class Iletimerkezi(StandIn):
         given = request["authentication"]
         if (given.get("key"), given.get("hash")) != (self.key, self.hash):
             return self._refuse(401)
+        if endpoint == "get-balance":
+            status, balance = {"code": 200, "message": MESSAGES[200]}, {"amount": "1250.00", "sms": "33602"}
+            return answer_json(200, {"response": {"status": status, "balance": balance}})
         return self._list(call) if endpoint == "get-reports" else self._detail(call)
 
     def _refuse(self, code: int) -> Answer:
@@ -154,15 +174,36 @@ class Iletimerkezi(StandIn):
         if page < 1:
             return self._refuse(464)
         found = [
-            order for order in self.orders if order.submit <= call.now and first <= local_date(order.submit) <= last
+            order
+            for order in self.orders
+            if order.submit <= call.now
+            and first <= local_date(order.submit) <= last
+            and order.id != self._hidden_id(page)
         ]
-        shown = found[(page - 1) * PAGE : page * PAGE]
+        if self.settings.iletimerkezi_newest_first:
+            found.reverse()
+        start = max(0, (page - 1) * PAGE + call.shift)
+        count: int | str = len(found)
+        if self.settings.iletimerkezi_text_numbers and len(found) % 7 == 3:
+            count = str(count)
         body = {
             "status": {"code": 200, "message": MESSAGES[200]},
-            "count": str(len(found)) if len(found) % 7 == 3 else len(found),
-            "orders": [self._summary(order, call.now) for order in shown],
+            "count": count,
+            "orders": [self._summary(order, call.now) for order in found[start : start + PAGE]],
         }
         return answer_json(200, {"response": body})
+
+    @override
+    def hide_one(self, rng: Random, now: float) -> None:
+        # Until a later page than the first is asked for, or for a moment.
+        known = [order.id for order in self.orders if order.submit <= now]
+        if known:
+            self.hidden = (rng.choice(known), time.monotonic() + HIDDEN_SECONDS)
+
+    def _hidden_id(self, page: int) -> int | None:
+        if self.hidden is not None and (page > 1 or time.monotonic() > self.hidden[1]):
+            self.hidden = None
+        return self.hidden[0] if self.hidden else None
 
     def _summary(self, order: Order, now: float) -> dict[str, Any]:
         done, failed = order.counts(now)
@@ -178,10 +219,10 @@ class Iletimerkezi(StandIn):
             "sendAt": local_text(order.send),
             "sender": "eMarka",
         }
-        # Seen in the wild: the same field as a number here and as text there.
-        textual = {0: ("id",), 1: ("status",), 2: ("total", "delivered", "undelivered", "waiting")}
-        for name in textual.get(order.id // 7 % 5, ()):
-            item[name] = str(item[name])
+        if self.settings.iletimerkezi_text_numbers:
+            textual = {0: ("id",), 1: ("status",), 2: ("total", "delivered", "undelivered", "waiting")}
+            for name in textual.get(order.id // 7 % 5, ()):
+                item[name] = str(item[name])
         return item
 
     def _detail(self, call: Call) -> Answer:
@@ -202,13 +243,15 @@ class Iletimerkezi(StandIn):
         rows = min(rows, ROWS)
         order.reads += 1
         body = self._summary(order, call.now)
-        if order.id // 7 % 6 == 4 and len(order.recipients) <= ROWS:
-            # The detail of 2024 had no counters.
+        if self.settings.iletimerkezi_old_details and len(order.recipients) <= ROWS:
+            # The sample of 2024 has no counters.
             for name in ("total", "delivered", "undelivered", "waiting"):
                 del body[name]
         body["price"] = (1, 0.5, "0,0372")[order.id // 7 % 3]
         body["message"] = self._messages(order, (page - 1) * rows, rows, call.now)
-        code: int | str = "200" if order.id // 7 % 4 == 1 else 200
+        code: int | str = 200
+        if self.settings.iletimerkezi_text_numbers and order.id // 7 % 4 == 1:
+            code = "200"
         status = {"code": code, "message": MESSAGES[200]}
         return answer_json(200, {"response": {"status": status, "order": body}})
 
@@ -225,7 +268,8 @@ class Iletimerkezi(StandIn):
                 swapped = [codes[place] for place in equal[turn:] + equal[:turn]]
                 for place, code in zip(equal, swapped, strict=True):
                     codes[place] = code
-        old, textual = order.id // 7 % 6 == 4, order.id // 7 % 3 == 0
+        old = self.settings.iletimerkezi_old_details
+        textual = self.settings.iletimerkezi_text_numbers and order.id // 7 % 3 == 0
         return [
             {
                 "number": int(one.number[2:]) if old else write_e164(one.number),
@@ -244,8 +288,32 @@ class Iletimerkezi(StandIn):
 
     @override
     def settles_at(self) -> float:
-        ends = [order.closes for order in self.orders if order.send < order.submit + 40_000]
-        return max((end for end in ends if end != NEVER), default=0)
+        soon = {order.id for order in self.orders if order.send < order.submit + 40_000}
+        ends = [order.closes for order in self.orders if order.id in soon and order.closes != NEVER]
+        return max([0, *ends, *(event.due for event in self.events if event.body["report"]["packet_id"] in soon)])
+
+    # Faults that only its own lists and orders know ----------------------------------------
+
+    @override
+    def rows_at(self, call: Call) -> tuple[str, ...] | None:
+        return {"get-reports": ("orders",), "get-report": ("order", "message")}.get(self.endpoint(call))
+
+    @override
+    def is_list(self, call: Call) -> bool:
+        return self.endpoint(call) == "get-reports"
+
+    @override
+    def another(self, call: Call, rng: Random) -> Call | None:
+        if self.is_list(call):
+            return None
+        known = [order.id for order in self.orders if order.send <= call.now]
+        return call.rewritten(lambda body: body["request"]["order"].update(id=rng.choice(known)))
+
+    @override
+    def another_page(self, call: Call, rng: Random) -> Call | None:
+        page = read_integer(call.dig("request", "filter", "page")) or 1
+        del rng
+        return call.rewritten(lambda body: body["request"]["filter"].update(page=page - 1)) if page > 1 else None
 
     @override
     def truth(self, now: float, settings: Settings) -> list[Row]:
@@ -262,7 +330,7 @@ class Iletimerkezi(StandIn):
         done, failed = order.counts(now)
         total, code = len(order.recipients), order.status(now)
         if code == 113:
-            status = "enroute"
+            status = "enroute" if now >= order.send else "scheduled"
         elif code == 115:
             status = "rejected"
         else:
@@ -277,15 +345,15 @@ class Iletimerkezi(StandIn):
             delivered=done,
             undelivered=failed,
             waiting=total - done - failed,
-            sent_at=order.send,
+            sent_at=order.send if order.send <= now else None,
             settles_at=order.closes,
+            ever=first_times([(order.submit, "enroute")] + ([(order.closes, status)] if code != 113 else [])),
         )
-        if status == "enroute":
+        if code == 113:
             row["status_any"] = ["enroute", "scheduled"]
         return row
 
     def _recipient_rows(self, order: Order, now: float) -> list[Row]:
-        words = {111: "delivered", 112: "undeliverable", 110: "enroute", 119: "unknown"}
         equal: dict[str, list[Recipient]] = defaultdict(list)
         for one in order.recipients:
             equal[one.number].append(one)
@@ -293,10 +361,13 @@ class Iletimerkezi(StandIn):
         rows = []
         for number, group in equal.items():
             last = max(one.at for one in group)
+            # Nobody can tell equal numbers apart, so what was true of one may be said of each.
+            reached = sorted((one.at, WORDS[one.code]) for one in group if one.at <= now)
+            ever = first_times([(order.send, "enroute"), *reached])
             codes = sorted((one.read(now) for one in group), key=rank.__getitem__)
             for ordinal, code in enumerate(codes, 1):
                 key = f"{order.id}:{write_e164(number)}:{ordinal}"
-                row = build_row(self.name, "message", key, words[code], settles_at=last)
+                row = build_row(self.name, "message", key, WORDS[code], settles_at=last, ever=ever)
                 row |= {"parent_key": str(order.id), "recipient": write_e164(number)}
                 rows.append(row)
         return rows

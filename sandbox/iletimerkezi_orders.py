@@ -7,6 +7,11 @@ from random import Random
 from sandbox.istanbul import DAY_SECONDS
 from sandbox.settings import Size
 from sandbox.standin import Batch
+from sandbox.truth import write_e164
+from sandbox.wire import Event
+
+PUSHED = {111: "delivered", 112: "undelivered"}
+BODY = "Kanaryam kanaryawebhook ile uçtu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +83,26 @@ def spread_orders(rng: Random, batch: Batch) -> list[tuple[float, float, int]]:
 def draw_total(rng: Random, size: Size) -> int:
     """How many recipients; many orders have just one."""
     return 1 if rng.random() < 0.3 else rng.randint(2, size.order_recipients)
+
+
+def push_events(rng: Random, order: Order, batch: Batch, first_id: int) -> list[Event]:
+    """What the webhook says of an order: `accepted` at the sending, then how each message ended, a moment late.
+
+    It names order and number, so equal numbers are told apart by its own `id` alone. A status that the page does not
+    list is never pushed. Message ids begin with `first_id`.
+    """
+    events: list[Event] = []
+    for place, one in enumerate(order.recipients):
+        plan = [(float(order.send), "accepted")]
+        if one.code in PUSHED and one.at < batch.at + DAY_SECONDS:
+            plan.append((one.at, PUSHED[one.code]))
+        for at, word in plan:
+            report = {
+                "id": first_id + place,
+                "packet_id": order.id,
+                "status": word,
+                "to": write_e164(one.number),
+                "body": BODY,
+            }
+            events.append(Event(at + rng.uniform(0, 60) / batch.speed, "", {"report": report}))
+    return events

@@ -76,6 +76,10 @@ class Life(Generic[State]):
         index = bisect_right(self.times, now)
         return self.states[index - 1] if index else None
 
+    def reached(self, now: float) -> list[tuple[float, State]]:
+        """(since, state) of every state up to that moment, in order."""
+        return list(zip(self.times, self.states, strict=True))[: bisect_right(self.times, now)]
+
     def since(self, now: float) -> float:
         """When the state of that moment began; only asked after the first."""
         return self.times[bisect_right(self.times, now) - 1]

@@ -1,18 +1,22 @@
 """Organik API v2: `detailedreport`, JSON and XML.
 
-Sources: organikapi.com/documents/reports_detailed and the provider's own documents on GitHub.
-Errors come with HTTP 200; ids are text or numbers; the XML answer has no root, as in the sample.
+Sources: organikapi.com/documents/reports_detailed and the provider's own documents on GitHub (README, ERROR_CODES).
+Errors come with HTTP 200; ids are text or numbers. XML rows have no root, as in the sample; XML errors have the one
+that the README shows.
 """
 
 import hashlib
+import json
 import re
+import time
+from dataclasses import replace
 from random import Random
 from typing import Any
 from xml.sax.saxutils import escape
 
 from typing_extensions import override
 
-from sandbox.istanbul import DAY_SECONDS
+from sandbox.istanbul import DAY_SECONDS, local_text
 from sandbox.lives import (
     COMMON_WEIGHTS,
     NEVER,
@@ -33,12 +37,13 @@ from sandbox.organik_forms import (
     read_xml,
     register,
     tell_item,
+    tell_xml,
     write_item,
     write_track,
 )
 from sandbox.settings import Settings
 from sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
-from sandbox.truth import Row, allow_unreported, build_row, write_e164
+from sandbox.truth import Row, allow_unreported, build_row, first_times, write_e164
 from sandbox.wire import Answer, Call, answer_json
 
 VALIDITY_SECONDS = 2 * DAY_SECONDS
@@ -60,16 +65,23 @@ LAST: dict[str, tuple[int, tuple[int, ...]]] = {
     "unknown_word": (7, (0,)),
 }
 ERRORS = {
-    87: "Kayıt bulunamadı",
-    88: "Desteklenmeyen request_name",
-    89: "Kullanıcı bulunamadı veya aktif değil",
-    90: "API anahtarı 32 karakter olmalıdır",
-    91: "Desteklenmeyen yanıt türü",
-    92: "Desteklenmeyen istek türü",
-    93: "Aynı anda çok fazla istek yapıldı",
-    96: "Parametre hatası",
-    97: "Gövde biçimi hatalı",
-    99: "Yetkilendirme hatası",
+    1: "An unknown error has occurred.",
+    84: "Database operation failed.",
+    85: "The database could not be registered.",
+    86: "No valid registration data was found.",
+    87: "No records were found.",
+    88: "Unsupported request_name",
+    89: "User not found.",
+    90: "API KEY must be 32 characters.",
+    91: "Unsupported response type.",
+    92: "Unsupported request type.",
+    93: "Too much request.",
+    94: "Server temporary unavailable.",
+    95: "Server fault.",
+    96: "Invalid request parameters.",
+    97: "Invalid request body format.",
+    98: "Unauthorize IP address.",
+    99: "Authorization error.",
 }
 
 
@@ -80,6 +92,7 @@ class Organik(StandIn):
     root = ""
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__()
         self.settings = settings
         self.login = ("OrganikDemo", make_secret("organik password", 16))
         self.key = hashlib.md5("".join(self.login).encode(), usedforsecurity=False).hexdigest()
@@ -206,7 +219,7 @@ class Organik(StandIn):
 
     def _form(self, call: Call) -> str:
         found = PATH.fullmatch(call.path)
-        asked = (found[4] or found[3] or "json") if found else "json"
+        asked = (found[4] or found[3] or "json").lower() if found else "json"
         return "xml" if asked == "xml" else "json"
 
     @override
@@ -215,7 +228,7 @@ class Organik(StandIn):
         form = self._form(call)
         if found is None or call.method != "POST":
             return Answer(404, b"<h1>404 Not Found</h1>", "text/html; charset=utf-8")
-        asked = found[3] or "json"
+        asked = (found[3] or "json").lower()
         refusal = self._judge(found, asked)
         if refusal:
             return self._refuse(refusal, form)
@@ -228,12 +241,13 @@ class Organik(StandIn):
         if len(found[1]) != 32:
             return 90
         if found[1] != self.key:
-            return 89
+            # A well-formed key belongs to a user or to nobody; anything else cannot be a key.
+            return 89 if re.fullmatch(r"[0-9a-f]{32}", found[1]) else 99
         if found[2] != "detailedreport":
             return 88
         if asked not in ("json", "xml"):
             return 92
-        return 91 if (found[4] or asked) not in ("json", "xml") else None
+        return 91 if (found[4] or asked).lower() not in ("json", "xml") else None
 
     def _report(self, wanted: dict[str, list[str]], form: str, now: float) -> Answer:
         asked = sum(len(ids) for ids in wanted.values())
@@ -251,29 +265,39 @@ class Organik(StandIn):
         items = [tell_item(transaction, item, now) for transaction, item in found.values()]
         if form == "json":
             return answer_json(200, {"response": {"result": True, "data": items}})
-        return self._tell_xml("".join(map(write_item, items)), result=1)
-
-    def _tell_xml(self, inner: str, *, result: int) -> Answer:
+        rows = "".join(write_item(item, errorcode=not self.settings.organik_xml_no_errorcode) for item in items)
         if self.settings.organik_xml_wrapped:
-            body = f"<data>{inner}</data>" if result else inner
-            inner = f"<response><result>{result}</result>{body}</response>"
-        elif not result:
-            inner = f"<result>0</result>{inner}"
-        text = f'<?xml version="1.0" encoding="UTF-8" ?>\n{inner}'
-        return Answer(200, text.encode(), "application/xml")
+            rows = f"<response><result>1</result><data>{rows}</data></response>"
+        return tell_xml(rows)
 
     def _refuse(self, code: int, form: str) -> Answer:
         where = self.settings.organik_error_field
         error = {
             "message": ERRORS[code],
             "number": str(code) if where != "code" else "",
-            "time": "2016-11-02 11:47:38",
+            "time": local_text(time.time()),
             "code": code if where != "number" else 0,
         }
         if form == "json":
             return answer_json(200, {"response": {"result": False, "error": error}})
-        inner = "".join(f"<{name}>{escape(str(value))}</{name}>" for name, value in error.items())
-        return self._tell_xml(f"<error>{inner}</error>", result=0)
+        fields = "".join(f"<{name}>{escape(str(value))}</{name}>" for name, value in error.items())
+        inner = f"<result>0</result><error>{fields}</error>"
+        return tell_xml(inner if self.settings.organik_xml_bare_errors else f"<response>{inner}</response>")
+
+    # Faults that only its own transactions know ---------------------------------------------
+
+    @override
+    def rows_at(self, call: Call) -> tuple[str, ...] | None:
+        return ("data",)
+
+    @override
+    def another(self, call: Call, rng: Random) -> Call | None:
+        known = [one.id for one in self.transactions.values() if one.created <= call.now]
+        found = PATH.fullmatch(call.path)
+        if not known or found is None:
+            return None
+        body = json.dumps({"data": {"transaction_ids": [rng.choice(known)]}}).encode()
+        return replace(call, path=f"/v2/{found[1]}/{found[2]}/json/{self._form(call)}", body=body)
 
     # What is true -------------------------------------------------------------------------
 
@@ -326,6 +350,9 @@ class Organik(StandIn):
         status, reason = explain(shown["status"], shown["errorcode"])
         plain, plain_reason = explain(shown["status"], 0)
         done = shown["finish_date"] is not None
+        # A reader of XML without errorcodes may say what the status alone means.
+        said = [(at, explain(*state)[0]) for at, state in item.life.reached(now)]
+        said += [(at, explain(state[0], 0)[0]) for at, state in item.life.reached(now)]
         row = build_row(
             self.name,
             "message",
@@ -337,10 +364,11 @@ class Organik(StandIn):
             reason=reason,
             segments=shown["sms_count"],
             credits=shown["credit_amount"],
-            sent_at=transaction.start,
+            sent_at=transaction.start if shown["status"] else None,
             done_at=int(item.life.since(now)) if done else None,
             settles_at=item.life.settles_at,
             valid_until=transaction.valid_until,
+            ever=first_times(said),
             xml={"status": plain, "reason": plain_reason},
         )
         return allow_unreported(row, now, transaction.valid_until)

@@ -11,7 +11,7 @@ from defusedxml.ElementTree import fromstring
 
 from sandbox.istanbul import local_text
 from sandbox.lives import Life
-from sandbox.wire import Call
+from sandbox.wire import Answer, Call
 
 KINDS = ("transaction_ids", "delivery_track_ids", "gsm_track_ids")
 FOREIGN = "61491570156"
@@ -91,17 +91,23 @@ def tell_item(transaction: Transaction, item: Item, now: float) -> dict[str, Any
     }
 
 
-def write_item(item: dict[str, Any]) -> str:
-    """The same in XML, where the sample shows no errorcode."""
+def write_item(item: dict[str, Any], *, errorcode: bool = True) -> str:
+    """The same in XML. The JSON sample has an errorcode, the older XML sample has none."""
     return (
         "<item>"
         + "".join(
             f"<{name} />" if value is None else f"<{name}>{escape(str(value))}</{name}>"
             for name, value in item.items()
-            if name != "errorcode"
+            if errorcode or name != "errorcode"
         )
         + "</item>\n"
     )
+
+
+def tell_xml(inner: str) -> Answer:
+    """An XML answer; `inner` with or without a root."""
+    text = f'<?xml version="1.0" encoding="UTF-8" ?>\n{inner}'
+    return Answer(200, text.encode(), "application/xml")
 
 
 def explain(status: int, code: int) -> tuple[str, str | None]:
@@ -127,7 +133,8 @@ def read_json(call: Call) -> dict[str, list[str]] | None:
         ids = data.get(kind) or []
         if not isinstance(ids, list):
             return None
-        wanted[kind] = [str(one).strip() for one in ids]
+        # The official ASP client joins several ids to one text with commas.
+        wanted[kind] = [part.strip() for one in ids for part in str(one).split(",") if part.strip()]
     return wanted
 
 

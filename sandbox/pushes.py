@@ -1,4 +1,4 @@
-"""The pushing side of BiP: notices and reports POSTed to the callback URL until they are taken.
+"""The pushing side of a provider: events POSTed to its callback URL until they are taken.
 
 The documents say nothing about repeats; trying again for two minutes after a connection error or
 a 5xx answer is this sandbox's choice, so that a restarted receiver misses nothing.
@@ -7,15 +7,21 @@ a 5xx answer is this sandbox's choice, so that a restarted receiver misses nothi
 import asyncio
 import heapq
 import itertools
+import math
+import random
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from httpx._client import UseClientDefault
 
-from sandbox.bip import Event
+from sandbox.faults import Faults
+from sandbox.wire import Event
 
 AT_ONCE = 8
+LATE_SECONDS = 4.0
+"""How much later the faults `push_late` and `push_shuffled` let a push leave, at most."""
 GIVE_UP_SECONDS = 120.0
 LONGEST_WAIT = 8.0
 AGAIN = frozenset({408, 425, 429})
@@ -23,11 +29,18 @@ AGAIN = frozenset({408, 425, 429})
 
 @dataclass(frozen=True)
 class Callback:
-    """Where to push, with which login."""
+    """Where to push, with which login; without one where the address itself is the secret."""
 
     url: str
-    user: str
-    password: str
+    user: str | None = None
+    password: str | None = None
+
+    @property
+    def login(self) -> httpx.BasicAuth | UseClientDefault:
+        """Basic authentication, or none."""
+        if self.user is None or self.password is None:
+            return httpx.USE_CLIENT_DEFAULT
+        return httpx.BasicAuth(self.user, self.password)
 
 
 @dataclass
@@ -47,9 +60,10 @@ class Counts:
 
 
 class Pushes:
-    """One pump over a heap of due events."""
+    """One pump over a heap of due events of one provider."""
 
-    def __init__(self) -> None:
+    def __init__(self, provider: str, faults: Faults) -> None:
+        self.provider, self.faults = provider, faults
         self.callback: Callback | None = None
         self.counts = Counts()
         self.last_error: str | None = None
@@ -61,9 +75,12 @@ class Pushes:
     def plan(self, events: list[Event]) -> None:
         """Adds events to the heap; those that are due already go out at once."""
         for event in events:
-            heapq.heappush(self._heap, (event.due, next(self._order), event))
+            self._put(event, event.due)
         self.counts.planned += len(events)
         self._changed.set()
+
+    def _put(self, event: Event, at: float) -> None:
+        heapq.heappush(self._heap, (at, next(self._order), event))
 
     def clear(self) -> None:
         """Forgets what has not left yet; the counts begin again."""
@@ -71,6 +88,10 @@ class Pushes:
         for task in self._tasks:
             task.cancel()
         self.counts = Counts()
+
+    def waiting_by(self, at: float) -> int:
+        """How many pushes that are due by then have not been taken; without a callback nobody waits for them."""
+        return self.counts.waiting - sum(event.due > at for *_, event in self._heap) if self.callback else 0
 
     def start(self, callback: Callback) -> None:
         """Pushes to this URL from now on."""
@@ -88,10 +109,28 @@ class Pushes:
                     if not self._heap:
                         gate.release()
                         break
-                    event = heapq.heappop(self._heap)[2]
+                    due, _, event = heapq.heappop(self._heap)
+                    if self._spoil(event, due):
+                        gate.release()
+                        continue
                     task = asyncio.create_task(self._push(client, event, self.callback, gate))
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
+
+    def _spoil(self, event: Event, due: float) -> bool:
+        """What a fault does to this push; True when it does not leave now. A push suffers once at most."""
+        kind = self.faults.strike_push(self.provider) if due == event.due else None
+        if kind == "push_dropped":
+            event.lost = True
+            self.counts.planned -= 1
+        elif kind == "push_duplicated":
+            self.counts.planned += 1
+            self._put(event, math.nextafter(event.due, math.inf))
+        elif kind in ("push_late", "push_shuffled"):
+            # Shuffled ones overtake each other; late ones leave behind everything that is due meanwhile.
+            late = LATE_SECONDS if kind == "push_late" else random.uniform(0, LATE_SECONDS)
+            self._put(event, time.time() + late)
+        return kind in ("push_dropped", "push_late", "push_shuffled")
 
     async def _wait(self) -> None:
         self._changed.clear()
@@ -128,7 +167,7 @@ class Pushes:
         self.counts.attempts += 1
         url = callback.url.rstrip("/") + event.tail
         try:
-            answer = await client.post(url, json=event.body, auth=(callback.user, callback.password))
+            answer = await client.post(url, json=event.body, auth=callback.login)
         except httpx.HTTPError as error:
             self.last_error = type(error).__name__
             return None

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -102,8 +102,9 @@ class Sandbox:
         scale: str = "small",
         ports: Sequence[int] = EPHEMERAL,
         state: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.world = World(seed=seed, scale=scale, speed=speed, state=state)
+        self.world = World(seed=seed, scale=scale, speed=speed, state=state, settings=settings)
         self._ports = ports
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sandbox", daemon=True)
@@ -153,7 +154,8 @@ class Sandbox:
             self._ready.set()
 
     async def _serve(self) -> None:
-        wires, pushes = Wires(), Pushes()
+        wires = Wires()
+        pushes = {name: Pushes(name, self.world.faults) for name, one in self.world.standins.items() if one.pushes}
         control = Control(self.world, pushes)
         apps: list[ASGIApp] = [Gate(self.world, name, wires) for name in PROVIDERS]
         apps.append(control.application())
@@ -166,17 +168,19 @@ class Sandbox:
             log_config=None,
             access_log=False,
             server_header=False,
+            date_header=False,
             timeout_keep_alive=75,
         )
         # uvicorn takes part of a second as well, though its type says otherwise.
         config.timeout_graceful_shutdown = 0.2  # type: ignore[assignment]
         self._server = AnnouncedServer(config, self._ready)
-        pump = asyncio.create_task(pushes.run())
+        pumps = [asyncio.create_task(one.run()) for one in pushes.values()]
         try:
             await self._server.serve(self._sockets)
         finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
 
     # For tests ----------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ LIMITS = {
 
 @dataclass(slots=True)
 class Settings:
-    """Choices the documents leave open; changed with `POST /settings`."""
+    """Choices the documents leave open, and stress tests; changed with `POST /settings` or `--set NAME=VALUE`."""
 
     diyalog_newline: bool = True
     diyalog_max_skew_seconds: float = 900.0
@@ -61,6 +61,13 @@ class Settings:
     organik_xml_wrapped: bool = False
     organik_error_field: str = "both"
     vairo_unknown_status: int = 400
+    # Stress tests: off by default, because no document or official client shows them today.
+    iletimerkezi_newest_first: bool = False
+    iletimerkezi_text_numbers: bool = False
+    iletimerkezi_old_details: bool = False
+    organik_xml_bare_errors: bool = False
+    organik_xml_no_errorcode: bool = False
+    diyalog_unknown_is_empty: bool = False
     latency_seconds: float = 0.012
     limits: dict[str, Limit] = field(default_factory=lambda: dict(LIMITS))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sandbox.settings import Settings, Size
 from sandbox.truth import Row
-from sandbox.wire import Answer, Call
+from sandbox.wire import Answer, Call, Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,43 @@ class StandIn(ABC):
 
     name: str
     root: str
+    pushes = False
+    """Whether it POSTs `events` to a callback URL."""
+    has_count = False
+    """Whether its lists say how many rows they have in all."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    # What faults need to know; a stand-in that nobody asks anything keeps these.
+
+    def rows_at(self, call: Call) -> tuple[str, ...] | None:
+        """Where the rows stand in the JSON answer to this call; None where the answer has no rows."""
+        del call
+        return None
+
+    def content(self, call: Call) -> Answer:
+        """The answer to a call whose login was found good already: its body may have been changed since."""
+        return self.answer(call)
+
+    def is_list(self, call: Call) -> bool:
+        """Whether the answer is a page of a list that has further pages."""
+        del call
+        return False
+
+    def hide_one(self, rng: Random, now: float) -> None:
+        """Hides a row from lists for a moment, as if it came between two pages."""
+        del rng, now
+
+    def another(self, call: Call, rng: Random) -> Call | None:
+        """The same question about another subject; None where there is none."""
+        del call, rng
+        return None
+
+    def another_page(self, call: Call, rng: Random) -> Call | None:
+        """The same question for the page before; None where there is none."""
+        del call, rng
+        return None
 
     @abstractmethod
     def add(self, batch: Batch) -> None:

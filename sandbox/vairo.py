@@ -4,7 +4,7 @@ Sources: vairosms.com/api-destegi (numara-gonderim-raporu, gonderim-bilgisi, hat
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -23,12 +23,27 @@ from sandbox.lives import (
 )
 from sandbox.settings import Settings
 from sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
-from sandbox.truth import Row, allow_unreported, build_row, write_e164
+from sandbox.truth import Row, allow_unreported, build_row, first_times, write_e164
 from sandbox.wire import Answer, Call, answer_json
 
 ROOT = "/Panel/api/v1"
 TEXT = "Ben bir ceviz ağacıyım kanaryametni parkında (Ş ş Ğ ğ ç ı İ)"
 VALIDITY_SECONDS = DAY_SECONDS
+"""The validity of a send at speed 1."""
+SHORT_VALIDITY_SECONDS = 1080
+"""The same for a send that holds a number without an end, so that the wait for it ends within a demo."""
+BIG_SENDS = {
+    3: (12, True),
+    8: (25, False),
+    9: (7, False),
+    15: (40, True),
+    21: (40, False),
+    23: (6, True),
+    28: (30, False),
+    33: (18, True),
+    41: (9, False),
+}
+"""The large sends of a world by their place (odd: sent that second): how many numbers, and whether one has no end."""
 LAST_WORD = {
     "absent": "NOT_DELIVERED",
     "handset": "NOT_DELIVERED",
@@ -85,8 +100,21 @@ class Send:
 
     @property
     def ends(self) -> float:
-        """When every message has its last word, or the validity is over."""
-        return min(max(one.life.settles_at for one in self.messages), self.valid_until)
+        """When the send is over: a failed one with its last message, any other with its validity and not before.
+
+        The provider's sample of a finished send ends exactly 24 hours after it was created, though the sample of a
+        number is delivered ten seconds after sending.
+        """
+        failed_at = max(one.life.settles_at for one in self.messages)
+        return min(failed_at, self.valid_until) if self.failed else self.valid_until
+
+    def state(self, now: float) -> int:
+        """`paket_durum`: 0 running, 1 finished, -1 failed. 0 says nothing about single numbers."""
+        return 0 if now < self.ends else -1 if self.failed else 1
+
+    def credits(self, now: float) -> int:
+        """What the send costs: nothing where it failed."""
+        return 0 if self.state(now) == -1 else sum(one.segments for one in self.messages)
 
 
 class Vairo(StandIn):
@@ -96,6 +124,7 @@ class Vairo(StandIn):
     root = ROOT
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__()
         self.settings = settings
         self.key = make_secret("vairo key", 40)
         self.by_id: dict[int, Send] = {}
@@ -129,8 +158,12 @@ class Vairo(StandIn):
         if batch.recipients:
             return list(batch.recipients)
         weights = COMMON_WEIGHTS | ({"never": 1} if batch.size else {})
-        many = 1 if batch.size is None else 12 if index == 3 else rng.choice((1, 1, 2, 2, 4))
+        many, endless = BIG_SENDS.get(index) or (rng.choice((1, 1, 2, 2, 4)), False)
+        many, endless = (many, endless) if batch.size is not None else (1, False)
         numbers = [draw_number(rng, batch.outcome or draw_outcome(rng, weights)) for _ in range(many)]
+        if endless:
+            # It must not keep the others of its send out of anybody's table.
+            numbers[-1] = draw_number(rng, "never")
         if index % 25 == 4:
             numbers.append(numbers[0])
         return numbers
@@ -152,7 +185,7 @@ class Vairo(StandIn):
             for nth, number in enumerate(numbers)
         )
         # A message without an end gets a short validity, so the wait for it ends in a demo.
-        valid = 1080 / batch.speed if silent else VALIDITY_SECONDS
+        valid = (SHORT_VALIDITY_SECONDS if silent else VALIDITY_SECONDS) / batch.speed
         key = 187_000 + batch.number * 10_000 + index
         by_number = {one.number: one for one in messages}
         return Send(key, batch.number, int(created), int(created + valid), failed, messages, by_number)
@@ -242,15 +275,14 @@ class Vairo(StandIn):
         }
 
     def _info(self, send: Send, now: float) -> dict[str, Any]:
-        over = now >= send.ends
-        state = -1 if send.failed and over else int(over)
+        state = send.state(now)
         seconds = int(send.valid_until - send.created)
         info = {
             "id": send.id,
             "sms_baslik": "ULAKDEMO",
             "numara_toplam": len(send.messages),
-            "kredi_toplam": 0 if state == -1 else sum(one.segments for one in send.messages),
-            "sonlanma_zamani": local_text(send.ends) if over else ZERO_DATE,
+            "kredi_toplam": send.credits(now),
+            "sonlanma_zamani": local_text(send.ends) if state else ZERO_DATE,
             "ileri_tarih": ZERO_DATE,
             "gecerlilik_suresi": f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}",
             "paket_durum": state,
@@ -286,12 +318,52 @@ class Vairo(StandIn):
     @override
     def truth(self, now: float, settings: Settings) -> list[Row]:
         del settings
-        return [
-            self._row(send, message, now)
-            for send in self.by_id.values()
-            if send.created <= now
-            for message in send.by_number.values()
-        ]
+        rows: list[Row] = []
+        for send in self.by_id.values():
+            if send.created <= now:
+                rows += [self._row(send, message, now) for message in send.by_number.values()]
+                rows.append(self._send_row(send, now))
+        return rows
+
+    def _send_row(self, send: Send, now: float) -> Row:
+        """The send as a whole. Optional: a reader owes the numbers, and asks about the send when that is worth it."""
+        words = {0: "enroute", 1: "sent", -1: "rejected"}
+        status = words[send.state(now)]
+        reached = [(float(send.created), "enroute")] + ([(send.ends, status)] if send.state(now) else [])
+        row = build_row(
+            self.name,
+            "order",
+            str(send.id),
+            status,
+            reason="other" if status == "rejected" else None,
+            total=len(send.messages),
+            credits=send.credits(now),
+            # A failed send was never sent.
+            sent_at=None if status == "rejected" else send.created,
+            done_at=int(send.ends) if send.state(now) else None,
+            settles_at=send.ends,
+            valid_until=send.valid_until,
+            ever=first_times(reached),
+            optional=True,
+        )
+        return allow_unreported(row, now, send.valid_until)
+
+    # Faults that only its own numbers know --------------------------------------------------
+
+    @override
+    def rows_at(self, call: Call) -> tuple[str, ...] | None:
+        return ("aciklama",)
+
+    @override
+    def another(self, call: Call, rng: Random) -> Call | None:
+        sends = [send for send in self.by_id.values() if send.created <= call.now]
+        if not sends:
+            return None
+        send = rng.choice(sends)
+        head = call.path.rstrip("/").rpartition("/")[0]
+        moved = replace(call, path=f"{head}/{send.id}")
+        number = rng.choice(list(send.by_number))
+        return moved.rewritten(lambda body: body.update(numara=number[2:])) if call.method == "POST" else moved
 
     def _row(self, send: Send, message: Message, now: float) -> Row:
         status, reason = MEANING[message.life.at(now) or "DEFAULT"]
@@ -305,9 +377,10 @@ class Vairo(StandIn):
             recipient=write_e164(message.number),
             reason=reason,
             segments=message.segments,
-            sent_at=send.created,
+            sent_at=None if status == "scheduled" else send.created,
             settles_at=message.life.settles_at,
             valid_until=send.valid_until,
+            ever=first_times((at, MEANING[word][0]) for at, word in message.life.reached(now)),
         )
         if row["is_final"]:
             row["done_at"] = iso(int(message.life.since(now)))

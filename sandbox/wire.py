@@ -1,8 +1,8 @@
-"""A request as a stand-in sees it, and its answer; nothing here knows any provider."""
+"""A request as a stand-in sees it, its answer, and a push; nothing here knows any provider."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qs
@@ -18,6 +18,10 @@ class Call:
     headers: Mapping[str, str]
     body: bytes
     now: float
+    clock: float = 0.0
+    """How many seconds the server's clock is wrong (see the fault `clock`)."""
+    shift: int = 0
+    """By how many rows a paged list is displaced (see the fault `moved`)."""
 
     @cached_property
     def json(self) -> Any:
@@ -32,12 +36,35 @@ class Call:
         """Query parameters, the last of equal names."""
         return {name: values[-1] for name, values in parse_qs(self.query).items()}
 
+    def rewritten(self, change: Callable[[Any], object]) -> "Call":
+        """The same call with `change` made to a copy of its JSON body."""
+        body = json.loads(self.body)
+        change(body)
+        return replace(self, body=json.dumps(body).encode())
+
     def dig(self, *names: str) -> Any:
         """A value deep inside the JSON body, or None where the way does not exist."""
         value = self.json
         for name in names:
             value = value.get(name) if isinstance(value, dict) else None
         return value
+
+
+@dataclass(eq=False, slots=True)
+class Event:
+    """One POST to a callback URL: due at a moment, to the URL or to the path `tail` below it.
+
+    `lost` events were swallowed by a fault: nobody was ever told, so they are no part of the truth.
+    """
+
+    due: float
+    tail: str
+    body: dict[str, Any]
+    lost: bool = False
+
+    def reached(self, now: float) -> bool:
+        """Whether a receiver may have it by now."""
+        return self.due <= now and not self.lost
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from sandbox.bip import Bip, Event
+from sandbox.bip import Bip
 from sandbox.diyalog import Diyalog
 from sandbox.faults import Faults
 from sandbox.iletimerkezi import Iletimerkezi
@@ -20,6 +20,7 @@ from sandbox.settings import PROVIDERS, SIZES, Limit, Settings
 from sandbox.standin import Batch, StandIn
 from sandbox.truth import Row
 from sandbox.vairo import Vairo
+from sandbox.wire import Event
 
 MOST_AT_ONCE = 5_000
 
@@ -38,12 +39,21 @@ class Order:
 class World:
     """Everything the stand-ins know. Made again from the state file, it lives on unchanged."""
 
-    def __init__(self, *, seed: int, scale: str, speed: float, state: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int,
+        scale: str,
+        speed: float,
+        state: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.seed, self.scale, self.speed, self.state = seed, scale, speed, state
         self.start = float(int(time.time()))
         self.orders: list[Order] = []
-        self.callback: dict[str, str] | None = None
-        self.settings = Settings()
+        self.callbacks: dict[str, dict[str, str]] = {}
+        self.given = settings or {}
+        self.settings = self._first_settings()
         self.urls: dict[str, str] = {}
         if state is not None and state.exists():
             self._recall(json.loads(state.read_text()))
@@ -51,6 +61,11 @@ class World:
         self.faults = Faults(Random(f"{self.seed}/faults"))
         self._build()
         self.remember()
+
+    def _first_settings(self) -> Settings:
+        settings = Settings()
+        settings.change(dict(self.given))
+        return settings
 
     def _build(self) -> None:
         self.bip = Bip(self.settings)
@@ -86,7 +101,7 @@ class World:
     def _recall(self, kept: dict[str, Any]) -> None:
         self.seed, self.start = kept["seed"], kept["start"]
         self.scale, self.speed = kept["scale"], kept["speed"]
-        self.callback = kept["callback"]
+        self.callbacks = kept["callbacks"]
         self.orders = [Order(**{**one, "recipients": tuple(one["recipients"])}) for one in kept["orders"]]
 
     def remember(self) -> None:
@@ -98,7 +113,7 @@ class World:
             "start": self.start,
             "scale": self.scale,
             "speed": self.speed,
-            "callback": self.callback,
+            "callbacks": self.callbacks,
             "orders": [asdict(order) for order in self.orders],
         }
         fresh = self.state.with_name(self.state.name + ".new")
@@ -113,28 +128,29 @@ class World:
         """A new life from this second on: same seed, no orders, faults, log or changed limits."""
         self.start = float(int(time.time()))
         self.orders = []
-        fresh = Settings()
+        fresh = self._first_settings()
         for name in Settings.__slots__:
             setattr(self.settings, name, getattr(fresh, name))
         self.ledger.clear()
-        self.faults.orders = []
+        self.faults.calm()
+        self.faults.served.clear()
         self._build()
         self.remember()
 
     def send(
         self, provider: str, count: int, outcome: str | None, recipients: Iterable[str]
     ) -> tuple[int, list[Event]]:
-        """Sends now; returns the number of the batch and the events BiP will push for it."""
+        """Sends now; returns the number of the batch and the events the provider will push for it."""
         numbers = tuple(recipients)
         order = Order(provider, time.time(), min(count, MOST_AT_ONCE), outcome, numbers)
         if provider == "vairo" or numbers:
             # Whole seconds, as the bodies say them.
             order = Order(provider, float(int(order.at)), order.count, outcome, numbers)
         self.orders.append(order)
-        known = len(self.bip.events)
+        known = len(self.standins[provider].events)
         self._carry_out(len(self.orders), order)
         self.remember()
-        return len(self.orders), self.bip.events[known:]
+        return len(self.orders), self.standins[provider].events[known:]
 
     # What can be asked --------------------------------------------------------------------
 

@@ -154,11 +154,15 @@ class SandboxRun:
     def start_pushes(self, accounts: Sequence[Mapping[str, Any]], api_url: str) -> None:
         """Let the stand-ins that push do so."""
         for account in accounts:
-            if adapter_for(account["provider"]).record.callback_tails is None:
-                continue
-            credentials = list(account["credentials"].values())
+            record, credentials = adapter_for(account["provider"]).record, account["credentials"]
             url = f"{api_url}/callbacks/{account['provider']}/{account['id']}"
-            callback = {"url": url, "user": credentials[0], "password": credentials[1]}
+            if record.callback_secret is not None:
+                callback = {"url": f"{url}/{credentials[record.callback_secret]}"}
+            elif record.callback_tails is not None:
+                user, password = credentials.values()
+                callback = {"url": url, "user": user, "password": password}
+            else:
+                continue
             self.ask(f"/{account['provider']}/callback", callback)
 
     def unsettled(self, connection: Connection) -> list[str]:

@@ -2,65 +2,24 @@
 
 import base64
 import json
-import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from push_taker import Taker, taking
 
 from sandbox.server import Sandbox
 
 LOGIN = {"user": "taker", "password": "word"}
 
 
-class Taker(ThreadingHTTPServer):
-    """A tiny receiver: keeps what it took; answers 503 to the first `refusing` requests."""
-
-    daemon_threads = True
-
-    def __init__(self, refusing: int = 0) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.taken: list[tuple[str, dict[str, Any]]] = []
-        self.logins: set[str] = set()
-        self.refusing = refusing
-        self.lock = threading.Lock()
-        self.url = f"http://127.0.0.1:{self.server_port}/callbacks/bip/demo-bip"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Takes a POST."""
-
-    server: Taker
-
-    def do_POST(self) -> None:
-        """Keeps the body, or is not ready yet."""
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.logins.add(self.headers["Authorization"])
-            ready = self.server.refusing <= 0
-            self.server.refusing -= 1
-            if ready:
-                self.server.taken.append((self.path, body))
-        self.send_response(200 if ready else 503)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Says nothing."""
-
-
 @pytest.fixture
 def taker() -> Iterator[Taker]:
     """A receiver that is not ready for its first ten requests."""
-    server = Taker(refusing=10)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with taking("/callbacks/bip/demo-bip", refusing=10) as server:
+        yield server
 
 
 def settle(sandbox: Sandbox) -> None:
@@ -80,15 +39,14 @@ def fold(sandbox: Sandbox, taken: list[tuple[str, dict[str, Any]]]) -> dict[str,
     rows: dict[str, tuple[Any, ...]] = {}
     parents: dict[str, str] = {}
     for report in reports:
-        txnid, counted = report["txnid"], dict[str, int]()
+        txnid = report["txnid"]
         if int(report["resultcode"]) != 0:
             rows[txnid] = ("rejected", txnid)
         for item in report.get("list", ()):
-            counted[item["receiver"]] = counted.get(item["receiver"], 0) + 1
             if item["reportid"] is None:
                 plus = "+" if item["receiver"].isdigit() else ""
                 receiver = plus + item["receiver"].replace("%", "%25").replace(":", "%3A")
-                rows[f"{txnid}:{receiver}:{counted[item['receiver']]}"] = ("rejected", txnid)
+                rows[f"{txnid}:{receiver}:{item['totalnumberofmessage']}"] = ("rejected", txnid)
             else:
                 parents[item["reportid"]] = txnid
     best: dict[str, int] = dict.fromkeys(parents, -1)
@@ -108,7 +66,7 @@ def test_everything_is_pushed_in_the_end(taker: Taker) -> None:
         truth = {r["provider_key"]: (r["status"], r["parent_key"]) for r in sandbox.truth("bip")}
         pushes = sandbox.control("GET", "/bip/pushes")
         assert fold(sandbox, taker.taken) == truth
-    assert len(truth) > 180
+    assert len(truth) > 150
     assert {pushes["planned"], pushes["acknowledged"]} == {len(taker.taken)}
     assert pushes["attempts"] == len(taker.taken) + 10
     assert taker.logins == {"Basic " + base64.b64encode(b"taker:word").decode()}
@@ -160,6 +118,41 @@ def test_forms_are_those_of_the_pages(taker: Taker) -> None:
     failed = [body for body in reports if int(body["resultcode"])]
     assert failed
     assert not any("list" in body for body in failed)
+
+
+def test_refusals_have_the_codes_of_the_error_page(taker: Taker) -> None:
+    """Several codes from 301 on, of whole sends and of single messages; the truth gives each its reason."""
+    with Sandbox(seed=4, speed=2000, scale="large") as sandbox:
+        sandbox.control("POST", "/bip/callback", {"url": taker.url, **LOGIN})
+        settle(sandbox)
+        reasons = {row["provider_key"]: row["reason"] for row in sandbox.truth("bip") if row["status"] == "rejected"}
+        replies = [one["body"] for one in sandbox.control("GET", "/sends?provider=bip")["replies"]]
+    reports = replies + [body for path, body in taker.taken if path.endswith("/report")]
+    whole = {body["txnid"]: int(body["resultcode"]) for body in reports if int(body["resultcode"])}
+    single = {item["resultcode"] for body in reports for item in body.get("list", ()) if item["resultcode"]}
+    assert set(whole.values()) == {*range(300, 312)}
+    assert single == {301, 302, 305, 306, 307, 311, 312}
+    expected = {301: "invalid_number", 308: "quota"}
+    assert {txnid: reasons[txnid] for txnid in whole} == {
+        txnid: expected.get(code, "other") for txnid, code in whole.items()
+    }
+
+
+def test_totalnumberofmessage_is_the_place_of_a_message_also_over_several_reports(taker: Taker) -> None:
+    """A large send is reported in several POSTs with a `reqid` each; the place tells its messages apart."""
+    with Sandbox(seed=4, speed=2000, scale="demo") as sandbox:
+        sandbox.control("POST", "/bip/callback", {"url": taker.url, **LOGIN})
+        settle(sandbox)
+    reports = [body for path, body in taker.taken if path.endswith("/report") and "list" in body]
+    requests = {(body["txnid"], body["reqid"]): body["list"] for body in reports}
+    posts = Counter(txnid for txnid, _ in requests)
+    assert max(posts.values()) > 1
+    places: dict[tuple[str, str], list[int]] = {}
+    for (txnid, _), items in requests.items():
+        for item in items:
+            places.setdefault((txnid, item["receiver"]), []).append(item["totalnumberofmessage"])
+    assert max(map(len, places.values())) > 1
+    assert all(sorted(each) == list(range(1, len(each) + 1)) for each in places.values())
 
 
 def test_there_is_nothing_to_pull() -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from sandbox.lives import OUTCOMES
 from sandbox.server import Sandbox
+from sandbox.settings import PROVIDERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -203,7 +204,9 @@ def test_lives_only_go_forward() -> None:
     waiting = [row for row in last if not row["is_final"] and row["settles_at"] is not None]
     # What is still open has no end, or waits for tomorrow; conversation-days close by age.
     tomorrow = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + 80_000))
-    assert {row["provider"] for row in waiting if row["settles_at"] < tomorrow} == {"diyalog"}
+    # And a Vairo send as a whole runs until the end of its validity.
+    early = [row for row in waiting if row["settles_at"] < tomorrow]
+    assert {(row["provider"], row["granularity"]) for row in early} == {("diyalog", "conversation"), ("vairo", "order")}
 
 
 def test_the_demo_is_over_within_forty_seconds_of_its_start() -> None:
@@ -285,3 +288,28 @@ def test_the_documented_table_of_magic_numbers_is_the_one_in_use() -> None:
     rows = re.findall(r"^\| (\d\d)(?:-(\d\d))? \| `(\w+)`", text, re.MULTILINE)
     told = {name: range(int(first), int(last or first) + 1) for first, last, name in rows}
     assert told == OUTCOMES
+
+
+def test_stress_tests_and_a_storm_can_be_switched_on_at_the_start(client: httpx.Client) -> None:
+    """`--set` and `--faults`; a new life by `/reset` keeps the settings of the start and ends the storm."""
+    given = ("--set", "iletimerkezi_text_numbers=true", "--set", "organik_error_field=code", "--faults", "0.5")
+    with running("--scale", "small", "--ports", "0", *given) as urls:
+        control = urls["control"]
+        told = client.post(control + "/settings", json={"latency_seconds": 0.5}).json()
+        assert (told["iletimerkezi_text_numbers"], told["organik_error_field"]) == (True, "code")
+        storm = client.get(control + "/faults").json()
+        assert {(fault["kind"], fault["rate"]) for fault in storm} == {("everything", 0.5)}
+        assert [fault["provider"] for fault in storm] == list(PROVIDERS)
+        client.post(control + "/reset").raise_for_status()
+        again = client.post(control + "/settings", json={}).json()
+        assert (again["iletimerkezi_text_numbers"], again["latency_seconds"]) == (True, 0.012)
+        assert client.get(control + "/faults").json() == []
+
+
+@pytest.mark.parametrize("text", ["nothing=1", "iletimerkezi_text_numbers=7", "vairo_unknown_status"])
+def test_a_wrong_setting_is_refused_at_the_start(text: str) -> None:
+    """Exit code 2 and a sentence."""
+    command = [sys.executable, "-m", "sandbox", "--ports", "0", "--set", text]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--set" in done.stderr

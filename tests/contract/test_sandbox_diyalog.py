@@ -77,6 +77,8 @@ def test_the_vectors_are_taken_each_by_its_setting(sandbox: Sandbox, client: htt
     settings: dict[str, Any] = {
         "diyalog_access_key_secret": "TESTSECRET",
         "diyalog_max_skew_seconds": 1e12,
+        # The documents' own customer is none of ours.
+        "diyalog_unknown_is_empty": True,
     }
     sandbox.control("POST", "/settings", settings)
     statuses = []
@@ -199,3 +201,21 @@ def test_todays_count_changes_and_yesterdays_past_does_not(client: httpx.Client)
     assert changed
     assert changed <= set(days[-2:])
     assert set(early) < set(late)
+
+
+def test_a_customer_that_is_not_known_is_500_with_text(client: httpx.Client) -> None:
+    """Any error is 500 with text; one customer of each world becomes known a while after its sender registered it."""
+    with Sandbox(seed=2, speed=100) as young:
+        young.control("POST", "/limits", {"provider": "diyalog", "requests": 10_000})
+        late = young.control("GET", "/sends?provider=diyalog")[3]["value"]
+        stranger = send(young, client, write(young, customerId="999"))
+        assert (stranger.status_code, stranger.text) == (500, "Customer not found in the system")
+        first = send(young, client, write(young, customerId=late))
+        assert (first.status_code, first.text) == (500, "Customer not found in the system")
+        end = time.monotonic() + 30
+        while (answer := send(young, client, write(young, customerId=late))).status_code == 500:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert answer.json()
+        young.control("POST", "/settings", {"diyalog_unknown_is_empty": True})
+        assert send(young, client, write(young, customerId="999")).json() == []

@@ -1,7 +1,8 @@
 """The iletimerkezi stand-in answers as the documents say."""
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta, timezone
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import httpx
@@ -103,25 +104,61 @@ def test_wrong_login_body_and_path_are_told_apart(sandbox: Sandbox, client: http
     ] == [401, 400, 404, 404]
 
 
-def test_pages_of_thirty_shift_while_orders_arrive(sandbox: Sandbox, client: httpx.Client) -> None:
-    """Newest first; a new order pushes one from page 1 to page 2; past the end is empty."""
+def test_pages_of_thirty_are_oldest_first_and_a_new_order_joins_the_end(sandbox: Sandbox, client: httpx.Client) -> None:
+    """As in the sample; what arrives between two pages moves nothing; past the end is empty."""
     sandbox.control("POST", "/sends/iletimerkezi", {"count": 64})
     first = ask_list(sandbox, client, 0, page=1)[1]
     sandbox.control("POST", "/sends/iletimerkezi", {"count": 1})
     second = ask_list(sandbox, client, 0, page="2")[1]
+    ids = [one["id"] for one in first["orders"] + second["orders"]]
     assert len(first["orders"]) == 30
-    assert int(second["count"]) == int(first["count"]) + 1
-    assert int(first["orders"][-1]["id"]) == int(second["orders"][0]["id"])
+    assert second["count"] == first["count"] + 1
+    assert (ids, len(set(ids))) == (sorted(ids), 60)
     far = ask_list(sandbox, client, 0, page=99)[1]
-    assert (int(far["count"]), far["orders"]) == (int(second["count"]), [])
+    assert (far["count"], far["orders"]) == (second["count"], [])
 
 
-def test_ids_and_statuses_are_now_numbers_and_now_text(sandbox: Sandbox, client: httpx.Client) -> None:
-    """Both spellings occur within one list, as they do in the wild."""
+@contextmanager
+def setting(sandbox: Sandbox, name: str) -> Iterator[None]:
+    """A stress test switched on."""
+    sandbox.control("POST", "/settings", {name: True})
+    try:
+        yield
+    finally:
+        sandbox.control("POST", "/settings", {name: False})
+
+
+def test_newest_first_is_a_stress_test_in_which_a_new_order_moves_all_others(
+    sandbox: Sandbox, client: httpx.Client
+) -> None:
+    """It pushes one from page 1 to page 2."""
+    sandbox.control("POST", "/sends/iletimerkezi", {"count": 64})
+    with setting(sandbox, "iletimerkezi_newest_first"):
+        first = ask_list(sandbox, client, 0, page=1)[1]
+        sandbox.control("POST", "/sends/iletimerkezi", {"count": 1})
+        second = ask_list(sandbox, client, 0, page=2)[1]
+    assert first["orders"][-1]["id"] == second["orders"][0]["id"]
+
+
+def test_text_typed_numbers_are_a_stress_test(sandbox: Sandbox, client: httpx.Client) -> None:
+    """Both spellings within one list where it is on, numbers alone where it is off."""
     sandbox.control("POST", "/sends/iletimerkezi", {"count": 20})
+    names = ("id", "status", "total", "delivered", "undelivered", "waiting")
     orders = ask_list(sandbox, client, 0)[1]["orders"]
-    assert {type(one["id"]) for one in orders} == {int, str}
-    assert {type(one["status"]) for one in orders} == {int, str}
+    assert {type(one[name]) for one in orders for name in names} == {int}
+    with setting(sandbox, "iletimerkezi_text_numbers"):
+        orders = ask_list(sandbox, client, 0)[1]["orders"]
+    assert [{type(one[name]) for one in orders} for name in names] == [{int, str}] * len(names)
+
+
+def test_the_detail_of_2024_is_a_stress_test(sandbox: Sandbox, client: httpx.Client) -> None:
+    """No counters, and numbers as integers of ten digits."""
+    key = next(row["provider_key"] for row in sandbox.truth("iletimerkezi") if row["granularity"] == "order")
+    new = post(sandbox, client, "/v1/get-report/json", order={"id": key})[1]["order"]
+    with setting(sandbox, "iletimerkezi_old_details"):
+        old = post(sandbox, client, "/v1/get-report/json", order={"id": key})[1]["order"]
+    assert set(new) - set(old) == {"total", "delivered", "undelivered", "waiting"}
+    assert [f"+90{one['number']}" for one in old["message"]] == [one["number"] for one in new["message"]]
 
 
 def test_a_detail_walks_in_pages_of_at_most_a_thousand(client: httpx.Client) -> None:
@@ -143,16 +180,12 @@ def test_a_detail_walks_in_pages_of_at_most_a_thousand(client: httpx.Client) -> 
 
 def test_unknown_and_scheduled_orders_have_their_own_codes(sandbox: Sandbox, client: httpx.Client) -> None:
     """455 for an order nobody has, 456 before its time has come."""
-    waiting = next(row for row in sandbox.truth("iletimerkezi") if (row["sent_at"] or "") > tomorrow())
+    # The last of them is the one that is scheduled for tomorrow.
+    *_, waiting = (row for row in sandbox.truth("iletimerkezi") if row["status"] == "scheduled")
     assert [
         post(sandbox, client, "/v1/get-report/json", order={"id": 5})[0],
         post(sandbox, client, "/v1/get-report/json", order={"id": waiting["provider_key"]})[0],
     ] == [455, 456]
-
-
-def tomorrow() -> str:
-    """ISO text of a moment that only the order scheduled for tomorrow lies behind."""
-    return (datetime.now(UTC) + timedelta(hours=5)).isoformat()
 
 
 def test_equal_numbers_change_places_between_reads(client: httpx.Client) -> None:

@@ -1,8 +1,10 @@
 """The Organik stand-in answers as the documents say."""
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -111,6 +113,7 @@ def test_errors_come_with_http_200(sandbox: Sandbox, client: httpx.Client) -> No
     tails = {
         address(sandbox, key="short"): 90,
         address(sandbox, key="0" * 32): 89,
+        address(sandbox, key="x" * 32): 99,
         address(sandbox, "nosuchreport/json/"): 88,
         address(sandbox, "detailedreport/yaml/"): 92,
         address(sandbox, "detailedreport/json/yaml/"): 91,
@@ -122,8 +125,50 @@ def test_errors_come_with_http_200(sandbox: Sandbox, client: httpx.Client) -> No
     assert code(answer.json()["response"])[1] == 97
 
 
-def test_xml_has_no_root_and_no_errorcode(sandbox: Sandbox, client: httpx.Client) -> None:
-    """As in the sample; a setting wraps it; the request may be XML as well."""
+def test_errors_are_worded_as_in_the_table_and_dated_now(sandbox: Sandbox, client: httpx.Client) -> None:
+    """English words; the time is Istanbul's."""
+    error = ask(sandbox, client, transaction_ids=[1])["error"]
+    said = datetime.fromisoformat(error["time"]).replace(tzinfo=timezone(timedelta(hours=3)))
+    assert error["message"] == "No records were found."
+    assert abs((datetime.now(UTC) - said).total_seconds()) < 60
+
+
+@pytest.mark.parametrize(
+    ("tail", "form"), [("JSON", "json"), ("XML/JSON", "json"), ("JSON/XML", "xml"), ("Xml", "xml")]
+)
+def test_the_types_in_the_path_may_be_in_capitals(sandbox: Sandbox, client: httpx.Client, tail: str, form: str) -> None:
+    """The provider's README lists them so."""
+    known = sends(sandbox, "transaction")[0]
+    xml = f"<document><data><transaction_ids>{known}</transaction_ids></data></document>"
+    content = xml if tail.upper().startswith("XML") else json.dumps({"data": {"transaction_ids": [known]}})
+    answer = client.post(address(sandbox, f"detailedreport/{tail}/"), content=content)
+    assert answer.headers["content-type"] == f"application/{form}"
+    assert str(known) in answer.text
+
+
+def test_one_text_may_hold_several_ids_with_commas(sandbox: Sandbox, client: httpx.Client) -> None:
+    """The official ASP client sends them so; empty kinds are `[""]` at the JavaScript one."""
+    known = sends(sandbox, "transaction")[:3]
+    apart = ask(sandbox, client, transaction_ids=known)["data"]
+    joined = ask(sandbox, client, transaction_ids=[",".join(known)], gsm_track_ids=[""])["data"]
+    assert joined == apart
+
+
+def test_an_error_in_xml_has_the_documented_root(sandbox: Sandbox, client: httpx.Client) -> None:
+    """`<response><result>0</result><error>…`; without a root only as a stress test."""
+    body = {"data": {"transaction_ids": [1]}}
+    rooted = client.post(address(sandbox, "detailedreport/json/xml"), json=body)
+    sandbox.control("POST", "/settings", {"organik_xml_bare_errors": True})
+    bare = client.post(address(sandbox, "detailedreport/json/xml"), json=body)
+    sandbox.control("POST", "/settings", {"organik_xml_bare_errors": False})
+    found = ET.fromstring(rooted.content)
+    assert (found.tag, found.findtext("result"), found.findtext("error/number")) == ("response", "0", "87")
+    assert "<response>" not in bare.text
+    assert "<result>0</result><error>" in bare.text
+
+
+def test_xml_rows_have_no_root(sandbox: Sandbox, client: httpx.Client) -> None:
+    """As in the sample; a setting wraps them, another takes the errorcode away; the request may be XML as well."""
     known = sends(sandbox, "transaction")[0]
     asked = (
         '<?xml version="1.0" encoding="UTF-8"?><document><data>'
@@ -135,7 +180,7 @@ def test_xml_has_no_root_and_no_errorcode(sandbox: Sandbox, client: httpx.Client
     assert head == '<?xml version="1.0" encoding="UTF-8" ?>'
     items = ET.fromstring(f"<root>{rest}</root>").findall("item")
     assert items
-    assert {child.tag for item in items for child in item} == {
+    tags = {
         "gsm",
         "transaction_id",
         "gsm_track_id",
@@ -148,6 +193,12 @@ def test_xml_has_no_root_and_no_errorcode(sandbox: Sandbox, client: httpx.Client
         "credit_amount",
         "is_foreign_gsm",
     }
+    assert {child.tag for item in items for child in item} == tags | {"errorcode"}
+    sandbox.control("POST", "/settings", {"organik_xml_no_errorcode": True})
+    old = client.post(address(sandbox, "detailedreport/xml/"), content=asked.encode())
+    sandbox.control("POST", "/settings", {"organik_xml_no_errorcode": False})
+    rest = old.text.partition("\n")[2]
+    assert {child.tag for item in ET.fromstring(f"<root>{rest}</root>") for child in item} == tags
     sandbox.control("POST", "/settings", {"organik_xml_wrapped": True})
     body = {"data": {"transaction_ids": [known]}}
     wrapped = client.post(address(sandbox, "detailedreport/json/xml"), json=body)

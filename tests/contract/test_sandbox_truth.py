@@ -104,7 +104,11 @@ def test_iletimerkezi(sandbox: Sandbox, client: httpx.Client) -> None:
         if status is None:
             status = "delivered" if counts[1] == counts[0] else "undeliverable"
             status = "partially_delivered" if 0 < counts[1] < counts[0] else status
-        found["order", None, None, status, *counts, local(order["sendAt"])] += 1
+        sent = local(order["sendAt"])
+        if sent is not None and sent > datetime.now(UTC):
+            # Still to be sent: `sendAt` is a plan.
+            status, sent = "scheduled", None
+        found["order", None, None, status, *counts, sent] += 1
         for one in read_messages(sandbox, client, order):
             number = "+90" + str(one["number"])[-10:]
             word = words[str(one["status"])]
@@ -141,7 +145,21 @@ def test_vairo(sandbox: Sandbox, client: httpx.Client) -> None:
         parts = (str(body["id"]), str(body["sms_gonderim_id"]), row["client_ref"], recipient)
         found[*parts, word, body["mesaj_boy"], local(body["created_at"]), done] += 1
     columns = ("provider_key", "parent_key", "client_ref", "recipient", "status")
-    assert found == pick(sandbox, "vairo", *columns, "segments", "sent_at", "done_at")
+    told = pick(sandbox, "vairo", "granularity", *columns, "segments", "sent_at", "done_at")
+    assert found == Counter({row[1:]: many for row, many in told.items() if row[0] == "message"})
+    assert all(
+        gate(sandbox, client, row["provider_key"]) == (row["status"], row["total"], row["credits"])
+        for row in sandbox.truth("vairo")
+        if row["granularity"] == "order"
+    )
+
+
+def gate(sandbox: Sandbox, client: httpx.Client, send: str) -> tuple[str, int, int]:
+    """What GonderimBilgisi says of a send: its state in our words, its numbers, its credits."""
+    key, url = login(sandbox, 1)["api_key"], sandbox.urls["vairo"]
+    body = client.get(f"{url}/GonderimBilgisi/{send}?api_key={key}").json()["aciklama"]
+    status = {0: "enroute", 1: "sent", -1: "rejected"}[body["paket_durum"]]
+    return status, body["numara_toplam"], body["kredi_toplam"]
 
 
 def test_organik(sandbox: Sandbox, client: httpx.Client) -> None:
@@ -165,7 +183,8 @@ def test_organik(sandbox: Sandbox, client: httpx.Client) -> None:
         if item["status"] in (3, 4) and item["errorcode"] in (5, 6, 8, 23):
             word = "rejected"
         parts = (str(item["gsm_track_id"]), str(item["transaction_id"]))
-        start, finish = local(item["start_date"]), local(item["finish_date"])
+        start = local(item["start_date"]) if item["status"] else None
+        finish = local(item["finish_date"])
         more = (item["delivery_track_id"], f"+{item['gsm']}", word)
         found[*parts, *more, item["sms_count"], item["credit_amount"], start, finish] += 1
     columns = ("provider_key", "parent_key", "client_ref", "recipient", "status", "segments")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -127,7 +128,7 @@ def test_the_same_number_twice_is_shown_once(sandbox: Sandbox, client: httpx.Cli
 
 def test_the_gate_tells_running_finished_and_failed(client: httpx.Client) -> None:
     """`paket_durum` 0, 1 and -1; the zero date stands for not yet; GET and POST both answer."""
-    with Sandbox(seed=1, speed=1, scale="demo") as demo:
+    with Sandbox(seed=1, speed=24, scale="demo") as demo:
         sends = {row["value"].split(":")[0] for row in demo.control("GET", "/sends?provider=vairo")}
         demo.control("POST", "/limits", {"provider": "vairo", "requests": 10_000})
         bodies = [
@@ -137,6 +138,45 @@ def test_the_gate_tells_running_finished_and_failed(client: httpx.Client) -> Non
     assert {body["ileri_tarih"] for body in bodies} == {"0000-00-00 00:00:00"}
     assert all((body["paket_durum"] == 0) == (body["sonlanma_zamani"] == "0000-00-00 00:00:00") for body in bodies)
     assert all(("log" in body) == (body["paket_durum"] == -1) for body in bodies)
+
+
+def test_a_send_runs_until_its_validity_ends_whatever_its_numbers_say(client: httpx.Client) -> None:
+    """As in the sample, 24 hours after its creation (an hour at speed 24); its numbers are delivered long before."""
+    with Sandbox(seed=1, speed=4_000) as sandbox:
+        sandbox.control("POST", "/limits", {"provider": "vairo", "requests": 100_000})
+        made = sandbox.control("POST", "/sends/vairo", {"recipients": [f"9055500000{n:02d}" for n in range(40)]})
+        send, ends = made["sends"][0]["value"].split(":")[0], made["sends"][0]["valid_until"]
+        numbers = [row["value"].split(":")[1] for row in made["sends"]]
+        while [ask(sandbox, client, send, one).json()["aciklama"]["durum_gonderim"] for one in numbers] != [
+            "DELIVERED"
+        ] * 40:
+            time.sleep(0.05)
+        while True:
+            before = datetime.now(UTC)
+            body = gate(sandbox, client, send)["aciklama"]
+            if body["paket_durum"]:
+                break
+            assert before < datetime.fromisoformat(ends) + timedelta(seconds=5)
+            time.sleep(0.1)
+    created, ended = (datetime.fromisoformat(body[name]) for name in ("created_at", "sonlanma_zamani"))
+    assert datetime.now(UTC) >= datetime.fromisoformat(ends)
+    assert (ended - created).total_seconds() == int(86_400 / 4_000)
+    assert body["gecerlilik_suresi"] == "00:00:21"
+    assert body["numara_toplam"] == 40
+
+
+def test_a_world_has_large_sends_of_which_some_never_end() -> None:
+    """Two to forty numbers; a number without an end has a short validity, others of its send end in time."""
+    with Sandbox(seed=1, speed=24, scale="demo") as demo:
+        rows = [row for row in demo.truth("vairo") if row["granularity"] == "message"]
+    by_send: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_send.setdefault(row["parent_key"], []).append(row)
+    sizes = sorted(len(each) for each in by_send.values())
+    assert sizes[-1] == 40
+    assert sum(2 <= size <= 40 for size in sizes) > 80
+    endless = [each for each in by_send.values() if any(row["settles_at"] is None for row in each)]
+    assert sum(len(each) > 5 for each in endless) >= 4
 
 
 def test_young_messages_pass_through_the_open_words(client: httpx.Client) -> None:
