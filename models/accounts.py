@@ -33,6 +33,10 @@ class AccountSettings:
     retry: Mapping[str, Any]
     poll: Mapping[str, Any]
     options: Mapping[str, Any]
+    ca_file: str | None = None
+    """A PEM file of certificates that are trusted instead of the public ones."""
+    proxy: str | None = None
+    """`http://host:port`, or a reference to an address that may hold a password."""
     enabled: bool = True
 
 
@@ -71,6 +75,8 @@ class AccountRecord:
     last_trouble_at: datetime | None
     created_at: datetime
     crowded_at: datetime | None
+    ca_file: str | None
+    proxy: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

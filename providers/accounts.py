@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, available_timezones
 
+from core.zones import time_zone, zone_names
 from models.accounts import AccountSettings
 from providers.account_values import Mistake, Section
 from providers.adapter import Adapter, OptionSpec, ProviderRecord
@@ -187,9 +187,9 @@ def _timezone(table: Section) -> str:
     """The zone of the provider's bare local times and of days that people name."""
     name = table.take("timezone", DEFAULT_TIMEZONE)
     try:
-        return ZoneInfo(name).key
+        return time_zone(name).key
     except (OSError, ValueError, TypeError, LookupError):
-        table.wrong("timezone", "there is no such time zone", table.nearest(name, sorted(available_timezones())))
+        table.wrong("timezone", "there is no such time zone", table.nearest(name, sorted(zone_names())))
         return DEFAULT_TIMEZONE
 
 
