@@ -4,10 +4,12 @@ The rules come from the pinned `tzdata` package. Python would prefer the host's 
 than Turkey's change of 2016 puts every winter time one hour off.
 """
 
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import resources
 from importlib.metadata import version
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from pathlib import Path
+from zoneinfo import TZPATH, ZoneInfo, ZoneInfoNotFoundError
 
 _PACKAGE = "tzdata"
 
@@ -30,3 +32,19 @@ def time_zone(name: str) -> ZoneInfo:
 def zone_rules() -> str:
     """The package's version, for people."""
     return version(_PACKAGE)
+
+
+def host_differs(name: str) -> bool:
+    """Whether the host's own files, which are not used, put any month of 1990 to 2049 elsewhere."""
+    for folder in TZPATH:
+        file = Path(folder, *name.split("/"))
+        try:
+            with file.open("rb") as content:
+                theirs = ZoneInfo.from_file(content, key=name)
+        except (OSError, ValueError):
+            continue
+        months = (datetime(year, month, 1, tzinfo=UTC) for year in range(1990, 2050) for month in range(1, 13))
+        return any(
+            each.astimezone(theirs).utcoffset() != each.astimezone(time_zone(name)).utcoffset() for each in months
+        )
+    return False

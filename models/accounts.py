@@ -226,9 +226,10 @@ def _store(connection: Connection, spec: AccountSettings, old: AccountRecord | N
 
 
 def _is_elsewhere(spec: AccountSettings, old: AccountRecord) -> bool:
-    """Whether a pause that ends by itself was about credentials or an address that are no more."""
+    """Whether a pause that ends by itself was about credentials, an address or a way there that are no more."""
     by_itself = old.paused_until is not None and old.paused_until < FOREVER
-    return by_itself and spec.credentials_hash != old.credentials_hash
+    way_differs = (spec.ca_file, spec.proxy) != (old.ca_file, old.proxy)
+    return by_itself and (spec.credentials_hash != old.credentials_hash or way_differs)
 
 
 def _disable(connection: Connection, ids: Sequence[str]) -> None:

@@ -5,19 +5,27 @@ Nothing of the environment is read here (`SSL_CERT_FILE`, `HTTPS_PROXY` and the 
 
 import re
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from core.redaction import register_secret
-from core.settings import CredentialError
+from core.settings import CredentialError, is_reference, resolve_reference
 
-PROXY_FORM = "http://host:port, or env:NAME or file:PATH where it holds a user and password"
+PROXY_FORM = "http://host:port, or env:NAME or file:PATH that leads to http://user:password@host:port"
+_PLAIN = re.compile(r"[!-~]*")
 _HEADER_SAFE = re.compile(r"[^\x00-\x1f\x7f]*")
 
 
 class WayOutError(CredentialError):
     """An account's `ca_file` or `proxy` cannot be used; the text holds neither a password nor a proxy's address."""
+
+    def __init__(self, what: str, problem: str, right: str) -> None:
+        """`what`: which of the two; `problem`, `right`: parts of a sentence."""
+        super().__init__(f"The account's {what} cannot be used: {problem}; right would be {right}.")
+        self.problem = problem
+        self.right = right
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +55,12 @@ def trusting(ca_file: str) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except ssl.SSLError:
-        raise WayOutError(
-            f"The ca_file {ca_file} is not a PEM file of certificates: it must hold at least one block that begins "
-            "with -----BEGIN CERTIFICATE-----."
-        ) from None
-    except OSError as error:
-        raise WayOutError(
-            f"The ca_file {ca_file} cannot be read ({error.strerror}): give the path of a PEM file that exists and "
-            "that this user may read."
-        ) from None
+        right = "a PEM file: blocks that begin with -----BEGIN CERTIFICATE-----"
+        raise WayOutError("ca_file", "the file holds no certificate that can be read", right) from None
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "no such path"
+        right = "the path of a PEM file that exists and that this user may read"
+        raise WayOutError("ca_file", f"the file cannot be read ({why})", right) from None
     # Python 3.13 made this the default. Many companies' own authorities lack an extension that it demands.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
@@ -67,7 +72,7 @@ def version_of(ca_file: str | None) -> tuple[int, int, int] | None:
         return None
     try:
         found = Path(ca_file).stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
 
@@ -80,7 +85,7 @@ def proxy_of(url: str) -> Proxy:
     except ValueError:
         raise _no_proxy() from None
     is_address = bool(parts.hostname) and parts.path in {"", "/"} and not parts.query and not parts.fragment
-    if parts.scheme != "http" or not is_address or port == 0 or url.count("@") > 1 or any(map(str.isspace, url)):
+    if parts.scheme != "http" or not is_address or port == 0 or url.count("@") > 1 or not _PLAIN.fullmatch(url):
         raise _no_proxy()
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     address = f"http://{host}:{port or 80}"
@@ -95,13 +100,25 @@ def proxy_of(url: str) -> Proxy:
     return Proxy(url=address, login=(user.encode(), password.encode()))
 
 
+def resolved(proxy: str | None, resolve: Callable[[str], str] = resolve_reference) -> str | None:
+    """The proxy's address behind an account's `proxy`; `CredentialError` where a reference leads nowhere."""
+    return resolve(proxy) if proxy is not None and is_reference(proxy) else proxy
+
+
+def check_way_out(ca_file: str | None, proxy: str | None) -> None:
+    """`CredentialError` where the account's way out cannot be used from this machine."""
+    address = resolved(proxy)
+    if address is not None:
+        proxy_of(address)
+    if ca_file is not None:
+        trusting(ca_file)
+
+
 def has_login(url: str) -> bool:
     """Whether an address that was written out holds a user or a password."""
     return "@" in url
 
 
 def _no_proxy() -> WayOutError:
-    return WayOutError(
-        "The account's proxy is not an address of the form http://[user:password@]host:port (special characters of "
-        "the password percent-encoded; https and socks proxies are not supported)."
-    )
+    problem = "it is not the address of an HTTP proxy (https and socks proxies are not supported)"
+    return WayOutError("proxy", problem, f"{PROXY_FORM}, special characters of the password percent-encoded")

@@ -14,13 +14,13 @@ from sqlalchemy import Engine, RowMapping
 
 from core import clock
 from core.redaction import register_secret
-from core.settings import Settings, generated_secret, is_reference, resolve_reference
+from core.settings import Settings, generated_secret, resolve_reference
 from core.zones import time_zone
 from models.quarantine import new_key
 from providers.adapter import Account, Adapter
 from providers.http import HttpDoor
 from providers.registry import adapter_for
-from providers.way_out import WayOut
+from providers.way_out import WayOut, resolved
 from tasks.rejections import RejectionLog
 
 CREDENTIALS_LAST_SECONDS = 60.0
@@ -83,10 +83,7 @@ class Runtime:
 
         Only for who asks the provider: a process that receives its callbacks need not see either.
         """
-        proxy = row["proxy"]
-        if proxy is not None and is_reference(proxy):
-            proxy = self.credentials.get(proxy)
-        way_out = WayOut(ca_file=row["ca_file"], proxy=proxy)
+        way_out = WayOut(ca_file=row["ca_file"], proxy=resolved(row["proxy"], self.credentials.get))
         self.door.prepare(way_out)
         return way_out
 
