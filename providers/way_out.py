@@ -5,6 +5,7 @@ Nothing of the environment is read here (`SSL_CERT_FILE`, `HTTPS_PROXY` and the 
 
 import re
 import ssl
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,10 +95,11 @@ def proxy_of(url: str) -> Proxy:
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     if not user or ":" in user or not _HEADER_SAFE.fullmatch(user + password):
         raise _no_proxy()
-    for secret in (password, parts.password):
+    login = (user.encode(), password.encode())
+    for secret in (password, parts.password, b64encode(b":".join(login)).decode()):
         if secret:
             register_secret(secret)
-    return Proxy(url=address, login=(user.encode(), password.encode()))
+    return Proxy(url=address, login=login)
 
 
 def resolved(proxy: str | None, resolve: Callable[[str], str] = resolve_reference) -> str | None:

@@ -4,6 +4,7 @@ import itertools
 import socket
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -121,7 +122,9 @@ def test_requests_go_through_the_proxy(door: HttpDoor, authority: Authority, log
     else:
         assert proxy.asked[0] == f"POST {url}/s3cr3t/report?api_key=s3cr3t HTTP/1.1"
     assert PASSWORD not in repr(way)
-    assert "c4n4ry" not in redact_text(f"wrong: {PASSWORD} and {QUOTED}")
+    if login:
+        shown = redact_text(f"({PASSWORD}) ({QUOTED}) ({b64encode(login.encode()).decode()})")
+        assert [secret for secret in (PASSWORD, QUOTED, b64encode(login.encode()).decode()) if secret in shown] == []
 
 
 @pytest.mark.parametrize(
