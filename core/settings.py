@@ -281,6 +281,12 @@ def search_path() -> str | None:
     return os.environ.get("PATH")
 
 
+def is_reference(text: str) -> bool:
+    """Whether it has the form that `resolve_reference` takes."""
+    kind, colon, place = text.partition(":")
+    return bool(colon) and kind in {"env", "file"} and bool(place)
+
+
 def resolve_reference(reference: str, *, secret: bool = True) -> str:
     """The value behind `env:NAME` or `file:PATH`, whitespace at its ends removed.
 
@@ -288,8 +294,8 @@ def resolve_reference(reference: str, *, secret: bool = True) -> str:
     value; a literal in place of a reference is refused without being repeated. The value becomes
     known to the redaction of logs unless `secret` is false (a user name).
     """
-    kind, colon, place = reference.partition(":")
-    if not colon or kind not in {"env", "file"} or not place:
+    kind, _, place = reference.partition(":")
+    if not is_reference(reference):
         raise CredentialError(
             "A credential must be a reference, env:NAME or file:PATH, and not the value itself.",
         )

@@ -33,6 +33,10 @@ class AccountSettings:
     retry: Mapping[str, Any]
     poll: Mapping[str, Any]
     options: Mapping[str, Any]
+    ca_file: str | None = None
+    """A PEM file of certificates that are trusted instead of the public ones."""
+    proxy: str | None = None
+    """`http://host:port`, or a reference to an address that may hold a password."""
     enabled: bool = True
 
 
@@ -71,6 +75,8 @@ class AccountRecord:
     last_trouble_at: datetime | None
     created_at: datetime
     crowded_at: datetime | None
+    ca_file: str | None
+    proxy: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,9 +226,10 @@ def _store(connection: Connection, spec: AccountSettings, old: AccountRecord | N
 
 
 def _is_elsewhere(spec: AccountSettings, old: AccountRecord) -> bool:
-    """Whether a pause that ends by itself was about credentials or an address that are no more."""
+    """Whether a pause that ends by itself was about credentials, an address or a way there that are no more."""
     by_itself = old.paused_until is not None and old.paused_until < FOREVER
-    return by_itself and spec.credentials_hash != old.credentials_hash
+    way_differs = (spec.ca_file, spec.proxy) != (old.ca_file, old.proxy)
+    return by_itself and (spec.credentials_hash != old.credentials_hash or way_differs)
 
 
 def _disable(connection: Connection, ids: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, text
 
 from models.accounts import FOREVER
+from models.rejections import Rejected, recent_rejections
 
 
 class AccountState(StrEnum):
@@ -57,6 +58,8 @@ class AccountOverview:
     """Entries in quarantine that nobody has resolved yet."""
     last_trouble: str | None
     last_trouble_at: datetime | None
+    rejected: tuple[Rejected, ...] = ()
+    """Requests that were rejected for the account lately, by kind, the latest first."""
 
 
 _ACCOUNTS = text("""
@@ -108,7 +111,7 @@ _WORK = text("""
 def overview(connection: Connection, account: str | None = None) -> list[AccountOverview]:
     """How every account stands (or the one named; empty where it does not exist), in the order of their ids.
 
-    Five statements, whatever the number of accounts. All read open rows by partial indexes, but for the count of final
+    Six statements, whatever the number of accounts. All read open rows by partial indexes, but for the count of final
     deliveries, which reads one index whole.
     """
     rows = connection.execute(_ACCOUNTS, {"account": account}).mappings().all()
@@ -117,13 +120,28 @@ def overview(connection: Connection, account: str | None = None) -> list[Account
     tracked = {row.account_id: row for row in connection.execute(_TRACKED, ids)}
     calls = {row.account_id: row for row in connection.execute(_CALLS, ids)}
     work = {(row.account_id, row.what): int(row.many) for row in connection.execute(_WORK, ids)}
+    rejected = recent_rejections(connection, ids["ids"])
     return [
-        _overview_of(row, deliveries.get(row["id"]), tracked.get(row["id"]), calls[row["id"]], work) for row in rows
+        _overview_of(
+            row,
+            deliveries.get(row["id"]),
+            tracked.get(row["id"]),
+            calls[row["id"]],
+            work,
+            rejected=rejected.get(row["id"], ()),
+        )
+        for row in rows
     ]
 
 
 def _overview_of(
-    row: RowMapping, deliveries: Any, tracked: Any, calls: Any, work: Mapping[tuple[str, str], int]
+    row: RowMapping,
+    deliveries: Any,
+    tracked: Any,
+    calls: Any,
+    work: Mapping[tuple[str, str], int],
+    *,
+    rejected: tuple[Rejected, ...],
 ) -> AccountOverview:
     """The rows of one account as one record."""
     account, now = row["id"], row["now"]
@@ -154,6 +172,7 @@ def _overview_of(
         quarantined=work.get((account, "quarantined"), 0),
         last_trouble=row["last_trouble"],
         last_trouble_at=row["last_trouble_at"],
+        rejected=rejected,
     )
 
 

@@ -85,6 +85,8 @@ accounts = Table(
     Column("last_trouble_at", _TIME),
     Column("created_at", _TIME, nullable=False, server_default=func.now()),
     Column("crowded_at", _TIME),
+    Column("ca_file", Text),
+    Column("proxy", Text),
     CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
     _one_of("breaker_state", ["closed", "open", "probing"]),
@@ -387,6 +389,18 @@ api_tokens = Table(
     Column("last_used_at", _TIME),
     UniqueConstraint("sha256"),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9-]*$'", name="name_is_slug"),
+)
+
+# Requests that were rejected for an account, by kind. Apart from `accounts`, whose rows the limiter locks: a stranger
+# can cause these.
+rejections = Table(
+    "rejections",
+    metadata,
+    Column("account_id", Text, ForeignKey("accounts.id"), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("times", BigInteger, nullable=False),
+    Column("first_at", _TIME, nullable=False, server_default=text("clock_timestamp()")),
+    Column("last_at", _TIME, nullable=False, server_default=text("clock_timestamp()")),
 )
 
 # When each periodic task last came to its end: the sign that beat, broker, workers and database work together.

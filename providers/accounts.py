@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, available_timezones
 
+from core.zones import time_zone, zone_names
 from models.accounts import AccountSettings
 from providers.account_values import Mistake, Section
 from providers.adapter import Adapter, OptionSpec, ProviderRecord
@@ -23,6 +23,7 @@ from providers.http import LONGEST_DEADLINE_SECONDS
 from providers.registry import ADAPTERS
 from providers.retry import RetryPolicy
 from providers.toml_lines import LineIndex
+from providers.way_out import WayOutError, has_login, proxy_of, trusting
 
 DEFAULT_TIMEZONE = "Europe/Istanbul"
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -127,6 +128,7 @@ def _account(table: Section, adapters: Mapping[str, Adapter]) -> AccountSettings
     base_url = _base_url(table, record)
     timezone = _timezone(table)
     enabled = table.flag("enabled", default=True)
+    ca_file, proxy = _ca_file(table), _proxy(table)
     sections = {name: table.section(name) for name in _TABLES}
     table.refuse_others()
     credentials = _credentials(sections["credentials"], record)
@@ -137,6 +139,8 @@ def _account(table: Section, adapters: Mapping[str, Adapter]) -> AccountSettings
         timezone=timezone,
         credentials=credentials,
         credentials_hash=_credentials_hash(provider, base_url, _telling(credentials, record)),
+        ca_file=ca_file,
+        proxy=proxy,
         enabled=enabled,
         **_limit(sections["limit"], record),
         retry=_retry(sections["retry"]),
@@ -187,10 +191,45 @@ def _timezone(table: Section) -> str:
     """The zone of the provider's bare local times and of days that people name."""
     name = table.take("timezone", DEFAULT_TIMEZONE)
     try:
-        return ZoneInfo(name).key
+        return time_zone(name).key
     except (OSError, ValueError, TypeError, LookupError):
-        table.wrong("timezone", "there is no such time zone", table.nearest(name, sorted(available_timezones())))
+        table.wrong("timezone", "there is no such time zone", table.nearest(name, sorted(zone_names())))
         return DEFAULT_TIMEZONE
+
+
+def _ca_file(table: Section) -> str | None:
+    """The file of certificates, by its absolute path: whoever asks may run elsewhere than who applies the file."""
+    given = table.take("ca_file", None)
+    if given is None:
+        return None
+    if not isinstance(given, str) or not given.strip():
+        table.wrong("ca_file", "it is not a path", 'ca_file = "/etc/ssl/company-ca.pem"')
+        return None
+    path = str(Path(given).expanduser().absolute())
+    try:
+        trusting(path)
+    except WayOutError as error:
+        table.wrong("ca_file", error.problem, error.right)
+    return path
+
+
+def _proxy(table: Section) -> str | None:
+    """The proxy's address; only as a reference where it holds a password."""
+    given = table.take("proxy", None)
+    if given is None:
+        return None
+    if isinstance(given, str) and _REFERENCE.fullmatch(given):
+        return given
+    if isinstance(given, str) and has_login(given):
+        right = 'proxy = "env:NAME" or "file:PATH", with the whole address kept there'
+        table.wrong("proxy", "it holds a user or password, and secrets do not belong into this file", right)
+        return None
+    try:
+        proxy_of(given if isinstance(given, str) else "")
+    except WayOutError as error:
+        table.wrong("proxy", error.problem, error.right)
+        return None
+    return str(given)
 
 
 def _credentials(section: Section, record: ProviderRecord | None) -> dict[str, str]:

@@ -1,35 +1,43 @@
 """The one HTTP door: the only user of httpx.
 
-Exactly one request per permit: no redirect, no retry, no cookie, no proxy or password from the environment. The door
-drives httpx's transport without its `Client`, which adds just these. Every fault of the network comes back as an error
-of `providers.errors` whose sentence holds no URL: Vairo's key stands in the query, Organik's in the path.
+Exactly one request per permit: no redirect, no retry, no cookie, no proxy, certificate or password from the
+environment. The door drives httpx's transport without its `Client`, which adds just these. Every fault of the network
+comes back as an error of `providers.errors` whose sentence holds no URL: Vairo's key stands in the query, Organik's in
+the path.
 """
 
 import logging
 import socket
 import ssl
 import threading
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import httpcore
 import httpx
 
+from core.content_coding import ContentCodingError, unpack
 from core.metrics import histogram
 from models.permit import Permit
 from providers.adapter import Answer, Request
 from providers.deadline import Deadline, DeadlineBackend
-from providers.errors import AnswerNotUnderstood, OurBug, ProviderError, TryAgainSoon
+from providers.errors import AnswerNotUnderstood, OurBug, PauseAccount, ProviderError, TryAgainSoon
+from providers.way_out import DIRECT, WayOut, proxy_of, trusting, version_of
 
 PERMIT_SECONDS = 1.0
 """A permit is good for this long: afterwards the call row may already be taken for a lost one."""
 LONGEST_DEADLINE_SECONDS = 75.0
 CONNECT_SECONDS = 10.0
 RESPONSE_CAP_BYTES = 64 * 1024 * 1024
+KEPT_OF_A_FLOOD_BYTES = 1024 * 1024
+"""How much of an answer beyond the cap is kept with its refusal."""
 _KEEP_ALIVE_SECONDS = 5.0
+_UNUSED_SECONDS = 300.0
 _SECONDS = histogram(
     "ulak_http_request_seconds", "One request to a provider, by HTTP status class.", ("account", "status")
 )
@@ -52,9 +60,16 @@ class Sent:
 
     outcome: Answer | ProviderError
     """The answer, whole; or why there is none (soon-errors mostly; never raised here)."""
+    refused: Answer | None = None
+    """The answer that `outcome` refuses because its body cannot be unpacked or held: the bytes as they came."""
     duration_seconds: float
     answered_boot: float
     """Boot clock when the answer was whole or given up: nothing of this request is on its way any more."""
+
+    @property
+    def answer(self) -> Answer | None:
+        """What came, read or refused; None where no answer came."""
+        return self.outcome if isinstance(self.outcome, Answer) else self.refused
 
 
 class HttpDoor:
@@ -79,39 +94,81 @@ class HttpDoor:
             keepalive_expiry=_KEEP_ALIVE_SECONDS,
         )
         self._lock = threading.Lock()
-        self._transport: _Transport | None = None
+        self._lines: dict[WayOut, _Line] = {}
         self._spent: dict[int, float] = {}
         self._agent = f"ulak/{_version()}"
 
-    def send(self, request: Request, permit: Permit) -> Sent:
+    def prepare(self, way_out: WayOut) -> None:
+        """Make ready what a request on this way needs; `WayOutError` where its `ca_file` or `proxy` cannot be used.
+
+        The slow part of the first request is done here, before its call is committed.
+        """
+        with self._lent(way_out):
+            pass
+
+    def send(self, request: Request, permit: Permit, way_out: WayOut = DIRECT) -> Sent:
         """Make `request`, once; at most `permit.deadline_seconds` (≤ 75) after the permit's commit it has ended.
 
-        Only a host name that cannot be resolved may hold the caller longer; then nothing is sent. Raises
-        `PermitExpiredError` and `PermitSpentError`, always before a byte has left.
+        The deadline includes a proxy's handshake. Only a host name that cannot be resolved may hold the caller
+        longer; then nothing is sent. Raises `PermitExpiredError`, `PermitSpentError` and `WayOutError`, always before
+        a byte has left.
         """
-        transport = self._open()
-        ends = permit.committed_boot + min(permit.deadline_seconds, LONGEST_DEADLINE_SECONDS)
-        started = self._spend(permit)
-        with self._deadline.until(ends):
-            outcome = self._outcome(transport, request, ends - started)
-        answered = self._boot()
-        word = f"{outcome.status // 100}xx" if isinstance(outcome, Answer) else "none"
+        with self._lent(way_out) as transport:
+            ends = permit.committed_boot + min(permit.deadline_seconds, LONGEST_DEADLINE_SECONDS)
+            started = self._spend(permit)
+            with self._deadline.until(ends):
+                outcome, refused = self._outcome(transport, request, ends - started)
+            answered = self._boot()
+        sent = Sent(outcome=outcome, refused=refused, duration_seconds=answered - started, answered_boot=answered)
+        word = f"{sent.answer.status // 100}xx" if sent.answer is not None else "none"
         _SECONDS.labels(permit.account_id, word).observe(answered - started)
-        return Sent(outcome=outcome, duration_seconds=answered - started, answered_boot=answered)
+        return sent
 
     def close(self) -> None:
         """Close every idle connection. The door may be used again."""
         with self._lock:
-            transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.close()
+            lines, self._lines = self._lines, {}
+            idle = [line for line in lines.values() if not line.users]
+        for line in idle:
+            line.transport.close()
 
-    def _open(self) -> "_Transport":
-        """The shared transport; building its TLS context costs some 50 ms, so it is built once."""
+    @contextmanager
+    def _lent(self, way_out: WayOut) -> Iterator["_Transport"]:
+        """The transport of this way, shared by all who use it; a changed `ca_file` gets a new one.
+
+        One that was replaced is closed when its last user is done.
+        """
+        version = version_of(way_out.ca_file)
+        gone: list[_Line] = []
         with self._lock:
-            if self._transport is None:
-                self._transport = _Transport(self._limits, self._deadline)
-            return self._transport
+            line = self._lines.get(way_out)
+            if line is None or line.version != version:
+                # Building a TLS context costs some 50 ms, so it is built once.
+                made = _Line(transport=_Transport(self._limits, self._deadline, way_out), version=version)
+                gone = self._replace(way_out, made)
+                line = made
+            line.users += 1
+        for each in gone:
+            each.transport.close()
+        try:
+            yield line.transport
+        finally:
+            with self._lock:
+                line.users -= 1
+                line.used_at = self._boot()
+                is_gone = not line.users and self._lines.get(way_out) is not line
+            if is_gone:
+                line.transport.close()
+
+    def _replace(self, way_out: WayOut, made: "_Line") -> list["_Line"]:
+        """Keep this line; returns those that nobody uses: the one before, and ways that no account has any more."""
+        before = self._lines.pop(way_out, None)
+        others = [(way, line) for way, line in self._lines.items() if not line.users and way != DIRECT]
+        oldest = self._boot() - _UNUSED_SECONDS if others else 0.0
+        idle = [way for way, line in others if line.used_at < oldest]
+        self._lines[way_out] = made
+        gone = [self._lines.pop(way) for way in idle]
+        return gone if before is None or before.users else [*gone, before]
 
     def _spend(self, permit: Permit) -> float:
         """The moment at which the permit was used up; refuses a late and a second use."""
@@ -126,20 +183,20 @@ class HttpDoor:
             self._spent[permit.call_id] = permit.committed_boot
             return moment
 
-    def _outcome(self, transport: "_Transport", request: Request, left: float) -> Answer | ProviderError:
-        """The answer, or the error that stands for what httpx raised."""
+    def _outcome(
+        self, transport: "_Transport", request: Request, left: float
+    ) -> tuple[Answer | ProviderError, Answer | None]:
+        """The answer, or the error that stands for what httpx raised; and the answer that such an error refuses."""
         try:
             asked = self._asked(request, left)
         except (httpx.InvalidURL, ValueError, TypeError) as error:
-            return OurBug(f"The request could not be built: {type(error).__name__}.")
+            return OurBug(f"The request could not be built: {type(error).__name__}."), None
         try:
             return self._answer(transport.handle_request(asked))
         except httpx.PoolTimeout:
             raise PermitExpiredError("no connection was free within a second") from None
         except httpx.HTTPError as error:
-            return _translated(error)
-        except AnswerNotUnderstood as error:
-            return error.with_traceback(None)
+            return _translated(error, "The proxy" if transport.has_proxy else "The provider's server"), None
 
     def _asked(self, request: Request, left: float) -> httpx.Request:
         """The request as httpx takes it, its four time-outs within what is left."""
@@ -153,75 +210,94 @@ class HttpDoor:
             extensions={"timeout": timeout.as_dict()},
         )
 
-    def _answer(self, response: httpx.Response) -> Answer:
-        """The answer, read whole and unpacked, or refused as soon as it is larger than the cap."""
+    def _answer(self, response: httpx.Response) -> tuple[Answer | ProviderError, Answer | None]:
+        """The answer, read whole and unpacked; else an error and the answer as it came.
+
+        An HTTP error counts by its status even where its body cannot be unpacked: the adapter gets the bytes then.
+        """
         try:
-            coding = response.headers.get("content-encoding", "identity").strip().lower()
-            body = _unpacked(response.iter_raw(), coding, self._cap)
+            body, problem = _received(response, self._cap)
         finally:
             response.close()
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(status=response.status_code, headers=headers, body=body, received_at=self._now())
+        came = Answer(status=response.status_code, headers=headers, body=body, received_at=self._now())
+        if problem is None:
+            try:
+                plain = unpack(body, headers.get("content-encoding"), self._cap)
+            except ContentCodingError as error:
+                problem = error.sentence("answer")
+            else:
+                # What the adapter gets is packed no more.
+                rest = {name: value for name, value in headers.items() if name != "content-encoding"}
+                return replace(came, headers=rest, body=plain), None
+        if came.status >= HTTPStatus.BAD_REQUEST:
+            return came, None
+        return AnswerNotUnderstood(problem, raw=body), came
+
+
+@dataclass(slots=True, kw_only=True)
+class _Line:
+    """A transport and who uses it at the moment."""
+
+    transport: "_Transport"
+    version: tuple[int, int, int] | None
+    users: int = 0
+    used_at: float = 0.0
 
 
 class _Transport(httpx.HTTPTransport):
     """httpx's transport over sockets that obey the deadline."""
 
-    def __init__(self, limits: httpx.Limits, deadline: Deadline) -> None:
+    def __init__(self, limits: httpx.Limits, deadline: Deadline, way_out: WayOut) -> None:
         # Lines of these two show URLs (INFO) and headers (DEBUG), that is keys.
         for name in ("httpx", "httpcore"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        context = httpx.create_ssl_context(trust_env=False)
+        proxy = proxy_of(way_out.proxy) if way_out.proxy is not None else None
+        context = trusting(way_out.ca_file) if way_out.ca_file else httpx.create_ssl_context(trust_env=False)
         super().__init__(verify=context, trust_env=False, limits=limits, retries=0)
+        self.has_proxy = proxy is not None
         # httpx has no argument for the sockets' maker; its pool is made anew with ours.
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=context,
-            max_connections=limits.max_connections,
-            max_keepalive_connections=limits.max_keepalive_connections,
-            keepalive_expiry=limits.keepalive_expiry,
-            retries=0,
-            network_backend=DeadlineBackend(deadline),
-        )
+        common: dict[str, Any] = {
+            "ssl_context": context,
+            "max_connections": limits.max_connections,
+            "max_keepalive_connections": limits.max_keepalive_connections,
+            "keepalive_expiry": limits.keepalive_expiry,
+            "retries": 0,
+            "network_backend": DeadlineBackend(deadline),
+        }
+        if proxy is None:
+            self._pool = httpcore.ConnectionPool(**common)
+        else:
+            self._pool = httpcore.HTTPProxy(proxy.url, proxy_auth=proxy.login, **common)
 
 
-def _unpacked(chunks: Iterator[bytes], coding: str, cap: int) -> bytes:
-    """The body, unpacked as it comes, so that a zip bomb is never held: at most `cap` bytes on either side."""
-    if coding not in {"identity", "", "gzip", "x-gzip"}:
-        raise AnswerNotUnderstood("The answer is packed in a way that was not asked for.")
-    unpack = _Gunzip() if "gzip" in coding else None
-    body, received = bytearray(), 0
-    for chunk in chunks:
-        received += len(chunk)
-        body += unpack(chunk, cap + 1 - len(body)) if unpack else chunk
-        if max(received, len(body)) > cap:
-            raise AnswerNotUnderstood(f"The answer is larger than {cap} bytes.")
-    if unpack and received and not unpack.is_whole:
-        raise AnswerNotUnderstood("The packed answer broke off.")
-    return bytes(body)
+def _received(response: httpx.Response, cap: int) -> tuple[bytes, str | None]:
+    """The body as it came, and what is wrong with it; of one that is larger than `cap`, its beginning."""
+    body = bytearray()
+    for chunk in response.stream:  # type: ignore[union-attr]
+        body += chunk
+        if len(body) > cap:
+            return bytes(body[: min(cap, KEPT_OF_A_FLOOD_BYTES)]), f"The answer is larger than {cap} bytes."
+    surplus = _surplus(response)
+    if surplus:
+        # They would be taken for the beginning of the next answer on this connection.
+        response.extensions["network_stream"].close()
+    if surplus.strip():
+        return bytes(body) + surplus, "The answer is longer than its Content-Length says."
+    return bytes(body), None
 
 
-class _Gunzip:
-    """A gzip stream, unpacked piece by piece, each piece with a limit."""
-
-    def __init__(self) -> None:
-        self._stream = zlib.decompressobj(16 + zlib.MAX_WBITS)
-
-    def __call__(self, packed: bytes, limit: int) -> bytes:
-        """What `packed` holds, at most `limit` (> 0) bytes of it."""
-        try:
-            return self._stream.decompress(packed, limit)
-        except zlib.error:
-            raise AnswerNotUnderstood("The answer says that it is packed, but it is not.") from None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the stream has come to its own end."""
-        return self._stream.eof
+def _surplus(response: httpx.Response) -> bytes:
+    """Bytes that came after the end of an answer whose body has been read; httpcore leaves them in its parser."""
+    stream: Any = response.stream
+    parser = stream._httpcore_stream._stream._connection._h11_state  # noqa: SLF001 - there is no public way to them
+    found: bytes = parser.trailing_data[0]
+    return found
 
 
 _SENTENCES: tuple[tuple[type[httpx.HTTPError], str], ...] = (
-    (httpx.ConnectTimeout, "The provider's server could not be reached in time."),
-    (httpx.WriteTimeout, "The provider's server did not take the request in time."),
+    (httpx.ConnectTimeout, "{} could not be reached in time."),
+    (httpx.WriteTimeout, "{} did not take the request in time."),
     (httpx.ReadTimeout, "The provider did not answer in time."),
     (httpx.ReadError, "The connection broke while the answer was awaited."),
     (httpx.WriteError, "The connection broke while the request was sent."),
@@ -229,19 +305,33 @@ _SENTENCES: tuple[tuple[type[httpx.HTTPError], str], ...] = (
 )
 
 
-def _translated(error: httpx.HTTPError) -> ProviderError:
-    """What httpx raised, as an error of our tree: words of our own only, its text may hold the URL."""
+def _translated(error: httpx.HTTPError, peer: str) -> ProviderError:
+    """What httpx raised, as an error of our tree: words of our own only, its text may hold the URL.
+
+    `peer`: whom we connect to, at the beginning of a sentence.
+    """
     if isinstance(error, (httpx.LocalProtocolError, httpx.UnsupportedProtocol)):
         return OurBug(f"The request could not be sent: {type(error).__name__}.")
+    if isinstance(error, httpx.ProxyError):
+        return _refused_by_proxy(error)
     if isinstance(error, httpx.ConnectError):
-        return TryAgainSoon(_why_unreachable(error))
+        return TryAgainSoon(_why_unreachable(error, peer))
     for kind, sentence in _SENTENCES:
         if isinstance(error, kind):
-            return TryAgainSoon(sentence)
+            return TryAgainSoon(sentence.format(peer))
     return TryAgainSoon(f"The request failed on its way: {type(error).__name__}.")
 
 
-def _why_unreachable(error: BaseException) -> str:
+def _refused_by_proxy(error: httpx.ProxyError) -> ProviderError:
+    """A proxy that opened no connection: its status stands at the beginning of the error's text."""
+    status = str(error)[:3]
+    if status == str(int(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED)):
+        return PauseAccount("The proxy refuses the user and password of the account's proxy (HTTP 407).", code=status)
+    told = f" (HTTP {status})" if status.isascii() and status.isdigit() else ""
+    return TryAgainSoon(f"The proxy opened no connection to the provider's server{told}.")
+
+
+def _why_unreachable(error: BaseException, peer: str) -> str:
     """Which step of connecting failed, so that a person knows where to look."""
     cause: BaseException | None = error
     while cause is not None:
@@ -250,11 +340,12 @@ def _why_unreachable(error: BaseException) -> str:
         if isinstance(cause, ssl.SSLError):
             return "The TLS handshake with the provider's server failed."
         if isinstance(cause, socket.gaierror):
-            return "The name of the provider's server could not be resolved."
+            name = "proxy" if peer == "The proxy" else "provider's server"
+            return f"The name of the {name} could not be resolved."
         if isinstance(cause, ConnectionRefusedError):
-            return "The provider's server refused the connection."
+            return f"{peer} refused the connection."
         cause = cause.__cause__ or cause.__context__
-    return "The provider's server could not be reached."
+    return f"{peer} could not be reached."
 
 
 def _version() -> str:

@@ -9,17 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine, RowMapping
 
 from core import clock
 from core.redaction import register_secret
 from core.settings import Settings, generated_secret, resolve_reference
+from core.zones import time_zone
 from models.quarantine import new_key
 from providers.adapter import Account, Adapter
 from providers.http import HttpDoor
 from providers.registry import adapter_for
+from providers.way_out import WayOut, resolved
+from tasks.rejections import RejectionLog
 
 CREDENTIALS_LAST_SECONDS = 60.0
 
@@ -55,6 +57,7 @@ class Runtime:
     lease_margin_seconds: float = 15.0
     tick_seconds: float = 5.0
     roll: Callable[[], float] = random.random
+    rejections: RejectionLog = field(default_factory=RejectionLog)
 
     def account(self, row: RowMapping) -> Account:
         """The account as its adapter sees it; `CredentialError` where a reference leads nowhere."""
@@ -67,13 +70,22 @@ class Runtime:
             id=row["id"],
             provider=row["provider"],
             base_url=row["base_url"],
-            timezone=ZoneInfo(row["timezone"]),
+            timezone=time_zone(row["timezone"]),
             credentials=credentials,
             options=options,
             lookback_days=int(row["poll"].get("lookback_days", record.lookback_days)),
             validity_hours=float(row["options"].get("validity_hours", record.validity_hours)),
             learned=row["learned"],
         )
+
+    def way_out(self, row: RowMapping) -> WayOut:
+        """How the account's requests leave, made ready; `CredentialError` where its `ca_file` or `proxy` is of no use.
+
+        Only for who asks the provider: a process that receives its callbacks need not see either.
+        """
+        way_out = WayOut(ca_file=row["ca_file"], proxy=resolved(row["proxy"], self.credentials.get))
+        self.door.prepare(way_out)
+        return way_out
 
 
 def adapter_of(row: RowMapping) -> Adapter:

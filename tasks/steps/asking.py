@@ -11,9 +11,11 @@ from models.ledger.finishing import CallEnd
 from models.ledger.limiter import Taken
 from models.quarantine import seal
 from models.report import TrackedKey, Unreadable
-from providers.adapter import Account, Adapter, Answer, Fetch, Request
+from providers.adapter import Account, Adapter, Fetch, Request
 from providers.http import Sent
+from providers.way_out import WayOut
 from tasks.runtime import Runtime
+from tasks.steps.bodies import body_context
 
 log = get_logger(__name__)
 
@@ -28,6 +30,7 @@ class Prepared:
     adapter: Adapter
     fetch: Fetch = field(repr=False)
     request: Request
+    way_out: WayOut
     tracked: Mapping[TrackedKey, RowMapping] = field(repr=False)
     """The tracked rows that the fetch holds."""
 
@@ -46,7 +49,7 @@ class Asked:
         return CallEnd(
             call_id=self.taken.permit.call_id,
             outcome=outcome,
-            http_status=self.sent.outcome.status if isinstance(self.sent.outcome, Answer) else None,
+            http_status=self.sent.answer.status if self.sent.answer is not None else None,
             duration_seconds=self.sent.duration_seconds,
             seconds_since=max(0.0, clock.boot() - self.sent.answered_boot),
         )
@@ -61,7 +64,7 @@ class Asked:
             account_id=self.taken.account_id,
             origin=f"poll:{self.taken.kind}",
             unreadable=items,
-            context={"params": dict(self.taken.params)},
+            context={"params": dict(self.taken.params), **body_context(self.sent.answer)},
             fetch_id=self.taken.fetch_id,
         )
         for reason in sorted({item.reason for item in items}):

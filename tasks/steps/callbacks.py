@@ -3,17 +3,22 @@
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, RowMapping
+from sqlalchemy.exc import SQLAlchemyError
 
+from core.content_coding import ContentCodingError, ExpandedTooLargeError, UnsupportedCodingError
 from core.logging import get_logger, origin
+from core.settings import CredentialError
 from models.database import retry_transaction
 from models.deliveries import upsert
 from models.quarantine import seal
+from models.rejections import Rejection
 from models.report import Unreadable
 from models.tracked import account_of
 from providers.adapter import Callback, Parsed
 from providers.decoding import drop_fields
 from providers.errors import AnswerNotUnderstood, ProviderError
 from tasks.runtime import Runtime, adapter_of
+from tasks.steps.bodies import body_context, unpacked
 from tasks.steps.hints import ask_now, place
 
 log = get_logger(__name__)
@@ -25,6 +30,23 @@ class CallbackRefusedError(Exception):
 
 class NoSuchCallbackError(Exception):
     """There is no such account of that provider, or it takes no such callback."""
+
+
+class BodyRefusedError(Exception):
+    """The body cannot be unpacked; it is kept in quarantine. `sentence` is safe to show."""
+
+    def __init__(self, fault: ContentCodingError) -> None:
+        """`fault`: why not."""
+        self.sentence = fault.sentence("body")
+        super().__init__(self.sentence)
+        self.fault = fault
+
+
+_CODING_FAULTS: tuple[tuple[type[ContentCodingError], Rejection], ...] = (
+    (UnsupportedCodingError, Rejection.UNSUPPORTED_CODING),
+    (ExpandedTooLargeError, Rejection.TOO_LARGE),
+    (ContentCodingError, Rejection.NOT_UNPACKED),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,39 +63,100 @@ class Received:
 
 
 def receive(runtime: Runtime, provider: str, account_id: str, callback: Callback) -> Received:
-    """Store a provider's push; committed when this returns. Raises one of the two errors above, or the database's.
+    """Store a provider's push; committed when this returns. Raises one of the errors above, or the database's.
 
-    A body that is not understood is kept in quarantine and counts as received: pushing it again would not help.
+    A body that is not understood is kept in quarantine and counts as received: pushing it again would not help. What
+    is rejected for a known account is counted. Empty segments of the address do not count: people write a slash too
+    many into a provider's panel, and providers append to what they were given.
     """
     with runtime.engine.begin() as connection:
         row = account_of(connection, account_id)
-    if row is None or row["provider"] != provider:
+    if row is None:
         raise NoSuchCallbackError
-    record = adapter_of(row).record
-    if record.callback_secret is None and callback.tail not in (record.callback_tails or ()):
-        raise NoSuchCallbackError
-    if not adapter_of(row).authorise_callback(runtime.account(row), callback):
-        if record.callback_secret is None:
-            raise CallbackRefusedError
-        # A wrong secret is an address that does not exist. It is not logged: it may be yesterday's, or a typing slip.
+    try:
+        return ingest(runtime, row, _admitted(runtime, row, provider, callback))
+    except NoSuchCallbackError:
+        _count(runtime, row, Rejection.NO_SUCH_ADDRESS)
+        raise
+    except _WrongSecretError:
+        # An address that does not exist, as for a stranger. It is not logged: it may be yesterday's, or a typing slip.
         log.warning("callback.wrong_address", account=row["id"])
+        _count(runtime, row, Rejection.NOT_AUTHORISED)
+        raise NoSuchCallbackError from None
+    except CallbackRefusedError:
+        _count(runtime, row, Rejection.NOT_AUTHORISED)
+        raise
+    except CredentialError:
+        _count(runtime, row, Rejection.CREDENTIAL_MISSING)
+        raise
+
+
+def turn_away(runtime: Runtime, account_id: str, kind: Rejection) -> None:
+    """Count a request that was rejected before it could be received, if there is such an account.
+
+    A database that is away is no reason to fail: the request is rejected anyway.
+    """
+    try:
+        with runtime.engine.begin() as connection:
+            row = account_of(connection, account_id)
+    except SQLAlchemyError as error:
+        log.warning("rejections.not_counted", error=origin(error))
+        return
+    if row is not None:
+        _count(runtime, row, kind)
+
+
+class _WrongSecretError(Exception):
+    """The last part of the address is not the account's secret."""
+
+
+def _admitted(runtime: Runtime, row: RowMapping, provider: str, callback: Callback) -> Callback:
+    """The callback with the tail that its adapter knows, if it may come here."""
+    record = adapter_of(row).record
+    callback = replace(callback, tail=_plain(callback.tail))
+    secret = record.callback_secret
+    if row["provider"] != provider or (secret is None and callback.tail not in (record.callback_tails or ())):
         raise NoSuchCallbackError
-    if record.callback_secret is not None:
-        # From here on the tail is told to logs and the quarantine's list.
-        callback = replace(callback, tail="")
-    return ingest(runtime, row, callback)
+    account = runtime.account(row)
+    if secret is not None and secret in account.credentials:
+        plain = _plain(account.credentials[secret])
+        account = replace(account, credentials={**account.credentials, secret: plain})
+    if not adapter_of(row).authorise_callback(account, callback):
+        raise CallbackRefusedError if secret is None else _WrongSecretError
+    # From here on the tail is told to logs and the quarantine's list.
+    return callback if secret is None else replace(callback, tail="")
+
+
+def _plain(path: str) -> str:
+    """The path without its empty segments."""
+    return "/".join(filter(None, path.split("/")))
+
+
+def _count(runtime: Runtime, row: RowMapping, kind: Rejection) -> None:
+    runtime.rejections.note(runtime.engine, row["id"], kind)
 
 
 def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
-    """Store a body that is known to be the provider's (a push that was authorised, a reply that the sender had)."""
+    """Store a body that is known to be the provider's (a push that was authorised, a reply that the sender had).
+
+    Raises `BodyRefusedError`, or an error of `providers.errors` where the adapter takes no such body; both are counted.
+    """
     adapter = adapter_of(row)
+    fault: ContentCodingError | None = None
+    try:
+        callback = unpacked(callback)
+    except ContentCodingError as error:
+        fault = error
     if adapter.record.callback_drops:
         callback = replace(callback, body=drop_fields(callback.body, adapter.record.callback_drops))
+    if fault is not None:
+        raise _refused(runtime, row, callback, fault)
     try:
         parsed = adapter.parse_callback(runtime.account(row), callback)
     except AnswerNotUnderstood as error:
         parsed = Parsed(unreadable=(Unreadable(reason=error.message, raw=error.raw or callback.body),))
     except ProviderError:
+        _count(runtime, row, Rejection.NOT_TAKEN)
         raise
     except Exception as error:  # noqa: BLE001 - whatever our reading does, the answer is kept and the fetch goes on
         # The exception's text may quote the body.
@@ -81,6 +164,15 @@ def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
         reason = f"Reading the body failed with {type(error).__name__}."
         parsed = Parsed(unreadable=(Unreadable(reason=reason, raw=callback.body),))
     return retry_transaction(runtime.engine, lambda c: _store(c, runtime, row, callback, parsed))
+
+
+def _refused(runtime: Runtime, row: RowMapping, callback: Callback, fault: ContentCodingError) -> BodyRefusedError:
+    """Keep a body that cannot be unpacked, count it, and return the error that says so."""
+    refused = BodyRefusedError(fault)
+    kept = Parsed(unreadable=(Unreadable(reason=refused.sentence, raw=callback.body),))
+    retry_transaction(runtime.engine, lambda c: _store(c, runtime, row, callback, kept))
+    _count(runtime, row, next(kind for error, kind in _CODING_FAULTS if isinstance(fault, error)))
+    return refused
 
 
 def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: Callback, parsed: Parsed) -> Received:
@@ -96,7 +188,7 @@ def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: 
             account_id=row["id"],
             origin=f"callback:{callback.tail}",
             unreadable=parsed.unreadable,
-            context={},
+            context=body_context(callback),
         )
         log.warning("quarantine.kept", account=row["id"], reasons=sorted({item.reason for item in parsed.unreadable}))
     log.info(

@@ -18,6 +18,7 @@ from models.tracked import ids_of_fetch
 from providers.adapter import Fetch, FetchSpec, Parsed
 from providers.errors import OurBug, ProviderError
 from providers.http import PermitExpiredError, Sent
+from providers.way_out import WayOutError
 from tasks.messages import Message, messages_of
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.asking import Asked, Prepared
@@ -104,6 +105,7 @@ def _prepare(runtime: Runtime, fetch_id: int) -> Prepared | str | None:
     row, tracked = peeked.row, peeked.tracked
     try:
         account = runtime.account(row)
+        way_out = runtime.way_out(row)
     except CredentialError as error:
         _pause(runtime, row["id"], str(error))
         return None
@@ -126,7 +128,9 @@ def _prepare(runtime: Runtime, fetch_id: int) -> Prepared | str | None:
         log.error("fetch.build_failed", fetch=fetch_id, error=origin(error))  # noqa: TRY400
         bury_unasked(runtime, row, fetch_id, f"OurBug: building the request failed with {type(error).__name__}.")
         return account.id
-    return Prepared(row=row, account=account, adapter=adapter, fetch=fetch, request=request, tracked=tracked)
+    return Prepared(
+        row=row, account=account, adapter=adapter, fetch=fetch, request=request, way_out=way_out, tracked=tracked
+    )
 
 
 def _pause(runtime: Runtime, account_id: str, reason: str) -> None:
@@ -151,8 +155,8 @@ def _ask_and_finish(runtime: Runtime, prepared: Prepared, taken: limiter.Taken) 
 def _ask(runtime: Runtime, prepared: Prepared, taken: limiter.Taken) -> None:
     """Ask and finish, or give back what could not be asked in time; FencedError where the lease was lost."""
     try:
-        sent = runtime.door.send(prepared.request, taken.permit)
-    except PermitExpiredError:
+        sent = runtime.door.send(prepared.request, taken.permit, prepared.way_out)
+    except (PermitExpiredError, WayOutError):
         log.warning("fetch.too_late", fetch=taken.fetch_id, endpoint=prepared.request.endpoint)
         return_unsent(runtime, taken)
         return

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import RowMapping
 
+from core.zones import time_zone
 from models.report import TrackedKey
 from providers.adapter import Account, DueId, Fetch
 from providers.errors import ProviderError
@@ -56,7 +56,7 @@ class IdCheck:
             id=self.row["id"],
             provider=self.row["provider"],
             base_url=self.row["base_url"],
-            timezone=ZoneInfo(self.row["timezone"]),
+            timezone=time_zone(self.row["timezone"]),
             credentials=dict.fromkeys(names, "none"),
             options=options,
         )

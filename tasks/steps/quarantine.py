@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
+from core.content_coding import ContentCodingError
 from core.logging import get_logger
 from models.database import retry_transaction
 from models.deliveries import upsert
@@ -18,7 +19,9 @@ from models.tracked import close_answered
 from models.vocabulary import Status
 from providers.adapter import Account, Adapter, Answer, Callback, Fetch, FetchSpec, Parsed
 from providers.errors import ProviderError
+from providers.http import RESPONSE_CAP_BYTES
 from tasks.runtime import Runtime, adapter_of
+from tasks.steps.bodies import body_headers, unpacked
 from tasks.steps.hints import ask_now, place
 from tasks.steps.tracking import account_row, due_id
 
@@ -129,10 +132,14 @@ def _parse(
     source, _, kind = entry.origin.partition(":")
     try:
         if source == "callback":
-            return adapter.parse_callback(account, Callback(tail=kind, body=entry.raw)), False
+            callback = Callback(tail=kind, body=entry.raw, headers=body_headers(entry.context))
+            return adapter.parse_callback(account, unpacked(callback)), False
         spec = FetchSpec(kind=kind, params=entry.context.get("params", {}), ids=tuple(asked))
         fetch = Fetch(spec=spec, ids={key: due_id(tracked) for key, tracked in asked.items()})
-        return _parse_polled(adapter, account, fetch, entry.raw)
+        answer = Answer(status=HTTPStatus.OK, headers=body_headers(entry.context), body=entry.raw)
+        return _parse_polled(adapter, account, fetch, unpacked(answer, RESPONSE_CAP_BYTES))
+    except ContentCodingError as error:
+        return error.sentence("body"), False
     except ProviderError as error:
         return error.message, False
     except Exception as error:  # noqa: BLE001 - an item cut out of its answer may fail anywhere in the adapter
@@ -140,12 +147,12 @@ def _parse(
         return f"Reading it failed with {type(error).__name__}.", False
 
 
-def _parse_polled(adapter: Adapter, account: Account, fetch: Fetch, raw: bytes) -> tuple[Parsed, bool]:
+def _parse_polled(adapter: Adapter, account: Account, fetch: Fetch, answer: Answer) -> tuple[Parsed, bool]:
     """The whole answer to a fetch, or one item that was cut out of it; which of them was kept is told by its form."""
     try:
-        return adapter.parse(account, fetch, Answer(status=HTTPStatus.OK, body=raw)), False
+        return adapter.parse(account, fetch, answer), False
     except ProviderError:
-        found = adapter.parse_item(account, fetch, raw)
+        found = adapter.parse_item(account, fetch, answer.body)
         if found is None:
             raise
         return found, True

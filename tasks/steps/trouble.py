@@ -13,7 +13,6 @@ from models.ledger import finishing as ledger
 from models.ledger import planning
 from models.ledger.limiter import Taken
 from models.report import Unreadable
-from providers.adapter import Answer
 from providers.breaker import after
 from providers.errors import (
     AnswerNotUnderstood,
@@ -93,8 +92,8 @@ def _finish_trouble(
     row = ledger.lock_account(connection, asked.taken.account_id)
     ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
     ledger.close_call(connection, asked.call_end(OUTCOMES[type(error)]))
-    if isinstance(error, AnswerNotUnderstood | OurBug) and isinstance(asked.sent.outcome, Answer):
-        raw = error.raw if isinstance(error, AnswerNotUnderstood) and error.raw else asked.sent.outcome.body
+    if isinstance(error, AnswerNotUnderstood | OurBug) and asked.sent.answer is not None:
+        raw = error.raw if isinstance(error, AnswerNotUnderstood) and error.raw else asked.sent.answer.body
         asked.put_away(connection, (Unreadable(reason=error.message, raw=raw),))
     policy = RetryPolicy(**row["retry"])
     decision = decide(

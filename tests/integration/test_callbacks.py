@@ -332,7 +332,7 @@ def test_push_before_or_after_the_poll_ends_in_the_same_row(
     assert (status, conflict) == ("undeliverable", True)
 
 
-@pytest.mark.parametrize("secret", ["", "wrong", SECRET[:-1], SECRET + "/", SECRET.upper(), "%73" + SECRET])
+@pytest.mark.parametrize("secret", ["", "/", "wrong", SECRET[:-1], SECRET + "/x", SECRET.upper(), "%73" + SECRET])
 def test_a_wrong_secret_is_an_address_that_does_not_exist(
     server: Server, migrated_database: Engine, secret: str
 ) -> None:

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from core.content_coding import BrokenCodingError, unpack
 from models.permit import Permit
 from providers.adapter import Answer, Request
 from providers.errors import AnswerNotUnderstood, OurBug, ProviderError, TryAgainSoon
@@ -320,19 +322,116 @@ def _pack(plain: bytes) -> bytes:
         ("200 OK\r\nContent-Encoding: gzip", b"no gzip", "The answer says that it is packed, but it is not."),
         ("200 OK\r\nContent-Encoding: gzip", _pack(b"x" * 99)[:-9], "The packed answer broke off."),
         (
-            "200 OK\r\nContent-Encoding: gzip, gzip",
-            _pack(_pack(b"x")),
-            "The answer is packed in a way that was not asked for.",
+            "200 OK\r\nContent-Encoding: br",
+            b"\x0b\x02\x80{}\x03",
+            "The answer is packed as br; only gzip and deflate are supported.",
+        ),
+        (
+            f"200 OK\r\nContent-Encoding: {SECRET}",
+            b"?",
+            "The answer is packed in an unknown way; only gzip and deflate are supported.",
+        ),
+        (
+            "200 OK\r\nContent-Encoding: gzip",
+            _pack(b"{}") + b"<more/>",
+            "The packed answer is followed by bytes that do not belong to it.",
+        ),
+        (
+            "200 OK\r\nContent-Encoding: gzip",
+            _pack(b"{}") + _pack(b"{}")[:-3],
+            "The packed answer broke off.",
         ),
     ],
-    ids=["flood", "bomb", "not packed", "cut off", "packed twice"],
+    ids=["flood", "bomb", "not packed", "cut off", "unasked", "unknown", "followed", "second member cut off"],
 )
 def test_an_answer_that_cannot_be_held_or_unpacked_is_not_understood(
     serve: Callable[..., Server], door: HttpDoor, head: str, body: bytes, sentence: str
 ) -> None:
     """Neither a flood nor a zip bomb fills the memory; nor is a broken body taken for an answer."""
     server = _answering(serve, head, body)
-    assert _error(door.send(_post(server.url), _permit())) == (AnswerNotUnderstood, sentence)
+    sent = door.send(_post(server.url), _permit())
+    assert _error(sent) == (AnswerNotUnderstood, sentence)
+    assert isinstance(sent.outcome, AnswerNotUnderstood)
+    assert sent.outcome.raw == body[:CAP]
+    assert sent.answer is not None
+    assert (sent.answer.status, sent.answer.body) == (200, body[:CAP])
+
+
+@pytest.mark.parametrize(
+    ("declared", "body"),
+    [
+        ("gzip", _pack(b"<item/>") + _pack(b"<item/>")),
+        ("gzip", _pack(b"<item/><item") + _pack(b"") + _pack(b"/>")),
+        ("GZip", _pack(b"<item/><item/>")),
+        ("x-gzip", _pack(b"<item/><item/>")),
+        ("identity", b"<item/><item/>"),
+        ("deflate", zlib.compress(b"<item/><item/>")),
+        ("deflate", zlib.compress(b"<item/><item/>")[2:-4]),
+        ("gzip, gzip", _pack(_pack(b"<item/>") + _pack(b"<item/>"))),
+        ("deflate\r\nContent-Encoding: gzip", _pack(zlib.compress(b"<item/><item/>"))),
+    ],
+)
+def test_every_coding_that_may_be_declared_is_undone_whole(
+    serve: Callable[..., Server], door: HttpDoor, declared: str, body: bytes
+) -> None:
+    """All members, all codings, in any spelling; what the adapter gets is declared as packed no more."""
+    server = _answering(serve, f"200 OK\r\nContent-Type: text/xml\r\nContent-Encoding: {declared}", body)
+    sent = door.send(_post(server.url), _permit())
+    assert isinstance(sent.outcome, Answer)
+    assert sent.outcome.body == b"<item/><item/>"
+    assert sent.outcome.headers == {"content-type": "text/xml", "content-length": str(len(body))}
+
+
+@pytest.mark.parametrize("declared", ["gzip", "deflate", "br", "gzip, gzip"])
+def test_an_empty_body_is_empty_under_every_coding(serve: Callable[..., Server], door: HttpDoor, declared: str) -> None:
+    """Servers declare a coding with every answer, also with those that have nothing in them."""
+    server = _answering(serve, f"200 OK\r\nContent-Encoding: {declared}")
+    sent = door.send(_post(server.url), _permit())
+    assert isinstance(sent.outcome, Answer)
+    assert sent.outcome.body == b""
+
+
+@pytest.mark.parametrize("status", ["401 No", "429 Slow", "500 Oops", "503 Busy"])
+def test_an_error_counts_by_its_status_even_where_its_body_cannot_be_unpacked(
+    serve: Callable[..., Server], door: HttpDoor, status: str
+) -> None:
+    """A proxy's error page that is packed as it likes must not hide that the account is to slow down."""
+    server = _answering(serve, f"{status}\r\nContent-Encoding: br", b"\x0b\x02")
+    sent = door.send(_post(server.url), _permit())
+    assert isinstance(sent.outcome, Answer)
+    assert (sent.outcome.status, sent.outcome.body) == (int(status[:3]), b"\x0b\x02")
+
+
+def test_bytes_beyond_the_declared_length_never_become_the_next_answer(
+    serve: Callable[..., Server], door: HttpDoor
+) -> None:
+    """A length that counts letters where bytes are meant; a line's end too many is forgiven, the connection is not."""
+    server = serve(lambda _: None)
+
+    def script(client: socket.socket) -> None:
+        surplus = {1: b"\r\n", 2: b"<item/>"}
+        while server.read(client):
+            said = b'{"n":%d}' % len(server.requests)
+            more = surplus.get(len(server.requests), b"")
+            client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(said) + said + more)
+
+    server.script = script
+    first, second, third = (door.send(_post(server.url), _permit()) for _ in range(3))
+    assert isinstance(first.outcome, Answer)
+    assert first.outcome.body == b'{"n":1}'
+    assert _error(second) == (AnswerNotUnderstood, "The answer is longer than its Content-Length says.")
+    assert isinstance(second.outcome, AnswerNotUnderstood)
+    assert second.outcome.raw == b'{"n":2}<item/>'
+    assert isinstance(third.outcome, Answer)
+    assert (third.outcome.body, server.connections) == (b'{"n":3}', 3)
+
+
+def test_a_body_of_very_many_members_costs_no_minutes() -> None:
+    """Copying what is left for each member would take gigabytes of copies."""
+    member = _pack(b"")
+    assert unpack(member * 100_000, "gzip", CAP) == b""
+    with pytest.raises(BrokenCodingError):
+        unpack(member * 100_001, "gzip", CAP)
 
 
 def test_a_zip_bomb_is_never_held(serve: Callable[..., Server], door: HttpDoor) -> None:

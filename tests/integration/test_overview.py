@@ -123,6 +123,7 @@ def test_an_overview_counts_what_is_there(migrated_database: Engine) -> None:
         "quarantined": 0,
         "last_trouble": "x",
         "last_trouble_at": None,
+        "rejected": (),
     }
 
 

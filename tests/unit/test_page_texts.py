@@ -9,6 +9,7 @@ import pytest
 
 from models.merge import KEY_PARTS
 from models.overview import AccountState
+from models.rejections import Rejection
 from models.vocabulary import Granularity, Reason, Source, Status
 from workers.api.pages import texts_en, texts_tr
 from workers.api.pages.language import CATALOGUES, Language, choose
@@ -43,6 +44,7 @@ def test_turkish_is_not_english() -> None:
 def test_every_word_of_ours_has_a_text(code: str) -> None:
     """A status, reason, source, kind, state or part of a merge key that an update adds must be named here too."""
     groups = {"status": Status, "reason": Reason, "source": Source, "granularity": Granularity, "state": AccountState}
+    groups["rejected"] = Rejection
     words = {f"{group}.{word.value.replace(' ', '_')}" for group, kind in groups.items() for word in kind}
     words |= {f"lost.{part}" for parts in KEY_PARTS.values() for part in parts}
     assert words - CATALOGUES[code].keys() == set()
@@ -94,7 +96,7 @@ def test_templates_and_code_ask_only_for_texts_that_there_are_and_leave_none_unu
     asked = set(re.findall(r"""(?:\bt|say|html)\(\s*["']([a-z_.]*[a-z_])["']\s*[,)]""", "\n".join(sources)))
     assert asked - texts_en.TEXTS.keys() == set()
     parts = set(re.findall(r"[a-z_]+(?:\.[a-z_]+)*", "\n".join(sources)))
-    groups = "alarm state status reason source granularity field lost trigger poll language told span"
+    groups = "alarm state status rejected reason source granularity field lost trigger poll language told span"
     made = tuple(f"{group}." for group in groups.split())
     unused = [
         key

@@ -34,6 +34,16 @@ class AccountLimit(BaseModel):
     busy: Annotated[int, Field(description="Of `requests`, how many are taken now.")]
 
 
+class RejectedRequests(BaseModel):
+    """Requests (callbacks, handed-over replies) that were rejected for one reason."""
+
+    kind: str
+    sentence: str
+    times: int
+    first_at: datetime
+    last_at: datetime
+
+
 class Account(BaseModel):
     """How one account stands."""
 
@@ -59,6 +69,9 @@ class Account(BaseModel):
     quarantined: int
     last_trouble: str | None
     last_trouble_at: datetime | None
+    rejected: Annotated[
+        list[RejectedRequests], Field(description="Requests that were rejected for it lately, by kind, latest first.")
+    ] = []
 
 
 class Accounts(BaseModel):
@@ -139,4 +152,5 @@ def _view(each: AccountOverview) -> Account:
         busy=each.busy_slots,
     )
     same = {name: value for name, value in asdict(each).items() if name in Account.model_fields}
+    same["rejected"] = [asdict(rejected) | {"sentence": rejected.sentence} for rejected in each.rejected]
     return Account(**same, limit=limit)

@@ -23,7 +23,7 @@ from workers.api import (
     tracked,
 )
 from workers.api.auth import GUARDED, BearerGuard
-from workers.api.bodies import BodyCap, JsonBodies
+from workers.api.bodies import BodyCap, JsonBodies, PackedBodies
 from workers.api.doorway import Doorway
 from workers.api.means import Means, Publish
 from workers.api.readiness import PATIENCE_SECONDS, Readiness
@@ -77,9 +77,11 @@ def make_api(
     api.include_router(manual.router)
     _document_problems(api)
     # The last one added is the outermost.
+    api.add_middleware(PackedBodies)
     api.add_middleware(JsonBodies)
     api.add_middleware(BodyCap)
     api.add_middleware(BearerGuard, means=means)
+    api.add_middleware(callbacks.CallbackPaths)
     api.add_middleware(Doorway)
     return api
 
@@ -91,6 +93,7 @@ def _guarded() -> APIRouter:
         HTTPStatus.BAD_REQUEST,
         HTTPStatus.UNAUTHORIZED,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         HTTPStatus.UNPROCESSABLE_ENTITY,
         HTTPStatus.SERVICE_UNAVAILABLE,
     )

@@ -3,19 +3,26 @@
 from http import HTTPStatus
 
 from fastapi import Request
-from starlette.datastructures import MutableHeaders
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from core.content_coding import SUPPORTED, ContentCodingError, ExpandedTooLargeError, UnsupportedCodingError, unpack
+from models.rejections import Rejection
+from tasks.runtime import Runtime
+from tasks.steps.bodies import LARGEST_BYTES
+from tasks.steps.callbacks import turn_away
 from workers.api.auth import GUARDED
-from workers.api.problems import ProblemError
+from workers.api.problems import ProblemError, problem
 
-BODY_CAP_BYTES = 8 * 1024 * 1024
-"""A BiP report of tens of thousands of receivers fits in; a flood does not."""
 SMALL_CAP_BYTES = 1024 * 1024
 TRACKED_CAP_BYTES = 32 * 1024 * 1024
 """A hundred thousand ids with everything that can be said of each."""
 
-_CAPS = (("/v1/tracked", TRACKED_CAP_BYTES), ("/v1/reports/", BODY_CAP_BYTES), ("/callbacks/", BODY_CAP_BYTES))
+_REPORTS = "/v1/reports/"
+_CAPS = (("/v1/tracked", TRACKED_CAP_BYTES), (_REPORTS, LARGEST_BYTES), ("/callbacks/", LARGEST_BYTES))
 
 
 def too_large(cap: int) -> ProblemError:
@@ -70,6 +77,73 @@ class JsonBodies:
         await self._app(scope, receive, send)
 
 
+class PackedBodies:
+    """Unpacks bodies under `/v1` that declare a content coding, up to the size that their path may carry.
+
+    Not those that hand over what a provider said: they are unpacked where they are stored, so that one that cannot be
+    unpacked is kept.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """`app`: what reads the bodies."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Give the body on unpacked, or answer why it cannot be."""
+        is_read_here = scope["type"] == "http" and scope["path"].startswith(f"{GUARDED}/")
+        declared = coding_of(Headers(scope=scope)) if is_read_here and not scope["path"].startswith(_REPORTS) else None
+        if declared is None:
+            await self._app(scope, receive, send)
+            return
+        try:
+            plain = unpack(await read_body(Request(scope, receive)), declared, cap_of(scope["path"]))
+        except ContentCodingError as error:
+            await not_unpacked(type(error), error.sentence("body"))(scope, receive, send)
+            return
+        except ProblemError as error:
+            await problem(HTTPStatus(error.status_code), str(error.detail))(scope, receive, send)
+            return
+        del MutableHeaders(scope=scope)["content-encoding"]
+        whole: list[Message] = [{"type": "http.request", "body": plain, "more_body": False}]
+
+        async def given() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self._app(scope, given, send)
+
+
+def coding_of(headers: Headers) -> str | None:
+    """All that `Content-Encoding` declares; None where there is no such header."""
+    return ", ".join(headers.getlist("content-encoding")) or None
+
+
+def not_unpacked(error: type[ContentCodingError], sentence: str) -> JSONResponse:
+    """The answer to a body that cannot be unpacked: 415, 413 or 422."""
+    if issubclass(error, UnsupportedCodingError):
+        refusal = problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, sentence)
+        refusal.headers["Accept-Encoding"] = SUPPORTED
+        return refusal
+    is_large = issubclass(error, ExpandedTooLargeError)
+    return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE if is_large else HTTPStatus.UNPROCESSABLE_ENTITY, sentence)
+
+
 async def read_body(request: Request) -> bytes:
     """The whole body; 413 where it is larger than its path may carry."""
     return b"".join([part async for part in request.stream()])
+
+
+async def read_counted(request: Request, runtime: Runtime, account: str) -> bytes:
+    """The whole body; one that is too large, or that ends too early, is counted as rejected for the account."""
+    try:
+        return await read_body(request)
+    except ProblemError:
+        await run_in_threadpool(turn_away, runtime, account, Rejection.TOO_LARGE)
+        raise
+    except ClientDisconnect:
+        await run_in_threadpool(turn_away, runtime, account, Rejection.BROKEN_OFF)
+        raise
+
+
+def headers_of(request: Request) -> dict[str, str]:
+    """All headers by their lower-case names; what was given several times is joined by commas (RFC 9110, 5.3)."""
+    return {name: ", ".join(request.headers.getlist(name)) for name in set(request.headers.keys())}

@@ -2,22 +2,24 @@
 
 from http import HTTPStatus
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core import clock
 from core.logging import get_logger, origin
 from core.metrics import histogram
 from core.settings import CredentialError
 from models.availability import took_too_long
+from models.rejections import Rejection
 from providers.adapter import Callback
 from providers.errors import ProviderError
 from providers.registry import ADAPTERS
 from tasks.runtime import Runtime
-from tasks.steps.callbacks import CallbackRefusedError, NoSuchCallbackError, receive
-from workers.api.bodies import read_body
+from tasks.steps.callbacks import BodyRefusedError, CallbackRefusedError, NoSuchCallbackError, receive, turn_away
+from workers.api.bodies import headers_of, not_unpacked, read_counted
 from workers.api.means import Have
 from workers.api.problems import problem
 
@@ -28,17 +30,45 @@ _SECONDS = histogram(
 )
 
 
-@router.post("/callbacks/{provider}/{account}", summary="A provider's push")
-@router.post("/callbacks/{provider}/{account}/{tail:path}", summary="A provider's push")
+_ADDRESSES = ("/callbacks/{provider}/{account}", "/callbacks/{provider}/{account}/{tail:path}")
+_OTHER_METHODS = ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"]
+
+
+@router.post(_ADDRESSES[0], summary="A provider's push")
+@router.post(_ADDRESSES[1], summary="A provider's push")
 async def push(request: Request, means: Have, provider: str, account: str, tail: str = "") -> Response:
     """200 only after the commit; 5xx when not stored, so that a provider that repeats loses nothing."""
     pushed = Callback(
         tail=tail,
-        body=await read_body(request),
-        headers={name.lower(): value for name, value in request.headers.items()},
+        body=await read_counted(request, means.runtime, account),
+        headers=headers_of(request),
         client_ip=request.client.host if request.client else None,
     )
     return await run_in_threadpool(_store, means.runtime, provider, account, pushed)
+
+
+@router.api_route(_ADDRESSES[0], methods=_OTHER_METHODS, include_in_schema=False)
+@router.api_route(_ADDRESSES[1], methods=_OTHER_METHODS, include_in_schema=False)
+async def refuse_method(means: Have, account: str) -> Response:
+    """405: a provider's panel may try the address in this way, or be set to it."""
+    await run_in_threadpool(turn_away, means.runtime, account, Rejection.WRONG_METHOD)
+    raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
+
+
+class CallbackPaths:
+    """Lets empty segments of a callback's address not count, wherever they stand."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """`app`: what answers."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Rewrite `//callbacks/bip//ID/` to `/callbacks/bip/ID`, and no other address."""
+        if scope["type"] == "http":
+            parts = [part for part in scope["path"].split("/") if part]
+            if parts[:1] == ["callbacks"]:
+                scope = {**scope, "path": "/" + "/".join(parts)}
+        await self._app(scope, receive, send)
 
 
 def _store(runtime: Runtime, provider: str, account: str, pushed: Callback) -> Response:
@@ -61,6 +91,9 @@ def _answer(runtime: Runtime, provider: str, account: str, pushed: Callback) -> 
         refusal = problem(HTTPStatus.UNAUTHORIZED, "The credentials of this callback are wrong or missing.")
         refusal.headers["WWW-Authenticate"] = 'Basic realm="ulak"'
         return refusal, "refused"
+    except BodyRefusedError as error:
+        log.warning("callback.not_unpacked", account=account, why=error.sentence)
+        return not_unpacked(type(error.fault), error.sentence), "wrong"
     except (SQLAlchemyError, CredentialError) as error:
         is_slow = took_too_long(error)
         log.warning("callback.not_stored", account=account, error=origin(error), too_slow=is_slow)

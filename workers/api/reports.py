@@ -1,18 +1,19 @@
 """Reports that a sender hands over: a provider's synchronous reply to a send."""
 
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from core.logging import get_logger
+from models.rejections import Rejection
 from models.tracked import account_of
 from providers.adapter import Callback
 from providers.errors import ProviderError
-from tasks.steps.callbacks import Received, ingest
-from workers.api.bodies import read_body
+from tasks.steps.callbacks import BodyRefusedError, Received, ingest, turn_away
+from workers.api.bodies import headers_of, not_unpacked, read_counted
 from workers.api.fields import AccountId
 from workers.api.means import Have, Means
 from workers.api.problems import ProblemError, documented
@@ -35,6 +36,7 @@ class Stored(BaseModel):
 
 @router.post(
     "/reports/{account}",
+    response_model=Stored,
     responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
     summary="Hand over a provider's reply to a send",
     openapi_extra={
@@ -45,23 +47,28 @@ class Stored(BaseModel):
         }
     },
 )
-async def hand_over(account: Annotated[AccountId, Path()], request: Request, means: Have) -> Stored:
+async def hand_over(account: Annotated[AccountId, Path()], request: Request, means: Have) -> Any:
     """Stores what the reply says. Handing the same reply over again changes nothing."""
-    body = await read_body(request)
-    if not body.strip():
-        detail = "The body is empty: send the reply, byte for byte as the provider gave it."
-        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
-    stored = await run_in_threadpool(_store, means, account, body)
-    return Stored.model_validate(stored, from_attributes=True)
+    body = await read_counted(request, means.runtime, account)
+    given = Callback(tail=SEND_REPLY, body=body, headers=headers_of(request))
+    stored = await run_in_threadpool(_store, means, account, given)
+    return stored if isinstance(stored, Response) else Stored.model_validate(stored, from_attributes=True)
 
 
-def _store(means: Means, account: str, body: bytes) -> Received:
+def _store(means: Means, account: str, given: Callback) -> Received | Response:
     with means.engine.connect() as connection:
         row = account_of(connection, account)
     if row is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
+    if not given.body.strip():
+        turn_away(means.runtime, account, Rejection.NOT_TAKEN)
+        detail = "The body is empty: send the reply, byte for byte as the provider gave it."
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
     try:
-        return ingest(means.runtime, row, Callback(tail=SEND_REPLY, body=body))
+        return ingest(means.runtime, row, given)
+    except BodyRefusedError as error:
+        log.warning("callback.not_unpacked", account=account, tail=SEND_REPLY, why=error.sentence)
+        return not_unpacked(type(error.fault), error.sentence)
     except ProviderError as error:
         log.warning("callback.wrong", account=account, tail=SEND_REPLY, why=error.message)
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, error.message) from error

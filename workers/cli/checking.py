@@ -14,7 +14,9 @@ from core.redis import connect
 from core.settings import CredentialError, ignored_variables, resolve_reference, trusted_proxies_before
 from models.accounts import AccountRecord, list_accounts
 from models.schema import NEWER, UnfitDatabaseError, check_encoding, schema_is_current, schema_is_newer
-from providers.accounts import AccountsFileError, read_accounts
+from providers.accounts import DEFAULT_TIMEZONE, AccountsFileError, read_accounts
+from core.zones import host_differs, zone_rules
+from providers.way_out import check_way_out
 from workers.cli.failures import sentence_of
 from workers.cli.session import FAILED, Session, session, tell
 from workers.connections import NothingRunningError, redis_url
@@ -56,6 +58,7 @@ def check(context: typer.Context) -> None:
 def _findings(run: Session) -> Iterator[Finding]:
     yield Finding("settings", None, f"home {run.settings.home}")
     yield Finding("environment", None, _environment())
+    yield Finding("time zones", None, _time_zones())
     database = _guarded("PostgreSQL", run, _postgres)
     yield database
     if database.problem is None:
@@ -148,6 +151,13 @@ def _redis(run: Session) -> tuple[str | None, str]:
     return None, f"{name} {version}, {policy or 'maxmemory-policy cannot be read here'}"
 
 
+def _time_zones() -> str:
+    """Whose rules count, and whether this host's own would put some time elsewhere."""
+    used = f"tzdata {zone_rules()}"
+    differing = host_differs(DEFAULT_TIMEZONE)
+    return f"{used}; this host's own files differ for {DEFAULT_TIMEZONE} and are not used" if differing else used
+
+
 def _eviction(client: Any) -> str | None:
     """What the server does when its memory is full; None where it does not tell (hosted ones refuse CONFIG)."""
     try:
@@ -178,13 +188,17 @@ def _accounts(run: Session) -> Iterator[Finding]:
 
 
 def missing_credentials(record: AccountRecord) -> str | None:
-    """What is wrong with the account's references, seen from here, and what to do; None where all lead to values."""
+    """What is wrong with the account's references and its way out, seen from here; None where all is well."""
     problems: list[str] = []
     for reference in record.credentials.values():
         try:
             resolve_reference(reference)
         except CredentialError as error:
             problems.append(str(error))
+    try:
+        check_way_out(record.ca_file, record.proxy)
+    except CredentialError as error:
+        problems.append(str(error))
     return " ".join(problems) or None
 
 

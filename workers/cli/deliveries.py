@@ -11,6 +11,7 @@ import typer
 from sqlalchemy import Connection, RowMapping
 
 from core import clock
+from core.zones import time_zone
 from models.accounts import load
 from models.lookups import Explanation, Statement, explain, find_by_any, find_deliveries, open_tracked
 from models.tables import delivery_status
@@ -57,7 +58,7 @@ def deliveries(
         raise UsageError(f"--status must be one of: {', '.join(STATUSES)}.")
     refuse_empty({"--account": account, "--recipient": recipient, "--ref": ref})
     with session(context).engine.connect() as connection:
-        zone = ZoneInfo(load(connection, account).timezone) if account is not None else ZoneInfo("UTC")
+        zone = time_zone(load(connection, account).timezone if account is not None else "UTC")
         search = Search(account, status, recipient, ref, _moment(since, zone))
         rows = search.rows(connection)
         first = next(rows, None)

@@ -13,6 +13,7 @@ from core import clock
 from core.redaction import redact_text
 from models.accounts import UnknownAccountError
 from models.overview import AccountOverview, overview
+from models.rejections import Rejected
 from workers.cli.output import console_for, draw_table, duration, moment, write_json, write_table
 from workers.cli.session import Session, session, tell
 
@@ -62,6 +63,8 @@ def status(
     for each in accounts:
         if each.reason:
             tell(f"{each.id} is {each.state}: {redact_text(each.reason)}{_until(each)}")
+        for rejected in each.rejected:
+            tell(f"{each.id} rejected {_times(rejected)}, last {_age(each, rejected)} ago: {rejected.sentence}")
     tell(f"Generated secrets lie in {run.settings.home / 'secrets'}; `ulak secrets show` prints them.")
 
 
@@ -98,7 +101,8 @@ def _until(account: AccountOverview) -> str:
 
 def document(account: AccountOverview) -> dict[str, Any]:
     """One account as `--json` shows it; its names are a promise."""
-    return asdict(account) | {"state": str(account.state)}
+    rejected = [asdict(each) | {"kind": str(each.kind), "sentence": each.sentence} for each in account.rejected]
+    return asdict(account) | {"state": str(account.state), "rejected": rejected}
 
 
 def cells(account: AccountOverview) -> tuple[Any, ...]:
@@ -123,7 +127,16 @@ def cells(account: AccountOverview) -> tuple[Any, ...]:
 
 
 def _trouble(account: AccountOverview) -> str:
-    if account.last_trouble is None or account.last_trouble_at is None:
-        return ""
-    age = (account.as_of - account.last_trouble_at).total_seconds()
-    return f"{account.last_trouble} ({duration(age)} ago)"
+    parts = [f"{_times(each)} rejected ({_age(account, each)} ago)" for each in account.rejected[:1]]
+    if account.last_trouble is not None and account.last_trouble_at is not None:
+        age = (account.as_of - account.last_trouble_at).total_seconds()
+        parts.insert(0, f"{account.last_trouble} ({duration(age)} ago)")
+    return "; ".join(parts)
+
+
+def _times(rejected: Rejected) -> str:
+    return f"{rejected.times} request{'' if rejected.times == 1 else 's'}"
+
+
+def _age(account: AccountOverview, rejected: Rejected) -> str:
+    return duration(max(0.0, (account.as_of - rejected.last_at).total_seconds()))

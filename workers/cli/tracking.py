@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, BinaryIO
-from zoneinfo import ZoneInfo
 
 import typer
 from sqlalchemy import RowMapping
 
+from core.zones import time_zone
 from tasks.steps.idcheck import IdCheck
 from tasks.steps.tracking import MOST_AT_ONCE, account_row, track
 from workers.cli.idfiles import HEADER, BadLine, GoodLine, UnusableFileError, read_ids
@@ -77,7 +77,7 @@ class Registration:
         """Register what the file holds, with a progress bar where there is somebody to see it."""
         with _opened(file) as (source, size), progress("registering", total=size) as bar:
             try:
-                self.take_all(read_ids(_counted(source, bar, size), ZoneInfo(self._row["timezone"])))
+                self.take_all(read_ids(_counted(source, bar, size), time_zone(self._row["timezone"])))
             except UnusableFileError as error:
                 raise CommandError(str(error)) from None
 
