@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
 from uuid import UUID
@@ -49,6 +50,11 @@ _SECRET_ENDINGS: Final = ("password", "secret", "apikey", "apitoken", "accesstok
 _CONTENT_NAMES: Final = frozenset(
     ["body", "content", "messagebody", "messagetext", "payload", "rawbody", "smstext", "text"],
 )
+
+_PLAIN_WORD: Final = re.compile(r"[a-z_.\-]*")
+"""Names of events, fields, tasks and loggers: every form below needs a digit, a blank, `/`, `<`, `=`, `:` or `,`."""
+_FEWEST_DIGITS: Final = 10
+"""A number without a plus has at least so many digits; shorter runs are our own ids."""
 
 _KEY_VALUE: Final = re.compile(
     r"(?i)(?P<name>(?:password|passwd|pwd|secret|api[_-]?key|api[_-]?token"
@@ -143,6 +149,8 @@ def register_secret(value: str) -> None:
 def redact_text(text: str) -> str:
     """The text with secrets, telling URL parts and phone numbers masked; the rest unchanged."""
     text = _KNOWN.mask(text)
+    if _PLAIN_WORD.fullmatch(text):
+        return text
     if "/" in text:
         text = _URL.sub(lambda match: redact_url(match[0]), text)
         text = _TARGET.sub(lambda match: redact_url(match[0]), text)
@@ -170,8 +178,9 @@ def redact_value(value: Any, *, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool | float | datetime | date | time | timedelta | UUID):
         return value
     if isinstance(value, int):
-        masked = redact_text(str(value))
-        return value if masked == str(value) else masked
+        text = str(value)
+        masked = redact_text(text) if len(text) >= _FEWEST_DIGITS else _KNOWN.mask(text)
+        return value if masked == text else masked
     if isinstance(value, str):
         return redact_text(value)
     if isinstance(value, bytes | bytearray | memoryview):
@@ -183,7 +192,7 @@ def redact_value(value: Any, *, depth: int = 0) -> Any:
 
 def redact_field(name: Any, value: Any, *, depth: int = 0) -> Any:
     """One named value, masked as `redact_value` says."""
-    plain = re.sub(r"[^a-z0-9]", "", str(name).lower())
+    plain = _plain_name(str(name))
     if value is None or isinstance(value, bool):
         return value
     if plain in _SECRET_NAMES or plain.endswith(_SECRET_ENDINGS):
@@ -193,6 +202,12 @@ def redact_field(name: Any, value: Any, *, depth: int = 0) -> Any:
             return value
         return f"<{len(value)} characters>"
     return redact_value(value, depth=depth)
+
+
+@lru_cache(maxsize=1024)
+def _plain_name(name: str) -> str:
+    """A field's name as the lists of telling names spell it."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _redact_compound(value: Any, depth: int) -> Any:
@@ -232,7 +247,7 @@ def _looks_like_a_number(text: str, digits: str) -> bool:
         return True
     if text == digits and (_EPOCH.fullmatch(text) or _COMPACT_TIME.fullmatch(text)):
         return False
-    return len(digits) >= 10  # noqa: PLR2004  shorter runs are our own ids
+    return len(digits) >= _FEWEST_DIGITS
 
 
 def _country_prefix(text: str, digits: str) -> str:

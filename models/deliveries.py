@@ -116,8 +116,15 @@ SELECT n FROM placed
 _LOCK = "SELECT id FROM delivery_status WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE"
 
 _HISTORY = """
-SELECT delivery_id, content_hash, source, as_of, as_of_last, provider_time, facts
+SELECT delivery_id, content_hash, source, as_of, as_of_last, provider_time, facts,
+       CASE WHEN %(statements)s THEN statement END AS statement
 FROM observations WHERE delivery_id = ANY(%(ids)s)
+"""
+
+_DROP_OBSERVATIONS = """
+DELETE FROM observations o
+USING jsonb_to_recordset(%(rows)s::jsonb) AS r(delivery_id bigint, content_hash text)
+WHERE o.delivery_id = r.delivery_id AND o.content_hash = decode(r.content_hash, 'base64')
 """
 
 # The columns are compared, so that an observation that changes nothing in the row leaves the row alone.
@@ -264,7 +271,7 @@ def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, Histo
     """Fold what was said into existing deliveries. Returns the ids that still exist, and those whose row changed."""
     if not said:
         return set(), set()
-    found = connection.exec_driver_sql(_LOCK, {"ids": list(said)}).scalars().all()
+    found = lock_deliveries(connection, list(said))
     stored = load_histories(connection, found)
     rows: list[dict[str, Any]] = []
     seen: list[dict[str, Any]] = []
@@ -305,11 +312,36 @@ def refold(connection: Connection, deliveries: Mapping[int, Granularity]) -> set
     return _advance(connection, {place: (granularity, {}) for place, granularity in deliveries.items()})[1]
 
 
-def load_histories(connection: Connection, ids: Sequence[int]) -> dict[int, History]:
-    """The stored observations of deliveries, by id and content hash, without their raw statements."""
+def rewrite_histories(connection: Connection, histories: Mapping[int, tuple[Granularity, Sequence[Observation]]]) -> set[int]:
+    """Replace the whole history of each delivery, and write the rows that follow from it; ids whose row changed.
+
+    The caller holds the locks of these deliveries (`lock_deliveries`) and has derived the observations from what is
+    stored. Observations that became equal are merged into one.
+    """
+    stored = load_histories(connection, list(histories))
+    rows, seen, dropped = [], [], []
+    for place, (granularity, observations) in sorted(histories.items()):
+        whole, known = merge_history(observations), stored.get(place, {})
+        rows.append({"id": place, **fold_values(granularity, whole.values())})
+        seen += ({"delivery_id": place, **_columns(one)} for one in whole.values() if _moves(one, known))
+        dropped += ({"delivery_id": place, "content_hash": digest} for digest in known if digest not in whole)
+    connection.exec_driver_sql(_DROP_OBSERVATIONS, {"rows": json_parameter(dropped)})
+    parameters = {"rows": json_parameter(rows), "seen": json_parameter(seen)}
+    return set(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
+
+
+def lock_deliveries(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Lock these deliveries in the order of all writers; the ids that still exist."""
+    return list(connection.exec_driver_sql(_LOCK, {"ids": list(ids)}).scalars())
+
+
+def load_histories(
+    connection: Connection, ids: Sequence[int], *, with_statements: bool = False
+) -> dict[int, History]:
+    """The stored observations of deliveries, by id and content hash; their raw statements only `with_statements`."""
     histories: dict[int, History] = {}
-    for place, digest, source, as_of, as_of_last, provider_time, facts in connection.exec_driver_sql(
-        _HISTORY, {"ids": list(ids)}
+    for place, digest, source, as_of, as_of_last, provider_time, facts, statement in connection.exec_driver_sql(
+        _HISTORY, {"ids": list(ids), "statements": with_statements}
     ):
         histories.setdefault(place, {})[digest] = Observation(
             facts=facts,
@@ -318,6 +350,7 @@ def load_histories(connection: Connection, ids: Sequence[int]) -> dict[int, Hist
             as_of=as_of,
             as_of_last=as_of_last,
             provider_time=provider_time,
+            statement=statement or {},
         )
     return histories
 

@@ -1,14 +1,16 @@
-"""The shared table, recomputed from its history."""
+"""The shared table, recomputed from its history, and the history's facts derived again from its raw items."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, func, select
+import msgspec
+from sqlalchemy import Connection, RowMapping, func, select, text
 
-from models.deliveries import find_differing, load_histories, refold
-from models.merge import fold_values
+from models.deliveries import find_differing, load_histories, lock_deliveries, refold, rewrite_histories
+from models.merge import Observation, fold_values, observe
+from models.report import DeliveryReport, KeptStatement
 from models.tables import delivery_status
-from models.vocabulary import Granularity
+from models.vocabulary import Granularity, Source
 
 CHUNK = 1000
 
@@ -54,3 +56,96 @@ def _rebuild_chunk(connection: Connection, deliveries: dict[int, Granularity]) -
     differing = find_differing(connection, rows)
     # What differed without a lock may have been a neighbour's commit in between: the fold under the lock decides.
     return len(refold(connection, {place: deliveries[place] for place in differing}))
+
+
+# ------------------------------------------------------------------------------------------------------- facts again
+
+Restate = Callable[[KeptStatement], DeliveryReport | None]
+"""The report that an adapter makes of a kept statement; None where it makes none, and the stored facts stay."""
+
+_FROM_OTHER_ROWS = ("client_ref", "recipient")
+"""Facts that a report may have from its tracked id: kept where the statement itself does not name them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RereadChunk:
+    """What one chunk of deliveries came to."""
+
+    last_id: int | None
+    """Go on after this one; None: there are no further deliveries."""
+    deliveries: int = 0
+    differed: int = 0
+    """Deliveries whose history held other facts than its statements give today."""
+    written: int = 0
+    """Rows that changed by it."""
+
+
+def reread_chunk(connection: Connection, account_id: str, restate: Restate, *, after_id: int = 0) -> RereadChunk:
+    """Derive the facts of up to 1000 deliveries again from their raw statements, and write those that differ.
+
+    Keys, times of observation and our own statements stay. Only deliveries that differ are locked, and they are derived
+    again under the lock, so workers may write beside it. The caller commits each chunk.
+    """
+    page = select(delivery_status.c.id).where(
+        delivery_status.c.account_id == account_id, delivery_status.c.id > after_id
+    )
+    ids = list(connection.execute(page.order_by(delivery_status.c.id).limit(CHUNK)).scalars())
+    if not ids:
+        return RereadChunk(last_id=None)
+    differing = sorted(place for place, (_, is_other) in _derived(connection, ids, restate).items() if is_other)
+    written: set[int] = set()
+    if differing:
+        held = lock_deliveries(connection, differing)
+        derived = _derived(connection, held, restate)
+        written = rewrite_histories(connection, {place: found for place, (found, _) in derived.items()})
+    return RereadChunk(last_id=ids[-1], deliveries=len(ids), differed=len(differing), written=len(written))
+
+
+_Derived = tuple[tuple[Granularity, Sequence[Observation]], bool]
+
+
+def _derived(connection: Connection, ids: Sequence[int], restate: Restate) -> dict[int, _Derived]:
+    """By delivery: its observations with today's facts, and whether any of them differs from what is stored."""
+    columns = (delivery_status.c[name] for name in ("id", "granularity", "provider_key", "parent_key", "recipient"))
+    rows = connection.execute(select(*columns).where(delivery_status.c.id.in_(ids))).mappings()
+    histories = load_histories(connection, ids, with_statements=True)
+    derived: dict[int, _Derived] = {}
+    for row in rows:
+        stored = list(histories.get(row["id"], {}).values())
+        if stored:
+            today = [_restated(row, seen, restate) for seen in stored]
+            derived[row["id"]] = (Granularity(row["granularity"]), today), today != stored
+    return derived
+
+
+def _restated(row: RowMapping, seen: Observation, restate: Restate) -> Observation:
+    """The observation with the facts that its statement gives today."""
+    if seen.source is Source.OURS or not seen.statement:
+        return seen
+    granularity = Granularity(row["granularity"])
+    kept = KeptStatement(
+        granularity=granularity,
+        provider_key=row["provider_key"],
+        parent_key=row["parent_key"],
+        recipient=row["recipient"],
+        source=seen.source,
+        statement=seen.statement,
+    )
+    report = restate(kept)
+    if report is None:
+        return seen
+    from_ids = {
+        name: seen.facts[name]
+        for name in _FROM_OTHER_ROWS
+        if getattr(report, name) is None and seen.facts.get(name) is not None
+    }
+    full = replace(report, granularity=granularity, provider_key=row["provider_key"], source=seen.source, **from_ids)
+    today = observe(full, asked_at=seen.as_of)
+    return msgspec.structs.replace(
+        seen,
+        facts=today.facts,
+        content_hash=today.content_hash,
+        # A time that could not be read when the statement was stored may be readable now.
+        as_of=seen.as_of if today.as_of is None else today.as_of,
+        provider_time=seen.provider_time if today.provider_time is None else today.provider_time,
+    )

@@ -67,6 +67,19 @@ class DeliveryReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptStatement:
+    """A raw statement as the history keeps it, with what names its delivery: enough to derive its facts again."""
+
+    granularity: Granularity
+    provider_key: str
+    parent_key: str | None
+    recipient: str | None
+    source: Source
+    statement: Mapping[str, Any] = field(repr=False)
+    """As `DeliveryReport.statement`: the raw item without message text, names and links."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Discovered:
     """An id found by an answer (an order of a list, a straggler of a big transaction) that is to be polled from now on.
 

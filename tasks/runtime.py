@@ -6,9 +6,8 @@ announces no start of a worker process.
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import Any
 
 from sqlalchemy import Engine, RowMapping
 
@@ -61,22 +60,12 @@ class Runtime:
 
     def account(self, row: RowMapping) -> Account:
         """The account as its adapter sees it; `CredentialError` where a reference leads nowhere."""
-        record = adapter_for(row["provider"]).record
-        options: dict[str, Any] = {option.name: option.default for option in record.options} | row["options"]
         credentials = {name: self.credentials.get(reference) for name, reference in row["credentials"].items()}
-        if record.derived_secret is not None:
-            register_secret(record.derived_secret(credentials))
-        return Account(
-            id=row["id"],
-            provider=row["provider"],
-            base_url=row["base_url"],
-            timezone=time_zone(row["timezone"]),
-            credentials=credentials,
-            options=options,
-            lookback_days=int(row["poll"].get("lookback_days", record.lookback_days)),
-            validity_hours=float(row["options"].get("validity_hours", record.validity_hours)),
-            learned=row["learned"],
-        )
+        account = replace(account_without_credentials(row), credentials=credentials)
+        derived = adapter_for(row["provider"]).record.derived_secret
+        if derived is not None:
+            register_secret(derived(credentials))
+        return account
 
     def way_out(self, row: RowMapping) -> WayOut:
         """How the account's requests leave, made ready; `CredentialError` where its `ca_file` or `proxy` is of no use.
@@ -86,6 +75,22 @@ class Runtime:
         way_out = WayOut(ca_file=row["ca_file"], proxy=resolved(row["proxy"], self.credentials.get))
         self.door.prepare(way_out)
         return way_out
+
+
+def account_without_credentials(row: RowMapping) -> Account:
+    """The account of a row for what makes no request: reading again what is stored."""
+    record = adapter_for(row["provider"]).record
+    return Account(
+        id=row["id"],
+        provider=row["provider"],
+        base_url=row["base_url"],
+        timezone=time_zone(row["timezone"]),
+        credentials={},
+        options={option.name: option.default for option in record.options} | row["options"],
+        lookback_days=int(row["poll"].get("lookback_days", record.lookback_days)),
+        validity_hours=float(row["options"].get("validity_hours", record.validity_hours)),
+        learned=row["learned"],
+    )
 
 
 def adapter_of(row: RowMapping) -> Adapter:

@@ -3,10 +3,12 @@
 import re
 from datetime import UTC, datetime
 from typing import Any
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core import redaction
 from core.redaction import KnownSecrets, redact_text, redact_url, redact_value
 
 EXAMPLES = settings(max_examples=300, deadline=None)
@@ -105,3 +107,18 @@ def test_any_value_can_be_masked(value: Any) -> None:
     """A log call never fails because of what it was given, and masking twice changes nothing."""
     once = redact_value(value)
     assert repr(redact_value(once)) == repr(once)
+
+
+@EXAMPLES
+@given(st.from_regex(r"[a-z_.\-]{0,80}", fullmatch=True))
+def test_the_short_way_for_plain_words_masks_what_the_long_way_masks(word: str) -> None:
+    """A word that skips the patterns is one that none of them would change."""
+    with mock.patch.object(redaction, "_PLAIN_WORD", re.compile(r"(?!)")):
+        assert redact_text(word) == word
+
+
+@EXAMPLES
+@given(st.integers(-(10**9) + 1, 10**9 - 1))
+def test_the_short_way_for_small_integers_masks_what_the_long_way_masks(number: int) -> None:
+    """An integer of fewer digits than a phone number is never masked as one."""
+    assert redact_text(str(number)) == str(number)

@@ -21,6 +21,7 @@ from tasks.runtime import adapter_of
 from tasks.steps.callbacks import ingest
 from tasks.steps.deadletters import retry_dead
 from tasks.steps.quarantine import reread
+from tasks.steps.rereading import reread_statements
 from tasks.steps.tracking import account_row
 from workers import secrets
 from workers.cli.output import write_json, write_table
@@ -83,10 +84,27 @@ def ingest_file(
 def rebuild_table(
     context: typer.Context,
     account: Annotated[str | None, typer.Argument(metavar="ACCOUNT", help="Only of this account.")] = None,
+    *,
+    reread: Annotated[
+        bool, typer.Option("--reread", help="First derive all facts again from the stored raw items.")
+    ] = False,
 ) -> None:
-    """Recompute the shared table from its history; afterwards each row is what its statements say."""
-    with progress("rebuilding") as bar, transaction(session(context).engine) as connection:
+    """Recompute the shared table from its history; afterwards each row is what its statements say.
+
+    After an update that reads providers' statements better than before, --reread applies it to what is stored already,
+    in batches next to running workers. It makes no request to a provider.
+    """
+    engine = session(context).engine
+    with engine.connect() as connection:
         check_account(connection, account, "ACCOUNT")
+    if reread:
+        with progress("reading statements again") as bar:
+            again = reread_statements(engine, account, on_progress=bar.show)
+        print(
+            f"{again.deliveries} deliveries read again: the facts of {again.differed} differed,"
+            f" {again.written} rows changed"
+        )
+    with progress("rebuilding") as bar, transaction(engine) as connection:
         done = rebuild(connection, account, on_progress=bar.show)
     print(f"{done.deliveries} deliveries recomputed, {done.differed} of them differed and were written")
 
