@@ -22,7 +22,7 @@ from schedules.policy import first_check, next_check
 from tasks.steps.asking import Asked
 from tasks.steps.planning import new_fetch
 from tasks.steps.sweeping import judge_window
-from tasks.steps.tracking import policy_numbers
+from tasks.steps.tracking import is_whole, policy_numbers
 from tasks.steps.trouble import breaker_changes, finish_trouble
 
 log = get_logger(__name__)
@@ -146,8 +146,9 @@ def _completed(asked: Asked, parsed: Parsed) -> list[DeliveryReport]:
                 recipient=report.recipient or row["recipient"],
             )
         reports.append(full)
-        if is_open(full.status) and full.status is not Status.UNKNOWN and asked.taken.asked_at >= row["valid_until"]:
-            reports.append(unreported(full, row["valid_until"]))
+        valid_until = max(full.valid_until or row["valid_until"], row["valid_until"])
+        if is_open(full.status) and full.status is not Status.UNKNOWN and asked.taken.asked_at >= valid_until:
+            reports.append(unreported(full, valid_until))
     return reports
 
 
@@ -174,25 +175,30 @@ def _tracked_rows(asked: Asked, parsed: Parsed, *, skip: set[TrackedKey]) -> lis
 
 def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> Mapping[str, Any]:
     """One id's next check by the poll policy, or the reason why it is closed."""
+    found = answer is not None and answer.found
     closing: str | None = None
     due: datetime | None = asked.taken.asked_at
     if answer is not None and answer.settled:
         closing = answer.close_reason or "final"
-    elif answer is None or not answer.make_due:
+    else:
+        numbers = asked.prepared.adapter.record.poll
+        if is_whole(row) and not found:
+            # Not known when its validity has ended: there is nothing to wait for, and its parts are checked anyway.
+            numbers = replace(numbers, forget_days=0.0)
         due = next_check(
-            asked.prepared.adapter.record.poll,
+            numbers,
             sent_at=row["sent_at"],
             valid_until=row["valid_until"],
             now=asked.taken.asked_at,
+            early=not is_whole(row),
             **policy_numbers(asked.prepared.row),
         )
         closing = "forgotten" if due is None else None
     return {
         "id": row["id"],
         "next_check_at": due,
-        "found": answer is not None and answer.found,
+        "found": found,
         "close_reason": closing,
-        "gate_open": answer is not None and answer.make_due,
     }
 
 
