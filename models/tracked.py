@@ -79,7 +79,7 @@ def ids_of_fetch(connection: Connection, fetch_id: int) -> Sequence[RowMapping]:
 
 
 # A registration that comes again fills what was missing and otherwise changes nothing; where it would change nothing,
-# nothing is written. A closed id stays closed. A whole that its parts bring along was not registered by a sender.
+# nothing is written. A closed id stays closed.
 _REGISTER = text("""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
@@ -89,21 +89,21 @@ _REGISTER = text("""
     INSERT INTO tracked_ids AS t
         (account_id, id_kind, value, client_ref, recipient, expected, origin, sent_at, valid_until, next_check_at,
          whole)
-    SELECT :account_id, id_kind, value, client_ref, recipient, expected,
-        CASE WHEN whole = value THEN 'discovered' ELSE 'sender' END, sent_at, valid_until, next_check_at, whole
+    SELECT :account_id, id_kind, value, client_ref, recipient, expected, 'sender', sent_at, valid_until,
+        next_check_at, whole
     FROM given ORDER BY id_kind, value
     ON CONFLICT (account_id, id_kind, value) DO UPDATE SET
         client_ref = coalesce(t.client_ref, excluded.client_ref),
         recipient = coalesce(t.recipient, excluded.recipient),
         expected = coalesce(t.expected, excluded.expected),
-        origin = CASE WHEN excluded.origin = 'sender' THEN 'sender' ELSE t.origin END,
+        origin = 'sender',
         whole = coalesce(t.whole, excluded.whole)
-    WHERE (t.origin <> 'sender' AND excluded.origin = 'sender')
+    WHERE t.origin <> 'sender'
        OR (t.client_ref IS NULL AND excluded.client_ref IS NOT NULL)
        OR (t.recipient IS NULL AND excluded.recipient IS NOT NULL)
        OR (t.expected IS NULL AND excluded.expected IS NOT NULL)
        OR (t.whole IS NULL AND excluded.whole IS NOT NULL)
-    RETURNING t.id, (xmax = 0) AND origin = 'sender' AS is_new
+    RETURNING t.id, (xmax = 0) AS is_new
 """)
 _FIND = text("""
     SELECT t.* FROM tracked_ids t
@@ -113,10 +113,7 @@ _FIND = text("""
 
 
 def register(connection: Connection, account_id: str, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Insert ids that a sender registers (distinct by kind and value); returns how many were not known before.
-
-    A row whose `whole` is its own value is a whole that comes along with its parts, and is not counted.
-    """
+    """Insert ids that a sender registers (distinct by kind and value); returns how many were not known before."""
     parameters = {"account_id": account_id, "rows": json_parameter(list(rows))}
     return sum(row.is_new for row in connection.execute(_REGISTER, parameters))
 

@@ -164,8 +164,8 @@ def local_time(text: Any, zone: ZoneInfo) -> datetime | None:
     (end of summer time) the first is meant.
     """
     text = text.strip() if isinstance(text, str) else ""
-    # What is longer is no time, and must not be remembered: it may be as long as an answer, and say anything.
-    return _local_time(text, zone) if len(text) <= _LONGEST_TIME else None
+    # What cannot be a time must not be remembered: it may be as long as an answer, and say anything.
+    return _local_time(text, zone) if len(text) <= _LONGEST_TIME and text[4:5] == "-" else None
 
 
 @lru_cache(maxsize=4096)

@@ -123,6 +123,7 @@ _SEND_STATED: Final = (
 
 _VALIDITY: Final = re.compile(r"([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])")
 _LOG_DEPTH: Final = 4
+_FORM: Final = "The tracked id is not <send id>:<number>."
 _NUMBER: Final = re.compile(r"\+?[0-9]{1,20}")
 _EMPTY: Final[tuple[Any, ...]] = (None, [], {})
 
@@ -131,11 +132,21 @@ SEND: Final = "send"
 
 
 def number_id(value: str) -> str:
-    """`<send id>:<number>` in one form, the number in E.164 where it is one; `RequestIsWrong` for any other text."""
+    """`<send id>:<number>` as it is stored; `RequestIsWrong` for any other text.
+
+    A number that is written as digits alone stays as it is, so that what senders have registered before is the same id;
+    two spellings of a number are one call all the same. Any other spelling becomes E.164.
+    """
     send, colon, number = plain(value).partition(":")
-    whole, digits = whole_number(send), person(number)
-    if not colon or whole is None or not _NUMBER.fullmatch(digits):
-        raise RequestIsWrong("The tracked id is not <send id>:<number>; right would be such as 187:5399999999.")
+    whole, digits = whole_number(send), number.strip()
+    if not _NUMBER.fullmatch(digits):
+        digits = person(digits)
+    if not colon or not send.strip() or not digits:
+        raise RequestIsWrong(_FORM)
+    if whole is None:
+        raise RequestIsWrong("The send id must be the whole number that SmsGonder returned, as in 187:5399999999.")
+    if not _NUMBER.fullmatch(digits):
+        raise RequestIsWrong("Behind the send id must stand a phone number, as in 187:5399999999.")
     return join_key(whole, digits)
 
 
@@ -196,7 +207,7 @@ class Vairo(PullOnly):
         params = fetch.spec.params
         call, send, number = params["call"], params["send"], params.get("number", "")
         if not send or (call == "NumaraRaporu" and not number):
-            raise RequestIsWrong("The tracked id is not <send id>:<number>.")
+            raise RequestIsWrong(_FORM)
         root = account.base_url.rstrip("/")
         url = f"{root}/{call}/{quote(send, safe='')}?api_key={quote(account.credentials['api_key'], safe='')}"
         headers = {"accept": "application/json"}

@@ -169,12 +169,13 @@ def free_tracked(connection: Connection, fetch_id: int, *, not_before: datetime 
 
 _DISCOVER = text("""
     INSERT INTO tracked_ids AS t
-        (account_id, id_kind, value, client_ref, recipient, expected, origin, sent_at, valid_until, next_check_at)
+        (account_id, id_kind, value, client_ref, recipient, expected, origin, sent_at, valid_until, next_check_at,
+         whole)
     SELECT :account_id, id_kind, value, client_ref, recipient, expected, 'discovered', sent_at, valid_until,
-           next_check_at
+           next_check_at, whole
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
         id_kind text, value text, client_ref text, recipient text, expected integer, sent_at timestamptz,
-        valid_until timestamptz, next_check_at timestamptz, reopen boolean)
+        valid_until timestamptz, next_check_at timestamptz, whole text)
     ORDER BY id_kind, value
     ON CONFLICT (account_id, id_kind, value) DO NOTHING
 """)

@@ -60,6 +60,7 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
         # Whatever put a whole answer away has counted an attempt, so that the usual fetch pays nothing for this.
         resolve_answers(connection, asked.taken.fetch_id)
     asked.put_away(connection, parsed.unreadable)
+    _track_wholes(connection, asked)
     continued = {key for spec in parsed.children for key in spec.ids}
     ledger.update_tracked(
         connection, asked.taken.fetch_id, asked.taken.asked_at, _tracked_rows(asked, parsed, skip=continued)
@@ -200,6 +201,35 @@ def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> Mapp
         "found": found,
         "close_reason": closing,
     }
+
+
+def _track_wholes(connection: Connection, asked: Asked) -> None:
+    """Track the wholes (sends) of ids that are asked for the first time.
+
+    They are checked when validity has ended, or before that once their last open part closes
+    (`models.tracked.check_wholes`).
+    """
+    wholes: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for row in asked.prepared.tracked.values():
+        if row["whole"] is None or is_whole(row) or row["last_checked_at"] is not None:
+            continue
+        key = (asked.prepared.adapter.record.wholes[row["id_kind"]], row["whole"])
+        wholes[key] = {
+            "id_kind": key[0],
+            "value": key[1],
+            "whole": key[1],
+            "sent_at": row["sent_at"],
+            "valid_until": row["valid_until"],
+            "next_check_at": first_check(
+                asked.prepared.adapter.record.poll,
+                sent_at=row["sent_at"],
+                valid_until=row["valid_until"],
+                now=asked.taken.asked_at,
+                early=False,
+                **policy_numbers(asked.prepared.row),
+            ),
+        }
+    ledger.discover(connection, asked.taken.account_id, asked.taken.asked_at, list(wholes.values()), [])
 
 
 def _discover(

@@ -93,7 +93,7 @@ def track(runtime: Runtime, account_id: str, items: Sequence[Mapping[str, Any]])
         with runtime.engine.begin() as connection:
             row = account_row(connection, account_id)
             rows = _rows(connection, row, adapter_of(row), items[start : start + MOST_AT_ONCE])
-            created += tracked.register(connection, account_id, [*rows, *_wholes(row, adapter_of(row), rows)])
+            created += tracked.register(connection, account_id, rows)
     return created
 
 
@@ -110,7 +110,7 @@ def register(
 ) -> Sequence[RowMapping]:
     """Register the ids that an on-demand poll names, and give their tracked rows."""
     rows = _rows(connection, row, adapter, items)
-    tracked.register(connection, account.id, [*rows, *_wholes(row, adapter, rows)])
+    tracked.register(connection, account.id, rows)
     return tracked.find(connection, account.id, rows)
 
 
@@ -168,33 +168,6 @@ def _stored_forms(
         {(row["id_kind"], row["value"]) for row in tracked.find(connection, account_id, others)} if others else set()
     )
     return [pair if pair in known else form for pair, form in zip(given, forms, strict=True)]
-
-
-def _wholes(row: RowMapping, adapter: Adapter, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The wholes (sends) that these rows are parts of, each to be checked once its parts or its validity have ended."""
-    wholes: dict[tuple[str, str], dict[str, Any]] = {}
-    for part in rows:
-        if part["whole"] is None:
-            continue
-        kind = adapter.record.wholes[part["id_kind"]]
-        known = wholes.get((kind, part["whole"]), part)
-        wholes[kind, part["whole"]] = {
-            "id_kind": kind,
-            "value": part["whole"],
-            "whole": part["whole"],
-            "sent_at": min(known["sent_at"], part["sent_at"]),
-            "valid_until": max(known["valid_until"], part["valid_until"]),
-        }
-    for whole in wholes.values():
-        whole["next_check_at"] = first_check(
-            adapter.record.poll,
-            sent_at=whole["sent_at"],
-            valid_until=whole["valid_until"],
-            now=row["now"],
-            early=False,
-            **policy_numbers(row),
-        )
-    return list(wholes.values())
 
 
 def _number_in(adapter: Adapter, kind: str, value: str) -> str | None:

@@ -230,25 +230,26 @@ def test_a_webhook_with_an_unknown_word_can_be_read_again(runtime: Runtime, monk
     assert [tuple(each) for each in found] == [("order", "7")]
 
 
-def test_an_unknown_state_of_a_whole_send_leaves_quarantine_once_it_is_known(
+def test_an_unknown_state_of_a_whole_send_is_read_again_once_it_is_known(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says nothing about a delivery, so nothing is written; while it is not known it stays."""
+    """It is kept as `unknown`; once the code is known the send's row gets its status and the send is closed."""
     engine = runtime.engine
     account_id = add_account(engine)
-    add_ids(engine, account_id, [f"s1:+9053212345{number}" for number in range(10, 10 + vairo.GATE_ABOVE + 1)])
-    [gate] = plan(runtime, account_id)
-    body = msgspec.json.encode({"durum": True, "aciklama": {"id": "s1", "paket_durum": 77}})
-    Held(runtime, gate).answer(body)
+    add_ids(engine, account_id, ["12"], kind="send", whole="12")
+    [fetch_id] = plan(runtime, account_id)
+    Held(runtime, fetch_id).answer(msgspec.json.encode({"durum": True, "aciklama": {"id": 12, "paket_durum": 77}}))
+    assert deliveries(engine, account_id) == [("12", "unknown")]
     [(entry, _)] = entries(engine)
     first = reread(runtime, entry)
     assert first is not None
     assert not first.understood
-    monkeypatch.setitem(vairo.GATE_STATE, 77, "running")
+    monkeypatch.setitem(vairo.SEND_STATUS, "77", (Status.SENT, None))
     again = reread(runtime, entry)
     assert again is not None
-    assert (again.understood, again.why) == (True, "understood: it says nothing about any delivery")
-    assert (entries(engine), deliveries(engine, account_id)) == ([], [])
+    assert (again.understood, again.advanced) == (True, 1)
+    assert (entries(engine), deliveries(engine, account_id)) == ([], [("12", "sent")])
+    assert closings(engine) == [("12", "final")]
 
 
 def test_a_whole_answer_that_was_not_understood_leaves_once_its_fetch_ends_well(runtime: Runtime) -> None:
