@@ -235,10 +235,16 @@ class Fields:
         """The field as `read` reads it; `read` gives None for what it cannot read."""
         return self._read(name, read)
 
-    def unreadable(self, what: str) -> tuple[Unreadable, ...]:
-        """One entry for each field that is there and could not be read; `what` names the item: "A report"."""
+    def unreadable(self, what: str, within: Mapping[str, Any] | None = None) -> tuple[Unreadable, ...]:
+        """One entry for each field that is there and could not be read; `what` names the item: "A report".
+
+        `within`: what is kept to be read again, where the item alone cannot be.
+        """
+        if not self._wrong:
+            return ()
+        raw = dump_item(dict(self.item if within is None else within))
         return tuple(
-            Unreadable(reason=f"{what} has a `{name}` that cannot be read.", raw=dump_item(dict(self.item)), once=True)
+            Unreadable(reason=f"{what} has a `{name}` that cannot be read.", raw=raw, once=True)
             for name in dict.fromkeys(self._wrong)
         )
 
