@@ -117,7 +117,7 @@ def register(
 def _rows(
     connection: Connection, row: RowMapping, adapter: Adapter, items: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Rows to insert, in their one form, the later of equal ids winning, missing times filled in."""
+    """Rows to insert, in their one form; of equal ids the later wins where it says something. Missing times are filled."""
     validity, now = validity_of(row), row["now"]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for item, (kind, value) in zip(items, _stored_forms(connection, row["id"], adapter, items), strict=True):
@@ -127,7 +127,8 @@ def _rows(
         sent_at = item.get("sent_at") or now
         valid_until = item.get("valid_until") or sent_at + validity
         recipient = person(str(item.get("recipient") or _number_in(adapter, kind, value) or "")) or None
-        rows[kind, value] = {
+        before = rows.get((kind, value), {})
+        given = {
             "id_kind": kind,
             "value": value,
             "client_ref": trimmed(item.get("client_ref") or "") or None,
@@ -140,6 +141,7 @@ def _rows(
             ),
             "whole": split_key(value)[0] if kind in adapter.record.wholes else None,
         }
+        rows[kind, value] = before | {name: said for name, said in given.items() if said is not None or not before}
     return list(rows.values())
 
 
