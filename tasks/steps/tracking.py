@@ -117,7 +117,7 @@ def register(
 def _rows(
     connection: Connection, row: RowMapping, adapter: Adapter, items: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Rows to insert, in their one form; of equal ids the later wins where it says something. Missing times are filled."""
+    """Rows to insert, in their one form; of equal ids the later wins where it says something."""
     validity, now = validity_of(row), row["now"]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for item, (kind, value) in zip(items, _stored_forms(connection, row["id"], adapter, items), strict=True):

@@ -1,5 +1,6 @@
 """`ulak track`: right lines are registered, wrong ones are named."""
 
+import json
 from pathlib import Path
 from zoneinfo import ZoneInfo
 

@@ -426,7 +426,7 @@ def test_an_optional_field_that_cannot_be_read_is_kept_once_for_all_its_messages
     still = reread(runtime, entry["id"])
     assert still is not None
     assert not still.understood
-    monkeypatch.setattr("providers.decoding.local_time", lambda text, zone: datetime(2026, 5, 1, tzinfo=UTC))
+    monkeypatch.setattr("providers.decoding.local_time", lambda *_: datetime(2026, 5, 1, tzinfo=UTC))
     done = reread(runtime, entry["id"])
     assert done is not None
     assert (done.understood, entries(engine)) == (True, [])

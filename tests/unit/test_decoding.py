@@ -234,7 +234,7 @@ def test_a_time_with_an_offset_needs_no_zone(text: str, moment: datetime | None)
 
 def test_a_field_that_is_there_and_cannot_be_read_is_noted_once() -> None:
     """Absent, null, empty and the zero date are no mistake, in the forms in which PHP writes it."""
-    item = {
+    item: dict[str, object] = {
         "null": None,
         "empty": " ",
         "list": [],
