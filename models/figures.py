@@ -115,7 +115,8 @@ _WORK = text("""
         coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(f.available_at))), 0) AS age
         FROM fetches f WHERE f.account_id = a.id AND f.state = 'ready') ready
     CROSS JOIN LATERAL (SELECT count(*) AS many,
-        coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(t.sent_at))), 0) AS age
+        coalesce(greatest(0, extract(epoch FROM clock_timestamp()
+            - min(t.sent_at) FILTER (WHERE t.whole IS DISTINCT FROM t.value))), 0) AS age
         FROM tracked_ids t WHERE t.account_id = a.id AND t.closed_at IS NULL) ids
     CROSS JOIN LATERAL (SELECT count(*) AS many,
         coalesce(greatest(0, extract(epoch FROM statement_timestamp() - min(t.next_check_at))), 0) AS age

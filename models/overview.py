@@ -76,7 +76,9 @@ _DELIVERIES = text("""
                WHERE account_id = ANY(:ids) AND NOT is_final GROUP BY account_id) o USING (account_id)
 """)
 _TRACKED = text("""
-    SELECT account_id, count(*) AS open, min(sent_at) AS oldest FROM tracked_ids
+    -- A whole (a send) only waits for its parts or the end of validity: how long says nothing about the provider.
+    SELECT account_id, count(*) AS open, min(sent_at) FILTER (WHERE whole IS DISTINCT FROM value) AS oldest
+    FROM tracked_ids
     WHERE account_id = ANY(:ids) AND closed_at IS NULL GROUP BY account_id
 """)
 _CALLS = text("""

@@ -104,7 +104,12 @@ def seal(
 
 
 def _fingerprint(key: bytes, item: Unreadable) -> bytes:
-    """Of the bytes and the delivery they belong to: the same words may be said of two (a number in two orders)."""
+    """Of the bytes and the delivery they belong to: the same words may be said of two (a number in two orders).
+
+    Of the reason alone for what is kept once.
+    """
+    if item.once:
+        return hmac.digest(key, b"quarantine-once:" + item.reason.encode(), sha256)
     about = b"" if item.provider_key is None else clean_key(item.provider_key).encode() + b"\0"
     return hmac.digest(key, b"quarantine:" + about + item.raw, sha256)
 

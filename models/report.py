@@ -110,10 +110,6 @@ class IdAnswer:
     settled: bool = False
     close_reason: str | None = None
     """With `settled`: why (`final`, `split`, …). Default `final`."""
-    make_due: bool = False
-    """Ask this id again at once (Vairo's gate says that the whole send has ended)."""
-    postpone: bool = False
-    """Count this as one policy step without an answer about the id itself (Vairo's gate says still running)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,3 +138,6 @@ class Unreadable:
     """The bytes of the item (or of the whole answer)."""
     provider_key: str | None = None
     """The delivery it belongs to, where known (an unknown status word)."""
+    once: bool = False
+    """Kept once for an account, whatever it stands in: the first bytes with this reason, and how often it came again.
+    For an optional field that cannot be read: its item is stored all the same, and each poll would say it again."""

@@ -249,6 +249,7 @@ tracked_ids = Table(
     Column("fetch_id", BigInteger),
     Column("closed_at", _TIME),
     Column("close_reason", Text),
+    Column("whole", Text),
     Column("registered_at", _TIME, nullable=False, server_default=func.now()),
     UniqueConstraint("account_id", "id_kind", "value"),
     _one_of("origin", ["sender", "discovered"]),
@@ -266,6 +267,12 @@ Index(
     "ix_tracked_ids_open", tracked_ids.c.account_id, tracked_ids.c.sent_at, postgresql_where=text("closed_at IS NULL")
 )
 Index("ix_tracked_ids_fetch", tracked_ids.c.fetch_id, postgresql_where=tracked_ids.c.fetch_id.is_not(None))
+Index(
+    "ix_tracked_ids_whole",
+    tracked_ids.c.account_id,
+    tracked_ids.c.whole,
+    postgresql_where=text("whole IS NOT NULL AND closed_at IS NULL"),
+)
 Index("ix_tracked_ids_recipient", tracked_ids.c.recipient)
 Index("ix_tracked_ids_client_ref", tracked_ids.c.client_ref)
 

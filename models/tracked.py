@@ -38,6 +38,8 @@ _SOONEST = text("""
 """)
 _OPEN = text("""
     SELECT * FROM tracked_ids WHERE account_id = :account_id AND closed_at IS NULL
+      -- A whole waits for its parts, or for the end of validity: before that there is nothing to ask.
+      AND (whole IS DISTINCT FROM value OR next_check_at <= statement_timestamp())
     ORDER BY next_check_at, id LIMIT :many
 """)
 _HELD = text("""
@@ -62,7 +64,7 @@ def soonest_ids(
 
 
 def open_ids(connection: Connection, account_id: str, many: int) -> Sequence[RowMapping]:
-    """Open ids, due or not, those due soonest first."""
+    """Open ids, due or not, those due soonest first; of wholes only those that are due."""
     return connection.execute(_OPEN, {"account_id": account_id, "many": many}).mappings().all()
 
 
@@ -82,21 +84,25 @@ _REGISTER = text("""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
             id_kind text, value text, client_ref text, recipient text, expected integer,
-            sent_at timestamptz, valid_until timestamptz, next_check_at timestamptz)
+            sent_at timestamptz, valid_until timestamptz, next_check_at timestamptz, whole text)
     )
     INSERT INTO tracked_ids AS t
-        (account_id, id_kind, value, client_ref, recipient, expected, origin, sent_at, valid_until, next_check_at)
-    SELECT :account_id, id_kind, value, client_ref, recipient, expected, 'sender', sent_at, valid_until, next_check_at
+        (account_id, id_kind, value, client_ref, recipient, expected, origin, sent_at, valid_until, next_check_at,
+         whole)
+    SELECT :account_id, id_kind, value, client_ref, recipient, expected, 'sender', sent_at, valid_until,
+        next_check_at, whole
     FROM given ORDER BY id_kind, value
     ON CONFLICT (account_id, id_kind, value) DO UPDATE SET
         client_ref = coalesce(t.client_ref, excluded.client_ref),
         recipient = coalesce(t.recipient, excluded.recipient),
         expected = coalesce(t.expected, excluded.expected),
-        origin = 'sender'
+        origin = 'sender',
+        whole = coalesce(t.whole, excluded.whole)
     WHERE t.origin <> 'sender'
        OR (t.client_ref IS NULL AND excluded.client_ref IS NOT NULL)
        OR (t.recipient IS NULL AND excluded.recipient IS NOT NULL)
        OR (t.expected IS NULL AND excluded.expected IS NOT NULL)
+       OR (t.whole IS NULL AND excluded.whole IS NOT NULL)
     RETURNING t.id, (xmax = 0) AS is_new
 """)
 _FIND = text("""
@@ -132,10 +138,33 @@ def read_whole(connection: Connection, account_id: str, keys: Collection[Tracked
     return {TrackedKey(id_kind=id_kind, value=value) for id_kind, value in found}
 
 
+# Locked first and read by a second statement: of two transactions that close the last two parts at the same time, the
+# later one sees what the earlier one committed.
+_LOCK_WHOLES = text("""
+    SELECT id FROM tracked_ids
+    WHERE account_id = :account_id AND whole = ANY(:wholes) AND whole = value AND closed_at IS NULL
+    ORDER BY id FOR NO KEY UPDATE
+""")
+_CHECK_WHOLES = text("""
+    UPDATE tracked_ids t SET next_check_at = least(t.next_check_at, clock_timestamp())
+    WHERE t.id = ANY(:ids) AND NOT EXISTS (
+        SELECT FROM tracked_ids part
+        WHERE part.account_id = t.account_id AND part.whole = t.whole AND part.id <> t.id AND part.closed_at IS NULL)
+""")
+
+
+def check_wholes(connection: Connection, account_id: str, wholes: Collection[str]) -> None:
+    """Make those of these wholes due now that have no open part any more; to be called after parts were closed."""
+    parameters = {"account_id": account_id, "wholes": sorted(wholes)}
+    if locked := list(connection.execute(_LOCK_WHOLES, parameters).scalars()):
+        connection.execute(_CHECK_WHOLES, {"ids": locked})
+
+
 _CLOSE = text("""
     UPDATE tracked_ids SET closed_at = clock_timestamp(), close_reason = 'final', next_check_at = NULL
     WHERE id = ANY(:ids) AND closed_at IS NULL AND fetch_id IS NULL
       AND (changed_as_of IS NULL OR changed_as_of <= :asked_at)
+    RETURNING account_id, whole
 """)
 
 
@@ -146,7 +175,10 @@ def close_answered(connection: Connection, ids: Sequence[int], asked_at: datetim
     """
     if not ids:
         return 0
-    return connection.execute(_CLOSE, {"ids": sorted(ids), "asked_at": asked_at}).rowcount
+    closed = connection.execute(_CLOSE, {"ids": sorted(ids), "asked_at": asked_at}).all()
+    for account_id, whole in sorted({(row.account_id, row.whole) for row in closed if row.whole is not None}):
+        check_wholes(connection, account_id, [whole])
+    return len(closed)
 
 
 _ACCOUNT = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE id = :account_id")

@@ -78,7 +78,7 @@ class Section:
         """The table `name` within this one; an empty one where it is missing or no table."""
         table = self.take(name, {})
         if not isinstance(table, dict):
-            self.wrong(name, "it is not a table", f"[account.{name}]")
+            self.wrong(name, "it is not a table", f"[{'.'.join(('account', *self._path, name))}]")
             table = {}
         path = (*self._path, name)
         return Section(

@@ -22,6 +22,7 @@ from providers.adapter import Adapter, OptionSpec, ProviderRecord
 from providers.http import LONGEST_DEADLINE_SECONDS
 from providers.registry import ADAPTERS
 from providers.retry import RetryPolicy
+from providers.statuses import MAPPABLE, STATUS_MAP, read_meaning
 from providers.toml_lines import LineIndex
 from providers.way_out import WayOutError, has_login, proxy_of, trusting
 
@@ -325,7 +326,29 @@ def _options(section: Section, record: ProviderRecord | None) -> dict[str, Any]:
     if record is None:
         section.skip()
         return options
-    return options | {spec.name: _option(section, spec) for spec in record.options}
+    options |= {spec.name: _option(section, spec) for spec in record.options}
+    if record.status_codes and STATUS_MAP in section.names():
+        options[STATUS_MAP] = _status_map(section.section(STATUS_MAP), record)
+    return options
+
+
+def _status_map(section: Section, record: ProviderRecord) -> dict[str, str]:
+    """What codes beyond the documented ones mean in this account. A documented code cannot be given another meaning."""
+    meanings: dict[str, str] = {}
+    for code in section.names():
+        given = section.take(code, "")
+        if code in record.status_codes:
+            page = f"docs/providers/{record.name}.md"
+            section.wrong(code, "this code is documented, and its meaning is fixed", f"only codes that {page} lacks")
+        elif not code or code != code.strip():
+            section.wrong(code, "it is no status code", "the code as the provider writes it, without blanks around it")
+        elif not isinstance(given, str) or read_meaning(given) is None:
+            words = ", ".join(MAPPABLE)
+            right = f'one of {words}; a failure may name its reason, as in "rejected/opted_out"'
+            section.wrong(code, "it is no status that a code can mean", right)
+        else:
+            meanings[code] = given
+    return meanings
 
 
 def _option(section: Section, spec: OptionSpec) -> Any:

@@ -71,10 +71,19 @@ class ProviderRecord:
     lookback_days: int = 3
     deadline_seconds: float = 30.0
     options: tuple[OptionSpec, ...] = ()
+    status_codes: frozenset[str] = frozenset()
+    """The documented status codes, as text, of a provider that may use others too: those an account's `status_map` may
+    name (`providers.statuses`). Empty: the provider has no such codes."""
     id_kinds: tuple[str, ...] = ()
     """Kinds of tracked ids that a sender may register (`ulak track`)."""
+    id_forms: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
+    """For each kind of tracked id: its one form, made of whatever was given. Raises `RequestIsWrong` with a sentence
+    that says what would be right, and does not repeat the id."""
     number_part: Mapping[str, int] = field(default_factory=dict)
     """For kinds whose value holds the recipient's number: which part of it, by `models.keys.split_key`."""
+    wholes: Mapping[str, str] = field(default_factory=dict)
+    """For kinds whose ids are parts of a whole (a send): the kind under which the whole is tracked. Its value is the
+    first part of theirs. A whole is checked once: when its last open part closes, or right after validity ends."""
     sweep_window_days: int | None = None
     """Calendar days (inclusive) that one list window may span; None: the provider has no list to sweep."""
     callback_tails: tuple[str, ...] | None = None
@@ -115,8 +124,6 @@ class DueId:
     expected: int | None = None
     sent_at: datetime | None = None
     valid_until: datetime | None = None
-    gate_open: bool = False
-    """An earlier answer said that the whole send has ended (`IdAnswer.make_due`), so no gate is asked again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

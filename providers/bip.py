@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from models.keys import join_key
 from models.report import DeliveryReport, Unreadable
@@ -32,7 +33,7 @@ from providers.adapter import (
     ProviderRecord,
     Request,
 )
-from providers.decoding import as_int, as_key, as_text, dump_item, load_object, scrub
+from providers.decoding import Fields, as_int, as_key, as_text, dump_item, load_object, local_time, scrub
 from providers.errors import AnswerNotUnderstood, OurBug, RequestIsWrong
 from providers.numbers import recipient
 
@@ -63,10 +64,12 @@ IGNORED_TYPES: Final = frozenset({"M", "E"})
 
 _NOTICE_FIELDS: Final = ("sender", "type", "msgid", "sendtime", "txnid", "report")
 _REPORT_FIELDS: Final = ("reportid", "reporttype")
-_ITEM_FIELDS: Final = ("receiver", "resultcode", "reportid", "numberofmessage", "totalnumberofmessage")
+_COUNTS: Final = ("numberofmessage", "totalnumberofmessage")
+_ITEM_FIELDS: Final = ("receiver", "resultcode", "reportid", *_COUNTS)
 _SENDTIME: Final = re.compile(
     r"([0-9]{2})\.([0-9]{2})\.([0-9]{4}) ([0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?) ([+-])([0-9]{2}):?([0-9]{2})"
 )
+_UTC: Final = ZoneInfo("UTC")
 _NOT_A_NOTICE: Final = frozenset({Status.UNREPORTED, Status.PARTIALLY_DELIVERED, Status.UNKNOWN})
 
 RECORD: Final = ProviderRecord(
@@ -148,11 +151,14 @@ class Bip:
 ADAPTER: Final = Bip()
 
 
-def send_time(text: Any) -> datetime | None:
-    """`18.05.2018 16:11:58.633 +0300` as an aware UTC time; None for any other form or an impossible date."""
+def send_time(text: Any, zone: ZoneInfo = _UTC) -> datetime | None:
+    """`18.05.2018 16:11:58.633 +0300`, or ISO 8601, as an aware UTC time; None for any other form or date.
+
+    `zone`: of an ISO time that names no offset.
+    """
     match = _SENDTIME.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
-        return None
+        return local_time(text, zone)
     day, month, year, clock, sign, hours, minutes = match.groups()
     clock = clock if "." not in clock else clock.ljust(len("16:11:58.633000"), "0")
     try:
@@ -173,9 +179,10 @@ def _parse_notice(account: Account, body: Mapping[str, Any]) -> Parsed:
         reason = "The notice is of an unknown type or lacks `reportid` or `reporttype`."
         return Parsed(unreadable=(Unreadable(reason=reason, raw=dump_item(dict(body))),))
     status = _notice_status(account, word)
-    at = send_time(body.get("sendtime"))
-    who = as_text(body.get("sender"))
-    extra = {"notice_txnid": as_text(body.get("txnid")), "msgid": as_text(body.get("msgid"))}
+    fields = Fields(body, account.timezone)
+    at = fields.read("sendtime", lambda text: send_time(text, account.timezone))
+    who = fields.text("sender")
+    extra = {"notice_txnid": fields.text("txnid"), "msgid": fields.text("msgid")}
     report = DeliveryReport(
         granularity=Granularity.MESSAGE,
         provider_key=key,
@@ -189,10 +196,11 @@ def _parse_notice(account: Account, body: Mapping[str, Any]) -> Parsed:
         provider_time=at,
         statement=scrub(_notice_statement(body)),
     )
-    if status is not Status.UNKNOWN:
-        return Parsed(reports=(report,))
-    strange = Unreadable(reason="Unknown `reporttype`.", raw=dump_item(dict(body)), provider_key=key)
-    return Parsed(reports=(report,), unreadable=(strange,))
+    troubles = fields.unreadable("A notice")
+    if status is Status.UNKNOWN:
+        strange = Unreadable(reason="Unknown `reporttype`.", raw=dump_item(dict(body)), provider_key=key)
+        troubles = (strange, *troubles)
+    return Parsed(reports=(report,), unreadable=troubles)
 
 
 def _notice_statement(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,9 +270,19 @@ def _parse_items(items: Sequence[Any], txnid: str | None, source: Source) -> Par
             unreadable.append(Unreadable(reason=reason, raw=dump_item(body)))
         else:
             reports.append(report)
+            body = {"txnid": txnid, "list": [*before.get(receiver, ()), item]}
+            unreadable += _counts(item).unreadable("An item of a report", within=body)
         if receiver is not None:
             before.setdefault(receiver, []).append(item)
     return Parsed(reports=tuple(reports), unreadable=tuple(unreadable))
+
+
+def _counts(item: Mapping[str, Any]) -> Fields:
+    """The item's fields, its counts read, so that one that cannot be read is told."""
+    fields = Fields(item, _UTC)
+    for name in _COUNTS:
+        fields.whole(name)
+    return fields
 
 
 def _item_report(
@@ -279,7 +297,7 @@ def _item_report(
         key = join_key(txnid, receiver, places[receiver]) if txnid is not None and receiver is not None else None
     if code is None or key is None:
         return None
-    counts = {name: as_int(item.get(name)) for name in ("numberofmessage", "totalnumberofmessage")}
+    counts = {name: as_int(item.get(name)) for name in _COUNTS}
     return DeliveryReport(
         granularity=Granularity.MESSAGE,
         provider_key=key,

@@ -8,14 +8,15 @@ errors of `providers.errors` and never guess: what cannot be read is None.
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 from zoneinfo import ZoneInfo
 
+from models.report import Unreadable
 from providers.adapter import Answer
 from providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, SlowDown, TryAgainSoon
 
@@ -32,8 +33,17 @@ _LARGEST_AMOUNT: Final = 1e15
 
 _INT: Final = re.compile(r"[+-]?[0-9]{1,19}")
 _AMOUNT: Final = re.compile(r"[+-]?[0-9]{1,15}(?:[.,][0-9]{1,12})?")
-_LOCAL: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})[ T]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.[0-9]{1,9})?")
-_LONGEST_LOCAL: Final = len("2016-11-02 11:47:38.123456789")
+_TIME: Final = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[ Tt]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,][0-9]{1,9})?)?"
+    r"(?: ?(?:([Zz]|UTC|GMT)|([+\u2212-])([0-9]{2})(?::?([0-9]{2}))?))?"
+)
+"""A local time, or ISO 8601 with the offset that makes it unambiguous."""
+_LONGEST_TIME: Final = len("2016-11-02 11:47:38.123456789 +03:00")
+_NO_TIME: Final = re.compile(r"0000-00-00(?:[ Tt][0:.]*)?[Zz]?|-0001-11-(?:29|30)[ Tt].*")
+"""MySQL's zero date, as it is and as PHP's date classes write it."""
+_MOST_OFFSET: Final = timedelta(hours=14)
+_EMPTY: Final[tuple[Any, ...]] = (None, [], {})
+_Value = TypeVar("_Value")
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _NOT_IN_A_KEY: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffd]")
 _YEARS: Final = range(1990, 2200)
@@ -147,29 +157,115 @@ def as_amount(value: Any) -> float | None:
 
 
 def local_time(text: Any, zone: ZoneInfo) -> datetime | None:
-    """A bare local time "2016-11-02 11:47:38" in `zone`, as an aware UTC time.
+    """A local time "2016-11-02 11:47:38" in `zone`, or ISO 8601 ("2016-11-02T08:47:38.123Z"), as an aware UTC time.
 
-    None for MySQL's zero date, an impossible date, another form or a year outside 1990-2199. Of an hour that occurs
-    twice (end of summer time) the first is meant.
+    An offset that the text names counts, not `zone`. Fractions of a second are dropped, seconds may be missing. None
+    for MySQL's zero date, an impossible date, another form or a year outside 1990-2199. Of an hour that occurs twice
+    (end of summer time) the first is meant.
     """
     text = text.strip() if isinstance(text, str) else ""
-    # What is longer is no time, and must not be remembered: it may be as long as an answer, and say anything.
-    return _local_time(text, zone) if len(text) <= _LONGEST_LOCAL else None
+    # What cannot be a time must not be remembered: it may be as long as an answer, and say anything.
+    return _local_time(text, zone) if len(text) <= _LONGEST_TIME and text[4:5] == "-" else None
 
 
 @lru_cache(maxsize=4096)
 def _local_time(text: str, zone: ZoneInfo) -> datetime | None:
     """The messages of one send share their times."""
-    match = _LOCAL.fullmatch(text)
+    match = _TIME.fullmatch(text)
     if match is None:
         return None
-    year, month, day, hour, minute, second = map(int, match.groups())
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups()[:6])
     if year not in _YEARS:
         return None
     try:
-        return datetime(year, month, day, hour, minute, second, tzinfo=zone).astimezone(UTC)
+        named = _named_zone(*match.groups()[6:]) or zone
+        return datetime(year, month, day, hour, minute, second, tzinfo=named).astimezone(UTC)
     except ValueError:
         return None
+
+
+def _named_zone(utc: str | None, sign: str | None, hours: str | None, minutes: str | None) -> timezone | None:
+    """The zone that a time names itself; None where it names none. ValueError for an offset that no zone has."""
+    if utc is not None:
+        return UTC
+    if hours is None:
+        return None
+    offset = timedelta(hours=int(hours), minutes=int(minutes or 0))
+    if offset > _MOST_OFFSET or int(minutes or 0) >= 60:  # noqa: PLR2004 - minutes of an hour
+        raise ValueError("no such offset")
+    return timezone(offset if sign == "+" else -offset)
+
+
+class Fields:
+    """The optional fields of one item of an answer.
+
+    A field is None where it is absent (missing, null, empty, MySQL's zero date). One that is there and cannot be read
+    is None too, but noted, and told by `unreadable`: the rest of the item counts all the same.
+    """
+
+    __slots__ = ("_wrong", "_zone", "item")
+
+    def __init__(self, item: Mapping[str, Any], zone: ZoneInfo) -> None:
+        """`zone`: of the item's local times."""
+        self.item = item
+        self._zone = zone
+        self._wrong: list[str] = []
+
+    def count(self, name: str) -> int | None:
+        """A count that fits the table's columns: 0 … 2³¹-1."""
+        return self._read(name, as_count)
+
+    def whole(self, name: str) -> int | None:
+        """A whole number."""
+        return self._read(name, as_int)
+
+    def amount(self, name: str) -> float | None:
+        """An amount, with a decimal point or comma."""
+        return self._read(name, as_amount)
+
+    def text(self, name: str, *, limit: int = TEXT_LIMIT) -> str | None:
+        """A text, or a whole number as text."""
+        return self._read(name, lambda value: as_text(value, limit=limit))
+
+    def time(self, name: str) -> datetime | None:
+        """A local time, or ISO 8601."""
+        return self._read(name, lambda value: local_time(value, self._zone), no_value=_NO_TIME)
+
+    def read(self, name: str, read: Callable[[Any], _Value | None]) -> _Value | None:
+        """The field as `read` reads it; `read` gives None for what it cannot read."""
+        return self._read(name, read)
+
+    def unreadable(self, what: str, within: Mapping[str, Any] | None = None) -> tuple[Unreadable, ...]:
+        """One entry for each field that is there and could not be read; `what` names the item: "A report".
+
+        `within`: what is kept to be read again, where the item alone cannot be.
+        """
+        if not self._wrong:
+            return ()
+        raw = dump_item(dict(self.item if within is None else within))
+        return tuple(
+            Unreadable(reason=f"{what} has a `{name}` that cannot be read.", raw=raw, once=True)
+            for name in dict.fromkeys(self._wrong)
+        )
+
+    def _read(
+        self, name: str, read: Callable[[Any], _Value | None], no_value: re.Pattern[str] | None = None
+    ) -> _Value | None:
+        value = self.item.get(name)
+        if value is None:
+            return None
+        found = read(value)
+        if found is None and not _is_absent(value, no_value):
+            self._wrong.append(name)
+        return found
+
+
+def _is_absent(value: Any, no_value: re.Pattern[str] | None) -> bool:
+    """Whether a field says that it has no value."""
+    if isinstance(value, str):
+        text = value.strip()
+        return not text or (no_value is not None and no_value.fullmatch(text) is not None)
+    return value in _EMPTY
 
 
 def retry_after(answer: Answer) -> float | None:

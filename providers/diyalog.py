@@ -44,6 +44,8 @@ from providers.decoding import (
     scrub,
 )
 from providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, TryAgainSoon
+from providers.ids import whole_number
+from providers.numbers import plain
 from providers.pull_only import PullOnly
 
 COUNTED: Final = "sendMessageCount"
@@ -82,6 +84,14 @@ _KIND: Final = "customer"
 _STATED: Final = ("senderId", "receiverId", "messagingDate", COUNTED, "isGroupMessaging", "groupId")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_MS: Final = 7_258_118_400_000  # the year 2200: a later "day" is not a day
+
+
+def customer_id(value: str) -> str:
+    """`customerId` or `customerId:staffId`, both whole numbers; `RequestIsWrong` for any other text."""
+    parts = [whole_number(part) for part in plain(value).split(":")]
+    if len(parts) > 2 or None in parts:  # noqa: PLR2004 - customer and staff
+        raise RequestIsWrong("A tracked customer is written as customerId or customerId:staffId, whole numbers.")
+    return ":".join(part for part in parts if part is not None)
 
 
 def sign(secret: str, *, sent_at: str, body: bytes, path: str, newline_before_path: bool = True) -> str:
@@ -131,6 +141,7 @@ class Diyalog(PullOnly):
             ),
         ),
         id_kinds=(_KIND,),
+        id_forms={_KIND: customer_id},
     )
 
     def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:  # noqa: ARG002

@@ -48,10 +48,13 @@ from providers.errors import (
     TryAgainAt,
     TryAgainSoon,
 )
+from providers.ids import bare, whole_id
 from providers.iletimerkezi_orders import (
     FAILED,
     FINISHED,
+    MESSAGE_STATUS,
     ORDER,
+    ORDER_STATUS,
     Order,
     code_text,
     read_order,
@@ -126,6 +129,8 @@ class Iletimerkezi:
             ),
         ),
         sweep_window_days=10,
+        id_forms={ORDER: whole_id},
+        status_codes=frozenset({*ORDER_STATUS, FINISHED, *MESSAGE_STATUS}),
         optional_credentials=(WEBHOOK_SECRET,),
         derived_secret=sent_hash,
         callback_secret=WEBHOOK_SECRET,
@@ -164,8 +169,8 @@ class Iletimerkezi:
         """
         value, params = load_object(item), fetch.spec.params
         if "number" in value:
-            return read_recipient(str(params[ORDER]), value) if ORDER in params else None
-        found = read_order(value, account.timezone)
+            return read_recipient(str(params[ORDER]), value, account) if ORDER in params else None
+        found = read_order(value, account)
         if isinstance(found, Unreadable):
             return Parsed(unreadable=(found,))
         return Parsed(reports=(found.report,), unreadable=found.unreadable)
@@ -272,7 +277,7 @@ def _parse_list(account: Account, fetch: Fetch, answer: Answer, response: Mappin
         items = []
     if not isinstance(items, list):
         raise AnswerNotUnderstood("The answer holds no list of orders.", raw=answer.body)
-    read = [read_order(item, account.timezone) for item in items]
+    read = [read_order(item, account) for item in items]
     orders = [found for found in read if isinstance(found, Order)]
     unreadable = [found for found in read if isinstance(found, Unreadable)]
     unreadable += [trouble for order in orders for trouble in order.unreadable]
@@ -316,16 +321,17 @@ def _parse_order(account: Account, fetch: Fetch, answer: Answer, *, code: int, r
         return Parsed(answers=(IdAnswer(key=key, found=False),))
     _refuse(code, answer, at=_scheduled_for(account, fetch, answer, key))
     order = response.get("order")
-    if not isinstance(order, dict) or as_key(order.get("id")) != asked:
+    named = as_key(order.get("id")) if isinstance(order, dict) else None
+    if not isinstance(order, dict) or named is None or bare(named) != bare(asked):
         raise AnswerNotUnderstood("The answer is not about the order that was asked for.", raw=answer.body)
     items = order.get("message")
     items = [] if items is None else items
     if not isinstance(items, list):
         raise AnswerNotUnderstood("The answer holds no list of recipients.", raw=answer.body)
-    reports, seen, unreadable = read_recipients(asked, items, fetch.seen_before)
+    reports, seen, unreadable = read_recipients(asked, items, fetch.seen_before, account)
     still_open = fetch.spec.params["open"] + len(items) - sum(not is_open(report.status) for report in reports)
     child, settled = _continue(fetch, order, len(items), still_open)
-    summary, troubles = summarise_order(order, account.timezone)
+    summary, troubles = summarise_order(order, account)
     return Parsed(
         reports=(*summary, *reports),
         children=() if child is None else (child,),

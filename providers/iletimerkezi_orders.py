@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 from models.keys import join_key
 from models.report import DeliveryReport, Hint, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status
-from providers.adapter import Parsed
-from providers.decoding import as_count, as_int, as_key, as_text, dump_item, local_time, scrub
+from providers.adapter import Account, Parsed
+from providers.decoding import Fields, as_count, as_int, as_key, as_text, dump_item, scrub
 from providers.numbers import recipient
+from providers.statuses import judge
 
 FAILED: Final = "115"
 ORDER_STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
@@ -67,7 +67,7 @@ def judge_finished(total: int | None, delivered: int | None, undelivered: int | 
     return Status.UNDELIVERABLE if delivered == 0 else Status.PARTIALLY_DELIVERED
 
 
-def rank_equal_numbers(code: str) -> tuple[int, str]:
+def rank_equal_numbers(code: str, account: Account | None = None) -> tuple[int, str]:
     """Where a recipient stands among the equal numbers of one page, by its status code.
 
     The provider has no id for a recipient, so equal numbers of an order can only be told apart by place, and nobody
@@ -76,22 +76,23 @@ def rank_equal_numbers(code: str) -> tuple[int, str]:
     them only grow, no ordinal ever changes from one final to another, however they are shuffled within the page.
     """
     place = {Status.DELIVERED: 0, Status.UNDELIVERABLE: 2}
-    return place.get(_message_status(code)[0], 1), code
+    return place.get(_message_status(code, account)[0], 1), code
 
 
-def read_order(item: Any, zone: ZoneInfo) -> Order | Unreadable:
+def read_order(item: Any, account: Account) -> Order | Unreadable:
     """One order of a list or detail answer, or why it cannot be read."""
     if not isinstance(item, dict):
         return Unreadable(reason="An order is not an object.", raw=dump_item(item))
     order, code = as_key(item.get("id")), code_text(item.get("status"))
     if order is None or code is None:
         return Unreadable(reason="An order lacks its id or status.", raw=dump_item(item))
-    counts = {name: as_count(item.get(name)) for name in _COUNTERS}
-    status, reason = ORDER_STATUS.get(code, (Status.UNKNOWN, None))
+    fields = Fields(item, account.timezone)
+    counts = {name: fields.count(name) for name in _COUNTERS}
+    status, reason = judge(account, ORDER_STATUS, code)
     why = "An order has a status code that is not documented."
     if code == FINISHED:
         status, why = judge_finished(**counts), "A finished order lacks its counts or they do not add up."
-    submitted_at, title = local_time(item.get("submitAt"), zone), as_text(item.get("sender"))
+    submitted_at, title = fields.time("submitAt"), fields.text("sender")
     extra = {"sender": title, "submit_at": submitted_at.isoformat() if submitted_at else None}
     report = DeliveryReport(
         granularity=Granularity.ORDER,
@@ -103,13 +104,13 @@ def read_order(item: Any, zone: ZoneInfo) -> Order | Unreadable:
         delivered=counts["delivered"],
         undelivered=counts["undelivered"],
         waiting=counts["waiting"],
-        sent_at=local_time(item.get("sendAt"), zone),
+        sent_at=fields.time("sendAt"),
         extra={name: value for name, value in extra.items() if value is not None},
         statement=_statement(item),
         tracked=TrackedKey(id_kind=ORDER, value=order),
     )
     unknown = Unreadable(reason=why, raw=dump_item(_statement(item)), provider_key=order)
-    troubles = (unknown,) if status is Status.UNKNOWN else ()
+    troubles = ((unknown,) if status is Status.UNKNOWN else ()) + fields.unreadable("An order")
     return Order(id=order, report=report, unreadable=troubles, submitted_at=submitted_at)
 
 
@@ -123,22 +124,24 @@ def code_text(value: Any) -> str | None:
     return as_text(value) if number is None else str(number)
 
 
-def _message_status(code: str) -> tuple[Status, Reason | None]:
-    return MESSAGE_STATUS.get(code, (Status.UNKNOWN, None))
+def _message_status(code: str, account: Account | None) -> tuple[Status, Reason | None]:
+    if account is None:
+        return MESSAGE_STATUS.get(code, (Status.UNKNOWN, None))
+    return judge(account, MESSAGE_STATUS, code)
 
 
 def summarise_order(
-    order: Mapping[str, Any], zone: ZoneInfo
+    order: Mapping[str, Any], account: Account
 ) -> tuple[tuple[DeliveryReport, ...], tuple[Unreadable, ...]]:
     """The order's own statement in a detail answer: newer answers carry the counters, the 2024 sample does not."""
     if any(as_count(order.get(name)) is None for name in ("total", "delivered", "undelivered")):
         return (), ()
-    found = read_order(order, zone)
+    found = read_order(order, account)
     return ((), (found,)) if isinstance(found, Unreadable) else ((found.report,), found.unreadable)
 
 
 def read_recipients(
-    order: str, items: Sequence[Any], before: Mapping[str, int]
+    order: str, items: Sequence[Any], before: Mapping[str, int], account: Account | None = None
 ) -> tuple[list[DeliveryReport], tuple[str, ...], list[Unreadable]]:
     """Reports of the recipients on a page, their numbers in the order they stand, and what could not be read.
 
@@ -158,19 +161,19 @@ def read_recipients(
         seen.append(number)
         by_number[number].append((code, item))
     reports = [
-        _recipient_report(order, number, ordinal, code, item)
+        _recipient_report(order, number, ordinal, code, item, _message_status(code, account))
         for number, found in by_number.items()
         for ordinal, (code, item) in enumerate(
-            sorted(found, key=lambda one: rank_equal_numbers(one[0])), start=before.get(number, 0) + 1
+            sorted(found, key=lambda one: rank_equal_numbers(one[0], account)), start=before.get(number, 0) + 1
         )
     ]
     unreadable += [_unknown(report) for report in reports if report.status is Status.UNKNOWN]
     return reports, tuple(seen), unreadable
 
 
-def read_recipient(order: str, item: Mapping[str, Any]) -> Parsed:
+def read_recipient(order: str, item: Mapping[str, Any], account: Account | None = None) -> Parsed:
     """A recipient that was cut out of its page, as a hint: its ordinal is known where its number stands there once."""
-    reports, _, unreadable = read_recipients(order, [item], {})
+    reports, _, unreadable = read_recipients(order, [item], {}, account)
     hints = tuple(
         Hint(
             report=report,
@@ -182,8 +185,10 @@ def read_recipient(order: str, item: Mapping[str, Any]) -> Parsed:
     return Parsed(hints=hints, unreadable=tuple(unreadable))
 
 
-def _recipient_report(order: str, number: str, ordinal: int, code: str, item: Mapping[str, Any]) -> DeliveryReport:
-    status, reason = _message_status(code)
+def _recipient_report(  # noqa: PLR0917 - the parts of one row
+    order: str, number: str, ordinal: int, code: str, item: Mapping[str, Any], meaning: tuple[Status, Reason | None]
+) -> DeliveryReport:
+    status, reason = meaning
     return DeliveryReport(
         granularity=Granularity.MESSAGE,
         provider_key=join_key(order, number, ordinal),

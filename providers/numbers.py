@@ -9,11 +9,98 @@ version might judge a number differently and so change a key. The rules are thos
     anything else             not a number: the caller keeps the raw text
 
 Masked samples (9053XXXXXXXX) and hashed user ids are not numbers.
+
+What people paste may also hold invisible marks, digits of other scripts and typographic dashes. `lookup_form` and what
+is built on it read these; `e164`, which makes keys of what providers send, does not, so no stored key changes.
 """
 
 import re
 from typing import Final
 
+_INVISIBLE: Final = re.compile(
+    "[\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U00013438"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Format characters (Unicode category Cf), variation selectors and fillers: nothing of them can be seen."""
+_ZEROS: Final = (
+    0x0660,
+    0x06F0,
+    0x07C0,
+    0x0966,
+    0x09E6,
+    0x0A66,
+    0x0AE6,
+    0x0B66,
+    0x0BE6,
+    0x0C66,
+    0x0CE6,
+    0x0D66,
+    0x0DE6,
+    0x0E50,
+    0x0ED0,
+    0x0F20,
+    0x1040,
+    0x1090,
+    0x17E0,
+    0x1810,
+    0x1946,
+    0x19D0,
+    0x1A80,
+    0x1A90,
+    0x1B50,
+    0x1BB0,
+    0x1C40,
+    0x1C50,
+    0xA620,
+    0xA8D0,
+    0xA900,
+    0xA9D0,
+    0xA9F0,
+    0xAA50,
+    0xABF0,
+    0xFF10,
+    0x104A0,
+    0x10D30,
+    0x11066,
+    0x110F0,
+    0x11136,
+    0x111D0,
+    0x112F0,
+    0x11450,
+    0x114D0,
+    0x11650,
+    0x116C0,
+    0x11730,
+    0x118E0,
+    0x11950,
+    0x11C50,
+    0x11D50,
+    0x11DA0,
+    0x16A60,
+    0x16AC0,
+    0x16B50,
+    0x1D7CE,
+    0x1D7D8,
+    0x1D7E2,
+    0x1D7EC,
+    0x1D7F6,
+    0x1E140,
+    0x1E2F0,
+    0x1E950,
+    0x1FBF0,
+)
+"""The zero of every decimal script (Unicode 14, category Nd) but ASCII; its nine other digits follow it."""
+_DIGITS: Final = {zero + digit: str(digit) for zero in _ZEROS for digit in range(10)}
+_LOOK_ALIKE: Final = (
+    _DIGITS
+    | dict.fromkeys((0x058A, 0x2043, 0x207B, 0x208B, 0x2212, 0x2E3A, 0x2E3B, 0xFE58, 0xFE63, 0xFF0D), "-")
+    | dict.fromkeys((0x207A, 0x208A, 0x2795, 0xFE62, 0xFF0B), "+")
+    | dict.fromkeys(
+        (0x00B7, 0x2022, 0x2024, 0x2027, 0x2044, 0x2215, 0x22C5, 0x30FB, 0xFF08, 0xFF09, 0xFF0E, 0xFF0F), "."
+    )
+)
+"""Digits, dashes and plus signs of other forms as their ASCII twins; dots, slashes and brackets as a separator."""
 _SEPARATORS: Final = re.compile(r"[\s\-()./\u2010-\u2015]")
 _FULL_PREFIX: Final = re.compile(r"\+|00")
 _FULL: Final = re.compile(r"[1-9][0-9]{6,14}")
@@ -46,6 +133,29 @@ def recipient(text: str, *, foreign: bool = False) -> str:
     return e164(text, foreign=foreign) or text
 
 
+def plain(text: str) -> str:
+    """The text without the marks that nobody can see, and without blanks at its ends; the digits of any script as 0-9.
+
+    For what a person or another program gives as an id. Visible letters and signs stay as they are.
+    """
+    if text.isascii():
+        return text.strip()
+    return _INVISIBLE.sub("", text).translate(_DIGITS).strip()
+
+
+def trimmed(text: str) -> str:
+    """The text without blanks and invisible marks at its ends; a mark within it may belong to its script."""
+    if text.isascii():
+        return text.strip()
+    visible = [place for place, one in enumerate(text) if not (one.isspace() or _INVISIBLE.fullmatch(one))]
+    return text[visible[0] : visible[-1] + 1] if visible else ""
+
+
+def person(text: str) -> str:
+    """What a person gives as a recipient: E.164 in any usual spelling, otherwise the text itself, `plain`."""
+    return lookup_form(text) or plain(text)
+
+
 def national_number(number: str) -> str:
     """How a Turkish interface writes an E.164 number: ten digits; a number abroad keeps its country code, without +."""
     digits = number.removeprefix("+")
@@ -55,8 +165,11 @@ def national_number(number: str) -> str:
 def lookup_form(text: str) -> str | None:
     """The E.164 form of any usual human spelling of a number, for look-ups; None where it is not one.
 
-    Wider than `e164`: land lines (0212 …) too, and bare digits that are not Turkish are full international ones.
+    Wider than `e164`: land lines (0212 …) too, and bare digits that are not Turkish are full international ones;
+    invisible marks do not count, and digits, dashes and plus signs may be of any script.
     """
+    if not text.isascii():
+        text = _INVISIBLE.sub("", text).translate(_LOOK_ALIKE)
     strict = e164(text)
     if strict is not None:
         return strict
@@ -72,7 +185,7 @@ def same_number_spellings(text: str) -> tuple[str, ...]:
     """
     number = lookup_form(text)
     if number is None:
-        return (text.strip(),)
+        return tuple(dict.fromkeys((plain(text), text.strip())))
     digits, short = number.removeprefix("+"), national_number(number)
     zero = (f"0{short}",) if short != digits else ()
     return tuple(dict.fromkeys((number, digits, short, *zero, f"00{digits}", text.strip())))

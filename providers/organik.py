@@ -4,6 +4,7 @@ Source: organikapi.com/documents/reports_detailed; error codes and the key's mak
 documents (README, ERROR_CODES). The key stands in the URL's path, so no URL may ever be printed.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
@@ -27,15 +28,14 @@ from providers.adapter import (
     Request,
 )
 from providers.decoding import (
-    as_amount,
-    as_count,
+    KEY_LIMIT,
+    Fields,
     as_int,
     as_key,
     as_text,
     check_http,
     dump_item,
     load_json,
-    local_time,
     refuse_client_error,
     scrub,
 )
@@ -47,7 +47,8 @@ from providers.errors import (
     SlowDown,
     TryAgainSoon,
 )
-from providers.numbers import recipient
+from providers.ids import bare, text_id, whole_id, whole_number
+from providers.numbers import plain, recipient
 from providers.organik_replies import Reply, read_reply
 from providers.organik_requests import (
     api_key,
@@ -56,10 +57,12 @@ from providers.organik_requests import (
     goes_alone,
     json_body,
     keys_of,
+    one_form,
     sent_key,
     xml_body,
 )
 from providers.pull_only import PullOnly
+from providers.statuses import judge_unlisted
 
 STATUS: Final[Mapping[int, tuple[Status, Reason | None]]] = {
     0: (Status.SCHEDULED, None),  # "henüz gönderilmedi"
@@ -147,6 +150,17 @@ KINDS: Final = ("transaction", "delivery_track", "gsm_track")
 SPLIT_ABOVE_ROWS: Final = 200
 """A transaction with more rows than this and few open ones is asked by its open rows from then on."""
 
+_GSM_ID: Final = re.compile(r"[0-9A-Za-z]+(-[0-9A-Za-z]+)*")
+
+
+def gsm_id(value: str) -> str:
+    """A whole number, or the text form that `sendsms` returns; `RequestIsWrong` for any other text."""
+    text = plain(value)
+    if whole_number(text) is None and not (_GSM_ID.fullmatch(text) and len(text) <= KEY_LIMIT):
+        raise RequestIsWrong("A gsm id must be a whole number, or a text such as 16502030-4730-63032793.")
+    return bare(text)
+
+
 RECORD: Final = ProviderRecord(
     derived_secret=sent_key,
     name="organik",
@@ -165,6 +179,8 @@ RECORD: Final = ProviderRecord(
         OptionSpec(name="batch_size", type=int, default=100, meaning="most ids in one call", minimum=1, maximum=1000),
     ),
     id_kinds=KINDS,
+    id_forms={"transaction": whole_id, "gsm_track": gsm_id, "delivery_track": text_id},
+    status_codes=frozenset(map(str, STATUS)),
 )
 
 
@@ -195,7 +211,8 @@ class Organik(PullOnly):
         """`POST /v2/<key>/detailedreport/<format>/` with the ids as texts, as the provider's own client sends them."""
         del now
         form = str(account.options.get("format", "json"))
-        field, ids = f"{fetch.spec.params['by']}_ids", fetch.spec.params["ids"]
+        kind = str(fetch.spec.params["by"])
+        field, ids = f"{kind}_ids", list(dict.fromkeys(one_form(kind, value) for value in fetch.spec.params["ids"]))
         return Request(
             method="POST",
             url=f"{account.base_url.rstrip('/')}/v2/{quote(api_key(account), safe='')}/detailedreport/{form}/",
@@ -252,12 +269,12 @@ def _parse_rows(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parsed:
     reports: dict[TrackedKey | None, list[DeliveryReport]] = {}
     unreadable: list[Unreadable] = []
     spoiled: set[TrackedKey | None] = set()
-    asked = frozenset(keys_of(fetch))
+    # Ids are compared in one form; of two spellings of one id, both stored by an earlier version, both are answered.
+    named = {one_form(key.id_kind, key.value): key for key in keys_of(fetch)}
     for row in rows:
-        owner = _owner(fetch, asked, row)
-        report, trouble = _report(account, row, owner)
-        if trouble is not None:
-            unreadable.append(trouble)
+        owner = _owner(fetch, named, row)
+        report, troubles = _report(account, row, owner)
+        unreadable += troubles
         if report is not None:
             reports.setdefault(owner, []).append(report)
         else:
@@ -265,7 +282,9 @@ def _parse_rows(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parsed:
     answers: list[IdAnswer] = []
     discovered: list[Discovered] = []
     for key in keys_of(fetch):
-        open_rows, answer = _settle(account, fetch, key, reports.get(key, []), spoiled)
+        open_rows, answer = _settle(
+            account, fetch, key, reports.get(named[one_form(key.id_kind, key.value)], []), spoiled
+        )
         answers.append(answer)
         discovered += open_rows
     return Parsed(
@@ -276,55 +295,63 @@ def _parse_rows(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parsed:
     )
 
 
-def _owner(fetch: Fetch, asked: frozenset[TrackedKey], row: Any) -> TrackedKey | None:
+def _owner(fetch: Fetch, named: Mapping[str, TrackedKey], row: Any) -> TrackedKey | None:
     """The id asked for that this row answers; None where the row names none of them."""
     kind, ids = fetch.spec.params["by"], fetch.spec.params["ids"]
     if kind == "gsm_track" and len(ids) == 1 and as_int(ids[0], minimum=0) is None:
         return TrackedKey(id_kind=kind, value=ids[0])
     value = as_key(row.get(f"{kind}_id")) if isinstance(row, dict) else None
-    key = TrackedKey(id_kind=kind, value=value) if value is not None else None
-    return key if key in asked else None
+    return named.get(one_form(kind, value)) if value is not None else None
 
 
-def _report(account: Account, row: Any, owner: TrackedKey | None) -> tuple[DeliveryReport | None, Unreadable | None]:
+def _report(
+    account: Account, row: Any, owner: TrackedKey | None
+) -> tuple[DeliveryReport | None, tuple[Unreadable, ...]]:
     """The report of one row, and what of it could not be understood."""
     key = as_key(row.get("gsm_track_id")) if isinstance(row, dict) else None
     number = as_int(row.get("status")) if key is not None else None
     word = str(number) if number is not None else (as_text(row.get("status"), limit=100) if key is not None else None)
     if key is None or word is None:
-        return None, Unreadable(reason="A row lacks `gsm_track_id` or `status`.", raw=dump_item(row))
-    status, reason, error = _judge(number, row)
-    foreign = as_int(row.get("is_foreign_gsm"))
-    gsm = as_text(row.get("gsm"), limit=100)
+        return None, (Unreadable(reason="A row lacks `gsm_track_id` or `status`.", raw=dump_item(row)),)
+    fields = Fields(row, account.timezone)
+    status, reason, error = _judge(account, number, word, row)
+    foreign = fields.whole("is_foreign_gsm")
+    gsm = fields.text("gsm", limit=100)
     report = DeliveryReport(
         granularity=Granularity.MESSAGE,
         provider_key=key,
-        parent_key=as_key(row.get("transaction_id")),
-        client_ref=as_text(row.get("delivery_track_id")),
+        parent_key=fields.read("transaction_id", as_key),
+        client_ref=fields.text("delivery_track_id"),
         recipient=recipient(gsm, foreign=foreign == 1) if gsm else None,
         status=status,
         reason=reason,
         provider_status=word,
         provider_error=error,
-        segments=as_count(row.get("sms_count")),
-        credits=as_amount(row.get("credit_amount")),
-        sent_at=local_time(row.get("start_date"), account.timezone),
-        done_at=local_time(row.get("finish_date"), account.timezone) if is_final(status) else None,
+        segments=fields.count("sms_count"),
+        credits=fields.amount("credit_amount"),
+        sent_at=fields.time("start_date"),
+        done_at=fields.time("finish_date") if is_final(status) else None,
         extra={} if foreign is None else {"is_foreign_gsm": foreign},
         statement=scrub({name: row[name] for name in _STATED if name in row}),
         tracked=owner,
     )
-    if status is not Status.UNKNOWN:
-        return report, None
-    return report, Unreadable(reason="Unknown value in `status`.", raw=dump_item(row), provider_key=key)
+    troubles = fields.unreadable("A row")
+    if status is Status.UNKNOWN:
+        unknown = Unreadable(reason="Unknown value in `status`.", raw=dump_item(row), provider_key=key)
+        troubles = (unknown, *troubles)
+    return report, troubles
 
 
-def _judge(number: int | None, row: Mapping[str, Any]) -> tuple[Status, Reason | None, str | None]:
+def _judge(
+    account: Account, number: int | None, word: str, row: Mapping[str, Any]
+) -> tuple[Status, Reason | None, str | None]:
     """(status, reason, raw errorcode) of a row. An errorcode that is absent (XML) is not 0: it just says nothing."""
     given = row.get("errorcode")
     code = as_int(given)
     raw = str(code) if code is not None else as_text(given, limit=100)
-    status, reason = STATUS.get(number, (Status.UNKNOWN, None)) if number is not None else (Status.UNKNOWN, None)
+    if number is None or number not in STATUS:
+        return *judge_unlisted(account, word), raw
+    status, reason = STATUS[number]
     if status not in {Status.UNDELIVERABLE, Status.EXPIRED} or raw is None or code == 0:
         return status, reason, raw
     explained = REASON.get(code, Reason.OTHER) if code is not None else Reason.OTHER

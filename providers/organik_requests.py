@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape
 from models.report import TrackedKey
 from providers.adapter import Account, DueId, Fetch, FetchSpec
 from providers.decoding import as_int
+from providers.ids import bare
 
 ROWS_PER_CALL: Final = 5000
 """A call asks for ids with at most so many expected rows together: there is no paging."""
@@ -50,6 +51,11 @@ def batch_of(kind: str, values: Sequence[str]) -> FetchSpec:
     ids = sorted(values)
     keys = tuple(TrackedKey(id_kind=kind, value=value) for value in ids)
     return FetchSpec(kind="batch", params={"by": kind, "ids": ids}, ids=keys, label=f"{len(ids)} {kind} ids")
+
+
+def one_form(kind: str, value: str) -> str:
+    """An id as it is sent and compared: whole numbers without leading zeros, the sender's own texts as they are."""
+    return value.strip() if kind == "delivery_track" else bare(value)
 
 
 def keys_of(fetch: Fetch) -> tuple[TrackedKey, ...]:

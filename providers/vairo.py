@@ -1,16 +1,20 @@
-"""Vairo SMS: one call per number of a send (`NumaraRaporu`), with a look at the whole send (`GonderimBilgisi`) first.
+"""Vairo SMS: one call per number of a send (`NumaraRaporu`), and one about the whole send at its end.
 
 Sources: vairosms.com/api-destegi/numara-gonderim-raporu, …/gonderim-bilgisi, …/hata-mesajlari. A tracked id is of kind
-`number` with the value `<send id>:<number>`. The key travels in the query string, so no URL may ever be printed.
+`number` with the value `<send id>:<number>`; its send is tracked beside it as `send`. A running send says nothing about
+its numbers, so `GonderimBilgisi` is called only once they are closed or validity has ended. The key travels in the
+query string, so no URL may ever be printed.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
+from models.keys import join_key
 from models.report import DeliveryReport, IdAnswer, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status, is_final
 from providers.adapter import (
@@ -27,20 +31,21 @@ from providers.adapter import (
     Request,
 )
 from providers.decoding import (
-    as_count,
+    Fields,
     as_int,
     as_key,
     as_text,
     check_http,
     dump_item,
     load_object,
-    local_time,
     refuse_client_error,
     scrub,
 )
 from providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong
-from providers.numbers import e164, national_number
+from providers.ids import bare, whole_id, whole_number
+from providers.numbers import e164, national_number, person, plain
 from providers.pull_only import PullOnly
+from providers.statuses import judge
 
 STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
     "DEFAULT": (Status.SCHEDULED, None),  # "Henüz işlem yapılmamış."
@@ -58,9 +63,8 @@ STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
 }
 """The eleven documented words of `durum_gonderim`, compared exactly.
 
-Verimor, whose words these are, knows six more (DOUBLE_SEND_ERROR, NOT_ALLOWED_BY_IYS, MISSING_TARIFF,
-ROUTE_NOT_AVAILABLE, NETWORK_NOTCOVERED, INTERNATIONAL_DENIED). Vairo does not document them, so they are unknown words:
-never final, raw word kept.
+Verimor, whose words these are, knows six more (`VERIMOR_WORDS`). Vairo does not document them, so they are unknown
+words: never final, raw word kept, unless the account's `status_map` names their status.
 """
 
 ERROR: Final[Mapping[str, type[ProviderError]]] = {
@@ -72,11 +76,24 @@ ERROR: Final[Mapping[str, type[ProviderError]]] = {
 }
 """The documented words of `aciklama` beside `durum: false`. Of a *request* they say nothing about a delivery."""
 
-GATE_STATE: Final[Mapping[int, str]] = {-1: "ended", 0: "running", 1: "ended"}
-"""`paket_durum`: -1 not sent, 0 still running, 1 finished."""
+SEND_STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
+    "-1": (Status.REJECTED, Reason.OTHER),  # failed: nothing was sent, no credit was taken; `log` says why
+    "0": (Status.ENROUTE, None),  # still running; `scheduled` while its planned time (`ileri_tarih`) lies ahead
+    "1": (Status.SENT, None),  # finished: it says nothing of how many arrived, so it is never `delivered`
+}
+"""`paket_durum` of a whole send, as text."""
 
-GATE_ABOVE: Final = 5
-"""A send with more due numbers than this is asked as a whole first: one call may save all of theirs."""
+VERIMOR_WORDS: Final = frozenset(
+    {
+        "DOUBLE_SEND_ERROR",
+        "NOT_ALLOWED_BY_IYS",
+        "MISSING_TARIFF",
+        "ROUTE_NOT_AVAILABLE",
+        "NETWORK_NOTCOVERED",
+        "INTERNATIONAL_DENIED",
+    }
+)
+"""Words of Verimor that Vairo does not document: in `durum_gonderim` they are unknown, as causes they are kept."""
 
 _STATED: Final = (
     "id",
@@ -91,7 +108,47 @@ _STATED: Final = (
 """What is kept of a report as its statement: all that is documented but `mesaj`, the text. A field that is not known
 may be a text or a name."""
 
+_SEND_STATED: Final = (
+    "id",
+    "sms_baslik",
+    "numara_toplam",
+    "kredi_toplam",
+    "sonlanma_zamani",
+    "ileri_tarih",
+    "gecerlilik_suresi",
+    "paket_durum",
+    "created_at",
+)
+"""The same of a send: all that is documented but `log`, of which only words of the provider's are kept."""
+
+_VALIDITY: Final = re.compile(r"([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])")
+_LOG_DEPTH: Final = 4
+_FORM: Final = "The tracked id is not <send id>:<number>."
+_NUMBER: Final = re.compile(r"\+?[0-9]{1,20}")
 _EMPTY: Final[tuple[Any, ...]] = (None, [], {})
+
+NUMBER: Final = "number"
+SEND: Final = "send"
+
+
+def number_id(value: str) -> str:
+    """`<send id>:<number>` as it is stored; `RequestIsWrong` for any other text.
+
+    A number that is written as digits alone stays as it is, so that what senders have registered before is the same id;
+    two spellings of a number are one call all the same. Any other spelling becomes E.164.
+    """
+    send, colon, number = plain(value).partition(":")
+    whole, digits = whole_number(send), number.strip()
+    if not _NUMBER.fullmatch(digits):
+        digits = person(digits)
+    if not colon or not send.strip() or not digits:
+        raise RequestIsWrong(_FORM)
+    if whole is None:
+        raise RequestIsWrong("The send id must be the whole number that SmsGonder returned, as in 187:5399999999.")
+    if not _NUMBER.fullmatch(digits):
+        raise RequestIsWrong("Behind the send id must stand a phone number, as in 187:5399999999.")
+    return join_key(whole, digits)
+
 
 RECORD: Final = ProviderRecord(
     name="vairo",
@@ -111,8 +168,11 @@ RECORD: Final = ProviderRecord(
             choices=("national", "international", "plus"),
         ),
     ),
-    id_kinds=("number",),
-    number_part={"number": 1},
+    id_kinds=(NUMBER,),
+    id_forms={NUMBER: number_id, SEND: whole_id},
+    number_part={NUMBER: 1},
+    wholes={NUMBER: SEND},
+    status_codes=frozenset({*STATUS, *SEND_STATUS}),
 )
 
 
@@ -127,18 +187,15 @@ class Vairo(PullOnly):
         return ()
 
     def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:
-        """One call per (send, number); for a send with many due numbers whose gate is shut, one call for the send."""
+        """One call per (send, number), and one per whole send."""
         del account, today
-        gated: dict[str, list[TrackedKey]] = {}
+        specs: dict[tuple[str, str, str], list[TrackedKey]] = {}
         for item in due:
-            if not item.gate_open:
-                gated.setdefault(split_value(item.key.value)[0], []).append(item.key)
-        gated = {send: keys for send, keys in gated.items() if _count_numbers(keys) > GATE_ABOVE}
-        specs = {("GonderimBilgisi", send, ""): keys for send, keys in gated.items()}
-        for item in due:
-            send, number = split_value(item.key.value)
-            if item.gate_open or send not in gated:
-                specs.setdefault(("NumaraRaporu", send, number), []).append(item.key)
+            if item.key.id_kind == SEND:
+                call = ("GonderimBilgisi", bare(item.key.value), "")
+            else:
+                call = ("NumaraRaporu", *split_value(item.key.value))
+            specs.setdefault(call, []).append(item.key)
         return tuple(_spec(*call, keys) for call, keys in specs.items())
 
     def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:
@@ -150,7 +207,7 @@ class Vairo(PullOnly):
         params = fetch.spec.params
         call, send, number = params["call"], params["send"], params.get("number", "")
         if not send or (call == "NumaraRaporu" and not number):
-            raise RequestIsWrong("The tracked id is not <send id>:<number>.")
+            raise RequestIsWrong(_FORM)
         root = account.base_url.rstrip("/")
         url = f"{root}/{call}/{quote(send, safe='')}?api_key={quote(account.credentials['api_key'], safe='')}"
         headers = {"accept": "application/json"}
@@ -161,16 +218,16 @@ class Vairo(PullOnly):
         return Request(method="POST", url=url, headers=headers, body=body, endpoint=call)
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
-        """What the answer says about the number, or when its send has ended."""
+        """What the answer says about the number, or about the whole send."""
         if fetch.spec.params["call"] == "GonderimBilgisi":
-            return _parse_gate(fetch, answer)
+            return _parse_send(account, fetch, answer)
         return _parse_number(account, fetch, answer)
 
     def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
-        """The object in `aciklama`, all that an answer holds: about a number, or about a whole send and no delivery."""
+        """The object in `aciklama`, all that an answer holds: about a number, or about a whole send."""
         call = fetch.spec.params.get("call")
         if call == "GonderimBilgisi":
-            return _read_gate(fetch, load_object(item))
+            return _read_send(account, fetch, load_object(item))
         return _read_number(account, fetch, load_object(item)) if call == "NumaraRaporu" else None
 
 
@@ -183,7 +240,7 @@ def split_value(value: str) -> tuple[str, str]:
     send, number = send.strip(), number.strip()
     if not (send.isascii() and send.isalnum()):
         return "", value
-    return send, e164(number) or e164(number, foreign=True) or number
+    return bare(send), e164(number) or e164(number, foreign=True) or number
 
 
 def written(number: str, form: str) -> str:
@@ -193,13 +250,9 @@ def written(number: str, form: str) -> str:
     return {"plus": number, "international": number[1:]}.get(form, national_number(number))
 
 
-def _count_numbers(keys: Sequence[TrackedKey]) -> int:
-    return len({split_value(key.value)[1] for key in keys})
-
-
 def _spec(call: str, send: str, number: str, keys: Sequence[TrackedKey]) -> FetchSpec:
     params = {"call": call, "send": send} | ({"number": number} if number else {})
-    label = f"send {send}, one number" if number else f"send {send}, {len(keys)} numbers"
+    label = f"send {send}, one number" if number else f"send {send} as a whole"
     return FetchSpec(kind="batch", params=params, ids=tuple(keys), label=label)
 
 
@@ -256,19 +309,19 @@ def _read_number(account: Account, fetch: Fetch, item: Mapping[str, Any]) -> Par
         return _unreadable("The report lacks `id` or `durum_gonderim`.", item)
     if not _is_about(item, fetch.spec.params):
         return _unreadable("The report is about another send or number than was asked for.", item)
-    report = _report(account, fetch, item, key, word)
-    strange = () if word in STATUS else (_unknown_word(key, item),)
+    fields = Fields(item, account.timezone)
+    report = _report(account, fetch, fields, key, word)
+    strange = (_unknown_word(key, item),) if report.status is Status.UNKNOWN else ()
     settled = is_final(report.status)
     answers = tuple(IdAnswer(key=asked, found=True, settled=settled) for asked in _asked(fetch))
-    return Parsed(reports=(report,), answers=answers, unreadable=strange)
+    return Parsed(reports=(report,), answers=answers, unreadable=(*strange, *fields.unreadable("A report")))
 
 
-def _report(account: Account, fetch: Fetch, item: Mapping[str, Any], key: str, word: str) -> DeliveryReport:
-    status, reason = STATUS.get(word, (Status.UNKNOWN, None))
-    refunded = item.get("durum_iade")
-    whole = as_int(refunded)
-    kept = whole if whole is not None else as_text(refunded)
+def _report(account: Account, fetch: Fetch, fields: Fields, key: str, word: str) -> DeliveryReport:
+    status, reason = judge(account, STATUS, word)
+    refunded = fields.read("durum_iade", _int_or_text)
     asked = _asked(fetch)
+    created_at = fields.time("created_at")
     return DeliveryReport(
         granularity=Granularity.MESSAGE,
         provider_key=key,
@@ -277,52 +330,112 @@ def _report(account: Account, fetch: Fetch, item: Mapping[str, Any], key: str, w
         status=status,
         reason=reason,
         provider_status=word,
-        segments=as_count(item.get("mesaj_boy")),
-        sent_at=local_time(item.get("created_at"), account.timezone),
-        done_at=local_time(item.get("updated_at"), account.timezone) if is_final(status) else None,
-        extra={} if kept is None else {"durum_iade": kept},
-        statement=scrub({name: item[name] for name in _STATED if name in item}),
+        segments=fields.count("mesaj_boy"),
+        # Nothing was sent yet while the message is only scheduled.
+        sent_at=created_at if status is not Status.SCHEDULED else None,
+        done_at=fields.time("updated_at") if is_final(status) else None,
+        extra={} if refunded is None else {"durum_iade": refunded},
+        statement=scrub({name: fields.item[name] for name in _STATED if name in fields.item}),
         tracked=asked[0] if asked else None,
     )
+
+
+def _int_or_text(value: Any) -> int | str | None:
+    whole = as_int(value)
+    return whole if whole is not None else as_text(value)
 
 
 def _is_about(item: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
     """Whether the report names the send and the number that were asked for."""
     number, given = params["number"], as_text(item.get("numara")) or ""
     known = e164(given, foreign=number.startswith("+") and not number.startswith("+90")) or given
-    return bool(as_key(item.get("sms_gonderim_id")) == params["send"] and known == number)
+    send = as_key(item.get("sms_gonderim_id"))
+    return send is not None and bare(send) == bare(params["send"]) and known == number
 
 
-def _parse_gate(fetch: Fetch, answer: Answer) -> Parsed:
-    """Running: the numbers wait for their next step. Ended, refused or an unknown word: each number is asked itself.
-
-    The gate only saves calls; what Vairo says about a send never closes a number, nor keeps one from being asked.
-    """
-    opened = tuple(IdAnswer(key=key, found=True, make_due=True) for key in _asked(fetch))
+def _parse_send(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
+    """What Vairo says about a whole send. Where it is refused or not known, its numbers are checked all the same."""
+    unknown = Parsed(answers=tuple(IdAnswer(key=key, found=False) for key in _asked(fetch)))
     try:
         verdict, item = _read(answer)
         if not verdict:
             _refuse(answer, item)
     except RequestIsWrong:
-        return Parsed(answers=opened)
+        return unknown
     if not verdict or item in _EMPTY:
-        return Parsed(answers=opened)
+        return unknown
     if not isinstance(item, dict):
         raise AnswerNotUnderstood("`aciklama` is not an object.", raw=answer.body)
-    return _read_gate(fetch, item)
+    return _read_send(account, fetch, item, answer.received_at)
 
 
-def _read_gate(fetch: Fetch, item: Mapping[str, Any]) -> Parsed:
-    """What the object in `aciklama` says of the send."""
-    keys = _asked(fetch)
-    opened = tuple(IdAnswer(key=key, found=True, make_due=True) for key in keys)
-    state = GATE_STATE.get(number) if (number := as_int(item.get("paket_durum"))) is not None else None
-    if as_key(item.get("id")) != fetch.spec.params["send"] or state is None:
-        reason = "The answer about the send names another send or an unknown `paket_durum`."
-        return Parsed(answers=opened, unreadable=(Unreadable(reason=reason, raw=dump_item(item)),))
-    if state == "running":
-        return Parsed(answers=tuple(IdAnswer(key=key, found=True, postpone=True) for key in keys))
-    return Parsed(answers=opened)
+def _read_send(account: Account, fetch: Fetch, item: Mapping[str, Any], received_at: datetime | None = None) -> Parsed:
+    """What the object in `aciklama` says of the send: its `order` row. It settles the send and never a number."""
+    key, code = as_key(item.get("id")), _int_or_text(item.get("paket_durum"))
+    if code is None or key is None or bare(key) != bare(fetch.spec.params["send"]):
+        return _unreadable("The answer about a send lacks its `paket_durum` or names another send.", item)
+    fields = Fields(item, account.timezone)
+    report = _send_report(account, fetch, fields, str(code), received_at)
+    troubles = list(fields.unreadable("An answer about a send"))
+    if report.status is Status.UNKNOWN:
+        troubles.append(Unreadable(reason="Unknown `paket_durum`.", raw=dump_item(item), provider_key=bare(key)))
+    if report.status is Status.REJECTED and report.provider_error is None and item.get("log") not in _EMPTY:
+        reason = "The `log` of a failed send holds no documented word."
+        troubles.append(Unreadable(reason=reason, raw=dump_item(item), once=True))
+    settled = is_final(report.status)
+    answers = tuple(IdAnswer(key=asked, found=True, settled=settled) for asked in _asked(fetch))
+    return Parsed(reports=(report,), answers=answers, unreadable=tuple(troubles))
+
+
+def _send_report(
+    account: Account, fetch: Fetch, fields: Fields, code: str, received_at: datetime | None
+) -> DeliveryReport:
+    status, reason = judge(account, SEND_STATUS, code)
+    created_at, planned_at = fields.time("created_at"), fields.time("ileri_tarih")
+    if status is Status.ENROUTE and planned_at is not None and received_at is not None and planned_at > received_at:
+        status = Status.SCHEDULED
+    begins_at, lasts = planned_at or created_at, fields.read("gecerlilik_suresi", _validity)
+    cause = _cause(fields.item.get("log"), _LOG_DEPTH) if status is Status.REJECTED else None
+    if cause is not None and cause in STATUS:
+        reason = STATUS[cause][1] or reason
+    extra = {"sender": fields.text("sms_baslik"), "planned_at": planned_at.isoformat() if planned_at else None}
+    asked = _asked(fetch)
+    return DeliveryReport(
+        granularity=Granularity.ORDER,
+        provider_key=bare(fetch.spec.params["send"]),
+        status=status,
+        reason=reason,
+        provider_status=code,
+        provider_error=cause,
+        total=fields.count("numara_toplam"),
+        credits=fields.amount("kredi_toplam"),
+        # A failed send was not sent, a scheduled one not yet.
+        sent_at=begins_at if status not in {Status.SCHEDULED, Status.REJECTED} else None,
+        done_at=fields.time("sonlanma_zamani") if is_final(status) else None,
+        valid_until=begins_at + lasts if begins_at is not None and lasts is not None else None,
+        extra={name: value for name, value in extra.items() if value is not None},
+        statement=scrub({name: fields.item[name] for name in _SEND_STATED if name in fields.item}),
+        tracked=asked[0] if asked else None,
+    )
+
+
+def _validity(value: Any) -> timedelta | None:
+    """`gecerlilik_suresi`, such as "24:00:00"."""
+    match = _VALIDITY.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        return None
+    hours, minutes, seconds = map(int, match.groups())
+    return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+
+
+def _cause(log: Any, depth: int) -> str | None:
+    """The first documented word within `log`, whose form is not documented: any other text may name a person."""
+    if isinstance(log, str):
+        word = log.strip()
+        return word if word in STATUS or word in ERROR or word in VERIMOR_WORDS else None
+    inner = log.values() if isinstance(log, dict) else log if isinstance(log, list) else ()
+    found = (_cause(item, depth - 1) for item in inner) if depth else iter(())
+    return next((word for word in found if word is not None), None)
 
 
 def _unreadable(reason: str, item: Mapping[str, Any]) -> Parsed:

@@ -27,14 +27,17 @@ def next_check(
     time_factor: float = 1.0,
     first_check_seconds: float | None = None,
     max_check_seconds: float | None = None,
+    early: bool = True,
 ) -> datetime | None:
     """The moment of the next check, strictly after `now`; None once the provider is taken to have forgotten the id.
 
     `first_check_seconds` replaces the first step, `max_check_seconds` the longest wait before validity ends;
     `time_factor` compresses every duration (not `valid_until`, which is a moment). `forget_days` 0 gives None from
-    the check right after validity on. Times are aware.
+    the check right after validity on. `early` false: no check before validity has ended. Times are aware.
     """
     validity_check = _right_after(valid_until, time_factor)
+    if now < valid_until and not early:
+        return validity_check
     if now < valid_until:
         waits = _waits(numbers, first_check_seconds, max_check_seconds)
         moment = _first_after(
@@ -55,6 +58,7 @@ def first_check(
     time_factor: float = 1.0,
     first_check_seconds: float | None = None,
     max_check_seconds: float | None = None,
+    early: bool = True,
 ) -> datetime:
     """When an id registered at `now` is asked for first: at t_1 or right after a shorter validity, not before `now`.
 
@@ -62,7 +66,7 @@ def first_check(
     """
     t_1 = next(_waits(numbers, first_check_seconds, max_check_seconds))
     moment = sent_at + timedelta(seconds=t_1 * time_factor)
-    if moment > valid_until:
+    if moment > valid_until or not early:
         moment = _right_after(valid_until, time_factor)
     return max(moment, now)
 

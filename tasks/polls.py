@@ -5,6 +5,7 @@ from datetime import date
 from celery import shared_task
 
 from core import names
+from providers.numbers import plain
 from tasks.base import UlakTask
 from tasks.steps import ondemand, planning
 
@@ -25,6 +26,7 @@ def poll_account(
     window_to: str | None = None,
 ) -> None:
     """Plan one poll on demand; without `poll_id` this message's own id is the idempotency key and finds the poll."""
+    account_id = plain(account_id)
     if poll_id is None:
         window = (_day(window_from), _day(window_to))
         key = f"task:{self.request.id}"

@@ -50,12 +50,13 @@ def open_ids_of(connection: Connection, account_id: str, params: Mapping[str, An
     """The ids that an ended fetch with these parameters asked for and that are still open.
 
     A fetch lets go of its ids when it ends, so they are known by its parameters: an id whose value, or each part of
-    it, stands there. Where none does, the parameters name a group of ids by their first part (a whole send).
+    it, stands there. Where none does, all ids with that first part are given, and the whole (a send) with them.
     """
     words = _words(params)
     parameters = {"account_id": account_id, "words": sorted(words)}
     found = connection.execute(_OPEN_IDS, parameters).mappings().all()
-    exact = [row for row in found if row["value"] in words or words.issuperset(split_key(row["value"]))]
+    parts = [row for row in found if row["whole"] is None or row["whole"] != row["value"]]
+    exact = [row for row in parts if row["value"] in words or words.issuperset(split_key(row["value"]))]
     return exact or list(found)
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from models.database import json_parameter
 from models.ledger.walks import ended_state_sql
+from models.tracked import check_wholes
 
 
 class FencedError(Exception):
@@ -120,13 +121,13 @@ def recent_outcomes(connection: Connection, account_id: str, many: int, *, since
 _TRACKED = text("""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
-            id bigint, next_check_at timestamptz, found boolean, close_reason text, gate_open boolean)
+            id bigint, next_check_at timestamptz, found boolean, close_reason text)
     ), locked AS (
         SELECT t.id, t.fetch_id = :fetch_id AS is_held,
             -- A list asked later has shown a change since: this answer is too old to close the id.
             CASE WHEN t.changed_as_of > :asked_at THEN NULL ELSE g.close_reason END AS closing,
             CASE WHEN t.changed_as_of > :asked_at THEN t.next_check_at ELSE g.next_check_at END AS next_check_at,
-            g.found, g.gate_open
+            g.found
         FROM tracked_ids t JOIN given g USING (id) WHERE t.closed_at IS NULL
         ORDER BY t.id FOR NO KEY UPDATE OF t
     )
@@ -134,19 +135,25 @@ _TRACKED = text("""
         fetch_id = CASE WHEN l.is_held OR l.closing IS NOT NULL THEN NULL ELSE t.fetch_id END,
         checks = t.checks + 1, last_checked_at = :asked_at,
         last_found_at = CASE WHEN l.found THEN :asked_at ELSE t.last_found_at END,
-        gate_open = t.gate_open OR l.gate_open,
         next_check_at = CASE WHEN l.closing IS NULL THEN coalesce(l.next_check_at, clock_timestamp()) END,
         closed_at = CASE WHEN l.closing IS NOT NULL THEN clock_timestamp() END,
         close_reason = l.closing
     FROM locked l WHERE t.id = l.id
+    RETURNING t.account_id, t.closed_at IS NOT NULL AND t.whole <> t.value AS is_closed_part, t.whole
 """)
 
 
 def update_tracked(connection: Connection, fetch_id: int, asked_at: datetime, rows: list[Mapping[str, Any]]) -> None:
-    """Write what an answer means for the ids it was asked for: next check, closed with a reason, gate open."""
+    """Write what an answer means for the ids it was asked for: next check, or closed with a reason.
+
+    A whole whose last open part closes here becomes due (`models.tracked.check_wholes`).
+    """
     if rows:
         parameters = {"rows": json_parameter(rows), "fetch_id": fetch_id, "asked_at": asked_at}
-        connection.execute(_TRACKED, parameters)
+        written = connection.execute(_TRACKED, parameters).all()
+        closed = {(row.account_id, row.whole) for row in written if row.is_closed_part}
+        for account_id, whole in sorted(closed):
+            check_wholes(connection, account_id, [whole])
 
 
 _FREE = text("""
@@ -162,12 +169,13 @@ def free_tracked(connection: Connection, fetch_id: int, *, not_before: datetime 
 
 _DISCOVER = text("""
     INSERT INTO tracked_ids AS t
-        (account_id, id_kind, value, client_ref, recipient, expected, origin, sent_at, valid_until, next_check_at)
+        (account_id, id_kind, value, client_ref, recipient, expected, origin, sent_at, valid_until, next_check_at,
+         whole)
     SELECT :account_id, id_kind, value, client_ref, recipient, expected, 'discovered', sent_at, valid_until,
-           next_check_at
+           next_check_at, whole
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
         id_kind text, value text, client_ref text, recipient text, expected integer, sent_at timestamptz,
-        valid_until timestamptz, next_check_at timestamptz, reopen boolean)
+        valid_until timestamptz, next_check_at timestamptz, whole text)
     ORDER BY id_kind, value
     ON CONFLICT (account_id, id_kind, value) DO NOTHING
 """)

@@ -58,7 +58,7 @@ class Asked:
         """Keep what was not understood, sealed, with the reason."""
         if not items:
             return
-        seal(
+        new = seal(
             connection,
             self.runtime.seal_key,
             account_id=self.taken.account_id,
@@ -67,5 +67,6 @@ class Asked:
             context={"params": dict(self.taken.params), **body_context(self.sent.answer)},
             fetch_id=self.taken.fetch_id,
         )
-        for reason in sorted({item.reason for item in items}):
+        # What is kept once comes again with every item of its kind.
+        for reason in sorted({item.reason for item in items if new or not item.once}):
             log.warning("quarantine.kept", fetch=self.taken.fetch_id, reason=reason)

@@ -13,6 +13,7 @@ from providers.adapter import Account
 from tasks.messages import Message, dispatch_account, poll_account
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.planning import fetches_for
+from tasks.steps.tracking import asked_by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,9 @@ def _ask_window(connection: Connection, found: RowMapping, trigger: str) -> Retr
 def _ask_ids(connection: Connection, runtime: Runtime, row: RowMapping, found: RowMapping, trigger: str) -> Retried:
     """A poll that asks for the ids at once: taken over where they stand ready, its own fetches otherwise."""
     account: Account = runtime.account(row)
-    wanted = open_ids_of(connection, found["account_id"], found["params"])
+    candidates = open_ids_of(connection, found["account_id"], found["params"])
+    # A later page, or a call whose days have moved on, is made by no id alone: then all that it may have asked for.
+    wanted = asked_by(adapter_of(row), account, candidates, found["params"], row["now"]) or candidates
     if not wanted:
         return Retried(fetch_id=found["id"], poll_id=None)
     poll_id, priority = _open(connection, account.id, trigger), planning.PRIORITY_ON_DEMAND

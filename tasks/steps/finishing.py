@@ -23,7 +23,7 @@ from schedules.policy import first_check, next_check
 from tasks.steps.asking import Asked
 from tasks.steps.planning import new_fetch
 from tasks.steps.sweeping import judge_window
-from tasks.steps.tracking import policy_numbers
+from tasks.steps.tracking import is_whole, policy_numbers
 from tasks.steps.trouble import breaker_changes, finish_trouble
 
 log = get_logger(__name__)
@@ -63,6 +63,7 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
         # Whatever put a whole answer away has counted an attempt, so that the usual fetch pays nothing for this.
         resolve_answers(connection, asked.taken.fetch_id)
     asked.put_away(connection, parsed.unreadable)
+    _track_wholes(connection, asked)
     continued = {key for spec in parsed.children for key in spec.ids}
     ledger.update_tracked(
         connection, asked.taken.fetch_id, asked.taken.asked_at, _tracked_rows(asked, parsed, skip=continued)
@@ -149,8 +150,9 @@ def _completed(asked: Asked, parsed: Parsed) -> list[DeliveryReport]:
                 recipient=report.recipient or row["recipient"],
             )
         reports.append(full)
-        if is_open(full.status) and full.status is not Status.UNKNOWN and asked.taken.asked_at >= row["valid_until"]:
-            reports.append(unreported(full, row["valid_until"]))
+        valid_until = max(full.valid_until or row["valid_until"], row["valid_until"])
+        if is_open(full.status) and full.status is not Status.UNKNOWN and asked.taken.asked_at >= valid_until:
+            reports.append(unreported(full, valid_until))
     return reports
 
 
@@ -177,26 +179,60 @@ def _tracked_rows(asked: Asked, parsed: Parsed, *, skip: set[TrackedKey]) -> lis
 
 def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> Mapping[str, Any]:
     """One id's next check by the poll policy, or the reason why it is closed."""
+    found = answer is not None and answer.found
     closing: str | None = None
     due: datetime | None = asked.taken.asked_at
     if answer is not None and answer.settled:
         closing = answer.close_reason or "final"
-    elif answer is None or not answer.make_due:
+    else:
+        numbers = asked.prepared.adapter.record.poll
+        if is_whole(row) and not found:
+            # Not known when its validity has ended: there is nothing to wait for, and its parts are checked anyway.
+            numbers = replace(numbers, forget_days=0.0)
         due = next_check(
-            asked.prepared.adapter.record.poll,
+            numbers,
             sent_at=row["sent_at"],
             valid_until=row["valid_until"],
             now=asked.taken.asked_at,
+            early=not is_whole(row),
             **policy_numbers(asked.prepared.row),
         )
         closing = "forgotten" if due is None else None
     return {
         "id": row["id"],
         "next_check_at": due,
-        "found": answer is not None and answer.found,
+        "found": found,
         "close_reason": closing,
-        "gate_open": answer is not None and answer.make_due,
     }
+
+
+def _track_wholes(connection: Connection, asked: Asked) -> None:
+    """Track the wholes (sends) of ids that are asked for the first time.
+
+    They are checked when validity has ended, or before that once their last open part closes
+    (`models.tracked.check_wholes`).
+    """
+    wholes: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for row in asked.prepared.tracked.values():
+        if row["whole"] is None or is_whole(row) or row["last_checked_at"] is not None:
+            continue
+        key = (asked.prepared.adapter.record.wholes[row["id_kind"]], row["whole"])
+        wholes[key] = {
+            "id_kind": key[0],
+            "value": key[1],
+            "whole": key[1],
+            "sent_at": row["sent_at"],
+            "valid_until": row["valid_until"],
+            "next_check_at": first_check(
+                asked.prepared.adapter.record.poll,
+                sent_at=row["sent_at"],
+                valid_until=row["valid_until"],
+                now=asked.taken.asked_at,
+                early=False,
+                **policy_numbers(asked.prepared.row),
+            ),
+        }
+    ledger.discover(connection, asked.taken.account_id, asked.taken.asked_at, list(wholes.values()), [])
 
 
 def _discover(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
@@ -11,7 +10,7 @@ from models.deliveries import Key, stored_keys
 from models.ledger.finishing import discover
 from models.report import DeliveryReport, Hint, TrackedKey
 from models.tracked import read_whole
-from tasks.runtime import adapter_of
+from tasks.steps.tracking import validity_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +57,7 @@ def ask_now(connection: Connection, row: RowMapping, keys: Iterable[TrackedKey])
     of every writer's locks.
     """
     now = row["now"]
-    validity = timedelta(hours=float(row["options"].get("validity_hours", adapter_of(row).record.validity_hours)))
+    validity = validity_of(row)
     rows: list[Mapping[str, Any]] = [
         {
             "id_kind": key.id_kind,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -11,7 +10,9 @@ from core.zones import time_zone
 from models.report import TrackedKey
 from providers.adapter import Account, DueId, Fetch
 from providers.errors import ProviderError
+from providers.numbers import plain
 from tasks.runtime import adapter_of
+from tasks.steps.tracking import normal_id, validity_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,15 @@ class IdCheck:
     def why_not(self, item: Mapping[str, Any]) -> str | None:
         """What is wrong with the id, and what would be right, without repeating it; None where it can be asked for."""
         adapter = adapter_of(self.row)
-        kind, value = str(item["kind"]), str(item["value"])
-        if kind not in adapter.record.id_kinds:
+        if plain(str(item["kind"])) not in adapter.record.id_kinds:
             known = ", ".join(adapter.record.id_kinds)
             return f"kind must be one of: {known}" if known else f"{adapter.record.title} needs no registered ids"
+        try:
+            kind, value = normal_id(adapter, str(item["kind"]), str(item["value"]))
+        except ProviderError as error:
+            return error.message
         sent_at = item.get("sent_at") or self.row["now"]
-        valid_until = item.get("valid_until") or sent_at + timedelta(hours=adapter.record.validity_hours)
+        valid_until = item.get("valid_until") or sent_at + validity_of(self.row)
         if valid_until < sent_at:
             return "valid_until must not be before sent_at"
         due = DueId(

@@ -23,7 +23,7 @@ from providers.http import RESPONSE_CAP_BYTES
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.bodies import body_headers, unpacked
 from tasks.steps.hints import ask_now, place
-from tasks.steps.tracking import account_row, due_id
+from tasks.steps.tracking import account_row, asked_by, due_id
 
 log = get_logger(__name__)
 
@@ -104,24 +104,11 @@ def _asked_ids(
     params = entry.context.get("params", {})
     if not params or CHAIN in params:
         return {}
-    adapter, account = adapter_of(row), runtime.account(row)
-    found: dict[TrackedKey, RowMapping] = {}
-    for tracked in open_ids_of(connection, entry.account_id, params):
-        specs = adapter.plan_ids(account, [due_id(tracked)], row["now"].date())
-        if any(_is_part(spec.params, params) for spec in specs):
-            found[TrackedKey(id_kind=tracked["id_kind"], value=tracked["value"])] = tracked
-    return found
-
-
-def _is_part(one: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
-    """Whether a call for one id is that other call, or a part of its batch."""
-    if one.keys() != whole.keys():
-        return False
-    pairs = [(value, whole[name]) for name, value in one.items()]
-    return all(
-        set(part) <= set(all_) if isinstance(part, list) and isinstance(all_, list) else part == all_
-        for part, all_ in pairs
-    )
+    candidates = open_ids_of(connection, entry.account_id, params)
+    return {
+        TrackedKey(id_kind=tracked["id_kind"], value=tracked["value"]): tracked
+        for tracked in asked_by(adapter_of(row), runtime.account(row), candidates, params, row["now"])
+    }
 
 
 def _parse(

@@ -1,7 +1,7 @@
 """Registering what a sender sent, so that it gets polled."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
@@ -10,7 +10,8 @@ from models import tracked
 from models.keys import split_key
 from models.report import TrackedKey
 from providers.adapter import Account, Adapter, DueId
-from providers.numbers import lookup_form
+from providers.errors import RequestIsWrong
+from providers.numbers import person, plain, trimmed
 from schedules.policy import first_check
 from tasks.runtime import Runtime, adapter_of
 
@@ -31,6 +32,22 @@ def policy_numbers(row: RowMapping) -> dict[str, Any]:
     }
 
 
+def validity_of(row: RowMapping) -> timedelta:
+    """How long the account's messages may take: its option, otherwise the provider's record."""
+    return timedelta(hours=float(row["options"].get("validity_hours", adapter_of(row).record.validity_hours)))
+
+
+def is_whole(row: RowMapping) -> bool:
+    """Whether the tracked row is a whole (a send) whose parts are tracked ids too."""
+    return bool(row["whole"] is not None and row["whole"] == row["value"])
+
+
+def normal_id(adapter: Adapter, kind: str, value: str) -> tuple[str, str]:
+    """Kind and value in the one form under which an id is stored; `RequestIsWrong` where it cannot be an id."""
+    kind = plain(kind)
+    return kind, adapter.record.id_forms.get(kind, plain)(value)
+
+
 def due_id(row: RowMapping | Mapping[str, Any]) -> DueId:
     """A tracked row as the adapter gets it."""
     return DueId(
@@ -40,7 +57,29 @@ def due_id(row: RowMapping | Mapping[str, Any]) -> DueId:
         expected=row["expected"],
         sent_at=row["sent_at"],
         valid_until=row["valid_until"],
-        gate_open=row["gate_open"],
+    )
+
+
+def asked_by(
+    adapter: Adapter, account: Account, rows: Sequence[RowMapping], params: Mapping[str, Any], now: datetime
+) -> list[RowMapping]:
+    """Those of these tracked rows for which the adapter would make the call with these parameters, or a part of it."""
+    today = now.astimezone(UTC).date()
+    return [
+        row
+        for row in rows
+        if any(_is_part(spec.params, params) for spec in adapter.plan_ids(account, [due_id(row)], today))
+    ]
+
+
+def _is_part(one: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
+    """Whether a call for one id is that other call, or a part of its batch."""
+    if one.keys() != whole.keys():
+        return False
+    pairs = [(value, whole[name]) for name, value in one.items()]
+    return all(
+        set(part) <= set(all_) if isinstance(part, list) and isinstance(all_, list) else part == all_
+        for part, all_ in pairs
     )
 
 
@@ -53,7 +92,7 @@ def track(runtime: Runtime, account_id: str, items: Sequence[Mapping[str, Any]])
     for start in range(0, len(items), MOST_AT_ONCE):
         with runtime.engine.begin() as connection:
             row = account_row(connection, account_id)
-            rows = _rows(row, adapter_of(row), items[start : start + MOST_AT_ONCE], row["now"])
+            rows = _rows(connection, row, adapter_of(row), items[start : start + MOST_AT_ONCE])
             created += tracked.register(connection, account_id, rows)
     return created
 
@@ -70,36 +109,67 @@ def register(
     connection: Connection, row: RowMapping, account: Account, adapter: Adapter, items: Sequence[Mapping[str, Any]]
 ) -> Sequence[RowMapping]:
     """Register the ids that an on-demand poll names, and give their tracked rows."""
-    rows = _rows(row, adapter, items, row["now"])
+    rows = _rows(connection, row, adapter, items)
     tracked.register(connection, account.id, rows)
     return tracked.find(connection, account.id, rows)
 
 
-def _rows(row: RowMapping, adapter: Adapter, items: Sequence[Mapping[str, Any]], now: datetime) -> list[dict[str, Any]]:
-    """Rows to insert, the later of equal ids winning, missing times filled in."""
-    validity = timedelta(hours=float(row["options"].get("validity_hours", adapter.record.validity_hours)))
+def _rows(
+    connection: Connection, row: RowMapping, adapter: Adapter, items: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows to insert, in their one form; of equal ids the later wins where it says something."""
+    validity, now = validity_of(row), row["now"]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for item in items:
-        kind, value = str(item["kind"]), str(item["value"])
+    for item, (kind, value) in zip(items, _stored_forms(connection, row["id"], adapter, items), strict=True):
         if kind not in adapter.record.id_kinds:
             known = ", ".join(adapter.record.id_kinds) or "none: it needs no registered ids"
             raise UnknownIdKindError(f"{adapter.record.title} knows no id of kind {kind!r} (known: {known}).")
         sent_at = item.get("sent_at") or now
         valid_until = item.get("valid_until") or sent_at + validity
-        recipient = item.get("recipient") or _number_in(adapter, kind, value)
-        rows[kind, value] = {
+        recipient = person(str(item.get("recipient") or _number_in(adapter, kind, value) or "")) or None
+        before = rows.get((kind, value), {})
+        given = {
             "id_kind": kind,
             "value": value,
-            "client_ref": item.get("client_ref"),
-            "recipient": lookup_form(str(recipient)) or str(recipient) if recipient else None,
+            "client_ref": trimmed(item.get("client_ref") or "") or None,
+            "recipient": recipient,
             "expected": item.get("expected"),
             "sent_at": sent_at,
             "valid_until": valid_until,
             "next_check_at": first_check(
                 adapter.record.poll, sent_at=sent_at, valid_until=valid_until, now=now, **policy_numbers(row)
             ),
+            "whole": split_key(value)[0] if kind in adapter.record.wholes else None,
         }
+        rows[kind, value] = before | {name: said for name, said in given.items() if said is not None or not before}
     return list(rows.values())
+
+
+def _stored_forms(
+    connection: Connection, account_id: str, adapter: Adapter, items: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """(kind, value) of each item as it is to be stored: its one form.
+
+    An id that an earlier version stored as it was given keeps that row, or its registration would come again as new.
+    The doors have refused what cannot be an id; what comes here all the same (a poll that was stored before) is kept as
+    it is, and the call that asks for it says what is wrong.
+    """
+    given = [(str(item["kind"]), str(item["value"])) for item in items]
+    forms: list[tuple[str, str]] = []
+    for kind, value in given:
+        try:
+            forms.append(normal_id(adapter, kind, value))
+        except RequestIsWrong:
+            forms.append((plain(kind), value))
+    others = [
+        {"id_kind": kind, "value": value}
+        for (kind, value), form in zip(given, forms, strict=True)
+        if (kind, value) != form
+    ]
+    known = (
+        {(row["id_kind"], row["value"]) for row in tracked.find(connection, account_id, others)} if others else set()
+    )
+    return [pair if pair in known else form for pair, form in zip(given, forms, strict=True)]
 
 
 def _number_in(adapter: Adapter, kind: str, value: str) -> str | None:

@@ -180,3 +180,11 @@ def test_a_send_reply_is_handed_over(api: Api) -> None:
     assert (row["provider_key"], row["recipient"], row["client_ref"]) == ("r-1", "+905301234570", "T-1")
     (told,) = api.get(f"/v1/deliveries/{row['id']}")["history"]
     assert told["source"] == Source.SEND_REPLY
+
+
+@pytest.mark.parametrize("mark", ["\u202a", "\u2066", "\u200e", "\u200b", "\ufeff", "\u00ad", "\u00a0"])
+def test_a_pasted_number_is_found(api: Api, mark: str) -> None:
+    """Format characters and blanks of any kind around and within the number do not count."""
+    tell(api, said(Status.DELIVERED, "a", recipient="+905301234567", client_ref="c-1"))
+    for query in ({"recipient": f"{mark}+90 530{mark}1234567{mark}"}, {"client_ref": f"{mark}c-1{mark}"}):
+        assert [row["provider_key"] for row in api.get("/v1/deliveries", **query)["deliveries"]] == ["a"]

@@ -126,3 +126,66 @@ def test_a_number_in_the_place_of_a_name_is_not_told_back(api: Api) -> None:
         assert number not in json.dumps(answer)
     whole = api.client.post("/v1/tracked", json={"account": "kampanya", "ids": [], number: 1})
     assert (whole.status_code, number in whole.text) == (422, False)
+
+
+def test_ids_are_stored_in_one_form(api: Api) -> None:
+    """Blanks, leading zeros, invisible marks and other scripts' digits make no second id, nor a second person."""
+    ids = [
+        {
+            "kind": "transaction",
+            "value": "14094858 ",
+            "client_ref": " c-1\u00a0",
+            "recipient": "\u202a0530 123 45 67\u202c",
+        },
+        {"kind": "transaction", "value": "0014094858"},
+        {"kind": " transaction", "value": "\u2068\u0661\u0664\u0660\u0669\u0664\u0668\u0665\u0668\u2069"},
+        {"kind": "gsm_track", "value": "\ufeff16502030-4730-63032793"},
+        {"kind": "gsm_track", "value": "007"},
+        {"kind": "delivery_track", "value": " 007\u200b"},
+        {"kind": "delivery_track", "value": "7"},
+    ]
+    answer = track(api, ids).json()
+    assert (answer["registered"], answer["new"], answer["refused"]) == (7, 5, 0)
+    assert stored(api) == [
+        ("delivery_track", "007", None, None, None),
+        ("delivery_track", "7", None, None, None),
+        ("gsm_track", "16502030-4730-63032793", None, None, None),
+        ("gsm_track", "7", None, None, None),
+        ("transaction", "14094858", "c-1", "+905301234567", None),
+    ]
+    assert track(api, ids).json()["new"] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "problem"),
+    [
+        ("transaction", "1.4094858E+7", "The id must be a whole number, digits alone, such as 14094857."),
+        ("transaction", "-5", "The id must be a whole number, digits alone, such as 14094857."),
+        ("transaction", " ", "The id must be a whole number, digits alone, such as 14094857."),
+        ("transaction", "9" * 20, "The id must be a whole number, digits alone, such as 14094857."),
+        ("gsm_track", "5,3", "A gsm id must be a whole number, or a text such as 16502030-4730-63032793."),
+        ("delivery_track", "\u200b", "The id must be a text of 1 to 200 characters without control characters."),
+        ("delivery_track", "x" * 201, "The id must be a text of 1 to 200 characters without control characters."),
+        ("delivery_track", "a\tb", "The id must be a text of 1 to 200 characters without control characters."),
+    ],
+)
+def test_an_id_that_cannot_be_is_refused_with_what_would_be_right(
+    api: Api, kind: str, value: str, problem: str
+) -> None:
+    """It would be asked for in vain until its validity ends."""
+    [result] = track(api, [{"kind": kind, "value": value}]).json()["results"]
+    assert result == {"index": 0, "result": "refused", "problem": problem}
+    assert stored(api) == []
+
+
+def test_an_id_that_was_stored_in_another_form_stays_one_id(api: Api) -> None:
+    """A file that is registered anew does not make what an earlier version stored come again as new ids."""
+    with transaction(api.engine) as connection:
+        connection.execute(
+            text(
+                "INSERT INTO tracked_ids (account_id, id_kind, value, origin, sent_at, valid_until, next_check_at)"
+                " VALUES ('kampanya', 'transaction', '0014094857', 'sender', now(), now(), now())"
+            )
+        )
+    assert track(api, [{"kind": "transaction", "value": "0014094857"}]).json()["new"] == 0
+    assert [row[1] for row in stored(api)] == ["0014094857"]

@@ -479,3 +479,29 @@ def at_a_terminal(answer: bytes, *words: str) -> tuple[int, str]:
                 said += part
         os.close(ours)
         return process.wait(30), said.decode()
+
+
+PASTED = [
+    "\u202a+90 530 123 45 67\u202c",
+    "\u2068+905301234567\u2069",
+    "\u200e+90\u2011530\u2011123\u201145\u201167",
+    "\ufeff0530\u00a0123\u202f45\u200967",
+    "\uff0b\uff19\uff10\uff15\uff13\uff10\uff11\uff12\uff13\uff14\uff15\uff16\uff17",
+    "+\u0669\u0660\u0665\u0663\u0660\u0661\u0662\u0663\u0664\u0665\u0666\u0667",
+]
+
+
+@pytest.mark.parametrize("number", PASTED)
+def test_a_pasted_number_is_found_explained_and_erased(ulak: Ulak, number: str) -> None:
+    """What nobody can see in it, and the script of its digits, do not count at any command."""
+    assert found(ulak, "--recipient", number) == [ONE, TWO]
+    explained = ulak("explain", number, "--json")
+    assert [each["delivery"]["provider_key"] for each in json.loads(explained.out)["deliveries"]] == ["m-1", "m-2"]
+    assert found(ulak, "--ref", "\u200esiparis-1 ") == [ONE]
+    gone = ulak("erase", number, "--yes")
+    assert (gone.code, found(ulak, "--recipient", NUMBER)) == (0, [])
+
+
+def test_marks_alone_are_nobody(ulak: Ulak) -> None:
+    """An erasure of what is empty to the eye erases nobody."""
+    assert ulak("erase", "\u202a\u202c", "--yes").code == 2

@@ -1,5 +1,6 @@
 """`ulak track`: right lines are registered, wrong ones are named."""
 
+import json
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -159,3 +160,18 @@ def test_an_unknown_account_and_a_missing_file_are_one_sentence_each(ulak: Ulak)
         "none.csv cannot be read or written: No such file or directory.\n",
     )
     assert (nothing.code, nothing.out) == (2, "")
+
+
+@pytest.mark.parametrize("by", ["argument", "csv", "jsonl"])
+def test_a_pasted_id_is_registered_as_it_is_seen(ulak: Ulak, migrated_database: Engine, by: str) -> None:
+    """Every door takes the same marks away, and stores the same id."""
+    value, recipient = "\u202a0771:+90 530 123\u201145\u201167\u202c", "\u2068\uff0b905301234567\u2069"
+    if by == "argument":
+        result = ulak("track", "kampanya", f"number={value}")
+    else:
+        item = {"kind": "number", "value": value, "client_ref": "\u200eson\u200e ", "recipient": recipient}
+        lines = "kind,value,client_ref,recipient\n" + ",".join(item.values()) if by == "csv" else json.dumps(item)
+        result = ulak("track", "kampanya", "--file", "-", stdin=lines.encode())
+    assert (result.code, result.err) == (0, "")
+    [row] = tracked(migrated_database)
+    assert row[:4] == ("number", "771:+905301234567", None if by == "argument" else "son", "+905301234567")

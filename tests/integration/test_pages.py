@@ -459,6 +459,8 @@ def found(page: Browser) -> list[int]:
     [
         ({"recipient": "0530 123 45 67"}, ["m-1", "m-2", "m-4"]),
         ({"recipient": "00905301234568"}, ["m-3"]),
+        ({"recipient": "\u202a+90\u2011530\u00a0123 45 67\u202c"}, ["m-1", "m-2", "m-4"]),
+        ({"recipient": "\u0660\u0665\u0663\u0660\u0661\u0662\u0663\u0664\u0665\u0666\u0668"}, ["m-3"]),
         ({"client_ref": "siparis-1"}, ["m-1", "m-3"]),
         ({"id": "m-2"}, ["m-2"]),
         ({"id": "m-2", "status": "delivered"}, []),

@@ -17,7 +17,6 @@ from ledger_acts import (
     plan,
     row,
     take,
-    vairo_body,
 )
 from sqlalchemy import Engine
 
@@ -347,26 +346,6 @@ def test_an_id_that_is_being_asked_for_fills_no_further_batch(runtime: Runtime) 
     add_ids(engine, account_id, ["2"], kind="gsm_track")
     [fetch_id] = plan(runtime, account_id)
     assert row(engine, "fetches", fetch_id)["params"]["ids"] == ["2"]
-
-
-def test_a_send_that_has_ended_is_asked_about_once_and_then_its_numbers_for_good(runtime: Runtime) -> None:
-    """Many numbers are due, so the send is asked first; what it said is remembered, whatever a number says later."""
-    engine = runtime.engine
-    account_id = add_account(engine)
-    values = [f"187:+90539999999{digit}" for digit in range(6)]
-    add_ids(engine, account_id, values)
-    [gate] = plan(runtime, account_id)
-    assert row(engine, "fetches", gate)["params"]["call"] == "GonderimBilgisi"
-    Held(runtime, gate).answer(b'{"durum": true, "aciklama": {"id": "187", "paket_durum": 1}}')
-    asked = []
-    for _ in range(2):
-        ready = plan(runtime, account_id)
-        asked.append([row(engine, "fetches", each)["params"]["call"] for each in ready])
-        for key, each in enumerate(ready):
-            held = Held(runtime, each)
-            held.answer(vairo_body(f"187:{held.taken.params['number']}", "WAITING", key=key))
-        execute(engine, "UPDATE tracked_ids SET next_check_at = now() WHERE account_id = :a", a=account_id)
-    assert asked == [["NumaraRaporu"] * 6] * 2
 
 
 # ------------------------------------------------------------------------------------------ dispatching

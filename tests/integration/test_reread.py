@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,39 @@ def test_a_word_that_is_known_now_is_read_from_quarantine_without_asking(
     assert scalar(engine, "SELECT count(*) FROM calls WHERE answered_at IS NULL") == 0
     [ran] = [ulak("rebuild")]
     assert "0 of them differed" in ran.out
+
+
+@pytest.mark.parametrize("provider", sorted(TABLES))
+def test_a_word_that_an_account_maps_is_read_from_quarantine_without_asking(
+    ulak: Ulak, migrated_database: Engine, sandbox: Sandbox, provider: str
+) -> None:
+    """No release is waited for: `status_map` in the accounts file, then `retry`; new answers are read with it too."""
+    engine = migrated_database
+    accounts = [account for account in sandbox.control("GET", "/accounts") if account["provider"] == provider]
+    for account in accounts:
+        account["poll"] = {**account["poll"], "every_seconds": 0.5, "time_factor": 0.01, "max_check_seconds": 20}
+    apply_accounts(engine, accounts, Path.cwd())
+    runtime = replace(make_runtime(engine), seal_key=seal_key(load_settings()))
+    register_sends(
+        runtime, sandbox.control("POST", f"/sends/{provider}", {"count": 2, "outcome": "unknown_word"})["sends"]
+    )
+    with Driver(runtime).running() as driver:
+        assert driver.until(lambda: unknown(engine) >= 2 and len(entries(engine)) >= 2, seconds=100)
+    many, before = unknown(engine), asked(sandbox)
+    word = str(TABLES[provider][1])
+    execute(
+        engine,
+        "UPDATE accounts SET options = jsonb_set(options, '{status_map}', CAST(:map AS jsonb))",
+        map=json.dumps({word: "rejected/opted_out"}),
+    )
+    done = ulak("quarantine", "retry", "--all")
+    assert (done.code, entries(engine), unknown(engine)) == (0, [], 0), done
+    rejected = (
+        "SELECT count(*) FROM delivery_status WHERE provider_status = :word AND status = 'rejected'"
+        " AND reason = 'opted_out' AND is_final"
+    )
+    assert scalar(engine, rejected, word=word) == many
+    assert asked(sandbox) == before
 
 
 # ------------------------------------------------------------------------------------------ one by one
@@ -230,25 +264,26 @@ def test_a_webhook_with_an_unknown_word_can_be_read_again(runtime: Runtime, monk
     assert [tuple(each) for each in found] == [("order", "7")]
 
 
-def test_an_unknown_state_of_a_whole_send_leaves_quarantine_once_it_is_known(
+def test_an_unknown_state_of_a_whole_send_is_read_again_once_it_is_known(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says nothing about a delivery, so nothing is written; while it is not known it stays."""
+    """It is kept as `unknown`; once the code is known the send's row gets its status and the send is closed."""
     engine = runtime.engine
     account_id = add_account(engine)
-    add_ids(engine, account_id, [f"s1:+9053212345{number}" for number in range(10, 10 + vairo.GATE_ABOVE + 1)])
-    [gate] = plan(runtime, account_id)
-    body = msgspec.json.encode({"durum": True, "aciklama": {"id": "s1", "paket_durum": 77}})
-    Held(runtime, gate).answer(body)
+    add_ids(engine, account_id, ["12"], kind="send", whole="12")
+    [fetch_id] = plan(runtime, account_id)
+    Held(runtime, fetch_id).answer(msgspec.json.encode({"durum": True, "aciklama": {"id": 12, "paket_durum": 77}}))
+    assert deliveries(engine, account_id) == [("12", "unknown")]
     [(entry, _)] = entries(engine)
     first = reread(runtime, entry)
     assert first is not None
     assert not first.understood
-    monkeypatch.setitem(vairo.GATE_STATE, 77, "running")
+    monkeypatch.setitem(vairo.SEND_STATUS, "77", (Status.SENT, None))
     again = reread(runtime, entry)
     assert again is not None
-    assert (again.understood, again.why) == (True, "understood: it says nothing about any delivery")
-    assert (entries(engine), deliveries(engine, account_id)) == ([], [])
+    assert (again.understood, again.advanced) == (True, 1)
+    assert (entries(engine), deliveries(engine, account_id)) == ([], [("12", "sent")])
+    assert closings(engine) == [("12", "final")]
 
 
 def test_a_whole_answer_that_was_not_understood_leaves_once_its_fetch_ends_well(runtime: Runtime) -> None:
@@ -366,3 +401,32 @@ def test_a_big_transaction_that_is_understood_late_stays_open_while_a_row_is(
     assert (done.understood, done.new) == (True, len(rows))
     assert scalar(engine, "SELECT count(*) FROM delivery_status WHERE NOT is_final") == 1
     assert scalar(engine, "SELECT count(*) FROM tracked_ids WHERE closed_at IS NULL") == 1
+
+
+def test_an_optional_field_that_cannot_be_read_is_kept_once_for_all_its_messages(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row is stored without it; however many messages and polls have it, people see one entry that counts them."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    values = [f"s1:+9053212345{place:02}" for place in range(4)]
+    add_ids(engine, account_id, values)
+    for turn in range(2):
+        execute(engine, "UPDATE tracked_ids SET next_check_at = now() WHERE closed_at IS NULL")
+        for fetch_id in plan(runtime, account_id):
+            held = Held(runtime, fetch_id)
+            value = f"s1:{held.taken.params['number']}"
+            body = json.loads(vairo_body(value, "WAITING", values.index(value) + 1))
+            body["aciklama"] |= {"created_at": "1 Mayıs", "updated_at": f"2026-05-01 12:00:0{turn}"}
+            held.answer(json.dumps(body).encode())
+    assert [status for _, status in deliveries(engine, account_id)] == ["enroute"] * 4
+    with engine.connect() as connection:
+        [entry] = list_quarantine(connection)
+    assert (entry["reason"], entry["times"]) == ("A report has a `created_at` that cannot be read.", 8)
+    still = reread(runtime, entry["id"])
+    assert still is not None
+    assert not still.understood
+    monkeypatch.setattr("providers.decoding.local_time", lambda *_: datetime(2026, 5, 1, tzinfo=UTC))
+    done = reread(runtime, entry["id"])
+    assert done is not None
+    assert (done.understood, entries(engine)) == (True, [])

@@ -1,10 +1,22 @@
 """Phone numbers by fixed rules: laws over all numbers, and the rules' own examples."""
 
+import sys
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.numbers import e164, lookup_form, national_number, recipient, same_number_spellings
+from providers.numbers import (
+    e164,
+    lookup_form,
+    national_number,
+    person,
+    plain,
+    recipient,
+    same_number_spellings,
+    trimmed,
+)
 
 MOBILES = st.integers(5_000_000_000, 5_999_999_999).map(str)
 LAND_LINES = st.integers(2_120_000_000, 4_999_999_999).map(str)
@@ -100,3 +112,53 @@ def test_a_look_up_tries_every_form_in_which_a_provider_may_write_the_number(giv
 def test_numbers_abroad_keep_their_country_code_in_the_national_form() -> None:
     """Only Turkish numbers have a national form here."""
     assert national_number("+61491570156") == "61491570156"
+
+
+EVERY_CHARACTER = range(sys.maxunicode + 1)
+FORMAT_MARKS = [chr(code) for code in EVERY_CHARACTER if unicodedata.category(chr(code)) == "Cf"]
+ZEROS = [
+    code for code in EVERY_CHARACTER if unicodedata.category(chr(code)) == "Nd" and unicodedata.decimal(chr(code)) == 0
+]
+DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"
+BLANKS = " \u00a0\u2007\u2009\u202f\u3000\t"
+
+
+@given(
+    MOBILES,
+    st.lists(st.tuples(st.integers(0, 14), st.sampled_from(FORMAT_MARKS)), max_size=6),
+    st.sampled_from(ZEROS),
+    st.sampled_from(["+", "\uff0b", "\ufe62", "00"]),
+    st.sampled_from(DASHES + BLANKS),
+)
+def test_a_pasted_number_is_the_number_that_is_seen(
+    national: str, marks: list[tuple[int, str]], zero: int, plus: str, separator: str
+) -> None:
+    """Invisible marks, the digits of any script, typographic dashes, plus signs and blanks make no other number."""
+    pasted = plus + "".join(chr(zero + int(digit)) for digit in f"90{national}")
+    pasted = spell(pasted, 6, separator)
+    for place, mark in marks:
+        pasted = spell(pasted, place, mark)
+    number = f"+90{national}"
+    assert (lookup_form(pasted), person(pasted), same_number_spellings(pasted)[0]) == (number, number, number)
+
+
+@given(MOBILES, st.sampled_from([*FORMAT_MARKS, *map(chr, ZEROS[1:])]))
+def test_what_providers_send_makes_the_same_key_as_ever(national: str, mark: str) -> None:
+    """Numbers of reports are parts of keys: one that the rules did not know is still kept as it came."""
+    assert (e164(f"+90{national}{mark}"), recipient(f"+90{national}{mark}")) == (None, f"+90{national}{mark}")
+
+
+@given(st.text(max_size=20))
+def test_plain_texts_stay_plain(text: str) -> None:
+    """Nothing is left to take away the second time, and a plain ASCII text only loses its blanks."""
+    assert plain(plain(text)) == plain(text)
+    assert trimmed(trimmed(text)) == trimmed(text)
+    if text.isascii():
+        assert (plain(text), trimmed(text)) == (text.strip(), text.strip())
+
+
+def test_marks_within_a_reference_stay() -> None:
+    """A joiner belongs to the script of some words; only what hangs on the ends was pasted along."""
+    word = "\u0645\u06cc\u200c\u0631\u0648\u0645"
+    assert trimmed(f"\u202a {word}\u200b\u00a0\u202c") == word
+    assert trimmed("\u200e\u202c") == ""

@@ -342,3 +342,51 @@ def test_an_optional_credential_may_stand_beside_a_set_and_is_no_account_of_its_
         parse_accounts(head.format(id="a") + secret)
     with pytest.raises(AccountsFileError, match="those of a"):
         parse_accounts(head.format(id="a") + keys + head.format(id="b") + keys + secret)
+
+
+def _mapped(provider: str, credentials: str, *lines: str) -> str:
+    """A file of one account with a status map."""
+    head = f'[[account]]\nid = "a"\nprovider = "{provider}"\n[account.credentials]\n{credentials}'
+    return "\n".join([head, "[account.options.status_map]", *lines])
+
+
+def test_a_status_map_names_codes_beyond_the_documented_ones() -> None:
+    """A status, or a failure with its reason; without a map nothing is stored."""
+    text = _mapped("vairo", 'api_key = "env:K"', 'NOT_ALLOWED_BY_IYS = "rejected/opted_out"', 'QUEUED = "enroute"')
+    [account] = parse_accounts(text)
+    assert account.options["status_map"] == {"NOT_ALLOWED_BY_IYS": "rejected/opted_out", "QUEUED": "enroute"}
+    [without] = parse_accounts(text.partition("[account.options")[0])
+    assert "status_map" not in without.options
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('DELIVERED = "rejected"', "this code is documented, and its meaning is fixed"),
+        ('"1" = "delivered"', "this code is documented, and its meaning is fixed"),
+        ('NEW = "gone"', "it is no status that a code can mean"),
+        ('NEW = "unknown"', "it is no status that a code can mean"),
+        ('NEW = "unreported"', "it is no status that a code can mean"),
+        ('NEW = "delivered/opted_out"', "it is no status that a code can mean"),
+        ('NEW = "rejected/"', "it is no status that a code can mean"),
+        ('NEW = "rejected/because"', "it is no status that a code can mean"),
+        ("NEW = 5", "it is no status that a code can mean"),
+        ('" NEW" = "rejected"', "it is no status code"),
+        ('"" = "rejected"', "it is no status code"),
+    ],
+)
+def test_a_wrong_status_map_is_refused_with_what_would_be_right(line: str, problem: str) -> None:
+    """Line, account and key are named; a documented code cannot be given another meaning."""
+    [mistake] = _mistakes(_mapped("vairo", 'api_key = "env:K"', line))
+    assert (mistake.account, mistake.problem) == ("a", problem)
+    assert mistake.where.startswith("options.status_map")
+    assert mistake.line == (7 if line[:2] != '""' else 6)
+
+
+def test_a_status_map_is_only_for_providers_that_have_codes() -> None:
+    """BiP's codes have an option of their own, Diyalog has none; a map that is no table is told with its full name."""
+    bip = 'callback_user = "env:U"\ncallback_password = "env:P"'
+    assert [mistake.where for mistake in _mistakes(_mapped("bip", bip, '"7" = "read"'))] == ["options.status_map"]
+    text = _mapped("organik", 'api_key = "env:K"').replace("[account.options.status_map]", "[account.options]")
+    [mistake] = _mistakes(text + '\nstatus_map = "rejected"')
+    assert (mistake.where, mistake.right) == ("options.status_map", "[account.options.status_map]")

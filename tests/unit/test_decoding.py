@@ -1,5 +1,6 @@
 """Reading providers' values: strict about meaning, tolerant about form."""
 
+import json
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -8,6 +9,7 @@ import pytest
 from providers import decoding
 from providers.adapter import Answer
 from providers.decoding import (
+    Fields,
     as_amount,
     as_count,
     as_int,
@@ -202,3 +204,61 @@ def test_dropped_fields_are_gone_at_any_depth_and_in_any_case() -> None:
     body = b'{"report": {"id": 7, "Body": "gizli", "in": [{"BODY": "gizli", "to": "1"}]}, "body": {"a": 1}}'
     assert drop_fields(body, ("body",)) == b'{"report": {"id": 7, "in": [{"to": "1"}]}}'
     assert drop_fields(b'{"report": {"body": "gizli"', ("body",)) == b""
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2019-12-02T20:01:00.283041Z", datetime(2019, 12, 2, 20, 1, tzinfo=UTC)),
+        ("2019-12-02t20:01:00z", datetime(2019, 12, 2, 20, 1, tzinfo=UTC)),
+        ("2019-12-02T20:01Z", datetime(2019, 12, 2, 20, 1, tzinfo=UTC)),
+        ("2019-12-02T20:01:00,5+00:00", datetime(2019, 12, 2, 20, 1, tzinfo=UTC)),
+        ("2019-12-02 20:01:00 UTC", datetime(2019, 12, 2, 20, 1, tzinfo=UTC)),
+        ("2019-12-02T23:01:00+03:00", datetime(2019, 12, 2, 20, 1, tzinfo=UTC)),
+        ("2019-12-02T23:01:00.283041123+0300", datetime(2019, 12, 2, 20, 1, tzinfo=UTC)),
+        ("2019-12-02 23:01:00 +03", datetime(2019, 12, 2, 20, 1, tzinfo=UTC)),
+        ("2019-12-02T16:31:00\u221203:30", datetime(2019, 12, 2, 20, 1, tzinfo=UTC)),
+        ("2015-11-08T03:30:00+02:00", datetime(2015, 11, 8, 1, 30, tzinfo=UTC)),
+        ("2019-12-02T23:01:00", datetime(2019, 12, 2, 20, 1, tzinfo=UTC)),
+        ("2019-12-02T20:01:00+15:00", None),
+        ("2019-12-02T20:01:00+03:60", None),
+        ("2019-12-02T20:01:00 Europe/Istanbul", None),
+        ("2019-12-02T24:00:00Z", None),
+        ("2019-W49-1T20:01:00Z", None),
+    ],
+)
+def test_a_time_with_an_offset_needs_no_zone(text: str, moment: datetime | None) -> None:
+    """ISO 8601 says itself which moment it means; the account's zone is only for bare local times."""
+    assert local_time(text, ISTANBUL) == moment
+
+
+def test_a_field_that_is_there_and_cannot_be_read_is_noted_once() -> None:
+    """Absent, null, empty and the zero date are no mistake, in the forms in which PHP writes it."""
+    item: dict[str, object] = {
+        "null": None,
+        "empty": " ",
+        "list": [],
+        "object": {},
+        "zero": "0000-00-00 00:00:00",
+        "zero_iso": "-0001-11-30T00:00:00.000000Z",
+        "zero_day": "0000-00-00",
+        "bad_time": "02.12.2019 20:01",
+        "bad_count": -1,
+        "bad_amount": "1.234,5",
+        "bad_text": ["x"],
+        "good": "7",
+    }
+    fields = Fields(item, ISTANBUL)
+    absent = ("missing", "null", "empty", "list", "object")
+    assert [fields.count(name) for name in absent] == [None] * len(absent)
+    assert [fields.time(name) for name in (*absent, "zero", "zero_iso", "zero_day")] == [None] * (len(absent) + 3)
+    assert (fields.count("good"), fields.whole("good"), fields.amount("good"), fields.text("good")) == (7, 7, 7.0, "7")
+    assert fields.unreadable("An item") == ()
+    read = (fields.time("bad_time"), fields.count("bad_count"), fields.amount("bad_amount"), fields.text("bad_text"))
+    assert read == (None, None, None, None)
+    assert fields.time("bad_time") is None
+    troubles = fields.unreadable("An item")
+    assert [trouble.reason for trouble in troubles] == [
+        f"An item has a `{name}` that cannot be read." for name in ("bad_time", "bad_count", "bad_amount", "bad_text")
+    ]
+    assert all(trouble.once and json.loads(trouble.raw) == item for trouble in troubles)

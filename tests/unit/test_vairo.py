@@ -1,5 +1,6 @@
-"""Vairo: every sample, every word, every refusal, and when the send as a whole is asked first."""
+"""Vairo: every sample, every word, every refusal, and what is said of a whole send."""
 
+import dataclasses
 import json
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from models.report import DeliveryReport, IdAnswer, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status
-from providers.adapter import Account, Answer, DueId, Fetch, FetchSpec, Parsed
+from providers.adapter import Account, Answer, DueId, Fetch, Parsed
 from providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong, SlowDown, TryAgainSoon
 from providers.vairo import ADAPTER, STATUS
 
@@ -32,14 +33,14 @@ def account(form: str = "national", base_url: str = "https://vairosms.com/Panel/
     )
 
 
-def due(value: str, *, gate_open: bool = False) -> DueId:
-    """One due number."""
-    return DueId(key=TrackedKey(id_kind="number", value=value), gate_open=gate_open)
+def due(value: str, kind: str = "number") -> DueId:
+    """One due number, or one due send."""
+    return DueId(key=TrackedKey(id_kind=kind, value=value))
 
 
-def fetch_of(*values: str, gate_open: bool = False) -> Fetch:
+def fetch_of(*values: str, kind: str = "number") -> Fetch:
     """The first fetch planned for these ids."""
-    items = [due(value, gate_open=gate_open) for value in values]
+    items = [due(value, kind) for value in values]
     return Fetch(spec=ADAPTER.plan_ids(account(), items, TODAY)[0], ids={item.key: item for item in items})
 
 
@@ -276,67 +277,134 @@ def test_two_spellings_of_one_number_are_one_call() -> None:
     assert [answer.settled for answer in parsed.answers] == [True, True]
 
 
-def test_a_big_send_is_asked_as_a_whole_first() -> None:
-    """More than five due numbers of one send are one call; five, or those behind an open gate, are asked one by one."""
-    many = [due(f"187:539999999{digit}") for digit in range(6)]
-    few = [due(f"188:539999999{digit}") for digit in range(5)]
-    twice = due("188:+905399999990")  # a number of `few` in another spelling: still five
-    opened = [due(f"189:539999999{digit}", gate_open=True) for digit in range(6)]
-    specs = ADAPTER.plan_ids(account(), [*few, twice, *many, *opened], TODAY)
-    gate = FetchSpec(
-        kind="batch",
-        params={"call": "GonderimBilgisi", "send": "187"},
-        ids=tuple(item.key for item in many),
-        label="send 187, 6 numbers",
-    )
-    assert [spec for spec in specs if spec.params["call"] == "GonderimBilgisi"] == [gate]
-    singles = [(item.key,) for item in [*few[1:], *opened]]
-    assert [spec.ids for spec in specs if spec != gate] == [(few[0].key, twice.key), *singles]
-    request = ADAPTER.request(account(), Fetch(spec=gate), NOW)
+def test_every_number_is_polled_itself_however_many_its_send_has() -> None:
+    """A running send says nothing about its numbers, so no number of due ones is asked about as a whole."""
+    many = [due(f"187:53999999{digit:02}") for digit in range(40)]
+    specs = ADAPTER.plan_ids(account(), [*many, due("187", "send")], TODAY)
+    assert [spec.ids for spec in specs] == [(item.key,) for item in [*many, due("187", "send")]]
+    assert {spec.params["call"] for spec in specs[:-1]} == {"NumaraRaporu"}
+    assert specs[-1].params == {"call": "GonderimBilgisi", "send": "187"}
+    request = ADAPTER.request(account(), Fetch(spec=specs[-1]), NOW)
     assert (request.method, request.body, request.endpoint) == ("GET", b"", "GonderimBilgisi")
     assert request.url == "https://vairosms.com/Panel/api/v1/GonderimBilgisi/187?api_key=k%26y"
 
 
-def gate_answer(body: bytes, status: int = 200) -> Parsed:
-    """What the gate of six numbers reads."""
-    fetch = fetch_of(*(f"187:539999999{digit}" for digit in range(6)))
-    assert fetch.spec.params["call"] == "GonderimBilgisi"
-    return ADAPTER.parse(account(), fetch, Answer(status=status, body=body))
+SEND = TrackedKey(id_kind="send", value="187")
+SEND_UNKNOWN = Parsed(answers=(IdAnswer(key=SEND, found=False),))
+
+
+def send_info(*without: str, **fields: Any) -> bytes:
+    """The documented answer about a send with some fields changed."""
+    envelope = json.loads(sample("send_info.json"))
+    envelope["aciklama"] |= fields
+    return json.dumps(
+        {**envelope, "aciklama": {k: v for k, v in envelope["aciklama"].items() if k not in without}}
+    ).encode()
+
+
+def parse_send(body: bytes, status: int = 200) -> Parsed:
+    """What the adapter reads for the send of the sample."""
+    answer = Answer(status=status, body=body, received_at=NOW)
+    return ADAPTER.parse(account(), fetch_of("187", kind="send"), answer)
+
+
+def test_the_documented_send_becomes_exactly_this_order() -> None:
+    """Credits, title and times are the send's; that it finished says nothing of how many messages arrived."""
+    report = DeliveryReport(
+        granularity=Granularity.ORDER,
+        provider_key="187",
+        status=Status.SENT,
+        provider_status="1",
+        total=6,
+        credits=6.0,
+        sent_at=datetime(2016, 8, 1, 11, 30, 14, tzinfo=UTC),
+        done_at=datetime(2016, 8, 2, 11, 30, 14, tzinfo=UTC),
+        valid_until=datetime(2016, 8, 2, 11, 30, 14, tzinfo=UTC),
+        extra={"sender": "BASLIK"},
+        statement=json.loads(sample("send_info.json"))["aciklama"],
+        tracked=SEND,
+    )
+    assert parse_send(sample("send_info.json")) == Parsed(
+        reports=(report,), answers=(IdAnswer(key=SEND, found=True, settled=True),)
+    )
 
 
 @pytest.mark.parametrize(
-    ("state", "postpone", "make_due", "strange"),
-    [(0, True, False, 0), ("0", True, False, 0), (1, False, True, 0), (-1, False, True, 0), (2, False, True, 1)],
+    ("code", "planned", "status", "settled", "strange"),
+    [
+        (0, "0000-00-00 00:00:00", Status.ENROUTE, False, 0),
+        ("0", None, Status.ENROUTE, False, 0),
+        (0, "2025-12-31 12:00:00", Status.ENROUTE, False, 0),
+        (0, "2026-01-02 12:00:00", Status.SCHEDULED, False, 0),
+        (1, "2025-12-31 12:00:00", Status.SENT, True, 0),
+        ("-1", "2026-01-02 12:00:00", Status.REJECTED, True, 0),
+        (2, "0000-00-00 00:00:00", Status.UNKNOWN, False, 1),
+    ],
 )
-def test_the_gate_postpones_or_opens_and_never_closes(
-    state: object, postpone: bool, make_due: bool, strange: int
+def test_each_state_of_a_send_has_its_status(
+    code: object, planned: object, status: Status, settled: bool, strange: int
 ) -> None:
-    """Running: one step later. Ended, failed or unknown: each number is asked itself. No status comes from the gate."""
-    body = sample("send_info.json").replace(b'"paket_durum": 1', f'"paket_durum": {json.dumps(state)}'.encode())
-    parsed = gate_answer(body)
-    assert {(answer.postpone, answer.make_due, answer.settled) for answer in parsed.answers} == {
-        (postpone, make_due, False)
-    }
-    assert (len(parsed.answers), parsed.reports, len(parsed.unreadable)) == (6, (), strange)
+    """Failed, running, planned for later, finished, and a code that is not documented; no number is ever answered."""
+    parsed = parse_send(send_info(paket_durum=code, ileri_tarih=planned))
+    assert [(report.status, report.granularity) for report in parsed.reports] == [(status, Granularity.ORDER)]
+    assert parsed.answers == (IdAnswer(key=SEND, found=True, settled=settled),)
+    assert len(parsed.unreadable) == strange
+    assert (parsed.reports[0].sent_at is None) == (status in {Status.SCHEDULED, Status.REJECTED})
+
+
+@pytest.mark.parametrize(
+    ("log", "error", "reason", "strange"),
+    [
+        ({"hata": "SEND_ERROR"}, "SEND_ERROR", Reason.OTHER, 0),
+        (
+            {"detay": [{"kod": " BLACKLISTED_DESTINATION_ADDRESS "}]},
+            "BLACKLISTED_DESTINATION_ADDRESS",
+            Reason.BLACKLISTED,
+            0,
+        ),
+        ("MISSING_MESSAGE", "MISSING_MESSAGE", Reason.OTHER, 0),
+        ({"hata": "Ayşe Yılmaz 5399999999 numarasına gönderilemedi"}, None, Reason.OTHER, 1),
+        ({"hata": 12}, None, Reason.OTHER, 1),
+        (None, None, Reason.OTHER, 0),
+        ([], None, Reason.OTHER, 0),
+    ],
+)
+def test_the_cause_of_a_failed_send_is_kept_and_no_other_text(
+    log: object, error: str | None, reason: Reason, strange: int
+) -> None:
+    """Only documented words leave `log`: what else stands there may name a person, and is sealed."""
+    parsed = parse_send(send_info(paket_durum=-1, kredi_toplam=0, log=log))
+    [report] = parsed.reports
+    assert (report.provider_error, report.reason, report.credits) == (error, reason, 0.0)
+    assert "log" not in report.statement
+    assert [trouble.once for trouble in parsed.unreadable] == [True] * strange
+    assert "Ayşe" not in repr(parsed)
 
 
 @pytest.mark.parametrize(
     ("body", "status"),
     [
         (sample("unknown_send.json"), 400),
+        (sample("refused_word.json"), 400),
         (b"<html>", 404),
         (b"<html>", 405),
         (b'{"durum": true, "aciklama": null}', 200),
-        (sample("send_info.json").replace(b'"id": 187', b'"id": 188'), 200),
     ],
 )
-def test_a_gate_that_cannot_tell_lets_the_numbers_through(body: bytes, status: int) -> None:
-    """The gate only saves calls; where it has no word for us the numbers are asked all the same."""
-    assert {answer.make_due for answer in gate_answer(body, status).answers} == {True}
+def test_a_send_that_is_refused_is_not_known_yet(body: bytes, status: int) -> None:
+    """Its numbers are polled all the same, so nothing is given up."""
+    assert parse_send(body, status) == SEND_UNKNOWN
 
 
-def test_the_gate_knows_a_wrong_key_and_a_broken_body_too() -> None:
-    """Trouble of the account is the account's at the gate as well."""
+@pytest.mark.parametrize("body", [send_info(id=188), send_info("paket_durum"), send_info(paket_durum=[])])
+def test_an_answer_about_another_send_is_kept_and_settles_nothing(body: bytes) -> None:
+    """Another id, or no state: nothing is written, and the send stays open."""
+    parsed = parse_send(body)
+    assert (parsed.reports, parsed.answers, len(parsed.unreadable)) == ((), (), 1)
+
+
+def test_trouble_of_the_account_is_told_by_a_send_too() -> None:
+    """A wrong key, throttling, outages and bodies that are no answer mean the same as for a number."""
     for body, status, error in (
         (sample("api_key_refused.json"), 401, PauseAccount),
         (b"", 429, SlowDown),
@@ -345,7 +413,88 @@ def test_the_gate_knows_a_wrong_key_and_a_broken_body_too() -> None:
         (b'{"durum": true, "aciklama": 5}', 200, AnswerNotUnderstood),
     ):
         with pytest.raises(error):
-            gate_answer(body, status)
+            parse_send(body, status)
+
+
+def test_a_scheduled_message_was_not_sent_yet() -> None:
+    """`DEFAULT` means that nothing was processed: `created_at` is no sending time before that."""
+    assert parse(changed(durum_gonderim="DEFAULT")).reports[0].sent_at is None
+    assert parse(changed(durum_gonderim="SENDING")).reports[0].sent_at is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "form"),
+    [
+        ("187:5399999999", "187:5399999999"),
+        ("0187:+905399999999", "187:+905399999999"),
+        (" 0187 : 0539 999 99 99 ", "187:+905399999999"),
+        ("\u202a187:+90 539\u00a0999-99\u201199\u202c", "187:+905399999999"),
+        ("١٨٧:५३९९९९९९९९", "187:5399999999"),
+        ("187:61491570156", "187:61491570156"),
+        ("187:0212 123 45 67", "187:+902121234567"),
+        ("187:4444", "187:4444"),
+    ],
+)
+def test_a_tracked_number_has_one_form(given: str, form: str) -> None:
+    """Blanks, zeros in front, invisible marks and spellings of the number make no second id."""
+    assert ADAPTER.record.id_forms["number"](given) == form
+    assert ADAPTER.record.id_forms["number"](form) == form
+
+
+@pytest.mark.parametrize(
+    "given", ["", "187", "187:", ":5399999999", "s1:5399999999", "1.87:5399999999", "-1:5399999999", "187:Ali", "1:2:3"]
+)
+def test_what_cannot_be_a_number_of_a_send_is_refused_with_what_would_be_right(given: str) -> None:
+    """The sentence shows the form, and does not repeat what was given."""
+    with pytest.raises(RequestIsWrong, match=r"<send id>:<number>|187:5399999999"):
+        ADAPTER.record.id_forms["number"](given)
+
+
+@pytest.mark.parametrize("named", ["0187", 187, " 187 "])
+def test_a_send_is_the_same_with_zeros_in_front(named: object) -> None:
+    """An id that was stored in another form meets the answer, and so does an answer in another form."""
+    for value in ("187:5399999999", "0187:5399999999"):
+        fetch = fetch_of(value)
+        parsed = ADAPTER.parse(account(), fetch, Answer(status=200, body=changed(sms_gonderim_id=named)))
+        assert [(report.status, report.parent_key) for report in parsed.reports] == [(Status.DELIVERED, "187")]
+        assert [(answer.key.value, answer.settled) for answer in parsed.answers] == [(value, True)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"created_at": "2016-08-01T14:30:14.283041Z", "updated_at": "2016-08-01T17:30:24+03:00"}, []),
+        ({"created_at": "yesterday"}, ["created_at"]),
+        ({"updated_at": 1470000000, "mesaj_boy": "one"}, ["mesaj_boy", "updated_at"]),
+        ({"durum_iade": {"a": 1}}, ["durum_iade"]),
+        ({"created_at": "0000-00-00 00:00:00", "updated_at": "", "mesaj_boy": [], "durum_iade": {}}, []),
+    ],
+)
+def test_an_optional_field_that_cannot_be_read_is_told_and_the_row_stays(
+    fields: dict[str, Any], names: list[str]
+) -> None:
+    """The message is delivered all the same; what is absent is no mistake."""
+    parsed = parse(changed(**fields))
+    assert [report.status for report in parsed.reports] == [Status.DELIVERED]
+    assert parsed.answers[0].settled
+    assert [trouble.reason for trouble in parsed.unreadable] == [
+        f"A report has a `{name}` that cannot be read." for name in names
+    ]
+    assert all(trouble.once and trouble.provider_key is None for trouble in parsed.unreadable)
+
+
+def test_an_account_may_name_the_status_of_a_word_that_is_not_documented() -> None:
+    """Only of such a word: what the documents say stays as it is."""
+    options = {"status_map": {"NOT_ALLOWED_BY_IYS": "rejected/opted_out", "DELIVERED": "rejected", "2": "expired"}}
+    mapped = dataclasses.replace(account(), options=options)
+    answer = Answer(status=200, body=changed(durum_gonderim="NOT_ALLOWED_BY_IYS"))
+    parsed = ADAPTER.parse(mapped, fetch_of(KEY.value), answer)
+    assert [(report.status, report.reason) for report in parsed.reports] == [(Status.REJECTED, Reason.OPTED_OUT)]
+    assert (parsed.unreadable, parsed.answers[0].settled) == ((), True)
+    documented = ADAPTER.parse(mapped, fetch_of(KEY.value), Answer(status=200, body=sample("report.json")))
+    assert [report.status for report in documented.reports] == [Status.DELIVERED]
+    ended = ADAPTER.parse(mapped, fetch_of("187", kind="send"), Answer(status=200, body=send_info(paket_durum=2)))
+    assert [report.status for report in ended.reports] == [Status.EXPIRED]
 
 
 def test_vairo_has_no_list_and_pushes_nothing() -> None:

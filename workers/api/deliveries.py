@@ -10,7 +10,7 @@ from sqlalchemy import Connection, RowMapping
 
 from models.lookups import Explanation, explain, find_deliveries, open_tracked
 from models.vocabulary import Granularity, Reason, Source, Status
-from providers.numbers import same_number_spellings
+from providers.numbers import same_number_spellings, trimmed
 from workers.api.cursors import decode_page, encode_page
 from workers.api.fields import AccountId, Cursor, Given, Limit, Moment, RowId, Text
 from workers.api.means import Have
@@ -115,7 +115,8 @@ def search(asked: Annotated[DeliverySearch, Query()], means: Have) -> Deliveries
     A recipient that is no phone number is searched as it stands, since it may be a provider's own id of a person.
     """
     recipients = same_number_spellings(asked.recipient) if asked.recipient else None
-    question = ("deliveries", asked.account, asked.status, recipients, asked.client_ref, asked.since)
+    client_ref = trimmed(asked.client_ref) if asked.client_ref is not None else None
+    question = ("deliveries", asked.account, asked.status, recipients, client_ref, asked.since)
     after = decode_page(asked.cursor, question)
     with means.engine.connect() as connection:
         check_account(connection, asked.account)
@@ -124,13 +125,13 @@ def search(asked: Annotated[DeliverySearch, Query()], means: Have) -> Deliveries
             account=asked.account,
             status=asked.status,
             recipient=recipients,
-            client_ref=asked.client_ref,
+            client_ref=client_ref,
             since=asked.since,
             limit=asked.limit,
             after_id=after or 0,
         )
         named = asked.recipient is not None or asked.client_ref is not None
-        unanswered = _unanswered(connection, asked, recipients) if named and after is None else []
+        unanswered = _unanswered(connection, asked, recipients, client_ref) if named and after is None else []
     return Deliveries(
         deliveries=[Delivery(**row) for row in rows],
         unanswered=unanswered,
@@ -152,12 +153,14 @@ def show(delivery_id: RowId, means: Have) -> ExplainedDelivery:
     return ExplainedDelivery(**found.delivery, conflicting=list(found.conflicting), history=_history(found))
 
 
-def _unanswered(connection: Connection, asked: DeliverySearch, recipients: tuple[str, ...] | None) -> list[Unanswered]:
+def _unanswered(
+    connection: Connection, asked: DeliverySearch, recipients: tuple[str, ...] | None, client_ref: str | None
+) -> list[Unanswered]:
     if asked.status is not None or asked.since is not None:
         return []
     found: dict[int, RowMapping] = {}
     for recipient in recipients or (None,):
-        for row in open_tracked(connection, account=asked.account, recipient=recipient, client_ref=asked.client_ref):
+        for row in open_tracked(connection, account=asked.account, recipient=recipient, client_ref=client_ref):
             found[row["id"]] = row
     return [
         Unanswered(kind=row["id_kind"], **{name: row[name] for name in Unanswered.model_fields if name in row})

@@ -16,7 +16,7 @@ from models.accounts import load
 from models.lookups import Explanation, Statement, explain, find_by_any, find_deliveries, open_tracked
 from models.tables import delivery_status
 from models.vocabulary import STATUS_CLASS, Status
-from providers.numbers import lookup_form, same_number_spellings
+from providers.numbers import lookup_form, same_number_spellings, trimmed
 from workers.cli.output import moment, write_csv, write_json, write_json_array, write_table
 from workers.cli.session import CommandError, UsageError, refuse_empty, session, tell
 
@@ -122,7 +122,7 @@ class Search:
         """Each narrows the search where it is given."""
         self._account = account
         self._status = status
-        self._ref = ref
+        self._ref = trimmed(ref) if ref is not None else None
         self._since = since
         self._recipients: Sequence[str | None] = same_number_spellings(recipient) if recipient is not None else (None,)
 
@@ -202,7 +202,7 @@ def explain_some(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Every statement about a delivery: what won, and why. One ID may mean several deliveries."""
-    run = session(context)
+    run, ident = session(context), trimmed(ident)
     with run.engine.connect() as connection:
         rows = find_by_any(connection, ident, recipient=lookup_form(ident), limit=MOST_EXPLAINED + 1)
         told = [found for row in rows[:MOST_EXPLAINED] if (found := explain(connection, row["id"])) is not None]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,10 +10,13 @@ from itertools import chain
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from providers.numbers import plain, trimmed
+
 COLUMNS = ("kind", "value", "client_ref", "recipient", "expected", "sent_at", "valid_until")
 _TEXTS = ("kind", "value", "client_ref", "recipient")
 _TIMES = ("sent_at", "valid_until")
 _LONGEST = 400
+_NOT_PRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffd]")
 _MOST_EXPECTED = 2**31 - 1
 HEADER = "kind,value[,client_ref][,recipient][,expected][,sent_at][,valid_until]"
 
@@ -111,7 +115,7 @@ def _csv_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Mappin
 
 
 def _header(cells: list[str]) -> list[str]:
-    names = [cell.strip().lower() for cell in cells]
+    names = [plain(cell).lower() for cell in cells]
     if not {"kind", "value"} <= set(names) or set(names) - set(COLUMNS) or len(set(names)) < len(names):
         raise UnusableFileError(f"The first line must be the csv header: {HEADER}.")
     return names
@@ -137,14 +141,16 @@ def _item(values: Mapping[str, Any], zone: ZoneInfo) -> dict[str, Any]:
 
 
 def _text(name: str, value: Any) -> str:
-    text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    if not text or len(text) > _LONGEST or not text.isprintable() or "\ufffd" in text:
+    given = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    # Ids and numbers are pasted: invisible marks do not count. A reference is the sender's own, whatever stands in it.
+    text = trimmed(given) if name == "client_ref" else plain(given)
+    if not text or len(text) > _LONGEST or _NOT_PRINTABLE.search(text):
         raise _WrongValueError(f"{name} must be a printable text (UTF-8) of at most {_LONGEST} characters")
     return text
 
 
 def _number(name: str, value: Any) -> int:
-    text = str(value).strip()
+    text = plain(str(value))
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= _MOST_EXPECTED:
         raise _WrongValueError(f"{name} must be a whole number from 1")
     return int(text)
@@ -152,7 +158,7 @@ def _number(name: str, value: Any) -> int:
 
 def _time(name: str, value: Any, zone: ZoneInfo) -> datetime:
     try:
-        moment = datetime.fromisoformat(str(value).strip())
+        moment = datetime.fromisoformat(plain(str(value)))
         return moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
     except ValueError:
         raise _WrongValueError(f"{name} must be a time such as 2026-05-01T12:30:00+03:00") from None

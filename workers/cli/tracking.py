@@ -11,6 +11,7 @@ import typer
 from sqlalchemy import RowMapping
 
 from core.zones import time_zone
+from providers.numbers import plain, trimmed
 from tasks.steps.idcheck import IdCheck
 from tasks.steps.tracking import MOST_AT_ONCE, account_row, track
 from workers.cli.idfiles import HEADER, BadLine, GoodLine, UnusableFileError, read_ids
@@ -55,7 +56,7 @@ def _given(words: Iterable[str], check: IdCheck) -> Iterator[GoodLine | BadLine]
     items: list[GoodLine] = []
     for word in words:
         kind, equals, value = word.partition("=")
-        item = {"kind": kind.strip(), "value": value.strip()}
+        item = {"kind": plain(kind), "value": trimmed(value)}
         why = check.why_not(item) if equals and item["value"] else "right would be KIND=VALUE"
         if why is not None:
             raise UsageError(f"Id {len(items) + 1} of the command line: {why.removesuffix('.')}.")

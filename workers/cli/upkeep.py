@@ -16,7 +16,7 @@ from models.quarantine import list_quarantine, resolve
 from models.rebuild import rebuild
 from models.schema import migrate
 from providers.adapter import Callback
-from providers.numbers import lookup_form
+from providers.numbers import person as read_person
 from tasks.runtime import adapter_of
 from tasks.steps.callbacks import ingest
 from tasks.steps.deadletters import retry_dead
@@ -115,7 +115,7 @@ def erase_recipient(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where nobody can be asked.")] = False,
 ) -> None:
     """Remove a recipient from everything that is stored. This cannot be undone."""
-    person = lookup_form(recipient) or recipient.strip()
+    person = read_person(recipient)
     check_person(person)
     if not yes:
         if not sys.stdin.isatty():

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, RowMapping
 
 from models.lookups import find_by_any, find_deliveries, open_tracked
 from models.vocabulary import Status
-from providers.numbers import lookup_form, same_number_spellings
+from providers.numbers import lookup_form, same_number_spellings, trimmed
 
 PAGE = 50
 LASTS_SECONDS = 12 * 3600
@@ -47,7 +47,7 @@ class Found:
 
 def search_of(fields: Mapping[str, str]) -> Search:
     """The search that a form asks for; what cannot be is left out."""
-    words = {name: fields.get(name, "").strip()[:LONGEST_WORD] for name in Search.__struct_fields__}
+    words = {name: trimmed(fields.get(name, ""))[:LONGEST_WORD] for name in Search.__struct_fields__}
     # PostgreSQL knows no text with a zero in it.
     words = {name: word.replace("\x00", "") for name, word in words.items()}
     if words["status"] not in STATUSES:
