@@ -101,6 +101,13 @@ class IdAnswer:
     """Ask this id again at once (Vairo's gate says that the whole send has ended)."""
     postpone: bool = False
     """Count this as one policy step without an answer about the id itself (Vairo's gate says still running)."""
+    is_incomplete: bool = False
+    """The answer lacks some of what it must hold. It is asked again soon, then with doubling pauses, however old the id
+    is; it is no failure of the account or of the fetch."""
+    not_before: datetime | None = None
+    """The provider has nothing new to say before this moment (an order is scheduled for it)."""
+    fingerprint: str | None = None
+    """What the next answer is to be compared with (`DueId.fingerprint`); it must not reveal what it was made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

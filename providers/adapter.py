@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from models.report import DeliveryReport, Discovered, Hint, IdAnswer, TrackedKey, Unreadable
+from models.vocabulary import Granularity
 
 JsonObject = Mapping[str, Any]
 
@@ -75,6 +76,12 @@ class ProviderRecord:
     """Kinds of tracked ids that a sender may register (`ulak track`)."""
     number_part: Mapping[str, int] = field(default_factory=dict)
     """For kinds whose value holds the recipient's number: which part of it, by `models.keys.split_key`."""
+    reference_kinds: Mapping[str, Granularity] = field(default_factory=dict)
+    """Kinds of ids that a sender may register only to attach its `client_ref`: the value is the key of a delivery of
+    this granularity, and the reference goes to that delivery and to those whose `parent_key` it is. Registering one
+    makes nothing be asked."""
+    probe: "FetchSpec | None" = None
+    """A fetch that asks for nothing but whether the credentials are accepted, where the provider has such a call."""
     sweep_window_days: int | None = None
     """Calendar days (inclusive) that one list window may span; None: the provider has no list to sweep."""
     callback_tails: tuple[str, ...] | None = None
@@ -117,6 +124,8 @@ class DueId:
     valid_until: datetime | None = None
     gate_open: bool = False
     """An earlier answer said that the whole send has ended (`IdAnswer.make_due`), so no gate is asked again."""
+    fingerprint: str | None = None
+    """`IdAnswer.fingerprint` of the last answer about this id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

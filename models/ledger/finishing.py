@@ -6,7 +6,7 @@ statement.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -120,19 +120,22 @@ def recent_outcomes(connection: Connection, account_id: str, many: int, *, since
 _TRACKED = text("""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
-            id bigint, next_check_at timestamptz, found boolean, close_reason text, gate_open boolean)
+            id bigint, next_check_at timestamptz, found boolean, close_reason text, gate_open boolean,
+            is_incomplete boolean, fingerprint text)
     ), locked AS (
         SELECT t.id, t.fetch_id = :fetch_id AS is_held,
             -- A list asked later has shown a change since: this answer is too old to close the id.
             CASE WHEN t.changed_as_of > :asked_at THEN NULL ELSE g.close_reason END AS closing,
             CASE WHEN t.changed_as_of > :asked_at THEN t.next_check_at ELSE g.next_check_at END AS next_check_at,
-            g.found, g.gate_open
+            g.found, g.gate_open, g.is_incomplete, g.fingerprint
         FROM tracked_ids t JOIN given g USING (id) WHERE t.closed_at IS NULL
         ORDER BY t.id FOR NO KEY UPDATE OF t
     )
     UPDATE tracked_ids t SET
         fetch_id = CASE WHEN l.is_held OR l.closing IS NOT NULL THEN NULL ELSE t.fetch_id END,
-        checks = t.checks + 1, last_checked_at = :asked_at,
+        last_checked_at = :asked_at,
+        incomplete_answers = CASE WHEN l.is_incomplete THEN t.incomplete_answers + 1 ELSE 0 END,
+        answer_fingerprint = l.fingerprint,
         last_found_at = CASE WHEN l.found THEN :asked_at ELSE t.last_found_at END,
         gate_open = t.gate_open OR l.gate_open,
         next_check_at = CASE WHEN l.closing IS NULL THEN coalesce(l.next_check_at, clock_timestamp()) END,
@@ -147,6 +150,16 @@ def update_tracked(connection: Connection, fetch_id: int, asked_at: datetime, ro
     if rows:
         parameters = {"rows": json_parameter(rows), "fetch_id": fetch_id, "asked_at": asked_at}
         connection.execute(_TRACKED, parameters)
+
+
+_FORGET_FINGERPRINTS = text("""
+    UPDATE tracked_ids SET answer_fingerprint = NULL WHERE fetch_id = :fetch_id AND answer_fingerprint IS NOT NULL
+""")
+
+
+def forget_fingerprints(connection: Connection, fetch_id: int) -> None:
+    """An answer that was refused stands between the answers before and after it: they do not follow each other."""
+    connection.execute(_FORGET_FINGERPRINTS, {"fetch_id": fetch_id})
 
 
 _FREE = text("""
@@ -235,16 +248,35 @@ def end_fetch(
 
 _RETURN = text("""
     UPDATE fetches f SET state = 'ready', available_at = :available_at, hinted_at = NULL, lease_token = NULL,
-        lease_until = NULL, attempts = attempts + :counted, last_error = :error, claims = :claims
+        lease_until = NULL, attempts = attempts + :counted, last_error = :error, claims = :claims,
+        params = coalesce(CAST(:params AS jsonb), params), params_hash = coalesce(:params_hash, params_hash),
+        label = coalesce(:label, label), round = round + :rounds
     WHERE f.id = :fetch_id AND NOT EXISTS (
         SELECT 1 FROM fetches o
-        WHERE o.account_id = f.account_id AND o.params_hash = f.params_hash AND o.state = 'ready' AND o.id <> f.id)
+        WHERE o.account_id = f.account_id AND o.params_hash = coalesce(:params_hash, f.params_hash)
+          AND o.state = 'ready' AND o.id <> f.id)
     RETURNING id
 """)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restart:
+    """What a fetch asks for when the pages that it ended are read again from the first one, in a new round."""
+
+    params: Mapping[str, Any] = field(repr=False)
+    params_hash: str
+    label: str
+
+
 def return_fetch(
-    connection: Connection, fetch_id: int, *, available_at: datetime, error: str, counted: bool, claims: int = 0
+    connection: Connection,
+    fetch_id: int,
+    *,
+    available_at: datetime,
+    error: str,
+    counted: bool,
+    claims: int = 0,
+    restart: Restart | None = None,
 ) -> bool:
     """Make the fetch ready again from `available_at` on. It came to an end by itself, so the claims start anew.
 
@@ -257,6 +289,10 @@ def return_fetch(
         "error": error,
         "counted": int(counted),
         "claims": claims,
+        "params": None if restart is None else json_parameter(restart.params),
+        "params_hash": None if restart is None else restart.params_hash,
+        "label": None if restart is None else restart.label,
+        "rounds": int(restart is not None),
     }
     return connection.execute(_RETURN, parameters).scalar_one_or_none() is not None
 

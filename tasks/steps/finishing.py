@@ -18,7 +18,7 @@ from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
 from models.vocabulary import Source, Status, is_open
 from providers.adapter import FetchSpec, Parsed
 from providers.errors import OurBug, ProviderError
-from schedules.policy import first_check, next_check
+from schedules.policy import check_again, first_check, next_check
 from tasks.steps.asking import Asked
 from tasks.steps.planning import new_fetch
 from tasks.steps.sweeping import judge_window
@@ -179,13 +179,7 @@ def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> Mapp
     if answer is not None and answer.settled:
         closing = answer.close_reason or "final"
     elif answer is None or not answer.make_due:
-        due = next_check(
-            asked.prepared.adapter.record.poll,
-            sent_at=row["sent_at"],
-            valid_until=row["valid_until"],
-            now=asked.taken.asked_at,
-            **policy_numbers(asked.prepared.row),
-        )
+        due = _next_check(asked, row, answer)
         closing = "forgotten" if due is None else None
     return {
         "id": row["id"],
@@ -193,7 +187,29 @@ def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> Mapp
         "found": answer is not None and answer.found,
         "close_reason": closing,
         "gate_open": answer is not None and answer.make_due,
+        "is_incomplete": answer is not None and answer.is_incomplete,
+        "fingerprint": None if answer is None else answer.fingerprint,
     }
+
+
+def _next_check(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> datetime | None:
+    """When an id that stays open is asked for again; None once the provider is taken to have forgotten it."""
+    numbers, now = policy_numbers(asked.prepared.row), asked.taken.asked_at
+    by_age = next_check(
+        asked.prepared.adapter.record.poll,
+        sent_at=row["sent_at"],
+        valid_until=row["valid_until"],
+        now=now,
+        **numbers,
+    )
+    if by_age is None or answer is None:
+        return by_age
+    if answer.not_before is not None:
+        return max(answer.not_before, now)
+    if answer.is_incomplete:
+        before = row["incomplete_answers"]
+        return check_again(by_age, now=now, incomplete_before=before, time_factor=numbers["time_factor"])
+    return by_age
 
 
 def _discover(

@@ -41,6 +41,7 @@ def due_id(row: RowMapping | Mapping[str, Any]) -> DueId:
         sent_at=row["sent_at"],
         valid_until=row["valid_until"],
         gate_open=row["gate_open"],
+        fingerprint=row["answer_fingerprint"],
     )
 
 
