@@ -18,11 +18,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection
 
 from core.metrics import SIZES, histogram
 from models.database import json_parameter
-from models.merge import ROW_FIELDS, Observation, fold_values, merge_history, merge_observation, observe
+from models.merge import (
+    ROW_FIELDS,
+    Observation,
+    content_hash,
+    fold_values,
+    merge_history,
+    merge_observation,
+    observe,
+    rank,
+)
 from models.report import DeliveryReport
 from models.storable import clean_key
 from models.vocabulary import Granularity, Source
@@ -303,6 +313,38 @@ def stored_keys(connection: Connection, account_id: str, keys: Iterable[Key]) ->
 def refold(connection: Connection, deliveries: Mapping[int, Granularity]) -> set[int]:
     """Write the rows of these deliveries anew from their history, under their locks; returns ids whose row changed."""
     return _advance(connection, {place: (granularity, {}) for place, granularity in deliveries.items()})[1]
+
+
+_STATEMENTS = """
+SELECT delivery_id, content_hash, statement FROM observations WHERE delivery_id = ANY(%(ids)s)
+"""
+
+
+def restate_with_reference(connection: Connection, given: Mapping[int, tuple[Granularity, str]]) -> set[int]:
+    """Keep the greatest statement of each delivery once more, with the sender's reference; ids whose row changed.
+
+    The provider would have said the same had the reference been known, so nothing else of the row changes, and the
+    history alone still gives the row.
+    """
+    if not given:
+        return set()
+    found = connection.exec_driver_sql(_LOCK, {"ids": list(given)}).scalars().all()
+    histories = load_histories(connection, found)
+    kept = connection.exec_driver_sql(_STATEMENTS, {"ids": list(found)})
+    statements = {(place, digest): statement for place, digest, statement in kept}
+    said: dict[int, tuple[Granularity, History]] = {}
+    for place, history in histories.items():
+        granularity, reference = given[place]
+        greatest = rank(granularity, history.values())[0]
+        facts = {**greatest.facts, "client_ref": clean_key(reference)}
+        again = msgspec.structs.replace(
+            greatest,
+            facts=facts,
+            content_hash=content_hash(facts),
+            statement=statements[place, greatest.content_hash],
+        )
+        said[place] = granularity, {again.content_hash: again}
+    return _advance(connection, said)[1]
 
 
 def load_histories(connection: Connection, ids: Sequence[int]) -> dict[int, History]:

@@ -93,11 +93,12 @@ def as_list(value: Any) -> list[Any] | None:
     """A JSON list, also where PHP wrote it as an object; None for everything else.
 
     PHP's `json_encode` writes an array whose indexes have a gap, or do not begin at 0, as an object whose keys are all
-    indexes (`{"1": …, "3": …}`); its items are given in the order of their indexes. An empty object is an empty list.
+    indexes (`{"1": …, "3": …}`); its items are given in the order of their indexes. An empty array is never written so,
+    and an empty object is no list.
     """
     if isinstance(value, list):
         return value
-    if not isinstance(value, dict) or not all(map(_INDEX.fullmatch, value)):
+    if not isinstance(value, dict) or not value or not all(map(_INDEX.fullmatch, value)):
         return None
     return [value[key] for key in sorted(value, key=int)]
 

@@ -132,6 +132,7 @@ class Diyalog(PullOnly):
             ),
         ),
         id_kinds=(_KIND,),
+        reference_kinds={"conversation": Granularity.CONVERSATION},
     )
 
     def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:  # noqa: ARG002

@@ -380,7 +380,7 @@ def _decoded(seen_before: Mapping[str, int]) -> list[Recipient] | None:
 def _messages(order: Mapping[str, Any]) -> list[Any]:
     """The rows of a page. What is there and no list is one row that cannot be read."""
     stated = order.get("message")
-    if stated is None or stated == "":
+    if not stated:
         return []
     items = as_list(stated)
     return [stated] if items is None else items

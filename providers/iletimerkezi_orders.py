@@ -22,14 +22,15 @@ from providers.numbers import recipient
 
 SENDING: Final = "113"
 FAILED: Final = "115"
-SCHEDULED: Final = "456"
 ORDER_STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
     SENDING: (Status.ENROUTE, None),  # "Siparişin gönderimi devam ediyor": open whatever its counts
     FAILED: (Status.REJECTED, None),  # "Sipariş gönderilemedi": the whole order failed
-    SCHEDULED: (Status.SCHEDULED, None),  # "Sipariş gönderim tarihi henüz gelmedi": the answer of get-report
 }
 FINISHED: Final = "114"
 """The third order code, "Siparişin gönderimi tamamlandı": sending has ended, its counts say how (`judge_finished`)."""
+
+SCHEDULED: Final = "456"
+"""No code of an order but the answer of get-report, "Sipariş gönderim tarihi henüz gelmedi"."""
 
 MESSAGE_STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
     "110": (Status.ENROUTE, None),  # "Mesaj gönderiliyor": no acknowledgement yet
@@ -110,7 +111,7 @@ def read_order(item: Any, zone: ZoneInfo, now: datetime | None = None) -> Order 
         status, why = judge_finished(**counts), "A finished order lacks its counts or they do not add up."
     submitted_at, sending_at = local_time(item.get("submitAt"), zone), local_time(item.get("sendAt"), zone)
     is_ahead = now is not None and sending_at is not None and sending_at > now
-    if is_ahead and code == SENDING:
+    if code == SCHEDULED or (is_ahead and code == SENDING):
         status = Status.SCHEDULED
     price = as_amount(item.get("price"))
     extra = {

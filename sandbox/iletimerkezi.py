@@ -111,7 +111,7 @@ class Iletimerkezi(StandIn):
 
     @override
     def endpoint(self, call: Call) -> str:
-        names = {"/v1/get-reports/json": "get-reports", "/v1/get-report/json": "get-report"}
+        names = {f"/v1/{name}/json": name for name in ("get-reports", "get-report", "get-balance")}
         return names.get(call.path.rstrip("/"), "?")
 
     @override
@@ -135,6 +135,9 @@ class Iletimerkezi(StandIn):
         given = request["authentication"]
         if (given.get("key"), given.get("hash")) != (self.key, self.hash):
             return self._refuse(401)
+        if endpoint == "get-balance":
+            status, balance = {"code": 200, "message": MESSAGES[200]}, {"amount": "1250.00", "sms": "33602"}
+            return answer_json(200, {"response": {"status": status, "balance": balance}})
         return self._list(call) if endpoint == "get-reports" else self._detail(call)
 
     def _refuse(self, code: int) -> Answer:
@@ -277,7 +280,7 @@ class Iletimerkezi(StandIn):
             delivered=done,
             undelivered=failed,
             waiting=total - done - failed,
-            sent_at=order.send,
+            sent_at=order.send if order.send <= now else None,
             settles_at=order.closes,
         )
         if status == "enroute":

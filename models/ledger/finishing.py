@@ -15,6 +15,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from models.database import json_parameter
 from models.ledger.walks import ended_state_sql
+from models.tracked import REFERENCE
 
 
 class FencedError(Exception):
@@ -184,6 +185,21 @@ _DISCOVER = text("""
     ORDER BY id_kind, value
     ON CONFLICT (account_id, id_kind, value) DO NOTHING
 """)
+# An id that was registered for its reference alone becomes one to be asked for, with the times that the list states.
+_OPEN_REFERENCES = text("""
+    WITH given AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
+            id_kind text, value text, recipient text, expected integer, sent_at timestamptz, valid_until timestamptz,
+            next_check_at timestamptz)
+    ), locked AS (
+        SELECT t.id, g.* FROM tracked_ids t JOIN given g USING (id_kind, value)
+        WHERE t.account_id = :account_id AND t.close_reason = :reference ORDER BY t.id FOR NO KEY UPDATE OF t
+    )
+    UPDATE tracked_ids t SET closed_at = NULL, close_reason = NULL, next_check_at = l.next_check_at,
+        sent_at = l.sent_at, valid_until = l.valid_until, expected = coalesce(l.expected, t.expected),
+        recipient = coalesce(t.recipient, l.recipient)
+    FROM locked l WHERE t.id = l.id
+""")
 # Separate from the insert, so that an id that is known and unchanged is neither written nor locked.
 _REOPEN = text("""
     WITH given AS (
@@ -209,7 +225,9 @@ def discover(
 ) -> None:
     """Insert ids that an answer named; reopen those whose delivery changed, and make them due now."""
     if rows:
-        connection.execute(_DISCOVER, {"account_id": account_id, "rows": json_parameter(rows)})
+        given = {"account_id": account_id, "rows": json_parameter(rows)}
+        if connection.execute(_DISCOVER, given).rowcount < len(rows):
+            connection.execute(_OPEN_REFERENCES, given | {"reference": REFERENCE})
     if reopened:
         parameters = {"account_id": account_id, "rows": json_parameter(reopened), "asked_at": asked_at}
         connection.execute(_REOPEN, parameters)

@@ -14,6 +14,7 @@ from models.deliveries import UpsertResult, upsert
 from models.ledger import finishing as ledger
 from models.ledger import planning
 from models.quarantine import resolve_answers
+from models.references import with_references
 from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
 from models.vocabulary import Source, Status, is_open
 from providers.adapter import FetchSpec, Parsed
@@ -52,7 +53,8 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
         _reset_account(connection, asked.taken.account_id, parsed.learned)
     ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
     ledger.close_call(connection, asked.call_end("ok"))
-    reports = _completed(asked, parsed)
+    kinds = asked.prepared.adapter.record.reference_kinds
+    reports = with_references(connection, asked.taken.account_id, kinds, _completed(asked, parsed))
     result = upsert(
         connection, asked.taken.account_id, asked.prepared.account.provider, reports, asked_at=asked.taken.asked_at
     )

@@ -25,13 +25,18 @@ class IdCheck:
         """What is wrong with the id, and what would be right, without repeating it; None where it can be asked for."""
         adapter = adapter_of(self.row)
         kind, value = str(item["kind"]), str(item["value"])
-        if kind not in adapter.record.id_kinds:
-            known = ", ".join(adapter.record.id_kinds)
+        is_reference = kind in adapter.record.reference_kinds
+        if kind not in adapter.record.id_kinds and not is_reference:
+            known = ", ".join((*adapter.record.id_kinds, *adapter.record.reference_kinds))
             return f"kind must be one of: {known}" if known else f"{adapter.record.title} needs no registered ids"
         sent_at = item.get("sent_at") or self.row["now"]
-        valid_until = item.get("valid_until") or sent_at + timedelta(hours=adapter.record.validity_hours)
+        validity = timedelta(hours=float(self.row["options"].get("validity_hours", adapter.record.validity_hours)))
+        valid_until = item.get("valid_until") or sent_at + validity
         if valid_until < sent_at:
             return "valid_until must not be before sent_at"
+        if is_reference:
+            # It is never asked for by this registration, so it needs no request.
+            return None
         due = DueId(
             key=TrackedKey(id_kind=kind, value=value),
             client_ref=item.get("client_ref"),

@@ -114,10 +114,10 @@ def _finish_trouble(
 
 def _attempts(asked: Asked, error: ProviderError) -> int:
     """How many counted tries were made before this one; of pages that are wrong only together: how many rounds."""
-    return asked.taken.round - 1 if _restart(asked, error) is not None else asked.taken.attempts
+    return asked.taken.round - 1 if _restart(error) is not None else asked.taken.attempts
 
 
-def _restart(asked: Asked, error: ProviderError) -> ledger.Restart | None:
+def _restart(error: ProviderError) -> ledger.Restart | None:
     """What to ask for where the pages have to be read again from the first one."""
     spec = error.restart if isinstance(error, AnswerNotUnderstood) else None
     if spec is None:
@@ -177,7 +177,7 @@ def _put_back(
     is_of_account = isinstance(decision, Pause) or decision.not_before is not None
     at = now if is_of_account or isinstance(decision, Pause) else decision.at
     counted = isinstance(decision, RetryAt) and decision.counted
-    restart = _restart(asked, error)
+    restart = _restart(error)
     if not ledger.return_fetch(
         connection, asked.taken.fetch_id, available_at=at, error=text, counted=counted, restart=restart
     ):
