@@ -351,6 +351,8 @@ def _parse_order(account: Account, fetch: Fetch, answer: Answer, *, code: int, r
         raise AnswerNotUnderstood("The answer is not about the order that was asked for.", raw=answer.body)
     items = _messages(order)
     here, unreadable = read_recipients(items)
+    if _is_repeated(params, before, here):
+        items, here = [], []
     total, rows = _total(fetch, order), params["rows"] + len(items)
     if total is not None and rows > total:
         raise AnswerNotUnderstood(
@@ -384,6 +386,16 @@ def _messages(order: Mapping[str, Any]) -> list[Any]:
         return []
     items = as_list(stated)
     return [stated] if items is None else items
+
+
+def _is_repeated(params: Mapping[str, Any], before: Sequence[Recipient], here: Sequence[Recipient]) -> bool:
+    """Whether the page holds the numbers of those before it once more, which it does where its number was ignored.
+
+    Full pages are believed: only an answer that lacked recipients made us ask for a page beyond the documented size.
+    """
+    if not here or params["rows"] >= ROW_COUNT * (params["page"] - 1):
+        return False
+    return sorted(one.number for one in before) == sorted(one.number for one in here)
 
 
 def _total(fetch: Fetch, order: Mapping[str, Any]) -> int | None:

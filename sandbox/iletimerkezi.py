@@ -265,7 +265,7 @@ class Iletimerkezi(StandIn):
         done, failed = order.counts(now)
         total, code = len(order.recipients), order.status(now)
         if code == 113:
-            status = "enroute"
+            status = "enroute" if now >= order.send else "scheduled"
         elif code == 115:
             status = "rejected"
         else:
@@ -283,7 +283,7 @@ class Iletimerkezi(StandIn):
             sent_at=order.send if order.send <= now else None,
             settles_at=order.closes,
         )
-        if status == "enroute":
+        if code == 113:
             row["status_any"] = ["enroute", "scheduled"]
         return row
 

@@ -103,8 +103,8 @@ _BODY_SCHEMA = {
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Register ids so that they get polled",
     description=f"Up to {MOST_IDS} ids and {TRACKED_CAP_BYTES // 2**20} MiB in one request. Idempotent: what is "
-    "registered already stays. A wrong id is refused by itself; the others are registered. iletimerkezi's `order` and "
-    "Diyalog's `conversation` are found without this: for them only `client_ref` is kept and attached to the "
+    "registered already stays. A wrong id is refused by itself; the others are registered. `order` and `conversation` "
+    "are found without this: for them only `client_ref` is kept and attached to the "
     "deliveries, also to those that are stored already.",
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _BODY_SCHEMA}}}},
 )

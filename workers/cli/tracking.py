@@ -34,8 +34,8 @@ def track_ids(
 ) -> None:
     """Register ids that were sent, so that they get polled. Doing it again changes nothing.
 
-    Some kinds (iletimerkezi's `order`, Diyalog's `conversation`) are found without being registered: for them only the
-    reference is kept, and attached to the deliveries, also to those that are stored already.
+    Some kinds (`order`, `conversation`) are found without being registered: for them only the reference is kept, and
+    attached to the deliveries, also to those that are stored already.
 
     Every line that is right is registered; each wrong one is named with its line, and the exit code is then 1.
     """
