@@ -532,13 +532,11 @@ def _scheduled(account: Account, fetch: Fetch, answer: Answer, key: TrackedKey) 
 
     The sending time is that of the list, from which the validity of the tracked id runs.
     """
-    row = fetch.ids.get(key)
-    valid_until = None if row is None else row.valid_until
-    now = answer.received_at
-    sending = None if valid_until is None else valid_until - timedelta(hours=account.validity_hours)
-    again = None if now is None else now + timedelta(seconds=NOT_YET_SECONDS)
-    if sending is not None and now is not None and sending > now:
-        again = sending
+    row, now = fetch.ids.get(key), answer.received_at
+    again: datetime | timedelta = timedelta(seconds=NOT_YET_SECONDS)
+    if row is not None and row.valid_until is not None and now is not None:
+        sending = row.valid_until - timedelta(hours=account.validity_hours)
+        again = sending if sending > now else again
     report = scheduled_order(key.value, None if row is None else row.expected)
     return Parsed(reports=(report,), answers=(IdAnswer(key=key, found=False, not_before=again),))
 

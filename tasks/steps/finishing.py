@@ -207,7 +207,7 @@ def _next_check(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> datet
     if by_age is None or answer is None:
         return by_age
     if answer.not_before is not None:
-        return max(answer.not_before, now)
+        return now + answer.not_before if isinstance(answer.not_before, timedelta) else max(answer.not_before, now)
     if answer.is_incomplete:
         before = row["incomplete_answers"]
         return check_again(by_age, now=now, incomplete_before=before, time_factor=numbers["time_factor"])

@@ -12,6 +12,7 @@ from providers.decoding import (
     as_count,
     as_int,
     as_key,
+    as_list,
     as_text,
     check_http,
     drop_fields,
@@ -202,3 +203,28 @@ def test_dropped_fields_are_gone_at_any_depth_and_in_any_case() -> None:
     body = b'{"report": {"id": 7, "Body": "gizli", "in": [{"BODY": "gizli", "to": "1"}]}, "body": {"a": 1}}'
     assert drop_fields(body, ("body",)) == b'{"report": {"id": 7, "in": [{"to": "1"}]}}'
     assert drop_fields(b'{"report": {"body": "gizli"', ("body",)) == b""
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ([], []),
+        ([1, {"a": 2}], [1, {"a": 2}]),
+        ({"1": "b", "0": "a"}, ["a", "b"]),
+        ({"10": "c", "9": "b", "2": "a"}, ["a", "b", "c"]),
+        ({"3": [1]}, [[1]]),
+        ({}, None),
+        ({"1": "a", "id": 5}, None),
+        ({"01": "a"}, None),
+        ({"-1": "a"}, None),
+        ({"1.0": "a"}, None),
+        ({"١": "a"}, None),
+        ({"": "a"}, None),
+        (None, None),
+        ("[]", None),
+        (5, None),
+    ],
+)
+def test_a_list_is_read_also_where_php_wrote_an_object(value: Any, wanted: list[Any] | None) -> None:
+    """Keys that are all indexes stand for a list with a gap; any other object is none."""
+    assert as_list(value) == wanted
