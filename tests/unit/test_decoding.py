@@ -225,6 +225,6 @@ def test_dropped_fields_are_gone_at_any_depth_and_in_any_case() -> None:
         (5, None),
     ],
 )
-def test_a_list_is_read_also_where_php_wrote_an_object(value: Any, wanted: list[Any] | None) -> None:
+def test_a_list_is_read_also_where_php_wrote_an_object(value: object, wanted: list[object] | None) -> None:
     """Keys that are all indexes stand for a list with a gap; any other object is none."""
     assert as_list(value) == wanted
