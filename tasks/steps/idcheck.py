@@ -20,14 +20,17 @@ class IdCheck:
 
     row: RowMapping
     """The account's row, with PostgreSQL's `now`."""
+    references: bool = True
+    """Whether an id may be one that only attaches a reference, and so can not be asked for."""
 
     def why_not(self, item: Mapping[str, Any]) -> str | None:
         """What is wrong with the id, and what would be right, without repeating it; None where it can be asked for."""
         adapter = adapter_of(self.row)
         kind, value = str(item["kind"]), str(item["value"])
-        is_reference = kind in adapter.record.reference_kinds
+        attaching = tuple(adapter.record.reference_kinds) if self.references else ()
+        is_reference = kind in attaching
         if kind not in adapter.record.id_kinds and not is_reference:
-            known = ", ".join((*adapter.record.id_kinds, *adapter.record.reference_kinds))
+            known = ", ".join((*adapter.record.id_kinds, *attaching))
             return f"kind must be one of: {known}" if known else f"{adapter.record.title} needs no registered ids"
         sent_at = item.get("sent_at") or self.row["now"]
         validity = timedelta(hours=float(self.row["options"].get("validity_hours", adapter.record.validity_hours)))

@@ -86,6 +86,8 @@ def test_a_reference_that_comes_before_its_order_waits_for_it(runtime: Runtime, 
     account_id = add_account(engine, provider="iletimerkezi")
     done = ulak("track", account_id, "order=7", "--ref", "inv-7")
     assert (done.code, done.out) == (0, "1 registered, 1 of them new\n")
+    [waiting] = ulak("deliveries", "--ref", "inv-7", "--format", "csv").out.splitlines()[1:]
+    assert ",open," in waiting
     [tracked_id] = [scalar(engine, "SELECT id FROM tracked_ids")]
     assert row(engine, "tracked_ids", tracked_id)["close_reason"] == "reference"
     sweep(runtime, account_id, stated(113))
