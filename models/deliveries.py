@@ -18,11 +18,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection
 
 from core.metrics import SIZES, histogram
 from models.database import json_parameter
-from models.merge import ROW_FIELDS, Observation, fold_values, merge_history, merge_observation, observe
+from models.merge import (
+    ROW_FIELDS,
+    Observation,
+    content_hash,
+    fold_values,
+    merge_history,
+    merge_observation,
+    observe,
+    rank,
+)
 from models.report import DeliveryReport
 from models.storable import clean_key
 from models.vocabulary import Granularity, Source
@@ -312,14 +322,18 @@ def refold(connection: Connection, deliveries: Mapping[int, Granularity]) -> set
     return _advance(connection, {place: (granularity, {}) for place, granularity in deliveries.items()})[1]
 
 
-def rewrite_histories(connection: Connection, histories: Mapping[int, tuple[Granularity, Sequence[Observation]]]) -> set[int]:
+def rewrite_histories(
+    connection: Connection, histories: Mapping[int, tuple[Granularity, Sequence[Observation]]]
+) -> set[int]:
     """Replace the whole history of each delivery, and write the rows that follow from it; ids whose row changed.
 
     The caller holds the locks of these deliveries (`lock_deliveries`) and has derived the observations from what is
     stored. Observations that became equal are merged into one.
     """
     stored = load_histories(connection, list(histories))
-    rows, seen, dropped = [], [], []
+    rows: list[dict[str, Any]] = []
+    seen: list[dict[str, Any]] = []
+    dropped: list[dict[str, Any]] = []
     for place, (granularity, observations) in sorted(histories.items()):
         whole, known = merge_history(observations), stored.get(place, {})
         rows.append({"id": place, **fold_values(granularity, whole.values())})
@@ -335,9 +349,26 @@ def lock_deliveries(connection: Connection, ids: Sequence[int]) -> list[int]:
     return list(connection.exec_driver_sql(_LOCK, {"ids": list(ids)}).scalars())
 
 
-def load_histories(
-    connection: Connection, ids: Sequence[int], *, with_statements: bool = False
-) -> dict[int, History]:
+def restate_with_reference(connection: Connection, given: Mapping[int, tuple[Granularity, str]]) -> set[int]:
+    """Keep the greatest statement of each delivery once more, with the sender's reference; ids whose row changed.
+
+    The provider would have said the same had the reference been known, so nothing else of the row changes, and the
+    history alone still gives the row.
+    """
+    if not given:
+        return set()
+    histories = load_histories(connection, lock_deliveries(connection, list(given)), with_statements=True)
+    said: dict[int, tuple[Granularity, History]] = {}
+    for place, history in histories.items():
+        granularity, reference = given[place]
+        greatest = rank(granularity, history.values())[0]
+        facts = {**greatest.facts, "client_ref": clean_key(reference)}
+        again = msgspec.structs.replace(greatest, facts=facts, content_hash=content_hash(facts))
+        said[place] = granularity, {again.content_hash: again}
+    return _advance(connection, said)[1]
+
+
+def load_histories(connection: Connection, ids: Sequence[int], *, with_statements: bool = False) -> dict[int, History]:
     """The stored observations of deliveries, by id and content hash; their raw statements only `with_statements`."""
     histories: dict[int, History] = {}
     for place, digest, source, as_of, as_of_last, provider_time, facts, statement in connection.exec_driver_sql(

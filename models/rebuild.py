@@ -1,10 +1,10 @@
 """The shared table, recomputed from its history, and the history's facts derived again from its raw items."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, func, select, text
+from sqlalchemy import Connection, RowMapping, func, select
 
 from models.deliveries import find_differing, load_histories, lock_deliveries, refold, rewrite_histories
 from models.merge import Observation, fold_values, observe

@@ -6,7 +6,7 @@ fold them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from models.vocabulary import Granularity, Reason, Source, Status
@@ -110,6 +110,13 @@ class IdAnswer:
     settled: bool = False
     close_reason: str | None = None
     """With `settled`: why (`final`, `split`, …). Default `final`."""
+    is_incomplete: bool = False
+    """The answer lacks some of what it must hold. It is asked again soon, then with doubling pauses, however old the id
+    is; it is no failure of the account or of the fetch."""
+    not_before: datetime | timedelta | None = None
+    """The provider has nothing new to say before this moment, or for so long (an order is scheduled for later)."""
+    fingerprint: str | None = None
+    """What the next answer is to be compared with (`DueId.fingerprint`); it must not reveal what it was made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

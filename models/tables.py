@@ -242,6 +242,8 @@ tracked_ids = Table(
     Column("valid_until", _TIME, nullable=False),
     Column("next_check_at", _TIME),
     Column("checks", Integer, nullable=False, server_default=text("0")),
+    Column("incomplete_answers", Integer, nullable=False, server_default=text("0")),
+    Column("answer_fingerprint", Text),
     Column("gate_open", Boolean, nullable=False, server_default=text("false")),
     Column("last_checked_at", _TIME),
     Column("last_found_at", _TIME),

@@ -78,19 +78,23 @@ def ids_of_fetch(connection: Connection, fetch_id: int) -> Sequence[RowMapping]:
     return connection.execute(_OF_FETCH, {"fetch_id": fetch_id}).mappings().all()
 
 
+REFERENCE = "reference"
+"""Why an id is closed that was registered only to attach the sender's reference, until a list names it."""
+
 # A registration that comes again fills what was missing and otherwise changes nothing; where it would change nothing,
 # nothing is written. A closed id stays closed.
 _REGISTER = text("""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
             id_kind text, value text, client_ref text, recipient text, expected integer,
-            sent_at timestamptz, valid_until timestamptz, next_check_at timestamptz, whole text)
+            sent_at timestamptz, valid_until timestamptz, next_check_at timestamptz, whole text, close_reason text)
     )
     INSERT INTO tracked_ids AS t
         (account_id, id_kind, value, client_ref, recipient, expected, origin, sent_at, valid_until, next_check_at,
-         whole)
+         whole, closed_at, close_reason)
     SELECT :account_id, id_kind, value, client_ref, recipient, expected, 'sender', sent_at, valid_until,
-        next_check_at, whole
+           CASE WHEN close_reason IS NULL THEN next_check_at END, whole,
+           CASE WHEN close_reason IS NOT NULL THEN clock_timestamp() END, close_reason
     FROM given ORDER BY id_kind, value
     ON CONFLICT (account_id, id_kind, value) DO UPDATE SET
         client_ref = coalesce(t.client_ref, excluded.client_ref),

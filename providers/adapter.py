@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 from models.report import DeliveryReport, Discovered, Hint, IdAnswer, TrackedKey, Unreadable
+from models.vocabulary import Granularity
 
 JsonObject = Mapping[str, Any]
 
@@ -84,6 +85,12 @@ class ProviderRecord:
     wholes: Mapping[str, str] = field(default_factory=dict)
     """For kinds whose ids are parts of a whole (a send): the kind under which the whole is tracked. Its value is the
     first part of theirs. A whole is checked once: when its last open part closes, or right after validity ends."""
+    reference_kinds: Mapping[str, Granularity] = field(default_factory=dict)
+    """Kinds of ids that a sender may register only to attach its `client_ref`: the value is the key of a delivery of
+    this granularity, and the reference goes to that delivery and to those whose `parent_key` it is. Registering one
+    makes nothing be asked."""
+    probe: "FetchSpec | None" = None
+    """A fetch that asks for nothing but whether the credentials are accepted, where the provider has such a call."""
     sweep_window_days: int | None = None
     """Calendar days (inclusive) that one list window may span; None: the provider has no list to sweep."""
     callback_tails: tuple[str, ...] | None = None
@@ -124,6 +131,8 @@ class DueId:
     expected: int | None = None
     sent_at: datetime | None = None
     valid_until: datetime | None = None
+    fingerprint: str | None = None
+    """`IdAnswer.fingerprint` of the last answer about this id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,7 @@ from providers.adapter import (
     ProviderRecord,
     Request,
 )
-from providers.decoding import Fields, as_int, as_key, as_text, dump_item, load_object, local_time, scrub
+from providers.decoding import Fields, as_int, as_key, as_list, as_text, dump_item, load_object, local_time, scrub
 from providers.errors import AnswerNotUnderstood, OurBug, RequestIsWrong
 from providers.numbers import recipient
 
@@ -226,8 +226,8 @@ def _notice_status(account: Account, word: str) -> Status:
 
 def _parse_report(body: Mapping[str, Any], source: Source, raw: bytes) -> Parsed:
     """The receivers of a send; a send that failed whole has none and becomes one row of its own."""
-    txnid, code, items = as_key(body.get("txnid")), as_int(body.get("resultcode")), body.get("list")
-    if items is not None and not isinstance(items, list):
+    txnid, code, items = as_key(body.get("txnid")), as_int(body.get("resultcode")), _items(body.get("list"))
+    if items is None:
         raise AnswerNotUnderstood("`list` is not a list.", raw=raw)
     if items:
         return _parse_items(items, txnid, source)
@@ -249,6 +249,18 @@ def _parse_report(body: Mapping[str, Any], source: Source, raw: bytes) -> Parsed
         statement=scrub({name: body[name] for name in ("reqid", "txnid", "resultcode") if name in body}),
     )
     return Parsed(reports=(failed,))
+
+
+def _items(stated: Any) -> list[Any] | None:
+    """The receivers of a report; None where they cannot be read.
+
+    The field table calls `list` an object and the samples show an array, so one receiver may stand there by itself.
+    """
+    if stated is None:
+        return []
+    if isinstance(stated, dict) and "receiver" in stated:
+        return [stated]
+    return as_list(stated)
 
 
 def _parse_items(items: Sequence[Any], txnid: str | None, source: Source) -> Parsed:

@@ -32,6 +32,7 @@ _EXACT_FLOATS: Final = 2**53
 _LARGEST_AMOUNT: Final = 1e15
 
 _INT: Final = re.compile(r"[+-]?[0-9]{1,19}")
+_INDEX: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 _AMOUNT: Final = re.compile(r"[+-]?[0-9]{1,15}(?:[.,][0-9]{1,12})?")
 _TIME: Final = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[ Tt]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,][0-9]{1,9})?)?"
@@ -96,6 +97,20 @@ def load_object(body: bytes) -> dict[str, Any]:
 def dump_item(item: Any) -> bytes:
     """The bytes of one item of an answer, for quarantine; lone surrogates stay escaped."""
     return json.dumps(item, ensure_ascii=True, default=str).encode("ascii")
+
+
+def as_list(value: Any) -> list[Any] | None:
+    """A JSON list, also where PHP wrote it as an object; None for everything else.
+
+    PHP's `json_encode` writes an array whose indexes have a gap, or do not begin at 0, as an object whose keys are all
+    indexes (`{"1": …, "3": …}`); its items are given in the order of their indexes. An empty array is never written so,
+    and an empty object is no list.
+    """
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict) or not value or not all(map(_INDEX.fullmatch, value)):
+        return None
+    return [value[key] for key in sorted(value, key=int)]
 
 
 def as_int(value: Any, *, minimum: int = -MAX_INT, maximum: int = MAX_INT) -> int | None:

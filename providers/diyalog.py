@@ -36,6 +36,7 @@ from providers.decoding import (
     as_count,
     as_int,
     as_key,
+    as_list,
     check_http,
     dump_item,
     http_date,
@@ -142,6 +143,7 @@ class Diyalog(PullOnly):
         ),
         id_kinds=(_KIND,),
         id_forms={_KIND: customer_id},
+        reference_kinds={"conversation": Granularity.CONVERSATION},
     )
 
     def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:  # noqa: ARG002
@@ -181,8 +183,8 @@ class Diyalog(PullOnly):
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
         """The conversation-days on a page, and which page comes next (see `_next`)."""
         _check(account, answer)
-        items = load_json(answer.body)
-        if not isinstance(items, list):
+        items = as_list(load_json(answer.body))
+        if items is None:
             raise AnswerNotUnderstood("The answer is not a list of conversations.", raw=answer.body)
         read = [_read(item) for item in items]
         reports = tuple(found for found in read if isinstance(found, DeliveryReport))

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from providers.adapter import FetchSpec
+
 
 class ProviderError(Exception):
     """A fetch did not get its answer. `code` is the provider's own code where there is one.
@@ -72,10 +74,16 @@ class RequestIsWrong(ProviderError):
 class AnswerNotUnderstood(ProviderError):
     """The answer is not what the documents describe. `raw` goes to quarantine, the fetch is asked again."""
 
-    def __init__(self, message: str, *, raw: bytes = b"", code: str | None = None) -> None:
-        """`raw`: the bytes to keep; never shown."""
+    def __init__(
+        self, message: str, *, raw: bytes = b"", code: str | None = None, restart: FetchSpec | None = None
+    ) -> None:
+        """`raw`: the bytes to keep; never shown. `restart`: the first page, where the pages are wrong only together.
+
+        With `restart` that page is asked next, in a new round; each round that ends so counts as one attempt.
+        """
         super().__init__(message, code=code)
         self.raw = raw
+        self.restart = restart
 
 
 class OurBug(ProviderError):

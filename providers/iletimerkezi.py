@@ -8,13 +8,14 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
 from models.keys import join_key
-from models.report import Discovered, IdAnswer, TrackedKey, Unreadable
-from models.vocabulary import Granularity, is_open
+from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey, Unreadable
+from models.vocabulary import Granularity, Status, is_open
 from providers.adapter import (
     Account,
     Answer,
@@ -34,7 +35,9 @@ from providers.decoding import (
     as_count,
     as_int,
     as_key,
+    as_list,
     check_http,
+    dump_item,
     load_object,
     refuse_client_error,
     retry_after,
@@ -55,11 +58,16 @@ from providers.iletimerkezi_orders import (
     MESSAGE_STATUS,
     ORDER,
     ORDER_STATUS,
+    SENDING,
     Order,
+    Recipient,
     code_text,
+    decode_recipient,
     read_order,
     read_recipient,
     read_recipients,
+    report_recipients,
+    scheduled_order,
     summarise_order,
 )
 from providers.iletimerkezi_webhook import MESSAGE_TEXT, WEBHOOK_SECRET, read_webhook
@@ -77,7 +85,7 @@ ERRORS: Final[Mapping[int, tuple[type[ProviderError], str]]] = {
     404: (RequestIsWrong, "iletimerkezi does not know this method (base_url)."),
     429: (SlowDown, "iletimerkezi asks us to slow down."),
     NOT_FOUND: (RequestIsWrong, "iletimerkezi knows no such order."),  # of get-report: an answer, see `_parse_order`
-    NOT_YET: (TryAgainAt, "The order is scheduled for later."),
+    NOT_YET: (TryAgainAt, "The order is scheduled for later."),  # of get-report: an answer, see `_scheduled`
     458: (RequestIsWrong, "iletimerkezi refuses the date range."),
     464: (RequestIsWrong, "iletimerkezi refuses the page number."),
     503: (TryAgainSoon, "iletimerkezi is out of service for a while."),
@@ -90,6 +98,9 @@ ROW_COUNT: Final = 1000
 """Recipients on a page of get-report: the documented maximum."""
 MAX_PAGES: Final = 2000
 NOT_YET_SECONDS: Final = 600.0
+PROBE: Final = "probe"
+BALANCE: Final = "get-balance"
+"""The function whose answer shows that key and hash are accepted; the provider's documents call it free of charge."""
 
 _DETAILS: Final = OptionSpec(
     name="details", type=bool, default=True, meaning="ask for the recipients of every order, not only its counts"
@@ -135,6 +146,8 @@ class Iletimerkezi:
         derived_secret=sent_hash,
         callback_secret=WEBHOOK_SECRET,
         callback_drops=(MESSAGE_TEXT,),
+        reference_kinds={ORDER: Granularity.ORDER},
+        probe=FetchSpec(kind="batch", params={PROBE: BALANCE}, label="credential check"),
     )
 
     def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:  # noqa: ARG002
@@ -143,11 +156,13 @@ class Iletimerkezi:
 
     def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:  # noqa: ARG002
         """Page one of the recipients of each order: the provider takes one order a call."""
-        return tuple(_order_page(item.key.value, page=1, rows=0, still_open=0) for item in due)
+        return tuple(_order_page(item.key.value, page=1, rows=0, total=item.expected) for item in due)
 
     def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:  # noqa: ARG002
         """`get-report` for the recipients of an order, `get-reports` for a page of a window."""
         params = fetch.spec.params
+        if PROBE in params:
+            return _request(account, params[PROBE], {})
         if ORDER in params:
             subject = {"id": _order_number(params[ORDER]), "page": params["page"], "rowCount": ROW_COUNT}
             return _request(account, "get-report", {"order": subject})
@@ -157,6 +172,9 @@ class Iletimerkezi:
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
         """Orders of a list page, or recipients of an order; the code in the body decides, then the HTTP status."""
         code, response = _response(answer)
+        if PROBE in fetch.spec.params:
+            _refuse(code, answer)
+            return Parsed()
         if ORDER in fetch.spec.params:
             return _parse_order(account, fetch, answer, code=code, response=response)
         _refuse(code, answer)
@@ -194,14 +212,16 @@ def _list_page(window: Sequence[str], page: int) -> FetchSpec:
     return FetchSpec(kind="page", params={"window": list(window), "page": page}, label=label)
 
 
-def _order_page(order: str, *, page: int, rows: int, still_open: int) -> FetchSpec:
-    """One page of an order's recipients. `rows` and `still_open` are those of the pages before, for the last one."""
+def _order_page(order: str, *, page: int, rows: int, total: int | None) -> FetchSpec:
+    """One page of an order's recipients. `rows` are those of the pages before, `total` the order's as far as known."""
     params = {
         "chain": join_key(ORDER, order),
         ORDER: order,
         "page": page,
         "rows": rows,
-        "open": still_open,
+        # Read by workers of an earlier version alone: they must not settle an order whose first pages they cannot read.
+        "open": page - 1,
+        **({} if total is None else {"total": total}),
     }
     ids = (TrackedKey(id_kind=ORDER, value=order),)
     return FetchSpec(kind="batch", params=params, ids=ids, label=f"recipients page {page}")
@@ -223,7 +243,7 @@ def _request(account: Account, function: str, subject: Mapping[str, Any]) -> Req
         url=f"{account.base_url.rstrip('/')}/v1/{function}/json",
         headers={"Content-Type": "application/json", "Accept": "application/json"},
         body=json.dumps(wanted, separators=(",", ":")).encode("ascii"),
-        endpoint=f"{function} page",
+        endpoint=function if function == BALANCE else f"{function} page",
     )
 
 
@@ -246,8 +266,8 @@ def _response(answer: Answer) -> tuple[int, Mapping[str, Any]]:
     return code, response
 
 
-def _refuse(code: int, answer: Answer, at: datetime | None = None) -> None:
-    """Raise what a code other than 200 means. `at`: when an order that is scheduled for later is to be sent."""
+def _refuse(code: int, answer: Answer) -> None:
+    """Raise what a code other than 200 means."""
     if code == OK:
         return
     error, sentence = ERRORS.get(code, _unlisted(code))
@@ -255,7 +275,7 @@ def _refuse(code: int, answer: Answer, at: datetime | None = None) -> None:
     if error is SlowDown or (error is TryAgainSoon and wait is not None):
         raise SlowDown(sentence, retry_after_seconds=wait, code=str(code))
     if error is TryAgainAt:
-        raise TryAgainAt(sentence, at=at, after_seconds=None if at else NOT_YET_SECONDS, code=str(code))
+        raise TryAgainAt(sentence, after_seconds=NOT_YET_SECONDS, code=str(code))
     if error is AnswerNotUnderstood:
         raise AnswerNotUnderstood(sentence, raw=answer.body, code=str(code))
     raise error(sentence, code=str(code))
@@ -272,12 +292,11 @@ def _unlisted(code: int) -> tuple[type[ProviderError], str]:
 def _parse_list(account: Account, fetch: Fetch, answer: Answer, response: Mapping[str, Any]) -> Parsed:
     """One page of a window: each order's counts, and, with `details`, the order as an id to be asked for."""
     number, window = fetch.spec.params["page"], fetch.spec.params["window"]
-    count, items = as_count(response.get("count")), response.get("orders")
-    if items is None and count == 0:
-        items = []
-    if not isinstance(items, list):
+    count, stated = as_count(response.get("count")), response.get("orders")
+    items = [] if stated is None and count == 0 else as_list(stated)
+    if items is None:
         raise AnswerNotUnderstood("The answer holds no list of orders.", raw=answer.body)
-    read = [read_order(item, account) for item in items]
+    read = [read_order(item, account, answer.received_at) for item in items]
     orders = [found for found in read if isinstance(found, Order)]
     unreadable = [found for found in read if isinstance(found, Unreadable)]
     unreadable += [trouble for order in orders for trouble in order.unreadable]
@@ -302,7 +321,7 @@ def _discover(account: Account, orders: Sequence[Order]) -> tuple[Discovered, ..
     """Each order once, as an id to be asked for; its validity runs from the sending, which may be scheduled."""
     found: dict[str, Discovered] = {}
     for order in orders:
-        sending = order.report.sent_at or order.submitted_at
+        sending = order.sending_at or order.submitted_at
         found[order.id] = Discovered(
             key=TrackedKey(id_kind=ORDER, value=order.id),
             expected=order.report.total,
@@ -314,63 +333,218 @@ def _discover(account: Account, orders: Sequence[Order]) -> tuple[Discovered, ..
 
 
 def _parse_order(account: Account, fetch: Fetch, answer: Answer, *, code: int, response: Mapping[str, Any]) -> Parsed:
-    """One page of an order's recipients; the last page answers for the order, pages before it add up in `params`."""
-    asked = str(fetch.spec.params[ORDER])
+    """One page of an order's recipients. Only the last page says anything: the pages together are one answer.
+
+    An answer with more recipients than the order has is refused as a whole, so nothing of a page can be stored before
+    the last one is read; until then `seen` carries what the pages state.
+    """
+    params = fetch.spec.params
+    asked = str(params[ORDER])
     key = TrackedKey(id_kind=ORDER, value=asked)
+    before = _decoded(fetch.seen_before)
+    if before is None:
+        # A worker of an earlier version read the pages before this one. Read them again.
+        return Parsed(answers=(IdAnswer(key=key, found=False, is_incomplete=True),))
     if code == NOT_FOUND:
         return Parsed(answers=(IdAnswer(key=key, found=False),))
-    _refuse(code, answer, at=_scheduled_for(account, fetch, answer, key))
+    if code == NOT_YET:
+        return _scheduled(account, fetch, answer, key)
+    _refuse(code, answer)
     order = response.get("order")
     named = as_key(order.get("id")) if isinstance(order, dict) else None
     if not isinstance(order, dict) or named is None or bare(named) != bare(asked):
         raise AnswerNotUnderstood("The answer is not about the order that was asked for.", raw=answer.body)
-    items = order.get("message")
-    items = [] if items is None else items
-    if not isinstance(items, list):
-        raise AnswerNotUnderstood("The answer holds no list of recipients.", raw=answer.body)
-    reports, seen, unreadable = read_recipients(asked, items, fetch.seen_before, account)
-    still_open = fetch.spec.params["open"] + len(items) - sum(not is_open(report.status) for report in reports)
-    child, settled = _continue(fetch, order, len(items), still_open)
-    summary, troubles = summarise_order(order, account)
-    return Parsed(
-        reports=(*summary, *reports),
-        children=() if child is None else (child,),
-        answers=(IdAnswer(key=key, found=True, settled=settled),) if child is None else (),
-        seen=seen,
-        unreadable=(*troubles, *unreadable),
-    )
+    items = _messages(order)
+    here, unreadable = read_recipients(items)
+    if _is_repeated(params, before, here):
+        items, here = [], []
+    total, rows = _total(fetch, order), params["rows"] + len(items)
+    if total is not None and rows > total:
+        raise AnswerNotUnderstood(
+            "The answer holds more recipients than the order has.",
+            raw=answer.body,
+            restart=_order_page(asked, page=1, rows=0, total=params.get("total")),
+        )
+    more = len(items) >= ROW_COUNT if total is None else rows < total
+    if items and more and params["page"] < MAX_PAGES:
+        child = _order_page(asked, page=params["page"] + 1, rows=rows, total=total)
+        return Parsed(children=(child,), seen=tuple(one.encode() for one in here), unreadable=tuple(unreadable))
+    whole = _Whole(order=asked, stated=order, before=before, here=here, rows=rows, total=total)
+    return _judge(account, fetch, answer, whole, unreadable)
 
 
-def _scheduled_for(account: Account, fetch: Fetch, answer: Answer, key: TrackedKey) -> datetime | None:
-    """When an order that the list announced for later is to be sent; None where unknown or already past."""
-    row = fetch.ids.get(key)
-    if row is None or row.valid_until is None or answer.received_at is None:
-        return None
-    sending = row.valid_until - timedelta(hours=account.validity_hours)
-    return sending if sending > answer.received_at else None
+def _decoded(seen_before: Mapping[str, int]) -> list[Recipient] | None:
+    """The recipients on the pages before this one; None where another version of this code wrote them down."""
+    found: list[Recipient] = []
+    for text, times in seen_before.items():
+        one = decode_recipient(text)
+        if one is None:
+            return None
+        found += [one] * times
+    return found
 
 
-def _continue(fetch: Fetch, order: Mapping[str, Any], rows: int, still_open: int) -> tuple[FetchSpec | None, bool]:
-    """(the next page, False), or (None, whether the order is settled) on the last page.
+def _messages(order: Mapping[str, Any]) -> list[Any]:
+    """The rows of a page. What is there and no list is one row that cannot be read."""
+    stated = order.get("message")
+    if not stated:
+        return []
+    items = as_list(stated)
+    return [stated] if items is None else items
+
+
+def _is_repeated(params: Mapping[str, Any], before: Sequence[Recipient], here: Sequence[Recipient]) -> bool:
+    """Whether the page holds the numbers of those before it once more, which it does where its number was ignored.
+
+    Full pages are believed: only an answer that lacked recipients made us ask for a page beyond the documented size.
+    """
+    if not here or params["rows"] >= ROW_COUNT * (params["page"] - 1):
+        return False
+    return sorted(one.number for one in before) == sorted(one.number for one in here)
+
+
+def _total(fetch: Fetch, order: Mapping[str, Any]) -> int | None:
+    """How many recipients the order has: by this answer, by a page before it, or by the list that named the order.
+
+    An answer that states none at all for an order whose list states some contradicts the list, which is believed.
+    None where nobody has stated it: then neither missing nor surplus recipients can be noticed.
+    """
+    stated = as_count(order.get("total"))
+    known = fetch.spec.params.get("total")
+    if known is None:
+        known = next((row.expected for row in fetch.ids.values() if row.expected is not None), None)
+    return known if stated is None or (stated == 0 and known is not None) else stated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Whole:
+    """All pages of an order's recipients."""
+
+    order: str
+    stated: Mapping[str, Any]
+    """The order as the last page states it."""
+    before: Sequence[Recipient]
+    """Those on the pages before the last."""
+    here: Sequence[Recipient]
+    rows: int
+    """Recipients on the pages, those that cannot be read included."""
+    total: int | None
+
+    @property
+    def everyone(self) -> Sequence[Recipient]:
+        """The recipients that could be read."""
+        return (*self.before, *self.here)
+
+    @property
+    def numbers(self) -> list[str]:
+        """The multiset of numbers, in a fixed order."""
+        return sorted(one.number for one in self.everyone)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a number stands there more than once."""
+        return len(set(self.numbers)) < len(self.everyone)
+
+    @property
+    def lacks_some(self) -> bool:
+        """Whether recipients are missing or cannot be read. An order without recipients lacks them unless it says 0."""
+        if self.total is None:
+            return not self.everyone or len(self.everyone) < self.rows
+        return len(self.everyone) < self.total
+
+    @property
+    def shows_all_delivered(self) -> bool:
+        """Whether the order has ended and its counts say that each delivered recipient stands here."""
+        counts = [as_count(self.stated.get(name)) for name in ("delivered", "undelivered")]
+        delivered, undelivered = counts
+        if self.repeats or delivered is None or undelivered is None or delivered + undelivered != self.total:
+            return False
+        return delivered == sum(MESSAGE_STATUS.get(one.code, (None,))[0] is Status.DELIVERED for one in self.everyone)
+
+
+def _judge(account: Account, fetch: Fetch, answer: Answer, whole: _Whole, unreadable: Sequence[Unreadable]) -> Parsed:
+    """What all pages together say of the order: its recipients, its counts, and when it is to be asked again.
+
+    An answer may be wrong without showing it: it repeats one recipient in the place of another (A, A for A, B). So
+    where it repeats numbers, or lacks some, it is trusted as to which number occurs how often only when the answer
+    before it held the same numbers equally often; until then the order is not settled.
 
     Settled: the order has ended, all its recipients stood on the pages, and every one of them is final.
     """
-    params = fetch.spec.params
-    total = _expected(fetch, order)
-    page, so_far = params["page"], params["rows"] + rows
-    more = rows >= ROW_COUNT if total is None else so_far < total
-    if rows and more and page < MAX_PAGES:
-        return _order_page(params[ORDER], page=page + 1, rows=so_far, still_open=still_open), False
-    ended = code_text(order.get("status")) in {FINISHED, FAILED}
-    return None, ended and still_open == 0 and so_far == total
+    key = TrackedKey(id_kind=ORDER, value=whole.order)
+    doubtful = whole.repeats or whole.lacks_some
+    fingerprint = _fingerprint(account, whole) if doubtful else None
+    row = fetch.ids.get(key)
+    is_confirmed = not doubtful or (row is not None and row.fingerprint == fingerprint)
+    reports, unknown = report_recipients(
+        whole.order,
+        whole.everyone,
+        account,
+        is_sure=is_confirmed,
+        is_one_missing=not is_confirmed and not whole.shows_all_delivered,
+    )
+    summary, troubles = _summarise(account, answer, whole)
+    code = code_text(whole.stated.get("status"))
+    is_whole = is_confirmed and not whole.lacks_some
+    planned = _planned(account, answer, whole.stated) if code == SENDING else None
+    is_final = all(not is_open(report.status) for report in reports)
+    settled = code in {FINISHED, FAILED} and is_whole and whole.total is not None and is_final
+    again = IdAnswer(
+        key=key,
+        found=is_whole,
+        settled=settled,
+        not_before=planned,
+        # An order that is still being sent may well show fewer recipients than it will have.
+        is_incomplete=not is_whole and code != SENDING,
+        fingerprint=fingerprint,
+    )
+    return Parsed(
+        reports=(*summary, *reports),
+        answers=(again,),
+        seen=tuple(one.number for one in whole.here),
+        unreadable=(*troubles, *unreadable, *unknown),
+    )
 
 
-def _expected(fetch: Fetch, order: Mapping[str, Any]) -> int | None:
-    """How many recipients the order has, by this answer or by the list that discovered it."""
-    total = as_count(order.get("total"))
-    if total is not None:
-        return total
-    return next((row.expected for row in fetch.ids.values() if row.expected is not None), None)
+def _summarise(
+    account: Account, answer: Answer, whole: _Whole
+) -> tuple[tuple[DeliveryReport, ...], tuple[Unreadable, ...]]:
+    """The order's own statement, unless its total contradicts what a list has stated."""
+    stated = as_count(whole.stated.get("total"))
+    if stated is not None and stated != whole.total:
+        kept = {name: value for name, value in whole.stated.items() if name != "message"}
+        reason = "An order says that it has no recipients, though a list said that it has some."
+        return (), (Unreadable(reason=reason, raw=dump_item(kept)),)
+    return summarise_order(whole.stated, account, answer.received_at)
+
+
+def _fingerprint(account: Account, whole: _Whole) -> str:
+    """What tells one multiset of numbers from another, without telling any of the numbers.
+
+    Numbers are few enough to be tried one by one, so it is keyed with what only the account's requests know.
+    """
+    said = "\n".join([whole.order, *whole.numbers]).encode()
+    return hmac.digest(sent_hash(account.credentials).encode(), said, hashlib.sha256).hex()
+
+
+def _planned(account: Account, answer: Answer, order: Mapping[str, Any]) -> datetime | None:
+    """`sendAt` where it is still to come."""
+    found = read_order(order, account, answer.received_at)
+    return found.sending_at if isinstance(found, Order) and found.is_ahead else None
+
+
+def _scheduled(account: Account, fetch: Fetch, answer: Answer, key: TrackedKey) -> Parsed:
+    """Code 456: nothing has been sent; the order is asked for when it is sent, or after a while where that is unknown.
+
+    The sending time is that of the list, from which the validity of the tracked id runs.
+    """
+    row, now = fetch.ids.get(key), answer.received_at
+    again: datetime | timedelta = timedelta(seconds=NOT_YET_SECONDS)
+    if row is not None and row.valid_until is not None and now is not None:
+        sending = row.valid_until - timedelta(hours=account.validity_hours)
+        again = sending if sending > now else again
+    report = scheduled_order(key.value, None if row is None else row.expected, account)
+    return Parsed(reports=(report,), answers=(IdAnswer(key=key, found=False, not_before=again),))
 
 
 ADAPTER = Iletimerkezi()

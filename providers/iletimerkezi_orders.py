@@ -4,27 +4,33 @@ Sources: toplusmsapi.com/sms/rapor/paket-ozet/json and …/liste/json, and the t
 which give every code and count both as a number and as text.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from models.keys import join_key
+from models.keys import join_key, split_key
 from models.report import DeliveryReport, Hint, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status
 from providers.adapter import Account, Parsed
 from providers.decoding import Fields, as_count, as_int, as_key, as_text, dump_item, scrub
+from providers.errors import AnswerNotUnderstood
 from providers.numbers import recipient
 from providers.statuses import judge
 
+SENDING: Final = "113"
 FAILED: Final = "115"
 ORDER_STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
-    "113": (Status.ENROUTE, None),  # "Siparişin gönderimi devam ediyor": open whatever its counts
+    SENDING: (Status.ENROUTE, None),  # "Siparişin gönderimi devam ediyor": open whatever its counts
     FAILED: (Status.REJECTED, None),  # "Sipariş gönderilemedi": the whole order failed
 }
 FINISHED: Final = "114"
 """The third order code, "Siparişin gönderimi tamamlandı": sending has ended, its counts say how (`judge_finished`)."""
+
+SCHEDULED: Final = "456"
+"""No code of an order but the answer of get-report, "Sipariş gönderim tarihi henüz gelmedi"."""
 
 MESSAGE_STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
     "110": (Status.ENROUTE, None),  # "Mesaj gönderiliyor": no acknowledgement yet
@@ -33,10 +39,13 @@ MESSAGE_STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
 }
 
 ORDER: Final = "order"
-"""The kind of tracked id: an order that a list page told of."""
+"""The kind of tracked id: an order that a list page named."""
+MESSAGE_ID: Final = "message_id"
+"""Where `extra` keeps the provider's id of one message, which only its webhook states."""
 
 _COUNTERS: Final = ("total", "delivered", "undelivered", "waiting")
 _STATED: Final = ("id", "status", *_COUNTERS, "submitAt", "sendAt", "sender", "price")
+_OF_A_RECIPIENT: Final = ("number", "status")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +56,23 @@ class Order:
     report: DeliveryReport
     unreadable: tuple[Unreadable, ...]
     submitted_at: datetime | None
+    sending_at: datetime | None
+    """`sendAt`, whether it has come or not."""
+    is_ahead: bool
+    """`sendAt` lies after the moment of the answer."""
 
 
 def judge_finished(total: int | None, delivered: int | None, undelivered: int | None, waiting: int | None) -> Status:
     """What a finished order (114) amounts to, by its counts.
 
-    Final only where the counts account for every recipient. Where some are still missing the order stays open; where
-    the counts are absent or impossible nothing can be said (`unknown`).
+    Final only where the counts account for every recipient; an order without any (0 of 0) has nothing outstanding, and
+    both official libraries call it completed. Where some are still missing the order stays open; where the counts are
+    absent or impossible nothing can be said (`unknown`).
     """
     if total is None or delivered is None or undelivered is None:
         return Status.UNKNOWN
     done = delivered + undelivered
-    if total == 0 or done + (waiting or 0) > total:
+    if done + (waiting or 0) > total:
         return Status.UNKNOWN
     if done < total:
         return Status.ENROUTE
@@ -68,19 +82,23 @@ def judge_finished(total: int | None, delivered: int | None, undelivered: int | 
 
 
 def rank_equal_numbers(code: str, account: Account | None = None) -> tuple[int, str]:
-    """Where a recipient stands among the equal numbers of one page, by its status code.
+    """Where a recipient stands among the equal numbers of its order, by its status code.
 
     The provider has no id for a recipient, so equal numbers of an order can only be told apart by place, and nobody
-    promises that a second read keeps the places. They are therefore matched as a multiset: delivered from the first
-    ordinal upward, undelivered from the last downward, all others between. While the delivered and undelivered among
-    them only grow, no ordinal ever changes from one final to another, however they are shuffled within the page.
+    promises that a second read keeps the places. They are therefore matched as a multiset over all pages: delivered
+    from the first ordinal upward, undelivered from the last downward, all others between. While the delivered and
+    undelivered among them only grow, no ordinal ever changes from one final to another, however they are shuffled.
     """
     place = {Status.DELIVERED: 0, Status.UNDELIVERABLE: 2}
     return place.get(_message_status(code, account)[0], 1), code
 
 
-def read_order(item: Any, account: Account) -> Order | Unreadable:
-    """One order of a list or detail answer, or why it cannot be read."""
+def read_order(item: Any, account: Account, now: datetime | None = None) -> Order | Unreadable:
+    """One order of a list or detail answer, or why it cannot be read.
+
+    `now`: when the answer came. A `sendAt` after that is the plan of an order that is still to be sent: the status is
+    `scheduled`, `sent_at` stays empty, and the plan is kept as `send_at` in `extra`. None: the moment is not known.
+    """
     if not isinstance(item, dict):
         return Unreadable(reason="An order is not an object.", raw=dump_item(item))
     order, code = as_key(item.get("id")), code_text(item.get("status"))
@@ -92,8 +110,16 @@ def read_order(item: Any, account: Account) -> Order | Unreadable:
     why = "An order has a status code that is not documented."
     if code == FINISHED:
         status, why = judge_finished(**counts), "A finished order lacks its counts or they do not add up."
-    submitted_at, title = fields.time("submitAt"), fields.text("sender")
-    extra = {"sender": title, "submit_at": submitted_at.isoformat() if submitted_at else None}
+    submitted_at, sending_at = fields.time("submitAt"), fields.time("sendAt")
+    is_ahead = now is not None and sending_at is not None and sending_at > now
+    if code == SCHEDULED or (is_ahead and code == SENDING):
+        status = Status.SCHEDULED
+    extra = {
+        "sender": fields.text("sender"),
+        "submit_at": submitted_at.isoformat() if submitted_at else None,
+        "send_at": sending_at.isoformat() if sending_at and is_ahead else None,
+        "price": fields.amount("price"),
+    }
     report = DeliveryReport(
         granularity=Granularity.ORDER,
         provider_key=order,
@@ -104,14 +130,35 @@ def read_order(item: Any, account: Account) -> Order | Unreadable:
         delivered=counts["delivered"],
         undelivered=counts["undelivered"],
         waiting=counts["waiting"],
-        sent_at=fields.time("sendAt"),
+        sent_at=None if is_ahead else sending_at,
         extra={name: value for name, value in extra.items() if value is not None},
         statement=_statement(item),
-        tracked=TrackedKey(id_kind=ORDER, value=order),
+        # What is still to be sent cannot have outlived its validity, whatever the tracked id says of that.
+        tracked=None if status is Status.SCHEDULED else TrackedKey(id_kind=ORDER, value=order),
     )
     unknown = Unreadable(reason=why, raw=dump_item(_statement(item)), provider_key=order)
-    troubles = ((unknown,) if status is Status.UNKNOWN else ()) + fields.unreadable("An order")
-    return Order(id=order, report=report, unreadable=troubles, submitted_at=submitted_at)
+    troubles = ((unknown,) if status is Status.UNKNOWN else ()) + fields.unreadable("An order", _statement(item))
+    return Order(
+        id=order,
+        report=report,
+        unreadable=troubles,
+        submitted_at=submitted_at,
+        sending_at=sending_at,
+        is_ahead=is_ahead,
+    )
+
+
+def scheduled_order(order: str, total: int | None, account: Account) -> DeliveryReport:
+    """What code 456 says about the order that was asked for: nothing of it has been sent yet.
+
+    `total`: its recipients as a list stated them. Nothing sent means that all of them wait; without these counts the
+    statement would take those of the list out of the row.
+    """
+    counts = {} if total is None else {"total": total, "delivered": 0, "undelivered": 0, "waiting": total}
+    found = read_order({"id": order, "status": int(SCHEDULED), **counts}, account)
+    if isinstance(found, Unreadable):
+        raise AnswerNotUnderstood("The order that was asked for has no id.")
+    return found.report
 
 
 def _statement(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,73 +178,113 @@ def _message_status(code: str, account: Account | None) -> tuple[Status, Reason 
 
 
 def summarise_order(
-    order: Mapping[str, Any], account: Account
+    order: Mapping[str, Any], account: Account, now: datetime | None
 ) -> tuple[tuple[DeliveryReport, ...], tuple[Unreadable, ...]]:
     """The order's own statement in a detail answer: newer answers carry the counters, the 2024 sample does not."""
     if any(as_count(order.get(name)) is None for name in ("total", "delivered", "undelivered")):
         return (), ()
-    found = read_order(order, account)
+    found = read_order(order, account, now)
     return ((), (found,)) if isinstance(found, Unreadable) else ((found.report,), found.unreadable)
 
 
-def read_recipients(
-    order: str, items: Sequence[Any], before: Mapping[str, int], account: Account | None = None
-) -> tuple[list[DeliveryReport], tuple[str, ...], list[Unreadable]]:
-    """Reports of the recipients on a page, their numbers in the order they stand, and what could not be read.
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One recipient of an order as an answer states it."""
 
-    `before`: how often each number stood on the pages before this one.
+    number: str
+    code: str
+    statement: Mapping[str, Any]
+
+    def encode(self) -> str:
+        """As a text, for what a later page needs: number, code, and whether each was a text (`t`) or a number (`n`).
+
+        The parts stand as in a key, so that an erasure finds the number.
+        """
+        values = [self.statement[name] for name in _OF_A_RECIPIENT]
+        forms = "".join("t" if isinstance(value, str) else "n" for value in values)
+        return join_key(*(value if isinstance(value, str) else json.dumps(value) for value in values), forms)
+
+
+def decode_recipient(text: str) -> Recipient | None:
+    """What `Recipient.encode` made a text of; None for a text in another form."""
+    *texts, forms = split_key(text)
+    if len(texts) != len(_OF_A_RECIPIENT) or len(forms) != len(texts) or set(forms) - {"t", "n"}:
+        return None
+    values = [value if form == "t" else json.loads(value) for value, form in zip(texts, forms, strict=True)]
+    found = _recipient(dict(zip(_OF_A_RECIPIENT, values, strict=True)))
+    return found if isinstance(found, Recipient) else None
+
+
+def read_recipients(items: Sequence[Any]) -> tuple[list[Recipient], list[Unreadable]]:
+    """The recipients on a page, and what could not be read."""
+    read = [_recipient(item) for item in items]
+    return (
+        [found for found in read if isinstance(found, Recipient)],
+        [found for found in read if isinstance(found, Unreadable)],
+    )
+
+
+def _recipient(item: Any) -> Recipient | Unreadable:
+    stated = isinstance(item, dict)
+    raw, code = (as_key(item.get("number")), code_text(item.get("status"))) if stated else (None, None)
+    if raw is None or code is None:
+        return Unreadable(reason="A recipient lacks number or status.", raw=dump_item(item))
+    statement = scrub({name: item[name] for name in _OF_A_RECIPIENT})
+    return Recipient(number=recipient(raw), code=code, statement=statement)
+
+
+def report_recipients(
+    order: str,
+    everyone: Sequence[Recipient],
+    account: Account | None = None,
+    *,
+    is_sure: bool = True,
+    is_one_missing: bool = False,
+) -> tuple[list[DeliveryReport], list[Unreadable]]:
+    """Reports of the recipients of an order, all pages together, and those with a code that is not documented.
+
+    Equal numbers get ordinals by `rank_equal_numbers`, which is right where the answer holds each number as often as
+    the order does. Where that is not sure (`is_sure`), no second ordinal is stored. And where a delivered recipient may
+    be missing from the answer (`is_one_missing`), an undelivered one may be the second of its number, although it
+    stands there alone: it is left to a later answer.
     """
-    unreadable: list[Unreadable] = []
-    seen: list[str] = []
-    by_number: defaultdict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
-    for item in items:
-        raw, code = (
-            (as_key(item.get("number")), code_text(item.get("status"))) if isinstance(item, dict) else (None, None)
-        )
-        if raw is None or code is None:
-            unreadable.append(Unreadable(reason="A recipient lacks number or status.", raw=dump_item(item)))
-            continue
-        number = recipient(raw)
-        seen.append(number)
-        by_number[number].append((code, item))
+    by_number: defaultdict[str, list[Recipient]] = defaultdict(list)
+    for one in everyone:
+        by_number[one.number].append(one)
     reports = [
-        _recipient_report(order, number, ordinal, code, item, _message_status(code, account))
-        for number, found in by_number.items()
-        for ordinal, (code, item) in enumerate(
-            sorted(found, key=lambda one: rank_equal_numbers(one[0], account)), start=before.get(number, 0) + 1
-        )
+        _recipient_report(order, one, ordinal, account)
+        for found in by_number.values()
+        for ordinal, one in enumerate(sorted(found, key=lambda one: rank_equal_numbers(one.code, account)), 1)
+        if (is_sure or ordinal == 1)
+        and not (is_one_missing and _message_status(one.code, account)[0] is Status.UNDELIVERABLE)
     ]
-    unreadable += [_unknown(report) for report in reports if report.status is Status.UNKNOWN]
-    return reports, tuple(seen), unreadable
+    return reports, [_unknown(report) for report in reports if report.status is Status.UNKNOWN]
 
 
 def read_recipient(order: str, item: Mapping[str, Any], account: Account | None = None) -> Parsed:
     """A recipient that was cut out of its page, as a hint: its ordinal is known where its number stands there once."""
-    reports, _, unreadable = read_recipients(order, [item], {}, account)
+    found = _recipient(item)
+    if isinstance(found, Unreadable):
+        return Parsed(unreadable=(found,))
+    reports, unreadable = report_recipients(order, [found], account)
     hints = tuple(
-        Hint(
-            report=report,
-            twin_key=join_key(order, report.recipient or "", 2),
-            ask=TrackedKey(id_kind=ORDER, value=order),
-        )
+        Hint(report=report, twin_key=join_key(order, found.number, 2), ask=TrackedKey(id_kind=ORDER, value=order))
         for report in reports
     )
     return Parsed(hints=hints, unreadable=tuple(unreadable))
 
 
-def _recipient_report(  # noqa: PLR0917 - the parts of one row
-    order: str, number: str, ordinal: int, code: str, item: Mapping[str, Any], meaning: tuple[Status, Reason | None]
-) -> DeliveryReport:
-    status, reason = meaning
+def _recipient_report(order: str, one: Recipient, ordinal: int, account: Account | None) -> DeliveryReport:
+    status, reason = _message_status(one.code, account)
     return DeliveryReport(
         granularity=Granularity.MESSAGE,
-        provider_key=join_key(order, number, ordinal),
+        provider_key=join_key(order, one.number, ordinal),
         parent_key=order,
-        recipient=number,
+        recipient=one.number,
         status=status,
         reason=reason,
-        provider_status=code,
-        statement=scrub({name: item[name] for name in ("number", "status")}),
+        provider_status=one.code,
+        statement=one.statement,
         tracked=TrackedKey(id_kind=ORDER, value=order),
     )
 

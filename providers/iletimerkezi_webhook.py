@@ -12,13 +12,13 @@ from models.report import DeliveryReport, Hint, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Source
 from providers.adapter import Parsed
 from providers.decoding import as_key, as_text, dump_item, scrub
-from providers.iletimerkezi_orders import MESSAGE_STATUS, ORDER, code_text
+from providers.iletimerkezi_orders import MESSAGE_ID, MESSAGE_STATUS, ORDER, code_text
 from providers.numbers import recipient
 
 WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of a credential
 MESSAGE_TEXT: Final = "body"
 WORDS: Final[Mapping[str, str]] = {"accepted": "110", "delivered": "111", "undelivered": "112"}
-"""The webhook's words, as the codes that `get-report` uses for the same: a push and a poll are one statement then.
+"""The webhook's words, as the codes that `get-report` uses for the same.
 
 An official client library maps the numbers instead of the words, so both are taken.
 """
@@ -41,6 +41,7 @@ def read_webhook(body: Mapping[str, Any], *, details: bool) -> Parsed:
         return Parsed(unreadable=(Unreadable(reason=reason, raw=dump_item({"report": kept})),))
     if not details:
         return Parsed()
+    message = as_key(item.get("id"))
     code, number, ask = WORDS.get(word, word), recipient(to), TrackedKey(id_kind=ORDER, value=order)
     twin = join_key(order, number, 2)
     if code not in MESSAGE_STATUS:
@@ -57,6 +58,7 @@ def read_webhook(body: Mapping[str, Any], *, details: bool) -> Parsed:
         status=status,
         reason=reason_word,
         provider_status=code,
+        extra={} if message is None else {MESSAGE_ID: message},
         # It has no time, so it counts as made before everything else: its class decides, never its arrival.
         source=Source.CALLBACK,
         statement=_statement(item),

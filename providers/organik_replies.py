@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from providers.decoding import as_int, load_object
+from providers.decoding import as_int, as_list, load_object
 from providers.errors import AnswerNotUnderstood
 
 _DECLARATION: Final = re.compile(r"\s*<\?xml[^>]*\?>")
@@ -48,8 +48,8 @@ def _read_json(body: bytes) -> Reply:
     if verdict == 0:
         error = response.get("error")
         return Reply(ok=False, codes=_codes(error if isinstance(error, dict) else {}))
-    data = response.get("data")
-    if verdict != 1 or not isinstance(data, list):
+    data = as_list(response.get("data"))
+    if verdict != 1 or data is None:
         raise AnswerNotUnderstood("The answer lacks `result` or `data`.", raw=body)
     return Reply(ok=True, rows=tuple(data))
 

@@ -4,6 +4,7 @@ The waits of `PollNumbers` (the steps, then each later wait `growth` times the o
 moments t_1 < t_2 < … after sending. Validity cuts them off: one moment lies right after its end, then one every
 `after_validity_seconds` until the provider is taken to have forgotten. The next check is the first moment that lies
 strictly ahead. So an id that was looked at late, twice or never goes on where its age says; no counter can be lost.
+Only after an incomplete answer does a check come sooner (`check_again`).
 """
 
 import math
@@ -14,6 +15,9 @@ from providers.adapter import PollNumbers
 
 AFTER_VALIDITY_SECONDS = 1.0
 """How long after the end of validity the check right after it comes (times the account's factor)."""
+INCOMPLETE_SECONDS = 5.0
+"""How long after a first incomplete answer the next check comes (times the account's factor); then twice as long …"""
+_MOST_DOUBLINGS = 30
 _DAY_SECONDS = 86400.0
 _TICK = timedelta(microseconds=1)
 
@@ -69,6 +73,15 @@ def first_check(
     if moment > valid_until or not early:
         moment = _right_after(valid_until, time_factor)
     return max(moment, now)
+
+
+def check_again(by_age: datetime, *, now: datetime, incomplete_before: int, time_factor: float = 1.0) -> datetime:
+    """The moment of the next check after an incomplete answer: never later than `by_age`, the moment of `next_check`.
+
+    `incomplete_before`: how many answers in a row before this one were incomplete; each doubles the pause.
+    """
+    pause = INCOMPLETE_SECONDS * 2.0 ** min(incomplete_before, _MOST_DOUBLINGS) * time_factor
+    return min(now + timedelta(seconds=pause), by_age)
 
 
 def _right_after(valid_until: datetime, time_factor: float) -> datetime:

@@ -6,7 +6,7 @@ statement.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,7 +15,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from models.database import json_parameter
 from models.ledger.walks import ended_state_sql
-from models.tracked import check_wholes
+from models.tracked import REFERENCE, check_wholes
 
 
 class FencedError(Exception):
@@ -121,19 +121,22 @@ def recent_outcomes(connection: Connection, account_id: str, many: int, *, since
 _TRACKED = text("""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
-            id bigint, next_check_at timestamptz, found boolean, close_reason text)
+            id bigint, next_check_at timestamptz, found boolean, close_reason text, is_incomplete boolean,
+            fingerprint text)
     ), locked AS (
         SELECT t.id, t.fetch_id = :fetch_id AS is_held,
             -- A list asked later has shown a change since: this answer is too old to close the id.
             CASE WHEN t.changed_as_of > :asked_at THEN NULL ELSE g.close_reason END AS closing,
             CASE WHEN t.changed_as_of > :asked_at THEN t.next_check_at ELSE g.next_check_at END AS next_check_at,
-            g.found
+            g.found, g.is_incomplete, g.fingerprint
         FROM tracked_ids t JOIN given g USING (id) WHERE t.closed_at IS NULL
         ORDER BY t.id FOR NO KEY UPDATE OF t
     )
     UPDATE tracked_ids t SET
         fetch_id = CASE WHEN l.is_held OR l.closing IS NOT NULL THEN NULL ELSE t.fetch_id END,
-        checks = t.checks + 1, last_checked_at = :asked_at,
+        last_checked_at = :asked_at,
+        incomplete_answers = CASE WHEN l.is_incomplete THEN t.incomplete_answers + 1 ELSE 0 END,
+        answer_fingerprint = l.fingerprint,
         last_found_at = CASE WHEN l.found THEN :asked_at ELSE t.last_found_at END,
         next_check_at = CASE WHEN l.closing IS NULL THEN coalesce(l.next_check_at, clock_timestamp()) END,
         closed_at = CASE WHEN l.closing IS NOT NULL THEN clock_timestamp() END,
@@ -154,6 +157,16 @@ def update_tracked(connection: Connection, fetch_id: int, asked_at: datetime, ro
         closed = {(row.account_id, row.whole) for row in written if row.is_closed_part}
         for account_id, whole in sorted(closed):
             check_wholes(connection, account_id, [whole])
+
+
+_FORGET_FINGERPRINTS = text("""
+    UPDATE tracked_ids SET answer_fingerprint = NULL WHERE fetch_id = :fetch_id AND answer_fingerprint IS NOT NULL
+""")
+
+
+def forget_fingerprints(connection: Connection, fetch_id: int) -> None:
+    """An answer that was refused stands between the answers before and after it: they do not follow each other."""
+    connection.execute(_FORGET_FINGERPRINTS, {"fetch_id": fetch_id})
 
 
 _FREE = text("""
@@ -178,6 +191,21 @@ _DISCOVER = text("""
         valid_until timestamptz, next_check_at timestamptz, whole text)
     ORDER BY id_kind, value
     ON CONFLICT (account_id, id_kind, value) DO NOTHING
+""")
+# An id that was registered for its reference alone becomes one to be asked for, with the times that the list states.
+_OPEN_REFERENCES = text("""
+    WITH given AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
+            id_kind text, value text, recipient text, expected integer, sent_at timestamptz, valid_until timestamptz,
+            next_check_at timestamptz)
+    ), locked AS (
+        SELECT t.id, g.* FROM tracked_ids t JOIN given g USING (id_kind, value)
+        WHERE t.account_id = :account_id AND t.close_reason = :reference ORDER BY t.id FOR NO KEY UPDATE OF t
+    )
+    UPDATE tracked_ids t SET closed_at = NULL, close_reason = NULL, next_check_at = l.next_check_at,
+        sent_at = l.sent_at, valid_until = l.valid_until, expected = coalesce(l.expected, t.expected),
+        recipient = coalesce(t.recipient, l.recipient)
+    FROM locked l WHERE t.id = l.id
 """)
 # Separate from the insert, so that an id that is known and unchanged is neither written nor locked.
 _REOPEN = text("""
@@ -204,7 +232,9 @@ def discover(
 ) -> None:
     """Insert ids that an answer named; reopen those whose delivery changed, and make them due now."""
     if rows:
-        connection.execute(_DISCOVER, {"account_id": account_id, "rows": json_parameter(rows)})
+        given = {"account_id": account_id, "rows": json_parameter(rows)}
+        if connection.execute(_DISCOVER, given).rowcount < len(rows):
+            connection.execute(_OPEN_REFERENCES, given | {"reference": REFERENCE})
     if reopened:
         parameters = {"account_id": account_id, "rows": json_parameter(reopened), "asked_at": asked_at}
         connection.execute(_REOPEN, parameters)
@@ -243,16 +273,35 @@ def end_fetch(
 
 _RETURN = text("""
     UPDATE fetches f SET state = 'ready', available_at = :available_at, hinted_at = NULL, lease_token = NULL,
-        lease_until = NULL, attempts = attempts + :counted, last_error = :error, claims = :claims
+        lease_until = NULL, attempts = attempts + :counted, last_error = :error, claims = :claims,
+        params = coalesce(CAST(:params AS jsonb), params), params_hash = coalesce(:params_hash, params_hash),
+        label = coalesce(:label, label), round = round + :rounds
     WHERE f.id = :fetch_id AND NOT EXISTS (
         SELECT 1 FROM fetches o
-        WHERE o.account_id = f.account_id AND o.params_hash = f.params_hash AND o.state = 'ready' AND o.id <> f.id)
+        WHERE o.account_id = f.account_id AND o.params_hash = coalesce(:params_hash, f.params_hash)
+          AND o.state = 'ready' AND o.id <> f.id)
     RETURNING id
 """)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restart:
+    """What a fetch asks for when the pages that it ended are read again from the first one, in a new round."""
+
+    params: Mapping[str, Any] = field(repr=False)
+    params_hash: str
+    label: str
+
+
 def return_fetch(
-    connection: Connection, fetch_id: int, *, available_at: datetime, error: str, counted: bool, claims: int = 0
+    connection: Connection,
+    fetch_id: int,
+    *,
+    available_at: datetime,
+    error: str,
+    counted: bool,
+    claims: int = 0,
+    restart: Restart | None = None,
 ) -> bool:
     """Make the fetch ready again from `available_at` on. It came to an end by itself, so the claims start anew.
 
@@ -265,6 +314,10 @@ def return_fetch(
         "error": error,
         "counted": int(counted),
         "claims": claims,
+        "params": None if restart is None else json_parameter(restart.params),
+        "params_hash": None if restart is None else restart.params_hash,
+        "label": None if restart is None else restart.label,
+        "rounds": int(restart is not None),
     }
     return connection.execute(_RETURN, parameters).scalar_one_or_none() is not None
 

@@ -146,7 +146,7 @@ _TAKE_OVER = text("""
         WHERE f.account_id = :account_id AND f.state = 'ready' AND f.poll_id <> :poll_id
           -- A page that continues a chain is read in the light of the pages before it, which stay with their poll.
           AND NOT EXISTS (SELECT 1 FROM fetches before
-                WHERE before.poll_id = f.poll_id AND before.state = 'done'
+                WHERE before.poll_id = f.poll_id AND before.state = 'done' AND before.round = f.round
                   AND before.params ->> 'chain' = f.params ->> 'chain')
           AND (f.params_hash = ANY(:hashes)
                OR f.id IN (SELECT t.fetch_id FROM tracked_ids t WHERE t.id = ANY(:ids) AND t.fetch_id IS NOT NULL))

@@ -11,6 +11,7 @@ from core.settings import CredentialError
 from models.database import retry_transaction
 from models.deliveries import upsert
 from models.quarantine import seal
+from models.references import with_references
 from models.rejections import Rejection
 from models.report import Unreadable
 from models.tracked import account_of
@@ -178,7 +179,8 @@ def _refused(runtime: Runtime, row: RowMapping, callback: Callback, fault: Conte
 def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: Callback, parsed: Parsed) -> Received:
     """One transaction: the deliveries, their history, and what was not understood."""
     placed = place(connection, row["id"], parsed.hints)
-    reports = (*parsed.reports, *placed.reports)
+    kinds = adapter_of(row).record.reference_kinds
+    reports = with_references(connection, row["id"], kinds, (*parsed.reports, *placed.reports))
     result = upsert(connection, row["id"], row["provider"], reports, asked_at=None)
     ask_now(connection, row, placed.ask)
     if parsed.unreadable:

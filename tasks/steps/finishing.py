@@ -15,11 +15,12 @@ from models.deliveries import UpsertResult, upsert
 from models.ledger import finishing as ledger
 from models.ledger import planning
 from models.quarantine import resolve_answers
+from models.references import with_references
 from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
 from models.vocabulary import Source, Status, is_open
 from providers.adapter import FetchSpec, Parsed
 from providers.errors import OurBug, ProviderError
-from schedules.policy import first_check, next_check
+from schedules.policy import check_again, first_check, next_check
 from tasks.steps.asking import Asked
 from tasks.steps.planning import new_fetch
 from tasks.steps.sweeping import judge_window
@@ -55,7 +56,8 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
         _reset_account(connection, asked.taken.account_id, parsed.learned)
     ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
     ledger.close_call(connection, asked.call_end("ok"))
-    reports = _completed(asked, parsed)
+    kinds = asked.prepared.adapter.record.reference_kinds
+    reports = with_references(connection, asked.taken.account_id, kinds, _completed(asked, parsed))
     result = upsert(
         connection, asked.taken.account_id, asked.prepared.account.provider, reports, asked_at=asked.taken.asked_at
     )
@@ -185,25 +187,35 @@ def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> Mapp
     if answer is not None and answer.settled:
         closing = answer.close_reason or "final"
     else:
-        numbers = asked.prepared.adapter.record.poll
-        if is_whole(row) and not found:
-            # Not known when its validity has ended: there is nothing to wait for, and its parts are checked anyway.
-            numbers = replace(numbers, forget_days=0.0)
-        due = next_check(
-            numbers,
-            sent_at=row["sent_at"],
-            valid_until=row["valid_until"],
-            now=asked.taken.asked_at,
-            early=not is_whole(row),
-            **policy_numbers(asked.prepared.row),
-        )
+        due = _next_check(asked, row, answer)
         closing = "forgotten" if due is None else None
     return {
         "id": row["id"],
         "next_check_at": due,
         "found": found,
         "close_reason": closing,
+        "is_incomplete": answer is not None and answer.is_incomplete,
+        "fingerprint": None if answer is None else answer.fingerprint,
     }
+
+
+def _next_check(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> datetime | None:
+    """When an id that stays open is asked for again; None once the provider is taken to have forgotten it."""
+    poll, numbers, now = asked.prepared.adapter.record.poll, policy_numbers(asked.prepared.row), asked.taken.asked_at
+    if is_whole(row) and not (answer is not None and answer.found):
+        # Not known when its validity has ended: there is nothing to wait for, and its parts are checked anyway.
+        poll = replace(poll, forget_days=0.0)
+    by_age = next_check(
+        poll, sent_at=row["sent_at"], valid_until=row["valid_until"], now=now, early=not is_whole(row), **numbers
+    )
+    if by_age is None or answer is None:
+        return by_age
+    if answer.not_before is not None:
+        return now + answer.not_before if isinstance(answer.not_before, timedelta) else max(answer.not_before, now)
+    if answer.is_incomplete:
+        before = row["incomplete_answers"]
+        return check_again(by_age, now=now, incomplete_before=before, time_factor=numbers["time_factor"])
+    return by_age
 
 
 def _track_wholes(connection: Connection, asked: Asked) -> None:

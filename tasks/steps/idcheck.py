@@ -21,12 +21,16 @@ class IdCheck:
 
     row: RowMapping
     """The account's row, with PostgreSQL's `now`."""
+    references: bool = True
+    """Whether an id may be one that only attaches a reference, and so can not be asked for."""
 
     def why_not(self, item: Mapping[str, Any]) -> str | None:
         """What is wrong with the id, and what would be right, without repeating it; None where it can be asked for."""
         adapter = adapter_of(self.row)
-        if plain(str(item["kind"])) not in adapter.record.id_kinds:
-            known = ", ".join(adapter.record.id_kinds)
+        kind = plain(str(item["kind"]))
+        attaching = tuple(adapter.record.reference_kinds) if self.references else ()
+        if kind not in adapter.record.id_kinds and kind not in attaching:
+            known = ", ".join((*adapter.record.id_kinds, *attaching))
             return f"kind must be one of: {known}" if known else f"{adapter.record.title} needs no registered ids"
         try:
             kind, value = normal_id(adapter, str(item["kind"]), str(item["value"]))
@@ -36,6 +40,9 @@ class IdCheck:
         valid_until = item.get("valid_until") or sent_at + validity_of(self.row)
         if valid_until < sent_at:
             return "valid_until must not be before sent_at"
+        if kind in attaching:
+            # It is never asked for by this registration, so it needs no request.
+            return None
         due = DueId(
             key=TrackedKey(id_kind=kind, value=value),
             client_ref=item.get("client_ref"),

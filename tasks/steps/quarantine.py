@@ -14,6 +14,7 @@ from models.database import retry_transaction
 from models.deliveries import upsert
 from models.ledger.deadletters import open_ids_of
 from models.quarantine import Opened, open_sealed, resolve
+from models.references import with_references
 from models.report import DeliveryReport, TrackedKey
 from models.tracked import close_answered
 from models.vocabulary import Status
@@ -63,7 +64,8 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
     if isinstance(parsed, Parsed) and (parsed.reports or parsed.hints or is_item) and not parsed.unreadable:
         asked_at = None if entry.origin.startswith("callback:") else _asked_at(connection, entry_id)
         placed = place(connection, row["id"], parsed.hints)
-        reports = (*parsed.reports, *placed.reports)
+        kinds = adapter_of(row).record.reference_kinds
+        reports = with_references(connection, row["id"], kinds, (*parsed.reports, *placed.reports))
         result = upsert(connection, row["id"], row["provider"], reports, asked_at=asked_at)
         # An id that is split goes on as others, which only a fetch registers: it stays open, and is asked again.
         final = [answer.key for answer in parsed.answers if answer.settled and answer.close_reason is None]

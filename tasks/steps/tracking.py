@@ -7,7 +7,9 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from models import tracked
+from models.database import retry_transaction
 from models.keys import split_key
+from models.references import attach_references
 from models.report import TrackedKey
 from providers.adapter import Account, Adapter, DueId
 from providers.errors import RequestIsWrong
@@ -57,6 +59,7 @@ def due_id(row: RowMapping | Mapping[str, Any]) -> DueId:
         expected=row["expected"],
         sent_at=row["sent_at"],
         valid_until=row["valid_until"],
+        fingerprint=row["answer_fingerprint"],
     )
 
 
@@ -90,11 +93,24 @@ def track(runtime: Runtime, account_id: str, items: Sequence[Mapping[str, Any]])
     """
     created = 0
     for start in range(0, len(items), MOST_AT_ONCE):
-        with runtime.engine.begin() as connection:
-            row = account_row(connection, account_id)
-            rows = _rows(connection, row, adapter_of(row), items[start : start + MOST_AT_ONCE])
-            created += tracked.register(connection, account_id, rows)
+        part = items[start : start + MOST_AT_ONCE]
+        created += retry_transaction(runtime.engine, lambda connection, part=part: _track(connection, account_id, part))  # type: ignore[misc]
     return created
+
+
+def _track(connection: Connection, account_id: str, items: Sequence[Mapping[str, Any]]) -> int:
+    """Register some ids in one transaction; a reference goes to what is stored already, too."""
+    row = account_row(connection, account_id)
+    adapter = adapter_of(row)
+    kinds = adapter.record.reference_kinds
+    rows = _rows(connection, row, adapter, items, references=True)
+    references = {
+        TrackedKey(id_kind=each["id_kind"], value=each["value"]): each["client_ref"]
+        for each in rows
+        if each["id_kind"] in kinds and each["client_ref"]
+    }
+    attach_references(connection, account_id, kinds, references)
+    return tracked.register(connection, account_id, rows)
 
 
 def account_row(connection: Connection, account_id: str) -> RowMapping:
@@ -115,13 +131,22 @@ def register(
 
 
 def _rows(
-    connection: Connection, row: RowMapping, adapter: Adapter, items: Sequence[Mapping[str, Any]]
+    connection: Connection,
+    row: RowMapping,
+    adapter: Adapter,
+    items: Sequence[Mapping[str, Any]],
+    *,
+    references: bool = False,
 ) -> list[dict[str, Any]]:
-    """Rows to insert, in their one form; of equal ids the later wins where it says something."""
+    """Rows to insert, in their one form; of equal ids the later wins where it says something.
+
+    With `references` also of kinds that only attach a reference; those are not to be asked for.
+    """
+    attaching = adapter.record.reference_kinds if references else {}
     validity, now = validity_of(row), row["now"]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for item, (kind, value) in zip(items, _stored_forms(connection, row["id"], adapter, items), strict=True):
-        if kind not in adapter.record.id_kinds:
+        if kind not in adapter.record.id_kinds and kind not in attaching:
             known = ", ".join(adapter.record.id_kinds) or "none: it needs no registered ids"
             raise UnknownIdKindError(f"{adapter.record.title} knows no id of kind {kind!r} (known: {known}).")
         sent_at = item.get("sent_at") or now
@@ -140,6 +165,7 @@ def _rows(
                 adapter.record.poll, sent_at=sent_at, valid_until=valid_until, now=now, **policy_numbers(row)
             ),
             "whole": split_key(value)[0] if kind in adapter.record.wholes else None,
+            "close_reason": tracked.REFERENCE if kind in attaching else None,
         }
         rows[kind, value] = before | {name: said for name, said in given.items() if said is not None or not before}
     return list(rows.values())

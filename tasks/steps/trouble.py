@@ -11,6 +11,7 @@ from core.logging import get_logger
 from models.database import retry_transaction
 from models.ledger import finishing as ledger
 from models.ledger import planning
+from models.ledger.hashing import params_hash
 from models.ledger.limiter import Taken
 from models.report import Unreadable
 from providers.breaker import after
@@ -95,9 +96,11 @@ def _finish_trouble(
     if isinstance(error, AnswerNotUnderstood | OurBug) and asked.sent.answer is not None:
         raw = error.raw if isinstance(error, AnswerNotUnderstood) and error.raw else asked.sent.answer.body
         asked.put_away(connection, (Unreadable(reason=error.message, raw=raw),))
+    if isinstance(error, AnswerNotUnderstood):
+        ledger.forget_fingerprints(connection, asked.taken.fetch_id)
     policy = RetryPolicy(**row["retry"])
     decision = decide(
-        policy, error, attempts=asked.taken.attempts, now=row["now"], roll=roll, throttles=row["throttles"]
+        policy, error, attempts=_attempts(asked, error), now=row["now"], roll=roll, throttles=row["throttles"]
     )
     changes = _account_changes(connection, row, error, decision)
     ledger.update_account(connection, row, changes)
@@ -106,6 +109,19 @@ def _finish_trouble(
     if failed_with_account(row, error, changes) and not isinstance(decision, Pause):
         decision = RetryAt(at=row["now"], counted=False, not_before=changes.get("breaker_until", row["breaker_until"]))
     return _put_back(connection, asked, error, decision, row["now"])
+
+
+def _attempts(asked: Asked, error: ProviderError) -> int:
+    """How many counted tries were made before this one; of pages that are wrong only together: how many rounds."""
+    return asked.taken.round - 1 if _restart(error) is not None else asked.taken.attempts
+
+
+def _restart(error: ProviderError) -> ledger.Restart | None:
+    """What to ask for where the pages have to be read again from the first one."""
+    spec = error.restart if isinstance(error, AnswerNotUnderstood) else None
+    if spec is None:
+        return None
+    return ledger.Restart(params=spec.params, params_hash=params_hash(spec.kind, spec.params), label=spec.label)
 
 
 def _account_changes(
@@ -160,7 +176,10 @@ def _put_back(
     is_of_account = isinstance(decision, Pause) or decision.not_before is not None
     at = now if is_of_account or isinstance(decision, Pause) else decision.at
     counted = isinstance(decision, RetryAt) and decision.counted
-    if not ledger.return_fetch(connection, asked.taken.fetch_id, available_at=at, error=text, counted=counted):
+    restart = _restart(error)
+    if not ledger.return_fetch(
+        connection, asked.taken.fetch_id, available_at=at, error=text, counted=counted, restart=restart
+    ):
         # An equal fetch stands ready meanwhile: it asks instead, of another poll.
         return _end(connection, asked, state="cancelled", error=text)
     ledger.count_poll(connection, asked.taken.poll_id, ledger.PollCounts(calls=1))

@@ -149,3 +149,11 @@ def test_pages_of_polls_hold_each_once(api: Api) -> None:
         wrong = api.client.get("/v1/polls", params=query | {"cursor": cursor, "account": account})
         assert wrong.status_code == 400
     assert api.client.get("/v1/polls", params=query | {"state": "complete"}).status_code == 400
+
+
+@pytest.mark.parametrize("kind", ["order", "conversation"])
+def test_an_id_that_only_attaches_a_reference_is_none_that_a_poll_can_ask_for(api: Api, kind: str) -> None:
+    """Registering it is right, asking for it is not: the poll could never be planned."""
+    ids = [{"kind": kind, "value": "1:2:0:2026-01-01"}]
+    answer = api.client.post("/v1/polls", json={"account": "kampanya", "ids": ids})
+    assert answer.status_code == 422, answer.text

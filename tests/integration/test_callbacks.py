@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 from api_server import Said, Server, serving
@@ -300,7 +301,7 @@ def test_an_order_that_nobody_knew_is_asked_for(server: Server, migrated_databas
 def test_push_before_or_after_the_poll_ends_in_the_same_row(
     server: Server, runtime: Runtime, migrated_database: Engine
 ) -> None:
-    """A push and a poll that say the same are one statement; a poll that says otherwise is newer."""
+    """Whatever comes first, the row is the same; a push adds the message's id; a poll that says otherwise is newer."""
     key, now = "501:+905301234567:1", clock.now()
     read_details(migrated_database, key)
     polled = DeliveryReport(
@@ -323,7 +324,9 @@ def test_push_before_or_after_the_poll_ends_in_the_same_row(
             rows.append(stored_rows(connection, "toplu"))
             connection.execute(text("DELETE FROM observations WHERE facts ->> 'status' = 'delivered'"))
             connection.execute(text("UPDATE delivery_status SET status = 'enroute', is_final = false"))
-    assert all(row == rows[0] for row in rows)
+    assert [row[Granularity.MESSAGE, key].extra for row in rows] == [{"message_id": "9"}] * 3 + [{}]
+    bare = [msgspec.structs.replace(row[Granularity.MESSAGE, key], extra={}) for row in rows]
+    assert all(row == bare[0] for row in bare)
     hook(server)
     with transaction(migrated_database) as connection:
         failed = replace(polled, status=Status.UNDELIVERABLE, provider_status="112")

@@ -1,6 +1,9 @@
 """Laws of the iletimerkezi adapter: no foreign exception and no final that was not stated, whatever comes."""
 
+import itertools
 import json
+from collections import Counter
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -13,6 +16,7 @@ from models.vocabulary import Granularity, Status, is_final
 from providers.adapter import Account, Answer, DueId, Fetch, Parsed
 from providers.errors import OurBug, ProviderError
 from providers.iletimerkezi import ADAPTER
+from providers.iletimerkezi_orders import decode_recipient, read_recipients
 
 ACCOUNT = Account(
     id="toplu",
@@ -100,9 +104,7 @@ def was_stated(report: DeliveryReport) -> bool:
     if code != "114" or total is None or delivered is None or undelivered is None:
         return False
     wanted = {delivered == total: Status.DELIVERED, undelivered == total: Status.UNDELIVERABLE}
-    return (
-        total > 0 and delivered + undelivered == total and report.status is wanted.get(True, Status.PARTIALLY_DELIVERED)
-    )
+    return delivered + undelivered == total and report.status is wanted.get(True, Status.PARTIALLY_DELIVERED)
 
 
 @settings(max_examples=400)
@@ -124,29 +126,94 @@ def test_no_body_makes_a_wrong_final_or_a_foreign_exception(fetch: Fetch, body: 
     assert all(not answer.settled or status < 300 for answer in said.answers)
 
 
-def finals(words: list[str], numbers_before: int) -> dict[str, str]:
-    """Key → final code of equal numbers that stand on one page."""
-    items = [{"number": "+905301234567", "status": word} for word in words]
-    order = {"id": 7, "status": 113, "message": items}
-    body = json.dumps({"response": {"status": {"code": 200}, "order": order}}).encode()
-    fetch = Fetch(spec=FETCHES[1].spec, seen_before={"+905301234567": numbers_before})
-    said = read(fetch, body)
-    assert isinstance(said, Parsed)
-    assert len({report.provider_key for report in said.reports}) == len(words)
+NUMBER = "+905301234567"
+
+
+def walk(words: list[str], page_size: int = 1000, due: DueId | None = None, status: int = 114) -> Parsed:
+    """What all pages of an order say together: of one number, unless a word names another as `number=code`."""
+    items = [
+        {"number": number or NUMBER, "status": code} for number, _, code in (word.rpartition("=") for word in words)
+    ]
+    fetch = Fetch(spec=FETCHES[1].spec, ids={ORDER: due or DueId(key=ORDER)})
+    seen: Counter[str] = Counter()
+    for start in itertools.count(0, page_size):
+        order = {"id": 7, "status": status, "total": len(words), "message": items[start : start + page_size]}
+        body = json.dumps({"response": {"status": {"code": 200}, "order": order}}).encode()
+        said = read(replace(fetch, seen_before=seen), body)
+        assert isinstance(said, Parsed)
+        if not said.children:
+            return said
+        assert (said.reports, said.answers) == ((), ())
+        seen.update(said.seen)
+        fetch = replace(fetch, spec=said.children[0])
+    raise AssertionError
+
+
+def confirmed(words: list[str], page_size: int = 1000, status: int = 114) -> Parsed:
+    """What is said once the answer before held the same numbers."""
+    first = walk(words, page_size, status=status).answers[0].fingerprint
+    return walk(words, page_size, DueId(key=ORDER, fingerprint=first), status)
+
+
+def finals(said: Parsed) -> dict[str, str]:
+    """Key → final code."""
     return {report.provider_key: report.provider_status for report in said.reports if is_final(report.status)}
 
 
+# Pages of one row that hold one number again and again look like a page that was repeated, which no server does.
+_SIZES = st.integers(2, 9)
+
+
 @settings(max_examples=200)
-@given(data=st.data(), before=st.integers(0, 3))
-def test_finals_of_equal_numbers_never_flip_while_they_only_grow(data: st.DataObject, before: int) -> None:
-    """Recipients of one number turn final one after another; every read shuffles them: no key changes its final."""
+@given(data=st.data(), page_size=_SIZES)
+def test_finals_of_equal_numbers_never_flip_while_they_only_grow(data: st.DataObject, page_size: int) -> None:
+    """Recipients of one number turn final one after another; every read shuffles them, across pages too."""
     words = data.draw(st.lists(st.sampled_from(["110", "119"]), min_size=1, max_size=6))
     known: dict[str, str] = {}
     for _ in range(data.draw(st.integers(1, 5))):
         words = [word if word in {"111", "112"} else data.draw(st.sampled_from([word, "111", "112"])) for word in words]
-        said = finals(data.draw(st.permutations(words)), before)
-        assert known.items() <= said.items()
-        known = said
+        said = confirmed(data.draw(st.permutations(words)), max(page_size, len(words) // 2 + 1), status=113)
+        assert len({report.provider_key for report in said.reports}) == len(words)
+        assert known.items() <= finals(said).items()
+        known = finals(said)
+
+
+_NUMBERS = ("+905301234561", "+905301234562", "+905301234563", "+905301234564")
+
+
+@settings(max_examples=400)
+@given(data=st.data(), truth=st.lists(st.tuples(st.sampled_from(_NUMBERS), st.sampled_from([111, 112])), max_size=6))
+def test_a_wrong_answer_never_stores_what_is_not_so(data: st.DataObject, truth: list[tuple[str, int]]) -> None:
+    """Rows are dropped and repeated at will, never twice in a row with the same numbers: no phantom, no wrong final."""
+    right = finals(confirmed([f"{number}={code}" for number, code in truth])) if truth else {}
+    before, fingerprint = None, None
+    for _ in range(data.draw(st.integers(1, 4))):
+        rows = data.draw(st.lists(st.sampled_from(truth), max_size=len(truth) + 1)) if truth else []
+        held = sorted(number for number, _ in rows)
+        is_right = held == sorted(number for number, _ in truth)
+        if (held == before and not is_right) or (is_right and sorted(rows) != sorted(truth)):
+            continue
+        before = held
+        counts = {"delivered": sum(code == 111 for _, code in truth), "undelivered": sum(c == 112 for _, c in truth)}
+        order = {"id": 7, "status": 114, "total": len(truth), **counts, "waiting": 0}
+        fetch = Fetch(spec=FETCHES[1].spec, ids={ORDER: DueId(key=ORDER, fingerprint=fingerprint)})
+        message = [{"number": number, "status": code} for number, code in rows]
+        said = read_to_the_end(fetch, {**order, "message": message})
+        fingerprint = None
+        if isinstance(said, Parsed):
+            stated = {key: code for key, code in finals(said).items() if key != "7"}
+            assert stated.items() <= right.items()
+            assert not said.answers[0].settled or stated == right
+            fingerprint = said.answers[0].fingerprint
+
+
+def read_to_the_end(fetch: Fetch, order: dict[str, Any]) -> Parsed | ProviderError:
+    """A walk whose later pages are empty."""
+    said = read(fetch, json.dumps({"response": {"status": {"code": 200}, "order": order}}).encode())
+    if isinstance(said, Parsed) and said.children:
+        further = replace(fetch, spec=said.children[0], seen_before=Counter(said.seen))
+        return read_to_the_end(further, {**order, "message": []})
+    return said
 
 
 @settings(max_examples=100)
@@ -175,18 +242,22 @@ def test_an_order_is_settled_exactly_when_all_its_pages_are_final(
     data: st.DataObject, size: int, page_size: int
 ) -> None:
     """However the provider cuts the pages, the last one sums them up."""
-    words: list[Any] = data.draw(st.lists(st.sampled_from([110, 111, "112"]), min_size=size, max_size=size))
-    fetch, rows, seen = FETCHES[1], 0, list[str]()
-    while True:
-        items = [{"number": "+905301234567", "status": word} for word in words[rows : rows + page_size]]
-        order = {"id": 7, "status": 114, "total": size, "message": items}
-        said = read(fetch, json.dumps({"response": {"status": {"code": 200}, "order": order}}).encode())
-        assert isinstance(said, Parsed)
-        seen += [report.provider_key for report in said.reports]
-        rows += page_size
-        if not said.children:
-            break
-        assert said.answers == ()
-        fetch = Fetch(spec=said.children[0], seen_before={"+905301234567": min(rows, size)})
-    assert sorted(seen) == sorted(f"7:+905301234567:{ordinal}" for ordinal in range(1, size + 1))
-    assert [answer.settled for answer in said.answers] == [110 not in words]
+    codes = data.draw(st.lists(st.sampled_from([110, 111, "112"]), min_size=size, max_size=size))
+    words = [f"+9053012345{place:02}={code}" for place, code in enumerate(codes)]
+    said = walk(words, page_size)
+    messages = [report.provider_key for report in said.reports if report.granularity is Granularity.MESSAGE]
+    assert sorted(messages) == [f"7:+9053012345{place:02}:1" for place in range(size)]
+    assert [answer.settled for answer in said.answers] == [110 not in codes]
+
+
+_TEXTS = st.text(st.characters(codec=None, exclude_characters="\x00"), min_size=1, max_size=8)
+
+
+@settings(max_examples=200)
+@given(number=numbers | _TEXTS, code=leaves)
+def test_what_a_page_hands_on_is_read_like_the_row_itself(number: Any, code: Any) -> None:
+    """Number, code and the raw form come through, whatever they are."""
+    rows, _ = read_recipients([{"number": number, "status": code}])
+    for row in rows:
+        assert decode_recipient(row.encode()) == row
+        row.encode().encode()  # raises on a lone surrogate

@@ -6,7 +6,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from providers.adapter import PollNumbers
-from schedules.policy import AFTER_VALIDITY_SECONDS, first_check, next_check
+from schedules.policy import AFTER_VALIDITY_SECONDS, check_again, first_check, next_check
 
 SENT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 VAIRO = PollNumbers(
@@ -175,3 +175,17 @@ def test_a_provider_that_forgets_at_once_is_asked_once_after_validity() -> None:
         after,
         None,
     ]
+
+
+@given(numbers_of_any_provider, ages, validities, factors, st.integers(0, 2**31))
+def test_an_incomplete_answer_only_ever_brings_the_next_check_forward(
+    numbers: PollNumbers, age: timedelta, validity: timedelta, factor: float, before: int
+) -> None:
+    """Strictly ahead, after 5 s and then twice as long each time, and never later than the age says."""
+    now = SENT + age
+    by_age = next_check(numbers, sent_at=SENT, valid_until=SENT + validity, now=now, time_factor=factor)
+    assume(by_age is not None)
+    assert by_age is not None
+    moment = check_again(by_age, now=now, incomplete_before=before, time_factor=factor)
+    assert now < moment <= by_age
+    assert moment == by_age or moment - now == timedelta(seconds=5 * 2.0 ** min(before, 30) * factor)

@@ -391,3 +391,18 @@ def test_bip_can_only_listen() -> None:
         ADAPTER.parse(account(), fetch, Answer(status=200))
     with pytest.raises(RequestIsWrong):
         parse(report(), "elsewhere")
+
+
+@pytest.mark.parametrize("wrap", [lambda item: [item], lambda item: {"1": item}, lambda item: item])
+def test_the_receivers_are_read_as_array_as_indexed_object_and_as_the_one_object_of_the_field_table(wrap: Any) -> None:
+    """The field table says object, the samples show an array, and PHP writes a list with a gap as an object."""
+    item = {"receiver": "905301234567", "resultcode": 312}
+    [report] = parse({"txnid": "t", "resultcode": 0, "list": wrap(item)}).reports
+    assert (report.provider_key, report.provider_status) == ("t:+905301234567:1", "312")
+
+
+@pytest.mark.parametrize("strange", ["x", {"a": {"receiver": "905301234567"}}, {"0": 1, "b": 2}])
+def test_receivers_in_another_form_are_not_understood(strange: Any) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(AnswerNotUnderstood):
+        parse({"txnid": "t", "resultcode": 0, "list": strange})

@@ -14,6 +14,7 @@ from providers.decoding import (
     as_count,
     as_int,
     as_key,
+    as_list,
     as_text,
     check_http,
     drop_fields,
@@ -262,3 +263,28 @@ def test_a_field_that_is_there_and_cannot_be_read_is_noted_once() -> None:
         f"An item has a `{name}` that cannot be read." for name in ("bad_time", "bad_count", "bad_amount", "bad_text")
     ]
     assert all(trouble.once and json.loads(trouble.raw) == item for trouble in troubles)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ([], []),
+        ([1, {"a": 2}], [1, {"a": 2}]),
+        ({"1": "b", "0": "a"}, ["a", "b"]),
+        ({"10": "c", "9": "b", "2": "a"}, ["a", "b", "c"]),
+        ({"3": [1]}, [[1]]),
+        ({}, None),
+        ({"1": "a", "id": 5}, None),
+        ({"01": "a"}, None),
+        ({"-1": "a"}, None),
+        ({"1.0": "a"}, None),
+        ({"١": "a"}, None),
+        ({"": "a"}, None),
+        (None, None),
+        ("[]", None),
+        (5, None),
+    ],
+)
+def test_a_list_is_read_also_where_php_wrote_an_object(value: object, wanted: list[object] | None) -> None:
+    """Keys that are all indexes stand for a list with a gap; any other object is none."""
+    assert as_list(value) == wanted

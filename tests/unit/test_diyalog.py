@@ -458,3 +458,12 @@ def test_the_record_says_what_configuration_needs() -> None:
         "header_names": "x-dlg",
         "group": None,
     }
+
+
+def test_a_list_with_a_gap_that_became_an_object_is_read_as_a_list() -> None:
+    """Every key is an index; any other object is no list of conversations."""
+    items = [conversation(1), conversation(2)]
+    as_object = json.dumps({"5": items[1], "1": items[0]}).encode()
+    assert parse(sample_fetch(), as_object) == parse(sample_fetch(), json.dumps(items).encode())
+    with pytest.raises(AnswerNotUnderstood):
+        parse(sample_fetch(), json.dumps({"0": items[0], "x": items[1]}).encode())

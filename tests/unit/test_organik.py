@@ -485,3 +485,10 @@ def test_a_transaction_is_not_split_too_early(rows: list[dict[str, Any]], expect
 def test_organik_has_no_list() -> None:
     """No windows are planned."""
     assert ADAPTER.plan_window(account(), TODAY, TODAY) == ()
+
+
+def test_php_writes_a_list_with_a_gap_as_an_object() -> None:
+    """Its rows are read in the order of their indexes, like those of an array."""
+    rows = [row(), row()]
+    as_object = json.dumps({"response": {"result": 1, "data": {"4": rows[1], "0": rows[0]}}}).encode()
+    assert parse(as_object) == parse(reply(rows))

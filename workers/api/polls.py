@@ -195,7 +195,7 @@ def _check(connection: Connection, new: NewPoll) -> None:
         raise ProblemError(HTTPStatus.CONFLICT, "The account is disabled: enable it in the accounts file first.")
     mistake = poll_mistake(row, (new.first, new.last))
     mistakes = [] if mistake is None else [(f"body.{mistake[0]}", mistake[1])]
-    check = IdCheck(row)
+    check = IdCheck(row, references=False)
     for place, each in enumerate(_ids(new) or ()):
         why = check.why_not(each)
         if why is not None:

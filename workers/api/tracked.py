@@ -59,7 +59,9 @@ class ItemResult(BaseModel):
 class Tracked(BaseModel):
     """What became of the ids."""
 
-    registered: Annotated[int, Field(description="Ids that are asked for now, new or known.")]
+    registered: Annotated[
+        int, Field(description="Ids that are asked for now, or whose reference is kept; new or known.")
+    ]
     new: Annotated[int, Field(description="Of them, how many were not known before.")]
     refused: int
     results: list[ItemResult]
@@ -101,7 +103,9 @@ _BODY_SCHEMA = {
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Register ids so that they get polled",
     description=f"Up to {MOST_IDS} ids and {TRACKED_CAP_BYTES // 2**20} MiB in one request. Idempotent: what is "
-    "registered already stays. A wrong id is refused by itself; the others are registered.",
+    "registered already stays. A wrong id is refused by itself; the others are registered. `order` and `conversation` "
+    "are found without this: for them only `client_ref` is kept and attached to the "
+    "deliveries, also to those that are stored already.",
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _BODY_SCHEMA}}}},
 )
 async def register(request: Request, means: Have) -> Response:

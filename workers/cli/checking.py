@@ -10,14 +10,20 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import clock
+from core.redaction import redact_text
 from core.redis import connect
 from core.settings import CredentialError, ignored_variables, resolve_reference, trusted_proxies_before
+from core.zones import host_differs, zone_rules
 from models.accounts import AccountRecord, list_accounts
+from models.overview import AccountState, state_of
 from models.schema import NEWER, UnfitDatabaseError, check_encoding, schema_is_current, schema_is_newer
 from providers.accounts import DEFAULT_TIMEZONE, AccountsFileError, read_accounts
-from core.zones import host_differs, zone_rules
+from providers.registry import adapter_for
 from providers.way_out import check_way_out
+from tasks.steps.probing import probe
+from tasks.steps.tracking import account_row
 from workers.cli.failures import sentence_of
+from workers.cli.output import moment
 from workers.cli.session import FAILED, Session, session, tell
 from workers.connections import NothingRunningError, redis_url
 
@@ -25,6 +31,8 @@ OLDEST_POSTGRES = 15
 OLDEST_REDIS = 6
 MOST_SKEW_SECONDS = 5.0
 _TAKES_NO_WRITES = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'"
+PROBE_SECONDS = 40.0
+"""How long an account is waited for: a slot of its limit, and its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +190,33 @@ def _accounts(run: Session) -> Iterator[Finding]:
     except SQLAlchemyError:
         return  # The schema is not there: told already.
     for record in records:
-        missing = missing_credentials(record)
-        detail = f"credentials found{_crowding(run, record.limit_concurrency)}"
-        yield Finding(f"account {record.id}", missing, "" if missing else detail)
+        what, missing = f"account {record.id}", missing_credentials(record)
+        if missing:
+            yield Finding(what, missing)
+        else:
+            yield _guarded(what, run, lambda run, record=record: _asked(run, record))  # type: ignore[misc]
+
+
+def _asked(run: Session, record: AccountRecord) -> tuple[str | None, str]:
+    """Whether the provider accepts the credentials, where it can be asked for nothing else, and they can be used."""
+    crowding = _crowding(run, record.limit_concurrency)
+    with run.engine.connect() as connection:
+        row = account_row(connection, record.id)
+    state, reason, until = state_of(row, row["now"])
+    if state is not AccountState.OK and adapter_for(record.provider).record.probe is not None:
+        ends = "" if until is None else f" until {moment(until)}"
+        return (
+            None,
+            f"credentials found; not asked, as it is {state.value}{ends}: {redact_text(reason or '')}{crowding}",
+        )
+    probed = probe(run.runtime, record.id, patience_seconds=PROBE_SECONDS)
+    if probed is None:
+        return None, f"credentials found{crowding}"
+    if probed.messages:
+        run.publish(*probed.messages)
+    if probed.problem is not None:
+        return redact_text(probed.problem), ""
+    return None, f"credentials found, and accepted by the provider{crowding}"
 
 
 def missing_credentials(record: AccountRecord) -> str | None:

@@ -15,6 +15,7 @@ from core.zones import time_zone
 from models.accounts import load
 from models.lookups import Explanation, Statement, explain, find_by_any, find_deliveries, open_tracked
 from models.tables import delivery_status
+from models.tracked import REFERENCE
 from models.vocabulary import STATUS_CLASS, Status
 from providers.numbers import lookup_form, same_number_spellings, trimmed
 from workers.cli.output import moment, write_csv, write_json, write_json_array, write_table
@@ -180,7 +181,8 @@ def _as_delivery(row: RowMapping) -> dict[str, Any]:
         "account_id": row["account_id"],
         "client_ref": row["client_ref"],
         "recipient": row["recipient"],
-        "status": OPEN if row["closed_at"] is None else UNANSWERED,
+        # What was registered for its reference alone is found by a list, if there is such a thing.
+        "status": OPEN if row["closed_at"] is None or row["close_reason"] == REFERENCE else UNANSWERED,
         "is_final": False,
         "conflict": False,
         "sent_at": row["sent_at"],

@@ -15,7 +15,7 @@ from providers.numbers import plain, trimmed
 from tasks.steps.idcheck import IdCheck
 from tasks.steps.tracking import MOST_AT_ONCE, account_row, track
 from workers.cli.idfiles import HEADER, BadLine, GoodLine, UnusableFileError, read_ids
-from workers.cli.session import Bar, CommandError, Session, UsageError, progress, session, tell
+from workers.cli.session import Bar, CommandError, Session, UsageError, progress, refuse_empty, session, tell
 
 MOST_TOLD = 50
 
@@ -29,19 +29,27 @@ def track_ids(
     context: typer.Context,
     account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")],
     ids: Annotated[list[str] | None, typer.Argument(help="Ids, each as KIND=VALUE.", metavar="KIND=VALUE")] = None,
+    *,
     file: Annotated[Path | None, typer.Option(help="A csv or jsonl file; - reads stdin.")] = None,
+    ref: Annotated[str | None, typer.Option(help="Your own reference for each KIND=VALUE.")] = None,
 ) -> None:
     """Register ids that were sent, so that they get polled. Doing it again changes nothing.
+
+    Some kinds (`order`, `conversation`) are found without being registered: for them only the reference is kept, and
+    attached to the deliveries, also to those that are stored already.
 
     Every line that is right is registered; each wrong one is named with its line, and the exit code is then 1.
     """
     if not ids and file is None:
         raise UsageError("Name ids as KIND=VALUE, or a file with --file.")
+    refuse_empty({"--ref": ref})
+    if ref is not None and not ids:
+        raise UsageError("--ref goes with KIND=VALUE; a file has a column client_ref for it.")
     run = session(context)
     with run.runtime.engine.connect() as connection:
         row = account_row(connection, account)
     registration = Registration(run, row)
-    registration.take_all(_given(ids or [], IdCheck(row)))
+    registration.take_all(_given(ids or [], ref, IdCheck(row)))
     if file is not None:
         registration.take_file(file)
     if not registration.taken + registration.bad:
@@ -51,12 +59,12 @@ def track_ids(
         raise CommandError(f"{registration.bad} lines were not registered; put them right and register them again.")
 
 
-def _given(words: Iterable[str], check: IdCheck) -> Iterator[GoodLine | BadLine]:
+def _given(words: Iterable[str], ref: str | None, check: IdCheck) -> Iterator[GoodLine | BadLine]:
     """The ids of the command line; a wrong one is wrong usage, before anything is registered."""
     items: list[GoodLine] = []
     for word in words:
         kind, equals, value = word.partition("=")
-        item = {"kind": plain(kind), "value": trimmed(value)}
+        item = {"kind": plain(kind), "value": trimmed(value), **({} if ref is None else {"client_ref": trimmed(ref)})}
         why = check.why_not(item) if equals and item["value"] else "right would be KIND=VALUE"
         if why is not None:
             raise UsageError(f"Id {len(items) + 1} of the command line: {why.removesuffix('.')}.")

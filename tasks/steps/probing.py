@@ -1,0 +1,81 @@
+"""Asking a provider whether it accepts an account's credentials: one call like any other, for `ulak check`.
+
+The probe is a fetch of its own poll, made by this process (no worker needs to run) through the limiter and the ledger.
+What it learns is learned: a refused key pauses the account as it does at any call.
+"""
+
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection, text
+
+from core import clock
+from models.database import retry_transaction
+from models.ledger import planning
+from models.ledger.deadletters import put_away
+from tasks.messages import Message
+from tasks.runtime import Runtime, adapter_of
+from tasks.steps.fetching import make_fetch
+from tasks.steps.planning import new_fetch
+from tasks.steps.tracking import account_row
+
+_LOOK_SECONDS = 0.1
+_STATE = text("SELECT state, last_error FROM fetches WHERE id = :fetch_id")
+_OF_POLL = text("SELECT id FROM fetches WHERE poll_id = :poll_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """What a provider answered, or why it was not asked."""
+
+    problem: str | None
+    """A sentence: the provider's refusal, or why no answer came; None where the credentials are accepted."""
+    messages: tuple[Message, ...] = ()
+    """To be published: what the account may do next, now that a call has ended."""
+
+
+def probe(runtime: Runtime, account_id: str, *, patience_seconds: float) -> Probed | None:
+    """Ask once whether the account's credentials are accepted; None where the provider has no call for that.
+
+    Waits for a free slot of the account's limit, but no longer than `patience_seconds`.
+    """
+    with runtime.engine.connect() as connection:
+        row = account_row(connection, account_id)
+    if adapter_of(row).record.probe is None:
+        return None
+    poll_id, fetch_id = retry_transaction(runtime.engine, lambda connection: _open(connection, account_id))
+    ends = clock.boot() + patience_seconds
+    messages: list[Message] = []
+    state, error = "ready", None
+    while state in {"ready", "sending"} and error is None and clock.boot() < ends:
+        messages += make_fetch(runtime, fetch_id)
+        with runtime.engine.connect() as connection:
+            state, error = connection.execute(_STATE, {"fetch_id": fetch_id}).one()
+        if state == "sending" or (state == "ready" and error is None):
+            clock.sleep(_LOOK_SECONDS)
+    retry_transaction(runtime.engine, lambda connection: _close(connection, poll_id, fetch_id))
+    told = Probed(problem=None, messages=tuple(messages))
+    if state == "done":
+        return told
+    reason = (error or "").partition(": ")[2]
+    return replace(told, problem=reason or "no call was free in time; try again later, or look at `ulak status`")
+
+
+def _open(connection: Connection, account_id: str) -> tuple[int, int]:
+    """A poll of one fetch."""
+    spec = adapter_of(account_row(connection, account_id)).record.probe
+    poll_id, _ = planning.open_poll(
+        connection, planning.NewPoll(account_id=account_id, kind="on_demand", trigger="cli", ids=[])
+    )
+    if spec is None or poll_id is None:
+        raise RuntimeError("A probe was not inserted")
+    # Of a walk of its own: it must not be taken for the probe of another check.
+    fetch = new_fetch(spec, priority=planning.PRIORITY_ON_DEMAND, walk=poll_id)
+    planning.close_plan(connection, poll_id, planning.insert_fetches(connection, poll_id, account_id, [fetch]))
+    fetch_id: int = connection.execute(_OF_POLL, {"poll_id": poll_id}).scalar_one()
+    return poll_id, fetch_id
+
+
+def _close(connection: Connection, poll_id: int, fetch_id: int) -> None:
+    """Leave nothing behind: what was refused or not answered is shown now, and is not asked again by itself."""
+    planning.cancel(connection, poll_id)
+    put_away(connection, fetch_id, "shown by `ulak check`")
