@@ -129,3 +129,5 @@ class Unreadable:
     """The bytes of the item (or of the whole answer)."""
     provider_key: str | None = None
     """The delivery it belongs to, where known (an unknown status word)."""
+    is_open: bool = True
+    """False: only kept for as long as quarantine keeps things. Nobody has to look at it, so it is not listed."""

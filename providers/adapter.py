@@ -232,6 +232,12 @@ class Adapter(Protocol):
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
         """What the answer says, or an error of `providers.errors`."""
 
+    def error_text(self, answer: Answer) -> str | None:
+        """The provider's own words in an answer that reports an error, as they came; None where it has none.
+
+        Never raises. Only for people: nothing is decided by it.
+        """
+
     def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
         """What one item says that was cut out of an answer to this fetch (`Unreadable.raw` of an item).
 

@@ -2,6 +2,7 @@
 
     ProviderError
     ├── TryAgainSoon        the network, a 5xx, a time-out: ask again after a back-off
+    ├── RequestFailed       the provider answered, with an error about this one request: ask again after a back-off
     ├── TryAgainAt          the provider named a moment (an order that is scheduled for later)
     ├── SlowDown            429, "too many at once": the whole account waits; not a failed attempt
     ├── PauseAccount        wrong key, missing right, wrong IP: a person must act; never hammer with a wrong key
@@ -9,12 +10,42 @@
     ├── AnswerNotUnderstood the body is not what the documents say: quarantined, asked again
     └── OurBug              our own code failed on this fetch
 
-The text of an error never holds a URL, a key, a number or a body: codes and our own words only.
+The message of an error never holds a URL, a key, a number or a body: codes and our own words only. What the provider
+itself said is kept beside it, as `detail`, after it went through `readable_detail`.
 """
 
+import re
+import unicodedata
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
+
+from core.redaction import MASK, redact_text
+
+DETAIL_LIMIT: Final = 300
+"""Characters of a provider's own words that are kept."""
+_READ_AT_MOST: Final = 4000
+_ADDRESS: Final = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s/?#\"'<>]+)[/?#][^\s\"'<>]*")
+_MAILBOX: Final = re.compile(r"[^\s@<>\"'(),;:]+@(?=[^\s@]+\.)")
+
+
+def readable_detail(text: str | None) -> str | None:
+    """A provider's words as operators may see them, on one line; None where nothing is left.
+
+    Masked: credentials, phone numbers, the paths and queries of URLs, the names of mailboxes. Cut to `DETAIL_LIMIT`.
+    """
+    if text is None:
+        return None
+    if len(text) > _READ_AT_MOST:
+        # Half a number would not be known as one.
+        text = text[:_READ_AT_MOST].rpartition(" ")[0]
+    visible = (
+        " " if (kind := unicodedata.category(character)) in {"Cc", "Zl", "Zp"} else "" if kind[0] == "C" else character
+        for character in text
+    )
+    line = redact_text(" ".join("".join(visible).split()))
+    line = _MAILBOX.sub(f"{MASK}@", _ADDRESS.sub(rf"\1/{MASK}", line))
+    return (line if len(line) <= DETAIL_LIMIT else f"{line[: DETAIL_LIMIT - 1]}…") or None
 
 
 class ProviderError(Exception):
@@ -29,10 +60,30 @@ class ProviderError(Exception):
         self.message = message
         self.code = code
         self.learned: Mapping[str, Any] = learned or {}
+        self.detail: str | None = None
+
+    def quote(self, text: str | None) -> None:
+        """Keep what the provider itself said, as `readable_detail` leaves it."""
+        self.detail = readable_detail(text)
+
+    @property
+    def explained(self) -> str:
+        """The message with the code it does not name and the provider's words: what operators are shown."""
+        named = self.code is None or re.search(rf"\b{re.escape(self.code)}\b", self.message) is not None
+        code = "" if named else f" [{self.code}]"
+        said = f' The provider says: "{self.detail}"' if self.detail else ""
+        return f"{self.message}{code}{said}"
 
 
 class TryAgainSoon(ProviderError):
     """A passing fault (network, server error, time-out): ask again after a back-off."""
+
+
+class RequestFailed(ProviderError):
+    """The provider answered, with an error about this one request: ask again after a back-off.
+
+    The provider is there, so this says nothing about other requests and does not count for the account's breaker.
+    """
 
 
 class TryAgainAt(ProviderError):

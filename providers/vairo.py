@@ -33,6 +33,7 @@ from providers.decoding import (
     as_text,
     check_http,
     dump_item,
+    in_utf8,
     load_object,
     local_time,
     refuse_client_error,
@@ -162,9 +163,19 @@ class Vairo(PullOnly):
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
         """What the answer says about the number, or when its send has ended."""
+        answer = in_utf8(answer)
         if fetch.spec.params["call"] == "GonderimBilgisi":
             return _parse_gate(fetch, answer)
         return _parse_number(account, fetch, answer)
+
+    def error_text(self, answer: Answer) -> str | None:
+        """`aciklama` beside `durum: false`: a documented word, or free text."""
+        try:
+            envelope = load_object(in_utf8(answer).body)
+        except ProviderError:
+            return None
+        verdict = envelope.get("durum")
+        return as_text(envelope.get("aciklama")) if verdict is False or as_int(verdict) == 0 else None
 
     def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
         """The object in `aciklama`, all that an answer holds: about a number, or about a whole send and no delivery."""

@@ -20,6 +20,7 @@ from providers.errors import (
     OurBug,
     PauseAccount,
     ProviderError,
+    RequestFailed,
     RequestIsWrong,
     SlowDown,
     TryAgainAt,
@@ -34,6 +35,7 @@ log = get_logger(__name__)
 
 OUTCOMES: Mapping[type[ProviderError], str] = {
     TryAgainSoon: "failed",
+    RequestFailed: "request_failed",
     TryAgainAt: "later",
     SlowDown: "throttled",
     PauseAccount: "refused",
@@ -79,6 +81,7 @@ def finish_trouble(asked: Asked, error: ProviderError) -> None:
         error=type(error).__name__,
         why=error.message,
         code=error.code,
+        said=error.detail,
         then=done,
     )
 
@@ -115,7 +118,7 @@ def _account_changes(
     """What a failure changes about the account: breaker, throttle, pause, last trouble."""
     changes: dict[str, Any] = {"learned": error.learned}
     if not isinstance(error, TryAgainAt):
-        changes |= {"last_trouble": f"{type(error).__name__}: {error.message}", "last_trouble_at": row["now"]}
+        changes |= {"last_trouble": f"{type(error).__name__}: {error.explained}", "last_trouble_at": row["now"]}
     failed = isinstance(error, TryAgainSoon)
     since = row["breaker_until"]
     recent = [outcome == "failed" for outcome in ledger.recent_outcomes(connection, row["id"], 20, since=since)]
@@ -147,7 +150,7 @@ def _put_back(
     now: datetime,
 ) -> str:
     """Return the fetch or end it, and count it in its poll."""
-    text = f"{type(error).__name__}: {error.message}"
+    text = f"{type(error).__name__}: {error.explained}"
     if isinstance(decision, GiveUp):
         # The ids rest as long as the longest wait of the poll policy.
         rest = asked.taken.asked_at + timedelta(seconds=ease_seconds(asked.prepared.row))
