@@ -77,6 +77,9 @@ class ProviderRecord:
     """For kinds whose value holds the recipient's number: which part of it, by `models.keys.split_key`."""
     sweep_window_days: int | None = None
     """Calendar days (inclusive) that one list window may span; None: the provider has no list to sweep."""
+    plan_range: "Callable[[Account, Sequence[DueId], date, date], tuple[FetchSpec, ...]] | None" = None
+    """For a provider without a list that can be asked for its ids over a range of days (inclusive): the fetches that do
+    so. They hold no ids, since such an answer says nothing about when an id is to be asked for next."""
     callback_tails: tuple[str, ...] | None = None
     """Tails of the callback routes (`""` is the bare one); None: the provider has no route of a fixed name."""
     optional_credentials: tuple[str, ...] = ()
@@ -84,7 +87,10 @@ class ProviderRecord:
     derived_secret: Callable[[Mapping[str, str]], str] | None = None
     """What requests carry in place of the credentials where it is made from them: to be masked like them."""
     callback_secret: str | None = None
-    """For a provider that presents no login: the credential whose value is the tail of its one callback route."""
+    """For a provider that presents no login: the credential whose value its callback address ends in.
+
+    What the address holds after it reaches the adapter as the callback's tail.
+    """
     callback_drops: tuple[str, ...] = ()
     """Fields of pushed JSON that are dropped on receipt, before anything is read, sealed or stored (message text)."""
 

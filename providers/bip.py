@@ -123,6 +123,7 @@ class Bip:
     def error_text(self, answer: Answer) -> str | None:
         """Nothing: there is no answer."""
         del answer
+        return None
 
     def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> None:
         """Nothing: what is kept of a push is a body again, which `parse_callback` reads."""
@@ -276,7 +277,8 @@ def _parse_items(body: Mapping[str, Any], items: Sequence[Any], txnid: str | Non
     for item in items:
         receiver = _receiver(item)
         place = next(places[receiver])
-        report = _item_report(body, item, txnid, receiver, place, source) if isinstance(item, dict) else None
+        key = None if txnid is None or receiver is None else join_key(txnid, receiver, place)
+        report = _item_report(body, item, receiver, key, source) if isinstance(item, dict) else None
         if report is None:
             spoiled[receiver] = None
         else:
@@ -315,20 +317,11 @@ def _is_taken(item: Any) -> bool:
 
 
 def _item_report(
-    body: Mapping[str, Any],
-    item: Mapping[str, Any],
-    txnid: str | None,
-    receiver: str | None,
-    place: int,
-    source: Source,
+    body: Mapping[str, Any], item: Mapping[str, Any], receiver: str | None, refused_key: str | None, source: Source
 ) -> DeliveryReport | None:
     """One receiver of a send: taken over (`enroute`) under its reportid, or refused under a key made of its parts."""
-    code = as_int(item.get("resultcode"))
-    key: str | None
-    if code == SUCCESS:
-        key = as_key(item.get("reportid"))
-    else:
-        key = join_key(txnid, receiver, place) if txnid is not None and receiver is not None else None
+    code, txnid = as_int(item.get("resultcode")), as_key(body.get("txnid"))
+    key = as_key(item.get("reportid")) if code == SUCCESS else refused_key
     if code is None or key is None:
         return None
     counts = {name: as_int(item.get(name)) for name in ("numberofmessage", "totalnumberofmessage")}

@@ -11,10 +11,11 @@ from models.quarantine import seal
 from models.report import Unreadable
 from models.tracked import account_of
 from providers.adapter import Callback, Parsed
-from providers.decoding import drop_fields
+from providers.decoding import drop_fields, in_utf8
 from providers.errors import AnswerNotUnderstood, ProviderError
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.hints import ask_now, place
+from tasks.steps.tracking import register_named
 
 log = get_logger(__name__)
 
@@ -38,6 +39,8 @@ class Received:
     quarantined: int
     asked: int = 0
     """Ids that were made due, since only a poll can tell what was meant."""
+    registered: int = 0
+    """Ids that the body named and that were not known before: they are polled from now on."""
 
 
 def receive(runtime: Runtime, provider: str, account_id: str, callback: Callback) -> Received:
@@ -59,8 +62,9 @@ def receive(runtime: Runtime, provider: str, account_id: str, callback: Callback
         log.warning("callback.wrong_address", account=row["id"])
         raise NoSuchCallbackError
     if record.callback_secret is not None:
-        # From here on the tail is told to logs and the quarantine's list.
-        callback = replace(callback, tail="")
+        # From here on the tail is shown in logs and the quarantine's list, so the secret is cut off.
+        secret = runtime.account(row).credentials[record.callback_secret]
+        callback = replace(callback, tail=callback.tail.removeprefix(secret).strip("/"))
     return ingest(runtime, row, callback)
 
 
@@ -68,6 +72,12 @@ def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
     """Store a body that is known to be the provider's (a push that was authorised, a reply that the sender had)."""
     adapter = adapter_of(row)
     if adapter.record.callback_drops:
+        try:
+            callback = in_utf8(callback)
+        except AnswerNotUnderstood as error:
+            # Nothing of it is kept: what cannot be read may hold these fields anywhere.
+            lost = Parsed(unreadable=(Unreadable(reason=error.message, raw=b""),))
+            return retry_transaction(runtime.engine, lambda c: _store(c, runtime, row, callback, lost))
         callback = replace(callback, body=drop_fields(callback.body, adapter.record.callback_drops))
     try:
         parsed = adapter.parse_callback(runtime.account(row), callback)
@@ -88,6 +98,7 @@ def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: 
     placed = place(connection, row["id"], parsed.hints)
     reports = (*parsed.reports, *placed.reports)
     result = upsert(connection, row["id"], row["provider"], reports, asked_at=None)
+    registered = register_named(connection, row, parsed.discovered)
     ask_now(connection, row, placed.ask)
     if parsed.unreadable:
         seal(
@@ -107,6 +118,7 @@ def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: 
         new=result.new,
         advanced=result.advanced,
         asked=len(placed.ask),
+        registered=registered,
     )
     return Received(
         reports=len(reports),
@@ -115,4 +127,5 @@ def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: 
         unchanged=result.unchanged,
         quarantined=len(parsed.unreadable),
         asked=len(placed.ask),
+        registered=registered,
     )

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, RowMapping
 
 from models import tracked
 from models.keys import split_key
-from models.report import TrackedKey
+from models.report import Discovered, TrackedKey
 from providers.adapter import Account, Adapter, DueId
 from providers.numbers import lookup_form
 from schedules.policy import first_check
@@ -73,6 +73,23 @@ def register(
     rows = _rows(row, adapter, items, row["now"])
     tracked.register(connection, account.id, rows)
     return tracked.find(connection, account.id, rows)
+
+
+def register_named(connection: Connection, row: RowMapping, found: Sequence[Discovered]) -> int:
+    """Register the ids that a send reply names, as if the sender had; returns how many were not known before."""
+    items = [
+        {
+            "kind": item.key.id_kind,
+            "value": item.key.value,
+            "client_ref": item.client_ref,
+            "recipient": item.recipient,
+            "expected": item.expected,
+            "sent_at": item.sent_at,
+            "valid_until": item.valid_until,
+        }
+        for item in found
+    ]
+    return tracked.register(connection, row["id"], _rows(row, adapter_of(row), items, row["now"])) if items else 0
 
 
 def _rows(row: RowMapping, adapter: Adapter, items: Sequence[Mapping[str, Any]], now: datetime) -> list[dict[str, Any]]:
