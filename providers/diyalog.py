@@ -49,7 +49,7 @@ from providers.decoding import (
     text_for_people,
 )
 from providers.diyalog_webhook import APP_SECRET, MESSAGE_TEXT, is_signed, read_webhook
-from providers.errors import AnswerNotUnderstood, PauseAccount, RequestFailed, RequestIsWrong, TryAgainSoon
+from providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, TryAgainSoon
 
 COUNTED: Final = "sendMessageCount"
 """The provider has no status word; what it states is this field, so its name stands where the word would."""
@@ -322,7 +322,7 @@ def _check(account: Account, answer: Answer) -> None:
     """Raise what an answer other than 200 means; errors are plain text at this provider."""
     text = _error_text(answer)
     if answer.status == HTTPStatus.INTERNAL_SERVER_ERROR and text is not None:
-        raise RequestFailed("Diyalog answered this request with an error.", code="500")
+        raise TryAgainSoon("Diyalog answered this request with an error.", code="500", is_outage=False)
     check_http(answer)
     if answer.status == HTTPStatus.FORBIDDEN:
         _refuse_time(account, answer)

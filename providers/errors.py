@@ -2,7 +2,6 @@
 
     ProviderError
     ├── TryAgainSoon        the network, a 5xx, a time-out: ask again after a back-off
-    ├── RequestFailed       the provider answered, with an error about this one request: ask again after a back-off
     ├── TryAgainAt          the provider named a moment (an order that is scheduled for later)
     ├── SlowDown            429, "too many at once": the whole account waits; not a failed attempt
     ├── PauseAccount        wrong key, missing right, wrong IP: a person must act; never hammer with a wrong key
@@ -24,6 +23,8 @@ from core.redaction import MASK, redact_text
 
 DETAIL_LIMIT: Final = 300
 """Characters of a provider's own words that are kept."""
+SAYS: Final = " The provider says: "
+"""Stands between our sentence and the provider's own words."""
 _READ_AT_MOST: Final = 4000
 _ADDRESS: Final = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s/?#\"'<>]+)[/?#][^\s\"'<>]*")
 _MAILBOX: Final = re.compile(r"[^\s@<>\"'(),;:]+@(?=[^\s@]+\.)")
@@ -68,22 +69,24 @@ class ProviderError(Exception):
 
     @property
     def explained(self) -> str:
-        """The message with the code it does not name and the provider's words: what operators are shown."""
-        named = self.code is None or re.search(rf"\b{re.escape(self.code)}\b", self.message) is not None
-        code = "" if named else f" [{self.code}]"
-        said = f' The provider says: "{self.detail}"' if self.detail else ""
-        return f"{self.message}{code}{said}"
+        """The message, and the provider's words where it has any: what operators are shown."""
+        return f'{self.message}{SAYS}"{self.detail}"' if self.detail else self.message
 
 
 class TryAgainSoon(ProviderError):
     """A passing fault (network, server error, time-out): ask again after a back-off."""
 
-
-class RequestFailed(ProviderError):
-    """The provider answered, with an error about this one request: ask again after a back-off.
-
-    The provider is there, so this says nothing about other requests and does not count for the account's breaker.
-    """
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        learned: Mapping[str, Any] | None = None,
+        is_outage: bool = True,
+    ) -> None:
+        """`is_outage`: whether it counts for the account's breaker; False for an error about this one request."""
+        super().__init__(message, code=code, learned=learned)
+        self.is_outage = is_outage
 
 
 class TryAgainAt(ProviderError):

@@ -272,6 +272,10 @@ class Organik:
         if callback.tail == SEND_REPLY:
             return read_send_reply(in_utf8(callback).body)
         ask = _pushed_id(callback.tail)
+        if ask is None:
+            right = "…/<webhook_secret>/<transaction id>, or delivery_track=<your track id> as its last part"
+            reason = f"The address of a push names no id: it must end in {right}."
+            return Parsed(unreadable=(Unreadable(reason=reason, raw=callback.body),))
         kept = Unreadable(reason="A push of Organik, whose form is not documented.", raw=callback.body, is_open=False)
         return Parsed(hints=(Hint(report=None, twin_key="", ask=ask),), unreadable=(kept,) if callback.body else ())
 
@@ -286,15 +290,14 @@ class Organik:
 ADAPTER: Final = Organik()
 
 
-def _pushed_id(tail: str) -> TrackedKey:
+def _pushed_id(tail: str) -> TrackedKey | None:
     """The id that the address of a push ends in: `<transaction>`, `transaction=<id>` or `delivery_track=<id>`."""
-    kind, _, value = tail.strip("/").rpartition("=")
-    key = as_key(value)
-    is_right = key is not None and "/" not in key and (kind == PUSHED[1] or as_int(key, minimum=0) is not None)
-    if key is None or not is_right or kind not in {"", *PUSHED}:
-        right = "…/<webhook_secret>/<transaction id>, or delivery_track=<your track id> as its last part"
-        raise RequestIsWrong(f"The address of the push names no transaction: it must end in {right}.")
-    return TrackedKey(id_kind=kind or PUSHED[0], value=key)
+    kind, _, value = tail.rpartition("=")
+    kind, key = kind or PUSHED[0], as_key(value)
+    if key is None or kind not in PUSHED or "/" in key:
+        return None
+    is_right = kind != PUSHED[0] or as_int(key, minimum=0) is not None
+    return TrackedKey(id_kind=kind, value=key) if is_right else None
 
 
 def _parse_error(fetch: Fetch, answer: Answer, reply: Reply) -> Parsed:

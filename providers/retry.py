@@ -13,7 +13,6 @@ from providers.errors import (
     OurBug,
     PauseAccount,
     ProviderError,
-    RequestFailed,
     RequestIsWrong,
     SlowDown,
     TryAgainAt,
@@ -80,16 +79,14 @@ def decide(
         case TryAgainAt():
             return RetryAt(at=_named_moment(policy, error, now), counted=False)
         case PauseAccount():
-            return Pause(until=now + timedelta(seconds=PAUSE_SECONDS), reason=error.explained)
+            return Pause(until=now + timedelta(seconds=PAUSE_SECONDS), reason=_reason(error))
         case RequestIsWrong():
-            return GiveUp(reason=error.explained)
-        case TryAgainSoon() | RequestFailed() | AnswerNotUnderstood() | OurBug() | _ if (
-            attempts + 1 < policy.max_attempts
-        ):
+            return GiveUp(reason=_reason(error) + _said(error))
+        case TryAgainSoon() | AnswerNotUnderstood() | OurBug() | _ if attempts + 1 < policy.max_attempts:
             wait = roll * _exponential(policy, attempts)
             return RetryAt(at=now + timedelta(seconds=wait), counted=True)
         case _:
-            return GiveUp(reason=f"{error.explained} (tried {attempts + 1} times)")
+            return GiveUp(reason=f"{_reason(error)}{_said(error)} (tried {attempts + 1} times)")
 
 
 def _exponential(policy: RetryPolicy, exponent: int) -> float:
@@ -113,3 +110,13 @@ def _named_moment(policy: RetryPolicy, error: TryAgainAt, now: datetime) -> date
     if error.after_seconds is not None and math.isfinite(error.after_seconds):
         return max(now + timedelta(seconds=min(max(error.after_seconds, 0.0), _LONGEST_NAMED_SECONDS)), soonest)
     return now + timedelta(seconds=policy.cap_seconds)
+
+
+def _reason(error: ProviderError) -> str:
+    """The error's own sentence with the provider's code where there is one."""
+    return f"{error.message} [{error.code}]" if error.code else error.message
+
+
+def _said(error: ProviderError) -> str:
+    """The provider's own words."""
+    return error.explained.removeprefix(error.message)

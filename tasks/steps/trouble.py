@@ -20,7 +20,6 @@ from providers.errors import (
     OurBug,
     PauseAccount,
     ProviderError,
-    RequestFailed,
     RequestIsWrong,
     SlowDown,
     TryAgainAt,
@@ -35,7 +34,6 @@ log = get_logger(__name__)
 
 OUTCOMES: Mapping[type[ProviderError], str] = {
     TryAgainSoon: "failed",
-    RequestFailed: "request_failed",
     TryAgainAt: "later",
     SlowDown: "throttled",
     PauseAccount: "refused",
@@ -44,6 +42,8 @@ OUTCOMES: Mapping[type[ProviderError], str] = {
     OurBug: "bug",
 }
 """What `calls.outcome` says of a request that got no usable answer."""
+REQUEST_FAILED = "request_failed"
+"""The same where the provider is there and only this request failed."""
 
 
 def breaker_changes(row: RowMapping, *, recent: list[bool], failed: bool) -> dict[str, Any]:
@@ -65,6 +65,16 @@ def breaker_changes(row: RowMapping, *, recent: list[bool], failed: bool) -> dic
         "breaker_trips": change.trips,
         "breaker_until": change.until,
     }
+
+
+def is_outage(error: ProviderError) -> bool:
+    """Whether the error counts for the account's breaker."""
+    return isinstance(error, TryAgainSoon) and error.is_outage
+
+
+def _outcome(error: ProviderError) -> str:
+    failed_alone = isinstance(error, TryAgainSoon) and not error.is_outage
+    return REQUEST_FAILED if failed_alone else OUTCOMES[type(error)]
 
 
 def finish_trouble(asked: Asked, error: ProviderError) -> None:
@@ -95,7 +105,7 @@ def _finish_trouble(
     """The finishing transaction of a failure; returns what happens to the fetch, for the log."""
     row = ledger.lock_account(connection, asked.taken.account_id)
     ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
-    ledger.close_call(connection, asked.call_end(OUTCOMES[type(error)]))
+    ledger.close_call(connection, asked.call_end(_outcome(error)))
     if isinstance(error, AnswerNotUnderstood | OurBug) and isinstance(asked.sent.outcome, Answer):
         raw = error.raw if isinstance(error, AnswerNotUnderstood) and error.raw else asked.sent.outcome.body
         asked.put_away(connection, (Unreadable(reason=error.message, raw=raw),))
@@ -119,7 +129,7 @@ def _account_changes(
     changes: dict[str, Any] = {"learned": error.learned}
     if not isinstance(error, TryAgainAt):
         changes |= {"last_trouble": f"{type(error).__name__}: {error.explained}", "last_trouble_at": row["now"]}
-    failed = isinstance(error, TryAgainSoon)
+    failed = is_outage(error)
     since = row["breaker_until"]
     recent = [outcome == "failed" for outcome in ledger.recent_outcomes(connection, row["id"], 20, since=since)]
     changes |= breaker_changes(row, recent=recent, failed=failed)
@@ -139,7 +149,7 @@ def failed_with_account(row: RowMapping, error: ProviderError, changes: Mapping[
 
     Then the fetch returns uncounted, to be asked when the breaker lets a probe through.
     """
-    return isinstance(error, TryAgainSoon) and changes.get("breaker_state", row["breaker_state"]) == "open"
+    return is_outage(error) and changes.get("breaker_state", row["breaker_state"]) == "open"
 
 
 def _put_back(

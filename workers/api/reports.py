@@ -30,6 +30,7 @@ class Stored(BaseModel):
     new: int
     advanced: int
     unchanged: int
+    registered: Annotated[int, Field(description="Ids that the reply names and that are polled from now on.")]
     quarantined: Annotated[int, Field(description="Parts that were not understood and are kept for a later reading.")]
 
 
@@ -41,7 +42,7 @@ class Stored(BaseModel):
         "requestBody": {
             "required": True,
             "description": "The reply, byte for byte as the provider gave it.",
-            "content": {"application/json": {"schema": {}}},
+            "content": {"application/json": {"schema": {}}, "application/xml": {"schema": {}}},
         }
     },
 )
@@ -51,17 +52,19 @@ async def hand_over(account: Annotated[AccountId, Path()], request: Request, mea
     if not body.strip():
         detail = "The body is empty: send the reply, byte for byte as the provider gave it."
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
-    stored = await run_in_threadpool(_store, means, account, body)
+    headers = {"content-type": request.headers.get("content-type", "")}
+    reply = Callback(tail=SEND_REPLY, body=body, headers=headers)
+    stored = await run_in_threadpool(_store, means, account, reply)
     return Stored.model_validate(stored, from_attributes=True)
 
 
-def _store(means: Means, account: str, body: bytes) -> Received:
+def _store(means: Means, account: str, reply: Callback) -> Received:
     with means.engine.connect() as connection:
         row = account_of(connection, account)
     if row is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
     try:
-        return ingest(means.runtime, row, Callback(tail=SEND_REPLY, body=body))
+        return ingest(means.runtime, row, reply)
     except ProviderError as error:
         log.warning("callback.wrong", account=account, tail=SEND_REPLY, why=error.message)
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, error.message) from error
