@@ -103,15 +103,14 @@ def text_for_people(answer: Answer) -> str:
 def _utf8(body: bytes, stated: re.Match[str] | None) -> bytes:
     """The body in UTF-8, without byte order mark and named charset; `body` itself where nothing is to be changed."""
     mark, seen = _seen_charset(body)
-    rest = body[len(mark) :]
-    beginning = rest[:_DECLARED_WITHIN].decode(seen or "latin-1", "replace").lstrip()
+    beginning = body[len(mark) :][:_DECLARED_WITHIN].decode(seen or "latin-1", "replace").lstrip()
     declaration = _XML_CHARSET.match(beginning)
     claims = (("Content-Type", stated and stated[1]), ("The XML declaration", declaration and declaration[2]))
-    texts = {} if seen is None else {seen: _decoded(rest, seen, "The byte order mark")}
+    texts = {} if seen is None else {seen: _decoded(body, mark, seen, "The first bytes show")}
     for where, name in claims:
         if name:
             codec = _declared_codec(body, seen, where, name)
-            texts[codec] = _decoded(rest, codec, where)
+            texts[codec] = _decoded(body, mark, codec, f"{where} declares")
     if not texts:
         try:
             body.decode()
@@ -152,11 +151,11 @@ def _seen_charset(body: bytes) -> tuple[bytes, str | None]:
     return b"", next((codec for zeros, codec in _ZEROS if zeros.match(body)), None)
 
 
-def _decoded(body: bytes, codec: str, where: str) -> str:
+def _decoded(body: bytes, mark: bytes, codec: str, claim: str) -> str:
     try:
-        return body.decode(codec)
+        return body[len(mark) :].decode(codec)
     except UnicodeDecodeError:
-        raise AnswerNotUnderstood(f"{where} declares {codec.upper()}, which the body is not.", raw=body) from None
+        raise AnswerNotUnderstood(f"{claim} {codec.upper()}, which the body is not.", raw=body) from None
 
 
 def load_json(body: bytes) -> Any:
