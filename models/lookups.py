@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, exists, or_, select, union
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exists, or_, select, union
 
 from models.merge import KEY_PARTS, KEYS, Observation, find_contradictions, rank, winners
 from models.tables import accounts, delivery_status, observations, tracked_ids
@@ -37,15 +37,16 @@ def find_deliveries(
 ) -> Sequence[RowMapping]:
     """Rows that match everything given, in the order of their ids; the last id is the cursor of the next page.
 
-    `recipient` is E.164 (or a provider's own id of a person), or several spellings of one; `since` compares with
-    `changed_at`.
+    `recipient` is E.164 (or a provider's own id of a person), or several spellings of one; a conversation is found by
+    either of its people. `since` compares with `changed_at`.
     """
     table = delivery_status.c
     wanted: list[ColumnElement[bool]] = [table.id > after_id]
     given = ((table.account_id, account), (table.status, status), (table.client_ref, client_ref))
     wanted += (column == value for column, value in given if value is not None)
     if recipient is not None:
-        wanted.append(table.recipient.in_([recipient] if isinstance(recipient, str) else recipient))
+        people = [recipient] if isinstance(recipient, str) else list(recipient)
+        wanted.append(table.id.in_(union(*_about(people)).subquery().select()))
     if since is not None:
         wanted.append(table.changed_at >= since)
     query = select(*_COLUMNS).where(and_(*wanted)).order_by(table.id).limit(limit)
@@ -67,13 +68,27 @@ def find_by_any(
     by_key = (
         select(table.id).select_from(keyed).where(table.granularity.in_(granularities), table.provider_key == ident)
     )
-    by_person = select(table.id).where(table.recipient.in_({ident, recipient or ident}))
-    ways = [by_key, by_person, select(table.id).where(table.client_ref == ident)]
+    ways = [by_key, *_about([ident, recipient or ident]), select(table.id).where(table.client_ref == ident)]
     if ident.isascii() and ident.isdigit() and len(ident) <= _LONGEST_ID and int(ident) <= _LARGEST_ID:
         ways.append(select(table.id).where(table.id == int(ident)))
     # A union of index look-ups; one OR over all of them would read the whole table.
     query = select(*_COLUMNS).where(table.id.in_(union(*ways).subquery().select()))
     return connection.execute(query.order_by(table.id).limit(limit)).mappings().all()
+
+
+def _about(people: Sequence[str]) -> tuple[Select[tuple[int]], ...]:
+    """Index look-ups of the rows about a person: a recipient, or the other side of a conversation (its `parent_key`).
+
+    To be put into a union: one OR over both would read the whole table.
+    """
+    table = delivery_status.c
+    # The index of parents begins with the account.
+    keyed = accounts.join(delivery_status, table.account_id == accounts.c.id)
+    conversations = select(table.id).select_from(keyed)
+    conversations = conversations.where(
+        table.granularity == Granularity.CONVERSATION.value, table.parent_key.in_(people)
+    )
+    return select(table.id).where(table.recipient.in_(people)), conversations
 
 
 def open_tracked(

@@ -48,14 +48,14 @@ def new_key() -> bytes:
 
 _SEAL = """
 WITH sealed AS (
-  INSERT INTO quarantine (account_id, fetch_id, provider_key, reason, origin, context, fingerprint, sealed)
+  INSERT INTO quarantine (account_id, fetch_id, provider_key, reason, origin, context, fingerprint, sealed, resolved_at)
   SELECT %(account)s, %(fetch)s::bigint, r.provider_key, r.reason, %(origin)s, %(context)s::jsonb,
-         decode(r.fingerprint, 'base64'), decode(r.sealed, 'base64')
+         decode(r.fingerprint, 'base64'), decode(r.sealed, 'base64'), CASE WHEN NOT r.is_open THEN clock_timestamp() END
   FROM jsonb_to_recordset(%(rows)s::jsonb)
-    AS r(n integer, provider_key text, reason text, fingerprint text, sealed text)
+    AS r(n integer, provider_key text, reason text, fingerprint text, sealed text, is_open boolean)
   ORDER BY r.n
   ON CONFLICT (account_id, fingerprint) DO UPDATE
-  SET times = quarantine.times + 1, last_seen_at = clock_timestamp(), resolved_at = NULL,
+  SET times = quarantine.times + 1, last_seen_at = clock_timestamp(), resolved_at = excluded.resolved_at,
       context = CASE WHEN quarantine.sealed IS NULL THEN excluded.context ELSE quarantine.context END,
       fetch_id = CASE WHEN quarantine.sealed IS NULL THEN excluded.fetch_id ELSE quarantine.fetch_id END,
       sealed = coalesce(quarantine.sealed, excluded.sealed)
@@ -89,6 +89,7 @@ def seal(
             "reason": clean_text(item.reason),
             "fingerprint": fingerprint,
             "sealed": box.encrypt(item.raw),
+            "is_open": item.is_open,
         }
         # One order for all, so that two who seal the same cannot wait for each other.
         for place, (fingerprint, item) in enumerate(sorted(items.items(), key=lambda pair: pair[0]))

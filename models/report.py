@@ -148,3 +148,5 @@ class Unreadable:
     once: bool = False
     """Kept once for an account, whatever it stands in: the first bytes with this reason, and how often it came again.
     For an optional field that cannot be read: its item is stored all the same, and each poll would say it again."""
+    is_open: bool = True
+    """False: only kept for as long as quarantine keeps things. Nobody has to look at it, so it is not listed."""

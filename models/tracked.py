@@ -42,6 +42,9 @@ _OPEN = text("""
       AND (whole IS DISTINCT FROM value OR next_check_at <= statement_timestamp())
     ORDER BY next_check_at, id LIMIT :many
 """)
+_KNOWN = text("""
+    SELECT * FROM tracked_ids WHERE account_id = :account_id ORDER BY sent_at DESC, id LIMIT :many
+""")
 _HELD = text("""
     SELECT t.id FROM tracked_ids t JOIN fetches f ON f.id = t.fetch_id WHERE f.poll_id = :poll_id
 """)
@@ -66,6 +69,11 @@ def soonest_ids(
 def open_ids(connection: Connection, account_id: str, many: int) -> Sequence[RowMapping]:
     """Open ids, due or not, those due soonest first; of wholes only those that are due."""
     return connection.execute(_OPEN, {"account_id": account_id, "many": many}).mappings().all()
+
+
+def known_ids(connection: Connection, account_id: str, many: int) -> Sequence[RowMapping]:
+    """Ids that were ever registered, closed ones too, the youngest first."""
+    return connection.execute(_KNOWN, {"account_id": account_id, "many": many}).mappings().all()
 
 
 def held_ids(connection: Connection, poll_id: int) -> set[int]:

@@ -93,6 +93,9 @@ class ProviderRecord:
     """A fetch that asks for nothing but whether the credentials are accepted, where the provider has such a call."""
     sweep_window_days: int | None = None
     """Calendar days (inclusive) that one list window may span; None: the provider has no list to sweep."""
+    plan_range: "Callable[[Account, Sequence[DueId], date, date], tuple[FetchSpec, ...]] | None" = None
+    """For a provider without a list that can be asked for its ids over a range of days (inclusive): the fetches that do
+    so. They hold no ids, since such an answer says nothing about when an id is to be asked for next."""
     callback_tails: tuple[str, ...] | None = None
     """Tails of the callback routes (`""` is the bare one); None: the provider has no route of a fixed name."""
     optional_credentials: tuple[str, ...] = ()
@@ -100,7 +103,10 @@ class ProviderRecord:
     derived_secret: Callable[[Mapping[str, str]], str] | None = None
     """What requests carry in place of the credentials where it is made from them: to be masked like them."""
     callback_secret: str | None = None
-    """For a provider that presents no login: the credential whose value is the tail of its one callback route."""
+    """For a provider that presents no login: the credential whose value its callback address ends in.
+
+    What the address holds after it reaches the adapter as the callback's tail.
+    """
     callback_drops: tuple[str, ...] = ()
     """Fields of pushed JSON that are dropped on receipt, before anything is read, sealed or stored (message text)."""
 
@@ -247,6 +253,12 @@ class Adapter(Protocol):
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
         """What the answer says, or an error of `providers.errors`."""
+
+    def error_text(self, answer: Answer) -> str | None:
+        """The provider's own words in an answer that reports an error, as they came; None where it has none.
+
+        Never raises. Only for people: nothing is decided by it.
+        """
 
     def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
         """What one item says that was cut out of an answer to this fetch (`Unreadable.raw` of an item).

@@ -10,7 +10,6 @@ import binascii
 import hmac
 import ipaddress
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Final
@@ -33,7 +32,18 @@ from providers.adapter import (
     ProviderRecord,
     Request,
 )
-from providers.decoding import Fields, as_int, as_key, as_list, as_text, dump_item, load_object, local_time, scrub
+from providers.decoding import (
+    Fields,
+    as_int,
+    as_key,
+    as_list,
+    as_text,
+    dump_item,
+    in_utf8,
+    load_object,
+    local_time,
+    scrub,
+)
 from providers.errors import AnswerNotUnderstood, OurBug, RequestIsWrong
 from providers.numbers import recipient
 
@@ -66,6 +76,7 @@ _NOTICE_FIELDS: Final = ("sender", "type", "msgid", "sendtime", "txnid", "report
 _REPORT_FIELDS: Final = ("reportid", "reporttype")
 _COUNTS: Final = ("numberofmessage", "totalnumberofmessage")
 _ITEM_FIELDS: Final = ("receiver", "resultcode", "reportid", *_COUNTS)
+_HEAD_FIELDS: Final = ("reqid", "txnid", "resultcode")
 _SENDTIME: Final = re.compile(
     r"([0-9]{2})\.([0-9]{2})\.([0-9]{4}) ([0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?) ([+-])([0-9]{2}):?([0-9]{2})"
 )
@@ -123,12 +134,18 @@ class Bip:
         del account, fetch, answer
         raise OurBug("BiP has nothing that could be asked for.")
 
+    def error_text(self, answer: Answer) -> str | None:
+        """Nothing: there is no answer."""
+        del answer
+        return None
+
     def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> None:
         """Nothing: what is kept of a push is a body again, which `parse_callback` reads."""
         del account, fetch, item
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
         """What a notice (tail ""), a send report ("report") or a send reply ("send_reply") says."""
+        callback = in_utf8(callback)
         body = load_object(callback.body)
         if callback.tail == "":
             return _parse_notice(account, body)
@@ -230,7 +247,7 @@ def _parse_report(body: Mapping[str, Any], source: Source, raw: bytes) -> Parsed
     if items is None:
         raise AnswerNotUnderstood("`list` is not a list.", raw=raw)
     if items:
-        return _parse_items(items, txnid, source)
+        return _parse_items(body, items, txnid, source)
     if code is None or (code != SUCCESS and txnid is None):
         raise AnswerNotUnderstood("The report has neither a `list` nor a `resultcode` with its `txnid`.", raw=raw)
     if code == SUCCESS or txnid is None:
@@ -246,7 +263,8 @@ def _parse_report(body: Mapping[str, Any], source: Source, raw: bytes) -> Parsed
         provider_status=str(code),
         provider_error=str(code),
         source=source,
-        statement=scrub({name: body[name] for name in ("reqid", "txnid", "resultcode") if name in body}),
+        extra=_delivery_of_report(body),
+        statement=scrub(_head(body)),
     )
     return Parsed(reports=(failed,))
 
@@ -263,30 +281,76 @@ def _items(stated: Any) -> list[Any] | None:
     return as_list(stated)
 
 
-def _parse_items(items: Sequence[Any], txnid: str | None, source: Source) -> Parsed:
+def _head(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says beside its list."""
+    return {name: body[name] for name in _HEAD_FIELDS if name in body}
+
+
+def _item_statement(body: Mapping[str, Any], item: Mapping[str, Any]) -> dict[str, Any]:
+    """The item, and what the report says beside its list; the item's `resultcode` keeps its name."""
+    head = {"send_resultcode" if name == "resultcode" else name: value for name, value in _head(body).items()}
+    return head | {name: item[name] for name in _ITEM_FIELDS if name in item}
+
+
+def _delivery_of_report(body: Mapping[str, Any]) -> dict[str, Any]:
+    """`reqid`, which names one delivery of a report: a send may be reported in several."""
+    reqid = as_text(body.get("reqid"))
+    return {} if reqid is None else {"reqid": reqid}
+
+
+def _parse_items(body: Mapping[str, Any], items: Sequence[Any], txnid: str | None, source: Source) -> Parsed:
     reports: list[DeliveryReport] = []
-    unreadable: list[Unreadable] = []
-    places: Counter[str] = Counter()
-    before: dict[str | None, list[Any]] = {}
+    strange: list[Unreadable] = []
+    spoiled: dict[str | None, None] = {}
+    by_receiver: dict[str | None, list[Any]] = {}
     for item in items:
-        given = as_key(item.get("receiver")) if isinstance(item, dict) else None
-        receiver = recipient(given) if given is not None else None
-        if receiver is not None:
-            # Counted over all items of the receiver, good ones too, so that a key does not depend on the others' fate.
-            places[receiver] += 1
-        report = _item_report(item, txnid, receiver, places, source) if isinstance(item, dict) else None
+        by_receiver.setdefault(_receiver(item), []).append(item)
+    places = {receiver: iter(_places(mine)) for receiver, mine in by_receiver.items()}
+    for item in items:
+        receiver = _receiver(item)
+        place = next(places[receiver])
+        key = None if txnid is None or receiver is None else join_key(txnid, receiver, place)
+        report = _item_report(body, item, receiver, key, source) if isinstance(item, dict) else None
         if report is None:
-            reason = "An item lacks `resultcode`, or the `reportid` or `receiver` that it must have."
-            # A body again, with what names the item: the send, and the receiver's items before it.
-            body = {"txnid": txnid, "list": [*before.get(receiver, ()), item]}
-            unreadable.append(Unreadable(reason=reason, raw=dump_item(body)))
+            spoiled[receiver] = None
         else:
             reports.append(report)
-            body = {"txnid": txnid, "list": [*before.get(receiver, ()), item]}
-            unreadable += _counts(item).unreadable("An item of a report", within=body)
-        if receiver is not None:
-            before.setdefault(receiver, []).append(item)
-    return Parsed(reports=tuple(reports), unreadable=tuple(unreadable))
+            within = {**_head(body), "list": by_receiver[receiver]}
+            strange += _counts(item).unreadable("An item of a report", within=within)
+    reason = "An item lacks `resultcode`, or the `reportid` or `receiver` that it must have."
+    return Parsed(
+        reports=tuple(reports),
+        # A body again: the send, and all items of the receiver, so that each keeps its place.
+        unreadable=(
+            *(
+                Unreadable(reason=reason, raw=dump_item({**_head(body), "list": by_receiver[receiver]}))
+                for receiver in spoiled
+            ),
+            *strange,
+        ),
+    )
+
+
+def _receiver(item: Any) -> str | None:
+    given = as_key(item.get("receiver")) if isinstance(item, dict) else None
+    return recipient(given) if given is not None else None
+
+
+def _places(items: Sequence[Any]) -> list[int]:
+    """The place of each item among the messages that were sent to one receiver.
+
+    `totalnumberofmessage` tells it ("Kullanıcıya gönderilen mesajın sırası"), since a send may be reported in several
+    bodies; where it is absent, the position in this body counts. Where two failed items would share a place, the field
+    holds what its name says, a total, and the positions count for all.
+    """
+    stated = [as_int(item.get("totalnumberofmessage"), minimum=1) if isinstance(item, dict) else None for item in items]
+    places = [place or position for position, place in enumerate(stated, 1)]
+    failed = [place for place, item in zip(places, items, strict=True) if not _is_taken(item)]
+    return places if len(set(failed)) == len(failed) else list(range(1, len(items) + 1))
+
+
+def _is_taken(item: Any) -> bool:
+    return isinstance(item, dict) and as_int(item.get("resultcode")) == SUCCESS
 
 
 def _counts(item: Mapping[str, Any]) -> Fields:
@@ -298,15 +362,11 @@ def _counts(item: Mapping[str, Any]) -> Fields:
 
 
 def _item_report(
-    item: Mapping[str, Any], txnid: str | None, receiver: str | None, places: Mapping[str, int], source: Source
+    body: Mapping[str, Any], item: Mapping[str, Any], receiver: str | None, refused_key: str | None, source: Source
 ) -> DeliveryReport | None:
     """One receiver of a send: taken over (`enroute`) under its reportid, or refused under a key made of its parts."""
-    code = as_int(item.get("resultcode"))
-    key: str | None
-    if code == SUCCESS:
-        key = as_key(item.get("reportid"))
-    else:
-        key = join_key(txnid, receiver, places[receiver]) if txnid is not None and receiver is not None else None
+    code, txnid = as_int(item.get("resultcode")), as_key(body.get("txnid"))
+    key = as_key(item.get("reportid")) if code == SUCCESS else refused_key
     if code is None or key is None:
         return None
     counts = {name: as_int(item.get(name)) for name in _COUNTS}
@@ -320,9 +380,9 @@ def _item_report(
         reason=None if code == SUCCESS else RESULT.get(code, Reason.OTHER),
         provider_status=str(code),
         provider_error=None if code == SUCCESS else str(code),
-        extra={name: value for name, value in counts.items() if value is not None},
+        extra={name: value for name, value in counts.items() if value is not None} | _delivery_of_report(body),
         source=source,
-        statement=scrub({name: item[name] for name in _ITEM_FIELDS if name in item}),
+        statement=scrub(_item_statement(body, item)),
     )
 
 

@@ -5,10 +5,12 @@ Official samples of one provider give the same code as 114 and as "114", a price
 errors of `providers.errors` and never guess: what cannot be read is None.
 """
 
+import codecs
 import json
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -17,8 +19,17 @@ from typing import Any, Final, NoReturn, TypeVar
 from zoneinfo import ZoneInfo
 
 from models.report import Unreadable
-from providers.adapter import Answer
-from providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, SlowDown, TryAgainSoon
+from providers.adapter import Answer, Callback
+from providers.errors import (
+    AnswerNotUnderstood,
+    PauseAccount,
+    RequestIsWrong,
+    SlowDown,
+    TryAgainSoon,
+    readable_detail,
+)
+
+Body = TypeVar("Body", Answer, Callback)
 
 MAX_DEPTH: Final = 32
 """No documented answer is nested deeper than six; a deeper one could exhaust the stack of whoever walks it later."""
@@ -48,6 +59,114 @@ _Value = TypeVar("_Value")
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _NOT_IN_A_KEY: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffd]")
 _YEARS: Final = range(1990, 2200)
+
+_CHARSET: Final = re.compile(r"(?i);\s*charset\s*=\s*[\"']?\s*([^\s\"';]*)")
+_XML_CHARSET: Final = re.compile(r"""(<\?xml\b[^>]*?)\s+encoding\s*=\s*["']\s*([^"'>]*?)\s*["']""")
+_DECLARED_WITHIN: Final = 256
+"""An XML declaration stands at the very beginning of a body."""
+_KNOWN_CODECS: Final = re.compile(r"utf-8|utf-(?:16|32)(?:-[lb]e)?|ascii|iso8859-\d+|cp125\d|cp857|mac-turkish")
+"""Python's names of the charsets that a body may declare: what its other codecs do is no reading of text."""
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_ZEROS: Final = (
+    (re.compile(rb"\0\0\0[^\0]", re.DOTALL), "utf-32-be"),
+    (re.compile(rb"[^\0]\0\0\0", re.DOTALL), "utf-32-le"),
+    (re.compile(rb"\0[^\0]", re.DOTALL), "utf-16-be"),
+    (re.compile(rb"[^\0]\0", re.DOTALL), "utf-16-le"),
+)
+"""JSON and XML begin with an ASCII character, whose zeros tell the width and order of its bytes."""
+
+
+def in_utf8(message: Body) -> Body:
+    """The same answer or callback with its body in UTF-8, whatever charset the body is in; no charset is named in it.
+
+    A body is in the charset that it declares: by a byte order mark, `charset` of Content-Type, or an XML declaration;
+    UTF-8 where it declares none. Declarations may differ where all of them give the same text. Raises
+    `AnswerNotUnderstood` with the bytes, and why, where a declaration is not known or not true or contradicts another;
+    for an answer whose HTTP status says enough, what that means (`check_http`, `refuse_client_error`).
+    """
+    declared = message.headers.get("content-type", "")
+    try:
+        body = _utf8(message.body, _CHARSET.search(declared))
+    except AnswerNotUnderstood:
+        if isinstance(message, Answer):
+            check_http(message)
+            refuse_client_error(message)
+        raise
+    if body is message.body:
+        return message
+    return replace(message, body=body, headers={**message.headers, "content-type": _CHARSET.sub("", declared)})
+
+
+def text_for_people(answer: Answer) -> str:
+    """The body as text for people to read, whatever it is: what cannot be decoded is replaced."""
+    try:
+        return _utf8(answer.body, _CHARSET.search(answer.headers.get("content-type", ""))).decode()
+    except (AnswerNotUnderstood, UnicodeDecodeError):
+        return answer.body.decode("utf-8", "replace")
+
+
+def _utf8(body: bytes, stated: re.Match[str] | None) -> bytes:
+    """The body in UTF-8, without byte order mark and named charset; `body` itself where nothing is to be changed."""
+    mark, seen = _seen_charset(body)
+    beginning = body[len(mark) :][:_DECLARED_WITHIN].decode(seen or "latin-1", "replace").lstrip()
+    declaration = _XML_CHARSET.match(beginning)
+    claims = (("Content-Type", stated and stated[1]), ("The XML declaration", declaration and declaration[2]))
+    texts = {} if seen is None else {seen: _decoded(body, mark, seen, "The first bytes show")}
+    for where, name in claims:
+        if name:
+            codec = _declared_codec(body, seen, where, name)
+            texts[codec] = _decoded(body, mark, codec, f"{where} declares")
+    if not texts:
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            raise AnswerNotUnderstood("The body is not UTF-8 and declares no other charset.", raw=body) from None
+        return body
+    text, *others = set(texts.values())
+    if others:
+        names = " and ".join(sorted(name.upper() for name in texts))
+        raise AnswerNotUnderstood(f"The body's declarations of its charset contradict each other: {names}.", raw=body)
+    return (_XML_CHARSET.sub(r"\1", text, count=1) if declaration else text).encode()
+
+
+def _declared_codec(body: bytes, seen: str | None, where: str, name: str) -> str:
+    """Python's name of a charset that is declared; `seen`: what the first bytes show."""
+    try:
+        codec = codecs.lookup(name).name
+    except (LookupError, ValueError):
+        codec = ""
+    if not _KNOWN_CODECS.fullmatch(codec):
+        if body.isascii() and seen is None:
+            # Whatever a provider means by the name, ASCII is within it.
+            return "ascii"
+        told = readable_detail(name[:40])
+        raise AnswerNotUnderstood(f"{where} declares a charset that is not known.", raw=body, code=told)
+    wide = codec[:6] in {"utf-16", "utf-32"}
+    if wide and (seen is None or seen[:6] != codec[:6]):
+        raise AnswerNotUnderstood(f"{where} declares {codec.upper()}, which the body is not.", raw=body)
+    # Which byte of two comes first is seen better than declared.
+    return seen if wide and seen is not None else codec
+
+
+def _seen_charset(body: bytes) -> tuple[bytes, str | None]:
+    """(byte order mark, charset) as the first bytes show it; None where they are those of ASCII or of a superset."""
+    for mark, codec in _MARKS:
+        if body.startswith(mark):
+            return mark, codec
+    return b"", next((codec for zeros, codec in _ZEROS if zeros.match(body)), None)
+
+
+def _decoded(body: bytes, mark: bytes, codec: str, claim: str) -> str:
+    try:
+        return body[len(mark) :].decode(codec)
+    except UnicodeDecodeError:
+        raise AnswerNotUnderstood(f"{claim} {codec.upper()}, which the body is not.", raw=body) from None
 
 
 def load_json(body: bytes) -> Any:

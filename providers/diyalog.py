@@ -2,7 +2,8 @@
 
 Sources: the provider's page of that name and its Authentication page (diyalog.im/docs). The server belongs to each
 customer, so accounts give its address. What it tells are daily counts with an error of up to ten, no receipts: they
-become `conversation` rows with status `sent`, never `delivered`. Names and conversation links are not kept.
+become `conversation` rows with status `sent`, never `delivered`. Names and conversation links are not kept. Only the
+webhook of a bot says what became of single messages (`diyalog_webhook`).
 """
 
 import base64
@@ -10,7 +11,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from email.utils import format_datetime
 from http import HTTPStatus
 from typing import Any, Final
@@ -22,6 +23,7 @@ from models.vocabulary import Granularity, Reason, Status
 from providers.adapter import (
     Account,
     Answer,
+    Callback,
     DueId,
     Fetch,
     FetchSpec,
@@ -40,14 +42,17 @@ from providers.decoding import (
     check_http,
     dump_item,
     http_date,
+    in_utf8,
     load_json,
+    load_object,
     refuse_client_error,
     scrub,
+    text_for_people,
 )
+from providers.diyalog_webhook import APP_SECRET, MESSAGE_TEXT, is_signed, read_webhook
 from providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, TryAgainSoon
 from providers.ids import whole_number
 from providers.numbers import plain
-from providers.pull_only import PullOnly
 
 COUNTED: Final = "sendMessageCount"
 """The provider has no status word; what it states is this field, so its name stands where the word would."""
@@ -106,8 +111,20 @@ def sign(secret: str, *, sent_at: str, body: bytes, path: str, newline_before_pa
     return base64.b64encode(hmac.digest(secret.encode(), text, hashlib.sha256)).decode("ascii")
 
 
-class Diyalog(PullOnly):
-    """The adapter: pages of 20, newest first, one walk per tracked customer."""
+def plan_range(account: Account, due: Sequence[DueId], start: date, end: date) -> tuple[FetchSpec, ...]:
+    """Page one of each customer over these days (inclusive).
+
+    It is not documented whether a day is a UTC or a local one, so both are asked for whole.
+    """
+    zone = account.timezone
+    first = min(_milliseconds(start, UTC), _milliseconds(start, zone))
+    last = max(_milliseconds(end + timedelta(days=1), UTC), _milliseconds(end + timedelta(days=1), zone)) - 1
+    days = (start.isoformat(), end.isoformat())
+    return tuple(_page(item.key, start=first, end=last, days=days) for item in due)
+
+
+class Diyalog:
+    """The adapter: pages of 20, newest first, one walk per tracked customer; and the webhook of a bot."""
 
     record = ProviderRecord(
         name="diyalog",
@@ -144,6 +161,10 @@ class Diyalog(PullOnly):
         id_kinds=(_KIND,),
         id_forms={_KIND: customer_id},
         reference_kinds={"conversation": Granularity.CONVERSATION},
+        plan_range=plan_range,
+        callback_tails=("",),
+        optional_credentials=(APP_SECRET,),
+        callback_drops=(MESSAGE_TEXT,),
     )
 
     def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:  # noqa: ARG002
@@ -155,8 +176,8 @@ class Diyalog(PullOnly):
 
         Tomorrow is asked for too, since it is not documented whether the day is a UTC or a Turkish one.
         """
-        start = _milliseconds(today - timedelta(days=account.lookback_days))
-        end = _milliseconds(today + timedelta(days=2)) - 1
+        start = _milliseconds(today - timedelta(days=account.lookback_days), UTC)
+        end = _milliseconds(today + timedelta(days=2), UTC) - 1
         return tuple(_page(item.key, start=start, end=end) for item in due)
 
     def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:
@@ -183,6 +204,7 @@ class Diyalog(PullOnly):
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
         """The conversation-days on a page, and which page comes next (see `_next`)."""
         _check(account, answer)
+        answer = in_utf8(answer)
         items = as_list(load_json(answer.body))
         if items is None:
             raise AnswerNotUnderstood("The answer is not a list of conversations.", raw=answer.body)
@@ -205,17 +227,42 @@ class Diyalog(PullOnly):
             unreadable=tuple(unreadable),
         )
 
+    def error_text(self, answer: Answer) -> str | None:
+        """The text of an answer that is an error: this provider's errors are nothing but text."""
+        return _error_text(answer) if answer.status >= HTTPStatus.BAD_REQUEST else None
+
     def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:  # noqa: ARG002
         """One conversation-day of the list."""
         found = _read(load_json(item))
         return Parsed(unreadable=(found,)) if isinstance(found, Unreadable) else Parsed(reports=(found,))
 
+    def parse_callback(self, account: Account, callback: Callback) -> Parsed:  # noqa: ARG002
+        """The messages of a bot that were delivered or read."""
+        if callback.tail:
+            raise RequestIsWrong("Diyalog pushes to one address only, and its send replies hold no report.")
+        return read_webhook(load_object(in_utf8(callback).body))
 
-def _milliseconds(day: date) -> int:
-    return (datetime.combine(day, time(), UTC) - _EPOCH) // timedelta(milliseconds=1)
+    def authorise_callback(self, account: Account, callback: Callback) -> bool:
+        """Whether `X-Signature` is that of the body, by the bot's `app_secret`."""
+        return is_signed(account.credentials.get(APP_SECRET, ""), callback)
 
 
-def _page(key: TrackedKey, *, start: int, end: int, page: int = 1, again: int = 0, tally: int = 0) -> FetchSpec:
+def _milliseconds(day: date, zone: tzinfo) -> int:
+    """The beginning of a day as an epoch."""
+    return (datetime.combine(day, time(), zone) - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _page(
+    key: TrackedKey,
+    *,
+    start: int,
+    end: int,
+    page: int = 1,
+    again: int = 0,
+    tally: int = 0,
+    days: Sequence[str] | None = None,
+) -> FetchSpec:
+    """`days`: first and last day of a range that was asked for on demand; such a page is asked again as part of it."""
     params = {
         "chain": join_key(_KIND, key.value),
         "customer": key.value,
@@ -224,6 +271,7 @@ def _page(key: TrackedKey, *, start: int, end: int, page: int = 1, again: int = 
         "page": page,
         "again": again,
         "tally": tally,
+        **({} if days is None else {"range": list(days)}),
     }
     return FetchSpec(kind="batch", params=params, ids=(key,), label=f"conversations page {page}")
 
@@ -255,7 +303,8 @@ def _next(fetch: Fetch, *, full: bool, news: bool) -> FetchSpec | None:
     else:
         return None
     key = TrackedKey(id_kind=_KIND, value=params["customer"])
-    return _page(key, start=params["start"], end=params["end"], page=page, again=again, tally=tally)
+    days = params.get("range")
+    return _page(key, start=params["start"], end=params["end"], page=page, again=again, tally=tally, days=days)
 
 
 def _body(account: Account, params: Mapping[str, Any]) -> bytes:
@@ -284,13 +333,33 @@ def _offset(account: Account) -> float:
 
 def _check(account: Account, answer: Answer) -> None:
     """Raise what an answer other than 200 means; errors are plain text at this provider."""
+    text = _error_text(answer)
+    if answer.status == HTTPStatus.INTERNAL_SERVER_ERROR and text is not None:
+        raise TryAgainSoon("Diyalog answered this request with an error.", code="500", is_outage=False)
     check_http(answer)
     if answer.status == HTTPStatus.FORBIDDEN:
         _refuse_time(account, answer)
-    text = answer.body.decode("utf-8", "replace").strip().strip('"').rstrip(".").lower()
+    text = (text or "").rstrip(".").lower()
     if answer.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED} and text in REFUSALS:
         raise PauseAccount(REFUSALS[text], code=str(int(answer.status)))
     refuse_client_error(answer)
+
+
+def _error_text(answer: Answer) -> str | None:
+    """The message of an error: a plain text or a JSON string. None where the API itself has said nothing.
+
+    An empty body, HTML, XML, a JSON object and the bare name of the status come from what stands before the API (a
+    proxy, the application server): there a 500 says that the API is not there.
+    """
+    text = text_for_people(answer).strip()
+    is_page = "html" in answer.headers.get("content-type", "").lower() or text.startswith(("<", "{", "["))
+    text = text.strip('"').strip()
+    try:
+        phrase = HTTPStatus(answer.status).phrase
+    except ValueError:
+        phrase = ""
+    bare = text.lower().removeprefix(str(answer.status)).strip(" .:-")
+    return None if is_page or bare in {"", phrase.lower()} else text
 
 
 def _refuse_time(account: Account, answer: Answer) -> None:
@@ -324,13 +393,15 @@ def _read(item: Any) -> DeliveryReport | Unreadable:
     return DeliveryReport(
         granularity=Granularity.CONVERSATION,
         provider_key=join_key(sender, receiver, group, day.isoformat()),
+        # The customer whose conversations the list is about: what support asks for.
+        parent_key=sender,
         status=status,
         reason=reason,
         provider_status=COUNTED,
         recipient=receiver,
         total=count,
         day=day,
-        extra={"is_group": group != 0},
+        extra={"is_group": group != 0, "sender": sender, "group_id": group, "day": day.isoformat()},
         statement=scrub({name: item[name] for name in _STATED if name in item}),
     )
 

@@ -9,14 +9,45 @@
     ├── AnswerNotUnderstood the body is not what the documents say: quarantined, asked again
     └── OurBug              our own code failed on this fetch
 
-The text of an error never holds a URL, a key, a number or a body: codes and our own words only.
+The message of an error never holds a URL, a key, a number or a body: codes and our own words only. What the provider
+itself said is kept beside it, as `detail`, after it went through `readable_detail`.
 """
 
+import re
+import unicodedata
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
+from core.redaction import MASK, redact_text
 from providers.adapter import FetchSpec
+
+DETAIL_LIMIT: Final = 300
+"""Characters of a provider's own words that are kept."""
+SAYS: Final = " The provider says: "
+"""Stands between our sentence and the provider's own words."""
+_READ_AT_MOST: Final = 4000
+_ADDRESS: Final = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s/?#\"'<>]+)[/?#][^\s\"'<>]*")
+_MAILBOX: Final = re.compile(r"[^\s@<>\"'(),;:]+@(?=[^\s@]+\.)")
+
+
+def readable_detail(text: str | None) -> str | None:
+    """A provider's words as operators may see them, on one line; None where nothing is left.
+
+    Masked: credentials, phone numbers, the paths and queries of URLs, the names of mailboxes. Cut to `DETAIL_LIMIT`.
+    """
+    if text is None:
+        return None
+    if len(text) > _READ_AT_MOST:
+        # Half a number would not be known as one.
+        text = text[:_READ_AT_MOST].rpartition(" ")[0]
+    visible = (
+        " " if (kind := unicodedata.category(character)) in {"Cc", "Zl", "Zp"} else "" if kind[0] == "C" else character
+        for character in text
+    )
+    line = redact_text(" ".join("".join(visible).split()))
+    line = _MAILBOX.sub(f"{MASK}@", _ADDRESS.sub(rf"\1/{MASK}", line))
+    return (line if len(line) <= DETAIL_LIMIT else f"{line[: DETAIL_LIMIT - 1]}…") or None
 
 
 class ProviderError(Exception):
@@ -31,10 +62,32 @@ class ProviderError(Exception):
         self.message = message
         self.code = code
         self.learned: Mapping[str, Any] = learned or {}
+        self.detail: str | None = None
+
+    def quote(self, text: str | None) -> None:
+        """Keep what the provider itself said, as `readable_detail` leaves it."""
+        self.detail = readable_detail(text)
+
+    @property
+    def explained(self) -> str:
+        """The message, and the provider's words where it has any: what operators are shown."""
+        return f'{self.message}{SAYS}"{self.detail}"' if self.detail else self.message
 
 
 class TryAgainSoon(ProviderError):
     """A passing fault (network, server error, time-out): ask again after a back-off."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        learned: Mapping[str, Any] | None = None,
+        is_outage: bool = True,
+    ) -> None:
+        """`is_outage`: whether it counts for the account's breaker; False for an error about this one request."""
+        super().__init__(message, code=code, learned=learned)
+        self.is_outage = is_outage
 
 
 class TryAgainAt(ProviderError):

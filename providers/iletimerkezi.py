@@ -36,8 +36,10 @@ from providers.decoding import (
     as_int,
     as_key,
     as_list,
+    as_text,
     check_http,
     dump_item,
+    in_utf8,
     load_object,
     refuse_client_error,
     retry_after,
@@ -171,6 +173,7 @@ class Iletimerkezi:
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
         """Orders of a list page, or recipients of an order; the code in the body decides, then the HTTP status."""
+        answer = in_utf8(answer)
         code, response = _response(answer)
         if PROBE in fetch.spec.params:
             _refuse(code, answer)
@@ -179,6 +182,17 @@ class Iletimerkezi:
             return _parse_order(account, fetch, answer, code=code, response=response)
         _refuse(code, answer)
         return _parse_list(account, fetch, answer, response)
+
+    def error_text(self, answer: Answer) -> str | None:
+        """`status.message` beside any other code than 200."""
+        try:
+            response = load_object(in_utf8(answer).body).get("response")
+        except ProviderError:
+            return None
+        stated = response.get("status") if isinstance(response, dict) else None
+        if not isinstance(stated, dict) or as_int(stated.get("code")) == OK:
+            return None
+        return as_text(stated.get("message"))
 
     def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
         """One order, or one recipient of the order that was asked for.
@@ -198,7 +212,7 @@ class Iletimerkezi:
         if callback.tail:
             raise RequestIsWrong("iletimerkezi pushes to one address only, and its send replies hold no report.")
         details = account.options.get(_DETAILS.name, _DETAILS.default)
-        return read_webhook(load_object(callback.body), details=bool(details))
+        return read_webhook(load_object(in_utf8(callback).body), details=bool(details))
 
     def authorise_callback(self, account: Account, callback: Callback) -> bool:
         """Whether the tail of the address is the account's secret: the webhook is signed by nothing else."""

@@ -1,9 +1,13 @@
 """Organik API v2, `detailedreport`: many ids per call, one kind of id per call.
 
+A gsm id in the text form of the send reply is asked for by the transaction it names (`organik_through`). Send replies
+that the sender hands over are read in `organik_sends`; of what Organik pushes only the address counts.
+
 Source: organikapi.com/documents/reports_detailed; error codes and the key's making from the provider's public API
 documents (README, ERROR_CODES). The key stands in the URL's path, so no URL may ever be printed.
 """
 
+import hmac
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,11 +16,12 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
-from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey, Unreadable
+from models.report import DeliveryReport, Discovered, Hint, IdAnswer, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status, is_final
 from providers.adapter import (
     Account,
     Answer,
+    Callback,
     DueId,
     Fetch,
     FetchSpec,
@@ -35,6 +40,7 @@ from providers.decoding import (
     as_text,
     check_http,
     dump_item,
+    in_utf8,
     load_json,
     refuse_client_error,
     scrub,
@@ -51,17 +57,22 @@ from providers.ids import bare, text_id, whole_id, whole_number
 from providers.numbers import plain, recipient
 from providers.organik_replies import Reply, read_reply
 from providers.organik_requests import (
+    FEWEST_THROUGH,
     api_key,
     batch_of,
+    batch_through,
+    by_transaction,
     fill_batches,
     goes_alone,
+    is_through,
     json_body,
     keys_of,
     one_form,
     sent_key,
     xml_body,
 )
-from providers.pull_only import PullOnly
+from providers.organik_sends import read_send_reply
+from providers.organik_through import attribute
 from providers.statuses import judge_unlisted
 
 STATUS: Final[Mapping[int, tuple[Status, Reason | None]]] = {
@@ -147,6 +158,10 @@ MAY_BE_ONE_ID: Final = frozenset({96, 97})
 """Errors that one bad id, or one id too many, may bring upon a whole batch."""
 
 KINDS: Final = ("transaction", "delivery_track", "gsm_track")
+PUSHED: Final = ("transaction", "delivery_track")
+"""Kinds of id that the address of a push may name: those that a sender knows when it gives Organik the address."""
+WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of a credential
+SEND_REPLY: Final = "send_reply"
 SPLIT_ABOVE_ROWS: Final = 200
 """A transaction with more rows than this and few open ones is asked by its open rows from then on."""
 
@@ -181,11 +196,13 @@ RECORD: Final = ProviderRecord(
     id_kinds=KINDS,
     id_forms={"transaction": whole_id, "gsm_track": gsm_id, "delivery_track": text_id},
     status_codes=frozenset(map(str, STATUS)),
+    optional_credentials=(WEBHOOK_SECRET,),
+    callback_secret=WEBHOOK_SECRET,
 )
 
 
-class Organik(PullOnly):
-    """Plans, asks and reads Organik's detailed reports."""
+class Organik:
+    """Plans, asks and reads Organik's detailed reports; reads send replies; is woken by pushes."""
 
     record = RECORD
 
@@ -195,16 +212,22 @@ class Organik(PullOnly):
         return ()
 
     def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:
-        """Batches of one id kind, filled to the brim: up to `batch_size` ids and `ROWS_PER_CALL` expected rows each."""
+        """Batches of one id kind, filled to the brim: up to `batch_size` ids and `ROWS_PER_CALL` expected rows each.
+
+        Gsm ids in their text form, of which two or more name the same transaction, are asked for by it.
+        """
         del today
         size = int(account.options.get("batch_size", 100))
-        specs: list[FetchSpec] = []
+        grouped = by_transaction(item.key for item in due)
+        through = {name: keys for name, keys in grouped.items() if len(keys) >= FEWEST_THROUGH}
+        held = {key for keys in through.values() for key in keys}
+        weights = [(name, len(keys)) for name, keys in through.items()]
+        specs = [batch_through({name: through[name] for name in names}) for names in fill_batches(weights, size)]
         for kind in KINDS:
-            mine = [item for item in due if item.key.id_kind == kind]
+            mine = [item for item in due if item.key.id_kind == kind and item.key not in held]
             specs += [batch_of(kind, [item.key.value]) for item in mine if goes_alone(item)]
-            specs += [
-                batch_of(kind, ids) for ids in fill_batches([item for item in mine if not goes_alone(item)], size)
-            ]
+            together = [(item.key.value, max(item.expected or 1, 1)) for item in mine if not goes_alone(item)]
+            specs += [batch_of(kind, ids) for ids in fill_batches(together, size)]
         return tuple(specs)
 
     def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:
@@ -225,6 +248,7 @@ class Organik(PullOnly):
         """The rows of the answer and what they settle; ids without a row stay open."""
         if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
             check_http(answer)
+        answer = in_utf8(answer)
         try:
             reply = read_reply(answer.body)
         except AnswerNotUnderstood:
@@ -235,17 +259,62 @@ class Organik(PullOnly):
             return _parse_error(fetch, answer, reply)
         check_http(answer)
         refuse_client_error(answer)
-        return _parse_rows(account, fetch, reply.rows)
+        return (
+            _parse_through(account, fetch, reply.rows) if is_through(fetch) else _parse_rows(account, fetch, reply.rows)
+        )
+
+    def error_text(self, answer: Answer) -> str | None:
+        """`error.message` of a reply that refuses."""
+        try:
+            return read_reply(in_utf8(answer).body).said
+        except ProviderError:
+            return None
 
     def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
         """One row of `data`; a row of an XML answer is kept as JSON too, its fields as texts.
 
         An id may have further rows, so one of them settles nothing.
         """
-        return replace(_parse_rows(account, fetch, [load_json(item)]), answers=(), discovered=())
+        report, troubles = _report(account, row := load_json(item), None)
+        if report is not None and not is_through(fetch):
+            report = replace(report, tracked=_owner(fetch, _named(fetch), row))
+        return Parsed(reports=(report,) if report else (), unreadable=troubles)
+
+    def parse_callback(self, account: Account, callback: Callback) -> Parsed:
+        """A send reply that the sender hands over; or a push, whose address alone says what is due now.
+
+        What a push holds is not documented, so it is kept and nothing is derived from it.
+        """
+        del account
+        if callback.tail == SEND_REPLY:
+            return read_send_reply(in_utf8(callback).body)
+        ask = _pushed_id(callback.tail)
+        if ask is None:
+            right = "…/<webhook_secret>/<transaction id>, or delivery_track=<your track id> as its last part"
+            reason = f"The address of a push names no id: it must end in {right}."
+            return Parsed(unreadable=(Unreadable(reason=reason, raw=callback.body),))
+        kept = Unreadable(reason="A push of Organik, whose form is not documented.", raw=callback.body, is_open=False)
+        return Parsed(hints=(Hint(report=None, twin_key="", ask=ask),), unreadable=(kept,) if callback.body else ())
+
+    def authorise_callback(self, account: Account, callback: Callback) -> bool:
+        """Whether the first part of the address is the account's secret: nothing else signs a push."""
+        secret = account.credentials.get(WEBHOOK_SECRET, "")
+        given = callback.tail[: len(secret)].encode("utf-8", "surrogatepass")
+        is_whole = callback.tail[len(secret) :][:1] in {"", "/"}
+        return bool(secret) and hmac.compare_digest(given, secret.encode()) and is_whole
 
 
 ADAPTER: Final = Organik()
+
+
+def _pushed_id(tail: str) -> TrackedKey | None:
+    """The id that the address of a push ends in: `<transaction>`, `transaction=<id>` or `delivery_track=<id>`."""
+    kind, _, value = tail.rpartition("=")
+    kind, key = kind or PUSHED[0], as_key(value)
+    if key is None or kind not in PUSHED or "/" in key:
+        return None
+    is_right = kind != PUSHED[0] or as_int(key, minimum=0) is not None
+    return TrackedKey(id_kind=kind, value=key) if is_right else None
 
 
 def _parse_error(fetch: Fetch, answer: Answer, reply: Reply) -> Parsed:
@@ -256,6 +325,8 @@ def _parse_error(fetch: Fetch, answer: Answer, reply: Reply) -> Parsed:
         refuse_client_error(answer)
         said = str(reply.codes[0]) if reply.codes else None
         raise AnswerNotUnderstood("Organik answered an unknown error.", raw=answer.body, code=said)
+    if is_through(fetch) and (code in NO_ROWS or code in MAY_BE_ONE_ID):
+        return _parse_error_through(fetch, code)
     if code in NO_ROWS:
         return Parsed(answers=tuple(IdAnswer(key=key, found=False) for key in keys_of(fetch)))
     ids = fetch.spec.params["ids"]
@@ -265,12 +336,49 @@ def _parse_error(fetch: Fetch, answer: Answer, reply: Reply) -> Parsed:
     raise ERROR[code](f"Organik answered error {code}.", code=str(code))
 
 
+def _parse_error_through(fetch: Fetch, code: int) -> Parsed:
+    """No transaction has a row, or one of them is refused: whatever is not shown by its transaction is asked alone."""
+    groups, ids = by_transaction(keys_of(fetch)), fetch.spec.params["ids"]
+    if code in MAY_BE_ONE_ID and len(ids) > 1:
+        halves = (ids[: len(ids) // 2], ids[len(ids) // 2 :])
+        return Parsed(children=tuple(batch_through({name: groups[name] for name in half}) for half in halves))
+    return Parsed(children=tuple(batch_of("gsm_track", [key.value]) for key in keys_of(fetch)))
+
+
+def _parse_through(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parsed:
+    """The rows of transactions that were asked for in the place of gsm ids, and what they settle of these.
+
+    An id that is not among its transaction's rows is asked for alone.
+    """
+    read = [_report(account, row, None) for row in rows]
+    reports = [report for report, _ in read if report is not None]
+    # A row that cannot be read may be any of them.
+    is_whole = len(reports) == len(read)
+    answers: list[IdAnswer] = []
+    lacking: list[TrackedKey] = []
+    owners: dict[str, TrackedKey] = {}
+    for transaction, keys in by_transaction(keys_of(fetch)).items():
+        mine = {report.provider_key: report for report in reports if report.parent_key == transaction}
+        found = attribute([fetch.ids.get(key) or DueId(key=key) for key in keys], list(mine.values()))
+        owners |= found.owners
+        lacking += found.lacking
+        for key, shown in found.shown.items():
+            settled = all(is_final(report.status) for report in shown)
+            answers.append(IdAnswer(key=key, found=True, settled=settled and (is_whole or key in found.sure)))
+    return Parsed(
+        reports=tuple(replace(report, tracked=owners.get(report.provider_key)) for report in reports),
+        children=tuple(batch_of("gsm_track", [key.value]) for key in lacking),
+        answers=tuple(answers),
+        unreadable=tuple(trouble for _, troubles in read for trouble in troubles),
+    )
+
+
 def _parse_rows(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parsed:
     reports: dict[TrackedKey | None, list[DeliveryReport]] = {}
     unreadable: list[Unreadable] = []
     spoiled: set[TrackedKey | None] = set()
     # Ids are compared in one form; of two spellings of one id, both stored by an earlier version, both are answered.
-    named = {one_form(key.id_kind, key.value): key for key in keys_of(fetch)}
+    named = _named(fetch)
     for row in rows:
         owner = _owner(fetch, named, row)
         report, troubles = _report(account, row, owner)
@@ -293,6 +401,11 @@ def _parse_rows(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parsed:
         discovered=tuple(discovered),
         unreadable=tuple(unreadable),
     )
+
+
+def _named(fetch: Fetch) -> dict[str, TrackedKey]:
+    """The ids asked for, by the one form in which ids are compared."""
+    return {one_form(key.id_kind, key.value): key for key in keys_of(fetch)}
 
 
 def _owner(fetch: Fetch, named: Mapping[str, TrackedKey], row: Any) -> TrackedKey | None:
@@ -329,9 +442,10 @@ def _report(
         provider_error=error,
         segments=fields.count("sms_count"),
         credits=fields.amount("credit_amount"),
-        sent_at=fields.time("start_date"),
+        # While it is only scheduled, the start is a plan.
+        sent_at=None if status is Status.SCHEDULED else fields.time("start_date"),
         done_at=fields.time("finish_date") if is_final(status) else None,
-        extra={} if foreign is None else {"is_foreign_gsm": foreign},
+        extra=_extra(fields, foreign),
         statement=scrub({name: row[name] for name in _STATED if name in row}),
         tracked=owner,
     )
@@ -342,17 +456,24 @@ def _report(
     return report, troubles
 
 
+def _extra(fields: Fields, foreign: int | None) -> dict[str, Any]:
+    created = fields.time("create_date")
+    extra = {"is_foreign_gsm": foreign, "create_date": None if created is None else created.isoformat()}
+    return {name: value for name, value in extra.items() if value is not None}
+
+
 def _judge(
     account: Account, number: int | None, word: str, row: Mapping[str, Any]
 ) -> tuple[Status, Reason | None, str | None]:
     """(status, reason, raw errorcode) of a row. An errorcode that is absent (XML) is not 0: it just says nothing."""
     given = row.get("errorcode")
     code = as_int(given)
-    raw = str(code) if code is not None else as_text(given, limit=100)
+    # 0 says that there is no error.
+    raw = None if code == 0 else str(code) if code is not None else as_text(given, limit=100)
     if number is None or number not in STATUS:
         return *judge_unlisted(account, word), raw
     status, reason = STATUS[number]
-    if status not in {Status.UNDELIVERABLE, Status.EXPIRED} or raw is None or code == 0:
+    if status not in {Status.UNDELIVERABLE, Status.EXPIRED} or raw is None:
         return status, reason, raw
     explained = REASON.get(code, Reason.OTHER) if code is not None else Reason.OTHER
     return (Status.REJECTED if code in REFUSALS else status), explained, raw

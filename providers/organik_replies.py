@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from providers.decoding import as_int, as_list, load_object
+from providers.decoding import as_int, as_list, as_text, load_object
 from providers.errors import AnswerNotUnderstood
 
 _DECLARATION: Final = re.compile(r"\s*<\?xml[^>]*\?>")
@@ -29,6 +29,8 @@ class Reply:
     """Objects field → value; anything else in it is a row that cannot be read."""
     codes: tuple[int, ...] = ()
     """The error's `number`, then its `code`: the documents do not say which of them holds the table's value."""
+    said: str | None = None
+    """The error's `message`, as it came."""
 
 
 def read_reply(body: bytes) -> Reply:
@@ -36,7 +38,12 @@ def read_reply(body: bytes) -> Reply:
 
     Raises `AnswerNotUnderstood` with the bytes for anything that is neither.
     """
-    return _read_xml(body) if body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") else _read_json(body)
+    return _read_xml(body) if is_xml(body) else _read_json(body)
+
+
+def is_xml(body: bytes) -> bool:
+    """Whether a body is XML rather than JSON, told by its first byte."""
+    return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
 def _read_json(body: bytes) -> Reply:
@@ -47,7 +54,7 @@ def _read_json(body: bytes) -> Reply:
     verdict = int(result) if isinstance(result, bool) else as_int(result)
     if verdict == 0:
         error = response.get("error")
-        return Reply(ok=False, codes=_codes(error if isinstance(error, dict) else {}))
+        return _refusal(error if isinstance(error, dict) else {})
     data = as_list(response.get("data"))
     if verdict != 1 or data is None:
         raise AnswerNotUnderstood("The answer lacks `result` or `data`.", raw=body)
@@ -55,12 +62,11 @@ def _read_json(body: bytes) -> Reply:
 
 
 def _read_xml(body: bytes) -> Reply:
-    found = _elements(_parse_xml(body))
+    found = _elements(parse_xml(body))
     results = found.get("result", [])
-    verdict = as_int(_text(results[0])) if len(results) == 1 else None
+    verdict = as_int(text_of(results[0])) if len(results) == 1 else None
     if found.get("error") or verdict == 0:
-        fields = {child.tag: _text(child) for error in found.get("error", []) for child in error}
-        return Reply(ok=False, codes=_codes(fields))
+        return _refusal({child.tag: text_of(child) for error in found.get("error", []) for child in error})
     rows = found.get("item", [])
     # Without `result` (the documented sample) only rows can show that this is a reply at all.
     if (verdict != 1 and results) or (not results and not rows):
@@ -68,7 +74,7 @@ def _read_xml(body: bytes) -> Reply:
     return Reply(ok=True, rows=tuple(_row(row) for row in rows))
 
 
-def _parse_xml(body: bytes) -> Element:
+def parse_xml(body: bytes) -> Element:
     """The elements of a document with or without one root, under a root of ours.
 
     Our root stands before everything, so a document type declaration, and with it any entity, is a syntax error; the
@@ -100,14 +106,19 @@ def _row(item: Element) -> dict[str, str | None] | list[str]:
     tags = [child.tag for child in item]
     if len(set(tags)) != len(tags):
         return tags
-    return {child.tag: _text(child) for child in item}
+    return {child.tag: text_of(child) for child in item}
 
 
-def _text(element: Element) -> str | None:
+def text_of(element: Element) -> str | None:
     """The text of a leaf; an empty element (`<finish_date />`) is None, as null is in JSON."""
     return (element.text or "").strip() or None
 
 
-def _codes(error: dict[str, Any]) -> tuple[int, ...]:
-    numbers = (as_int(error.get("number")), as_int(error.get("code")))
-    return tuple(number for number in numbers if number is not None)
+def _refusal(error: dict[str, Any]) -> Reply:
+    return Reply(ok=False, codes=codes_of(error), said=as_text(error.get("message")))
+
+
+def codes_of(error: Any) -> tuple[int, ...]:
+    """The numbers of an `error` object; none where it is not one."""
+    given = (error.get("number"), error.get("code")) if isinstance(error, dict) else ()
+    return tuple(number for number in map(as_int, given) if number is not None)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from xml.sax.saxutils import escape
@@ -16,6 +17,26 @@ ROWS_PER_CALL: Final = 5000
 OPEN_BATCHES: Final = 16
 """Batches that are looked through for room; the oldest beyond that is taken as it is, so that planning stays quick."""
 
+FEWEST_THROUGH: Final = 2
+"""So many gsm ids of one transaction are asked for by it; one alone costs the same call without its other rows."""
+_SEND_FORM: Final = re.compile(r"([0-9]{1,11})-[0-9]{1,6}-[0-9]{1,20}")
+
+
+def transaction_of(key: TrackedKey) -> str | None:
+    """The transaction that the text form of a gsm id begins with; None for every other id."""
+    match = _SEND_FORM.fullmatch(key.value) if key.id_kind == "gsm_track" else None
+    return match and match[1]
+
+
+def by_transaction(keys: Iterable[TrackedKey]) -> dict[str, list[TrackedKey]]:
+    """Gsm ids in their text form by the transaction they name; others are left out."""
+    found: dict[str, list[TrackedKey]] = {}
+    for key in keys:
+        transaction = transaction_of(key)
+        if transaction is not None:
+            found.setdefault(transaction, []).append(key)
+    return found
+
 
 def goes_alone(item: DueId) -> bool:
     """Whether an id must not share a call.
@@ -26,20 +47,22 @@ def goes_alone(item: DueId) -> bool:
     return item.key.id_kind != "delivery_track" and as_int(item.key.value, minimum=0) is None
 
 
-def fill_batches(items: Iterable[DueId], size: int) -> list[list[str]]:
-    """The values in batches, each into the first batch with room, so that the earliest stay the most valuable."""
+def fill_batches(items: Iterable[tuple[str, int]], size: int) -> list[list[str]]:
+    """The ids in batches, each into the first batch with room, so that the earliest stay the most valuable.
+
+    `items`: each id with the number of rows that are expected of it, at least one.
+    """
     batches: list[list[str]] = []
     rows: list[int] = []
     open_ones: list[int] = []
-    for item in items:
-        weight = max(item.expected or 1, 1)
+    for value, weight in items:
         place = next((index for index in open_ones if rows[index] + weight <= ROWS_PER_CALL), None)
         if place is None:
             place = len(batches)
             batches.append([])
             rows.append(0)
             open_ones = [*open_ones, place][-OPEN_BATCHES:]
-        batches[place].append(item.key.value)
+        batches[place].append(value)
         rows[place] += weight
         if len(batches[place]) >= size or rows[place] >= ROWS_PER_CALL:
             open_ones.remove(place)
@@ -58,8 +81,22 @@ def one_form(kind: str, value: str) -> str:
     return value.strip() if kind == "delivery_track" else bare(value)
 
 
+def batch_through(transactions: Mapping[str, Sequence[TrackedKey]]) -> FetchSpec:
+    """The call that asks for gsm ids by their transactions: a call costs the same for one id and for all of them."""
+    keys = tuple(sorted((key for keys in transactions.values() for key in keys), key=lambda key: key.value))
+    params = {"by": "transaction", "ids": sorted(transactions), "gsm": [key.value for key in keys]}
+    return FetchSpec(kind="batch", params=params, ids=keys, label=f"{len(keys)} gsm_track ids by transaction")
+
+
+def is_through(fetch: Fetch) -> bool:
+    """Whether a call asks for gsm ids by their transactions."""
+    return "gsm" in fetch.spec.params
+
+
 def keys_of(fetch: Fetch) -> tuple[TrackedKey, ...]:
     """The ids that a call asks for."""
+    if is_through(fetch):
+        return tuple(TrackedKey(id_kind="gsm_track", value=value) for value in fetch.spec.params["gsm"])
     return tuple(TrackedKey(id_kind=fetch.spec.params["by"], value=value) for value in fetch.spec.params["ids"])
 
 

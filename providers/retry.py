@@ -81,12 +81,12 @@ def decide(
         case PauseAccount():
             return Pause(until=now + timedelta(seconds=PAUSE_SECONDS), reason=_reason(error))
         case RequestIsWrong():
-            return GiveUp(reason=_reason(error))
+            return GiveUp(reason=_reason(error) + _said(error))
         case TryAgainSoon() | AnswerNotUnderstood() | OurBug() | _ if attempts + 1 < policy.max_attempts:
             wait = roll * _exponential(policy, attempts)
             return RetryAt(at=now + timedelta(seconds=wait), counted=True)
         case _:
-            return GiveUp(reason=f"{_reason(error)} (tried {attempts + 1} times)")
+            return GiveUp(reason=f"{_reason(error)}{_said(error)} (tried {attempts + 1} times)")
 
 
 def _exponential(policy: RetryPolicy, exponent: int) -> float:
@@ -115,3 +115,8 @@ def _named_moment(policy: RetryPolicy, error: TryAgainAt, now: datetime) -> date
 def _reason(error: ProviderError) -> str:
     """The error's own sentence with the provider's code where there is one."""
     return f"{error.message} [{error.code}]" if error.code else error.message
+
+
+def _said(error: ProviderError) -> str:
+    """The provider's own words."""
+    return error.explained.removeprefix(error.message)

@@ -37,6 +37,7 @@ from providers.decoding import (
     as_text,
     check_http,
     dump_item,
+    in_utf8,
     load_object,
     refuse_client_error,
     scrub,
@@ -219,9 +220,19 @@ class Vairo(PullOnly):
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
         """What the answer says about the number, or about the whole send."""
+        answer = in_utf8(answer)
         if fetch.spec.params["call"] == "GonderimBilgisi":
             return _parse_send(account, fetch, answer)
         return _parse_number(account, fetch, answer)
+
+    def error_text(self, answer: Answer) -> str | None:
+        """`aciklama` beside `durum: false`: a documented word, or free text."""
+        try:
+            envelope = load_object(in_utf8(answer).body)
+        except ProviderError:
+            return None
+        verdict = envelope.get("durum")
+        return as_text(envelope.get("aciklama")) if verdict is False or as_int(verdict) == 0 else None
 
     def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
         """The object in `aciklama`, all that an answer holds: about a number, or about a whole send."""

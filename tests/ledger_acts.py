@@ -28,6 +28,7 @@ REFERENCES: Mapping[str, Mapping[str, str]] = {
     "vairo": {"api_key": "env:TEST_KEY"},
     "iletimerkezi": {"key": "env:TEST_KEY", "hash": "env:TEST_KEY"},
     "organik": {"api_key": "env:TEST_KEY"},
+    "diyalog": dict.fromkeys(("access_key_id", "access_key_secret", "requester_userid"), "env:TEST_KEY"),
     "bip": {"callback_user": "env:TEST_KEY", "callback_password": "env:TEST_KEY"},
 }
 

@@ -16,11 +16,12 @@ from models.rejections import Rejection
 from models.report import Unreadable
 from models.tracked import account_of
 from providers.adapter import Callback, Parsed
-from providers.decoding import drop_fields
+from providers.decoding import drop_fields, in_utf8
 from providers.errors import AnswerNotUnderstood, ProviderError
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.bodies import body_context, unpacked
 from tasks.steps.hints import ask_now, place
+from tasks.steps.tracking import register_named
 
 log = get_logger(__name__)
 
@@ -61,6 +62,8 @@ class Received:
     quarantined: int
     asked: int = 0
     """Ids that were made due, since only a poll can tell what was meant."""
+    registered: int = 0
+    """Ids that the body named and that were not known before: they are polled from now on."""
 
 
 def receive(runtime: Runtime, provider: str, account_id: str, callback: Callback) -> Received:
@@ -124,8 +127,10 @@ def _admitted(runtime: Runtime, row: RowMapping, provider: str, callback: Callba
         account = replace(account, credentials={**account.credentials, secret: plain})
     if not adapter_of(row).authorise_callback(account, callback):
         raise CallbackRefusedError if secret is None else _WrongSecretError
-    # From here on the tail is told to logs and the quarantine's list.
-    return callback if secret is None else replace(callback, tail="")
+    if secret is None:
+        return callback
+    # From here on the tail is shown in logs and the quarantine's list, so the secret is cut off.
+    return replace(callback, tail=callback.tail.removeprefix(account.credentials[secret]).strip("/"))
 
 
 def _plain(path: str) -> str:
@@ -149,6 +154,12 @@ def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
     except ContentCodingError as error:
         fault = error
     if adapter.record.callback_drops:
+        try:
+            callback = in_utf8(callback)
+        except AnswerNotUnderstood as error:
+            # Nothing of it is kept: what cannot be read may hold these fields anywhere.
+            lost = Parsed(unreadable=(Unreadable(reason=error.message, raw=b""),))
+            return retry_transaction(runtime.engine, lambda c: _store(c, runtime, row, callback, lost))
         callback = replace(callback, body=drop_fields(callback.body, adapter.record.callback_drops))
     if fault is not None:
         raise _refused(runtime, row, callback, fault)
@@ -182,6 +193,7 @@ def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: 
     kinds = adapter_of(row).record.reference_kinds
     reports = with_references(connection, row["id"], kinds, (*parsed.reports, *placed.reports))
     result = upsert(connection, row["id"], row["provider"], reports, asked_at=None)
+    registered = register_named(connection, row, parsed.discovered)
     ask_now(connection, row, placed.ask)
     if parsed.unreadable:
         seal(
@@ -201,6 +213,7 @@ def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: 
         new=result.new,
         advanced=result.advanced,
         asked=len(placed.ask),
+        registered=registered,
     )
     return Received(
         reports=len(reports),
@@ -209,4 +222,5 @@ def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: 
         unchanged=result.unchanged,
         quarantined=len(parsed.unreadable),
         asked=len(placed.ask),
+        registered=registered,
     )

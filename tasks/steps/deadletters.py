@@ -1,11 +1,13 @@
 """Asking again for what was given up."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from sqlalchemy import Connection, RowMapping
 
 from models.database import retry_transaction
+from models.keys import split_key
 from models.ledger import planning
 from models.ledger.deadletters import account_of_fetch, lock_dead, open_ids_of, put_away
 from models.ledger.finishing import lock_account
@@ -45,6 +47,8 @@ def retry_dead(runtime: Runtime, fetch_id: int, *, trigger: str) -> Retried | No
             return None
         if "window" in found["params"]:
             retried = _ask_window(connection, found, trigger)
+        elif "range" in found["params"]:
+            retried = _ask_range(connection, found, trigger)
         else:
             retried = _ask_ids(connection, runtime, row, found, trigger)
         told = "nothing is left to ask" if retried.poll_id is None else f"asked again by poll {retried.poll_id}"
@@ -54,18 +58,37 @@ def retry_dead(runtime: Runtime, fetch_id: int, *, trigger: str) -> Retried | No
     return retry_transaction(runtime.engine, run)
 
 
-def _open(connection: Connection, account_id: str, trigger: str, window: tuple[date, date] | None = None) -> int:
-    new = planning.NewPoll(account_id=account_id, kind="on_demand", trigger=trigger, window=window)
+def _open(
+    connection: Connection,
+    account_id: str,
+    trigger: str,
+    window: tuple[date, date] | None = None,
+    ids: Sequence[Mapping[str, str]] | None = None,
+) -> int:
+    new = planning.NewPoll(account_id=account_id, kind="on_demand", trigger=trigger, window=window, ids=ids)
     poll_id, _ = planning.open_poll(connection, new)
     if poll_id is None:
         raise RuntimeError("A poll was not inserted")
     return poll_id
 
 
+def _ask_range(connection: Connection, found: RowMapping, trigger: str) -> Retried:
+    """A poll of the id over the same days, to be planned like any on demand; the id is the `chain` of its pages."""
+    kind, value = split_key(found["params"]["chain"])
+    window = _days(found["params"]["range"])
+    account_id = found["account_id"]
+    poll_id = _open(connection, account_id, trigger, window, [{"kind": kind, "value": value}])
+    return Retried(fetch_id=found["id"], poll_id=poll_id, messages=(poll_account(account_id, poll_id),))
+
+
+def _days(given: Sequence[str]) -> tuple[date, date]:
+    first, last = map(date.fromisoformat, given)
+    return first, last
+
+
 def _ask_window(connection: Connection, found: RowMapping, trigger: str) -> Retried:
     """A poll over the days of the window, to be planned like any on demand."""
-    first, last = found["params"]["window"]
-    window = (date.fromisoformat(first), date.fromisoformat(last))
+    window = _days(found["params"]["window"])
     account_id, fetch_id = found["account_id"], found["id"]
     poll_id = _open(connection, account_id, trigger, window)
     return Retried(fetch_id=fetch_id, poll_id=poll_id, messages=(poll_account(account_id, poll_id),))

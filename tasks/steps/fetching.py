@@ -171,6 +171,7 @@ def _understand(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:
     try:
         return prepared.adapter.parse(prepared.account, prepared.fetch, sent.outcome)
     except ProviderError as error:
+        error.quote(prepared.adapter.error_text(sent.outcome))
         return error
     except Exception as error:  # noqa: BLE001 - whatever our reading does, the answer is kept and the fetch goes on
         # The exception's text may quote the answer; its class is all that is safe to keep.

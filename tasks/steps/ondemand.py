@@ -35,7 +35,7 @@ def poll_mistake(row: RowMapping, window: Window) -> tuple[str, str] | None:
     start, end = window
     if start is None:
         return None if end is None else ("from", "is missing: give the first day as well as the last")
-    if record.sweep_window_days is None:
+    if record.sweep_window_days is None and record.plan_range is None:
         return "from", f"cannot be asked for: {record.title} has no list of days; ask without days for every open id"
     if end is not None and end < start:
         return "to", "lies before from"

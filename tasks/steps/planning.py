@@ -4,7 +4,7 @@ A plan holds no more than the account can fetch within a short horizon, the most
 due never waits behind hours of older plans. Missed ticks are never made up for: the next one sees all that is due.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from math import ceil
@@ -32,8 +32,8 @@ from models.ledger.pace import (
     roll_watermark,
 )
 from models.report import TrackedKey
-from models.tracked import due_ids, held_ids, open_ids, soonest_ids
-from providers.adapter import Account, Adapter, FetchSpec
+from models.tracked import due_ids, held_ids, known_ids, open_ids, soonest_ids
+from providers.adapter import Account, Adapter, DueId, FetchSpec
 from providers.registry import adapter_for
 from schedules.windows import closed_windows, sweep_start
 from tasks.messages import Message, messages_of
@@ -41,6 +41,8 @@ from tasks.runtime import Runtime, adapter_of
 from tasks.steps.tracking import due_id, register
 
 log = get_logger(__name__)
+
+PlanRange = Callable[[Account, Sequence[DueId], date, date], tuple[FetchSpec, ...]]
 
 HORIZON_SECONDS = 10.0
 """A plan fills the account's time for about so long."""
@@ -322,6 +324,9 @@ def plan_poll(runtime: Runtime, account_id: str, poll_id: int) -> list[Message]:
 def _fill_on_demand(connection: Connection, row: RowMapping, account: Account, poll: RowMapping) -> None:
     """Give the poll its fetches: taken over where they stand ready, its own where they are in the air or missing."""
     adapter, priority = adapter_of(row), planning.PRIORITY_ON_DEMAND
+    if poll["window_from"] is not None and adapter.record.plan_range is not None:
+        _fill_range(connection, row, account, poll, adapter.record.plan_range)
+        return
     windows = _wanted_windows(row, account, adapter, poll)
     today = row["now"].astimezone(account.timezone).date()
     sweeps = _window_fetches(adapter, account, windows, today, priority)
@@ -334,6 +339,28 @@ def _fill_on_demand(connection: Connection, row: RowMapping, account: Account, p
     # Windows hold no ids, and a fetch may have let go of its own: these are known by what they ask.
     hashes = [params_hash(fetch.kind, fetch.params) for fetch in fetches]
     taken += planning.take_over(connection, poll["id"], account.id, hashes=hashes, ids=[], priority=priority)
+    inserted = planning.insert_fetches(connection, poll["id"], account.id, fetches)
+    planning.close_plan(connection, poll["id"], inserted + taken)
+    log.info("poll.planned", account=account.id, poll=poll["id"], fetches=inserted, taken_over=taken)
+
+
+def _fill_range(
+    connection: Connection, row: RowMapping, account: Account, poll: RowMapping, plan_range: PlanRange
+) -> None:
+    """Give the poll the fetches that ask for ids over its days: those it names, or all that were ever registered.
+
+    Nothing is taken over by id, since what stands ready for an id asks for other days.
+    """
+    if poll["ids"] is None:
+        wanted = known_ids(connection, account.id, ON_DEMAND_IDS)
+    else:
+        wanted = register(connection, row, account, adapter_of(row), poll["ids"])
+    specs = plan_range(account, [due_id(tracked) for tracked in wanted], poll["window_from"], poll["window_to"])
+    fetches = [new_fetch(spec, priority=planning.PRIORITY_ON_DEMAND) for spec in specs]
+    hashes = [params_hash(fetch.kind, fetch.params) for fetch in fetches]
+    taken = planning.take_over(
+        connection, poll["id"], account.id, hashes=hashes, ids=[], priority=planning.PRIORITY_ON_DEMAND
+    )
     inserted = planning.insert_fetches(connection, poll["id"], account.id, fetches)
     planning.close_plan(connection, poll["id"], inserted + taken)
     log.info("poll.planned", account=account.id, poll=poll["id"], fetches=inserted, taken_over=taken)

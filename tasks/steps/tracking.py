@@ -10,7 +10,7 @@ from models import tracked
 from models.database import retry_transaction
 from models.keys import split_key
 from models.references import attach_references
-from models.report import TrackedKey
+from models.report import Discovered, TrackedKey
 from providers.adapter import Account, Adapter, DueId
 from providers.errors import RequestIsWrong
 from providers.numbers import person, plain, trimmed
@@ -128,6 +128,23 @@ def register(
     rows = _rows(connection, row, adapter, items)
     tracked.register(connection, account.id, rows)
     return tracked.find(connection, account.id, rows)
+
+
+def register_named(connection: Connection, row: RowMapping, found: Sequence[Discovered]) -> int:
+    """Register the ids that a send reply names, as if the sender had; returns how many were not known before."""
+    items = [
+        {
+            "kind": item.key.id_kind,
+            "value": item.key.value,
+            "client_ref": item.client_ref,
+            "recipient": item.recipient,
+            "expected": item.expected,
+            "sent_at": item.sent_at,
+            "valid_until": item.valid_until,
+        }
+        for item in found
+    ]
+    return tracked.register(connection, row["id"], _rows(connection, row, adapter_of(row), items)) if items else 0
 
 
 def _rows(

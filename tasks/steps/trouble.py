@@ -42,6 +42,8 @@ OUTCOMES: Mapping[type[ProviderError], str] = {
     OurBug: "bug",
 }
 """What `calls.outcome` says of a request that got no usable answer."""
+REQUEST_FAILED = "request_failed"
+"""The same where the provider is there and only this request failed."""
 
 
 def breaker_changes(row: RowMapping, *, recent: list[bool], failed: bool) -> dict[str, Any]:
@@ -65,6 +67,16 @@ def breaker_changes(row: RowMapping, *, recent: list[bool], failed: bool) -> dic
     }
 
 
+def is_outage(error: ProviderError) -> bool:
+    """Whether the error counts for the account's breaker."""
+    return isinstance(error, TryAgainSoon) and error.is_outage
+
+
+def _outcome(error: ProviderError) -> str:
+    failed_alone = isinstance(error, TryAgainSoon) and not error.is_outage
+    return REQUEST_FAILED if failed_alone else OUTCOMES[type(error)]
+
+
 def finish_trouble(asked: Asked, error: ProviderError) -> None:
     """Write a failure in one transaction, and say so in one line."""
     roll = asked.runtime.roll()
@@ -79,6 +91,7 @@ def finish_trouble(asked: Asked, error: ProviderError) -> None:
         error=type(error).__name__,
         why=error.message,
         code=error.code,
+        said=error.detail,
         then=done,
     )
 
@@ -92,7 +105,7 @@ def _finish_trouble(
     """The finishing transaction of a failure; returns what happens to the fetch, for the log."""
     row = ledger.lock_account(connection, asked.taken.account_id)
     ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
-    ledger.close_call(connection, asked.call_end(OUTCOMES[type(error)]))
+    ledger.close_call(connection, asked.call_end(_outcome(error)))
     if isinstance(error, AnswerNotUnderstood | OurBug) and asked.sent.answer is not None:
         raw = error.raw if isinstance(error, AnswerNotUnderstood) and error.raw else asked.sent.answer.body
         asked.put_away(connection, (Unreadable(reason=error.message, raw=raw),))
@@ -130,8 +143,8 @@ def _account_changes(
     """What a failure changes about the account: breaker, throttle, pause, last trouble."""
     changes: dict[str, Any] = {"learned": error.learned}
     if not isinstance(error, TryAgainAt):
-        changes |= {"last_trouble": f"{type(error).__name__}: {error.message}", "last_trouble_at": row["now"]}
-    failed = isinstance(error, TryAgainSoon)
+        changes |= {"last_trouble": f"{type(error).__name__}: {error.explained}", "last_trouble_at": row["now"]}
+    failed = is_outage(error)
     since = row["breaker_until"]
     recent = [outcome == "failed" for outcome in ledger.recent_outcomes(connection, row["id"], 20, since=since)]
     changes |= breaker_changes(row, recent=recent, failed=failed)
@@ -151,7 +164,7 @@ def failed_with_account(row: RowMapping, error: ProviderError, changes: Mapping[
 
     Then the fetch returns uncounted, to be asked when the breaker lets a probe through.
     """
-    return isinstance(error, TryAgainSoon) and changes.get("breaker_state", row["breaker_state"]) == "open"
+    return is_outage(error) and changes.get("breaker_state", row["breaker_state"]) == "open"
 
 
 def _put_back(
@@ -162,7 +175,7 @@ def _put_back(
     now: datetime,
 ) -> str:
     """Return the fetch or end it, and count it in its poll."""
-    text = f"{type(error).__name__}: {error.message}"
+    text = f"{type(error).__name__}: {error.explained}"
     if isinstance(decision, GiveUp):
         # The ids rest as long as the longest wait of the poll policy.
         rest = asked.taken.asked_at + timedelta(seconds=ease_seconds(asked.prepared.row))

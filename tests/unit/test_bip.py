@@ -55,20 +55,21 @@ def report(*items: Any, **fields: Any) -> dict[str, Any]:
     return {"reqid": 12, "txnid": "t:1", "resultcode": 0, "list": list(items)} | fields
 
 
-def item(receiver: Any = "905399999999", resultcode: Any = 0, reportid: Any = "r-1") -> dict[str, Any]:
+def item(receiver: Any = "905399999999", resultcode: Any = 0, reportid: Any = "r-1", **fields: Any) -> dict[str, Any]:
     """One receiver of a send report."""
-    return {
+    return fields | {
         "receiver": receiver,
         "resultcode": resultcode,
         "reportid": reportid,
         "numberofmessage": 1,
-        "totalnumberofmessage": 1,
+        "totalnumberofmessage": fields.get("totalnumberofmessage", 1),
     }
 
 
 def test_the_documented_report_becomes_exactly_these_rows() -> None:
     """The vendor's asynchronous sample: one message taken over, one refused for its quota, both of one send."""
-    raw = sample("report.json")["list"]
+    head = {"reqid": 12, "txnid": "Broadcast-1Content", "send_resultcode": 0}
+    raw = [head | each for each in sample("report.json")["list"]]
     common: dict[str, Any] = {
         "granularity": Granularity.MESSAGE,
         "parent_key": "Broadcast-1Content",
@@ -83,17 +84,17 @@ def test_the_documented_report_becomes_exactly_these_rows() -> None:
                 provider_key="6a7Q8-1502",
                 status=Status.ENROUTE,
                 provider_status="0",
-                extra={"numberofmessage": 1, "totalnumberofmessage": 1},
+                extra={"numberofmessage": 1, "totalnumberofmessage": 1, "reqid": "12"},
                 statement=raw[0],
             ),
             DeliveryReport(
                 **common,
-                provider_key="Broadcast-1Content:9053XXXXXXXX:2",
+                provider_key="Broadcast-1Content:9053XXXXXXXX:1",
                 status=Status.REJECTED,
                 reason=Reason.QUOTA,
                 provider_status="312",
                 provider_error="312",
-                extra={"totalnumberofmessage": 1},
+                extra={"totalnumberofmessage": 1, "reqid": "12"},
                 statement=raw[1],
             ),
         )
@@ -109,7 +110,7 @@ def test_a_field_of_a_notice_that_is_not_documented_is_not_kept() -> None:
 
 def test_the_documented_send_reply_becomes_exactly_this_row() -> None:
     """The synchronous sample, handed over by the sender."""
-    raw = sample("send_reply.json")["list"][0]
+    raw = {"txnid": "Broadcast-1Content", "send_resultcode": 0} | sample("send_reply.json")["list"][0]
     assert parse(sample("send_reply.json"), "send_reply") == Parsed(
         reports=(
             DeliveryReport(
@@ -300,16 +301,50 @@ def test_one_bad_item_never_sinks_the_others(bad: object) -> None:
 
 
 def test_what_is_kept_of_a_bad_item_makes_the_same_keys_when_it_is_read_again() -> None:
-    """Kept is a body with the send and the receiver's items before it, so a failure has the key it would have had."""
+    """Kept is a body with the send and all items of the receiver, so a failure has the key it would have had."""
     first, other = item(resultcode=312, reportid=None), item(receiver="905388888888", reportid="r-2")
     bad = item(resultcode="?", reportid=None)
     (trouble,) = parse(report(first, other, bad)).unreadable
-    assert json.loads(trouble.raw) == {"txnid": "t:1", "list": [first, bad]}
+    assert json.loads(trouble.raw) == {"reqid": 12, "txnid": "t:1", "resultcode": 0, "list": [first, bad]}
     understood = json.loads(trouble.raw.replace(b'"?"', b"308"))
     assert [one.provider_key for one in parse(understood).reports] == [
         "t%3A1:+905399999999:1",
         "t%3A1:+905399999999:2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("places", "keys"),
+    [
+        ([1], [1]),
+        ([2], [2]),
+        (["3"], [3]),
+        ([2, 1], [2, 1]),
+        ([None, None], [1, 2]),
+        ([None, 5], [1, 5]),
+        ([0, -1], [1, 2]),
+        ([2, 2], [1, 2]),
+        ([2, None], [1, 2]),
+    ],
+)
+def test_a_failure_is_known_by_its_place_among_the_messages_of_its_receiver(places: list[Any], keys: list[int]) -> None:
+    """The stated place; the position where none is stated; positions for all where two would share a place."""
+    items = [item(resultcode=312, reportid=None, totalnumberofmessage=place) for place in places]
+    found = [one.provider_key for one in parse(report(*items)).reports]
+    assert found == [f"t%3A1:+905399999999:{n}" for n in keys]
+
+
+def test_a_send_that_is_reported_in_two_bodies_keeps_both_failures() -> None:
+    """`reqid` names the delivery of a report, `totalnumberofmessage` the message."""
+    bodies = [
+        report(item(resultcode=312, reportid=None, totalnumberofmessage=place), reqid=reqid)
+        for place, reqid in ((1, 11), (2, "12"))
+    ]
+    found = [one for body in bodies for one in parse(body).reports]
+    assert [one.provider_key for one in found] == ["t%3A1:+905399999999:1", "t%3A1:+905399999999:2"]
+    assert [one.extra["reqid"] for one in found] == ["11", "12"]
+    assert [one.statement["reqid"] for one in found] == [11, "12"]
+    assert {one.statement["send_resultcode"] for one in found} == {0}
 
 
 def test_an_accepted_send_without_a_list_says_nothing_yet() -> None:

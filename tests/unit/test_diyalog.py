@@ -1,5 +1,7 @@
 """Diyalog: the signature, the walk over pages of twenty, and conversation-days as the documents show them."""
 
+import hashlib
+import hmac
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -181,23 +183,24 @@ def test_the_documented_sample_gives_two_conversation_days() -> None:
     raw = json.loads((FIXTURES / "getcustomermessaginglist.json").read_bytes())
     fields = ("senderId", "receiverId", "messagingDate", "sendMessageCount", "isGroupMessaging", "groupId")
     wanted = [
-        ("113377:45188:0:2021-04-06", "45188", 5, date(2021, 4, 6), False),
-        ("113377:45186:909267850:2021-04-05", "45186", 7, date(2021, 4, 5), True),
+        ("113377:45188:0:2021-04-06", "45188", 5, date(2021, 4, 6), 0),
+        ("113377:45186:909267850:2021-04-05", "45186", 7, date(2021, 4, 5), 909267850),
     ]
     assert parse(first_page(), (FIXTURES / "getcustomermessaginglist.json").read_bytes()) == Parsed(
         reports=tuple(
             DeliveryReport(
                 granularity=Granularity.CONVERSATION,
                 provider_key=key,
+                parent_key="113377",
                 status=Status.SENT,
                 provider_status="sendMessageCount",
                 recipient=receiver,
                 total=count,
                 day=day,
-                extra={"is_group": is_group},
+                extra={"is_group": group != 0, "sender": "113377", "group_id": group, "day": day.isoformat()},
                 statement={name: item[name] for name in fields},
             )
-            for (key, receiver, count, day, is_group), item in zip(wanted, raw, strict=True)
+            for (key, receiver, count, day, group), item in zip(wanted, raw, strict=True)
         ),
         answers=(IdAnswer(key=CUSTOMER, found=True),),
         seen=tuple(key for key, *_ in wanted),
@@ -239,7 +242,8 @@ def test_an_empty_list_leaves_the_customer_open() -> None:
 def test_other_spellings_mean_the_same(changes: dict[str, Any]) -> None:
     """Numbers as text, texts as numbers, absent groups, any time of the UTC day."""
     (report,) = parse(first_page(), body_of(conversation(**changes))).reports
-    assert (report.provider_key, report.total, report.extra) == (key_of(1), 5, {"is_group": False})
+    assert (report.provider_key, report.total) == (key_of(1), 5)
+    assert report.extra == {"is_group": False, "sender": "113377", "group_id": 0, "day": "2021-04-06"}
 
 
 @pytest.mark.parametrize(
@@ -434,12 +438,72 @@ def test_a_broken_learned_offset_counts_as_none(learned: Any) -> None:
     assert ADAPTER.request(account, first_page(), NOW).headers["x-dlg-date"] == "Tue, 09 Mar 2021 13:28:32 GMT"
 
 
-def test_nobody_may_push() -> None:
-    """There is no callback: it is refused, and its body means nothing."""
-    callback = Callback(tail="", body=b"{}")
+def test_nobody_may_push_without_the_secret_of_a_bot() -> None:
+    """An account without `app_secret` has no webhook."""
+    signature = hmac.new(b"", b"{}", hashlib.sha1).hexdigest()
+    callback = Callback(tail="", body=b"{}", headers={"x-signature": signature})
     assert ADAPTER.authorise_callback(ACCOUNT, callback) is False
-    with pytest.raises(RequestIsWrong):
-        ADAPTER.parse_callback(ACCOUNT, callback)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"Customer not found", "text/plain"),
+        (b'"Customer not found"', "application/json"),
+        ("Müşteri bulunamadı".encode("windows-1254"), "text/plain; charset=windows-1254"),
+        ("Müşteri bulunamadı".encode("iso-8859-9"), "text/plain"),
+    ],
+)
+def test_a_500_with_a_text_is_about_this_one_request(body: bytes, content_type: str) -> None:
+    """The API reports any of its errors so: it is there, and the error is no outage."""
+    answer = Answer(status=500, headers={"content-type": content_type}, body=body, received_at=NOW)
+    with pytest.raises(TryAgainSoon) as caught:
+        ADAPTER.parse(ACCOUNT, first_page(), answer)
+    assert not caught.value.is_outage
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "content_type"),
+    [
+        (500, b"", "text/plain"),
+        (500, b" \r\n", "text/plain"),
+        (500, b"<html>Error</html>", "text/html"),
+        (500, b"Error", "text/html; charset=utf-8"),
+        (500, b"Internal Server Error", "text/plain"),
+        (500, b'"500 Internal Server Error."', "text/plain"),
+        (500, b'{"status": 500, "error": "Internal Server Error"}', "application/json"),
+        (502, b"Customer not found", "text/plain"),
+        (503, b"no healthy upstream", "text/plain"),
+    ],
+)
+def test_a_500_of_what_stands_before_the_api_is_an_outage(status: int, body: bytes, content_type: str) -> None:
+    """Nothing of the API itself has answered."""
+    answer = Answer(status=status, headers={"content-type": content_type}, body=body, received_at=NOW)
+    with pytest.raises(TryAgainSoon) as caught:
+        ADAPTER.parse(ACCOUNT, first_page(), answer)
+    assert caught.value.is_outage
+
+
+@pytest.mark.parametrize(
+    ("zone", "start", "end"),
+    [
+        # The UTC day and the local day, both whole.
+        ("Europe/Istanbul", datetime(2021, 3, 31, 21, tzinfo=UTC), datetime(2021, 5, 1, tzinfo=UTC)),
+        ("America/New_York", datetime(2021, 4, 1, tzinfo=UTC), datetime(2021, 5, 1, 4, tzinfo=UTC)),
+        ("UTC", datetime(2021, 4, 1, tzinfo=UTC), datetime(2021, 5, 1, tzinfo=UTC)),
+    ],
+)
+def test_a_range_of_days_is_asked_for_whole_and_page_by_page(zone: str, start: datetime, end: datetime) -> None:
+    """Every page of the walk names the days, so that a dead one can be asked for again."""
+    account = replace(ACCOUNT, timezone=ZoneInfo(zone))
+    plan = ADAPTER.record.plan_range
+    assert plan is not None
+    (spec,) = plan(account, [DueId(key=CUSTOMER)], date(2021, 4, 1), date(2021, 4, 30))
+    asked = json.loads(ADAPTER.request(account, Fetch(spec=spec), NOW).body)
+    assert (asked["startDate"], asked["endDate"]) == (start.timestamp() * 1000, end.timestamp() * 1000 - 1)
+    (child,) = parse(Fetch(spec=spec), body_of(*map(conversation, range(20)))).children
+    assert (child.params["page"], child.params["range"]) == (2, ["2021-04-01", "2021-04-30"])
+    assert "range" not in first_page().spec.params
 
 
 def test_the_record_says_what_configuration_needs() -> None:

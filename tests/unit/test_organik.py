@@ -87,12 +87,11 @@ def sample_reports(*, xml: bool) -> tuple[DeliveryReport, ...]:
             recipient="+905445359675",
             status=Status.DELIVERED,
             provider_status="2",
-            provider_error=None if xml else "0",
             segments=1,
             credits=1.0,
             sent_at=datetime(2016, 11, 2, 8, 47, 38, tzinfo=UTC),
             done_at=datetime(2016, 11, 2, 9, 47, 42, tzinfo=UTC),
-            extra={"is_foreign_gsm": 0},
+            extra={"is_foreign_gsm": 0, "create_date": "2016-11-02T08:47:38+00:00"},
             statement=raw[0],
             tracked=first,
         ),
@@ -110,7 +109,7 @@ def sample_reports(*, xml: bool) -> tuple[DeliveryReport, ...]:
             credits=0.0,
             sent_at=datetime(2016, 11, 2, 8, 47, 38, tzinfo=UTC),
             done_at=datetime(2016, 11, 2, 10, 47, 45, tzinfo=UTC),
-            extra={"is_foreign_gsm": 1},
+            extra={"is_foreign_gsm": 1, "create_date": "2016-11-02T08:47:38+00:00"},
             statement=raw[1],
             tracked=first,
         ),
@@ -122,11 +121,9 @@ def sample_reports(*, xml: bool) -> tuple[DeliveryReport, ...]:
             recipient="+905445359675",
             status=Status.SCHEDULED,
             provider_status="0",
-            provider_error=None if xml else "0",
             segments=0,
             credits=0.0,
-            sent_at=datetime(2017, 2, 27, 21, 0, tzinfo=UTC),
-            extra={"is_foreign_gsm": 0},
+            extra={"is_foreign_gsm": 0, "create_date": "2017-02-02T08:36:09+00:00"},
             statement=raw[2],
             tracked=second,
         ),
@@ -164,7 +161,8 @@ def test_every_status_has_its_row(number: int, status: Status, reason: Reason | 
     for given in (number, str(number)):
         report = parse(reply([row(status=given, errorcode=errorcode)])).reports[0]
         assert (report.status, report.reason, report.provider_status) == (status, reason, str(number))
-        assert report.provider_error == ("0" if errorcode in {0, "0"} else None)
+        assert report.provider_error is None
+        assert (report.sent_at is None) == (number == 0)
     assert len(STATUS) == 5
 
 

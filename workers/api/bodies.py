@@ -1,6 +1,8 @@
 """How large a request may be, and reading bodies with a cap before anything is believed of them."""
 
+import re
 from http import HTTPStatus
+from typing import Final
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
@@ -23,6 +25,9 @@ TRACKED_CAP_BYTES = 32 * 1024 * 1024
 
 _REPORTS = "/v1/reports/"
 _CAPS = (("/v1/tracked", TRACKED_CAP_BYTES), (_REPORTS, LARGEST_BYTES), ("/callbacks/", LARGEST_BYTES))
+
+
+_CHARSET: Final = re.compile(r"(?i);\s*charset\s*=[^;]*")
 
 
 def too_large(cap: int) -> ProblemError:
@@ -63,7 +68,8 @@ class BodyCap:
 class JsonBodies:
     """Lets every body under `/v1` be read as JSON, whatever Content-Type says: nothing else is taken there.
 
-    `curl -d` calls JSON a form. A bearer token is no cookie, so that no page of somebody else can make use of it.
+    `curl -d` calls JSON a form. A bearer token is no cookie, so that no page of somebody else can make use of it. A
+    charset that is named there stays: a reply that is handed over may need it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -73,7 +79,9 @@ class JsonBodies:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Name the body what it is."""
         if scope["type"] == "http" and scope["path"].startswith(f"{GUARDED}/"):
-            MutableHeaders(scope=scope)["Content-Type"] = "application/json"
+            headers = MutableHeaders(scope=scope)
+            charset = _CHARSET.search(headers.get("Content-Type", ""))
+            headers["Content-Type"] = "application/json" + (charset[0] if charset else "")
         await self._app(scope, receive, send)
 
 

@@ -41,7 +41,13 @@ class Delivery(BaseModel):
     undelivered: int | None
     waiting: int | None
     segments: int | None
-    credits: float | None
+    credits: Annotated[
+        float | None,
+        Field(
+            description="What the provider calls the price of this message, in its own credits. At Organik the credits"
+            " calculated for it, which is not what was spent: 0 abroad and before the sending."
+        ),
+    ]
     sent_at: datetime | None
     done_at: datetime | None
     valid_until: datetime | None
@@ -100,7 +106,11 @@ class DeliverySearch(Given):
     account: AccountId | None = None
     status: Status | None = None
     recipient: Annotated[
-        Text | None, Field(description="A number in any usual spelling, or a provider's own id of a person.")
+        Text | None,
+        Field(
+            description="A number in any usual spelling, or a provider's own id of a person. A conversation is found by"
+            " either of its people."
+        ),
     ] = None
     client_ref: Text | None = None
     since: Annotated[Moment | None, Field(description="Changed since then. To keep a copy use /v1/changes.")] = None

@@ -31,6 +31,7 @@ class Stored(BaseModel):
     new: int
     advanced: int
     unchanged: int
+    registered: Annotated[int, Field(description="Ids that the reply names and that are polled from now on.")]
     quarantined: Annotated[int, Field(description="Parts that were not understood and are kept for a later reading.")]
 
 
@@ -43,7 +44,7 @@ class Stored(BaseModel):
         "requestBody": {
             "required": True,
             "description": "The reply, byte for byte as the provider gave it.",
-            "content": {"application/json": {"schema": {}}},
+            "content": {"application/json": {"schema": {}}, "application/xml": {"schema": {}}},
         }
     },
 )

@@ -77,6 +77,8 @@ def ingest_file(
         raise UsageError("There is nothing to store: give the body byte for byte as the provider gave it.")
     done = ingest(run.runtime, row, Callback(tail=tail, body=body))
     print(f"{done.reports} reports: {done.new} new, {done.advanced} advanced, {done.unchanged} unchanged")
+    if done.registered:
+        print(f"{done.registered} ids registered, to be polled from now on")
     if done.quarantined:
         raise CommandError(f"{done.quarantined} parts were not understood: `ulak quarantine list` says why.")
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from models.attention import Waiting
 from models.overview import AccountOverview, AccountState
+from providers.errors import SAYS
 
 STALLED_SECONDS = 60.0
 """Work that waited so long, with room in the limit and not one call meanwhile, means that nobody works."""
@@ -161,7 +162,8 @@ def _is_refusal(account: AccountOverview) -> bool:
     """Whether the pause came from the last trouble and not from a person."""
     if account.last_trouble is None or account.last_trouble_at is None or account.reason is None:
         return False
-    return account.reason.startswith(account.last_trouble.removeprefix("PauseAccount: "))
+    message, _, _ = account.last_trouble.removeprefix("PauseAccount: ").partition(SAYS)
+    return account.reason.startswith(message)
 
 
 def _is_ahead(account: AccountOverview) -> bool:
