@@ -39,10 +39,12 @@ def secure_url(redis_url: str, authority: Authority) -> Iterator[str]:
 
     def serve(client: socket.socket) -> None:
         client.settimeout(None)
-        with contextlib.suppress(OSError), context.wrap_socket(client, server_side=True) as secured:
-            with socket.create_connection((str(plain.hostname), plain.port or 6379)) as onward:
-                threading.Thread(target=pump, args=(onward, secured), daemon=True).start()
-                pump(secured, onward)
+        where = (str(plain.hostname), plain.port or 6379)
+        with contextlib.suppress(OSError), socket.create_connection(where) as onward:
+            secured = context.wrap_socket(client, server_side=True)
+            threading.Thread(target=pump, args=(onward, secured), daemon=True).start()
+            pump(secured, onward)
+            secured.close()
 
     def accept() -> None:
         while not ended.is_set():
@@ -76,17 +78,10 @@ def test_a_server_that_nobody_vouches_for_is_refused(
     """No password goes to a stranger; `check` says what to do."""
     stranger = Authority(tmp_path, "stranger")
     told = []
-    for query in (
-        "",
-        f"?ssl_ca_certs={stranger.file}",
-        "?ssl_ca_certs=/no/such.pem",
-        f"?ssl_ca_certs={authority.file}",
-    ):
-        monkeypatch.setenv("ULAK_REDIS_URL", secure_url + query)
+    for file in (None, stranger.file, "/no/such.pem", authority.file):
+        monkeypatch.setenv("ULAK_REDIS_URL", f"{secure_url}?ssl_ca_certs={file}" if file else secure_url)
         told += [line for line in ulak("check").out.splitlines() if line.startswith("Redis")]
-    untrusted = (
-        "Redis: Redis's TLS certificate is not trusted: end ULAK_REDIS_URL with ?ssl_ca_certs=FILE of its authority."
-    )
+    untrusted = "Redis: Redis's TLS certificate is not trusted: add ?ssl_ca_certs=FILE to ULAK_REDIS_URL."
     unread = "Redis: A certificate file that ULAK_REDIS_URL names cannot be read: see that it exists and may be read."
     assert told[:3] == [untrusted, untrusted, unread]
     assert told[3].startswith("Redis: ok")
