@@ -9,17 +9,24 @@ One thread makes one request at a time, so the deadline belongs to the thread. R
 that cannot be cut short; it sends nothing to the provider, and the deadline is looked at right after it.
 """
 
+import errno
+import math
+import os
 import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import httpcore
 
 Clock = Callable[[], float]
+
+STAGGER_SECONDS = 0.25
+"""How long an address is tried alone before the next one is tried beside it (RFC 8305, section 8)."""
 
 
 class Deadline:
@@ -38,6 +45,10 @@ class Deadline:
             yield
         finally:
             del self._thread.moment
+
+    def now(self) -> float:
+        """This moment, by the boot clock."""
+        return self._boot()
 
     def bound(self, timeout: float | None) -> float | None:
         """The time-out of the next socket operation, 0 or less when the deadline has passed."""
@@ -127,38 +138,90 @@ class DeadlineBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """Connected to the first address of `host` that answers. `local_address` and `socket_options` are not used."""
+        """Connected to the first address of `host` that answers. `local_address` and `socket_options` are not used.
+
+        An address that does not answer within `STAGGER_SECONDS` is not given up, but the next one is tried beside it
+        (RFC 8305): one that swallows everything costs so long, and not the time of all the others.
+        """
         del local_address, socket_options
         try:
             addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(str(error)) from error
-        for left, (family, kind, protocol, _, address) in zip(
-            range(len(addresses) - 1, -1, -1), addresses, strict=True
-        ):
-            try:
-                return self._connect(socket.socket(family, kind, protocol), address, timeout)
-            except TimeoutError as error:
-                if not left:
-                    raise httpcore.ConnectTimeout(str(error)) from error
-            except OSError as error:
-                if not left:
-                    raise httpcore.ConnectError(str(error)) from error
-        raise httpcore.ConnectError("the host has no address")
-
-    def _connect(self, sock: socket.socket, address: Any, timeout: float | None) -> httpcore.NetworkStream:
-        """One address."""
-        left = self._deadline.bound(timeout)
+        race = _Race(addresses, self._deadline, timeout)
         try:
-            if left is not None and left <= 0:
-                raise TimeoutError("the total deadline has passed")
-            sock.settimeout(left)
-            sock.connect(address)
+            sock = race.winner()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError:
-            sock.close()
-            raise
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from error
+        finally:
+            race.close()
         return DeadlineStream(sock, self._deadline)
+
+
+class _Race:
+    """Attempts to connect to the addresses of one host, started one after the other."""
+
+    def __init__(self, addresses: Sequence[Any], deadline: Deadline, timeout: float | None) -> None:
+        """`addresses`: as `socket.getaddrinfo` gives them, the preferred first."""
+        self._left = deque(addresses)
+        self._now = deadline.now
+        bound = deadline.bound(timeout)
+        self._ends = math.inf if bound is None else deadline.now() + bound
+        self._next = -math.inf
+        self._poll = select.poll()
+        self._running: dict[int, socket.socket] = {}
+
+    def winner(self) -> socket.socket:
+        """The first that is connected; `TimeoutError` at the end of the time, else the last address's `OSError`."""
+        problem = OSError("the host has no address")
+        while self._left or self._running:
+            now = self._now()
+            if now >= self._ends:
+                raise TimeoutError("no address answered in time")
+            try:
+                if self._left and (now >= self._next or not self._running):
+                    self._next = now + STAGGER_SECONDS
+                    self._start(self._left.popleft())
+                elif (sock := self._wait(now)) is not None:
+                    return sock
+            except OSError as error:
+                # Whatever stood in the way of this address, the next one need not wait.
+                problem, self._next = error, -math.inf
+        raise problem
+
+    def close(self) -> None:
+        """Give up the others."""
+        for sock in self._running.values():
+            sock.close()
+
+    def _start(self, found: Any) -> None:
+        """Begin to connect to one address."""
+        family, kind, protocol, _, address = found
+        sock = socket.socket(family, kind, protocol)
+        sock.setblocking(False)
+        error = sock.connect_ex(address)
+        if error not in {0, errno.EINPROGRESS}:
+            sock.close()
+            raise OSError(error, os.strerror(error))
+        self._running[sock.fileno()] = sock
+        self._poll.register(sock, select.POLLOUT)
+
+    def _wait(self, now: float) -> socket.socket | None:
+        """One that is connected; None where the next one is to be started, or the time is over."""
+        until = min(self._ends, self._next if self._left else math.inf)
+        wait = None if until == math.inf else math.ceil(max(0.0, until - now) * 1000)
+        for descriptor, _ in self._poll.poll(wait):
+            sock = self._running.pop(descriptor)
+            self._poll.unregister(descriptor)
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if not error:
+                return sock
+            sock.close()
+            raise OSError(error, os.strerror(error))
+        return None
 
 
 def _is_readable(sock: socket.socket) -> bool:

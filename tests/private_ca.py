@@ -50,11 +50,6 @@ class Authority:
         context.load_cert_chain(chain)
         return context
 
-    def server_files(self) -> Path:
-        """Key and certificate of such a server in one file."""
-        self.server_context()
-        return self._folder / f"{self._name}-server.pem"
-
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
@@ -166,13 +161,14 @@ def _serve(proxy: Proxy, client: socket.socket) -> None:
         else:
             lines[0] = f"{method} {where.path} HTTP/1.1"
             onward.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + rest)
-        back = threading.Thread(target=_pump, args=(onward, client), daemon=True)
+        back = threading.Thread(target=pump, args=(onward, client), daemon=True)
         back.start()
-        _pump(client, onward)
+        pump(client, onward)
         back.join(20)
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    """Carry bytes until the source ends."""
     with contextlib.suppress(OSError):
         while piece := source.recv(65536):
             sink.sendall(piece)

@@ -21,6 +21,7 @@ from kombu import Exchange, Queue
 
 from core import names
 from core.logging import configure_logging, get_logger
+from core.redis import tls_options
 from core.settings import Settings, load_settings, set_foreign_variables_aside
 from providers.registry import ADAPTERS
 from schedules.beat import entries
@@ -186,7 +187,7 @@ def _profile(broker_url: str | None) -> dict[str, Any]:
         },
     }
     if broker_url is not None and broker_url.startswith("rediss:"):
-        profile["broker_use_ssl"] = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+        profile["broker_use_ssl"] = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **tls_options(broker_url)}
     return profile
 
 

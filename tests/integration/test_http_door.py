@@ -496,6 +496,91 @@ def test_an_unreachable_server_is_named_without_its_url(door: HttpDoor) -> None:
     ]
 
 
+@pytest.fixture
+def black_hole() -> Iterator[tuple[str, int]]:
+    """An address that swallows every attempt to connect: its queue is full, and nobody takes from it."""
+    with socket.socket() as listener, contextlib.ExitStack() as callers:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            caller = callers.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+
+
+def _resolving(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
+    """Let every name have these addresses."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address) for address in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+
+@pytest.mark.parametrize("holes", [1, 3])
+def test_an_address_that_swallows_everything_leaves_the_others_their_time(
+    serve: Callable[..., Server],
+    door: HttpDoor,
+    black_hole: tuple[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    holes: int,
+) -> None:
+    """A network that silently drops one family, or one dead server of several: the request is made all the same."""
+    server = _answering(serve, "200 OK", b"{}")
+    _resolving(monkeypatch, *[black_hole] * holes, ("127.0.0.1", int(server.root.rpartition(":")[2])))
+    sent = door.send(_post("http://two-addresses.test/"), _permit(deadline=8.0))
+    assert isinstance(sent.outcome, Answer)
+    assert (len(server.requests), server.connections) == (1, 1)
+
+
+def test_addresses_that_are_all_silent_end_at_the_deadline(
+    door: HttpDoor, black_hole: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them together have the time of one request."""
+    _resolving(monkeypatch, *[black_hole] * 4)
+    permit = _permit(deadline=1.0)
+    sent = door.send(_post("http://silent.test/"), permit)
+    assert _error(sent) == (TryAgainSoon, "The provider's server could not be reached in time.")
+    assert 0.95 < sent.answered_boot - permit.committed_boot < 1.0 + PATIENCE
+
+
+def test_a_slow_address_still_counts_when_the_next_one_is_tried(
+    serve: Callable[..., Server], door: HttpDoor, black_hole: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refusals are passed over at once, in whatever order they come; the last one is told."""
+    server = _answering(serve, "200 OK", b"{}")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        closed: tuple[str, int] = silent.getsockname()
+        _resolving(monkeypatch, closed, black_hole, closed, ("127.0.0.1", int(server.root.rpartition(":")[2])))
+        assert isinstance(door.send(_post("http://mixed.test/"), _permit()).outcome, Answer)
+        _resolving(monkeypatch, closed, closed)
+        sent = door.send(_post("http://closed.test/"), _permit())
+    assert _error(sent) == (TryAgainSoon, "The provider's server refused the connection.")
+
+
+def test_an_address_of_version_6_is_reached(door: HttpDoor) -> None:
+    """Written out in an account's address."""
+    try:
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    heard: list[bytes] = []
+
+    def serve_one() -> None:
+        client, _ = listener.accept()
+        with client:
+            heard.append(client.recv(65536))
+            client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    thread = threading.Thread(target=serve_one)
+    thread.start()
+    port = listener.getsockname()[1]
+    sent = door.send(Request(method="GET", url=f"http://[::1]:{port}/"), _permit())
+    thread.join(10)
+    listener.close()
+    assert isinstance(sent.outcome, Answer)
+    assert f"host: [::1]:{port}".encode() in heard[0].lower()
+
+
 def test_a_certificate_that_nobody_vouches_for_is_refused(
     serve: Callable[..., Server], door: HttpDoor, tmp_path: Path
 ) -> None:

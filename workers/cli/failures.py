@@ -1,5 +1,7 @@
 """What went wrong, as one sentence that says what to do, and the exit code it stands for."""
 
+import ssl
+
 import kombu.exceptions
 import psycopg
 import redis.exceptions
@@ -69,13 +71,26 @@ def _other_sentence(error: Exception) -> str | None:
     if isinstance(error, redis.exceptions.AuthenticationError):
         return "Redis refuses the login: see that user and password in ULAK_REDIS_URL are right."
     if isinstance(error, redis.exceptions.RedisError | kombu.exceptions.OperationalError):
-        return "Redis cannot be reached: see that it runs and that ULAK_REDIS_URL is right."
+        away = "Redis cannot be reached: see that it runs and that ULAK_REDIS_URL is right."
+        return _certificate_fault(error) or away
     if isinstance(error, OSError) and error.strerror is not None:
         what = (
             "The operating system refuses" if error.filename is None else f"{error.filename} cannot be read or written"
         )
         return f"{what}: {error.strerror}."
     return str(error) if isinstance(error, _OURS) else None
+
+
+def _certificate_fault(error: BaseException) -> str | None:
+    """What is wrong with the certificates of `rediss://`; None where it is something else."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return "Redis's TLS certificate is not trusted: add ?ssl_ca_certs=FILE to ULAK_REDIS_URL."
+        if isinstance(cause, FileNotFoundError | PermissionError):
+            return "A certificate file that ULAK_REDIS_URL names cannot be read: see that it exists and may be read."
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _database_sentence(error: sqlalchemy.exc.SQLAlchemyError | psycopg.Error, session: Session) -> str | None:
