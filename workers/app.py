@@ -15,6 +15,7 @@ import kombu.exceptions
 import redis.exceptions
 from celery import Celery
 from celery.app.utils import Settings as CelerySettings
+from celery.loaders.app import AppLoader
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from click import ClickException, get_current_context
 from kombu import Exchange, Queue
@@ -68,6 +69,14 @@ class OwnSettings(CelerySettings):
         """None."""
         backend: str | None = self.first("result_backend", "CELERY_RESULT_BACKEND")
         return backend
+
+
+class OwnLoader(AppLoader):
+    """Reads no further configuration: Celery's would import the module that `CELERY_CONFIG_MODULE` names."""
+
+    def read_configuration(self, env: str = "") -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
+        """Nothing."""
+        return {}
 
 
 class UlakApp(Celery):
@@ -125,7 +134,7 @@ def make_app(settings: Settings) -> UlakApp:
         "ulak",
         task_cls=UlakTask,
         # CELERY_LOADER and DJANGO_SETTINGS_MODULE, where another program has set them, choose others.
-        loader="app",
+        loader=OwnLoader,
         fixups=(),
         include=["tasks.polls", "tasks.dispatching", "tasks.fetches", "tasks.upkeep"],
     )

@@ -83,6 +83,12 @@ def test_every_process_is_deployed_everywhere() -> None:
     assert (composed - {"accounts"}, in_kubernetes - {"accounts"}, in_systemd) == (processes, processes, processes)
 
 
+def test_no_pod_gets_the_variables_of_services() -> None:
+    """Kubernetes would set ULAK_API_PORT=tcp://… beside a Service `ulak-api`, whoever makes it."""
+    pods = [each["spec"]["template"]["spec"] for each in manifests() if "template" in each.get("spec", {})]
+    assert (len(pods), [pod.get("enableServiceLinks") for pod in pods]) == (6, [False] * 6)
+
+
 def test_two_beats_run() -> None:
     """One of them may die."""
     assert [service.get("command") for service in compose()["services"].values()].count(["beat"]) == 2
