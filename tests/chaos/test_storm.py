@@ -14,7 +14,7 @@ def weather(table: Table, *, seconds: float, patience: float) -> list[str]:
         system.wait_calls(10)
         hits = rage(system, seconds)
         wrong = judge_storm(system, patience)
-    print("struck:", dict(sorted(hits.items())))
+    print("struck:", dict(sorted(hits.items())), *wrong, sep="\n")
     table.add(f"every fault for {seconds:.0f} s", sum(hits.values()), None, wrong)
     return wrong
 
