@@ -27,7 +27,7 @@ class Size:
 
 SIZES = {
     "small": Size(4, 4, 2, 5, 0, 12, 10, 4, 0, 4, 5, 8, 3),
-    "demo": Size(22, 32, 6, 20, 1100, 150, 42, 13, 600, 12, 10, 34, 10),
+    "demo": Size(22, 32, 6, 20, 1100, 90, 42, 13, 600, 12, 10, 34, 10),
     "large": Size(160, 420, 20, 60, 2500, 1800, 420, 40, 900, 60, 16, 260, 14),
 }
 
@@ -43,7 +43,7 @@ class Limit:
 
 LIMITS = {
     "iletimerkezi": Limit(20, 1.0, 4),
-    "vairo": Limit(40, 1.0, 8),
+    "vairo": Limit(100, 1.0, 10),
     "organik": Limit(10, 1.0, 1),
     "diyalog": Limit(20, 1.0, 4),
     "bip": Limit(1000, 1.0, None),

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from judging import never, wait_truth
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from system import System
 
 RATE = 0.3
@@ -40,9 +40,9 @@ _BLOCKED = """
 """
 
 
-def watch(system: System) -> None:
+def watch(engine: Engine) -> None:
     """From now on the database itself notes every status that a row of the shared table is given."""
-    with system.engine.begin() as connection:
+    with engine.begin() as connection:
         connection.execute(text(_WATCH))
 
 
@@ -83,10 +83,11 @@ def wait_unblocked(system: System, seconds: float) -> list[str]:
     return [f"blocked: {row.id} until {row.until}, circuit breaker {row.breaker_state}" for row in blocked]
 
 
-def wrong_at_any_moment(system: System) -> list[str]:
+def wrong_at_any_moment(engine: Engine, truth: Iterable[Mapping[str, Any]]) -> list[str]:
     """Final statuses that were never true, or not yet; and rows about nothing, also those that have gone."""
-    seen = system.query("SELECT * FROM chaos_seen ORDER BY at")
-    ever = _ever(system.sandbox.truth())
+    with engine.connect() as connection:
+        seen = connection.execute(text("SELECT * FROM chaos_seen ORDER BY at")).all()
+    ever = _ever(truth)
     found: list[str] = []
     for row in seen:
         key = (row.account_id, row.granularity, row.provider_key)
@@ -111,4 +112,9 @@ def _ever(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], dict[
 def judge_storm(system: System, patience: float) -> list[str]:
     """All of it: the accounts recover, the table becomes the truth, and nothing was wrong on the way."""
     wrong = wait_unblocked(system, patience)
-    return wrong + wait_truth(system, patience) + wrong_at_any_moment(system) + never(system)
+    return (
+        wrong
+        + wait_truth(system, patience)
+        + wrong_at_any_moment(system.engine, system.sandbox.truth())
+        + never(system)
+    )
