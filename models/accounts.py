@@ -71,6 +71,7 @@ class AccountRecord:
     last_trouble_at: datetime | None
     created_at: datetime
     crowded_at: datetime | None
+    last_as_of: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,18 +135,18 @@ def read_whole(connection: Connection, account_id: str, keys: Collection[Tracked
 _CLOSE = text("""
     UPDATE tracked_ids SET closed_at = clock_timestamp(), close_reason = 'final', next_check_at = NULL
     WHERE id = ANY(:ids) AND closed_at IS NULL AND fetch_id IS NULL
-      AND (changed_as_of IS NULL OR changed_as_of <= :asked_at)
+      AND (changed_as_of IS NULL OR changed_as_of <= :as_of)
 """)
 
 
-def close_answered(connection: Connection, ids: Sequence[int], asked_at: datetime) -> int:
-    """Close ids that an answer to a question of `asked_at`, understood late, has settled; returns how many.
+def close_answered(connection: Connection, ids: Sequence[int], as_of: datetime) -> int:
+    """Close ids that an answer to a question of `as_of`, understood late, has settled; returns how many.
 
     What a fetch holds is being asked for again, and is closed by its answer; what has changed since stays open.
     """
     if not ids:
         return 0
-    return connection.execute(_CLOSE, {"ids": sorted(ids), "asked_at": asked_at}).rowcount
+    return connection.execute(_CLOSE, {"ids": sorted(ids), "as_of": as_of}).rowcount
 
 
 _ACCOUNT = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE id = :account_id")

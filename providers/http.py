@@ -11,8 +11,8 @@ import ssl
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 
 import httpcore
@@ -65,12 +65,10 @@ class HttpDoor:
         *,
         max_connections: int,
         boot: Callable[[], float],
-        now: Callable[[], datetime],
         response_cap_bytes: int = RESPONSE_CAP_BYTES,
     ) -> None:
-        """`boot`, `now`: `core.clock.boot` and `core.clock.now`. `max_connections`: at least the number of threads."""
+        """`boot`: `core.clock.boot`. `max_connections`: at least the number of threads."""
         self._boot = boot
-        self._now = now
         self._cap = response_cap_bytes
         self._deadline = Deadline(boot)
         self._limits = httpx.Limits(
@@ -95,6 +93,10 @@ class HttpDoor:
         with self._deadline.until(ends):
             outcome = self._outcome(transport, request, ends - started)
         answered = self._boot()
+        if isinstance(outcome, Answer):
+            # By PostgreSQL's clock, which every worker shares: this host's may be wrong.
+            came_after = timedelta(seconds=answered - permit.committed_boot)
+            outcome = replace(outcome, received_at=permit.asked_at + came_after)
         word = f"{outcome.status // 100}xx" if isinstance(outcome, Answer) else "none"
         _SECONDS.labels(permit.account_id, word).observe(answered - started)
         return Sent(outcome=outcome, duration_seconds=answered - started, answered_boot=answered)
@@ -161,7 +163,7 @@ class HttpDoor:
         finally:
             response.close()
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(status=response.status_code, headers=headers, body=body, received_at=self._now())
+        return Answer(status=response.status_code, headers=headers, body=body)
 
 
 class _Transport(httpx.HTTPTransport):

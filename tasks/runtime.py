@@ -16,6 +16,7 @@ from sqlalchemy import Engine, RowMapping
 from core import clock
 from core.redaction import register_secret
 from core.settings import Settings, generated_secret, resolve_reference
+from models.ledger.clockwatch import ClockWatch
 from models.quarantine import new_key
 from providers.adapter import Account, Adapter
 from providers.http import HttpDoor
@@ -55,6 +56,7 @@ class Runtime:
     lease_margin_seconds: float = 15.0
     tick_seconds: float = 5.0
     roll: Callable[[], float] = random.random
+    watch: ClockWatch = field(default_factory=ClockWatch, repr=False)
 
     def account(self, row: RowMapping) -> Account:
         """The account as its adapter sees it; `CredentialError` where a reference leads nowhere."""

@@ -61,7 +61,7 @@ class Asked:
             account_id=self.taken.account_id,
             origin=f"poll:{self.taken.kind}",
             unreadable=items,
-            context={"params": dict(self.taken.params)},
+            context={"params": dict(self.taken.params), "as_of": self.taken.as_of.isoformat()},
             fetch_id=self.taken.fetch_id,
         )
         for reason in sorted({item.reason for item in items}):

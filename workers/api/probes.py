@@ -12,6 +12,7 @@ from starlette.datastructures import State
 
 from core.logging import get_logger
 from models.heartbeats import standstills
+from models.ledger.clocksteps import last_step
 from models.schema import schema_is_behind
 from workers.api.means import Have
 from workers.api.problems import documented, problem
@@ -42,7 +43,7 @@ def readyz(
     reasons = unready(means.engine, progress=only is None)
     _tell(request.app.state, only, ready=not reasons, reasons=reasons)
     if not reasons:
-        return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "ready"} | (_notes(means.engine) if only is None else {}))
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, " ".join(reasons), reasons=reasons)
 
 
@@ -52,6 +53,16 @@ def _tell(state: State, only: str | None, *, ready: bool, reasons: list[str]) ->
     if told.get(only, True) != ready:
         log.log(logging.INFO if ready else logging.WARNING, "api.ready" if ready else "api.not_ready", reasons=reasons)
     state.told_ready = {**told, only: ready}
+
+
+def _notes(engine: Engine) -> dict[str, list[str]]:
+    """What has happened lately that people should know of, though everything moves."""
+    try:
+        with engine.connect() as connection:
+            step = last_step(connection)
+    except SQLAlchemyError:
+        return {}
+    return {"notes": [step]} if step else {}
 
 
 def unready(engine: Engine, *, progress: bool) -> list[str]:

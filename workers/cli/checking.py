@@ -13,6 +13,7 @@ from core import clock
 from core.redis import connect
 from core.settings import CredentialError, resolve_reference
 from models.accounts import AccountRecord, list_accounts
+from models.ledger.clocksteps import last_step
 from models.schema import schema_is_current
 from providers.accounts import AccountsFileError, read_accounts
 from workers.cli.failures import sentence_of
@@ -114,10 +115,11 @@ def _clocks(run: Session) -> tuple[str | None, str]:
         began, before = clock.boot(), clock.now()
         theirs = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
         way = clock.boot() - began
+        step = last_step(connection) if schema_is_current(run.engine) else None
     skew = (theirs - before).total_seconds() - way / 2
     if abs(skew) > MOST_SKEW_SECONDS:
         return f"the database's clock and ours are {abs(skew):.1f} s apart: let both follow NTP", ""
-    return None, f"{abs(skew):.3f} s apart"
+    return None, f"{abs(skew):.3f} s apart{f'; {step}' if step else ''}"
 
 
 def _redis(run: Session) -> tuple[str | None, str]:
