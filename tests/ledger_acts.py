@@ -141,7 +141,7 @@ class Held:
     def __init__(self, runtime: Runtime, fetch_id: int) -> None:
         prepared = _prepare(runtime, fetch_id)
         assert isinstance(prepared, Prepared)
-        taken = take(runtime.engine, fetch_id)
+        taken = take(runtime.engine, fetch_id, runtime.watch)
         assert isinstance(taken, limiter.Taken), taken
         self.runtime, self.prepared, self.taken = runtime, prepared, taken
 

@@ -30,6 +30,8 @@ def settle(runtime: Runtime) -> None:
     """Deal with a step that a look or a take has found: afterwards calls may be made again."""
     done = retry_transaction(runtime.engine, lambda c: clocksteps.settle(c, runtime.watch, noticed_by=gethostname()))
     runtime.watch.adopt(done.reading, done.step_id)
+    with runtime.engine.begin() as connection:
+        runtime.watch.keep(connection)
     if done.step is not None:
         log.warning("clock.stepped", seconds=round(done.step.seconds, 3), evidence=done.step.evidence)
     _move_rest(runtime)
