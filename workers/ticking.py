@@ -3,7 +3,6 @@
 from typing import Any, Final
 
 from celery.beat import Scheduler
-from kombu.exceptions import ChannelError
 
 from core import clock
 from core.logging import get_logger
@@ -42,12 +41,11 @@ class TickScheduler(Scheduler):
     def _stands_in_line(self, entry: Any) -> bool:
         """Whether nobody works off the queue of this entry, so that a further tick would only make it longer."""
         try:
-            queue = self.connection.default_channel.queue_declare(queue=entry.options["queue"], passive=True)
-            is_backlogged = bool(queue.message_count >= MOST_WAITING)
-        except ChannelError:
-            is_backlogged = False  # An empty queue does not exist.
+            # A passive declaration would tell it on any broker, but kombu does not find a queue under a key prefix.
+            waiting = self.connection.default_channel.client.llen(entry.options["queue"])
         except self.app.connection_errors():
             return False  # Sending tells the trouble.
+        is_backlogged = bool(waiting >= MOST_WAITING)
         if is_backlogged != self._is_backlogged:
             self._is_backlogged = is_backlogged
             log.warning("beat.backlogged" if is_backlogged else "beat.goes_on", queue=entry.options["queue"])

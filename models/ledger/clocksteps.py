@@ -236,12 +236,12 @@ _POLLS_BACK = text(f"""
 # What was asked before the step lies ahead of the clock; an open call's deadline and release do so by right.
 _CALLS_BACK = text(f"""
     WITH {_NOW_T}, old AS (
-        SELECT c.id, (c.answered_at IS NULL OR c.released_at = c.gives_up_at) AS is_open, t.now,
-            {_past("c.asked_at", "t.now")} AS asked_at
-        FROM calls c, t
-        WHERE c.account_id = :account_id AND c.released_at > t.now
-          AND (c.asked_at > t.now OR NOT (c.answered_at IS NULL OR c.released_at = c.gives_up_at))
-        ORDER BY c.released_at LIMIT :many
+        SELECT x.id, x.is_open, t.now, {_past("x.asked_at", "t.now")} AS asked_at
+        FROM t, accounts a CROSS JOIN LATERAL (
+            SELECT c.*, (c.answered_at IS NULL OR c.released_at = c.gives_up_at) AS is_open FROM calls c
+            WHERE c.account_id = a.id AND c.released_at > (SELECT now FROM t)) x
+        WHERE x.asked_at > t.now OR NOT x.is_open
+        LIMIT :many
     )
     UPDATE calls c SET asked_at = old.asked_at, answered_at = {_past("c.answered_at", "old.now")},
         gives_up_at = greatest(c.gives_up_at - make_interval(secs => :s), old.asked_at),
@@ -276,15 +276,16 @@ _IDS_BACK = text("""
 """)
 _RESTS_BACK = text("""
     UPDATE tracked_ids SET next_check_at = clock_timestamp()
-    WHERE id IN (SELECT id FROM tracked_ids
-        WHERE account_id = :account_id AND closed_at IS NULL AND fetch_id IS NULL
-          AND next_check_at > clock_timestamp() + make_interval(secs => :longest)
-          AND valid_until > clock_timestamp() AND sent_at <= clock_timestamp()
-        ORDER BY id LIMIT :many FOR NO KEY UPDATE)
+    WHERE id IN (SELECT i.id
+        FROM unnest(CAST(:accounts AS text[]), CAST(:longest AS double precision[])) AS a(id, longest)
+        CROSS JOIN LATERAL (SELECT id FROM tracked_ids
+            WHERE account_id = a.id AND closed_at IS NULL AND fetch_id IS NULL
+              AND next_check_at > statement_timestamp() + make_interval(secs => a.longest)
+              AND valid_until > statement_timestamp() AND sent_at <= statement_timestamp()) i
+        ORDER BY i.id LIMIT :many)
 """)
 _UNFINISHED = text("SELECT id, seconds FROM clock_steps WHERE moved_at IS NULL ORDER BY id LIMIT 1")
 _FINISHED = text("UPDATE clock_steps SET moved_at = clock_timestamp() WHERE id = :id")
-_ACCOUNT_IDS = text("SELECT id FROM accounts ORDER BY id")
 
 
 def move_rest_back(engine: Engine, longest_waits: Mapping[str, float]) -> None:
@@ -292,22 +293,19 @@ def move_rest_back(engine: Engine, longest_waits: Mapping[str, float]) -> None:
 
     `longest_waits`: of each account, the longest own wait of an id before its validity ends, in seconds.
     """
+    rests = {"accounts": list(longest_waits), "longest": list(longest_waits.values()), "many": ROWS_AT_ONCE}
     while True:
         with engine.connect() as connection:
             step = connection.execute(_UNFINISHED).one_or_none()
-            if step is None:
-                return
-            account_ids = list(connection.execute(_ACCOUNT_IDS).scalars())
+        if step is None:
+            return
         times = {"s": max(0.0, -step.seconds), "many": ROWS_AT_ONCE}
         for statement in (_FETCHES_BACK, _POLLS_BACK):
             _run(engine, statement, times)
-        for account_id in account_ids:
-            _in_batches(engine, _CALLS_BACK, times | {"account_id": account_id})
+        _in_batches(engine, _CALLS_BACK, times)
         _move_ids_back(engine)
-        for account_id, longest in longest_waits.items():
-            _in_batches(engine, _RESTS_BACK, {"account_id": account_id, "longest": longest, "many": ROWS_AT_ONCE})
-        with engine.begin() as connection:
-            connection.execute(_FINISHED, {"id": step.id})
+        _in_batches(engine, _RESTS_BACK, rests)
+        _run(engine, _FINISHED, {"id": step.id})
 
 
 def _run(engine: Engine, statement: TextClause, parameters: Mapping[str, Any]) -> int:
