@@ -6,6 +6,8 @@ depends on which of several clocks a module happened to pick.
 
 import time
 from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 
 # CLOCK_BOOTTIME goes on while the machine is suspended; the monotonic clock stands still then, and
 # a virtual machine that slept an hour would believe that its call was made a second ago.
@@ -24,6 +26,18 @@ def boot() -> float:
     (macOS) it is the monotonic clock.
     """
     return time.clock_gettime(_BOOT_CLOCK)
+
+
+@cache
+def boot_id() -> str | None:
+    """What names this run of the machine's kernel: readings of `boot` compare within one and the same only.
+
+    None where the system gives no such name.
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() or None
+    except (OSError, ValueError):
+        return None
 
 
 def sleep(seconds: float) -> None:

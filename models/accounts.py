@@ -77,6 +77,7 @@ class AccountRecord:
     crowded_at: datetime | None
     ca_file: str | None
     proxy: str | None
+    last_as_of: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,8 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+from models.ledger.clockwatch import TOLERATED_SECONDS
+
 RECONCILE: Final = "reconcile"
 TICK_LATE_SECONDS: Final = 60.0
 """Ticks come every few seconds; so late, nobody sends or takes them."""
@@ -15,7 +17,7 @@ WORK_STUCK_SECONDS: Final = 120.0
 
 _BEAT = text("""
     INSERT INTO heartbeats AS h (name, at) VALUES (:name, clock_timestamp())
-    ON CONFLICT (name) DO UPDATE SET at = excluded.at WHERE h.at < excluded.at
+    ON CONFLICT (name) DO UPDATE SET at = excluded.at
 """)
 
 
@@ -38,7 +40,7 @@ def planning_of(provider: str) -> str:
 
 
 def beat(connection: Connection, name: str) -> None:
-    """Say that this work has come to its end now; a later one's word is never taken back."""
+    """Say that this work has come to its end now, whatever was said before: the clock may have been set back."""
     connection.execute(_BEAT, {"name": name})
 
 
@@ -48,6 +50,7 @@ _LATE = text("""
           UNION SELECT :reconcile FROM accounts WHERE enabled) wanted
     LEFT JOIN heartbeats h ON h.name = wanted.name
     WHERE h.at IS NULL OR h.at < clock_timestamp() - make_interval(secs => :late_seconds)
+       OR h.at > clock_timestamp() + make_interval(secs => :ahead_seconds)
     ORDER BY wanted.name
 """)
 # What could go: ready, of an account that may be asked, with a free slot. All since when: the latest of these moments.
@@ -66,6 +69,16 @@ _STUCK = text("""
     ORDER BY a.id
 """)
 
+# What has happened cannot lie ahead of the clock. Workers look every few seconds and move it.
+_AHEAD = text("""
+    SELECT id, extract(epoch FROM greatest(last_asked_at, planned_at, closed_swept_at) - clock_timestamp())
+        ::double precision AS seconds
+    FROM accounts
+    WHERE enabled AND greatest(last_asked_at, planned_at, closed_swept_at)
+        > clock_timestamp() + make_interval(secs => :ahead_seconds)
+    ORDER BY id
+""")
+
 
 def standstills(
     connection: Connection,
@@ -77,14 +90,26 @@ def standstills(
 
     An account that rests (pause, breaker, throttle, used limit) does not stand still: it waits.
     """
-    late = connection.execute(_LATE, {"reconcile": RECONCILE, "late_seconds": late_seconds})
-    reasons = [
-        f"The tick {name!r} has never been worked off."
-        if seconds is None
-        else f"The tick {name!r} was last worked off {seconds:.0f} s ago."
-        for name, seconds in late
+    late = connection.execute(
+        _LATE,
+        {"reconcile": RECONCILE, "late_seconds": late_seconds, "ahead_seconds": TOLERATED_SECONDS},
+    )
+    reasons = [f"The tick {name!r} {_since(seconds)}" for name, seconds in late]
+    ahead = connection.execute(_AHEAD, {"ahead_seconds": TOLERATED_SECONDS})
+    reasons += [
+        f"{account} has times {seconds:.0f} s ahead of the database's clock: it was set back, and no worker has moved"
+        " them yet."
+        for account, seconds in ahead
     ]
     stuck = connection.execute(_STUCK, {"stuck_seconds": stuck_seconds})
     return reasons + [
         f"{account} has fetches that may be made for {seconds:.0f} s, and none is." for account, seconds in stuck
     ]
+
+
+def _since(seconds: float | None) -> str:
+    if seconds is None:
+        return "has never been worked off."
+    if seconds < 0:
+        return f"was last worked off {-seconds:.0f} s ahead of the database's clock, which was set back."
+    return f"was last worked off {seconds:.0f} s ago."

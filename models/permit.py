@@ -1,6 +1,7 @@
 """The right to make one HTTP request, which only a committed call row gives."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,6 +13,8 @@ class Permit:
 
     call_id: int
     account_id: str
+    asked_at: datetime
+    """PostgreSQL's clock just after `committed_boot`: what an answer's times are compared with."""
     committed_boot: float
     """Boot clock read *before* the row's transaction committed: the deadline runs from here."""
     deadline_seconds: float

@@ -87,6 +87,7 @@ accounts = Table(
     Column("crowded_at", _TIME),
     Column("ca_file", Text),
     Column("proxy", Text),
+    Column("last_as_of", _TIME),
     CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
     _one_of("breaker_state", ["closed", "open", "probing"]),
@@ -430,6 +431,34 @@ workers = Table(
     Column("threads", SmallInteger, nullable=False),
     Column("seen_at", _TIME, nullable=False),
     CheckConstraint("threads >= 1", name="threads_positive"),
+    # One row each, written every few seconds for ever.
+    postgresql_with={"fillfactor": "50"},
+)
+
+# Steps of the database's clock that a worker noticed: `seconds` forward, or back where negative. The stored times have
+# all been moved with the clock once `moved_at` is set.
+clock_steps = Table(
+    "clock_steps",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("noticed_at", _TIME, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("evidence", Text, nullable=False),
+    Column("noticed_by", Text, nullable=False),
+    Column("moved_at", _TIME),
+    _one_of("evidence", ["boot_clock", "stored_times"]),
+)
+
+# How far the database's clock was ahead of a machine's boot clock when a worker there last looked: what a process that
+# starts on the same run of the same machine compares its first look with.
+clock_readings = Table(
+    "clock_readings",
+    metadata,
+    Column("boot_id", Text, primary_key=True),
+    Column("ahead_least", Double, nullable=False),
+    Column("ahead_most", Double, nullable=False),
+    Column("step_id", BigInteger, nullable=False),
+    Column("at", _TIME, nullable=False),
     # One row each, written every few seconds for ever.
     postgresql_with={"fillfactor": "50"},
 )

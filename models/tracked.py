@@ -175,19 +175,19 @@ def check_wholes(connection: Connection, account_id: str, wholes: Collection[str
 _CLOSE = text("""
     UPDATE tracked_ids SET closed_at = clock_timestamp(), close_reason = 'final', next_check_at = NULL
     WHERE id = ANY(:ids) AND closed_at IS NULL AND fetch_id IS NULL
-      AND (changed_as_of IS NULL OR changed_as_of <= :asked_at)
+      AND (changed_as_of IS NULL OR changed_as_of <= :as_of)
     RETURNING account_id, whole
 """)
 
 
-def close_answered(connection: Connection, ids: Sequence[int], asked_at: datetime) -> int:
-    """Close ids that an answer to a question of `asked_at`, understood late, has settled; returns how many.
+def close_answered(connection: Connection, ids: Sequence[int], as_of: datetime) -> int:
+    """Close ids that an answer to a question of `as_of`, understood late, has settled; returns how many.
 
     What a fetch holds is being asked for again, and is closed by its answer; what has changed since stays open.
     """
     if not ids:
         return 0
-    closed = connection.execute(_CLOSE, {"ids": sorted(ids), "asked_at": asked_at}).all()
+    closed = connection.execute(_CLOSE, {"ids": sorted(ids), "as_of": as_of}).all()
     for account_id, whole in sorted({(row.account_id, row.whole) for row in closed if row.whole is not None}):
         check_wholes(connection, account_id, [whole])
     return len(closed)

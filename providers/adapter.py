@@ -187,7 +187,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = field(repr=False, default=b"")
     received_at: datetime | None = None
-    """Our wall clock when the answer was whole (to learn a provider's clock offset from its `Date`)."""
+    """PostgreSQL's clock when the answer was whole (to learn a provider's clock offset from its `Date`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +249,7 @@ class Adapter(Protocol):
         """Fetches that ask for the ids that are due, batches filled to the brim; `today` is the UTC date."""
 
     def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:
-        """The HTTP request of a fetch; `now` is the wall clock (Diyalog signs it)."""
+        """The HTTP request of a fetch; `now` is PostgreSQL's clock (Diyalog signs it)."""
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
         """What the answer says, or an error of `providers.errors`."""

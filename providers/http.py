@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import timedelta
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -80,12 +80,10 @@ class HttpDoor:
         *,
         max_connections: int,
         boot: Callable[[], float],
-        now: Callable[[], datetime],
         response_cap_bytes: int = RESPONSE_CAP_BYTES,
     ) -> None:
-        """`boot`, `now`: `core.clock.boot` and `core.clock.now`. `max_connections`: at least the number of threads."""
+        """`boot`: `core.clock.boot`. `max_connections`: at least the number of threads."""
         self._boot = boot
-        self._now = now
         self._cap = response_cap_bytes
         self._deadline = Deadline(boot)
         self._limits = httpx.Limits(
@@ -119,6 +117,12 @@ class HttpDoor:
             with self._deadline.until(ends):
                 outcome, refused = self._outcome(transport, request, ends - started)
             answered = self._boot()
+        # By PostgreSQL's clock, which every worker shares: this host's may be wrong.
+        received_at = permit.asked_at + timedelta(seconds=answered - permit.committed_boot)
+        if isinstance(outcome, Answer):
+            outcome = replace(outcome, received_at=received_at)
+        if refused is not None:
+            refused = replace(refused, received_at=received_at)
         sent = Sent(outcome=outcome, refused=refused, duration_seconds=answered - started, answered_boot=answered)
         word = f"{sent.answer.status // 100}xx" if sent.answer is not None else "none"
         _SECONDS.labels(permit.account_id, word).observe(answered - started)
@@ -220,7 +224,7 @@ class HttpDoor:
         finally:
             response.close()
         headers = {name.lower(): value for name, value in response.headers.items()}
-        came = Answer(status=response.status_code, headers=headers, body=body, received_at=self._now())
+        came = Answer(status=response.status_code, headers=headers, body=body)
         if problem is None:
             try:
                 plain = unpack(body, headers.get("content-encoding"), self._cap)

@@ -15,6 +15,7 @@ from core import clock
 from core.redaction import register_secret
 from core.settings import Settings, generated_secret, resolve_reference
 from core.zones import time_zone
+from models.ledger.clockwatch import ClockWatch
 from models.quarantine import new_key
 from providers.adapter import Account, Adapter
 from providers.http import HttpDoor
@@ -57,6 +58,7 @@ class Runtime:
     tick_seconds: float = 5.0
     roll: Callable[[], float] = random.random
     rejections: RejectionLog = field(default_factory=RejectionLog)
+    watch: ClockWatch = field(default_factory=ClockWatch, repr=False)
 
     def account(self, row: RowMapping) -> Account:
         """The account as its adapter sees it; `CredentialError` where a reference leads nowhere."""

@@ -35,7 +35,7 @@ def make_runtime(
     """The means of one process, its ticks and leases short; `resolve` finds credentials behind references."""
     return Runtime(
         engine=engine,
-        door=HttpDoor(max_connections=threads + 2, boot=clock.boot, now=clock.now),
+        door=HttpDoor(max_connections=threads + 2, boot=clock.boot),
         seal_key=new_key(),
         credentials=CredentialCache() if resolve is None else CredentialCache(resolve=resolve),
         tick_seconds=tick_seconds,

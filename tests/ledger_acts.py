@@ -13,6 +13,7 @@ from sqlalchemy import Engine, RowMapping, text
 from core import clock
 from models import tracked
 from models.ledger import limiter, planning
+from models.ledger.clockwatch import ClockWatch
 from providers.adapter import Answer, Parsed
 from providers.errors import ProviderError, TryAgainSoon
 from providers.http import Sent
@@ -114,10 +115,13 @@ def add_ids(engine: Engine, account_id: str, values: Sequence[str], kind: str = 
         return [by_value[value] for value in values]
 
 
-def take(engine: Engine, fetch_id: int) -> limiter.Taken | limiter.NotYet | limiter.Gone:
-    """Hold a fetch, in a transaction of its own."""
+Took = limiter.Taken | limiter.NotYet | limiter.Stepped | limiter.Gone
+
+
+def take(engine: Engine, fetch_id: int, watch: ClockWatch | None = None) -> Took:
+    """Hold a fetch, in a transaction of its own; `watch`: of the process that does so."""
     with engine.begin() as connection:
-        return limiter.take(connection, fetch_id, lease_margin_seconds=1.0)
+        return limiter.take(connection, fetch_id, watch=watch or ClockWatch(), lease_margin_seconds=1.0)
 
 
 def row(engine: Engine, table: str, row_id: object) -> RowMapping:
@@ -138,7 +142,7 @@ class Held:
     def __init__(self, runtime: Runtime, fetch_id: int) -> None:
         prepared = _prepare(runtime, fetch_id)
         assert isinstance(prepared, Prepared)
-        taken = take(runtime.engine, fetch_id)
+        taken = take(runtime.engine, fetch_id, runtime.watch)
         assert isinstance(taken, limiter.Taken), taken
         self.runtime, self.prepared, self.taken = runtime, prepared, taken
 

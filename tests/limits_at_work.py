@@ -92,7 +92,7 @@ class Scene:
         apply_accounts(self.engine, [{**account, "limit": _written(self.limit)}], self.folder)
         runtime = Runtime(
             engine=self.engine,
-            door=HttpDoor(max_connections=1, boot=clock.boot, now=clock.now),
+            door=HttpDoor(max_connections=1, boot=clock.boot),
             seal_key=new_key(),
         )
         register_sends(runtime, [send for send in self.sandbox.control("GET", "/sends") if send["account"] == ACCOUNT])

@@ -67,7 +67,7 @@ def running(app: FastAPI) -> Iterator[str]:
 
 def runtime_on(engine: Engine) -> Runtime:
     """A runtime on the test's database."""
-    door = HttpDoor(max_connections=1, boot=clock.boot, now=clock.now)
+    door = HttpDoor(max_connections=1, boot=clock.boot)
     return Runtime(engine=engine, door=door, seal_key=new_key())
 
 

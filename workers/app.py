@@ -182,7 +182,8 @@ def _profile(broker_url: str | None) -> dict[str, Any]:
         "task_default_queue": names.QUEUE_CONTROL,
         "task_routes": {task: {"queue": queue} for task, queue in names.QUEUE_OF_TASK.items()},
         "beat_max_loop_interval": 1,
-        "beat_scheduler": "celery.beat:Scheduler",
+        # Ticks by the boot clock: the wall clock may be set.
+        "beat_scheduler": "workers.ticking:TickScheduler",
         "broker_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
             "unacked_restore_interval": 5,
@@ -201,7 +202,10 @@ def _profile(broker_url: str | None) -> dict[str, Any]:
 
 
 def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Beat's entries in Celery's form. A tick expires after its interval: stale ones are never worked off."""
+    """Beat's entries in Celery's form.
+
+    Without `expires`: that is a moment of beat's wall clock, which the worker would compare with its own.
+    """
     return {
         entry.name: {
             "task": entry.task,
@@ -209,7 +213,6 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
             "kwargs": entry.kwargs,
             "options": {
                 "queue": names.QUEUE_OF_TASK[entry.task],
-                "expires": max(entry.every_seconds, 5.0),
                 "argsrepr": "",
                 "kwargsrepr": entry.display,
             },
@@ -229,7 +232,7 @@ def _announce(sender: Any, **_: Any) -> None:
     """Tell the supervisor; a worker that makes fetches lets the ledger know its threads, too."""
     lifeline.announce_ready()
     if names.QUEUE_FETCH in app.amqp.queues.consume_from:
-        app.presence = Presence(app.runtime().engine, sender.hostname, app.settings.worker_threads)
+        app.presence = Presence(app.runtime(), sender.hostname, app.settings.worker_threads)
         app.presence.start()
 
 

@@ -1,12 +1,16 @@
-"""A worker says every few seconds that it makes fetches, and with how many threads: see `models.ledger.sharing`."""
+"""A worker says every few seconds that it makes fetches, and with how many threads: see `models.ledger.sharing`.
+
+It looks at the database's clock as often, so that a step is noticed where no call is made: see `tasks.steps.clocks`.
+"""
 
 from threading import Event, Thread
 
-from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.logging import get_logger
 from models.ledger import sharing
+from tasks.runtime import Runtime
+from tasks.steps import clocks
 
 log = get_logger(__name__)
 
@@ -14,9 +18,9 @@ log = get_logger(__name__)
 class Presence:
     """Announces one worker until it is stopped. A database that is away is no trouble: the next word is soon said."""
 
-    def __init__(self, engine: Engine, name: str, threads: int) -> None:
+    def __init__(self, runtime: Runtime, name: str, threads: int) -> None:
         """`name`: unique among all workers, as `worker-1@host`."""
-        self._engine = engine
+        self._runtime = runtime
         self._name = name
         self._threads = threads
         self._stopped = Event()
@@ -34,7 +38,9 @@ class Presence:
         while True:
             stopped = self._stopped.is_set()
             try:
-                with self._engine.begin() as connection:
+                if not stopped:
+                    clocks.look(self._runtime)
+                with self._runtime.engine.begin() as connection:
                     if stopped:
                         sharing.withdraw(connection, self._name)
                     else:

@@ -26,7 +26,7 @@ def build_runtime(
             application_name=application_name,
             prepares=prepares,
         ),
-        door=HttpDoor(max_connections=threads + SPARE_CONNECTIONS, boot=clock.boot, now=clock.now),
+        door=HttpDoor(max_connections=threads + SPARE_CONNECTIONS, boot=clock.boot),
         seal_key=seal_key(settings),
         lease_margin_seconds=settings.lease_margin_seconds,
         tick_seconds=settings.tick_seconds,

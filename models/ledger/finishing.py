@@ -126,8 +126,8 @@ _TRACKED = text("""
     ), locked AS (
         SELECT t.id, t.fetch_id = :fetch_id AS is_held,
             -- A list asked later has shown a change since: this answer is too old to close the id.
-            CASE WHEN t.changed_as_of > :asked_at THEN NULL ELSE g.close_reason END AS closing,
-            CASE WHEN t.changed_as_of > :asked_at THEN t.next_check_at ELSE g.next_check_at END AS next_check_at,
+            CASE WHEN t.changed_as_of > :as_of THEN NULL ELSE g.close_reason END AS closing,
+            CASE WHEN t.changed_as_of > :as_of THEN t.next_check_at ELSE g.next_check_at END AS next_check_at,
             g.found, g.is_incomplete, g.fingerprint
         FROM tracked_ids t JOIN given g USING (id) WHERE t.closed_at IS NULL
         ORDER BY t.id FOR NO KEY UPDATE OF t
@@ -146,13 +146,16 @@ _TRACKED = text("""
 """)
 
 
-def update_tracked(connection: Connection, fetch_id: int, asked_at: datetime, rows: list[Mapping[str, Any]]) -> None:
+def update_tracked(
+    connection: Connection, fetch_id: int, rows: list[Mapping[str, Any]], *, asked_at: datetime, as_of: datetime
+) -> None:
     """Write what an answer means for the ids it was asked for: next check, or closed with a reason.
 
-    A whole whose last open part closes here becomes due (`models.tracked.check_wholes`).
+    `asked_at`: by the clock; `as_of`: in the order of the account's requests. A whole whose last open part closes here
+    becomes due (`models.tracked.check_wholes`).
     """
     if rows:
-        parameters = {"rows": json_parameter(rows), "fetch_id": fetch_id, "asked_at": asked_at}
+        parameters = {"rows": json_parameter(rows), "fetch_id": fetch_id, "asked_at": asked_at, "as_of": as_of}
         written = connection.execute(_TRACKED, parameters).all()
         closed = {(row.account_id, row.whole) for row in written if row.is_closed_part}
         for account_id, whole in sorted(closed):
@@ -216,7 +219,7 @@ _REOPEN = text("""
         WHERE t.account_id = :account_id ORDER BY t.id FOR NO KEY UPDATE OF t
     )
     UPDATE tracked_ids t SET closed_at = NULL, close_reason = NULL,
-        changed_as_of = greatest(t.changed_as_of, :asked_at),
+        changed_as_of = greatest(t.changed_as_of, :as_of),
         next_check_at = least(coalesce(t.next_check_at, clock_timestamp()), clock_timestamp()),
         expected = coalesce(locked.expected, t.expected)
     FROM locked WHERE t.id = locked.id
@@ -226,7 +229,7 @@ _REOPEN = text("""
 def discover(
     connection: Connection,
     account_id: str,
-    asked_at: datetime,
+    as_of: datetime,
     rows: list[Mapping[str, Any]],
     reopened: list[Mapping[str, Any]],
 ) -> None:
@@ -236,7 +239,7 @@ def discover(
         if connection.execute(_DISCOVER, given).rowcount < len(rows):
             connection.execute(_OPEN_REFERENCES, given | {"reference": REFERENCE})
     if reopened:
-        parameters = {"account_id": account_id, "rows": json_parameter(reopened), "asked_at": asked_at}
+        parameters = {"account_id": account_id, "rows": json_parameter(reopened), "as_of": as_of}
         connection.execute(_REOPEN, parameters)
 
 

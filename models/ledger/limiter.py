@@ -6,7 +6,8 @@ which the request was answered, or given up (asked_at + deadline) while no answe
 slot are at least `per_seconds` apart at the provider, whatever the network does, and with `requests` slots no sliding
 window can hold more. Precondition: a request reaches the provider before its answer or its deadline.
 
-It is durable, needs no clock but PostgreSQL's, and no recovery after a crash.
+It is durable, needs no clock but PostgreSQL's, and no recovery after a crash. That this clock was stepped is noticed
+before a call is allowed (`clockwatch`), and what was stored before is moved with it (`clocksteps`).
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, RowMapping, text
 
 from core import clock
+from models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Reading
 from models.ledger.sharing import PRESSURE_COLUMNS, PRESSURE_PARAMETERS, threads_left
 from models.permit import Permit
 
@@ -55,6 +57,9 @@ class Taken:
     claims: int
     lease_token: UUID
     asked_at: datetime
+    as_of: datetime
+    """When the question was asked, in the order of the account's questions: it never decreases, and after a step of the
+    clock back it runs ahead of the clock until that has caught up. What an answer states is true as of it."""
     permit: Permit
     state: AccountState
 
@@ -68,6 +73,13 @@ class NotYet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stepped:
+    """The database's clock was stepped: no call may be made before that is settled. Nothing was counted."""
+
+    account_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gone:
     """Nothing to do: the fetch is not ready (a repeated or late hint), or it does not exist."""
 
@@ -75,7 +87,7 @@ class Gone:
 _LOCK_ACCOUNT = text("""
     SELECT f.state AS fetch_state, f.available_at, f.account_id,
            a.enabled, a.paused_until, a.not_before, a.breaker_state, a.breaker_until, a.breaker_failures,
-           a.throttles, a.limit_requests, a.limit_per_seconds, a.limit_concurrency,
+           a.throttles, a.last_asked_at, a.limit_requests, a.limit_per_seconds, a.limit_concurrency,
            CAST(a.options ->> 'deadline_seconds' AS double precision) AS deadline_seconds
     FROM fetches f JOIN accounts a ON a.id = f.account_id
     WHERE f.id = :fetch_id
@@ -95,11 +107,11 @@ _LOOK = text(f"""
     FROM t
 """)
 
-# asked_at never runs backwards within an account: it is the as_of of what the answer says.
 _TAKE = text("""
-    WITH moment AS MATERIALIZED (
-        SELECT greatest(clock_timestamp(), a.last_asked_at + interval '1 microsecond') AS asked_at
-        FROM accounts a WHERE a.id = :account_id
+    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), moment AS MATERIALIZED (
+        SELECT t.now AS asked_at,
+            greatest(t.now, greatest(a.last_as_of, a.last_asked_at) + interval '1 microsecond') AS as_of
+        FROM accounts a, t WHERE a.id = :account_id
     ), taken AS (
         UPDATE fetches f
         SET state = 'sending', lease_token = CAST(:token AS uuid), claims = f.claims + 1, hinted_at = NULL,
@@ -112,12 +124,12 @@ _TAKE = text("""
         SELECT taken.account_id, taken.id, :endpoint, m.asked_at,
                m.asked_at + make_interval(secs => :deadline), m.asked_at + make_interval(secs => :deadline)
         FROM taken, moment m
-        RETURNING id, asked_at
+        RETURNING id
     ), account AS (
-        UPDATE accounts a SET last_asked_at = called.asked_at, breaker_state = :breaker_state
-        FROM called WHERE a.id = :account_id
+        UPDATE accounts a SET last_asked_at = m.asked_at, last_as_of = m.as_of, breaker_state = :breaker_state
+        FROM called, moment m WHERE a.id = :account_id
     )
-    SELECT taken.*, called.id AS call_id, called.asked_at FROM taken, called
+    SELECT taken.*, called.id AS call_id, m.asked_at, m.as_of FROM taken, called, moment m
 """)
 
 _UNHINT = text("UPDATE fetches SET hinted_at = NULL WHERE id = :fetch_id AND state = 'ready'")
@@ -127,19 +139,22 @@ def take(
     connection: Connection,
     fetch_id: int,
     *,
+    watch: ClockWatch,
     lease_margin_seconds: float,
     endpoint: str = "",
-) -> Taken | NotYet | Gone:
+) -> Taken | NotYet | Stepped | Gone:
     """Turn a ready fetch into a held one and write its call row, in one, if the account may be asked now.
 
     The caller commits at once: no byte leaves before. The lease lasts deadline + `lease_margin_seconds`; whoever
     finishes later than that may find that another worker holds the fetch (`lease_token` differs). `endpoint`: what is
-    asked, for the audit.
+    asked, for the audit. `watch`: of this process; after `Stepped` the step is to be settled first.
     """
     row = connection.execute(_LOCK_ACCOUNT, {"fetch_id": fetch_id}).mappings().one_or_none()
     if row is None or row["fetch_state"] != "ready":
         return Gone()
+    watch.begin(connection)
     deadline = min(row["deadline_seconds"] or DEFAULT_DEADLINE_SECONDS, MAX_DEADLINE_SECONDS)
+    before_look = clock.boot()
     found = connection.execute(
         _LOOK,
         {
@@ -150,6 +165,10 @@ def take(
         | PRESSURE_PARAMETERS,
     )
     look = found.mappings().one()
+    reading = Reading.between(before_look, look["now"], clock.boot())
+    if watch.has_stepped(reading) or _lies_ahead(row["last_asked_at"], look["now"]):
+        connection.execute(_UNHINT, {"fetch_id": fetch_id})
+        return Stepped(account_id=row["account_id"])
     why = _why_not(row, look)
     if why is None and not threads_left(connection, row["account_id"], look, mine=look["unanswered"], wanted=1):
         why = "threads used"
@@ -175,6 +194,11 @@ def take(
         .one_or_none()
     )
     return Gone() if taken is None else _taken(taken, row, deadline, before_commit)
+
+
+def _lies_ahead(moment: datetime | None, now: datetime) -> bool:
+    """Whether what has happened lies in the future: then the clock was set back, whether anybody saw it or not."""
+    return moment is not None and moment > now + timedelta(seconds=TOLERATED_SECONDS)
 
 
 def _why_not(row: RowMapping, look: RowMapping) -> str | None:
@@ -208,9 +232,11 @@ def _taken(taken: RowMapping, account: RowMapping, deadline: float, before_commi
         claims=taken["claims"],
         lease_token=taken["lease_token"],
         asked_at=taken["asked_at"],
+        as_of=taken["as_of"],
         permit=Permit(
             call_id=taken["call_id"],
             account_id=taken["account_id"],
+            asked_at=taken["asked_at"],
             committed_boot=before_commit,
             deadline_seconds=deadline,
         ),

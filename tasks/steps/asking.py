@@ -64,7 +64,11 @@ class Asked:
             account_id=self.taken.account_id,
             origin=f"poll:{self.taken.kind}",
             unreadable=items,
-            context={"params": dict(self.taken.params), **body_context(self.sent.answer)},
+            context={
+                "params": dict(self.taken.params),
+                "as_of": self.taken.as_of.isoformat(),
+                **body_context(self.sent.answer),
+            },
             fetch_id=self.taken.fetch_id,
         )
         # What is kept once comes again with every item of its kind.

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, text
 
-from core import clock
 from core.logging import bind_context, get_logger, origin
 from core.settings import CredentialError
 from models.database import retry_transaction
@@ -21,6 +20,7 @@ from providers.http import PermitExpiredError, Sent
 from providers.way_out import WayOutError
 from tasks.messages import Message, messages_of
 from tasks.runtime import Runtime, adapter_of
+from tasks.steps import clocks
 from tasks.steps.asking import Asked, Prepared
 from tasks.steps.finishing import finish
 from tasks.steps.planning import CREDENTIALS_MISSING
@@ -52,12 +52,15 @@ def make_fetch(runtime: Runtime, fetch_id: int) -> list[Message]:
         lambda connection: limiter.take(
             connection,
             fetch_id,
+            watch=runtime.watch,
             lease_margin_seconds=runtime.lease_margin_seconds,
             endpoint=prepared.request.endpoint,
         ),
     )
     if isinstance(taken, limiter.Gone):
         return []
+    if isinstance(taken, limiter.Stepped):
+        clocks.settle(runtime)
     if isinstance(taken, limiter.Taken):
         bind_context(poll=taken.poll_id)
         _ask_and_finish(runtime, prepared, taken)
@@ -119,7 +122,7 @@ def _prepare(runtime: Runtime, fetch_id: int) -> Prepared | str | None:
     fetch = Fetch(spec=spec, ids={key: due_id(r) for key, r in tracked.items()}, seen_before=peeked.seen_before)
     adapter = adapter_of(row)
     try:
-        request = adapter.request(account, fetch, clock.now())
+        request = adapter.request(account, fetch, row["now"])
     except ProviderError as error:
         bury_unasked(runtime, row, fetch_id, f"{type(error).__name__}: {error.message}")
         return account.id

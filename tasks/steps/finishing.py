@@ -59,7 +59,7 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
     kinds = asked.prepared.adapter.record.reference_kinds
     reports = with_references(connection, asked.taken.account_id, kinds, _completed(asked, parsed))
     result = upsert(
-        connection, asked.taken.account_id, asked.prepared.account.provider, reports, asked_at=asked.taken.asked_at
+        connection, asked.taken.account_id, asked.prepared.account.provider, reports, asked_at=asked.taken.as_of
     )
     if asked.taken.attempts > 0:
         # Whatever put a whole answer away has counted an attempt, so that the usual fetch pays nothing for this.
@@ -68,7 +68,11 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
     _track_wholes(connection, asked)
     continued = {key for spec in parsed.children for key in spec.ids}
     ledger.update_tracked(
-        connection, asked.taken.fetch_id, asked.taken.asked_at, _tracked_rows(asked, parsed, skip=continued)
+        connection,
+        asked.taken.fetch_id,
+        _tracked_rows(asked, parsed, skip=continued),
+        asked_at=asked.taken.asked_at,
+        as_of=asked.taken.as_of,
     )
     _discover(connection, asked, parsed.discovered, result)
     children = _insert_children(connection, asked, parsed.children)
@@ -279,9 +283,7 @@ def _discover(
         }
         if item.reopen_on is not None and item.reopen_on in result.changed:
             reopened[key] = {"id_kind": key[0], "value": key[1], "expected": item.expected}
-    ledger.discover(
-        connection, asked.taken.account_id, asked.taken.asked_at, list(rows.values()), list(reopened.values())
-    )
+    ledger.discover(connection, asked.taken.account_id, asked.taken.as_of, list(rows.values()), list(reopened.values()))
 
 
 def _insert_children(

@@ -62,16 +62,16 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
     asked = _asked_ids(connection, runtime, row, entry)
     parsed, is_item = _parse(runtime, row, entry, asked)
     if isinstance(parsed, Parsed) and (parsed.reports or parsed.hints or is_item) and not parsed.unreadable:
-        asked_at = None if entry.origin.startswith("callback:") else _asked_at(connection, entry_id)
+        as_of = None if entry.origin.startswith("callback:") else _as_of(connection, entry)
         placed = place(connection, row["id"], parsed.hints)
         kinds = adapter_of(row).record.reference_kinds
         reports = with_references(connection, row["id"], kinds, (*parsed.reports, *placed.reports))
-        result = upsert(connection, row["id"], row["provider"], reports, asked_at=asked_at)
+        result = upsert(connection, row["id"], row["provider"], reports, asked_at=as_of)
         # An id that is split goes on as others, which only a fetch registers: it stays open, and is asked again.
         final = [answer.key for answer in parsed.answers if answer.settled and answer.close_reason is None]
         settled = [asked[key]["id"] for key in final if key in asked]
-        if asked_at is not None:
-            close_answered(connection, settled, asked_at)
+        if as_of is not None:
+            close_answered(connection, settled, as_of)
         ask_now(connection, row, placed.ask)
         resolve(connection, entry_id)
         return Reread(
@@ -153,8 +153,8 @@ def _reason(parsed: Parsed | str) -> str:
     return parsed.unreadable[0].reason if parsed.unreadable else "It says nothing about any delivery."
 
 
-# The statement was made when it was first asked for: never later than the entry came to be. An entry that was resolved
-# and came again belongs to a fetch that is younger than itself.
+# Of an entry that an older version kept without its as_of: the statement was made when it was first asked for, never
+# later than the entry came to be. One that was resolved and came again belongs to a fetch that is younger than itself.
 _ASKED_AT = text("""
     SELECT coalesce(max(c.asked_at) FILTER (WHERE c.asked_at <= q.first_seen_at), min(c.asked_at))
     FROM calls c JOIN quarantine q ON q.account_id = c.account_id AND q.fetch_id = c.fetch_id
@@ -166,8 +166,12 @@ _STATUSES = text("""
 """)
 
 
-def _asked_at(connection: Connection, entry_id: int) -> datetime | None:
-    found: datetime | None = connection.execute(_ASKED_AT, {"entry_id": entry_id}).scalar_one()
+def _as_of(connection: Connection, entry: Opened) -> datetime | None:
+    """When the answer that the entry belongs to was asked for first, in the order of the account's questions."""
+    kept = entry.context.get("as_of")
+    if kept is not None:
+        return datetime.fromisoformat(kept)
+    found: datetime | None = connection.execute(_ASKED_AT, {"entry_id": entry.id}).scalar_one()
     return found
 
 

@@ -16,6 +16,7 @@ from models.vocabulary import Granularity, Source, Status
 from providers.registry import ADAPTERS
 from tasks.messages import Message, dispatch_account, poll_account
 from tasks.runtime import Runtime, adapter_of
+from tasks.steps import clocks
 
 log = get_logger(__name__)
 
@@ -28,6 +29,8 @@ EXPIRE_AT_ONCE = 500
 
 def reconcile(runtime: Runtime) -> list[Message]:
     """Re-ready expired leases, end polls that are done, and say again what nobody was told."""
+    # First: what follows compares stored times with the clock.
+    clocks.look(runtime)
     healed = _release_expired(runtime)
     with runtime.engine.begin() as connection:
         ended = healing.end_polls(connection)

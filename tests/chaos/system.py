@@ -192,7 +192,7 @@ class System:
         migrate(self.engine)
         self.runtime = Runtime(
             engine=self.engine,
-            door=HttpDoor(max_connections=1, boot=clock.boot, now=clock.now),
+            door=HttpDoor(max_connections=1, boot=clock.boot),
             seal_key=new_key(),
         )
         self.apply_accounts()

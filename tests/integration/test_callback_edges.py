@@ -71,7 +71,7 @@ def runtime(migrated_database: Engine) -> Iterator[Runtime]:
     """The runtime of the HTTP process; a rejection is written at once, further ones when the test says so."""
     with transaction(migrated_database) as connection:
         apply(connection, parse_accounts(ACCOUNTS), prune=True)
-    door = HttpDoor(max_connections=1, boot=clock.boot, now=clock.now)
+    door = HttpDoor(max_connections=1, boot=clock.boot)
     yield Runtime(
         engine=migrated_database,
         door=door,

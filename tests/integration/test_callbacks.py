@@ -54,7 +54,7 @@ webhook_secret = "env:HOOK"
 
 def runtime_on(engine: Engine) -> Runtime:
     """A runtime whose references lead to this test's secrets."""
-    door = HttpDoor(max_connections=1, boot=clock.boot, now=clock.now)
+    door = HttpDoor(max_connections=1, boot=clock.boot)
     cache = CredentialCache(resolve=SECRETS.__getitem__)
     return Runtime(engine=engine, door=door, seal_key=new_key(), credentials=cache)
 

@@ -269,7 +269,7 @@ def server(migrated_database: Engine) -> Iterator[Server]:
     with transaction(migrated_database) as connection:
         apply(connection, parse_accounts(ACCOUNTS), prune=True)
     secrets = {"env:A": "a-secret", "env:B": "b-secret", "env:C": "c-secret", "env:APP": APP_SECRET}
-    door = HttpDoor(max_connections=1, boot=clock.boot, now=clock.now)
+    door = HttpDoor(max_connections=1, boot=clock.boot)
     cache = CredentialCache(resolve=secrets.__getitem__)
     with serving(make_api(Runtime(engine=migrated_database, door=door, seal_key=new_key(), credentials=cache))) as it:
         yield it

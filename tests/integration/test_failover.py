@@ -76,7 +76,7 @@ def database(migrated_database: Engine, postgres_url: str) -> Database:
 @pytest.fixture
 def runtime(database: Database) -> Runtime:
     """A runtime whose references lead to the test's secrets."""
-    door = HttpDoor(max_connections=1, boot=clock.boot, now=clock.now)
+    door = HttpDoor(max_connections=1, boot=clock.boot)
     cache = CredentialCache(resolve=lambda reference: SECRETS.get(reference, "secret"))
     return Runtime(engine=database.engine, door=door, seal_key=new_key(), credentials=cache)
 
@@ -213,7 +213,7 @@ def _backend(engine: Engine) -> int:
 
 def test_a_probe_does_not_wait_for_a_slow_database(database: Database) -> None:
     """It answers although what it asks for is locked, and is right again afterwards."""
-    door = HttpDoor(max_connections=1, boot=clock.boot, now=clock.now)
+    door = HttpDoor(max_connections=1, boot=clock.boot)
     runtime = Runtime(engine=database.engine, door=door, seal_key=new_key())
     with serving(make_api(runtime)) as server:
         with database.engine.connect() as other, other.begin():

@@ -125,7 +125,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 @pytest.fixture
 def door() -> Iterator[HttpDoor]:
     """A door with a small cap, so that the tests need not send megabytes."""
-    opened = HttpDoor(max_connections=32, boot=time.monotonic, now=lambda: datetime.now(UTC), response_cap_bytes=CAP)
+    opened = HttpDoor(max_connections=32, boot=time.monotonic, response_cap_bytes=CAP)
     yield opened
     opened.close()
 
@@ -134,6 +134,7 @@ def _permit(deadline: float = 5.0, age: float = 0.0, call_id: int | None = None)
     return Permit(
         call_id=call_id or next(CALLS),
         account_id="marka-sms",
+        asked_at=datetime.now(UTC) - timedelta(seconds=age),
         committed_boot=time.monotonic() - age,
         deadline_seconds=deadline,
     )
@@ -302,8 +303,11 @@ def test_a_request_that_slept_through_its_deadline_sends_nothing(serve: Callable
     server = _answering(serve, "200 OK")
     start = time.monotonic()
     ticks = itertools.chain([start + 0.1], itertools.repeat(start + 60))
-    door = HttpDoor(max_connections=1, boot=lambda: next(ticks), now=lambda: datetime.now(UTC))
-    sent = door.send(_post(server.url), Permit(call_id=1, account_id="a", committed_boot=start, deadline_seconds=30))
+    door = HttpDoor(max_connections=1, boot=lambda: next(ticks))
+    sent = door.send(
+        _post(server.url),
+        Permit(call_id=1, account_id="a", asked_at=datetime.now(UTC), committed_boot=start, deadline_seconds=30),
+    )
     door.close()
     assert _error(sent) == (TryAgainSoon, "The provider's server could not be reached in time.")
     assert (server.connections, len(server.requests), round(sent.duration_seconds, 3)) == (0, 0, 59.9)
@@ -632,7 +636,7 @@ def test_no_free_connection_means_that_nothing_was_sent(serve: Callable[..., Ser
     """Waiting for a connection is our own trouble: it ends within a second and is no attempt."""
     server = serve(lambda _: None)
     server.script = lambda client: _hang(server, client)
-    door = HttpDoor(max_connections=1, boot=time.monotonic, now=lambda: datetime.now(UTC))
+    door = HttpDoor(max_connections=1, boot=time.monotonic)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(door.send, _post(server.url), _permit(deadline=4))
         while not server.requests:

@@ -58,7 +58,7 @@ def database(migrated_database: Engine) -> Engine:
 @pytest.fixture
 def server(database: Engine) -> Iterator[Server]:
     """The HTTP process."""
-    door = HttpDoor(max_connections=1, boot=clock.boot, now=clock.now)
+    door = HttpDoor(max_connections=1, boot=clock.boot)
     with serving(make_api(Runtime(engine=database, door=door, seal_key=new_key()))) as server:
         yield server
 

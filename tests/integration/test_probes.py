@@ -24,7 +24,7 @@ def runtime(migrated_database: Engine) -> Runtime:
     """The runtime of a process on the test's database, which has one enabled account."""
     with transaction(migrated_database) as connection:
         add_account(connection, "kampanya")
-    door = HttpDoor(max_connections=1, boot=clock.boot, now=clock.now)
+    door = HttpDoor(max_connections=1, boot=clock.boot)
     return Runtime(engine=migrated_database, door=door, seal_key=new_key())
 
 

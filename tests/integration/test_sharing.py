@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from driving import scalar
+from driving import make_runtime, scalar
 from ledger_acts import add_account, add_poll, execute, fetch, row, take
 from sqlalchemy import Engine
 
@@ -204,7 +204,7 @@ def test_a_worker_counts_until_it_says_so_or_falls_silent(engine: Engine) -> Non
 
 def test_a_worker_process_announces_itself_and_takes_its_word_back(migrated_database: Engine) -> None:
     """At once both times, though it says its word every few seconds only."""
-    presence = Presence(migrated_database, "four@host", 7)
+    presence = Presence(make_runtime(migrated_database), "four@host", 7)
     presence.start()
     wait_for_workers(migrated_database, ["four@host 7"])
     presence.stop()

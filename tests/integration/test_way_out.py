@@ -45,14 +45,20 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def door() -> Iterator[HttpDoor]:
     """A door with a small cap."""
-    opened = HttpDoor(max_connections=8, boot=time.monotonic, now=lambda: datetime.now(UTC), response_cap_bytes=CAP)
+    opened = HttpDoor(max_connections=8, boot=time.monotonic, response_cap_bytes=CAP)
     yield opened
     opened.close()
 
 
 def ask(door: HttpDoor, url: str, way: WayOut, deadline: float = 20.0) -> Answer | ProviderError:
     """One request."""
-    permit = Permit(call_id=next(CALLS), account_id="a", committed_boot=time.monotonic(), deadline_seconds=deadline)
+    permit = Permit(
+        call_id=next(CALLS),
+        account_id="a",
+        asked_at=datetime.now(UTC),
+        committed_boot=time.monotonic(),
+        deadline_seconds=deadline,
+    )
     request = Request(method="POST", url=f"{url}/s3cr3t/report?api_key=s3cr3t", body=b"{}")
     return door.send(request, permit, way).outcome
 
@@ -176,7 +182,7 @@ def test_the_size_cap_holds_through_a_proxy(door: HttpDoor, authority: Authority
 def test_ways_that_nobody_uses_any_more_are_let_go(authority: Authority) -> None:
     """A rotated password makes a new way; the old one's connections do not stay for ever."""
     moment = [0.0]
-    door = HttpDoor(max_connections=2, boot=lambda: moment[0], now=lambda: datetime.now(UTC))
+    door = HttpDoor(max_connections=2, boot=lambda: moment[0])
     for number in range(5):
         door.prepare(WayOut(ca_file=str(authority.file), proxy=f"http://u:{number}@127.0.0.1:1"))
         moment[0] += 200

@@ -8,7 +8,7 @@ import multiprocessing
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -18,14 +18,17 @@ from driving import make_runtime
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ledger_acts import add_account, add_poll, execute, fetch, take
+from shifted_clock import ShiftedClock
 from sqlalchemy import Engine, text
 
 from core import clock
 from models.database import make_engine
+from models.ledger import clocksteps, limiter
 from models.ledger import finishing as ledger
-from models.ledger import limiter
+from models.ledger.clockwatch import ClockWatch
 from sandbox.server import Sandbox
-from tasks.steps import fetching, upkeep
+from tasks.runtime import Runtime
+from tasks.steps import clocks, fetching, upkeep
 
 DEADLINE = 5.0
 
@@ -70,6 +73,9 @@ class World:
     ready: list[int] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     in_the_air: list[tuple[Call, limiter.Taken, float]] = field(default_factory=list)
+    stepped: float = 0.0
+    """By how much the database's clock was set, in all: true time goes on without it."""
+    workers: list[Runtime] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         requests, per_seconds, concurrency = self.limit
@@ -81,19 +87,29 @@ class World:
             options={"deadline_seconds": DEADLINE},
         )
         _, self.ready = add_poll(self.engine, self.account_id, [fetch(number) for number in range(40)])
+        self.workers = [make_runtime(self.engine) for _ in range(2)]
+        for worker in self.workers:
+            clocks.look(worker)
 
-    def ask(self, where: float) -> None:
+    def ask(self, where: float, which: int = 0) -> None:
         """A worker takes a fetch; its request arrives at the part `where` of its time in the air."""
-        taken = take(self.engine, self.ready[0])
+        taken = take(self.engine, self.ready[0], self.workers[which].watch)
+        if isinstance(taken, limiter.Stepped):
+            clocks.settle(self.workers[which])
         if not isinstance(taken, limiter.Taken):
             return
         self.ready.append(self.ready.pop(0))
         self.start = self.start or taken.asked_at
-        asked = (taken.asked_at - self.start).total_seconds() + self.passed
+        asked = self.true_time(taken.asked_at)
         # Until it is answered, it may be on its way up to its deadline.
         call = Call(asked=asked, arrival=asked + where * DEADLINE, ended=asked + DEADLINE, limit=self.limit)
         self.calls.append(call)
         self.in_the_air.append((call, taken, where))
+
+    def true_time(self, moment: datetime) -> float:
+        """A moment of the database's clock, just read, in seconds of true time."""
+        assert self.start is not None
+        return (moment - self.start).total_seconds() + self.passed - self.stepped
 
     def answer(self, which: int, late: float) -> None:
         """A worker writes the end of its call: `late` seconds after the answer came, but not after its deadline."""
@@ -101,9 +117,7 @@ class World:
             return
         call, taken, where = self.in_the_air.pop(which % len(self.in_the_air))
         with self.engine.begin() as connection:
-            now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-            assert self.start is not None
-            moment = (now - self.start).total_seconds() + self.passed
+            moment = self.true_time(connection.execute(text("SELECT clock_timestamp()")).scalar_one())
             call.ended = min(max(call.asked, moment - late), call.asked + DEADLINE)
             call.arrival = call.asked + where * (call.ended - call.asked)
             end = ledger.CallEnd(
@@ -127,9 +141,34 @@ class World:
         if self.in_the_air:
             self.in_the_air.pop(which % len(self.in_the_air))
 
-    def heal(self) -> None:
+    def heal(self, which: int = 0) -> None:
         """The reconciler comes by."""
-        upkeep.reconcile(make_runtime(self.engine))
+        upkeep.reconcile(self.workers[which])
+
+    def step(self, seconds: float) -> None:
+        """Somebody sets the database's clock; no worker has looked yet."""
+        execute(self.engine, "UPDATE shifted.by SET seconds = seconds + :seconds", seconds=seconds)
+        self.stepped += seconds
+
+    def look(self, which: int) -> None:
+        """A worker looks at the clock, as it does every few seconds."""
+        clocks.look(self.workers[which])
+
+    def restart(self, which: int) -> None:
+        """A worker is started anew, on the same machine."""
+        self.workers[which] = make_runtime(self.engine)
+
+    def is_taken_up_again(self) -> bool:
+        """Whether a call is allowed once every window of before has passed."""
+        self.pass_time(DEADLINE + self.limit[1] + 0.5)
+        _, [fetch_id] = add_poll(self.engine, self.account_id, [fetch(1000)])
+        for worker in self.workers * 2:
+            taken = take(self.engine, fetch_id, worker.watch)
+            if isinstance(taken, limiter.Stepped):
+                clocks.settle(worker)
+            if isinstance(taken, limiter.Taken):
+                return True
+        return False
 
     def change(self, limit: tuple[int, float, int]) -> None:
         """Somebody applies another limit while everything runs."""
@@ -199,6 +238,59 @@ def test_no_interleaving_breaks_the_limit(
     assert violations(live(World(shared_database, limit), acts)) == []
 
 
+STEPS = st.sampled_from([-40 * 86400.0, -3600.0, -30.0, -3.0, -1.5, 1.5, 3.0, 30.0, 3600.0, 40 * 86400.0])
+WORKERS = st.integers(0, 1)
+STEPPING_ACTS = st.one_of(
+    st.tuples(st.just("ask"), PARTS, WORKERS),
+    st.tuples(st.just("ask"), PARTS, WORKERS),
+    st.tuples(st.just("answer"), st.integers(0, 3), st.sampled_from([0.0, 0.5, 20.0])),
+    st.tuples(st.just("crash"), st.integers(0, 3)),
+    st.tuples(st.just("heal"), WORKERS),
+    st.tuples(st.just("change"), LIMITS),
+    st.tuples(st.just("pass_time"), st.sampled_from([0.1, 0.9, 1.0, 2.5, DEADLINE, 9.95, 30.0])),
+    st.tuples(st.just("step"), STEPS),
+    st.tuples(st.just("look"), WORKERS),
+    st.tuples(st.just("restart"), WORKERS),
+)
+ASKED_THEN_FORWARD: list[tuple[object, ...]] = [("ask", 1.0), ("step", 3600.0), ("ask", 0.0), ("ask", 0.0)]
+
+
+@pytest.fixture(scope="module")
+def shifted_database(
+    make_database: Callable[..., str], drop_database: Callable[[str], None], migrated_template: str
+) -> Iterator[Engine]:
+    """A database whose clock may be set, for this module; every example brings its own account."""
+    url = make_database(migrated_template)
+    plain = make_engine(url, pool_size=1)
+    clock_of = ShiftedClock(plain)
+    plain.dispose()
+    yield clock_of.engine
+    clock_of.engine.dispose()
+    drop_database(url)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(limit=LIMITS, acts=st.lists(STEPPING_ACTS, min_size=5, max_size=25))
+@example(limit=(1, 10.0, 4), acts=ASKED_THEN_FORWARD)
+@example(limit=(1, 10.0, 4), acts=[("ask", 1.0), ("step", -3600.0), ("answer", 0, 0.0), ("look", 1), ("ask", 0.0, 1)])
+@example(limit=(1, 10.0, 4), acts=[("ask", 1.0), ("step", 3600.0), ("restart", 0), ("ask", 0.0), ("ask", 0.0)])
+def test_no_step_of_the_clock_breaks_the_limit_or_stops_the_calls(
+    shifted_database: Engine, limit: tuple[int, float, int], acts: list[tuple[object, ...]]
+) -> None:
+    """Two workers, restarts, and a database whose clock is set forward and back: judged by true time.
+
+    No window and no moment holds more; and when every window of before has passed, calls are allowed again.
+    """
+    execute(shifted_database, "UPDATE accounts SET enabled = false")
+    world = World(shifted_database, limit)
+    assert violations(live(world, acts)) == []
+    assert world.is_taken_up_again()
+
+
 def _freed_at_sending(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = str(ledger._CLOSE_CALL).replace(
         "released_at = greatest(asked_at, clock_timestamp() - make_interval(secs => :seconds_since))",
@@ -211,6 +303,24 @@ def _freed_at_sending(monkeypatch: pytest.MonkeyPatch) -> None:
 def _never_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = str(limiter._LOOK).replace("c.account_id = :account_id", "c.account_id = :account_id || 'x'")
     monkeypatch.setattr(limiter, "_LOOK", text(broken))
+
+
+def _steps_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ClockWatch, "has_stepped", lambda *_: False)
+
+
+def _steps_noted_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clocksteps, "_move_forward", lambda *_: None)
+
+
+@pytest.mark.parametrize("spoil", [_steps_unseen, _steps_noted_alone])
+def test_the_law_of_steps_sees_a_limiter_that_takes_them_lightly(
+    shifted_database: Engine, monkeypatch: pytest.MonkeyPatch, spoil: object
+) -> None:
+    """A step that nobody sees, or that moves no call, breaks the law."""
+    assert callable(spoil)
+    spoil(monkeypatch)
+    assert violations(live(World(shifted_database, (1, 10.0, 4)), ASKED_THEN_FORWARD)) != []
 
 
 @pytest.mark.parametrize("spoil", [_freed_at_sending, _never_counted])

@@ -43,7 +43,7 @@ def test_a_secret_made_from_credentials_is_masked(
     }
     runtime = Runtime(
         engine=make_engine("postgresql://nobody@127.0.0.1:1/none"),
-        door=HttpDoor(max_connections=1, boot=clock.boot, now=clock.now),
+        door=HttpDoor(max_connections=1, boot=clock.boot),
         seal_key=new_key(),
     )
     runtime.account(row)  # type: ignore[arg-type]  # a mapping is all that is read

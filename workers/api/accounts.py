@@ -9,10 +9,10 @@ from fastapi import APIRouter, BackgroundTasks, Path, Request
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
-from core import clock
 from core.logging import get_logger
 from models.accounts import UnknownAccountError, pause, resume
 from models.database import transaction
+from models.ledger.finishing import database_now
 from models.overview import AccountOverview, overview
 from tasks.messages import dispatch_account
 from workers.api.fields import AccountId, Given, Moment, Text
@@ -104,9 +104,9 @@ def show_all(means: Have) -> Accounts:
 def pause_one(account: OneAccount, means: Have, request: Request, why: Pause | None = None) -> Account:
     """Lets the account rest; a pause that lasts longer already stays."""
     why = why or Pause()
-    if why.until is not None and why.until <= clock.now():
-        raise wrong_fields([("body.until", "lies in the past")])
     with transaction(means.engine) as connection:
+        if why.until is not None and why.until <= database_now(connection):
+            raise wrong_fields([("body.until", "lies in the past")])
         try:
             is_changed = pause(connection, account, why.until, why.reason)
         except UnknownAccountError:

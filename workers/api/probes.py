@@ -36,7 +36,8 @@ async def readyz(
     reasons = await request.app.state.readiness.reasons(progress=only is None)
     _tell(request.app.state, only, ready=not reasons, reasons=reasons)
     if not reasons:
-        return JSONResponse({"status": "ready"})
+        notes = request.app.state.readiness.notes if only is None else []
+        return JSONResponse({"status": "ready"} | ({"notes": notes} if notes else {}))
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, " ".join(reasons), reasons=reasons)
 
 

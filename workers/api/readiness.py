@@ -13,6 +13,7 @@ from core import clock
 from models.availability import took_too_long
 from models.database import make_engine
 from models.heartbeats import prove_write, standstills
+from models.ledger.clocksteps import last_step
 from models.schema import known_revisions, schema_is_behind
 
 PATIENCE_SECONDS: Final = 0.5
@@ -34,6 +35,8 @@ class Readiness:
 
     engine: Engine
     patience_seconds: float = PATIENCE_SECONDS
+    notes: list[str] = field(default_factory=list)
+    """What happened lately that operators should know although everything moves, as of the last look at progress."""
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="probe"))
     _asked: dict[bool, Future[list[str]]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
@@ -83,7 +86,11 @@ class Readiness:
                     return ["The schema is older than this program: run `ulak migrate`."]
                 if not self._can_write(connection):
                     return [TAKES_NO_WRITES]
-                return standstills(connection) if progress else []
+                if not progress:
+                    return []
+                step = last_step(connection)
+                self.notes = [step] if step else []
+                return standstills(connection)
         except SQLAlchemyError as error:
             return [SLOW if took_too_long(error) else AWAY]
 

@@ -1,15 +1,16 @@
 """`ulak accounts`: apply a file, list, pause, resume."""
 
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from core import clock
 from core.logging import get_logger
 from models.accounts import AccountRecord, apply, list_accounts, load, pause, resume
 from models.database import retry_transaction, transaction
+from models.ledger.finishing import database_now
 from models.overview import state_of
 from providers.accounts import read_accounts
 from workers.cli.output import write_json, write_table
@@ -49,8 +50,8 @@ def list_all(
 ) -> None:
     """Every account with its limit and state."""
     with session(context).engine.connect() as connection:
-        records = list_accounts(connection)
-    rows = [_row(record) for record in records]
+        records, now = list_accounts(connection), database_now(connection)
+    rows = [_row(record, now) for record in records]
     if as_json:
         write_json(rows)
         return
@@ -72,9 +73,9 @@ def list_all(
     )
 
 
-def _row(record: AccountRecord) -> dict[str, Any]:
+def _row(record: AccountRecord, now: datetime) -> dict[str, Any]:
     """One account as `--json` shows it: no reference to a credential."""
-    state, reason, until = state_of(asdict(record), clock.now())
+    state, reason, until = state_of(asdict(record), now)
     return {
         "id": record.id,
         "provider": record.provider,

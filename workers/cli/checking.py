@@ -15,6 +15,7 @@ from core.redis import connect
 from core.settings import CredentialError, ignored_variables, resolve_reference, trusted_proxies_before
 from core.zones import host_differs, zone_rules
 from models.accounts import AccountRecord, list_accounts
+from models.ledger.clocksteps import last_step
 from models.overview import AccountState, state_of
 from models.schema import NEWER, UnfitDatabaseError, check_encoding, schema_is_current, schema_is_newer
 from providers.accounts import DEFAULT_TIMEZONE, AccountsFileError, read_accounts
@@ -140,10 +141,11 @@ def _clocks(run: Session) -> tuple[str | None, str]:
         began, before = clock.boot(), clock.now()
         theirs = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
         way = clock.boot() - began
+        step = last_step(connection) if schema_is_current(run.engine) else None
     skew = (theirs - before).total_seconds() - way / 2
     if abs(skew) > MOST_SKEW_SECONDS:
         return f"the database's clock and ours are {abs(skew):.1f} s apart: let both follow NTP", ""
-    return None, f"{abs(skew):.3f} s apart"
+    return None, f"{abs(skew):.3f} s apart{f'; {step}' if step else ''}"
 
 
 def _redis(run: Session) -> tuple[str | None, str]:

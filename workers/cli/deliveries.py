@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 import typer
 from sqlalchemy import Connection, RowMapping
 
-from core import clock
 from core.zones import time_zone
 from models.accounts import load
+from models.ledger.finishing import database_now
 from models.lookups import Explanation, Statement, explain, find_by_any, find_deliveries, open_tracked
 from models.tables import delivery_status
 from models.tracked import REFERENCE
@@ -60,7 +60,7 @@ def deliveries(
     refuse_empty({"--account": account, "--recipient": recipient, "--ref": ref})
     with session(context).engine.connect() as connection:
         zone = time_zone(load(connection, account).timezone if account is not None else "UTC")
-        search = Search(account, status, recipient, ref, _moment(since, zone))
+        search = Search(account, status, recipient, ref, _moment(since, zone, database_now(connection)))
         rows = search.rows(connection)
         first = next(rows, None)
         if first is None and recipient is not None and lookup_form(recipient) is None:
@@ -77,12 +77,12 @@ def deliveries(
             _write_page(rows, limit or TABLE_LIMIT)
 
 
-def _moment(text: str | None, zone: ZoneInfo) -> datetime | None:
-    """The time that `--since` means; bare days and times are of `zone`."""
+def _moment(text: str | None, zone: ZoneInfo, now: datetime) -> datetime | None:
+    """The time that `--since` means; bare days and times are of `zone`, ages before `now`."""
     if text is None:
         return None
     if ago := _AGO.fullmatch(text):
-        return clock.now() - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
+        return now - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

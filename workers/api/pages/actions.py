@@ -12,6 +12,7 @@ from core.logging import get_logger
 from models.accounts import UnknownAccountError, load, pause, resume
 from models.database import retry_transaction, transaction
 from models.ledger.deadletters import list_dead
+from models.ledger.finishing import database_now
 from models.overview import AccountState
 from tasks.messages import Message, dispatch_account, poll_account
 from tasks.steps.deadletters import retry_dead
@@ -108,12 +109,14 @@ def pause_account(seen: Member, form: Form, account: str) -> Response:
     reason = " ".join(form.get("reason", "").split())[:LONGEST_REASON].replace("\x00", "")
     if not reason:
         return _done(seen, form, "reason_missing")
-    hours, now = form.get("hours", ""), clock.now()
-    until = now + timedelta(hours=int(hours)) if hours in map(str, PAUSE_HOURS) else None
+    hours = form.get("hours", "")
     holder = seen.session.holder if seen.session else ""
-    told = seen.language.say("account.by", reason=reason, holder=holder, when=f"{now:%Y-%m-%d %H:%M}")
     try:
         with transaction(seen.site.runtime.engine) as connection:
+            # By the clock that ends the pause: this host's may be wrong.
+            now = database_now(connection)
+            until = now + timedelta(hours=int(hours)) if hours in map(str, PAUSE_HOURS) else None
+            told = seen.language.say("account.by", reason=reason, holder=holder, when=f"{now:%Y-%m-%d %H:%M}")
             is_changed = pause(connection, account, until, told)
     except UnknownAccountError:
         raise MissingError from None
