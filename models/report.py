@@ -129,3 +129,17 @@ class Unreadable:
     """The bytes of the item (or of the whole answer)."""
     provider_key: str | None = None
     """The delivery it belongs to, where known (an unknown status word)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalkedPage:
+    """One page of a list window as a poll has read it: what `providers.adapter.SweepPage` says, and the keys seen."""
+
+    round: int
+    """The attempt that read it, from 1."""
+    number: int
+    count: int | None
+    last: bool
+    seen: tuple[str, ...]
+    size: int | None = None
+    newest_first: bool | None = None
