@@ -150,3 +150,17 @@ class Unreadable:
     For an optional field that cannot be read: its item is stored all the same, and each poll would say it again."""
     is_open: bool = True
     """False: only kept for as long as quarantine keeps things. Nobody has to look at it, so it is not listed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalkedPage:
+    """One page of a list window as a poll has read it: what `providers.adapter.SweepPage` says, and the keys seen."""
+
+    round: int
+    """The attempt that read it, from 1."""
+    number: int
+    count: int | None
+    last: bool
+    seen: tuple[str, ...]
+    size: int | None = None
+    newest_first: bool | None = None

@@ -199,6 +199,10 @@ class SweepPage:
     """How many keys the whole window holds, where the provider says it."""
     last: bool
     """No further page follows."""
+    size: int | None = None
+    """How many keys a full page holds, where that is known."""
+    newest_first: bool | None = None
+    """Whether the list begins with its newest key; None where this page does not show it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +246,8 @@ class Adapter(Protocol):
     def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:
         """First fetches of one list window (days inclusive, in the account's time zone). Empty without a list.
 
-        The specs carry `params["window"] = [start, end]` (ISO days) and `params["page"] = 1`.
+        The specs carry `params["window"] = [start, end]` (ISO days) and `params["page"] = 1`; with another number the
+        same params ask for that page.
         """
 
     def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:

@@ -326,9 +326,17 @@ def _parse_list(account: Account, fetch: Fetch, answer: Answer, response: Mappin
         children=tuple(_list_page(window, page) for page in pages),
         discovered=_discover(account, orders) if details else (),
         seen=tuple(order.id for order in orders),
-        page=SweepPage(number=number, count=count, last=last),
+        page=SweepPage(number=number, count=count, last=last, size=PAGE_SIZE, newest_first=_is_newest_first(orders)),
         unreadable=tuple(unreadable),
     )
+
+
+def _is_newest_first(orders: Sequence[Order]) -> bool | None:
+    """Whether the page runs from new to old; the documents show lists in both orders. By time, then by id."""
+    if len(orders) < 2 or orders[0].submitted_at is None or orders[-1].submitted_at is None:  # noqa: PLR2004
+        return None
+    first, last = ((order.submitted_at, len(order.id), order.id) for order in (orders[0], orders[-1]))
+    return None if first == last else first > last
 
 
 def _discover(account: Account, orders: Sequence[Order]) -> tuple[Discovered, ...]:

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
+
+from models.report import WalkedPage
 
 
 def ended_state_sql() -> str:
@@ -30,17 +31,6 @@ def seen_in_chain(connection: Connection, poll_id: int, params: Mapping[str, Any
     return dict(Counter({row.key: row.times for row in rows}))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WalkedPage:
-    """One finished page of a list window."""
-
-    round: int
-    number: int
-    count: int | None
-    last: bool
-    seen: tuple[str, ...]
-
-
 _OPEN = text("""
     SELECT EXISTS (SELECT 1 FROM fetches f
       WHERE f.poll_id = :poll_id AND f.params -> 'window' = CAST(:window AS jsonb)
@@ -51,12 +41,12 @@ _WINDOW = text("""
     FROM fetches f
     WHERE f.poll_id = :poll_id AND f.params -> 'window' = CAST(:window AS jsonb) AND f.state = 'done'
       AND f.page IS NOT NULL
-    ORDER BY f.id
+    ORDER BY f.finished_at, f.id
 """)
 
 
 def walked_pages(connection: Connection, poll_id: int, window_json: str) -> tuple[list[WalkedPage], bool]:
-    """The finished pages of one window of a poll; or ([], True) while another of its pages is still open, or is dead.
+    """The pages of one window that a poll has read, in that order; or ([], True) while one is open, or is dead.
 
     To be asked under the poll's lock: of all finishers of a round exactly one then sees the round whole. What the pages
     have seen is read only then: read at each of n pages, it would cost n² pages.
@@ -72,7 +62,23 @@ def walked_pages(connection: Connection, poll_id: int, window_json: str) -> tupl
             count=row.page["count"],
             last=row.page["last"],
             seen=tuple(row.seen or ()),
+            # Pages that the previous version stored lack both.
+            size=row.page.get("size"),
+            newest_first=row.page.get("newest_first"),
         )
         for row in rows
     ]
     return pages, False
+
+
+_OTHERS = text("""
+    SELECT EXISTS (SELECT 1 FROM fetches f
+      WHERE f.poll_id = :poll_id AND f.params -> 'window' = CAST(:window AS jsonb) AND f.id <> :fetch_id)
+""")
+
+
+def is_read_again(connection: Connection, poll_id: int, window_json: str, fetch_id: int) -> bool:
+    """Whether the poll has other pages of this window: then its page one was read before and calls for no others."""
+    parameters = {"poll_id": poll_id, "window": window_json, "fetch_id": fetch_id}
+    again: bool = connection.execute(_OTHERS, parameters).scalar_one()
+    return again

@@ -1,7 +1,7 @@
 """The one finishing transaction of a fetch: all that an answer changes, or nothing."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,7 +23,7 @@ from providers.errors import OurBug, ProviderError
 from schedules.policy import check_again, first_check, next_check
 from tasks.steps.asking import Asked
 from tasks.steps.planning import new_fetch
-from tasks.steps.sweeping import judge_window
+from tasks.steps.sweeping import further_pages, judge_window
 from tasks.steps.tracking import is_whole, policy_numbers
 from tasks.steps.trouble import breaker_changes, finish_trouble
 
@@ -75,16 +75,17 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
         as_of=asked.taken.as_of,
     )
     _discover(connection, asked, parsed.discovered, result)
-    children = _insert_children(connection, asked, parsed.children)
     page = parsed.page
+    specs = further_pages(connection, asked, parsed)
+    children = _insert_children(connection, asked, specs)
     ledger.end_fetch(
         connection,
         asked.taken.fetch_id,
         state="done",
         seen=parsed.seen,
-        page=None if page is None else {"number": page.number, "count": page.count, "last": page.last},
+        page=None if page is None else asdict(page),
     )
-    if children < len(parsed.children):
+    if children < len(specs):
         # Ids were left to children that are not to be: of a cancelled poll, or equal to a fetch that stands ready.
         ledger.free_tracked(connection, asked.taken.fetch_id)
     further, drifting = 0, False

@@ -1,4 +1,4 @@
-"""Judging a list window: is a round over its pages whole, did it see all, or must it be walked again."""
+"""Judging a list window under the poll's lock: was it read whole, or which pages must be read (again)."""
 
 from dataclasses import replace
 from datetime import date
@@ -6,52 +6,50 @@ from datetime import date
 import msgspec
 from sqlalchemy import Connection
 
-from core.logging import get_logger
 from models.ledger import planning
-from models.ledger.walks import WalkedPage, walked_pages
-from providers.adapter import SweepPage
-from schedules.windows import round_complete
+from models.ledger.walks import is_read_again, walked_pages
+from providers.adapter import FetchSpec, Parsed
+from schedules.windows import is_read_downwards, judge_reading
 from tasks.steps.asking import Asked
 from tasks.steps.planning import new_fetch
 
-log = get_logger(__name__)
 
-MOST_ROUNDS = 3
+def further_pages(connection: Connection, asked: Asked, parsed: Parsed) -> tuple[FetchSpec, ...]:
+    """The children of an answer; those of a list window in the order of reading, and none where page one is read again.
+
+    Which pages are read then is for `judge_window` to say.
+    """
+    if parsed.page is None or not parsed.children:
+        return parsed.children
+    window = msgspec.json.encode(asked.taken.params["window"]).decode()
+    if is_read_again(connection, asked.taken.poll_id, window, asked.taken.fetch_id):
+        return ()
+    is_downwards = is_read_downwards(newest_first=parsed.page.newest_first)
+    return tuple(sorted(parsed.children, key=lambda spec: spec.params["page"], reverse=is_downwards))
 
 
 def judge_window(connection: Connection, asked: Asked) -> tuple[int, bool]:
-    """Under the poll's lock: is the window's round whole and complete? (further fetches inserted, drifting)."""
+    """Once no page of the window is open: (further fetches inserted, drifting)."""
     window = asked.taken.params.get("window")
     if window is None:
         return 0, False
-    pages, is_open_still = walked_pages(connection, asked.taken.poll_id, msgspec.json.encode(window).decode())
-    latest = max((page.round for page in pages), default=0)
-    if is_open_still or latest != asked.taken.round:
+    reads, is_open_still = walked_pages(connection, asked.taken.poll_id, msgspec.json.encode(window).decode())
+    if is_open_still:
         return 0, False
-    if _is_complete(pages, latest, is_today=_reaches_today(asked, window)):
+    verdict = judge_reading(reads)
+    if verdict.is_complete:
         return 0, False
-    if latest >= MOST_ROUNDS:
-        log.warning("sweep.drifting", window=window, rounds=latest)
+    if not verdict.pages:
         return 0, True
-    start, end = (date.fromisoformat(day) for day in window)
-    specs = asked.prepared.adapter.plan_window(asked.prepared.account, start, end)
-    again = [
-        new_fetch(replace(spec, round=latest + 1), priority=asked.taken.priority, walk=asked.taken.poll_id)
-        for spec in specs
+    attempt = max(read.round for read in reads) + verdict.is_new_attempt
+    first, last = (date.fromisoformat(day) for day in window)
+    further = [
+        new_fetch(
+            replace(spec, params={**spec.params, "page": page}, round=attempt, label=f"{first}..{last} page {page}"),
+            priority=asked.taken.priority,
+            walk=asked.taken.poll_id,
+        )
+        for page in verdict.pages
+        for spec in asked.prepared.adapter.plan_window(asked.prepared.account, first, last)
     ]
-    return planning.insert_fetches(connection, asked.taken.poll_id, asked.taken.account_id, again), False
-
-
-def _reaches_today(asked: Asked, window: list[str]) -> bool:
-    """Whether the window still grew when it was asked for."""
-    return date.fromisoformat(window[1]) >= asked.taken.asked_at.astimezone(asked.prepared.account.timezone).date()
-
-
-def _is_complete(pages: list[WalkedPage], latest: int, *, is_today: bool) -> bool:
-    """Whether the latest round, with the rounds before it for today's window, has seen all."""
-    counted = pages if is_today else [page for page in pages if page.round == latest]
-    distinct = {key for page in counted for key in page.seen}
-    of_round = [
-        SweepPage(number=page.number, count=page.count, last=page.last) for page in pages if page.round == latest
-    ]
-    return round_complete(of_round, len(distinct), today=is_today)
+    return planning.insert_fetches(connection, asked.taken.poll_id, asked.taken.account_id, further), False

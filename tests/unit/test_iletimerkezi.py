@@ -130,7 +130,7 @@ def test_the_documented_list_sample_gives_two_open_orders() -> None:
             for number, at in (("89", first), ("98", second))
         ),
         seen=("89", "98"),
-        page=SweepPage(number=1, count=2, last=True),
+        page=SweepPage(number=1, count=2, last=True, size=30, newest_first=False),
     )
 
 
@@ -140,7 +140,7 @@ def test_the_text_typed_list_sample_fans_out_by_its_count() -> None:
     assert [(report.provider_key, report.status, report.provider_status) for report in parsed.reports] == [
         ("247079966", Status.DELIVERED, "114")
     ]
-    assert parsed.page == SweepPage(number=1, count=123, last=False)
+    assert parsed.page == SweepPage(number=1, count=123, last=False, size=30)
     assert parsed.children == tuple(
         FetchSpec(kind="page", params={"window": WINDOW, "page": page}, label=f"2024-11-11..2024-11-20 page {page}")
         for page in (2, 3, 4, 5)
@@ -232,13 +232,13 @@ def test_a_detail_without_all_of_its_counters_says_nothing_about_the_order(missi
 def test_an_empty_window_is_complete_at_once() -> None:
     """No order, count 0: the only page is the last."""
     parsed = parse(list_fetch(), (FIXTURES / "get-reports.empty.json").read_bytes())
-    assert parsed == Parsed(page=SweepPage(number=1, count=0, last=True))
+    assert parsed == Parsed(page=SweepPage(number=1, count=0, last=True, size=30))
 
 
 @pytest.mark.parametrize("content", [{"count": 0}, {"count": "0", "orders": None}])
 def test_no_list_beside_a_count_of_none_is_an_empty_window(content: dict[str, Any]) -> None:
     """There is nothing that could stand in it; a count of some without its list is not understood."""
-    assert parse(list_fetch(), body_of(**content)) == Parsed(page=SweepPage(number=1, count=0, last=True))
+    assert parse(list_fetch(), body_of(**content)) == Parsed(page=SweepPage(number=1, count=0, last=True, size=30))
     with pytest.raises(AnswerNotUnderstood):
         parse(list_fetch(), body_of(**content | {"count": 1}))
 
@@ -271,7 +271,10 @@ def test_a_list_without_its_count_keeps_its_orders_and_is_not_called_complete() 
     """A missing count goes to quarantine; a full page without it cannot be the last."""
     body = body_of(orders=[order(id=number) for number in range(30)])
     parsed = parse(list_fetch(), body)
-    assert (len(parsed.reports), parsed.page) == (30, SweepPage(number=1, count=None, last=False))
+    assert (len(parsed.reports), parsed.page) == (
+        30,
+        SweepPage(number=1, count=None, last=False, size=30, newest_first=False),
+    )
     assert parsed.unreadable == (Unreadable(reason="A list of orders lacks its count.", raw=body),)
 
 
@@ -279,7 +282,25 @@ def test_a_list_without_its_count_keeps_its_orders_and_is_not_called_complete() 
 def test_without_a_count_only_a_short_first_page_holds_it_all(page: int, orders: int, last: bool) -> None:
     """A later page says nothing of those before it, so its window is not called complete."""
     parsed = parse(list_fetch(page), body_of(orders=[order(id=number) for number in range(orders)]))
-    assert parsed.page == SweepPage(number=page, count=None, last=last)
+    newest_first = None if orders == 0 else False
+    assert parsed.page == SweepPage(number=page, count=None, last=last, size=30, newest_first=newest_first)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "newest_first"),
+    [
+        ({"id": 9, "submitAt": "2026-02-28 10:00:00"}, {"id": 10, "submitAt": "2026-02-28 09:00:00"}, True),
+        ({"id": 9, "submitAt": "2026-02-28 09:00:00"}, {"id": 10, "submitAt": "2026-02-28 10:00:00"}, False),
+        ({"id": 9}, {"id": "10"}, False),
+        ({"id": 9}, {"id": 9}, None),
+        ({"id": 9}, {"id": 10, "submitAt": None}, None),
+    ],
+)
+def test_a_page_shows_in_which_order_the_list_runs(first: Any, last: Any, newest_first: bool | None) -> None:
+    """By the orders' times, then by their ids as numbers."""
+    parsed = parse(list_fetch(), body_of(count=2, orders=[order(**first), order(**last)]))
+    assert parsed.page is not None
+    assert parsed.page.newest_first is newest_first
 
 
 def test_without_details_no_order_is_asked_for() -> None:
