@@ -129,6 +129,7 @@ def _restated(row: RowMapping, seen: Observation, restate: Restate) -> Observati
         parent_key=row["parent_key"],
         recipient=row["recipient"],
         source=seen.source,
+        as_of=seen.as_of,
         statement=seen.statement,
     )
     report = restate(kept)

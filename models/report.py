@@ -75,6 +75,8 @@ class KeptStatement:
     parent_key: str | None
     recipient: str | None
     source: Source
+    as_of: datetime | None
+    """When the statement was made, as `DeliveryReport.as_of`."""
     statement: Mapping[str, Any] = field(repr=False)
     """As `DeliveryReport.statement`: the raw item without message text, names and links."""
 

@@ -11,7 +11,7 @@ from datetime import date, datetime
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
-from models.report import DeliveryReport, Discovered, Hint, IdAnswer, TrackedKey, Unreadable
+from models.report import DeliveryReport, Discovered, Hint, IdAnswer, KeptStatement, TrackedKey, Unreadable
 from models.vocabulary import Granularity
 
 JsonObject = Mapping[str, Any]
@@ -271,6 +271,12 @@ class Adapter(Protocol):
         Its reports count, or a hint where the item alone does not tell its subject; and its answers where the item is
         all that such an answer holds. With nothing unreadable it is understood, even if it says nothing. None where
         such bytes can be no item of such an answer. Raises an error of `providers.errors` where they are no item.
+        """
+
+    def restate(self, account: Account, kept: KeptStatement) -> DeliveryReport | None:
+        """The report that a stored statement gives today; None where it gives none, and its stored facts stay.
+
+        What only the answer around the item or a tracked id said (the sender's reference) may be missing in it.
         """
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:

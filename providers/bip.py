@@ -16,7 +16,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from models.keys import join_key
-from models.report import DeliveryReport, Unreadable
+from models.report import DeliveryReport, KeptStatement, Unreadable
 from models.vocabulary import Granularity, Reason, Source, Status, is_final
 from providers.adapter import (
     Account,
@@ -163,6 +163,17 @@ class Bip:
         given = _basic_credentials(callback.headers.get("authorization", ""))
         known = hmac.compare_digest(given, wanted) and bool(user) and bool(password)
         return known and _is_allowed(callback.client_ip, account.options.get("allowed_ips", ()))
+
+    def restate(self, account: Account, kept: KeptStatement) -> DeliveryReport | None:
+        """A notice, one receiver of a report, or a send that failed as a whole."""
+        stated = kept.statement
+        if "report" in stated:
+            return next(iter(_parse_notice(account, stated).reports), None)
+        if kept.granularity is Granularity.ORDER:
+            return next(iter(_parse_report(stated, kept.source, b"").reports), None)
+        # The head of the report stands beside the item's fields; earlier versions kept the item alone.
+        body = {"txnid": kept.parent_key} | {name: stated[name] for name in ("txnid", "reqid") if name in stated}
+        return _item_report(body, stated, _receiver(stated), kept.provider_key, kept.source)
 
 
 ADAPTER: Final = Bip()

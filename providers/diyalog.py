@@ -18,7 +18,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from models.keys import join_key, split_key
-from models.report import DeliveryReport, IdAnswer, TrackedKey, Unreadable
+from models.report import DeliveryReport, IdAnswer, KeptStatement, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status
 from providers.adapter import (
     Account,
@@ -49,7 +49,7 @@ from providers.decoding import (
     scrub,
     text_for_people,
 )
-from providers.diyalog_webhook import APP_SECRET, MESSAGE_TEXT, is_signed, read_webhook
+from providers.diyalog_webhook import APP_SECRET, MESSAGE_TEXT, is_signed, read_webhook, restate_event
 from providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, TryAgainSoon
 from providers.ids import whole_number
 from providers.numbers import plain
@@ -235,6 +235,14 @@ class Diyalog:
         """One conversation-day of the list."""
         found = _read(load_json(item))
         return Parsed(unreadable=(found,)) if isinstance(found, Unreadable) else Parsed(reports=(found,))
+
+    def restate(self, account: Account, kept: KeptStatement) -> DeliveryReport | None:
+        """One conversation-day, or one message of a bot."""
+        del account
+        if kept.granularity is Granularity.CONVERSATION:
+            found = _read(kept.statement)
+            return found if isinstance(found, DeliveryReport) else None
+        return restate_event(kept.statement)
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:  # noqa: ARG002
         """The messages of a bot that were delivered or read."""

@@ -77,6 +77,12 @@ def read_webhook(body: Mapping[str, Any]) -> Parsed:
     return Parsed(reports=tuple(reports), unreadable=tuple(unreadable))
 
 
+def restate_event(event: Mapping[str, Any]) -> DeliveryReport | None:
+    """The report of one stored event, which names one message; None where it cannot be read."""
+    found = _read_event(event)
+    return None if isinstance(found, str) else next(iter(found), None)
+
+
 def _read_event(event: Mapping[str, Any]) -> list[DeliveryReport] | str:
     """What an event says, or why it cannot be read."""
     names = [name for name in EVENTS if name in event]

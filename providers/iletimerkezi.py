@@ -14,8 +14,8 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from models.keys import join_key
-from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Status, is_open
+from models.report import DeliveryReport, Discovered, IdAnswer, KeptStatement, TrackedKey, Unreadable
+from models.vocabulary import Granularity, Source, Status, is_open
 from providers.adapter import (
     Account,
     Answer,
@@ -69,6 +69,7 @@ from providers.iletimerkezi_orders import (
     read_recipient,
     read_recipients,
     report_recipients,
+    restate_recipient,
     scheduled_order,
     summarise_order,
 )
@@ -206,6 +207,15 @@ class Iletimerkezi:
         if isinstance(found, Unreadable):
             return Parsed(unreadable=(found,))
         return Parsed(reports=(found.report,), unreadable=found.unreadable)
+
+    def restate(self, account: Account, kept: KeptStatement) -> DeliveryReport | None:
+        """One order, one recipient of an order, or what the webhook said about one."""
+        if kept.granularity is Granularity.ORDER:
+            found = read_order(kept.statement, account, kept.as_of)
+            return found.report if isinstance(found, Order) else None
+        if kept.source is Source.CALLBACK:
+            return next((hint.report for hint in read_webhook({"report": kept.statement}, details=True).hints), None)
+        return restate_recipient(kept.provider_key, kept.statement, account)
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
         """What the webhook says of one recipient of an order; there is no other body that could be handed over."""

@@ -46,6 +46,8 @@ MESSAGE_ID: Final = "message_id"
 _COUNTERS: Final = ("total", "delivered", "undelivered", "waiting")
 _STATED: Final = ("id", "status", *_COUNTERS, "submitAt", "sendAt", "sender", "price")
 _OF_A_RECIPIENT: Final = ("number", "status")
+_KEY_PARTS: Final = 3
+"""Order, number, ordinal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +274,14 @@ def read_recipient(order: str, item: Mapping[str, Any], account: Account | None 
         for report in reports
     )
     return Parsed(hints=hints, unreadable=tuple(unreadable))
+
+
+def restate_recipient(key: str, statement: Mapping[str, Any], account: Account) -> DeliveryReport | None:
+    """The report of one recipient under the `provider_key` that it has; None where the statement cannot be read."""
+    found, parts = _recipient(statement), split_key(key)
+    if isinstance(found, Unreadable) or len(parts) != _KEY_PARTS:
+        return None
+    return _recipient_report(parts[0], found, int(parts[-1]), account)
 
 
 def _recipient_report(order: str, one: Recipient, ordinal: int, account: Account | None) -> DeliveryReport:

@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
-from models.report import DeliveryReport, Discovered, Hint, IdAnswer, TrackedKey, Unreadable
+from models.report import DeliveryReport, Discovered, Hint, IdAnswer, KeptStatement, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status, is_final
 from providers.adapter import (
     Account,
@@ -302,6 +302,13 @@ class Organik:
         given = callback.tail[: len(secret)].encode("utf-8", "surrogatepass")
         is_whole = callback.tail[len(secret) :][:1] in {"", "/"}
         return bool(secret) and hmac.compare_digest(given, secret.encode()) and is_whole
+
+    def restate(self, account: Account, kept: KeptStatement) -> DeliveryReport | None:
+        """One row of a report, or what a send reply said about a refused number or send."""
+        if "response" not in kept.statement:
+            return _report(account, kept.statement, None)[0]
+        reply = read_send_reply(dump_item(kept.statement))
+        return next((report for report in reply.reports if report.provider_key == kept.provider_key), None)
 
 
 ADAPTER: Final = Organik()

@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from models.keys import join_key
-from models.report import DeliveryReport, IdAnswer, TrackedKey, Unreadable
+from models.report import DeliveryReport, IdAnswer, KeptStatement, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status, is_final
 from providers.adapter import (
     Account,
@@ -241,6 +241,19 @@ class Vairo(PullOnly):
             return _read_send(account, fetch, load_object(item))
         return _read_number(account, fetch, load_object(item)) if call == "NumaraRaporu" else None
 
+    def restate(self, account: Account, kept: KeptStatement) -> DeliveryReport | None:
+        """One number of a send, or the send itself."""
+        fields = Fields(kept.statement, account.timezone)
+        if kept.granularity is Granularity.ORDER:
+            code = _int_or_text(kept.statement.get("paket_durum"))
+            spec = _spec("GonderimBilgisi", kept.provider_key, "", ())
+            return None if code is None else _send_report(account, Fetch(spec=spec), fields, str(code), kept.as_of)
+        word = as_text(kept.statement.get("durum_gonderim"), limit=100)
+        if word is None or kept.parent_key is None or kept.recipient is None:
+            return None
+        spec = _spec("NumaraRaporu", kept.parent_key, kept.recipient, ())
+        return _report(account, Fetch(spec=spec), fields, kept.provider_key, word)
+
 
 ADAPTER: Final = Vairo()
 
@@ -425,9 +438,14 @@ def _send_report(
         done_at=fields.time("sonlanma_zamani") if is_final(status) else None,
         valid_until=begins_at + lasts if begins_at is not None and lasts is not None else None,
         extra={name: value for name, value in extra.items() if value is not None},
-        statement=scrub({name: fields.item[name] for name in _SEND_STATED if name in fields.item}),
+        statement=scrub(_stated_send(fields.item, cause)),
         tracked=asked[0] if asked else None,
     )
+
+
+def _stated_send(item: Mapping[str, Any], cause: str | None) -> dict[str, Any]:
+    """What is kept of a send: its documented fields, and of `log` only the word that was understood."""
+    return {name: item[name] for name in _SEND_STATED if name in item} | ({} if cause is None else {"log": cause})
 
 
 def _validity(value: Any) -> timedelta | None:
