@@ -13,6 +13,7 @@ from workers.cli.idfiles import HEADER, BadLine, GoodLine, read_ids
 
 __all__ = ["ulak"]
 
+WRONG_HEADER = f"The first line must be the csv header: {HEADER}."
 NO_IDS = f"The file holds no ids: right would be one a line, as JSON or as csv below {HEADER}.\n"
 
 
@@ -130,7 +131,7 @@ def test_jsonl_is_told_by_its_first_byte(ulak: Ulak, migrated_database: Engine) 
             1,
             "",
             (
-                f"The first line must be the csv header: {HEADER}. Line 1, its columns separated by a comma, has: number,"
+                f"{WRONG_HEADER} Line 1, its columns separated by a comma, has: number,"
                 " (no name). Kind, value are missing; number, (no name) are not known.\n"
             ),
         ),
@@ -228,28 +229,28 @@ def test_a_file_that_is_not_utf_8_is_said_once_and_how_to_save_it(ulak: Ulak, mi
         (
             b"\n\nkind;deger;tarih\nnumber;1;2\n",
             (
-                f"The first line must be the csv header: {HEADER}. Line 3, its columns separated by a semicolon, has: kind,"
+                f"{WRONG_HEADER} Line 3, its columns separated by a semicolon, has: kind,"
                 " deger, tarih. Value is missing; deger, tarih are not known."
             ),
         ),
         (
             b"sep=;\nkind,value\n",
             (
-                f"The first line must be the csv header: {HEADER}. Line 2, its columns separated by a semicolon, has:"
+                f"{WRONG_HEADER} Line 2, its columns separated by a semicolon, has:"
                 " (no name). Kind, value are missing; (no name) is not known."
             ),
         ),
         (
             b"kind,value,value\n",
             (
-                f"The first line must be the csv header: {HEADER}. Line 1, its columns separated by a comma, has: kind,"
+                f"{WRONG_HEADER} Line 1, its columns separated by a comma, has: kind,"
                 " value, value. Value is there twice."
             ),
         ),
         (
             b"905301234567\t+905301234568\n",
             (
-                f"The first line must be the csv header: {HEADER}. Line 1, its columns separated by a tab, has: (no name),"
+                f"{WRONG_HEADER} Line 1, its columns separated by a tab, has: (no name),"
                 " (no name). Kind, value are missing; (no name), (no name) are not known."
             ),
         ),
