@@ -14,6 +14,7 @@ from workers.cli.idfiles import HEADER, BadLine, GoodLine, read_ids
 
 __all__ = ["ulak"]
 
+WRONG_HEADER = f"The first line must be the csv header: {HEADER}."
 NO_IDS = f"The file holds no ids: right would be one a line, as JSON or as csv below {HEADER}.\n"
 
 
@@ -130,7 +131,10 @@ def test_jsonl_is_told_by_its_first_byte(ulak: Ulak, migrated_database: Engine) 
             b"number,771:+905301234567\n",
             1,
             "",
-            f"The first line must be the csv header: {HEADER}.\n",
+            (
+                f"{WRONG_HEADER} Line 1, its columns separated by a comma, has: number,"
+                " (no name). Kind, value are missing; number, (no name) are not known.\n"
+            ),
         ),
     ],
 )
@@ -175,3 +179,119 @@ def test_a_pasted_id_is_registered_as_it_is_seen(ulak: Ulak, migrated_database: 
     assert (result.code, result.err) == (0, "")
     [row] = tracked(migrated_database)
     assert row[:4] == ("number", "771:+905301234567", None if by == "argument" else "son", "+905301234567")
+
+
+SHEET = "kind,value,client_ref,sent_at\nnumber,771:+905301234567,şiparış-1,26.11.2026 12:30\n"
+JSON_LINE = '{"kind": "number", "value": "771:+905301234567", "client_ref": "şiparış-1", "sent_at": "2026-11-26T12:30"}'
+ROW = ("number", "771:+905301234567", "şiparış-1", "+905301234567", None, "2026-11-26 09:30:00+00")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SHEET.encode("utf-8-sig"),
+        SHEET.replace("\n", "\r\n").encode(),
+        SHEET.replace("\n", "\r").encode(),
+        SHEET.replace(",", ";").encode(),
+        SHEET.replace(",", "\t").encode(),
+        SHEET.replace(",", "|").encode(),
+        b"sep=;\r\n" + SHEET.replace(",", ";").encode(),
+        b"\xef\xbb\xbfSEP=,\r\n\r\n" + SHEET.encode(),
+        b"sep=\t\n" + SHEET.replace(",", "\t").encode(),
+        SHEET.replace(",", "\t").replace("\n", "\r\n").encode("utf-16"),
+        SHEET.encode("utf-16-le").join([b"\xff\xfe", b""]),
+        SHEET.encode("utf-16-be").join([b"\xfe\xff", b""]),
+        SHEET.replace("\n", "\r").encode("utf-16"),
+        SHEET.encode("utf-32"),
+        SHEET.replace("kind,value", "Kind , VALUE").encode(),
+        SHEET.replace("şiparış-1", '"şiparış-1"').encode(),
+        SHEET.replace("26.11.2026 12:30", "26.11.2026 12:30:00").encode(),
+        JSON_LINE.encode("utf-16"),
+    ],
+)
+def test_a_sheet_is_read_however_it_was_saved(ulak: Ulak, migrated_database: Engine, content: bytes) -> None:
+    """Separators, ends of lines and encodings of spreadsheets in Turkey and elsewhere; times with dots, day first."""
+    result = ulak("track", "kampanya", "--file", "-", stdin=content)
+    assert (result.code, result.out, result.err) == (0, "1 registered, 1 of them new\n", "")
+    assert tracked(migrated_database) == [ROW]
+
+
+def test_a_file_that_is_not_utf_8_is_said_once_and_how_to_save_it(ulak: Ulak, migrated_database: Engine) -> None:
+    """Which letters were meant cannot be known; what is plain is registered all the same, with its line numbers."""
+    lines = ["kind;value;client_ref", "number;771:+905301234567;a", *(f"number;772:{n};ş" for n in range(3))]
+    result = ulak("track", "kampanya", "--file", "-", stdin="\n".join(lines).encode("windows-1254"))
+    assert (result.code, result.out) == (1, "1 registered, 1 of them new\n")
+    assert result.err.splitlines()[:2] == [
+        (
+            'The file is not UTF-8, as line 3 shows: save it as UTF-8 (in Excel: "CSV UTF-8 (Comma delimited)") and'
+            " register it again."
+        ),
+        "line 3: client_ref must be a printable text (UTF-8) of at most 400 characters",
+    ]
+    assert result.err.count("The file is not UTF-8") == 1
+    assert [row[1] for row in tracked(migrated_database)] == ["771:+905301234567"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            SHEET.encode("utf-16-le"),
+            (
+                "The file is UTF-16 without a byte order mark, or no text: save it as UTF-8 (in Excel: "
+                '"CSV UTF-8 (Comma delimited)") and register it again.'
+            ),
+        ),
+        (
+            b"\n\nkind;deger;tarih\nnumber;1;2\n",
+            (
+                f"{WRONG_HEADER} Line 3, its columns separated by a semicolon, has: kind,"
+                " deger, tarih. Value is missing; deger, tarih are not known."
+            ),
+        ),
+        (
+            b"sep=;\nkind,value\n",
+            (
+                f"{WRONG_HEADER} Line 2, its columns separated by a semicolon, has:"
+                " (no name). Kind, value are missing; (no name) is not known."
+            ),
+        ),
+        (
+            b"kind,value,value\n",
+            (
+                f"{WRONG_HEADER} Line 1, its columns separated by a comma, has: kind,"
+                " value, value. Value is there twice."
+            ),
+        ),
+        (
+            b"905301234567\t+905301234568\n",
+            (
+                f"{WRONG_HEADER} Line 1, its columns separated by a tab, has: (no name),"
+                " (no name). Kind, value are missing; (no name), (no name) are not known."
+            ),
+        ),
+    ],
+)
+def test_a_wrong_header_says_what_was_found_and_what_is_missing(ulak: Ulak, content: bytes, sentence: str) -> None:
+    """With its line; a number that stands where a name should be is not repeated."""
+    result = ulak("track", "kampanya", "--file", "-", stdin=content)
+    assert (result.code, result.out, result.err) == (1, "", f"{sentence}\n")
+
+
+@pytest.mark.parametrize("value", ["9.05321E+11", "9,05321E+11", "771:9.05E+11", "9E+11", "4e+15"])
+def test_a_number_that_a_spreadsheet_has_shortened_is_refused(ulak: Ulak, value: str) -> None:
+    """Its digits are lost: another number would be asked for."""
+    result = ulak("track", "kampanya", "--file", "-", stdin=f'kind;value\nnumber;"{value}"\n'.encode())
+    assert (result.code, result.out) == (1, "0 registered, 0 of them new\n")
+    assert result.err.splitlines()[0] == (
+        "line 2: value was shortened by a spreadsheet, so digits of it are lost (as in 9.05E+11): let the column be"
+        " text before the numbers are put in, and save again"
+    )
+
+
+@pytest.mark.parametrize("moment", ["31.02.2026 12:30", "11/26/2026 12:30", "26.11.26 12:30", "26.11.2026 25:00"])
+def test_a_time_that_is_none_or_could_be_two_is_refused(ulak: Ulak, moment: str) -> None:
+    """Which of two numbers between slashes is the day is not guessed."""
+    content = f"kind;value;sent_at\nnumber;771:+905301234567;{moment}\n".encode()
+    result = ulak("track", "kampanya", "--file", "-", stdin=content)
+    assert result.err.splitlines()[0] == "line 2: sent_at must be a time such as 2026-05-01T12:30:00+03:00"

@@ -12,7 +12,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encod
 def test_every_example_of_the_page_is_a_right_file() -> None:
     """What a reader copies is accepted."""
     examples = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    assert [account.id for example in examples for account in parse_accounts(example)] == ["marka-sms", "kampanya"]
+    found = [account.id for example in examples for account in parse_accounts(example)]
+    assert found == ["marka-sms", "kampanya", "bildirim"]
 
 
 def test_the_page_names_every_provider_and_credential() -> None:

@@ -1,4 +1,4 @@
-"""Ids from a file or from the command line: csv or jsonl, told by the first byte, read line by line."""
+"""Ids from a file: csv as spreadsheets write it, or jsonl, known by the first byte; read line by line."""
 
 import csv
 import json
@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from providers.numbers import plain, trimmed
+from workers.cli.textlines import NoTextError, text_lines
 
 COLUMNS = ("kind", "value", "client_ref", "recipient", "expected", "sent_at", "valid_until")
 _TEXTS = ("kind", "value", "client_ref", "recipient")
@@ -18,6 +19,13 @@ _TIMES = ("sent_at", "valid_until")
 _LONGEST = 400
 _NOT_PRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffd]")
 _MOST_EXPECTED = 2**31 - 1
+_SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
+_SEP_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d]+(?:[ _-][^\W\d]+)*")
+_MOST_SHOWN = 10
+# Excel's way to show a long number, of which it writes no more than the digits that can be seen.
+_SHORTENED = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]+", re.IGNORECASE)
+_DOTTED = re.compile(r"([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4})(?:[ T]+([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?")
 HEADER = "kind,value[,client_ref][,recipient][,expected][,sent_at][,valid_until]"
 
 
@@ -45,19 +53,27 @@ class BadLine:
     why: str
 
 
-def read_ids(lines: Iterable[bytes], zone: ZoneInfo) -> Iterator[GoodLine | BadLine]:
+def read_ids(
+    lines: Iterable[bytes], zone: ZoneInfo, tell: Callable[[str], None] = lambda _: None
+) -> Iterator[GoodLine | BadLine]:
     """Each line as an id or as a mistake, in order, without holding more than one; bare times are of `zone`.
 
-    A first byte `{` means one JSON object a line, anything else csv with a header. Raises `UnusableFileError` where
-    there is no such header.
+    A first byte `{` means one JSON object a line, anything else csv with a header. `tell` gets a sentence about the
+    file as a whole. Raises `UnusableFileError` where there is no such header, or no text.
     """
-    numbered = enumerate(lines, 1)
-    first = next(((number, line) for number, line in numbered if line.strip(b" \t\r\n\xef\xbb\xbf")), None)
+    try:
+        yield from _read(text_lines(lines, tell), zone)
+    except NoTextError as error:
+        raise UnusableFileError(str(error)) from None
+
+
+def _read(numbered: Iterator[tuple[int, str]], zone: ZoneInfo) -> Iterator[GoodLine | BadLine]:
+    first = next(((number, line) for number, line in numbered if line.strip()), None)
     if first is None:
         return
-    start = first[1].removeprefix(b"\xef\xbb\xbf").lstrip()
+    start = first[1].lstrip(" \r\n")
     rest = chain([(first[0], start)], numbered)
-    reader = _json_lines(rest) if start.startswith(b"{") else _csv_lines(rest)
+    reader = _json_lines(rest) if start.startswith("{") else _csv_lines(rest)
     for number, values in reader:
         if isinstance(values, str):
             yield BadLine(line=number, why=values)
@@ -68,7 +84,7 @@ def read_ids(lines: Iterable[bytes], zone: ZoneInfo) -> Iterator[GoodLine | BadL
             yield BadLine(line=number, why=str(error))
 
 
-def _json_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def _json_lines(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     """(line number, its values or what is wrong) of a file of JSON objects."""
     for number, line in lines:
         if not line.strip():
@@ -86,17 +102,21 @@ def _json_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Mappi
             yield number, values
 
 
-def _csv_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def _csv_lines(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     """(line number, its values or what is wrong) of a csv file with a header."""
-    at = 0
+    at, first = next(lines)
+    named = _SEP_LINE.fullmatch(first)
+    if named is not None:
+        at, first = next(((number, line) for number, line in lines if line.strip()), (at, ""))
+    separator = named[1] if named is not None else _separator(first)
 
     def texts() -> Iterator[str]:
         nonlocal at
-        for number, line in lines:
+        for number, line in chain([(at, first)], lines):
             at = number
-            yield line.decode("utf-8", "replace")
+            yield line
 
-    reader = csv.reader(texts(), strict=True)
+    reader = csv.reader(texts(), strict=True, delimiter=separator)
     header: list[str] | None = None
     while True:
         try:
@@ -107,18 +127,47 @@ def _csv_lines(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Mappin
         if cells is None:
             return
         if header is None:
-            header = _header(cells)
+            header = _header(cells, at, separator)
         elif len(cells) > len(header):
-            yield at, f"there are {len(cells)} values for {len(header)} columns; quote a value that holds a comma"
+            what = _SEPARATORS.get(separator, f"{separator!r}")
+            yield at, f"there are {len(cells)} values for {len(header)} columns; quote a value that holds {what}"
         elif any(cell.strip() for cell in cells):
             yield at, dict(zip(header, cells, strict=False))
 
 
-def _header(cells: list[str]) -> list[str]:
+def _separator(header: str) -> str:
+    """What stands between the columns: spreadsheets write `;` where the comma is the decimal sign, or a tab."""
+    return max(_SEPARATORS, key=header.count)
+
+
+def _header(cells: list[str], line: int, separator: str) -> list[str]:
     names = [plain(cell).lower() for cell in cells]
-    if not {"kind", "value"} <= set(names) or set(names) - set(COLUMNS) or len(set(names)) < len(names):
-        raise UnusableFileError(f"The first line must be the csv header: {HEADER}.")
+    faults = {
+        "missing": [name for name in ("kind", "value") if name not in names],
+        "not known": [_shown(name) for name in names if name not in COLUMNS],
+        "there twice": sorted({name for name in names if names.count(name) > 1 and name in COLUMNS}),
+    }
+    told = "; ".join(f"{_some(found)} {_are(found)} {what}" for what, found in faults.items() if found)
+    if told:
+        between = _SEPARATORS.get(separator, f"{separator!r}")
+        raise UnusableFileError(
+            f"The first line must be the csv header: {HEADER}. Line {line}, its columns separated by {between}, has:"
+            f" {_some(map(_shown, names))}. {told[0].upper()}{told[1:]}."
+        )
     return names
+
+
+def _some(words: Iterable[str]) -> str:
+    return ", ".join(islice(words, _MOST_SHOWN))
+
+
+def _are(found: list[str]) -> str:
+    return "is" if len(found) == 1 else "are"
+
+
+def _shown(name: str) -> str:
+    """A column's name, where it is one: what stands in a first line without a header may be a number of somebody."""
+    return name if _WORD.fullmatch(name) else "(no name)"
 
 
 def _item(values: Mapping[str, Any], zone: ZoneInfo) -> dict[str, Any]:
@@ -126,8 +175,14 @@ def _item(values: Mapping[str, Any], zone: ZoneInfo) -> dict[str, Any]:
     readers: list[tuple[tuple[str, ...], Callable[[str, Any], Any]]] = [
         (_TEXTS, _text),
         (("expected",), _number),
-        (_TIMES, lambda name, value: _time(name, value, zone)),
+        (_TIMES, lambda name, value: _time(name, _undotted(value), zone)),
     ]
+    for name in _TEXTS:
+        if any(_SHORTENED.fullmatch(part.strip()) for part in str(values.get(name)).split(":")):
+            raise _WrongValueError(
+                f"{name} was shortened by a spreadsheet, so digits of it are lost (as in 9.05E+11): let the column be"
+                " text before the numbers are put in, and save again"
+            )
     item = {
         name: read(name, values[name])
         for names, read in readers
@@ -154,6 +209,16 @@ def _number(name: str, value: Any) -> int:
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= _MOST_EXPECTED:
         raise _WrongValueError(f"{name} must be a whole number from 1")
     return int(text)
+
+
+def _undotted(value: Any) -> str:
+    """A time as spreadsheets write it, day first (`26.11.2026 12:30`), in the ISO form; any other as it is."""
+    text = str(value).strip()
+    parts = _DOTTED.fullmatch(text)
+    if parts is None:
+        return text
+    day, month, year, hour, minute, second = (int(part or 0) for part in parts.groups())
+    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}"
 
 
 def _time(name: str, value: Any, zone: ZoneInfo) -> datetime:

@@ -86,7 +86,7 @@ class Registration:
         """Register what the file holds, with a progress bar where there is somebody to see it."""
         with _opened(file) as (source, size), progress("registering", total=size) as bar:
             try:
-                self.take_all(read_ids(_counted(source, bar, size), time_zone(self._row["timezone"])))
+                self.take_all(read_ids(_counted(source, bar, size), time_zone(self._row["timezone"]), tell))
             except UnusableFileError as error:
                 raise CommandError(str(error)) from None
 
