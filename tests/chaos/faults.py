@@ -357,16 +357,28 @@ def resume_accounts(system: System) -> None:
 
 
 def misbehave_at_random(system: System, strength: int) -> int:
-    """A tenth of all answers is spoiled, in all ways at once."""
-    kinds = ("http_500", "http_429", "reset", "truncate", "html_200", "garbage", "slow", "drip")
+    """A tenth of all answers and pushes is spoiled, in all ways at once."""
     with wish(system) as order:
-        for name in POLLED:
-            for kind in kinds:
-                order(name, kind, rate=0.02)
+        order("all", "everything", rate=0.1)
         time.sleep(6 * strength)
-        hits = sum(fault["hits"] for fault in system.sandbox.control("GET", "/faults"))
+        hits = count_hits(system)
     resume_accounts(system)
-    return int(hits)
+    return hits
+
+
+def spoil_rows(system: System, strength: int) -> int:
+    """Providers repeat rows, leave some out, or all; never the same wrong multiset of one subject twice."""
+    system.send_more(4)
+    with wish(system) as order:
+        for kind in ("duplicated", "dropped", "null_rows", "no_rows"):
+            order("all", kind, rate=0.15)
+        time.sleep(8 * strength)
+        return count_hits(system)
+
+
+def count_hits(system: System) -> int:
+    """How often the ordered troubles have struck."""
+    return sum(fault["hits"] for fault in system.sandbox.control("GET", "/faults"))
 
 
 @contextmanager
@@ -505,7 +517,10 @@ SHORT: tuple[Fault, ...] = (
     Fault("provider: truncated", misbehave("truncate", 1)),
 )
 
-KINDS = ("http_500", "http_429", "reset", "drip", "hang", "truncate", "html_200", "garbage", "empty", "slow")
+KINDS = (
+    *("http_500", "http_503_later", "http_429", "reset", "drip", "hang", "truncate", "html_200", "garbage", "empty"),
+    *("slow", "trailing", "gzip_members", "charset", "clock", "foreign"),
+)
 
 LONG: tuple[Fault, ...] = (
     Fault("named crash points", crash_at_points, 99),
@@ -531,6 +546,7 @@ LONG: tuple[Fault, ...] = (
     Fault("PostgreSQL slow and away", lose_postgres, 3),
     *(Fault(f"provider: {kind}", misbehave(kind), 1) for kind in KINDS),
     Fault("provider: refuses the key", misbehave("unauthorized", 1), 1),
+    Fault("provider: rows repeated and missing", spoil_rows, 2),
     Fault("provider: a bit of everything", misbehave_at_random, 2),
     Fault("line: slow, throttled, cut", bad_line, 1),
     Fault("line: silent", dead_line, 1),

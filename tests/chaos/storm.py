@@ -109,6 +109,28 @@ def _ever(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], dict[
     }
 
 
+_DEAD = """
+    SELECT account_id, count(*) AS many, max(last_error::text) AS error FROM fetches WHERE state = 'dead' GROUP BY 1
+"""
+_IDS = """
+    SELECT account_id, id_kind, value, checks, close_reason,
+           round(extract(epoch FROM next_check_at - clock_timestamp())) AS due_in_seconds
+    FROM tracked_ids WHERE account_id = ANY(:accounts) AND value LIKE ANY(:values)
+    ORDER BY account_id, value LIMIT 60
+"""
+
+
+def explain(system: System, wrong: list[str]) -> list[str]:
+    """What the ledger says where something is wrong: dead letters, and the ids of what is missing."""
+    keys = {tuple(each.split("'")[1:6:4]) for each in wrong if each.endswith("missing")}
+    missing = [row for row in system.sandbox.truth() if (row["account"], row["provider_key"]) in keys]
+    parents = {str(row["parent_key"] or row["provider_key"].partition(":")[0]) for row in missing}
+    values = [f"{parent}%" for parent in parents] + [str(row["client_ref"]) for row in missing]
+    rows = system.query(_DEAD)
+    rows += system.query(_IDS, accounts=[row["account"] for row in missing], values=values)
+    return [str(dict(row._mapping)) for row in rows]
+
+
 def judge_storm(system: System, patience: float) -> list[str]:
     """All of it: the accounts recover, the table becomes the truth, and nothing was wrong on the way."""
     wrong = wait_unblocked(system, patience)

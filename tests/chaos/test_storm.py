@@ -10,7 +10,7 @@ import pytest
 from chaos_table import Table
 from demo_accounts import apply_accounts
 from sqlalchemy import Engine, text
-from storm import judge_storm, rage, send_plenty, watch, wrong_at_any_moment
+from storm import explain, judge_storm, rage, send_plenty, watch, wrong_at_any_moment
 from system import System
 
 from sandbox.server import Sandbox
@@ -24,7 +24,7 @@ def weather(table: Table, *, seconds: float, patience: float) -> list[str]:
         system.wait_calls(10)
         hits = rage(system, seconds)
         wrong = judge_storm(system, patience)
-    print("struck:", dict(sorted(hits.items())), *wrong, sep="\n")
+        print("struck:", dict(sorted(hits.items())), *wrong, *(explain(system, wrong) if wrong else ()), sep="\n")
     table.add(f"every fault for {seconds:.0f} s", sum(hits.values()), None, wrong)
     return wrong
 

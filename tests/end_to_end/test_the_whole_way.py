@@ -20,6 +20,10 @@ from workers.embedded.valkey import ValkeyServer
 
 pytestmark = pytest.mark.timeout(400)
 
+PUSHED = """
+    SELECT DISTINCT d.provider FROM observations o JOIN delivery_status d ON d.id = o.delivery_id
+    WHERE o.source = 'callback'
+"""
 OURS = ("worker-1", "beat", "api", "flower")
 """Processes whose logs are ours, line by line."""
 
@@ -40,12 +44,30 @@ def test_a_newcomer_sees_the_table_fill_until_it_equals_the_providers_truth(tmp_
             told = sandbox.truth()
             canaries = sandbox.control("GET", "/canaries")
             assert differences(rows, told) == []
+            pushed = connection.exec_driver_sql(PUSHED).scalars().all()
     finally:
         server.stop()
     assert len(rows) >= 2000
     assert len({row["provider"] for row in rows}) == 5
+    assert_large_sends(told)
+    assert sorted(pushed) == ["bip", "iletimerkezi"]
     assert_no_leak(ulak, canaries, {row["recipient"] for row in rows})
     assert ulak.survivors() == []
+
+
+def assert_large_sends(told: list[dict[str, Any]]) -> None:
+    """The truth holds Vairo sends of two to forty numbers, of which some never end and keep no other waiting."""
+    sends: dict[str, list[dict[str, Any]]] = {}
+    for row in told:
+        if row["provider"] == "vairo" and row["granularity"] == "message":
+            sends.setdefault(row["parent_key"], []).append(row)
+    assert {2, 40} <= {len(send) for send in sends.values()}
+    endless = [send for send in sends.values() if len(send) > 5 and any(row["settles_at"] is None for row in send)]
+    assert all(sum(row["is_final"] for row in send) >= len(send) - 2 for send in endless)
+    assert len(endless) >= 3
+    # And whole sends that still run though each of their numbers has ended: they tell nothing about these.
+    running = {row["provider_key"] for row in told if row["granularity"] == "order" and row["status"] == "enroute"}
+    assert any(len(send) > 5 and all(row["is_final"] for row in send) for key, send in sends.items() if key in running)
 
 
 def test_a_start_says_which_credentials_are_missing_and_nothing_else_that_sounds_wrong(tmp_path: Path) -> None:
