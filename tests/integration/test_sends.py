@@ -1,17 +1,19 @@
 """Sends of many numbers: each number is polled itself, the send once they are closed or validity has ended."""
 
+import threading
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 import pytest
 from driving import make_runtime, scalar
-from ledger_acts import Held, add_account, deliveries, execute, fetches_of, plan, row, run_at_once, vairo_body
+from ledger_acts import Held, add_account, deliveries, execute, fetches_of, plan, row, vairo_body
 from sqlalchemy import Engine, text
 
 from core import clock
 from models.ledger import planning
 from models.overview import overview
+from models.tracked import close_answered
 from tasks.runtime import Runtime
 from tasks.steps.planning import plan_poll
 from tasks.steps.tracking import track
@@ -127,19 +129,25 @@ def test_two_numbers_that_close_at_the_same_moment_make_their_send_due(runtime: 
     """Neither transaction sees the other's closing before it commits; the later one looks again, under a lock."""
     engine = runtime.engine
     account_id = add_account(engine)
-    for turn in range(10):
-        send = str(500 + turn)
-        register(runtime, account_id, 2, send)
-        held = [Held(runtime, each) for each in plan(runtime, account_id)]
-        values = [f"{send}:{each.taken.params['number']}" for each in held]
-        bodies = [vairo_body(value, "DELIVERED", key=2 * turn + place) for place, value in enumerate(values)]
-        run_at_once([lambda one=one, body=body: one.answer(body) for one, body in zip(held, bodies, strict=True)])  # type: ignore[misc]
-        assert send_row(engine, send)["is_due"]
-        execute(
-            engine,
-            "UPDATE tracked_ids SET closed_at = now(), close_reason = 'final', next_check_at = NULL"
-            " WHERE id_kind = 'send'",
-        )
+    register(runtime, account_id, 2)
+    answer_numbers(runtime, plan(runtime, account_id), {number(0): "WAITING", number(1): "WAITING"})
+    with engine.connect() as connection:
+        query = "SELECT id FROM tracked_ids WHERE id_kind = 'number' ORDER BY id"
+        first, second = connection.execute(text(query)).scalars()
+
+    def close_second() -> None:
+        with engine.begin() as connection:
+            assert close_answered(connection, [second], clock.now()) == 1
+
+    later = threading.Thread(target=close_second)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with engine.begin() as connection:
+        assert close_answered(connection, [first], clock.now()) == 1
+        later.start()
+        while later.is_alive() and not scalar(engine, waits):
+            later.join(0.02)
+    later.join(60)
+    assert send_row(engine)["is_due"]
 
 
 def test_a_send_that_still_runs_is_read_again_right_after_validity_only(runtime: Runtime) -> None:
