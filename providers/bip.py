@@ -34,6 +34,7 @@ from providers.adapter import (
 )
 from providers.decoding import (
     Fields,
+    as_count,
     as_int,
     as_key,
     as_list,
@@ -354,7 +355,7 @@ def _places(items: Sequence[Any]) -> list[int]:
     bodies; where it is absent, the position in this body counts. Where two failed items would share a place, the field
     holds what its name says, a total, and the positions count for all.
     """
-    stated = [as_int(item.get("totalnumberofmessage"), minimum=1) if isinstance(item, dict) else None for item in items]
+    stated = [as_count(item.get("totalnumberofmessage")) if isinstance(item, dict) else None for item in items]
     places = [place or position for position, place in enumerate(stated, 1)]
     failed = [place for place, item in zip(places, items, strict=True) if not _is_taken(item)]
     return places if len(set(failed)) == len(failed) else list(range(1, len(items) + 1))

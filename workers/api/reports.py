@@ -31,13 +31,16 @@ class Stored(BaseModel):
     new: int
     advanced: int
     unchanged: int
-    registered: Annotated[int, Field(description="Ids that the reply names and that are polled from now on.")]
+    registered: Annotated[
+        int, Field(description="Ids that the reply names and that are polled from now on; absent where there are none.")
+    ] = 0
     quarantined: Annotated[int, Field(description="Parts that were not understood and are kept for a later reading.")]
 
 
 @router.post(
     "/reports/{account}",
     response_model=Stored,
+    response_model_exclude_defaults=True,
     responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
     summary="Hand over a provider's reply to a send",
     openapi_extra={
