@@ -344,6 +344,18 @@ def rewrite_histories(
     return set(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
 
 
+_DELETE = """
+WITH gone AS (DELETE FROM delivery_status WHERE id = ANY(%(ids)s) RETURNING id),
+  announced AS (INSERT INTO delivery_erasures (delivery_id) SELECT id FROM gone)
+SELECT count(*) FROM gone
+"""
+
+
+def delete_deliveries(connection: Connection, ids: Sequence[int]) -> int:
+    """Remove these deliveries with their history; returns how many. The feed of changes reports that they are gone."""
+    return int(connection.exec_driver_sql(_DELETE, {"ids": list(ids)}).scalar_one())
+
+
 def lock_deliveries(connection: Connection, ids: Sequence[int]) -> list[int]:
     """Lock these deliveries in the order of all writers; the ids that still exist."""
     return list(connection.exec_driver_sql(_LOCK, {"ids": list(ids)}).scalars())

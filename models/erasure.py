@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from models.changes import forget_erasures
+from models.deliveries import delete_deliveries
 from models.keys import join_key
 
 _NATIONAL_DIGITS = 10
@@ -59,12 +60,6 @@ ORDER BY id FOR UPDATE
 """
 _OBSERVATIONS = """
 WITH gone AS (DELETE FROM observations WHERE delivery_id = ANY(:deliveries) RETURNING 1) SELECT count(*) FROM gone
-"""
-# The feed of changes tells that these ids are gone.
-_DELIVERIES = """
-WITH gone AS (DELETE FROM delivery_status WHERE id = ANY(:deliveries) RETURNING id),
-  told AS (INSERT INTO delivery_erasures (delivery_id) SELECT id FROM gone)
-SELECT count(*) FROM gone
 """
 _TRACKED = """
 WITH gone AS (
@@ -124,7 +119,7 @@ def erase(connection: Connection, recipient: str) -> Erased:
     forget_erasures(connection)
     return Erased(
         observations=count(_OBSERVATIONS),
-        deliveries=count(_DELIVERIES),
+        deliveries=delete_deliveries(connection, [row.id for row in found]),
         tracked_ids=count(_TRACKED),
         quarantined=count(_QUARANTINE),
         fetches=count(_FETCHES),

@@ -4,9 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy import Connection, RowMapping, func, select, text
 
-from models.deliveries import find_differing, load_histories, lock_deliveries, refold, rewrite_histories
+from models.deliveries import (
+    delete_deliveries,
+    find_differing,
+    load_histories,
+    lock_deliveries,
+    refold,
+    rewrite_histories,
+)
 from models.merge import Observation, fold_values, observe
 from models.report import DeliveryReport, KeptStatement
 from models.tables import delivery_status
@@ -150,3 +157,43 @@ def _restated(row: RowMapping, seen: Observation, restate: Restate) -> Observati
         as_of=seen.as_of if today.as_of is None else today.as_of,
         provider_time=seen.provider_time if today.provider_time is None else today.provider_time,
     )
+
+
+# ------------------------------------------------------------------------------------------------------- phantoms
+
+_SURPLUS = text("""
+    SELECT o.provider_key FROM delivery_status o
+    WHERE o.account_id = :account_id AND o.granularity = 'order' AND o.total < (
+        SELECT count(*) FROM delivery_status m
+        WHERE m.account_id = o.account_id AND m.parent_key = o.provider_key AND m.granularity = 'message')
+    ORDER BY o.id
+""")
+_MESSAGES = text("""
+    SELECT id, provider_key FROM delivery_status
+    WHERE account_id = :account_id AND parent_key = :order AND granularity = 'message' ORDER BY id FOR UPDATE
+""")
+_TOTAL = text("""
+    SELECT total FROM delivery_status
+    WHERE account_id = :account_id AND granularity = 'order' AND provider_key = :order
+""")
+
+
+def surplus_orders(connection: Connection, account_id: str) -> list[str]:
+    """Keys of the orders that have more messages stored than recipients."""
+    return list(connection.execute(_SURPLUS, {"account_id": account_id}).scalars())
+
+
+def remove_repetitions(
+    connection: Connection, account_id: str, order: str, is_repetition: Callable[[str], bool]
+) -> int:
+    """Remove the repeated messages of an order that has more of them than recipients; returns how many.
+
+    Which of them a wrong response invented cannot be told, so all go, and the feed of changes reports them as removed.
+    The caller makes the order due in the same transaction: its next responses bring back those that exist.
+    """
+    names = {"account_id": account_id, "order": order}
+    messages = connection.execute(_MESSAGES, names).all()
+    total = connection.execute(_TOTAL, names).scalar_one_or_none()
+    if total is None or len(messages) <= total:
+        return 0
+    return delete_deliveries(connection, [row.id for row in messages if is_repetition(row.provider_key)])

@@ -89,6 +89,9 @@ class ProviderRecord:
     """Kinds of ids that a sender may register only to attach its `client_ref`: the value is the key of a delivery of
     this granularity, and the reference goes to that delivery and to those whose `parent_key` it is. Registering one
     makes nothing be asked."""
+    is_repetition: Callable[[str], bool] | None = None
+    """Whether the key of a message names a second or later one that nothing but repetition in an answer tells from the
+    first (an equal number in an order), so that a wrong answer may have invented it. None: there are no such keys."""
     probe: "FetchSpec | None" = None
     """A fetch that asks for nothing but whether the credentials are accepted, where the provider has such a call."""
     sweep_window_days: int | None = None

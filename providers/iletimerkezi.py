@@ -65,6 +65,7 @@ from providers.iletimerkezi_orders import (
     Recipient,
     code_text,
     decode_recipient,
+    is_repetition,
     read_order,
     read_recipient,
     read_recipients,
@@ -149,6 +150,7 @@ class Iletimerkezi:
         derived_secret=sent_hash,
         callback_secret=WEBHOOK_SECRET,
         callback_drops=(MESSAGE_TEXT,),
+        is_repetition=is_repetition,
         reference_kinds={ORDER: Granularity.ORDER},
         probe=FetchSpec(kind="batch", params={PROBE: BALANCE}, label="credential check"),
     )

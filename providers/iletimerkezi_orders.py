@@ -276,6 +276,12 @@ def read_recipient(order: str, item: Mapping[str, Any], account: Account | None 
     return Parsed(hints=hints, unreadable=tuple(unreadable))
 
 
+def is_repetition(key: str) -> bool:
+    """Whether a recipient's `provider_key` has an ordinal from 2 on."""
+    parts = split_key(key)
+    return len(parts) == _KEY_PARTS and parts[-1] != "1"
+
+
 def restate_recipient(key: str, statement: Mapping[str, Any], account: Account) -> DeliveryReport | None:
     """The report of one recipient under the `provider_key` that it has; None where the statement cannot be read."""
     found, parts = _recipient(statement), split_key(key)

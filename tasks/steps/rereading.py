@@ -4,15 +4,19 @@ Nothing is requested from a provider, so no credentials are needed. Each chunk i
 may write beside it.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from models.accounts import list_accounts
 from models.database import retry_transaction
-from models.rebuild import RereadChunk, reread_chunk
+from models.ledger.finishing import database_now, discover
+from models.rebuild import RereadChunk, remove_repetitions, reread_chunk, surplus_orders
+from models.vocabulary import Granularity
+from providers.adapter import ProviderRecord
 from tasks.runtime import account_without_credentials, adapter_of
 from tasks.steps.tracking import account_row
 
@@ -26,6 +30,8 @@ class RereadResult:
     """Deliveries whose stored facts were not what their statements give today."""
     written: int = 0
     """Rows that changed by it."""
+    removed: int = 0
+    """Messages that a response had repeated beyond the recipients of its order."""
 
 
 def reread_statements(
@@ -45,11 +51,34 @@ def reread_statements(
         while chunk.last_id is not None:
             after_id, mine = chunk.last_id, row["id"]
             chunk = retry_transaction(engine, lambda c: reread_chunk(c, mine, restate, after_id=after_id))  # noqa: B023
-            result = RereadResult(
+            result = replace(
+                result,
                 deliveries=result.deliveries + chunk.deliveries,
                 differed=result.differed + chunk.differed,
                 written=result.written + chunk.written,
             )
             if on_progress is not None:
                 on_progress(result.deliveries)
+        result = replace(result, removed=result.removed + _remove_phantoms(engine, row["id"], adapter_of(row).record))
     return result
+
+
+def _remove_phantoms(engine: Engine, account_id: str, record: ProviderRecord) -> int:
+    """Remove repeated messages of orders that have more of them than recipients, and make these orders due."""
+    if record.is_repetition is None:
+        return 0
+    with engine.connect() as connection:
+        orders = surplus_orders(connection, account_id)
+    return sum(
+        retry_transaction(engine, partial(_remove_of_order, account_id=account_id, record=record, order=order))
+        for order in orders
+    )
+
+
+def _remove_of_order(connection: Connection, *, account_id: str, record: ProviderRecord, order: str) -> int:
+    removed = remove_repetitions(connection, account_id, order, record.is_repetition) if record.is_repetition else 0
+    if removed:
+        kinds = [kind for kind, granularity in record.reference_kinds.items() if granularity is Granularity.ORDER]
+        reopened: list[Mapping[str, Any]] = [{"id_kind": kind, "value": order, "expected": None} for kind in kinds]
+        discover(connection, account_id, database_now(connection), [], reopened)
+    return removed

@@ -106,6 +106,8 @@ def rebuild_table(
             f"{again.deliveries} deliveries read again: the facts of {again.differed} differed,"
             f" {again.written} rows changed"
         )
+        if again.removed:
+            print(f"{again.removed} messages beyond the recipients of their order were removed; the orders are due now")
     with progress("rebuilding") as bar, transaction(engine) as connection:
         done = rebuild(connection, account, on_progress=bar.show)
     print(f"{done.deliveries} deliveries recomputed, {done.differed} of them differed and were written")
