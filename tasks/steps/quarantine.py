@@ -60,9 +60,9 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
         return None
     row = account_row(connection, entry.account_id)
     asked = _asked_ids(connection, runtime, row, entry)
-    parsed, is_item = _parse(runtime, row, entry, asked)
+    as_of = None if entry.origin.startswith("callback:") else _as_of(connection, entry)
+    parsed, is_item = _parse(runtime, row, entry, asked, as_of)
     if isinstance(parsed, Parsed) and (parsed.reports or parsed.hints or is_item) and not parsed.unreadable:
-        as_of = None if entry.origin.startswith("callback:") else _as_of(connection, entry)
         placed = place(connection, row["id"], parsed.hints)
         kinds = adapter_of(row).record.reference_kinds
         reports = with_references(connection, row["id"], kinds, (*parsed.reports, *placed.reports))
@@ -114,7 +114,7 @@ def _asked_ids(
 
 
 def _parse(
-    runtime: Runtime, row: RowMapping, entry: Opened, asked: Mapping[TrackedKey, RowMapping]
+    runtime: Runtime, row: RowMapping, entry: Opened, asked: Mapping[TrackedKey, RowMapping], asked_at: datetime | None
 ) -> tuple[Parsed | str, bool]:
     """What the adapter makes of the bytes now, or a sentence why it makes nothing of them; whether they are an item."""
     adapter, account = adapter_of(row), runtime.account(row)
@@ -125,7 +125,9 @@ def _parse(
             return adapter.parse_callback(account, unpacked(callback)), False
         spec = FetchSpec(kind=kind, params=entry.context.get("params", {}), ids=tuple(asked))
         fetch = Fetch(spec=spec, ids={key: due_id(tracked) for key, tracked in asked.items()})
-        answer = Answer(status=HTTPStatus.OK, headers=body_headers(entry.context), body=entry.raw)
+        # What lay ahead when the response was given may be past now.
+        headers = body_headers(entry.context)
+        answer = Answer(status=HTTPStatus.OK, headers=headers, body=entry.raw, received_at=asked_at)
         return _parse_polled(adapter, account, fetch, unpacked(answer, RESPONSE_CAP_BYTES))
     except ContentCodingError as error:
         return error.sentence("body"), False
