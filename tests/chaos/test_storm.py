@@ -15,9 +15,8 @@ from system import System
 
 from sandbox.server import Sandbox
 
-
 VALID_SECONDS = 7200
-"""No validity ends during a test: after its end an id is checked once, then daily, and that one answer may be spoiled."""
+"""No validity ends meanwhile: after its end an id is checked once, then daily, and that one answer may be spoiled."""
 
 
 def weather(table: Table, *, seconds: float, patience: float) -> list[str]:
