@@ -263,7 +263,7 @@ class Diyalog(StandIn):
                     "recipient": None,
                     "expected": None,
                     "sent_at": min(one.day for one in listed),
-                    "valid_until": ends + 20,
+                    "valid_until": ends + (self.settings.validity_seconds or 20),
                 }
             )
         return rows

@@ -157,6 +157,8 @@ class Organik(StandIn):
         # A message without an end gets a short validity, so the wait for it ends in a demo.
         silent = any(read_outcome(number) == "never" for number in numbers)
         valid = start + (1080 / batch.speed if silent else VALIDITY_SECONDS)
+        if batch.validity_seconds:
+            valid = batch.at + batch.validity_seconds
         base = 410_000_000 + (key - 14_000_000) * 1_000
         items = tuple(
             Item(number, base + nth, self._life(rng, batch, created, start, number), segments)

@@ -69,6 +69,7 @@ class Settings:
     organik_xml_no_errorcode: bool = False
     diyalog_unknown_is_empty: bool = False
     latency_seconds: float = 0.012
+    validity_seconds: float = 0.0
     limits: dict[str, Limit] = field(default_factory=lambda: dict(LIMITS))
 
     def change(self, values: dict[str, Any]) -> None:

@@ -27,6 +27,8 @@ class Batch:
     size: Size | None = None
     outcome: str | None = None
     recipients: tuple[str, ...] = ()
+    validity_seconds: float = 0.0
+    """How long after the batch every send of it is valid; 0: as the stand-in says."""
 
     def rng(self, provider: str) -> Random:
         """Dice of this batch."""

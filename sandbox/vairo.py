@@ -186,9 +186,10 @@ class Vairo(StandIn):
         )
         # A message without an end gets a short validity, so the wait for it ends in a demo.
         valid = (SHORT_VALIDITY_SECONDS if silent else VALIDITY_SECONDS) / batch.speed
+        ends = batch.at + batch.validity_seconds if batch.validity_seconds else created + valid
         key = 187_000 + batch.number * 10_000 + index
         by_number = {one.number: one for one in messages}
-        return Send(key, batch.number, int(created), int(created + valid), failed, messages, by_number)
+        return Send(key, batch.number, int(created), int(ends), failed, messages, by_number)
 
     def _life(self, rng: Random, batch: Batch, created: float, outcome: str) -> Life[str]:
         last = LAST_WORD.get(outcome, "DELIVERED")

@@ -79,7 +79,8 @@ class World:
         self.standins = {one.name: one for one in made}
         size = SIZES[self.scale]
         for one in made:
-            one.add(Batch(0, self.start, self.seed, self.speed, size=size))
+            validity = self.settings.validity_seconds
+            one.add(Batch(0, self.start, self.seed, self.speed, size=size, validity_seconds=validity))
         for number, order in enumerate(self.orders, 1):
             self._carry_out(number, order)
 
@@ -93,6 +94,7 @@ class World:
                 count=order.count,
                 outcome=order.outcome,
                 recipients=order.recipients,
+                validity_seconds=self.settings.validity_seconds,
             )
         )
 

@@ -124,6 +124,7 @@ class System:
         breaks: str = "",
         limits: Mapping[str, int] | None = None,
         database_on: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.rng = random.Random(seed)
         self.folder = Path(tempfile.mkdtemp(prefix="ulak-chaos-"))
@@ -139,7 +140,7 @@ class System:
         self.hits = self.folder / "hits"
         self.postgres = PostgresServer(database_on or self.folder / "servers", order=("wheel", "system"))
         self.valkey = ValkeyServer(self.folder / "servers")
-        self.sandbox = Sandbox(seed=seed, speed=speed)
+        self.sandbox = Sandbox(seed=seed, speed=speed, settings=settings)
         self._limits = limits or {}
         self._workers, self._threads = workers, threads
         self._lifeline = Lifeline()

@@ -15,10 +15,13 @@ from system import System
 
 from sandbox.server import Sandbox
 
+VALID_SECONDS = 7200
+"""No validity ends meanwhile: after its end an id is checked once, then daily, and that one answer may be spoiled."""
+
 
 def weather(table: Table, *, seconds: float, patience: float) -> list[str]:
     """A system in a storm of so many seconds, and all that was wrong with it."""
-    with System(table.seed, workers=2, speed=60) as system:
+    with System(table.seed, workers=2, speed=60, settings={"validity_seconds": VALID_SECONDS}) as system:
         watch(system.engine)
         send_plenty(system)
         system.wait_calls(10)

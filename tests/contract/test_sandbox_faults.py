@@ -370,7 +370,7 @@ def test_wrong_orders_are_refused_with_what_is_known(sandbox: Sandbox, client: h
 def test_ever_names_every_status_that_was_true_and_since_when() -> None:
     """Watched while the lives go on: whatever a row ever said is in its `ever` afterwards, at its time."""
     seen: dict[tuple[str, str, str], dict[str, float]] = {}
-    with Sandbox(seed=6, speed=150) as sandbox:
+    with Sandbox(seed=6, speed=60) as sandbox:
         while not sandbox.control("GET", "/truth/settled")["settled"]:
             now = time.time()
             for row in sandbox.world.truth(now=now):
@@ -384,7 +384,7 @@ def test_ever_names_every_status_that_was_true_and_since_when() -> None:
         assert last[key]["status"] in ever
         assert all(timestamp(ever[status]) <= at + 0.01 for status, at in statuses.items())
         changed += len(statuses) > 1
-    assert changed > 20
+    assert changed > 5
     assert not any({"delivered", "undeliverable"} <= set(row["ever"]) for row in last.values() if is_alone(row, last))
 
 
