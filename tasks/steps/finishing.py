@@ -22,7 +22,7 @@ from schedules.policy import first_check, next_check
 from tasks.steps.asking import Asked
 from tasks.steps.planning import new_fetch
 from tasks.steps.sweeping import judge_window
-from tasks.steps.tracking import policy_numbers
+from tasks.steps.tracking import policy_numbers, sent_late
 from tasks.steps.trouble import breaker_changes, finish_trouble
 
 log = get_logger(__name__)
@@ -214,6 +214,8 @@ def _discover(
         key = (item.key.id_kind, item.key.value)
         sent_at = item.sent_at or asked.taken.asked_at
         valid_until = item.valid_until or sent_at + validity
+        late = sent_late(connection, sent_at, asked.taken.asked_at)
+        sent_at, valid_until = sent_at - late, valid_until - late
         rows[key] = {
             "id_kind": item.key.id_kind,
             "value": item.key.value,

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, RowMapping
 
 from models import tracked
 from models.keys import split_key
+from models.ledger.clocksteps import seconds_behind
 from models.report import TrackedKey
 from providers.adapter import Account, Adapter, DueId
 from providers.numbers import lookup_form
@@ -53,7 +54,7 @@ def track(runtime: Runtime, account_id: str, items: Sequence[Mapping[str, Any]])
     for start in range(0, len(items), MOST_AT_ONCE):
         with runtime.engine.begin() as connection:
             row = account_row(connection, account_id)
-            rows = _rows(row, adapter_of(row), items[start : start + MOST_AT_ONCE], row["now"])
+            rows = _rows(connection, row, adapter_of(row), items[start : start + MOST_AT_ONCE])
             created += tracked.register(connection, account_id, rows)
     return created
 
@@ -70,13 +71,29 @@ def register(
     connection: Connection, row: RowMapping, account: Account, adapter: Adapter, items: Sequence[Mapping[str, Any]]
 ) -> Sequence[RowMapping]:
     """Register the ids that an on-demand poll names, and give their tracked rows."""
-    rows = _rows(row, adapter, items, row["now"])
+    rows = _rows(connection, row, adapter, items)
     tracked.register(connection, account.id, rows)
     return tracked.find(connection, account.id, rows)
 
 
-def _rows(row: RowMapping, adapter: Adapter, items: Sequence[Mapping[str, Any]], now: datetime) -> list[dict[str, Any]]:
+def sent_late(connection: Connection, sent_at: datetime, now: datetime) -> timedelta:
+    """By how much a time of sending must be moved to be one of PostgreSQL's clock: mostly by nothing.
+
+    One that lies ahead by no more than that clock was set back of late is no sending that is still to come: whoever
+    named it has a better clock. Without this, nobody would ask for the id until the clock has caught up.
+    """
+    ahead = sent_at - now
+    if ahead <= timedelta(0):
+        return timedelta(0)
+    behind = timedelta(seconds=seconds_behind(connection))
+    return behind if ahead <= behind else timedelta(0)
+
+
+def _rows(
+    connection: Connection, row: RowMapping, adapter: Adapter, items: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """Rows to insert, the later of equal ids winning, missing times filled in."""
+    now: datetime = row["now"]
     validity = timedelta(hours=float(row["options"].get("validity_hours", adapter.record.validity_hours)))
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for item in items:
@@ -86,6 +103,8 @@ def _rows(row: RowMapping, adapter: Adapter, items: Sequence[Mapping[str, Any]],
             raise UnknownIdKindError(f"{adapter.record.title} knows no id of kind {kind!r} (known: {known}).")
         sent_at = item.get("sent_at") or now
         valid_until = item.get("valid_until") or sent_at + validity
+        late = sent_late(connection, sent_at, now)
+        sent_at, valid_until = sent_at - late, valid_until - late
         recipient = item.get("recipient") or _number_in(adapter, kind, value)
         rows[kind, value] = {
             "id_kind": kind,

@@ -116,7 +116,8 @@ def _account_changes(
     changes: dict[str, Any] = {"learned": error.learned}
     if not isinstance(error, TryAgainAt):
         changes |= {"last_trouble": f"{type(error).__name__}: {error.message}", "last_trouble_at": row["now"]}
-    failed = isinstance(error, TryAgainSoon)
+    # What was learned (a clock that differs) mends it: no outage.
+    failed = isinstance(error, TryAgainSoon) and not error.learned
     since = row["breaker_until"]
     recent = [outcome == "failed" for outcome in ledger.recent_outcomes(connection, row["id"], 20, since=since)]
     changes |= breaker_changes(row, recent=recent, failed=failed)
