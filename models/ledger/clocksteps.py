@@ -341,6 +341,18 @@ _LAST = text("""
 """)
 
 
+_BEHIND = text("""
+    SELECT greatest(0, -coalesce(sum(seconds), 0))::double precision FROM clock_steps
+    WHERE noticed_at > clock_timestamp() - make_interval(secs => :told)
+""")
+
+
+def seconds_behind(connection: Connection) -> float:
+    """By how much the steps of the last day have set the clock back in all: it may be that much behind the truth."""
+    behind: float = connection.execute(_BEHIND, {"told": TOLD_SECONDS}).scalar_one()
+    return behind
+
+
 def last_step(connection: Connection) -> str | None:
     """One sentence about the last step that was noticed within a day; None where there was none."""
     row = connection.execute(_LAST).one_or_none()

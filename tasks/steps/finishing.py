@@ -24,7 +24,7 @@ from schedules.policy import check_again, first_check, next_check
 from tasks.steps.asking import Asked
 from tasks.steps.planning import new_fetch
 from tasks.steps.sweeping import further_pages, judge_window
-from tasks.steps.tracking import is_whole, policy_numbers
+from tasks.steps.tracking import is_whole, policy_numbers, sent_late
 from tasks.steps.trouble import breaker_changes, finish_trouble
 
 log = get_logger(__name__)
@@ -266,6 +266,8 @@ def _discover(
         key = (item.key.id_kind, item.key.value)
         sent_at = item.sent_at or asked.taken.asked_at
         valid_until = item.valid_until or sent_at + validity
+        late = sent_late(connection, sent_at, asked.taken.asked_at)
+        sent_at, valid_until = sent_at - late, valid_until - late
         rows[key] = {
             "id_kind": item.key.id_kind,
             "value": item.key.value,

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, RowMapping
 from models import tracked
 from models.database import retry_transaction
 from models.keys import split_key
+from models.ledger.clocksteps import seconds_behind
 from models.references import attach_references
 from models.report import Discovered, TrackedKey
 from providers.adapter import Account, Adapter, DueId
@@ -147,6 +148,19 @@ def register_named(connection: Connection, row: RowMapping, found: Sequence[Disc
     return tracked.register(connection, row["id"], _rows(connection, row, adapter_of(row), items)) if items else 0
 
 
+def sent_late(connection: Connection, sent_at: datetime, now: datetime) -> timedelta:
+    """By how much a time of sending must be moved to be one of PostgreSQL's clock: mostly by nothing.
+
+    One that lies ahead by no more than that clock was set back of late is no sending that is still to come: whoever
+    named it has a better clock. Without this, nobody would ask for the id until the clock has caught up.
+    """
+    ahead = sent_at - now
+    if ahead <= timedelta(0):
+        return timedelta(0)
+    behind = timedelta(seconds=seconds_behind(connection))
+    return behind if ahead <= behind else timedelta(0)
+
+
 def _rows(
     connection: Connection,
     row: RowMapping,
@@ -168,6 +182,8 @@ def _rows(
             raise UnknownIdKindError(f"{adapter.record.title} knows no id of kind {kind!r} (known: {known}).")
         sent_at = item.get("sent_at") or now
         valid_until = item.get("valid_until") or sent_at + validity
+        late = sent_late(connection, sent_at, now)
+        sent_at, valid_until = sent_at - late, valid_until - late
         recipient = person(str(item.get("recipient") or _number_in(adapter, kind, value) or "")) or None
         before = rows.get((kind, value), {})
         given = {

@@ -68,12 +68,12 @@ def breaker_changes(row: RowMapping, *, recent: list[bool], failed: bool) -> dic
 
 
 def is_outage(error: ProviderError) -> bool:
-    """Whether the error counts for the account's breaker."""
-    return isinstance(error, TryAgainSoon) and error.is_outage
+    """Whether the error counts for the account's breaker. What was learned from it corrects the next request."""
+    return isinstance(error, TryAgainSoon) and error.is_outage and not error.learned
 
 
 def _outcome(error: ProviderError) -> str:
-    failed_alone = isinstance(error, TryAgainSoon) and not error.is_outage
+    failed_alone = isinstance(error, TryAgainSoon) and not is_outage(error)
     return REQUEST_FAILED if failed_alone else OUTCOMES[type(error)]
 
 

@@ -218,6 +218,27 @@ def test_an_id_is_due_as_if_the_clock_had_never_been_wrong(runtime: Runtime, shi
     assert 23.9 * HOUR < ahead(shifted.engine, "valid_until", "tracked_ids") <= 24 * HOUR
 
 
+def test_what_was_sent_just_now_is_asked_for_though_the_clock_was_set_back_too_far(
+    runtime: Runtime, shifted: ShiftedClock
+) -> None:
+    """PostgreSQL's clock is an hour behind the sender's: nothing is to be sent in an hour. What is for tomorrow is."""
+    account_id = add_account(shifted.engine)
+    shifted.step(-HOUR)
+    clocks.look(runtime)
+    truth = now(shifted.engine) + timedelta(seconds=HOUR)
+    sendings = {"s1:+905321234567": truth - timedelta(seconds=1), "s2:+905321234567": truth + timedelta(days=1)}
+    items = [{"kind": "number", "value": value, "sent_at": sent_at} for value, sent_at in sendings.items()]
+    track(runtime, account_id, items)
+    due = "SELECT value FROM tracked_ids WHERE next_check_at < clock_timestamp() + interval '10 s'"
+    assert scalar(shifted.engine, due) == "s1:+905321234567"
+    # Set right again, the clock is trusted again.
+    shifted.step(HOUR)
+    clocks.look(runtime)
+    soon = now(shifted.engine) + timedelta(minutes=30)
+    track(runtime, account_id, [{"kind": "number", "value": "s3:+905321234567", "sent_at": soon}])
+    assert scalar(shifted.engine, "SELECT sent_at FROM tracked_ids WHERE value LIKE 's3%'") == soon
+
+
 def test_lists_are_opened_at_their_interval_after_the_clock_was_set_back(
     runtime: Runtime, shifted: ShiftedClock
 ) -> None:

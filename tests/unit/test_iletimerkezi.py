@@ -217,7 +217,7 @@ def test_a_price_that_cannot_be_read_is_kept_and_not_dropped_silently() -> None:
     parsed = parse(detail_fetch("7"), body)
     assert [report.status for report in parsed.reports] == [Status.DELIVERED, Status.DELIVERED]
     assert [(item.reason, item.provider_key) for item in parsed.unreadable] == [
-        ("The price of an order cannot be read.", "7")
+        ("An order has a `price` that cannot be read.", None)
     ]
 
 

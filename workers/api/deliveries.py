@@ -44,8 +44,8 @@ class Delivery(BaseModel):
     credits: Annotated[
         float | None,
         Field(
-            description="What the provider calls the price of this message, in its own credits. At Organik the credits"
-            " calculated for it, which is not what was spent: 0 abroad and before the sending."
+            description="The provider's price of this message or send in its own credits. Whether it is what was spent"
+            " differs by provider (docs/providers), so do not add it up for a bill without reading that page."
         ),
     ]
     sent_at: datetime | None
