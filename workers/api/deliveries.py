@@ -44,8 +44,8 @@ class Delivery(BaseModel):
     credits: Annotated[
         float | None,
         Field(
-            description="What the provider calls the price of this message, in its own credits. At Organik the credits"
-            " calculated for it, which is not what was spent: 0 abroad and before the sending."
+            description="The provider's own number of credits for this message. The provider's page says what it means:"
+            " it may be what was calculated at the sending, and not what was spent."
         ),
     ]
     sent_at: datetime | None
