@@ -31,6 +31,7 @@ from tasks.messages import poll_account
 from tasks.runtime import CredentialCache, Runtime
 from tasks.steps.deadletters import retry_dead
 from tasks.steps.ondemand import open_on_demand
+from tasks.steps.planning import plan_poll
 from workers.api.app import make_api
 
 __all__ = ["api", "ulak"]
@@ -163,11 +164,12 @@ def test_a_fetch_that_stands_ready_for_a_customer_does_not_take_the_place_of_its
         add_ids(engine, account_id, ["1"], kind="customer")
         plain = open_on_demand(runtime, account_id, trigger="cli")
         days = open_on_demand(runtime, account_id, trigger="cli", window=(date(2026, 3, 1), date(2026, 3, 1)))
+        messages = [*plan_poll(runtime, account_id, plain), *plan_poll(runtime, account_id, days)]
         with Driver(runtime, plans=False).running() as driver:
-            driver.send([poll_account(account_id, plain), poll_account(account_id, days)])
+            driver.send(messages)
             ended = "SELECT count(*) FROM polls WHERE state = 'complete'"
             assert driver.until(lambda: scalar(engine, ended) == 2, seconds=40)
-    assert len(asked) == 2
+    assert scalar(engine, "SELECT array_agg(calls ORDER BY id) FROM polls") == [1, 1]
     assert (date(2026, 3, 1), date(2026, 3, 1)) in asked
 
 
