@@ -288,6 +288,7 @@ class Diyalog(StandIn):
             "conversation",
             ":".join(map(encode_part, parts)),
             "sent",
+            parent_key=one.sender,
             is_final=now >= one.day + 3 * DAY_SECONDS,
             recipient=one.receiver,
             total=one.life.at(now),
