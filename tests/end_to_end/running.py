@@ -22,8 +22,27 @@ from workers.embedded.postgres import PostgresServer
 ROOT = Path(__file__).parents[2]
 
 
+STRANGERS = {
+    "CELERY_BROKER_URL": "redis://stranger.invalid:1/0",
+    "CELERY_BROKER_READ_URL": "redis://stranger.invalid:2/0",
+    "CELERY_CONFIG_MODULE": "stranger",
+    "APP": "stranger",
+    "DJANGO_SETTINGS_MODULE": "stranger",
+    "FLOWER_PORT": "1",
+    "FLOWER_BASIC_AUTH": "stranger:stranger",
+    "FLOWER_UNAUTHENTICATED_API": "true",
+    "WEB_CONCURRENCY": "4",
+    "ULAK_METRICS_PORT": "tcp://10.0.0.1:9600",
+    "ULAK_API_SERVICE_HOST": "10.0.0.1",
+    "PGTZ": "Asia/Tokyo",
+}
+"""Variables of other programs, and of Services in Kubernetes: none may have an effect."""
+MODULES = ("core/__init__.py", "tasks/__init__.py", "models.py", "providers.py", "workers.py", "flowerconfig.py")
+"""Files that any project may have, in the folder that `ulak up` is started in."""
+
+
 class RunningUlak:
-    """One `ulak up` in a folder of its own."""
+    """One `ulak up` in a folder of its own, among strangers."""
 
     def __init__(self, folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         """Start it; `arguments` as a person would give them."""
@@ -33,11 +52,14 @@ class RunningUlak:
         # Tests run side by side: "the next free port" would be the same one for two of them.
         own = {f"ULAK_{what}_PORT": str(reserve_port()) for what in ("API", "FLOWER", "SANDBOX")}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ULAK_")}
+        for name in MODULES:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text("raise RuntimeError('a stranger')", encoding="utf-8")
         with self.stderr.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "workers.cli.main", "up", *arguments],
+                [sys.executable, "-P", "-m", "workers.cli.main", "up", *arguments],
                 cwd=folder,
-                env={**kept, "PYTHONPATH": str(ROOT), **own, **(env or {})},
+                env={**kept, **STRANGERS, "PYTHONPATH": str(ROOT), **own, **(env or {})},
                 stderr=output,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
