@@ -15,6 +15,7 @@ from typing import Final
 from sqlalchemy import Connection, RowMapping, text
 
 from models.heartbeats import READINESS
+from models.ledger.clocksteps import steps_of_last_day
 from models.ledger.sharing import standing
 from models.overview import AccountState, state_of
 from models.vocabulary import STATUS_CLASS, Status
@@ -151,8 +152,9 @@ def read_work(connection: Connection) -> Samples:
         yield Sample("polls_ended_last_hour", _of(row, state=row["state"]), row["many"])
 
 
+# One ahead of the clock, which was set back, is no fresh one.
 _HEARTBEATS = text("""
-    SELECT name, greatest(0, extract(epoch FROM clock_timestamp() - at))::double precision AS age FROM heartbeats
+    SELECT name, abs(extract(epoch FROM clock_timestamp() - at))::double precision AS age FROM heartbeats
     WHERE name <> :readiness
 """)
 # What the feed of changes does not tell yet, since an older transaction is still open somewhere in the cluster.
@@ -167,6 +169,7 @@ def read_pulse(connection: Connection) -> Samples:
     """Whether periodic work is done, and how far the feed of changes is behind the table."""
     for row in connection.execute(_HEARTBEATS, {"readiness": READINESS}).mappings():
         yield Sample("heartbeat_age_seconds", {"name": row["name"]}, row["age"])
+    yield Sample("clock_steps_last_day", {}, steps_of_last_day(connection))
     threads, crowded = standing(connection)
     yield Sample("worker_threads", {}, threads)
     yield Sample("accounts_waiting_for_threads", {}, crowded)

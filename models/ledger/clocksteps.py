@@ -131,29 +131,28 @@ def settle(connection: Connection, watch: ClockWatch, *, noticed_by: str) -> Set
 
 # ------------------------------------------------------------------------------------------------------ forward
 
-# A call's frame is told by its last own moment: the answer's, or, while there is none, that of the question. A call of
-# before the step lies at least the step behind the clock; one of after it does not, unless it is that old already.
+# The frame of a call is that of its question: whoever asks has looked at the clock. A call of before the step was asked
+# at least the step ago by the new clock; one of after it was not, unless it is that old already. The answer may have
+# been written in either frame, or between two steps; it came no earlier than the request's own time after the question.
 _CALLS_FORWARD = text("""
     WITH old AS (
-        SELECT c.id, (c.answered_at IS NULL OR c.released_at = c.gives_up_at) AS is_open FROM calls c
-        JOIN accounts a ON a.id = c.account_id
+        SELECT c.id, (c.answered_at IS NULL OR c.released_at = c.gives_up_at) AS is_open,
+            least(c.asked_at + make_interval(secs => :s), :now) AS asked_at
+        FROM calls c JOIN accounts a ON a.id = c.account_id
         WHERE c.asked_at <= :cutoff
           AND c.released_at > CAST(:cutoff AS timestamptz) - make_interval(secs => a.limit_per_seconds + :recent)
     ), moved AS (
-        SELECT c.id, old.is_open, least(c.asked_at + make_interval(secs => :s), :now) AS asked_at,
-            CASE WHEN old.is_open OR c.released_at <= :cutoff THEN c.released_at + make_interval(secs => :s)
-                 ELSE c.released_at END AS released_at
+        SELECT c.id, old.asked_at, CASE WHEN old.is_open THEN c.released_at + make_interval(secs => :s)
+            ELSE least(:now, greatest(
+                c.released_at + CASE WHEN c.released_at <= :cutoff THEN make_interval(secs => :s) ELSE '0' END,
+                old.asked_at + make_interval(secs => c.duration_seconds))) END AS released_at
         FROM old JOIN calls c USING (id)
     )
-    UPDATE calls c SET asked_at = m.asked_at,
+    UPDATE calls c SET asked_at = m.asked_at, released_at = greatest(m.asked_at, m.released_at),
         gives_up_at = greatest(c.gives_up_at + make_interval(secs => :s), m.asked_at),
-        released_at = greatest(m.asked_at, CASE WHEN m.is_open THEN m.released_at ELSE least(m.released_at, :now) END),
-        answered_at = CASE WHEN c.answered_at IS NULL THEN NULL
-                           ELSE greatest(m.asked_at, least(m.released_at, :now)) END
+        answered_at = CASE WHEN c.answered_at IS NOT NULL THEN greatest(m.asked_at, m.released_at) END
     FROM moved m WHERE c.id = m.id
 """)
-
-
 # Otherwise what is on its way would count as lost, and be asked a second time. What was lost before stays so.
 _LEASES_FORWARD = text("""
     UPDATE fetches f SET lease_until = f.lease_until + make_interval(secs => :s)
@@ -245,8 +244,10 @@ _CALLS_BACK = text(f"""
     )
     UPDATE calls c SET asked_at = old.asked_at, answered_at = {_past("c.answered_at", "old.now")},
         gives_up_at = greatest(c.gives_up_at - make_interval(secs => :s), old.asked_at),
-        released_at = greatest(old.asked_at, CASE WHEN old.is_open THEN c.released_at - make_interval(secs => :s)
-                                                  ELSE {_past("c.released_at", "old.now")} END)
+        released_at = greatest(old.asked_at, CASE
+            WHEN c.answered_at IS NULL OR c.released_at = c.gives_up_at THEN c.released_at - make_interval(secs => :s)
+            ELSE least(old.now, greatest({_past("c.released_at", "old.now")},
+                                         old.asked_at + make_interval(secs => c.duration_seconds))) END)
     FROM old WHERE c.id = old.id
 """)
 # When an id was last looked at, or registered, tells by how much it belongs to the old clock. One whose sending was
@@ -345,6 +346,17 @@ _BEHIND = text("""
     SELECT greatest(0, -coalesce(sum(seconds), 0))::double precision FROM clock_steps
     WHERE noticed_at > clock_timestamp() - make_interval(secs => :told)
 """)
+
+
+_MANY = text("""
+    SELECT count(*) FROM clock_steps WHERE noticed_at > clock_timestamp() - make_interval(secs => :told)
+""")
+
+
+def steps_of_last_day(connection: Connection) -> int:
+    """How many steps were noticed within a day."""
+    many: int = connection.execute(_MANY, {"told": TOLD_SECONDS}).scalar_one()
+    return many
 
 
 def seconds_behind(connection: Connection) -> float:

@@ -64,10 +64,13 @@ def hold_ready(connection: Connection, fetch_id: int) -> int | None:
 
 
 # The database's clock minus the time since the answer: later than the truth by the statement's way, never earlier.
+# Where that clock was set back since the question, the request's own time tells better.
 _CLOSE_CALL = text("""
     UPDATE calls SET
-        answered_at = greatest(asked_at, clock_timestamp() - make_interval(secs => :seconds_since)),
-        released_at = greatest(asked_at, clock_timestamp() - make_interval(secs => :seconds_since)),
+        answered_at = greatest(asked_at + make_interval(secs => :duration_seconds),
+                               clock_timestamp() - make_interval(secs => :seconds_since)),
+        released_at = greatest(asked_at + make_interval(secs => :duration_seconds),
+                               clock_timestamp() - make_interval(secs => :seconds_since)),
         outcome = :outcome, http_status = :http_status, duration_seconds = :duration_seconds
     WHERE id = :call_id AND answered_at IS NULL
 """)

@@ -183,6 +183,7 @@ def test_the_ledger_is_told_as_it_stands(server: Server, database: Engine) -> No
     assert rounded == {"fetch_ready_age": 90, "answer_age": 30, "tracked_overdue": 100, "unanswered_age": 7200}
     assert positive(told["ulak_polls_ended_last_hour"]) == {of(MINE, state="complete_with_errors"): 1}
     assert told["ulak_heartbeat_age_seconds"][of({"name": "reconcile"})] < 10
+    assert told["ulak_clock_steps_last_day"][of({})] == 0
     assert [told[f"ulak_{name}"][of({})] for name in ("worker_threads", "accounts_waiting_for_threads")] == [12, 1]
     assert set(told["ulak_figures_up"].values()) == {1}
 

@@ -54,6 +54,7 @@ FIGURES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "tracked_overdue_seconds": (ACCOUNT, "How long the id that is due longest has been due."),
     "unanswered_age_seconds": (ACCOUNT, "Since the sending of the oldest id that is still asked for."),
     "heartbeat_age_seconds": (("name",), "Since a periodic task last came to its end."),
+    "clock_steps_last_day": ((), "How often the database's clock was set by more than a second within a day."),
     "worker_threads": ((), "Threads that make fetches, of all workers that were heard of within 16 seconds."),
     "accounts_waiting_for_threads": ((), "Accounts that would make further calls if more threads were free."),
     "feed_held_back": ((), "Changes that the feed does not tell yet (at most 100000 are counted)."),
