@@ -44,6 +44,7 @@ def make_api(runtime: Runtime, *, token: str | None = None, publish: Publish | N
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        runtime.rejections.flush(runtime.engine)
         runtime.engine.dispose()
 
     api = FastAPI(
