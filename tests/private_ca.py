@@ -64,8 +64,10 @@ class Authority:
 
 
 @contextmanager
-def serving(context: ssl.SSLContext | None, said: Callable[[str], bytes] = lambda _: b"{}") -> Iterator[str]:
-    """The address of a server that answers every request with what `said` gives for its path."""
+def serving(
+    context: ssl.SSLContext | None, said: Callable[[str], bytes] = lambda _: b"{}", **headers: str
+) -> Iterator[str]:
+    """The address of a server that answers every request with what `said` gives for its path, and these headers."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -75,6 +77,8 @@ def serving(context: ssl.SSLContext | None, said: Callable[[str], bytes] = lambd
             body = said(self.path)
             self.send_response(200)
             self.send_header("content-length", str(len(body)))
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
             self.end_headers()
             self.wfile.write(body)
 

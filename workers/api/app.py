@@ -54,6 +54,7 @@ def make_api(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         readiness.close()
+        runtime.rejections.flush(runtime.engine)
         runtime.engine.dispose()
 
     api = FastAPI(
