@@ -305,6 +305,18 @@ def shifted_database(
         ("ask", 0.0),
     ],
 )
+@example(
+    limit=(1, 3.0, 4),
+    acts=[
+        ("ask", 1.0),
+        ("step", -3600.0),
+        ("pass_time", 2.5),
+        ("answer", 0, 0.0),
+        ("step", 3600.0),
+        ("pass_time", 0.9),
+        ("ask", 0.0),
+    ],
+)
 @example(limit=(1, 10.0, 4), acts=[("ask", 1.0), ("step", 3600.0), ("restart", 0), ("ask", 0.0), ("ask", 0.0)])
 def test_no_step_of_the_clock_breaks_the_limit_or_stops_the_calls(
     shifted_database: Engine, limit: tuple[int, float, int], acts: list[tuple[object, ...]]
