@@ -75,13 +75,25 @@ def first_check(
     return max(moment, now)
 
 
-def check_again(by_age: datetime, *, now: datetime, incomplete_before: int, time_factor: float = 1.0) -> datetime:
-    """The moment of the next check after an incomplete answer: never later than `by_age`, the moment of `next_check`.
+def check_again(
+    numbers: PollNumbers,
+    by_age: datetime | None,
+    *,
+    now: datetime,
+    incomplete_before: int,
+    time_factor: float = 1.0,
+) -> datetime | None:
+    """The moment of the next check after an incomplete answer: never later than `by_age`, what `next_check` gives.
 
-    `incomplete_before`: how many answers in a row before this one were incomplete; each doubles the pause.
+    `incomplete_before`: how many answers in a row before this one were incomplete; each doubles the pause. A provider
+    that answers has not forgotten: where `by_age` is None the checks go on until the pause is longer than the rare
+    checks after validity lie apart; then None.
     """
-    pause = INCOMPLETE_SECONDS * 2.0 ** min(incomplete_before, _MOST_DOUBLINGS) * time_factor
-    return min(now + timedelta(seconds=pause), by_age)
+    seconds = INCOMPLETE_SECONDS * 2.0 ** min(incomplete_before, _MOST_DOUBLINGS)
+    moment = now + timedelta(seconds=seconds * time_factor)
+    if by_age is None:
+        return moment if seconds <= numbers.after_validity_seconds else None
+    return min(moment, by_age)
 
 
 def _right_after(valid_until: datetime, time_factor: float) -> datetime:

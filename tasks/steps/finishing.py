@@ -206,21 +206,20 @@ def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> Mapp
 
 def _next_check(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> datetime | None:
     """When an id that stays open is asked for again; None once the provider is taken to have forgotten it."""
-    poll, numbers, now = asked.prepared.adapter.record.poll, policy_numbers(asked.prepared.row), asked.taken.asked_at
+    polling, numbers = asked.prepared.adapter.record.poll, policy_numbers(asked.prepared.row)
+    now = asked.taken.asked_at
+    if answer is not None and answer.not_before is not None:
+        return now + answer.not_before if isinstance(answer.not_before, timedelta) else max(answer.not_before, now)
     if is_whole(row) and not (answer is not None and answer.found):
         # Not known when its validity has ended: there is nothing to wait for, and its parts are checked anyway.
-        poll = replace(poll, forget_days=0.0)
+        polling = replace(polling, forget_days=0.0)
     by_age = next_check(
-        poll, sent_at=row["sent_at"], valid_until=row["valid_until"], now=now, early=not is_whole(row), **numbers
+        polling, sent_at=row["sent_at"], valid_until=row["valid_until"], now=now, early=not is_whole(row), **numbers
     )
-    if by_age is None or answer is None:
+    if answer is None or not answer.is_incomplete:
         return by_age
-    if answer.not_before is not None:
-        return now + answer.not_before if isinstance(answer.not_before, timedelta) else max(answer.not_before, now)
-    if answer.is_incomplete:
-        before = row["incomplete_answers"]
-        return check_again(by_age, now=now, incomplete_before=before, time_factor=numbers["time_factor"])
-    return by_age
+    before, factor = row["incomplete_answers"], numbers["time_factor"]
+    return check_again(polling, by_age, now=now, incomplete_before=before, time_factor=factor)
 
 
 def _track_wholes(connection: Connection, asked: Asked) -> None:

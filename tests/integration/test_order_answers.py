@@ -255,6 +255,21 @@ def test_after_an_incomplete_answer_the_pauses_double_up_to_the_age_schedule(run
     assert tracked(runtime, tracked_id)["wait"] == pytest.approx(5 * factor)
 
 
+def test_an_incomplete_answer_about_an_order_of_last_year_does_not_close_it_as_forgotten(runtime: Runtime) -> None:
+    """A provider that answers has not forgotten; only after some fourteen answers in two days is it given up."""
+    sent = clock.now() - timedelta(days=365)
+    account_id, tracked_id = due_order(runtime, sent_at=sent, valid_until=sent + timedelta(days=2))
+    say(runtime, account_id, order([(A, 111), (A, 111)]))
+    assert tracked(runtime, tracked_id) == {"closed": None, "incomplete": 1, "wait": 5.0}
+    say(runtime, account_id, order([(A, 111), (A, 111)]))
+    assert tracked(runtime, tracked_id)["closed"] == "final"
+    old, old_id = due_order(runtime, sent_at=sent, valid_until=sent + timedelta(days=2))
+    for _ in range(16):
+        if tracked(runtime, old_id)["closed"] is None:
+            say(runtime, old, order(None))
+    assert tracked(runtime, old_id) == {"closed": "forgotten", "incomplete": 16, "wait": None}
+
+
 def test_an_order_that_is_still_being_sent_keeps_to_its_age_schedule(runtime: Runtime) -> None:
     """It may show fewer recipients than it will have, so a missing one is no reason to hurry."""
     sent = clock.now() - timedelta(hours=3)
