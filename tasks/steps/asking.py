@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, RowMapping
 
 from core import clock
-from core.logging import get_logger
 from models.ledger.finishing import CallEnd
 from models.ledger.limiter import Taken
 from models.quarantine import seal
@@ -14,8 +13,7 @@ from models.report import TrackedKey, Unreadable
 from providers.adapter import Account, Adapter, Answer, Fetch, Request
 from providers.http import Sent
 from tasks.runtime import Runtime
-
-log = get_logger(__name__)
+from tasks.steps.events import Events
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +49,7 @@ class Asked:
             seconds_since=max(0.0, clock.boot() - self.sent.answered_boot),
         )
 
-    def put_away(self, connection: Connection, items: tuple[Unreadable, ...]) -> None:
+    def put_away(self, connection: Connection, events: Events, items: tuple[Unreadable, ...]) -> None:
         """Keep what was not understood, sealed, with the reason."""
         if not items:
             return
@@ -65,4 +63,4 @@ class Asked:
             fetch_id=self.taken.fetch_id,
         )
         for reason in sorted({item.reason for item in items}):
-            log.warning("quarantine.kept", fetch=self.taken.fetch_id, reason=reason)
+            events.warning("quarantine.kept", fetch=self.taken.fetch_id, reason=reason)

@@ -46,7 +46,7 @@ def judge_window(connection: Connection, asked: Asked) -> tuple[int, bool]:
     further = [
         new_fetch(
             replace(spec, params={**spec.params, "page": page}, round=attempt, label=f"{first}..{last} page {page}"),
-            priority=asked.taken.priority,
+            priority=planning.rank_of_next_page(asked.taken.priority),
             walk=asked.taken.poll_id,
         )
         for page in verdict.pages
