@@ -109,8 +109,8 @@ polls = Table(
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
-    # Follows from the trigger; kept for workers of the previous version, no longer written.
-    Column("kind", Text),
+    # Follows from the trigger; no longer written or read, kept for processes of the previous version.
+    Column("kind", Text, nullable=False, server_default=text("'on_demand'")),
     Column("trigger", Text, nullable=False),
     Column("idempotency_key", Text),
     Column("scheduled_for", _TIME),

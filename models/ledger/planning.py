@@ -48,8 +48,8 @@ class NewPoll:
     """A poll to open."""
 
     account_id: str
-    kind: str
     trigger: str
+    """`schedule`, or what opened an on-demand poll: `api`, `cli`, `task` or `page`."""
     idempotency_key: str | None = None
     scheduled_for: datetime | None = None
     window: tuple[date, date] | None = None
@@ -57,8 +57,8 @@ class NewPoll:
 
 
 _OPEN_POLL = text("""
-    INSERT INTO polls (account_id, kind, trigger, idempotency_key, scheduled_for, window_from, window_to, ids)
-    VALUES (:account_id, :kind, :trigger, :key, :scheduled_for, :window_from, :window_to, CAST(:ids AS jsonb))
+    INSERT INTO polls (account_id, trigger, idempotency_key, scheduled_for, window_from, window_to, ids)
+    VALUES (:account_id, :trigger, :key, :scheduled_for, :window_from, :window_to, CAST(:ids AS jsonb))
     ON CONFLICT DO NOTHING
     RETURNING id
 """)
@@ -75,7 +75,6 @@ def open_poll(connection: Connection, poll: NewPoll) -> tuple[int | None, bool]:
         _OPEN_POLL,
         {
             "account_id": poll.account_id,
-            "kind": poll.kind,
             "trigger": poll.trigger,
             "key": poll.idempotency_key,
             "scheduled_for": poll.scheduled_for,

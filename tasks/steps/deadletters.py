@@ -7,7 +7,7 @@ from sqlalchemy import Connection, RowMapping
 
 from models.database import retry_transaction
 from models.ledger import planning
-from models.ledger.deadletters import account_of_fetch, lock_dead, open_ids_of, put_away
+from models.ledger.deadletters import account_of_fetch, lock_dead, open_subjects, put_away, window_of_subjects
 from models.ledger.finishing import lock_account
 from providers.adapter import Account
 from tasks.messages import Message, dispatch_account, poll_account
@@ -27,7 +27,7 @@ class Retried:
 
 
 def retry_dead(runtime: Runtime, fetch_id: int, *, trigger: str) -> Retried | None:
-    """Open a new poll for what a dead fetch asked for, and take it off the list; None where it is not dead.
+    """Open a new poll for what a dead letter leaves unread, and take it off the list; None where there is none.
 
     A page of a list window is asked for with its whole window, since only that can be judged complete. A batch is asked
     for by its ids that are still open; where all are closed or erased, nothing is left to ask.
@@ -47,14 +47,14 @@ def retry_dead(runtime: Runtime, fetch_id: int, *, trigger: str) -> Retried | No
         else:
             retried = _ask_ids(connection, runtime, row, found, trigger)
         told = "nothing is left to ask" if retried.poll_id is None else f"asked again by poll {retried.poll_id}"
-        put_away(connection, fetch_id, told)
+        put_away(connection, found["id"], told)
         return retried
 
     return retry_transaction(runtime.engine, run)
 
 
 def _open(connection: Connection, account_id: str, trigger: str, window: tuple[date, date] | None = None) -> int:
-    new = planning.NewPoll(account_id=account_id, kind="on_demand", trigger=trigger, window=window)
+    new = planning.NewPoll(account_id=account_id, trigger=trigger, window=window)
     poll_id, _ = planning.open_poll(connection, new)
     if poll_id is None:
         raise RuntimeError("A poll was not inserted")
@@ -63,17 +63,15 @@ def _open(connection: Connection, account_id: str, trigger: str, window: tuple[d
 
 def _ask_window(connection: Connection, found: RowMapping, trigger: str) -> Retried:
     """A poll over the days of the window, to be planned like any on demand."""
-    first, last = found["params"]["window"]
-    window = (date.fromisoformat(first), date.fromisoformat(last))
     account_id, fetch_id = found["account_id"], found["id"]
-    poll_id = _open(connection, account_id, trigger, window)
+    poll_id = _open(connection, account_id, trigger, window_of_subjects(found))
     return Retried(fetch_id=fetch_id, poll_id=poll_id, messages=(poll_account(account_id, poll_id),))
 
 
 def _ask_ids(connection: Connection, runtime: Runtime, row: RowMapping, found: RowMapping, trigger: str) -> Retried:
     """A poll that asks for the ids at once: taken over where they stand ready, its own fetches otherwise."""
     account: Account = runtime.account(row)
-    wanted = open_ids_of(connection, found["account_id"], found["params"])
+    wanted = open_subjects(connection, found)
     if not wanted:
         return Retried(fetch_id=found["id"], poll_id=None)
     poll_id, priority = _open(connection, account.id, trigger), planning.PRIORITY_ON_DEMAND

@@ -31,7 +31,8 @@ log = get_logger(__name__)
 
 _PEEK = text("""
     SELECT a.*, clock_timestamp() AS now, f.id AS fetch_id, f.poll_id AS fetch_poll_id, f.kind AS fetch_kind,
-           f.params AS fetch_params, f.round AS fetch_round, f.label AS fetch_label, f.state AS fetch_state
+           f.params AS fetch_params, f.round AS fetch_round, f.label AS fetch_label, f.state AS fetch_state,
+           EXISTS (SELECT FROM fetches d WHERE d.account_id = a.id AND d.state = 'dead') AS has_dead
     FROM fetches f JOIN accounts a ON a.id = f.account_id
     WHERE f.id = :fetch_id
 """)

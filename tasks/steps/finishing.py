@@ -12,6 +12,7 @@ from core.logging import get_logger, origin
 from models.deliveries import UpsertResult, upsert
 from models.ledger import finishing as ledger
 from models.ledger import planning
+from models.ledger.deadletters import clear_dead, subjects_of_ids
 from models.quarantine import resolve_answers
 from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
 from models.vocabulary import Source, Status, is_open
@@ -79,6 +80,9 @@ def _finish_done(connection: Connection, events: Events, asked: Asked, parsed: P
     if children < len(specs):
         # Ids were left to children that are not to be: of a cancelled poll, or equal to a fetch that stands ready.
         ledger.free_tracked(connection, asked.taken.fetch_id)
+    if asked.prepared.row["has_dead"]:
+        read = [row["id"] for key, row in asked.prepared.tracked.items() if key not in continued]
+        clear_dead(connection, asked.taken.account_id, subjects_of_ids(read), asked.taken.asked_at)
     further, drifting = 0, False
     # Otherwise there is nothing that a cancelled poll would have to take back, and the count takes the lock.
     if children or "window" in asked.taken.params:

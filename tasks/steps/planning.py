@@ -127,7 +127,7 @@ def _account_or_pause(runtime: Runtime, connection: Connection, events: Events, 
 
 def _open_and_fill(connection: Connection, events: Events, account_id: str, plan: Plan, tick: datetime) -> bool:
     """Open the tick's poll with its plan; False where the tick was planned already, which is left alone."""
-    new = planning.NewPoll(account_id=account_id, kind="plan", trigger="schedule", scheduled_for=tick)
+    new = planning.NewPoll(account_id=account_id, trigger="schedule", scheduled_for=tick)
     poll_id, created = planning.open_poll(connection, new)
     if poll_id is None or not created:
         return False

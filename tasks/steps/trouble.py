@@ -12,6 +12,7 @@ from models.accounts import PausedBy
 from models.database import retry_transaction
 from models.ledger import finishing as ledger
 from models.ledger import planning
+from models.ledger.deadletters import count_dead
 from models.ledger.limiter import Taken
 from models.report import Unreadable
 from providers.adapter import Answer
@@ -195,8 +196,10 @@ def _end(
     not_before: datetime | None = None,
 ) -> str:
     """End the fetch without an answer, and free its ids for a later poll, not before `not_before`."""
-    ledger.free_tracked(connection, asked.taken.fetch_id, not_before=not_before)
     ledger.end_fetch(connection, asked.taken.fetch_id, state=state, error=error, counted=True)
+    if state == "dead":
+        count_dead(connection, asked.taken.fetch_id)
+    ledger.free_tracked(connection, asked.taken.fetch_id, not_before=not_before)
     unswept = state != "dead" and "window" in asked.taken.params
     counts = ledger.PollCounts(ended=1, dead=int(state == "dead"), calls=1, unswept=unswept)
     ledger.count_poll(connection, asked.taken.poll_id, counts)
@@ -218,8 +221,9 @@ def bury_unasked(runtime: Runtime, row: RowMapping, fetch_id: int, error: str) -
         if poll_id is None:
             return
         rest = ledger.database_now(connection) + timedelta(seconds=ease_seconds(row))
-        ledger.free_tracked(connection, fetch_id, not_before=rest)
         ledger.end_fetch(connection, fetch_id, state="dead", error=error)
+        count_dead(connection, fetch_id)
+        ledger.free_tracked(connection, fetch_id, not_before=rest)
         ledger.count_poll(connection, poll_id, ledger.PollCounts(ended=1, dead=1))
 
     retry_transaction(runtime.engine, run)

@@ -228,7 +228,7 @@ def test_an_account_that_is_switched_off_leaves_no_poll_open(engine: Engine) -> 
     spec = _account("switched-off")
     _apply(engine, spec)
     with transaction(engine) as connection:
-        poll_id, _ = open_poll(connection, NewPoll(account_id=spec.id, kind="on_demand", trigger="cli"))
+        poll_id, _ = open_poll(connection, NewPoll(account_id=spec.id, trigger="cli"))
         assert poll_id is not None
         fetch = NewFetch(kind="page", params={"page": 1}, label="page 1", priority=10)
         close_plan(connection, poll_id, insert_fetches(connection, poll_id, spec.id, [fetch]))

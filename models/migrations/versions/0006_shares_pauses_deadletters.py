@@ -1,6 +1,6 @@
 """Who paused an account and how often it was refused; dead letters counted by cause; polls opened from the status page.
 
-Only additions, and `polls.kind` may be empty: it follows from the trigger, and is written no more.
+Only additions. `polls.kind` follows from the trigger and is no longer written: its default is for the previous version.
 """
 
 import sqlalchemy as sa
@@ -24,17 +24,14 @@ def upgrade() -> None:
     op.add_column("fetches", sa.Column("times", sa.Integer(), server_default=sa.text("1"), nullable=False))
     op.add_column("fetches", sa.Column("subjects", sa.ARRAY(sa.Text()), nullable=True))
     op.add_column("fetches", sa.Column("first_failed_at", sa.DateTime(timezone=True), nullable=True))
-    op.alter_column("polls", "kind", nullable=True)
+    op.alter_column("polls", "kind", server_default=sa.text("'on_demand'"))
     _know_triggers((*WORDS, "page"))
 
 
 def downgrade() -> None:
     op.execute("UPDATE polls SET trigger = 'api' WHERE trigger = 'page'")
     _know_triggers(WORDS)
-    op.execute(
-        "UPDATE polls SET kind = CASE trigger WHEN 'schedule' THEN 'plan' ELSE 'on_demand' END WHERE kind IS NULL"
-    )
-    op.alter_column("polls", "kind", nullable=False)
+    op.alter_column("polls", "kind", server_default=None)
     for column in ("first_failed_at", "subjects", "times"):
         op.drop_column("fetches", column)
     op.drop_constraint(op.f("ck_accounts_paused_by_known"), "accounts")
