@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, date, datetime
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, text, update
+from sqlalchemy import Connection, Row, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.ledger.planning import cancel
@@ -13,7 +14,31 @@ from models.tables import accounts, polls
 
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 """`paused_until` of a pause that only a person ends."""
+
+
+class PausedBy(StrEnum):
+    """Who paused an account. Rows of the previous version say nothing, which counts as an operator."""
+
+    OPERATOR = "operator"
+    """A person: the pause ends at its time or by `resume`, is never shortened and never probed."""
+    AUTOMATIC = "automatic"
+    """Refused or missing credentials: the account is probed by one call when the pause is over."""
+
+
 _LOCK = 0x756C6163  # one advisory lock for all who apply a file
+
+
+_NOW = func.clock_timestamp()
+_RESUMED: Mapping[str, Any] = {
+    "paused_until": None,
+    "pause_reason": None,
+    "paused_by": None,
+    "refusals": 0,
+    "pause_changed_at": _NOW,
+    "breaker_state": "closed",
+    "breaker_trips": 0,
+    "breaker_until": None,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +85,11 @@ class AccountRecord:
     enabled: bool
     paused_until: datetime | None
     pause_reason: str | None
+    paused_by: str | None
+    refusals: int
+    """Automatic pauses in a row; a successful response begins anew."""
+    pause_changed_at: datetime | None
+    """When the account was last paused or resumed: calls made before say nothing about its credentials any more."""
     breaker_state: str
     breaker_failures: int
     breaker_trips: int
@@ -115,8 +145,8 @@ def apply(connection: Connection, specs: Iterable[AccountSettings], *, prune: bo
     """Make the stored accounts equal to `specs`, all or (with `AccountsRefusedError`) none.
 
     An account that is not among `specs` keeps running and is listed as missing; `prune` disables it. What an account
-    has learned, its pause, breaker and watermark stay, except that new credentials or a new address end a pause that
-    ends by itself. Processes that apply at the same time take turns.
+    has learned, its pause, breaker and watermark stay, except that new credentials or a new address end an automatic
+    pause. Processes that apply at the same time take turns.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     wanted = {spec.id: spec for spec in specs}
@@ -156,16 +186,17 @@ def load(connection: Connection, account_id: str) -> AccountRecord:
 
 
 def pause(connection: Connection, account_id: str, until: datetime | None, reason: str) -> bool:
-    """Let the account rest until `until`, or (None) until somebody resumes it; whether that changed anything.
+    """Pause the account on an operator's order until `until`, or (None) until resumed; whether that changed anything.
 
-    A pause is never shortened: trouble that would rest it for half an hour does not end the pause of a person.
-    `reason` is shown to people. `UnknownAccountError` where there is no such account.
+    It takes the place of an automatic pause; a longer pause of an operator stays. `reason` is shown to people.
+    `UnknownAccountError` where there is no such account.
     """
     end = until or FOREVER
+    is_shorter = func.coalesce(accounts.c.paused_until, text("'-infinity'")) < end
     changed = connection.execute(
         update(accounts)
-        .where(accounts.c.id == account_id, func.coalesce(accounts.c.paused_until, text("'-infinity'")) < end)
-        .values(paused_until=end, pause_reason=reason)
+        .where(accounts.c.id == account_id, or_(accounts.c.paused_by == PausedBy.AUTOMATIC, is_shorter))
+        .values(paused_until=end, pause_reason=reason, paused_by=PausedBy.OPERATOR, pause_changed_at=_NOW)
     )
     if changed.rowcount == 0:
         load(connection, account_id)
@@ -173,20 +204,11 @@ def pause(connection: Connection, account_id: str, until: datetime | None, reaso
 
 
 def resume(connection: Connection, account_id: str) -> None:
-    """End every rest at once: pause, open breaker and throttling. `UnknownAccountError` where there is no account."""
+    """End pause, open breaker and throttling at once. `UnknownAccountError` where there is no account."""
     changed = connection.execute(
         update(accounts)
         .where(accounts.c.id == account_id)
-        .values(
-            paused_until=None,
-            pause_reason=None,
-            breaker_state="closed",
-            breaker_failures=0,
-            breaker_trips=0,
-            breaker_until=None,
-            throttles=0,
-            not_before=None,
-        )
+        .values(**_RESUMED, breaker_failures=0, throttles=0, not_before=None)
     )
     if changed.rowcount == 0:
         raise UnknownAccountError(account_id)
@@ -217,7 +239,7 @@ def _store(connection: Connection, spec: AccountSettings, old: AccountRecord | N
     """Write the settings of one account, new or known."""
     values = asdict(spec)
     if old is not None and _is_elsewhere(spec, old):
-        values |= {"paused_until": None, "pause_reason": None}
+        values |= _RESUMED
     statement = insert(accounts).values(values)
     connection.execute(
         statement.on_conflict_do_update(
@@ -227,10 +249,9 @@ def _store(connection: Connection, spec: AccountSettings, old: AccountRecord | N
 
 
 def _is_elsewhere(spec: AccountSettings, old: AccountRecord) -> bool:
-    """Whether a pause that ends by itself was about credentials, an address or a way there that are no more."""
-    by_itself = old.paused_until is not None and old.paused_until < FOREVER
-    way_differs = (spec.ca_file, spec.proxy) != (old.ca_file, old.proxy)
-    return by_itself and (spec.credentials_hash != old.credentials_hash or way_differs)
+    """Whether an automatic pause was about credentials, an address or a route to it that are no more."""
+    route_differs = (spec.ca_file, spec.proxy) != (old.ca_file, old.proxy)
+    return old.paused_by == PausedBy.AUTOMATIC and (spec.credentials_hash != old.credentials_hash or route_differs)
 
 
 def _disable(connection: Connection, ids: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from sqlalchemy import Connection, RowMapping, text
 
+from models.accounts import PausedBy
 from models.heartbeats import READINESS
 from models.ledger.clocksteps import steps_of_last_day
 from models.ledger.sharing import standing
@@ -60,9 +61,12 @@ def read_accounts(connection: Connection) -> Samples:
         stands = state_of(row, row["now"])[0]
         for state in AccountState:
             yield Sample("account_state", _of(row, state=state.value.replace(" ", "_")), state is stands)
+        # An automatic pause lasts until a call succeeds, and lends itself the breaker for its probes.
+        refused = row["paused_by"] == PausedBy.AUTOMATIC and row["refusals"] > 0
+        breaker = "closed" if refused and row["breaker_trips"] == 0 else row["breaker_state"]
         for word in BREAKER_STATES:
-            yield Sample("account_breaker", _of(row, state=word), word == row["breaker_state"])
-        paused = row["paused_until"] is not None and row["paused_until"] > row["now"]
+            yield Sample("account_breaker", _of(row, state=word), word == breaker)
+        paused = refused or (row["paused_until"] is not None and row["paused_until"] > row["now"])
         yield Sample("account_paused", _of(row), paused and row["enabled"])
         yield Sample("account_limit_requests", _of(row), row["limit_requests"])
         yield Sample("account_limit_window_seconds", _of(row), row["limit_per_seconds"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.accounts import FOREVER
+from models.accounts import FOREVER, PausedBy
 from models.rejections import Rejected, recent_rejections
 
 
@@ -33,7 +33,9 @@ class AccountOverview:
     reason: str | None
     """Why the state is not ok; safe to show."""
     until: datetime | None
-    """When the state ends by itself; None where it does not, or is ok."""
+    """When the state ends by itself; None where it does not, or is ok. Of an automatic pause: the next attempt."""
+    paused_by: str | None
+    """Who paused the account: `operator` or `automatic`; None where it is not paused."""
     as_of: datetime
     open_deliveries: int
     final_deliveries: int
@@ -155,6 +157,7 @@ def _overview_of(
         state=state,
         reason=reason,
         until=until,
+        paused_by=paused_by(row) if state is AccountState.PAUSED else None,
         as_of=now,
         open_deliveries=deliveries.open if deliveries else 0,
         final_deliveries=deliveries.total - deliveries.open if deliveries else 0,
@@ -176,6 +179,15 @@ def _overview_of(
         last_trouble_at=row["last_trouble_at"],
         rejected=rejected,
     )
+
+
+def paused_by(row: Mapping[str, Any] | RowMapping) -> PausedBy:
+    """Who paused an account that is paused. A row of the previous version does not say; its reason tells."""
+    if row["paused_by"] is not None:
+        return PausedBy(row["paused_by"])
+    trouble, reason = row["last_trouble"] or "", row["pause_reason"] or ""
+    is_refusal = trouble.startswith("PauseAccount: ") and reason.startswith(trouble.removeprefix("PauseAccount: "))
+    return PausedBy.AUTOMATIC if is_refusal else PausedBy.OPERATOR
 
 
 def state_of(row: Mapping[str, Any] | RowMapping, now: datetime) -> tuple[AccountState, str | None, datetime | None]:

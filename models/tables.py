@@ -5,6 +5,7 @@ due-scan as cheap as the open rows are few, however many finished rows lie besid
 """
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -70,6 +71,9 @@ accounts = Table(
     Column("enabled", Boolean, nullable=False, server_default=text("true")),
     Column("paused_until", _TIME),
     Column("pause_reason", Text),
+    Column("paused_by", Text),
+    Column("refusals", Integer, nullable=False, server_default=text("0")),
+    Column("pause_changed_at", _TIME),
     Column("breaker_state", Text, nullable=False, server_default=text("'closed'")),
     Column("breaker_failures", Integer, nullable=False, server_default=text("0")),
     Column("breaker_trips", Integer, nullable=False, server_default=text("0")),
@@ -91,6 +95,7 @@ accounts = Table(
     CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
     _one_of("breaker_state", ["closed", "open", "probing"]),
+    _one_of("paused_by", ["operator", "automatic"]),
 )
 # Two enabled accounts with the same credentials at the same address would double the provider's limit.
 Index(
@@ -107,7 +112,8 @@ polls = Table(
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
-    Column("kind", Text, nullable=False),
+    # Follows from the trigger; no longer written or read, kept for processes of the previous version.
+    Column("kind", Text, nullable=False, server_default=text("'on_demand'")),
     Column("trigger", Text, nullable=False),
     Column("idempotency_key", Text),
     Column("scheduled_for", _TIME),
@@ -131,7 +137,7 @@ polls = Table(
     Column("finished_at", _TIME),
     UniqueConstraint("account_id", "idempotency_key"),
     _one_of("kind", ["plan", "on_demand"]),
-    _one_of("trigger", ["schedule", "api", "cli", "task"]),
+    _one_of("trigger", ["schedule", "api", "cli", "task", "page"]),
     _one_of("state", ["running", "complete", "complete_with_errors", "cancelled"]),
     CheckConstraint("open_fetches >= 0", name="open_fetches_not_negative"),
     CheckConstraint("state <> 'complete' OR (open_fetches = 0 AND dead = 0)", name="complete_means_done"),
@@ -176,6 +182,10 @@ fetches = Table(
     Column("last_error", Text),
     Column("created_at", _TIME, nullable=False, server_default=func.now()),
     Column("finished_at", _TIME),
+    # Of a dead letter: how often its cause struck, what is unread because of it, and since when.
+    Column("times", Integer, nullable=False, server_default=text("1")),
+    Column("subjects", ARRAY(Text)),
+    Column("first_failed_at", _TIME),
     _one_of("kind", ["page", "batch"]),
     _one_of("state", ["ready", "sending", "done", "dead", "cancelled"]),
     CheckConstraint(

@@ -19,8 +19,10 @@ from providers.errors import (
     TryAgainSoon,
 )
 
-PAUSE_SECONDS = 1800.0
-"""How long a refused account rests before it is tried once more: a few tries an hour, never hammering."""
+FIRST_PAUSE_SECONDS = 60.0
+"""After its first refusal an account is paused so long before one probe; doubled with each further refusal …"""
+LONGEST_PAUSE_SECONDS = 1800.0
+"""… up to this: two calls an hour never hammer a provider with a wrong key."""
 LONGEST_RETRY_AFTER_SECONDS = 86400.0
 """No `Retry-After` holds an account longer than a day."""
 _LONGEST_NAMED_SECONDS = 366 * 86400.0
@@ -55,7 +57,7 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pause:
-    """The account rests until `until`; the fetch returns uncounted and is the account's next try."""
+    """The account is paused until `until`; the fetch returns uncounted and is the account's next call."""
 
     until: datetime
     reason: str
@@ -65,12 +67,20 @@ Decision = RetryAt | GiveUp | Pause
 
 
 def decide(
-    policy: RetryPolicy, error: ProviderError, *, attempts: int, now: datetime, roll: float, throttles: int
+    policy: RetryPolicy,
+    error: ProviderError,
+    *,
+    attempts: int,
+    now: datetime,
+    roll: float,
+    throttles: int,
+    refusals: int = 0,
 ) -> Decision:
     """What to do about `error`.
 
-    `attempts`: counted tries of this fetch *before* the one that failed now. `throttles`: how often in a row the
-    account was throttled before this. `roll`: a fresh random number in [0, 1), the only chance in here. `now`: aware.
+    `attempts`: counted tries of this fetch *before* the one that failed now. `throttles` and `refusals`: how often in a
+    row the account was throttled, and its credentials refused, before this. `roll`: a fresh random number in [0, 1),
+    the only chance in here. `now`: aware.
     """
     match error:
         case SlowDown():
@@ -79,7 +89,7 @@ def decide(
         case TryAgainAt():
             return RetryAt(at=_named_moment(policy, error, now), counted=False)
         case PauseAccount():
-            return Pause(until=now + timedelta(seconds=PAUSE_SECONDS), reason=_reason(error))
+            return Pause(until=now + timedelta(seconds=pause_seconds(refusals)), reason=_reason(error))
         case RequestIsWrong():
             return GiveUp(reason=_reason(error) + _said(error))
         case TryAgainSoon() | AnswerNotUnderstood() | OurBug() | _ if attempts + 1 < policy.max_attempts:
@@ -87,6 +97,11 @@ def decide(
             return RetryAt(at=now + timedelta(seconds=wait), counted=True)
         case _:
             return GiveUp(reason=f"{_reason(error)}{_said(error)} (tried {attempts + 1} times)")
+
+
+def pause_seconds(refusals: int) -> float:
+    """How long an account is paused whose credentials were refused, or missing, `refusals` times in a row before."""
+    return min(FIRST_PAUSE_SECONDS * 2.0 ** min(max(refusals, 0), _LARGEST_EXPONENT), LONGEST_PAUSE_SECONDS)
 
 
 def _exponential(policy: RetryPolicy, exponent: int) -> float:

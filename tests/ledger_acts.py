@@ -84,7 +84,7 @@ def add_poll(
     """A planned poll with these fetches: its id and theirs."""
     with engine.begin() as connection:
         sweep_through = values.pop("sweep_through", None)
-        new = planning.NewPoll(account_id=account_id, kind="plan", trigger="api", **values)
+        new = planning.NewPoll(account_id=account_id, trigger="api", **values)
         poll_id, _ = planning.open_poll(connection, new)
         assert poll_id is not None
         inserted = planning.insert_fetches(connection, poll_id, account_id, fetches)

@@ -1,13 +1,19 @@
-"""Fetches that were given up: shown to people, and put away once they are asked again.
+"""Dead letters: fetches that were given up, one for each cause, shown to people until it is gone.
+
+A cause is an error of an account, for its lists or for its ids. The latest fetch that it struck is the dead letter: it
+counts the others (`times`) and remembers what is unread because of it (`subjects`: the days of list windows, or tracked
+ids), and the others become `cancelled`. Days that a later sweep reads whole and ids that a later fetch reads are taken
+off; a dead letter without any left is `cancelled` as well.
 
 A dead fetch is never revived itself: its poll has ended, and a page or a batch cut out of its walk would be judged
 alone. What it asked for is asked again by a new poll; the row is then `cancelled`, with the reason.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, select, text
+from sqlalchemy import Connection, RowMapping, func, select, text
 
 from models.keys import split_key
 from models.tables import fetches
@@ -16,10 +22,15 @@ from models.tables import fetches
 def list_dead(
     connection: Connection, *, account: str | None = None, limit: int = 100, before_id: int | None = None
 ) -> Sequence[RowMapping]:
-    """Dead fetches, the newest first: where, when and why; never their parameters, which may hold numbers."""
+    """Dead letters, the newest first: where, when, why and how often; never parameters, which may hold numbers.
+
+    `subjects`: how many days or ids are unread; None for those of the previous version.
+    """
     table = fetches.c
     columns = (table.id, table.account_id, table.poll_id, table.kind, table.label, table.attempts, table.claims)
-    query = select(*columns, table.last_error, table.created_at, table.finished_at).where(table.state == "dead")
+    counted = (table.times, func.cardinality(table.subjects).label("subjects"), table.first_failed_at)
+    query = select(*columns, *counted, table.last_error, table.created_at, table.finished_at)
+    query = query.where(table.state == "dead")
     if account is not None:
         query = query.where(table.account_id == account)
     if before_id is not None:
@@ -32,10 +43,119 @@ def account_of_fetch(connection: Connection, fetch_id: int) -> str | None:
     return connection.execute(select(fetches.c.account_id).where(fetches.c.id == fetch_id)).scalar_one_or_none()
 
 
+_COUNTED = "Counted in fetch"
+# An id that somebody noted down may have been counted in a later fetch since.
+_LOCK_DEAD = text(f"""
+    SELECT f.* FROM fetches f JOIN fetches asked ON asked.id = :fetch_id AND f.account_id = asked.account_id
+    WHERE f.state = 'dead' AND (f.id = asked.id OR (
+        asked.state = 'cancelled' AND starts_with(asked.last_error, '{_COUNTED}') AND asked.subjects && f.subjects
+        AND right(asked.last_error, length(f.last_error)) = f.last_error))
+    ORDER BY f.id DESC LIMIT 1 FOR NO KEY UPDATE OF f
+""")
+
+
 def lock_dead(connection: Connection, fetch_id: int) -> RowMapping | None:
-    """A dead fetch, locked until the transaction ends; None where there is none (any more)."""
-    query = select(fetches).where(fetches.c.id == fetch_id, fetches.c.state == "dead").with_for_update(key_share=True)
-    return connection.execute(query).mappings().one_or_none()
+    """A dead letter by its id or that of a fetch that it counts, locked; None where there is none (any more)."""
+    return connection.execute(_LOCK_DEAD, {"fetch_id": fetch_id}).mappings().one_or_none()
+
+
+MOST_SUBJECTS = 1000
+"""A dead letter that holds so many ids takes no more; the next one begins."""
+
+
+def _days(around: int = 0) -> str:
+    """SQL for the days of the window of a fetch `f` as text, with so many before and after."""
+    first, last = (f"CAST(f.params -> 'window' ->> {end} AS date)" for end in (0, 1))
+    return f"""ARRAY(SELECT to_char(day, 'YYYY-MM-DD')
+        FROM generate_series({first} - {around}, {last} + {around}, interval '1 day') AS day)"""
+
+
+# Rows of the previous version have no subjects; those of a window are known by its days.
+_SUBJECTS = f"coalesce(f.subjects, CASE WHEN f.params ? 'window' THEN {_days()} END)"
+_COUNT = text(f"""
+    WITH mine AS MATERIALIZED (
+        SELECT f.id, f.account_id, f.last_error, f.finished_at, f.params ? 'window' AS is_window,
+               CASE WHEN f.params ? 'window' THEN {_days()}
+                    ELSE ARRAY(SELECT 'id:' || t.id FROM tracked_ids t WHERE t.fetch_id = f.id) END AS subjects,
+               -- Windows that overlap or follow one another are one stretch of days, to be read again in one.
+               CASE WHEN f.params ? 'window' THEN {_days(around=1)} END AS near
+        FROM fetches f WHERE f.id = :fetch_id
+    ), earlier AS MATERIALIZED (
+        SELECT f.id, f.times, {_SUBJECTS} AS subjects, coalesce(f.first_failed_at, f.finished_at) AS first_failed_at
+        FROM fetches f JOIN mine USING (account_id, last_error)
+        WHERE f.state = 'dead' AND f.id <> mine.id AND CASE
+            WHEN mine.is_window THEN f.params ? 'window' AND {_SUBJECTS} && mine.near
+            ELSE NOT f.params ? 'window' AND cardinality(f.subjects) < :most END
+        ORDER BY f.id FOR NO KEY UPDATE OF f SKIP LOCKED
+    ), counted AS (
+        UPDATE fetches f SET state = 'cancelled', subjects = earlier.subjects,
+            last_error = concat('{_COUNTED} ', mine.id, '; before: ', f.last_error)
+        FROM earlier, mine WHERE f.id = earlier.id
+    )
+    UPDATE fetches f SET
+        subjects = ARRAY(SELECT unnest(mine.subjects) UNION SELECT unnest(earlier.subjects) FROM earlier ORDER BY 1),
+        times = 1 + coalesce((SELECT sum(times) FROM earlier), 0),
+        first_failed_at = least(f.finished_at, (SELECT min(first_failed_at) FROM earlier))
+    FROM mine WHERE f.id = mine.id
+""")
+
+
+def count_dead(connection: Connection, fetch_id: int) -> None:
+    """Make a fetch that has just died, and still holds its ids, the dead letter of its cause."""
+    connection.execute(_COUNT, {"fetch_id": fetch_id, "most": MOST_SUBJECTS})
+
+
+_CLEAR = text(f"""
+    WITH read AS MATERIALIZED (
+        SELECT f.id, ARRAY(SELECT each FROM unnest({_SUBJECTS}) AS each WHERE each <> ALL(:subjects)) AS rest
+        FROM fetches f
+        WHERE f.account_id = :account_id AND f.state = 'dead' AND f.finished_at <= :asked_at
+          AND {_SUBJECTS} && CAST(:subjects AS text[])
+        ORDER BY f.id FOR NO KEY UPDATE OF f SKIP LOCKED
+    )
+    UPDATE fetches f SET subjects = read.rest,
+        state = CASE WHEN read.rest = '{{}}' THEN 'cancelled' ELSE f.state END,
+        last_error = CASE WHEN read.rest = '{{}}' THEN concat('Cleared by a later success; before: ', f.last_error)
+                          ELSE f.last_error END
+    FROM read WHERE f.id = read.id
+""")
+
+
+def clear_dead(connection: Connection, account_id: str, subjects: Sequence[str], asked_at: datetime) -> None:
+    """Take off what a call of `asked_at` has read from dead letters that are older; those left with nothing go."""
+    if subjects:
+        parameters = {"account_id": account_id, "subjects": list(subjects), "asked_at": asked_at}
+        connection.execute(_CLEAR, parameters)
+
+
+def subjects_of_ids(ids: Iterable[int]) -> list[str]:
+    """Tracked ids as subjects of a dead letter."""
+    return [f"id:{tracked_id}" for tracked_id in ids]
+
+
+def subjects_of_window(first: date, last: date) -> list[str]:
+    """The days of a window as subjects of a dead letter."""
+    return [(first + timedelta(days=day)).isoformat() for day in range((last - first).days + 1)]
+
+
+def window_of_subjects(row: RowMapping) -> tuple[date, date]:
+    """The stretch of days that a dead letter of a list window leaves unread."""
+    days = row["subjects"] or row["params"]["window"]
+    return date.fromisoformat(min(days)), date.fromisoformat(max(days))
+
+
+_SUBJECT_IDS = text("""
+    SELECT * FROM tracked_ids
+    WHERE id = ANY(:ids) AND account_id = :account_id AND closed_at IS NULL ORDER BY id
+""")
+
+
+def open_subjects(connection: Connection, row: RowMapping) -> list[RowMapping]:
+    """The ids that a dead letter leaves unread and that are still open."""
+    if not row["subjects"]:
+        return open_ids_of(connection, row["account_id"], row["params"])
+    parameters = {"account_id": row["account_id"], "ids": [int(each.removeprefix("id:")) for each in row["subjects"]]}
+    return list(connection.execute(_SUBJECT_IDS, parameters).mappings().all())
 
 
 _OPEN_IDS = text("""

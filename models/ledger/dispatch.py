@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, RowMapping, text
 
+from models.ledger.planning import PRIORITY_ON_DEMAND
 from models.ledger.sharing import (
     CROWDED_LASTS_SECONDS,
     PRESSURE_COLUMNS,
@@ -54,29 +55,46 @@ _LOOK = text(f"""
     SELECT t.now, {PRESSURE_COLUMNS},
            (SELECT count(*) FROM calls c
              WHERE c.account_id = :account_id AND c.answered_at IS NULL AND c.gives_up_at > t.now) AS unanswered,
-           (SELECT count(*) FROM fetches f
-             WHERE f.account_id = :account_id AND f.state = 'ready'
-               AND f.hinted_at > t.now - make_interval(secs => :hint_lasts)) AS hinted,
+           hints.hinted,
+           -- By how many calls on-demand work is ahead: its hints on the way less the others', and the last call.
+           2 * (2 * hints.on_demand - hints.hinted)
+             + CASE WHEN (SELECT f.priority <= :on_demand FROM calls c LEFT JOIN fetches f ON f.id = c.fetch_id
+                 WHERE c.account_id = :account_id ORDER BY c.asked_at DESC LIMIT 1) THEN 1 ELSE -1 END AS ahead,
            ARRAY(SELECT c.released_at FROM calls c
              WHERE c.account_id = :account_id AND c.released_at > t.now - make_interval(secs => :per_seconds)
              ORDER BY c.released_at DESC LIMIT :requests) AS releases,
            EXISTS (SELECT 1 FROM fetches f
              WHERE f.account_id = :account_id AND f.state = 'ready'
                AND (f.hinted_at IS NULL OR f.hinted_at <= t.now - make_interval(secs => :hint_lasts))) AS is_waiting
-    FROM t
+    FROM t CROSS JOIN LATERAL (
+        SELECT count(*) AS hinted, count(*) FILTER (WHERE f.priority <= :on_demand) AS on_demand
+        FROM fetches f WHERE f.account_id = :account_id AND f.state = 'ready'
+          AND f.hinted_at > t.now - make_interval(secs => :hint_lasts)) hints
 """)
 
-_HINT = text("""
-    WITH chosen AS (
-        SELECT id FROM fetches
-        WHERE account_id = :account_id AND state = 'ready' AND available_at <= :now
-          AND (hinted_at IS NULL OR hinted_at <= :now - make_interval(secs => :hint_lasts))
-        ORDER BY priority, available_at, id
-        LIMIT :many
+_WAITS = """
+    account_id = :account_id AND state = 'ready' AND available_at <= :now
+    AND (hinted_at IS NULL OR hinted_at <= :now - make_interval(secs => :hint_lasts))
+"""
+# The one place that decides which fetch is next: scheduled work by its rank, and every other call for on-demand work.
+# Where one of the two has nothing ready, the other one has all. The last call and the hints on their way say whose turn
+# it is, so whoever had all the calls for a while owes none.
+_HINT = text(f"""
+    WITH on_demand AS (
+        SELECT id, 2 * row_number() OVER (ORDER BY priority, available_at, id) + :ahead AS place FROM fetches
+        WHERE {_WAITS} AND priority <= :on_demand ORDER BY priority, available_at, id LIMIT :many
+    ), scheduled AS (
+        SELECT id, 2 * row_number() OVER (ORDER BY priority, available_at, id) AS place FROM fetches
+        WHERE {_WAITS} AND priority > :on_demand ORDER BY priority, available_at, id LIMIT :many
+    ), next AS (
+        SELECT id, place FROM (SELECT * FROM on_demand UNION ALL SELECT * FROM scheduled) both_kinds
+        ORDER BY place LIMIT :many
+    ), chosen AS (
+        SELECT f.id FROM fetches f WHERE f.id IN (SELECT id FROM next) AND {_WAITS} ORDER BY f.id
         FOR NO KEY UPDATE SKIP LOCKED
     )
-    UPDATE fetches f SET hinted_at = :now FROM chosen WHERE f.id = chosen.id
-    RETURNING f.id, f.kind, f.label, f.priority, f.available_at
+    UPDATE fetches f SET hinted_at = :now FROM chosen JOIN next USING (id) WHERE f.id = chosen.id
+    RETURNING f.id, f.kind, f.label, next.place
 """)
 
 _MORE = text("""
@@ -107,6 +125,7 @@ def dispatch(connection: Connection, account_id: str) -> Dispatch:
                 "per_seconds": account["limit_per_seconds"],
                 "requests": account["limit_requests"],
                 "hint_lasts": HINT_LASTS_SECONDS,
+                "on_demand": PRIORITY_ON_DEMAND,
             }
             | PRESSURE_PARAMETERS,
         )
@@ -122,7 +141,7 @@ def dispatch(connection: Connection, account_id: str) -> Dispatch:
     moments, next_slot = free_moments(account, look)
     mine = look["unanswered"] + look["hinted"]
     threads = threads_left(connection, account_id, look, mine=mine, wanted=len(moments))
-    hints = _hint(connection, account_id, now, moments[:threads]) if threads else ()
+    hints = _hint(connection, account_id, now, moments[:threads], ahead=look["ahead"]) if threads else ()
     more = _more(connection, account_id, now)
     is_crowded = more.now and threads < len(moments)
     _tell_crowded(connection, account, now, is_crowded=is_crowded)
@@ -172,13 +191,22 @@ def _blocked_until(account: RowMapping, now: datetime) -> datetime | None:
     return max(moments, default=None)
 
 
-def _hint(connection: Connection, account_id: str, now: datetime, moments: list[datetime]) -> tuple[Hint, ...]:
-    """Mark one ready fetch for each moment, the most valuable first."""
+def _hint(
+    connection: Connection, account_id: str, now: datetime, moments: list[datetime], *, ahead: int
+) -> tuple[Hint, ...]:
+    """Mark one ready fetch for each moment, the most valuable first, on-demand and scheduled work by turns."""
     rows = connection.execute(
         _HINT,
-        {"account_id": account_id, "now": now, "many": len(moments), "hint_lasts": HINT_LASTS_SECONDS},
+        {
+            "account_id": account_id,
+            "now": now,
+            "many": len(moments),
+            "hint_lasts": HINT_LASTS_SECONDS,
+            "on_demand": PRIORITY_ON_DEMAND,
+            "ahead": ahead,
+        },
     ).all()
-    ordered = sorted(rows, key=lambda row: (row.priority, row.available_at, row.id))
+    ordered = sorted(rows, key=lambda row: row.place)
     return tuple(
         Hint(
             fetch_id=row.id,

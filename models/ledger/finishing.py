@@ -388,6 +388,7 @@ _ACCOUNT = text("""
     UPDATE accounts SET breaker_state = :breaker_state, breaker_failures = :breaker_failures,
         breaker_trips = :breaker_trips, breaker_until = :breaker_until, throttles = :throttles,
         not_before = :not_before, paused_until = :paused_until, pause_reason = :pause_reason,
+        paused_by = :paused_by, refusals = :refusals, pause_changed_at = :pause_changed_at,
         last_trouble = :last_trouble, last_trouble_at = :last_trouble_at,
         learned = learned || CAST(:learned AS jsonb)
     WHERE id = :account_id
@@ -405,6 +406,9 @@ def update_account(connection: Connection, account: RowMapping, changes: Mapping
         "not_before",
         "paused_until",
         "pause_reason",
+        "paused_by",
+        "refusals",
+        "pause_changed_at",
         "last_trouble",
         "last_trouble_at",
     )

@@ -2,6 +2,7 @@
 
 from sqlalchemy import Connection, RowMapping, text
 
+from models.ledger.deadletters import count_dead
 from models.ledger.finishing import PollCounts, count_poll
 from models.ledger.planning import cancel_if_ended
 from models.ledger.walks import ended_state_sql
@@ -67,6 +68,8 @@ def release(connection: Connection, fetch: RowMapping) -> str:
     )
     connection.execute(_BURY, {"fetch_id": fetch["id"], "state": state, "error": error})
     is_dead = state == "dead"
+    if is_dead:
+        count_dead(connection, fetch["id"])
     connection.execute(_FREE, {"fetch_id": fetch["id"], "is_dead": is_dead, "rest": REST_SECONDS})
     counts = PollCounts(ended=1, dead=int(is_dead), calls=1, unswept=fetch["is_window"] and not is_dead)
     count_poll(connection, fetch["poll_id"], counts)

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, case, select
 
 from models.tables import accounts, polls
 
-_COLUMNS = [column for column in polls.c if column.name not in {"ids", "sweep_through"}]
+_KIND = case((polls.c.trigger == "schedule", "plan"), else_="on_demand").label("kind")
+_COLUMNS = [*(column for column in polls.c if column.name not in {"ids", "sweep_through", "kind"}), _KIND]
 
 
 def find_poll(connection: Connection, poll_id: int) -> RowMapping | None:

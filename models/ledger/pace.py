@@ -5,6 +5,8 @@ from datetime import date, datetime
 
 from sqlalchemy import Connection, text
 
+from models.ledger.planning import PRIORITY_ON_DEMAND
+
 _PLANNABLE = text("""
     SELECT a.id FROM accounts a
     WHERE a.provider = :provider AND a.enabled
@@ -20,17 +22,12 @@ _PLANNABLE = text("""
                       secs => :waited * coalesce(CAST(a.poll ->> 'time_factor' AS double precision), 1))))
     ORDER BY a.id
 """)
-_PAUSE = text("""
-    UPDATE accounts SET
-        -- A person's longer pause is never shortened.
-        pause_reason = CASE WHEN paused_until > :until THEN pause_reason ELSE CAST(:reason AS text) END,
-        paused_until = greatest(paused_until, :until),
-        last_trouble = CAST(:reason AS text), last_trouble_at = clock_timestamp()
-    WHERE id = :account_id
-""")
 _READY = text("""
-    SELECT count(*) FROM fetches
-    WHERE account_id = :account_id AND state = 'ready'
+    SELECT count(*) AS scheduled,
+           EXISTS (SELECT FROM fetches WHERE account_id = :account_id AND state = 'ready' AND priority <= :on_demand
+                   AND available_at <= statement_timestamp() + make_interval(secs => :within)) AS is_shared
+    FROM fetches
+    WHERE account_id = :account_id AND state = 'ready' AND priority > :on_demand
       AND available_at <= statement_timestamp() + make_interval(secs => :within)
 """)
 _PROMOTE = text("""
@@ -99,15 +96,14 @@ def plannable_accounts(connection: Connection, provider: str, pace: Pace) -> lis
     return list(connection.execute(_PLANNABLE, parameters).scalars())
 
 
-def pause(connection: Connection, account_id: str, until: datetime, reason: str) -> None:
-    """Ask the account nothing until then; `reason` is shown to people."""
-    connection.execute(_PAUSE, {"account_id": account_id, "until": until, "reason": reason})
+def ready_work(connection: Connection, account_id: str, *, within_seconds: float) -> tuple[int, bool]:
+    """(scheduled fetches that could be made within so long, whether on-demand work shares the calls with them).
 
-
-def ready_count(connection: Connection, account_id: str, *, within_seconds: float) -> int:
-    """How many fetches of the account could be made within so long; one that waits for a later retry takes no room."""
-    count: int = connection.execute(_READY, {"account_id": account_id, "within": within_seconds}).scalar_one()
-    return count
+    One that waits for a later retry takes no room.
+    """
+    parameters = {"account_id": account_id, "within": within_seconds, "on_demand": PRIORITY_ON_DEMAND}
+    row = connection.execute(_READY, parameters).one()
+    return row.scheduled, row.is_shared
 
 
 def promote_waiting(connection: Connection, account_id: str, *, priority: int, waited_seconds: float) -> None:

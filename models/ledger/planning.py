@@ -12,10 +12,21 @@ from models.ledger.hashing import params_hash
 from models.ledger.walks import ended_state_sql
 
 PRIORITY_ON_DEMAND = 10
+"""The rank of on-demand work: of its fetches, their children and what it took over. Every other rank is scheduled work,
+with which it shares the account's calls by turns (`models.ledger.dispatch`)."""
 PRIORITY_TODAY = 20
 PRIORITY_YOUNG = 30
 PRIORITY_CLOSED_DAYS = 40
 PRIORITY_OLD = 60
+_STEP = 10
+
+
+def rank_of_next_page(priority: int) -> int:
+    """The rank of a fetch that continues another one: before all first fetches of its rank, behind every better rank.
+
+    A list that was begun is read on at once, instead of behind thousands of ids that were planned with its first page.
+    """
+    return (priority - 1) // _STEP * _STEP + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +48,8 @@ class NewPoll:
     """A poll to open."""
 
     account_id: str
-    kind: str
     trigger: str
+    """`schedule`, or what opened an on-demand poll: `api`, `cli`, `task` or `page`."""
     idempotency_key: str | None = None
     scheduled_for: datetime | None = None
     window: tuple[date, date] | None = None
@@ -46,8 +57,8 @@ class NewPoll:
 
 
 _OPEN_POLL = text("""
-    INSERT INTO polls (account_id, kind, trigger, idempotency_key, scheduled_for, window_from, window_to, ids)
-    VALUES (:account_id, :kind, :trigger, :key, :scheduled_for, :window_from, :window_to, CAST(:ids AS jsonb))
+    INSERT INTO polls (account_id, trigger, idempotency_key, scheduled_for, window_from, window_to, ids)
+    VALUES (:account_id, :trigger, :key, :scheduled_for, :window_from, :window_to, CAST(:ids AS jsonb))
     ON CONFLICT DO NOTHING
     RETURNING id
 """)
@@ -64,7 +75,6 @@ def open_poll(connection: Connection, poll: NewPoll) -> tuple[int | None, bool]:
         _OPEN_POLL,
         {
             "account_id": poll.account_id,
-            "kind": poll.kind,
             "trigger": poll.trigger,
             "key": poll.idempotency_key,
             "scheduled_for": poll.scheduled_for,

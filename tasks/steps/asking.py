@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, RowMapping
 
 from core import clock
-from core.logging import get_logger
 from models.ledger.finishing import CallEnd
 from models.ledger.limiter import Taken
 from models.quarantine import seal
@@ -16,8 +15,7 @@ from providers.http import Sent
 from providers.way_out import WayOut
 from tasks.runtime import Runtime
 from tasks.steps.bodies import body_context
-
-log = get_logger(__name__)
+from tasks.steps.events import Events
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +52,7 @@ class Asked:
             seconds_since=max(0.0, clock.boot() - self.sent.answered_boot),
         )
 
-    def put_away(self, connection: Connection, items: tuple[Unreadable, ...]) -> None:
+    def put_away(self, connection: Connection, events: Events, items: tuple[Unreadable, ...]) -> None:
         """Keep what was not understood, sealed, with the reason."""
         if not items:
             return
@@ -73,4 +71,4 @@ class Asked:
         )
         # What is kept once comes again with every item of its kind.
         for reason in sorted({item.reason for item in items if new or not item.once}):
-            log.warning("quarantine.kept", fetch=self.taken.fetch_id, reason=reason)
+            events.warning("quarantine.kept", fetch=self.taken.fetch_id, reason=reason)

@@ -9,13 +9,12 @@ from sqlalchemy import Connection, RowMapping
 from models.database import retry_transaction
 from models.keys import split_key
 from models.ledger import planning
-from models.ledger.deadletters import account_of_fetch, lock_dead, open_ids_of, put_away
+from models.ledger.deadletters import account_of_fetch, lock_dead, open_subjects, put_away, window_of_subjects
 from models.ledger.finishing import lock_account
 from providers.adapter import Account
 from tasks.messages import Message, dispatch_account, poll_account
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.planning import fetches_for
-from tasks.steps.tracking import asked_by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +29,7 @@ class Retried:
 
 
 def retry_dead(runtime: Runtime, fetch_id: int, *, trigger: str) -> Retried | None:
-    """Open a new poll for what a dead fetch asked for, and take it off the list; None where it is not dead.
+    """Open a new poll for what a dead letter leaves unread, and take it off the list; None where there is none.
 
     A page of a list window is asked for with its whole window, since only that can be judged complete. A batch is asked
     for by its ids that are still open; where all are closed or erased, nothing is left to ask.
@@ -52,7 +51,7 @@ def retry_dead(runtime: Runtime, fetch_id: int, *, trigger: str) -> Retried | No
         else:
             retried = _ask_ids(connection, runtime, row, found, trigger)
         told = "nothing is left to ask" if retried.poll_id is None else f"asked again by poll {retried.poll_id}"
-        put_away(connection, fetch_id, told)
+        put_away(connection, found["id"], told)
         return retried
 
     return retry_transaction(runtime.engine, run)
@@ -65,7 +64,7 @@ def _open(
     window: tuple[date, date] | None = None,
     ids: Sequence[Mapping[str, str]] | None = None,
 ) -> int:
-    new = planning.NewPoll(account_id=account_id, kind="on_demand", trigger=trigger, window=window, ids=ids)
+    new = planning.NewPoll(account_id=account_id, trigger=trigger, window=window, ids=ids)
     poll_id, _ = planning.open_poll(connection, new)
     if poll_id is None:
         raise RuntimeError("A poll was not inserted")
@@ -88,18 +87,15 @@ def _days(given: Sequence[str]) -> tuple[date, date]:
 
 def _ask_window(connection: Connection, found: RowMapping, trigger: str) -> Retried:
     """A poll over the days of the window, to be planned like any on demand."""
-    window = _days(found["params"]["window"])
     account_id, fetch_id = found["account_id"], found["id"]
-    poll_id = _open(connection, account_id, trigger, window)
+    poll_id = _open(connection, account_id, trigger, window_of_subjects(found))
     return Retried(fetch_id=fetch_id, poll_id=poll_id, messages=(poll_account(account_id, poll_id),))
 
 
 def _ask_ids(connection: Connection, runtime: Runtime, row: RowMapping, found: RowMapping, trigger: str) -> Retried:
     """A poll that asks for the ids at once: taken over where they stand ready, its own fetches otherwise."""
     account: Account = runtime.account(row)
-    candidates = open_ids_of(connection, found["account_id"], found["params"])
-    # A later page, or a call whose days have moved on, is made by no id alone: then all that it may have asked for.
-    wanted = asked_by(adapter_of(row), account, candidates, found["params"], row["now"]) or candidates
+    wanted = open_subjects(connection, found)
     if not wanted:
         return Retried(fetch_id=found["id"], poll_id=None)
     poll_id, priority = _open(connection, account.id, trigger), planning.PRIORITY_ON_DEMAND

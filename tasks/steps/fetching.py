@@ -10,7 +10,6 @@ from models.database import retry_transaction
 from models.ledger import limiter
 from models.ledger.dispatch import dispatch
 from models.ledger.finishing import FencedError, lock_account
-from models.ledger.pace import pause
 from models.ledger.walks import seen_in_chain
 from models.report import TrackedKey
 from models.tracked import ids_of_fetch
@@ -22,8 +21,9 @@ from tasks.messages import Message, messages_of
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps import clocks
 from tasks.steps.asking import Asked, Prepared
+from tasks.steps.events import Events, commit
 from tasks.steps.finishing import finish
-from tasks.steps.planning import CREDENTIALS_MISSING
+from tasks.steps.pausing import pause_without_credentials
 from tasks.steps.tracking import due_id
 from tasks.steps.trouble import bury_unasked, return_unsent
 
@@ -32,7 +32,8 @@ log = get_logger(__name__)
 
 _PEEK = text("""
     SELECT a.*, clock_timestamp() AS now, f.id AS fetch_id, f.poll_id AS fetch_poll_id, f.kind AS fetch_kind,
-           f.params AS fetch_params, f.round AS fetch_round, f.label AS fetch_label, f.state AS fetch_state
+           f.params AS fetch_params, f.round AS fetch_round, f.label AS fetch_label, f.state AS fetch_state,
+           EXISTS (SELECT FROM fetches d WHERE d.account_id = a.id AND d.state = 'dead') AS has_dead
     FROM fetches f JOIN accounts a ON a.id = f.account_id
     WHERE f.id = :fetch_id
 """)
@@ -139,12 +140,10 @@ def _prepare(runtime: Runtime, fetch_id: int) -> Prepared | str | None:
 def _pause(runtime: Runtime, account_id: str, reason: str) -> None:
     """Pause an account whose credentials cannot be found; nothing was asked and nothing counted."""
 
-    def run(connection: Connection) -> None:
-        row = lock_account(connection, account_id)
-        pause(connection, account_id, row["now"] + CREDENTIALS_MISSING, reason)
+    def run(connection: Connection, events: Events) -> None:
+        pause_without_credentials(connection, lock_account(connection, account_id), events, reason)
 
-    retry_transaction(runtime.engine, run)
-    log.warning("account.paused", account=account_id, reason=reason)
+    commit(runtime.engine, run)
 
 
 def _ask_and_finish(runtime: Runtime, prepared: Prepared, taken: limiter.Taken) -> None:

@@ -10,10 +10,10 @@ from sqlalchemy.exc import DataError, IntegrityError, InternalError, Programming
 
 from core.logging import get_logger, origin
 from models.availability import is_unavailable
-from models.database import retry_transaction
 from models.deliveries import UpsertResult, upsert
 from models.ledger import finishing as ledger
 from models.ledger import planning
+from models.ledger.deadletters import clear_dead, subjects_of_ids
 from models.quarantine import resolve_answers
 from models.references import with_references
 from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
@@ -22,6 +22,8 @@ from providers.adapter import FetchSpec, Parsed
 from providers.errors import OurBug, ProviderError
 from schedules.policy import check_again, first_check, next_check
 from tasks.steps.asking import Asked
+from tasks.steps.events import Events, commit
+from tasks.steps.pausing import success_changes
 from tasks.steps.planning import new_fetch
 from tasks.steps.sweeping import further_pages, judge_window
 from tasks.steps.tracking import is_whole, policy_numbers, sent_late
@@ -39,7 +41,7 @@ def finish(asked: Asked, outcome: Parsed | ProviderError) -> None:
         finish_trouble(asked, outcome)
         return
     try:
-        state = retry_transaction(asked.runtime.engine, lambda c: _finish_done(c, asked, outcome))
+        state = commit(asked.runtime.engine, lambda c, events: _finish_done(c, events, asked, outcome))
     except (DataError, IntegrityError, InternalError, ProgrammingError) as error:
         if is_unavailable(error):
             raise
@@ -50,10 +52,10 @@ def finish(asked: Asked, outcome: Parsed | ProviderError) -> None:
         log.info("poll.ended", state=state)
 
 
-def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | None:
+def _finish_done(connection: Connection, events: Events, asked: Asked, parsed: Parsed) -> str | None:
     """The finishing transaction of an answer. Returns the poll's last state where this fetch ended it."""
     if not asked.taken.state.is_clean or parsed.learned:
-        _reset_account(connection, asked.taken.account_id, parsed.learned)
+        _reset_account(connection, events, asked, parsed.learned)
     ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
     ledger.close_call(connection, asked.call_end("ok"))
     kinds = asked.prepared.adapter.record.reference_kinds
@@ -64,7 +66,7 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
     if asked.taken.attempts > 0:
         # Whatever put a whole answer away has counted an attempt, so that the usual fetch pays nothing for this.
         resolve_answers(connection, asked.taken.fetch_id)
-    asked.put_away(connection, parsed.unreadable)
+    asked.put_away(connection, events, parsed.unreadable)
     _track_wholes(connection, asked)
     continued = {key for spec in parsed.children for key in spec.ids}
     ledger.update_tracked(
@@ -88,11 +90,14 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
     if children < len(specs):
         # Ids were left to children that are not to be: of a cancelled poll, or equal to a fetch that stands ready.
         ledger.free_tracked(connection, asked.taken.fetch_id)
+    if asked.prepared.row["has_dead"]:
+        read = [row["id"] for key, row in asked.prepared.tracked.items() if key not in continued]
+        clear_dead(connection, asked.taken.account_id, subjects_of_ids(read), asked.taken.asked_at)
     further, drifting = 0, False
     # Otherwise there is nothing that a cancelled poll would have to take back, and the count takes the lock.
     if children or "window" in asked.taken.params:
         children, further, drifting = _continue_walk(connection, asked, children)
-    log.info(
+    events.info(
         "fetch.stored",
         fetch=asked.taken.fetch_id,
         label=asked.taken.label,
@@ -130,13 +135,14 @@ def _counts(result: UpsertResult, reports: int, children: int, *, drifting: bool
     )
 
 
-def _reset_account(connection: Connection, account_id: str, learned: Mapping[str, Any]) -> None:
-    """A success closes the breaker and forgets the throttling."""
-    row = ledger.lock_account(connection, account_id)
+def _reset_account(connection: Connection, events: Events, asked: Asked, learned: Mapping[str, Any]) -> None:
+    """A success closes the breaker, ends an automatic pause and forgets the throttling."""
+    row = ledger.lock_account(connection, asked.taken.account_id)
     changes: dict[str, Any] = {"throttles": 0, "learned": learned}
+    changes |= success_changes(row, asked_at=asked.taken.asked_at)
     changes |= breaker_changes(row, recent=[], failed=False)
     if row["breaker_state"] != "closed" and changes.get("breaker_state") == "closed":
-        log.info("account.recovered", account=account_id)
+        events.info("account.recovered", account=row["id"])
     ledger.update_account(connection, row, changes)
 
 
@@ -300,7 +306,7 @@ def _insert_children(
     fetches = [
         new_fetch(
             spec,
-            priority=asked.taken.priority,
+            priority=planning.rank_of_next_page(asked.taken.priority),
             ids=tuple(asked.prepared.tracked[key]["id"] for key in spec.ids if key in asked.prepared.tracked),
             walk=asked.taken.poll_id,
         )

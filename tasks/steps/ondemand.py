@@ -70,7 +70,6 @@ def open_on_demand(
             connection,
             planning.NewPoll(
                 account_id=account_id,
-                kind="on_demand",
                 trigger=trigger,
                 idempotency_key=key,
                 window=None if start is None else (start, end or start),

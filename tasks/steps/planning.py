@@ -14,7 +14,6 @@ from sqlalchemy import Connection, RowMapping
 from core.logging import get_logger, origin
 from core.settings import CredentialError
 from models.availability import is_unavailable
-from models.database import retry_transaction
 from models.heartbeats import beat, planning_of
 from models.ledger import planning
 from models.ledger.dispatch import dispatch
@@ -25,10 +24,9 @@ from models.ledger.pace import (
     mark_planned,
     oldest_open_order,
     open_windows,
-    pause,
     plannable_accounts,
     promote_waiting,
-    ready_count,
+    ready_work,
     roll_watermark,
 )
 from models.report import TrackedKey
@@ -38,6 +36,8 @@ from providers.registry import adapter_for
 from schedules.windows import closed_windows, sweep_start
 from tasks.messages import Message, messages_of
 from tasks.runtime import Runtime, adapter_of
+from tasks.steps.events import Events, commit
+from tasks.steps.pausing import is_paused, pause_without_credentials
 from tasks.steps.tracking import due_id, register
 
 log = get_logger(__name__)
@@ -49,8 +49,6 @@ HORIZON_SECONDS = 10.0
 FILL_SECONDS = 120.0
 """How far ahead an id may be due to fill a batch that leaves anyway (times the account's factor)."""
 YOUNG = timedelta(hours=1)
-CREDENTIALS_MISSING = timedelta(minutes=1)
-"""How long an account rests whose credentials cannot be found; nothing is asked meanwhile."""
 ON_DEMAND_IDS = 10_000
 PROMOTE_SECONDS = 60.0
 """A fetch that could have gone for so long is raised to the rank of young messages, where the oldest goes first."""
@@ -103,9 +101,9 @@ def _pace(provider: str) -> Pace:
 def _plan_scheduled(runtime: Runtime, account_id: str) -> list[Message]:
     """One tick of one account."""
 
-    def run(connection: Connection) -> list[Message]:
+    def run(connection: Connection, events: Events) -> list[Message]:
         row = lock_account(connection, account_id)
-        account = _account_or_pause(runtime, connection, row)
+        account = _account_or_pause(runtime, connection, events, row)
         if account is None:
             return []
         promote_waiting(
@@ -113,37 +111,35 @@ def _plan_scheduled(runtime: Runtime, account_id: str) -> list[Message]:
         )
         plan = _scheduled_plan(connection, row, account)
         tick = _floor(row["now"], runtime.tick_seconds)
-        if plan.fetches and not _open_and_fill(connection, account_id, plan, tick):
+        if plan.fetches and not _open_and_fill(connection, events, account_id, plan, tick):
             # The tick was planned already: what has fallen due since is the next one's, and nothing is noted as done.
             return []
         if plan.opens_today or plan.opens_closed:
             mark_planned(connection, account_id, today=plan.opens_today, closed=plan.opens_closed)
         return messages_of(dispatch(connection, account_id)) if plan.fetches else []
 
-    return retry_transaction(runtime.engine, run)
+    return commit(runtime.engine, run)
 
 
-def _account_or_pause(runtime: Runtime, connection: Connection, row: RowMapping) -> Account | None:
+def _account_or_pause(runtime: Runtime, connection: Connection, events: Events, row: RowMapping) -> Account | None:
     """The adapter's account; None when its credentials cannot be found, with the account paused for a while."""
     try:
         return runtime.account(row)
     except CredentialError as error:
-        if row["paused_until"] is None or row["paused_until"] <= row["now"]:
-            until = row["now"] + CREDENTIALS_MISSING
-            pause(connection, row["id"], until, str(error))
-            log.warning("account.paused", account=row["id"], reason=str(error), until=until)
+        if not is_paused(row):
+            pause_without_credentials(connection, row, events, str(error))
         return None
 
 
-def _open_and_fill(connection: Connection, account_id: str, plan: Plan, tick: datetime) -> bool:
+def _open_and_fill(connection: Connection, events: Events, account_id: str, plan: Plan, tick: datetime) -> bool:
     """Open the tick's poll with its plan; False where the tick was planned already, which is left alone."""
-    new = planning.NewPoll(account_id=account_id, kind="plan", trigger="schedule", scheduled_for=tick)
+    new = planning.NewPoll(account_id=account_id, trigger="schedule", scheduled_for=tick)
     poll_id, created = planning.open_poll(connection, new)
     if poll_id is None or not created:
         return False
     inserted = planning.insert_fetches(connection, poll_id, account_id, plan.fetches)
     planning.close_plan(connection, poll_id, inserted, sweep_through=plan.sweep_through)
-    log.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted)
+    events.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted)
     return True
 
 
@@ -151,16 +147,19 @@ def _scheduled_plan(connection: Connection, row: RowMapping, account: Account) -
     """What is due at this account now: windows at their interval, ids by the poll policy."""
     adapter = adapter_of(row)
     sweep = _due_sweep(connection, row, account, adapter)
-    ready = ready_count(connection, account.id, within_seconds=HORIZON_SECONDS)
-    room = max(0, capacity(row) - ready - len(sweep.fetches))
+    ready, is_shared = ready_work(connection, account.id, within_seconds=HORIZON_SECONDS)
+    room = max(0, capacity(row, is_shared=is_shared) - ready - len(sweep.fetches))
     ids = _due_id_fetches(connection, row, account, adapter, room) if room else ()
     return replace(sweep, fetches=sweep.fetches + ids)
 
 
-def capacity(row: RowMapping) -> int:
-    """How many calls the account can make within the horizon, at least one."""
+def capacity(row: RowMapping, *, is_shared: bool = False) -> int:
+    """How many calls the account can make for scheduled work within the horizon, at least one.
+
+    `is_shared`: on-demand work waits as well, which takes every other call.
+    """
     calls_per_second = float(row["limit_requests"]) / float(row["limit_per_seconds"])
-    return max(1, ceil(calls_per_second * HORIZON_SECONDS))
+    return max(1, ceil(calls_per_second * HORIZON_SECONDS / (2 if is_shared else 1)))
 
 
 # ---------------------------------------------------------------------------------------------- windows
@@ -309,23 +308,25 @@ def new_fetch(
 def plan_poll(runtime: Runtime, account_id: str, poll_id: int) -> list[Message]:
     """Plan a poll that was opened on demand; one that is planned already, or cancelled, is left alone."""
 
-    def run(connection: Connection) -> list[Message]:
+    def run(connection: Connection, events: Events) -> list[Message]:
         row = lock_account(connection, account_id)
-        account = _account_or_pause(runtime, connection, row)
+        account = _account_or_pause(runtime, connection, events, row)
         poll = planning.lock_poll(connection, poll_id)
         if account is None or poll is None or poll["planned_at"] is not None or poll["state"] != "running":
             return []
-        _fill_on_demand(connection, row, account, poll)
+        _fill_on_demand(connection, events, row, account, poll)
         return messages_of(dispatch(connection, account_id))
 
-    return retry_transaction(runtime.engine, run)
+    return commit(runtime.engine, run)
 
 
-def _fill_on_demand(connection: Connection, row: RowMapping, account: Account, poll: RowMapping) -> None:
+def _fill_on_demand(
+    connection: Connection, events: Events, row: RowMapping, account: Account, poll: RowMapping
+) -> None:
     """Give the poll its fetches: taken over where they stand ready, its own where they are in the air or missing."""
     adapter, priority = adapter_of(row), planning.PRIORITY_ON_DEMAND
     if poll["window_from"] is not None and adapter.record.plan_range is not None:
-        _fill_range(connection, row, account, poll, adapter.record.plan_range)
+        _fill_range(connection, events, row, account, poll, adapter.record.plan_range)
         return
     windows = _wanted_windows(row, account, adapter, poll)
     today = row["now"].astimezone(account.timezone).date()
@@ -341,11 +342,16 @@ def _fill_on_demand(connection: Connection, row: RowMapping, account: Account, p
     taken += planning.take_over(connection, poll["id"], account.id, hashes=hashes, ids=[], priority=priority)
     inserted = planning.insert_fetches(connection, poll["id"], account.id, fetches)
     planning.close_plan(connection, poll["id"], inserted + taken)
-    log.info("poll.planned", account=account.id, poll=poll["id"], fetches=inserted, taken_over=taken)
+    events.info("poll.planned", account=account.id, poll=poll["id"], fetches=inserted, taken_over=taken)
 
 
-def _fill_range(
-    connection: Connection, row: RowMapping, account: Account, poll: RowMapping, plan_range: PlanRange
+def _fill_range(  # noqa: PLR0917 - what `_fill_on_demand` has read
+    connection: Connection,
+    events: Events,
+    row: RowMapping,
+    account: Account,
+    poll: RowMapping,
+    plan_range: PlanRange,
 ) -> None:
     """Give the poll the fetches that ask for ids over its days: those it names, or all that were ever registered.
 
@@ -363,7 +369,7 @@ def _fill_range(
     )
     inserted = planning.insert_fetches(connection, poll["id"], account.id, fetches)
     planning.close_plan(connection, poll["id"], inserted + taken)
-    log.info("poll.planned", account=account.id, poll=poll["id"], fetches=inserted, taken_over=taken)
+    events.info("poll.planned", account=account.id, poll=poll["id"], fetches=inserted, taken_over=taken)
 
 
 def _wanted_windows(row: RowMapping, account: Account, adapter: Adapter, poll: RowMapping) -> list[tuple[date, date]]:

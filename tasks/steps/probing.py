@@ -63,9 +63,7 @@ def probe(runtime: Runtime, account_id: str, *, patience_seconds: float) -> Prob
 def _open(connection: Connection, account_id: str) -> tuple[int, int]:
     """A poll of one fetch."""
     spec = adapter_of(account_row(connection, account_id)).record.probe
-    poll_id, _ = planning.open_poll(
-        connection, planning.NewPoll(account_id=account_id, kind="on_demand", trigger="cli", ids=[])
-    )
+    poll_id, _ = planning.open_poll(connection, planning.NewPoll(account_id=account_id, trigger="cli", ids=[]))
     if spec is None or poll_id is None:
         raise RuntimeError("A probe was not inserted")
     # Of a walk of its own: it must not be taken for the probe of another check.

@@ -7,6 +7,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from models.ledger import planning
+from models.ledger.deadletters import clear_dead, subjects_of_window
 from models.ledger.walks import is_read_again, walked_pages
 from providers.adapter import FetchSpec, Parsed
 from schedules.windows import is_read_downwards, judge_reading
@@ -37,16 +38,18 @@ def judge_window(connection: Connection, asked: Asked) -> tuple[int, bool]:
     if is_open_still:
         return 0, False
     verdict = judge_reading(reads)
+    first, last = (date.fromisoformat(day) for day in window)
     if verdict.is_complete:
+        if asked.prepared.row["has_dead"]:
+            clear_dead(connection, asked.taken.account_id, subjects_of_window(first, last), asked.taken.asked_at)
         return 0, False
     if not verdict.pages:
         return 0, True
     attempt = max(read.round for read in reads) + verdict.is_new_attempt
-    first, last = (date.fromisoformat(day) for day in window)
     further = [
         new_fetch(
             replace(spec, params={**spec.params, "page": page}, round=attempt, label=f"{first}..{last} page {page}"),
-            priority=asked.taken.priority,
+            priority=planning.rank_of_next_page(asked.taken.priority),
             walk=asked.taken.poll_id,
         )
         for page in verdict.pages

@@ -8,9 +8,11 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from core.logging import get_logger
+from models.accounts import PausedBy
 from models.database import retry_transaction
 from models.ledger import finishing as ledger
 from models.ledger import planning
+from models.ledger.deadletters import count_dead
 from models.ledger.hashing import params_hash
 from models.ledger.limiter import Taken
 from models.report import Unreadable
@@ -28,6 +30,8 @@ from providers.errors import (
 from providers.retry import GiveUp, Pause, RetryAt, RetryPolicy, decide
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.asking import Asked
+from tasks.steps.events import Events, commit
+from tasks.steps.pausing import refusal_changes
 from tasks.steps.tracking import policy_numbers
 
 log = get_logger(__name__)
@@ -80,7 +84,7 @@ def _outcome(error: ProviderError) -> str:
 def finish_trouble(asked: Asked, error: ProviderError) -> None:
     """Write a failure in one transaction, and say so in one line."""
     roll = asked.runtime.roll()
-    done = retry_transaction(asked.runtime.engine, lambda c: _finish_trouble(c, asked, error, roll))
+    done = commit(asked.runtime.engine, lambda c, events: _finish_trouble(c, events, asked, error, roll))
     level = logging.INFO if isinstance(error, TryAgainAt) else logging.WARNING
     log.log(
         level,
@@ -98,6 +102,7 @@ def finish_trouble(asked: Asked, error: ProviderError) -> None:
 
 def _finish_trouble(
     connection: Connection,
+    events: Events,
     asked: Asked,
     error: ProviderError,
     roll: float,
@@ -108,17 +113,26 @@ def _finish_trouble(
     ledger.close_call(connection, asked.call_end(_outcome(error)))
     if isinstance(error, AnswerNotUnderstood | OurBug) and asked.sent.answer is not None:
         raw = error.raw if isinstance(error, AnswerNotUnderstood) and error.raw else asked.sent.answer.body
-        asked.put_away(connection, (Unreadable(reason=error.message, raw=raw),))
+        asked.put_away(connection, events, (Unreadable(reason=error.message, raw=raw),))
     if isinstance(error, AnswerNotUnderstood):
         ledger.forget_fingerprints(connection, asked.taken.fetch_id)
     policy = RetryPolicy(**row["retry"])
     decision = decide(
-        policy, error, attempts=_attempts(asked, error), now=row["now"], roll=roll, throttles=row["throttles"]
+        policy,
+        error,
+        attempts=_attempts(asked, error),
+        now=row["now"],
+        roll=roll,
+        throttles=row["throttles"],
+        refusals=row["refusals"],
     )
-    changes = _account_changes(connection, row, error, decision)
+    changes = _account_changes(connection, row, error, decision, asked.taken.asked_at)
     ledger.update_account(connection, row, changes)
-    if changes.get("breaker_state") == "open":
-        log.warning("account.breaker_opened", account=row["id"], until=changes["breaker_until"])
+    if "paused_until" in changes:
+        until, reason = changes["paused_until"], changes["pause_reason"]
+        events.warning("account.paused", account=row["id"], reason=reason, until=until)
+    elif changes.get("breaker_state") == "open":
+        events.warning("account.breaker_opened", account=row["id"], until=changes["breaker_until"])
     if failed_with_account(row, error, changes) and not isinstance(decision, Pause):
         decision = RetryAt(at=row["now"], counted=False, not_before=changes.get("breaker_until", row["breaker_until"]))
     return _put_back(connection, asked, error, decision, row["now"])
@@ -138,7 +152,11 @@ def _restart(error: ProviderError) -> ledger.Restart | None:
 
 
 def _account_changes(
-    connection: Connection, row: RowMapping, error: ProviderError, decision: RetryAt | GiveUp | Pause
+    connection: Connection,
+    row: RowMapping,
+    error: ProviderError,
+    decision: RetryAt | GiveUp | Pause,
+    asked_at: datetime,
 ) -> dict[str, Any]:
     """What a failure changes about the account: breaker, throttle, pause, last trouble."""
     changes: dict[str, Any] = {"learned": error.learned}
@@ -147,15 +165,14 @@ def _account_changes(
     failed = is_outage(error)
     since = row["breaker_until"]
     recent = [outcome == "failed" for outcome in ledger.recent_outcomes(connection, row["id"], 20, since=since)]
-    changes |= breaker_changes(row, recent=recent, failed=failed)
+    if failed or row["paused_by"] != PausedBy.AUTOMATIC:
+        # A breaker that an automatic pause has opened lets one call at a time through until one succeeds.
+        changes |= breaker_changes(row, recent=recent, failed=failed)
     if isinstance(decision, RetryAt) and decision.not_before is not None:
         changes["not_before"] = max(decision.not_before, row["not_before"] or decision.not_before)
         changes["throttles"] = row["throttles"] + 1
     if isinstance(decision, Pause):
-        if row["paused_until"] is None or row["paused_until"] < decision.until:
-            # A person's longer pause is never shortened.
-            changes["paused_until"], changes["pause_reason"] = decision.until, decision.reason
-        log.warning("account.paused", account=row["id"], reason=decision.reason, until=decision.until)
+        changes |= refusal_changes(row, decision.reason, asked_at=asked_at)
     return changes
 
 
@@ -210,8 +227,10 @@ def _end(
     not_before: datetime | None = None,
 ) -> str:
     """End the fetch without an answer, and free its ids for a later poll, not before `not_before`."""
-    ledger.free_tracked(connection, asked.taken.fetch_id, not_before=not_before)
     ledger.end_fetch(connection, asked.taken.fetch_id, state=state, error=error, counted=True)
+    if state == "dead":
+        count_dead(connection, asked.taken.fetch_id)
+    ledger.free_tracked(connection, asked.taken.fetch_id, not_before=not_before)
     unswept = state != "dead" and "window" in asked.taken.params
     counts = ledger.PollCounts(ended=1, dead=int(state == "dead"), calls=1, unswept=unswept)
     ledger.count_poll(connection, asked.taken.poll_id, counts)
@@ -233,8 +252,9 @@ def bury_unasked(runtime: Runtime, row: RowMapping, fetch_id: int, error: str) -
         if poll_id is None:
             return
         rest = ledger.database_now(connection) + timedelta(seconds=ease_seconds(row))
-        ledger.free_tracked(connection, fetch_id, not_before=rest)
         ledger.end_fetch(connection, fetch_id, state="dead", error=error)
+        count_dead(connection, fetch_id)
+        ledger.free_tracked(connection, fetch_id, not_before=rest)
         ledger.count_poll(connection, poll_id, ledger.PollCounts(ended=1, dead=1))
 
     retry_transaction(runtime.engine, run)

@@ -102,10 +102,11 @@ def test_a_changed_account_keeps_what_it_has_learned(engine: Engine) -> None:
 
 
 def test_new_credentials_end_the_pause_that_the_old_ones_earned(engine: Engine) -> None:
-    """A pause that ends by itself goes; one that a person ordered stays."""
+    """An automatic pause goes; one that a person ordered stays."""
     _apply(engine, _account("a"), _account("b"))
     with transaction(engine) as connection:
         pause(connection, "a", SOON, "wrong key")
+        connection.execute(update(accounts).values(paused_by="automatic"))
         pause(connection, "b", None, "maintenance")
     _apply(engine, _account("a", "new"), _account("b", "newer"))
     with transaction(engine) as connection:
@@ -209,7 +210,9 @@ def test_resuming_ends_every_rest(engine: Engine) -> None:
             )
         )
         resume(connection, "a")
-        assert load(connection, "a") == before
+        after = load(connection, "a")
+    assert after.pause_changed_at is not None
+    assert replace(after, pause_changed_at=None) == before
 
 
 def test_an_unknown_account_is_an_error(engine: Engine) -> None:
@@ -225,7 +228,7 @@ def test_an_account_that_is_switched_off_leaves_no_poll_open(engine: Engine) -> 
     spec = _account("switched-off")
     _apply(engine, spec)
     with transaction(engine) as connection:
-        poll_id, _ = open_poll(connection, NewPoll(account_id=spec.id, kind="on_demand", trigger="cli"))
+        poll_id, _ = open_poll(connection, NewPoll(account_id=spec.id, trigger="cli"))
         assert poll_id is not None
         fetch = NewFetch(kind="page", params={"page": 1}, label="page 1", priority=10)
         close_plan(connection, poll_id, insert_fetches(connection, poll_id, spec.id, [fetch]))

@@ -76,7 +76,7 @@ def test_a_pause_is_shown_with_its_reason_until_it_is_resumed(ulak: Ulak, accoun
     assert ulak("accounts", "pause", "kampanya").err == "kampanya was paused already.\n"
     shown = ulak("status")
     assert shown.out.splitlines()[1].split("  ")[:2] == ["kampanya", "paused"]
-    assert "kampanya is paused: new key on Monday\n" in shown.err
+    assert "kampanya is paused: new key on Monday (paused by an operator until it is resumed)\n" in shown.err
     assert "secrets" in shown.err
     assert ulak("accounts", "resume", "kampanya").err.splitlines()[1:] == ["kampanya is resumed."]
     (account,) = json.loads(ulak("status", "kampanya", "--json").out)["accounts"]

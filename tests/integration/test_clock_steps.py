@@ -269,7 +269,7 @@ def test_a_tick_of_before_the_step_is_not_taken_for_the_one_that_comes_again(
     for seconds in range(-60, 60):
         tick = planning._floor(now(shifted.engine) + timedelta(seconds=seconds), 1.0)
         with shifted.engine.begin() as connection:
-            new = NewPoll(account_id=account_id, kind="plan", trigger="schedule", scheduled_for=tick)
+            new = NewPoll(account_id=account_id, trigger="schedule", scheduled_for=tick)
             poll_id, _ = open_poll(connection, new)
             assert poll_id is not None
             close_plan(connection, poll_id, 0)

@@ -199,9 +199,7 @@ def test_a_page_that_continues_a_chain_is_not_taken_over(runtime: Runtime) -> No
         ledger.end_fetch(connection, first, state="done", seen=("a",))
         ledger.count_poll(connection, poll_id, ledger.PollCounts(ended=1, children=1))
     with engine.begin() as connection:
-        new, _ = planning.open_poll(
-            connection, planning.NewPoll(account_id=account_id, kind="on_demand", trigger="api")
-        )
+        new, _ = planning.open_poll(connection, planning.NewPoll(account_id=account_id, trigger="api"))
         assert new is not None
         taken = planning.take_over(connection, new, account_id, hashes=[], ids=[tracked_id], priority=10)
         planning.close_plan(connection, new, taken)

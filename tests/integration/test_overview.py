@@ -107,6 +107,7 @@ def test_an_overview_counts_what_is_there(migrated_database: Engine) -> None:
         "state": AccountState.OK,
         "reason": None,
         "until": None,
+        "paused_by": None,
         "open_deliveries": 1,
         "final_deliveries": 2,
         "open_tracked": 1,

@@ -232,9 +232,7 @@ def test_a_poll_on_demand_asks_about_numbers_and_not_about_a_running_send(runtim
     register(runtime, account_id, 6)
     answer_numbers(runtime, plan(runtime, account_id), {number(place): "WAITING" for place in range(6)})
     with engine.begin() as connection:
-        poll_id, _ = planning.open_poll(
-            connection, planning.NewPoll(account_id=account_id, kind="on_demand", trigger="api")
-        )
+        poll_id, _ = planning.open_poll(connection, planning.NewPoll(account_id=account_id, trigger="api"))
     assert poll_id is not None
     plan_poll(runtime, account_id, poll_id)
     found = calls(runtime, fetches_of(engine, account_id, "ready"))

@@ -93,7 +93,7 @@ POLICY = RetryPolicy()
         (TryAgainAt("Some time."), RetryAt(at=NOW + timedelta(seconds=300), counted=False)),
         (
             PauseAccount("The key is refused.", code="401"),
-            Pause(until=NOW + timedelta(minutes=30), reason="The key is refused. [401]"),
+            Pause(until=NOW + timedelta(minutes=1), reason="The key is refused. [401]"),
         ),
         (RequestIsWrong("Bad range.", code="458"), GiveUp(reason="Bad range. [458]")),
         (TryAgainSoon("Timed out."), RetryAt(at=NOW + timedelta(seconds=0.5), counted=True)),
@@ -111,3 +111,14 @@ def test_the_last_try_says_how_often_it_was_tried() -> None:
     """A dead fetch tells a person that it was not given up lightly."""
     decision = decide(POLICY, TryAgainSoon("Timed out."), attempts=7, now=NOW, roll=0.5, throttles=0)
     assert decision == GiveUp(reason="Timed out. (tried 8 times)")
+
+
+@given(policies, st.integers(0, 5000), rolls)
+def test_a_refused_account_is_probed_ever_more_rarely(policy: RetryPolicy, refusals: int, roll: float) -> None:
+    """After one minute first, doubled with each refusal in a row, never more than half an hour apart."""
+    waits = [
+        decide(policy, PauseAccount("No."), attempts=0, now=NOW, roll=roll, throttles=0, refusals=many)
+        for many in (refusals, refusals + 1)
+    ]
+    first, second = (_seconds(wait.until) for wait in waits if isinstance(wait, Pause))
+    assert (first, second) == (min(60 * 2**refusals, 1800), min(2 * first, 1800))

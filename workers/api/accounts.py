@@ -52,7 +52,13 @@ class Account(BaseModel):
     enabled: bool
     state: Annotated[str, Field(description="ok, throttled, breaker open, paused, disabled")]
     reason: str | None
-    until: datetime | None
+    until: Annotated[
+        datetime | None, Field(description="When the state ends; of an automatic pause, the time of the next attempt.")
+    ]
+    paused_by: Annotated[
+        str | None,
+        Field(description="operator (until its time or a resume), automatic (probed at `until`), or null."),
+    ]
     as_of: datetime
     limit: AccountLimit
     open_deliveries: int
@@ -102,7 +108,7 @@ def show_all(means: Have) -> Accounts:
     summary="Ask the account nothing",
 )
 def pause_one(account: OneAccount, means: Have, request: Request, why: Pause | None = None) -> Account:
-    """Lets the account rest; a pause that lasts longer already stays."""
+    """Takes the place of an automatic pause; an operator's pause that lasts longer already stays."""
     why = why or Pause()
     with transaction(means.engine) as connection:
         if why.until is not None and why.until <= database_now(connection):

@@ -11,7 +11,7 @@ from core.logging import get_logger
 from models.accounts import AccountRecord, apply, list_accounts, load, pause, resume
 from models.database import retry_transaction, transaction
 from models.ledger.finishing import database_now
-from models.overview import state_of
+from models.overview import AccountState, paused_by, state_of
 from providers.accounts import read_accounts
 from workers.cli.output import write_json, write_table
 from workers.cli.session import session, tell
@@ -55,7 +55,7 @@ def list_all(
     if as_json:
         write_json(rows)
         return
-    headers = ("account", "provider", "state", "until", "limit", "concurrency", "base url")
+    headers = ("account", "provider", "state", "paused by", "until", "limit", "concurrency", "base url")
     write_table(
         headers,
         [
@@ -63,6 +63,7 @@ def list_all(
                 row["id"],
                 row["provider"],
                 row["state"],
+                row["paused_by"],
                 row["until"],
                 f"{record.limit_requests} per {record.limit_per_seconds:g} s",
                 record.limit_concurrency,
@@ -83,6 +84,7 @@ def _row(record: AccountRecord, now: datetime) -> dict[str, Any]:
         "state": str(state),
         "reason": reason,
         "until": until,
+        "paused_by": paused_by(asdict(record)) if state is AccountState.PAUSED else None,
         "limit": {
             "requests": record.limit_requests,
             "per_seconds": record.limit_per_seconds,

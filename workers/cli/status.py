@@ -11,7 +11,7 @@ from rich.text import Text
 
 from core import clock
 from core.redaction import redact_text
-from models.accounts import UnknownAccountError
+from models.accounts import PausedBy, UnknownAccountError
 from models.overview import AccountOverview, overview
 from models.rejections import Rejected
 from workers.cli.output import console_for, draw_table, duration, moment, write_json, write_table
@@ -96,7 +96,13 @@ def _watch(run: Session, account: str | None, *, as_json: bool) -> None:
 
 
 def _until(account: AccountOverview) -> str:
-    return f" (until {moment(account.until)})" if account.until else ""
+    """Who paused it, and when it goes on."""
+    until = moment(account.until) if account.until else None
+    if account.paused_by == PausedBy.AUTOMATIC:
+        return f" (paused automatically, next attempt at {until})"
+    if account.paused_by is not None:
+        return f" (paused by an operator until {until or 'it is resumed'})"
+    return f" (until {until})" if until else ""
 
 
 def document(account: AccountOverview) -> dict[str, Any]:

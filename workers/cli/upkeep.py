@@ -156,14 +156,14 @@ def _nothing_found(person: str) -> str:
 
 @dead.command("list")
 def list_dead_fetches(context: typer.Context, *, account: AccountOption = None, as_json: JsonOption = False) -> None:
-    """Fetches that were given up, the newest first, with the last error."""
+    """Dead letters, the newest first: one for each cause, with how often it struck and the error."""
     with session(context).engine.connect() as connection:
         check_account(connection, account)
         rows = list_dead(connection, account=account, limit=PAGE)
     if as_json:
         write_json(rows)
         return
-    names = ("id", "account_id", "poll_id", "label", "attempts", "last_error", "finished_at")
+    names = ("id", "account_id", "poll_id", "label", "attempts", "times", "subjects", "last_error", "finished_at")
     write_table([name.replace("_", " ") for name in names], [[row[name] for name in names] for row in rows])
     _tell_if_full(len(rows))
 

@@ -94,7 +94,7 @@ def poll_now(seen: Member, form: Form, account: str) -> Response:
     if not is_enabled:
         return _done(seen, form, "disabled")
     try:
-        poll_id = open_on_demand(runtime, account, trigger="api", key=key)
+        poll_id = open_on_demand(runtime, account, trigger="page", key=key)
     except WrongPollError:
         return _done(seen, form, "push_only")
     log.info("page.poll_opened", account=account, poll=poll_id)
@@ -140,7 +140,7 @@ def retry_account(seen: Member, form: Form, account: str) -> Response:
     """Ask again for what the account gave up."""
     with seen.site.runtime.engine.connect() as connection:
         rows = list_dead(connection, account=account, limit=MOST_RETRIED)
-    retried = [retry_dead(seen.site.runtime, row["id"], trigger="api") for row in rows]
+    retried = [retry_dead(seen.site.runtime, row["id"], trigger="page") for row in rows]
     messages = [message for each in retried if each is not None for message in each.messages]
     log.info("page.dead_retried", account=account, fetches=len(rows))
     return _done(seen, form, "retry" if messages else "retry_nothing", *messages)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from models.accounts import PausedBy
 from models.attention import Waiting
 from models.overview import AccountOverview, AccountState
-from providers.errors import SAYS
 
 STALLED_SECONDS = 60.0
 """Work that waited so long, with room in the limit and not one call meanwhile, means that nobody works."""
@@ -94,7 +94,7 @@ def _state(account: AccountOverview) -> Iterator[Alarm]:
     match account.state:
         case AccountState.PAUSED if account.until is None:
             yield Alarm(kind="paused", severity="held", values=named, account=account.id, can_resume=True)
-        case AccountState.PAUSED if _is_refusal(account):
+        case AccountState.PAUSED if account.paused_by == PausedBy.AUTOMATIC:
             values = named | {"since": account.last_trouble_at, "until": account.until}
             yield Alarm(kind="resting", severity="bad", values=values, account=account.id, can_resume=True)
         case AccountState.PAUSED:
@@ -156,14 +156,6 @@ def _lateness(account: AccountOverview, waits: Waiting | None) -> Iterator[Alarm
     if is_asked and due is not None and _age(account, due) > BEHIND_SECONDS:
         values = {"account": account.id, "since": due}
         yield Alarm(kind="behind", severity="warn", values=values, account=account.id)
-
-
-def _is_refusal(account: AccountOverview) -> bool:
-    """Whether the pause came from the last trouble and not from a person."""
-    if account.last_trouble is None or account.last_trouble_at is None or account.reason is None:
-        return False
-    message, _, _ = account.last_trouble.removeprefix("PauseAccount: ").partition(SAYS)
-    return account.reason.startswith(message)
 
 
 def _is_ahead(account: AccountOverview) -> bool:

@@ -197,6 +197,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "polls.older": "Older polls",
     "trigger.schedule": "the schedule",
     "trigger.api": "the API",
+    "trigger.page": "this page",
     "trigger.cli": "the command line",
     "trigger.task": "a task",
     "poll.running": "running",

@@ -198,6 +198,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "polls.older": "Daha eski sorgular",
     "trigger.schedule": "takvim",
     "trigger.api": "API",
+    "trigger.page": "bu sayfa",
     "trigger.cli": "komut satırı",
     "trigger.task": "bir görev",
     "poll.running": "sürüyor",
