@@ -183,14 +183,16 @@ def _wait(column: str, now: str = ":now") -> str:
     return f"CASE WHEN {column} > {now} THEN greatest({column} - make_interval(secs => :s), {now}) ELSE {column} END"
 
 
-# No day is left swept that has not begun yet (in UTC; a zone may be a day on). Of pauses only those are moved that an
-# answer of the provider may have caused: an operator's ends at the moment that was named.
+# No day is left swept that has not begun yet (in UTC; a zone may be a day on). Only automatic pauses are moved: an
+# operator's ends at the moment that was named. A pause of the previous version does not say whose it is; its length does.
 _ACCOUNTS_BACK = text(f"""
     UPDATE accounts SET last_as_of = greatest(last_as_of, last_asked_at),
         last_asked_at = {_past("last_asked_at")}, planned_at = {_past("planned_at")},
         closed_swept_at = {_past("closed_swept_at")}, last_trouble_at = {_past("last_trouble_at")},
+        pause_changed_at = {_past("pause_changed_at")},
         not_before = {_wait("not_before")}, breaker_until = {_wait("breaker_until")},
-        paused_until = CASE WHEN paused_until <= CAST(:now AS timestamptz) + make_interval(secs => :s + :longest_pause)
+        paused_until = CASE WHEN paused_by = 'automatic' OR (paused_by IS NULL
+                                AND paused_until <= CAST(:now AS timestamptz) + make_interval(secs => :s + :longest))
                             THEN {_wait("paused_until")} ELSE paused_until END,
         wake_at = NULL, crowded_at = NULL,
         swept_through = least(swept_through, CASE WHEN swept_through > CAST(:now AS timestamptz)::date
@@ -204,7 +206,7 @@ _WORKERS_BACK = text(f"UPDATE workers SET seen_at = {_past('seen_at')} WHERE see
 def _move_accounts_back(connection: Connection, now: datetime, step: Movement) -> None:
     """Move the times of accounts and of who is at work; the rest follows bit by bit (`move_rest_back`)."""
     parameters = {"now": now, "s": max(0.0, -step.most)}
-    connection.execute(_ACCOUNTS_BACK, parameters | {"longest_pause": LONGEST_PAUSE_SECONDS})
+    connection.execute(_ACCOUNTS_BACK, parameters | {"longest": LONGEST_PAUSE_SECONDS})
     connection.execute(_HEARTBEATS_BACK, parameters)
     connection.execute(_WORKERS_BACK, parameters)
 
