@@ -422,8 +422,9 @@ def test_a_poll_that_is_pressed_twice_is_one_poll(start: Start, migrated_databas
     assert once is not None
     for _ in range(2):
         assert "A poll was opened" in page.press("/accounts/kampanya/poll", once=once[1], next="/")
-    opened = change(migrated_database, "SELECT count(*) FROM polls WHERE kind = 'on_demand' AND trigger = 'api'")
+    opened = change(migrated_database, "SELECT count(*) FROM polls WHERE trigger = 'page'")
     assert opened == 1
+    assert "this page" in page.get("/polls")
     assert {each.task for each in page.sent} == {"poll.account"}
     assert page.post("/accounts/nobody/poll").status_code == 404
     change(migrated_database, "UPDATE accounts SET enabled = false")
@@ -440,6 +441,8 @@ def test_what_was_given_up_is_shown_and_asked_again(
     change(migrated_database, dead, p=params)
     words = page.get("/accounts/kampanya")
     assert "RequestIsWrong: +90*******67" in words
+    change(migrated_database, "UPDATE fetches SET times = 29")
+    assert "29 times" in page.get("/accounts/kampanya")
     words = page.press("/accounts/kampanya/retry", next="/accounts/kampanya")
     assert "asked for again" in words
     assert change(migrated_database, "SELECT count(*) FROM fetches WHERE state = 'dead'") == 0

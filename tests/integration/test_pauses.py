@@ -103,6 +103,15 @@ def test_of_many_calls_that_are_refused_at_once_one_pauses_the_account(runtime: 
     assert {row(runtime.engine, "fetches", held.taken.fetch_id)["state"] for held in helds} == {"ready"}
 
 
+def test_a_late_success_of_an_older_call_does_not_end_an_automatic_pause(runtime: Runtime) -> None:
+    """It was asked before the refusal, and to end the pause would let every waiting call go at once."""
+    account_id, [first, late] = held_calls(runtime, 2)
+    first.answer(REFUSED)
+    answer(late)
+    assert paused(runtime.engine, account_id) == ("automatic", 1, 60.0)
+    assert len(deliveries(runtime.engine, account_id)) == 1
+
+
 def test_a_late_refusal_does_not_undo_a_resume(runtime: Runtime) -> None:
     """It answers a call that was made before; its fetch is asked again and says what is true now."""
     engine = runtime.engine

@@ -32,13 +32,13 @@ def on_demand(runtime: Runtime, account_id: str) -> int:
     """A planned poll over everything that is open."""
     poll_id = open_on_demand(runtime, account_id, trigger="api")
     plan_poll(runtime, account_id, poll_id)
-    # The hints that planning gave are lost.
-    execute(runtime.engine, "UPDATE fetches SET hinted_at = NULL WHERE account_id = :a", a=account_id)
     return poll_id
 
 
 def calls_in_turn(runtime: Runtime, account_id: str) -> Iterator[tuple[str, Held]]:
     """The calls that a worker would make, one after the other: (`on demand` or `scheduled`, the call)."""
+    # The hints that planning gave are lost.
+    execute(runtime.engine, "UPDATE fetches SET hinted_at = NULL WHERE account_id = :a", a=account_id)
     while True:
         with runtime.engine.begin() as connection:
             hints = dispatch(connection, account_id).hints
