@@ -19,7 +19,6 @@ from kombu import Exchange, Queue
 
 from core import names
 from core.logging import configure_logging
-from core.redis import tls_options
 from core.settings import Settings, load_settings
 from providers.registry import ADAPTERS
 from schedules.beat import entries
@@ -143,7 +142,7 @@ def _profile(broker_url: str | None) -> dict[str, Any]:
         },
     }
     if broker_url is not None and broker_url.startswith("rediss:"):
-        profile["broker_use_ssl"] = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **tls_options(broker_url)}
+        profile["broker_use_ssl"] = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     return profile
 
 
