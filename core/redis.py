@@ -4,8 +4,6 @@ redis-py's own defaults differ by constructor (`from_url` never retries, `Redis(
 times) and wait for ever.
 """
 
-from urllib.parse import parse_qsl, urlsplit
-
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -15,15 +13,6 @@ from redis.retry import Retry
 CONNECT_TIMEOUT_SECONDS = 5.0
 SOCKET_TIMEOUT_SECONDS = 15.0
 HEALTH_CHECK_SECONDS = 10
-_CERTIFICATES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-
-
-def tls_options(url: str) -> dict[str, str]:
-    """The certificates that a `rediss://` address names: `?ssl_ca_certs=FILE`, `ssl_certfile`, `ssl_keyfile`.
-
-    redis-py reads them from the address; Celery takes them apart from it.
-    """
-    return {name: value for name, value in parse_qsl(urlsplit(url).query) if name in _CERTIFICATES}
 
 
 def connect(

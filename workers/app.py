@@ -21,9 +21,14 @@ from click import ClickException, get_current_context
 from kombu import Exchange, Queue
 
 from core import names
+<<<<<<< HEAD
 from core.logging import configure_logging, get_logger
 from core.redis import tls_options
 from core.settings import Settings, load_settings, set_foreign_variables_aside
+=======
+from core.logging import configure_logging
+from core.settings import Settings, load_settings
+>>>>>>> w-edges
 from providers.registry import ADAPTERS
 from schedules.beat import entries
 from tasks.base import UlakTask, publish_or_log
@@ -197,7 +202,7 @@ def _profile(broker_url: str | None) -> dict[str, Any]:
         },
     }
     if broker_url is not None and broker_url.startswith("rediss:"):
-        profile["broker_use_ssl"] = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **tls_options(broker_url)}
+        profile["broker_use_ssl"] = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     return profile
 
 

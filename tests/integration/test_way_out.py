@@ -94,23 +94,30 @@ def test_a_renewed_file_counts_from_the_next_request_on(door: HttpDoor, authorit
 
 def test_replacing_a_file_breaks_no_request_that_is_on_its_way(door: HttpDoor, authority: Authority) -> None:
     """The connections before the change are closed when the last of their users is done."""
-    held, go = threading.Event(), threading.Event()
+    held, calm = threading.Semaphore(0), threading.Event()
+    leave = [threading.Event(), threading.Event()]
+    waiting = iter(leave)
 
     def slowly(path: str) -> bytes:
         del path
-        if not held.is_set():
-            held.set()
-            go.wait(20)
+        if not calm.is_set():
+            mine = next(waiting)
+            held.release()
+            mine.wait(20)
         return b"done"
 
     way = WayOut(ca_file=str(authority.file))
-    with serving(authority.server_context(), slowly) as url, ThreadPoolExecutor(1) as pool:
-        first = pool.submit(ask, door, url, way)
-        assert held.wait(20)
+    with serving(authority.server_context(), slowly) as url, ThreadPoolExecutor(2) as pool:
+        early = []
+        for _ in leave:
+            early.append(pool.submit(ask, door, url, way))
+            assert held.acquire(timeout=20)
+        calm.set()
         authority.file.write_bytes(b"# renewed\n" + authority.pem)
         assert said(ask(door, url, way)) == b"done"
-        go.set()
-        assert said(first.result()) == b"done"
+        for each, asked in zip(leave, early, strict=True):
+            each.set()
+            assert said(asked.result()) == b"done"
 
 
 @pytest.mark.parametrize("login", [None, f"ulak:{PASSWORD}"])
