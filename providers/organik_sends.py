@@ -14,7 +14,7 @@ from models.keys import join_key
 from models.report import DeliveryReport, Discovered, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Source, Status
 from providers.adapter import Parsed
-from providers.decoding import as_int, as_key, as_text, dump_item, load_object, scrub
+from providers.decoding import as_int, as_key, as_list, as_text, dump_item, load_object, scrub
 from providers.errors import AnswerNotUnderstood
 from providers.numbers import recipient
 from providers.organik_replies import codes_of, is_xml, parse_xml, text_of
@@ -70,8 +70,8 @@ def _read_json(body: bytes) -> Sequence[Any]:
     verdict = int(result) if isinstance(result, bool) else as_int(result)
     if verdict == 0:
         return ()
-    deliveries = data.get("deliveries") if isinstance(data, dict) else None
-    if verdict != 1 or not isinstance(deliveries, list):
+    deliveries = as_list(data.get("deliveries")) if isinstance(data, dict) else None
+    if verdict != 1 or deliveries is None:
         raise AnswerNotUnderstood("The send reply lacks `result` or `data.deliveries`.", raw=body)
     return deliveries
 
@@ -106,8 +106,8 @@ def _listed(element: Element, depth: int) -> list[Any]:
 def _read_refused(delivery: Mapping[str, Any]) -> tuple[list[DeliveryReport], list[Unreadable]]:
     """One row for each refused number; one for the whole delivery where it failed and names no number."""
     transaction, track = as_key(delivery.get("transaction_id")), as_key(delivery.get("track_id"))
-    numbers = delivery.get("invalid") or []
-    if not isinstance(numbers, list):
+    numbers = as_list(delivery.get("invalid") or [])
+    if numbers is None:
         return [], [_unreadable("`invalid` of a send reply is not a list.", delivery)]
     if not numbers:
         return _read_failed(delivery, transaction, track)
@@ -179,8 +179,7 @@ def _report(error: Any, **fields: Any) -> DeliveryReport:
 
 def _read_accepted(delivery: Mapping[str, Any]) -> list[Discovered]:
     """How the accepted numbers are asked for: by their transaction, else each by its own id."""
-    valid = delivery.get("valid")
-    numbers = [item for item in valid if _number(item) is not None] if isinstance(valid, list) else []
+    numbers = [item for item in as_list(delivery.get("valid")) or () if _number(item) is not None]
     transaction, track = as_key(delivery.get("transaction_id")), as_text(delivery.get("track_id"))
     if transaction is not None and numbers:
         return [

@@ -21,14 +21,8 @@ from click import ClickException, get_current_context
 from kombu import Exchange, Queue
 
 from core import names
-<<<<<<< HEAD
 from core.logging import configure_logging, get_logger
-from core.redis import tls_options
 from core.settings import Settings, load_settings, set_foreign_variables_aside
-=======
-from core.logging import configure_logging
-from core.settings import Settings, load_settings
->>>>>>> w-edges
 from providers.registry import ADAPTERS
 from schedules.beat import entries
 from tasks.base import UlakTask, publish_or_log

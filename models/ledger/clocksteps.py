@@ -184,7 +184,7 @@ def _wait(column: str, now: str = ":now") -> str:
 
 
 # No day is left swept that has not begun yet (in UTC; a zone may be a day on). Only automatic pauses are moved: an
-# operator's ends at the moment that was named. A pause of the previous version does not say whose it is; its length does.
+# operator's ends at the moment that was named. Whose a pause of the previous version is, only its length shows.
 _ACCOUNTS_BACK = text(f"""
     UPDATE accounts SET last_as_of = greatest(last_as_of, last_asked_at),
         last_asked_at = {_past("last_asked_at")}, planned_at = {_past("planned_at")},
