@@ -18,7 +18,7 @@ from models.tracked import account_of
 from providers.adapter import Callback, Parsed
 from providers.decoding import drop_fields, in_utf8
 from providers.errors import AnswerNotUnderstood, ProviderError
-from tasks.runtime import Runtime, adapter_of
+from tasks.runtime import Runtime, account_without_credentials, adapter_of
 from tasks.steps.bodies import body_context, unpacked
 from tasks.steps.hints import ask_now, place
 from tasks.steps.tracking import register_named
@@ -155,7 +155,7 @@ def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
         fault = error
     if adapter.record.callback_drops:
         try:
-            callback = in_utf8(callback)
+            callback = in_utf8(callback) if fault is None else callback
         except AnswerNotUnderstood as error:
             # Nothing of it is kept: what cannot be read may hold these fields anywhere.
             lost = Parsed(unreadable=(Unreadable(reason=error.message, raw=b""),))
@@ -164,7 +164,7 @@ def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
     if fault is not None:
         raise _refused(runtime, row, callback, fault)
     try:
-        parsed = adapter.parse_callback(runtime.account(row), callback)
+        parsed = adapter.parse_callback(account_without_credentials(row), callback)
     except AnswerNotUnderstood as error:
         parsed = Parsed(unreadable=(Unreadable(reason=error.message, raw=error.raw or callback.body),))
     except ProviderError:

@@ -14,6 +14,7 @@ from command_line import Ulak, ulak
 from demo_accounts import apply_accounts, register_sends
 from driving import Driver, make_runtime, scalar
 from ledger_acts import add_account, add_ids, execute
+from quiet_cluster import wait_for_the_feed
 from sqlalchemy import Engine, text
 from stored_rows import stored_rows
 
@@ -128,12 +129,15 @@ def test_facts_of_an_earlier_version_heal_and_the_feed_reports_it(migrated_datab
     with transaction(engine) as connection:
         rebuild(connection)
         spoiled = stored_rows(connection, account)
+    wait_for_the_feed(engine)
+    with engine.connect() as connection:
         _, cursor = read_changes(connection, None)
     assert {row.provider_error for row in spoiled.values()} == {"0"}
     first, again = reread_statements(engine), reread_statements(engine)
     many = len(wanted)
     assert first == RereadResult(deliveries=many, differed=many, written=many)
     assert again == RereadResult(deliveries=many)
+    wait_for_the_feed(engine)
     with engine.connect() as connection:
         assert stored_rows(connection, account) == wanted
         changes, _ = read_changes(connection, cursor)
@@ -265,10 +269,12 @@ def test_phantoms_of_an_order_are_removed_and_the_order_is_polled_again(ulak: Ul
         phantom = connection.execute(
             text("SELECT id FROM delivery_status WHERE provider_key = '77:+905300000001:2'")
         ).scalar_one()
+    wait_for_the_feed(engine)
     with engine.connect() as connection:
         _, cursor = read_changes(connection, None)
     result = ulak("rebuild", "--reread")
     assert "1 messages beyond the recipients of their order were removed" in result.out
+    wait_for_the_feed(engine)
     with engine.connect() as connection:
         kept = set(connection.execute(text("SELECT provider_key FROM delivery_status")).scalars())
         changes, _ = read_changes(connection, cursor)
