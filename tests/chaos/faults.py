@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,32 @@ def lose_postgres(system: System, strength: int) -> int:
     return 3
 
 
+READ_ONLY_SECONDS = 4
+FAILOVER_SECONDS = 60
+"""What a failover may cost: so long after it the callbacks are taken again, without a restart."""
+FAILOVERS = (
+    # Every session from this moment on, those from before, too.
+    ("ALTER SYSTEM SET default_transaction_read_only = on", "ALTER SYSTEM RESET default_transaction_read_only"),
+    # Sessions that begin meanwhile, which stay so afterwards: as those that still lead to the old primary.
+    ("ALTER DATABASE {name} SET default_transaction_read_only = on", "ALTER DATABASE {name} RESET ALL"),
+)
+
+
+def refuse_writes(system: System, strength: int) -> int:
+    """The primary takes no writes, as after a failover, while callbacks come; then it does again."""
+    for begin, end in FAILOVERS * strength:
+        system.crashes += 1
+        system.sandbox.control("POST", "/sends/bip", {"count": 5})
+        system.command(begin, "SELECT pg_reload_conf()")
+        system.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'ulak%'")
+        system.until(lambda: system.readiness() == HTTPStatus.SERVICE_UNAVAILABLE, what="a probe that notices")
+        time.sleep(READ_ONLY_SECONDS)
+        system.command(end, "SELECT pg_reload_conf()")
+        system.until(lambda: system.readiness() == HTTPStatus.OK, what="readiness", seconds=FAILOVER_SECONDS)
+    system.tell_ulak()
+    return len(FAILOVERS) * strength
+
+
 # -------------------------------------------------------------------------------------------- providers
 
 
@@ -512,6 +539,7 @@ SHORT: tuple[Fault, ...] = (
     Fault("PostgreSQL restarted at once", restart_postgres_immediate),
     Fault("sessions terminated", terminate_backends),
     Fault("COMMIT without an answer", cut_commits),
+    Fault("read-only primary", refuse_writes),
     Fault("messages repeated", repeat_messages),
     Fault("provider: reset", misbehave("reset", 1)),
     Fault("provider: truncated", misbehave("truncate", 1)),
@@ -544,6 +572,7 @@ LONG: tuple[Fault, ...] = (
     Fault("sessions terminated", terminate_backends, 3),
     Fault("COMMIT without an answer", cut_commits, 3),
     Fault("PostgreSQL slow and away", lose_postgres, 3),
+    Fault("read-only primary", refuse_writes, 2),
     *(Fault(f"provider: {kind}", misbehave(kind), 1) for kind in KINDS),
     Fault("provider: refuses the key", misbehave("unauthorized", 1), 1),
     Fault("provider: rows repeated and missing", spoil_rows, 2),

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import httpx
 import psutil
+import psycopg
 from demo_accounts import apply_accounts
 from free_ports import reserve_port
 from proxy import Network, Proxy
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, make_url, text
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from core import clock
@@ -391,6 +393,18 @@ class System:
 
         found: list[Any] = self.until(lambda: (rows := ask()) is not None and [rows], what="PostgreSQL", seconds=120)[0]
         return found
+
+    def command(self, *statements: str) -> None:
+        """Statements of the administrator, each by itself, whom no read-only primary stops; `{name}`: the database."""
+        url = make_url(self.postgres.url)
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            for statement in statements:
+                connection.execute(statement.format(name=url.database).encode())
+
+    def readiness(self) -> int:
+        """What a balancer that asks about callbacks is answered."""
+        return httpx.get(f"http://127.0.0.1:{self.api_port}/readyz?only=callbacks", timeout=10).status_code
 
     def number(self, sql: str, **values: Any) -> int:
         """The one number that a query gives."""
