@@ -139,15 +139,17 @@ def test_an_answer_to_an_older_call_takes_nothing_off(runtime: Runtime) -> None:
     """It says nothing of what was tried and failed later."""
     engine = runtime.engine
     account_id = add_account(engine)
+    add_ids(engine, account_id, ["s2:+905321234502"])
+    [other] = plan(runtime, account_id)
+    Held(runtime, other).answer(WRONG_PATH)
     add_ids(engine, account_id, ["s1:+905321234501"])
     [fetch_id] = plan(runtime, account_id)
     early = Held(runtime, fetch_id)
-    poll_id = open_on_demand(runtime, account_id, trigger="api")
-    plan_poll(runtime, account_id, poll_id)
-    [late] = fetches_of(engine, account_id, "ready")
-    Held(runtime, late).answer(WRONG_PATH)
+    plan_poll(runtime, account_id, open_on_demand(runtime, account_id, trigger="api"))
+    for late in fetches_of(engine, account_id, "ready"):
+        Held(runtime, late).answer(WRONG_PATH)
     early.answer(vairo_body("s1:+905321234501", "WAITING"))
-    assert counts(engine, account_id) == [(1, 1)]
+    assert counts(engine, account_id) == [(3, 2)]
 
 
 def test_retrying_a_dead_letter_asks_for_all_that_it_leaves_unread(runtime: Runtime) -> None:
