@@ -19,7 +19,7 @@ from sqlalchemy import Connection, text
 
 from core import clock
 from core.logging import get_logger
-from providers.adapter import Callback
+from providers.adapter import Callback, ProviderRecord
 from providers.registry import adapter_for
 from tasks.runtime import Runtime
 from tasks.steps.callbacks import ingest
@@ -141,7 +141,7 @@ class SandboxRun:
         """Hand over the send replies that the sender got, and let the pushes come to our callback routes."""
         handed = 0
         for account in accounts:
-            if adapter_for(account["provider"]).record.callback_tails is None:
+            if not _only_pushes(adapter_for(account["provider"]).record):
                 continue
             for reply in self.ask(f"/sends?provider={account['provider']}")["replies"]:
                 body = json.dumps(reply["body"]).encode()
@@ -156,9 +156,9 @@ class SandboxRun:
         for account in accounts:
             record, credentials = adapter_for(account["provider"]).record, account["credentials"]
             url = f"{api_url}/callbacks/{account['provider']}/{account['id']}"
-            if record.callback_secret is not None:
+            if record.callback_secret in credentials:
                 callback = {"url": f"{url}/{credentials[record.callback_secret]}"}
-            elif record.callback_tails is not None:
+            elif _only_pushes(record):
                 user, password = credentials.values()
                 callback = {"url": url, "user": user, "password": password}
             else:
@@ -185,6 +185,11 @@ _NOT_ASKED_SINCE = text("""
 def _value(value: Any) -> str:
     """A TOML value; JSON's strings, numbers and booleans are TOML's too."""
     return json.dumps(value)
+
+
+def _only_pushes(record: ProviderRecord) -> bool:
+    """Whether the provider has nothing to poll: its sender gets replies, and its reports are pushed."""
+    return record.callback_tails is not None and not record.id_kinds and record.sweep_window_days is None
 
 
 def _with_times(send: Mapping[str, Any]) -> Mapping[str, Any]:
