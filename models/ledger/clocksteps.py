@@ -256,7 +256,8 @@ _CALLS_BACK = text(f"""
 _IDS_BACK = text("""
     WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), old AS (
         SELECT i.id, greatest(i.registered_at, i.last_checked_at) AS stamp, t.now,
-            greatest(i.registered_at, i.last_checked_at) - t.now AS ahead
+            greatest(i.registered_at, i.last_checked_at) - t.now AS ahead,
+            greatest(coalesce(i.last_checked_at, i.registered_at) - t.now, interval '0') AS due_ahead
         FROM tracked_ids i, t
         WHERE i.id > :after AND greatest(i.registered_at, i.last_checked_at) > t.now + make_interval(secs => :tolerated)
         ORDER BY i.id LIMIT :many FOR NO KEY UPDATE OF i
@@ -269,7 +270,7 @@ _IDS_BACK = text("""
     UPDATE tracked_ids i SET registered_at = least(i.registered_at, m.now),
         last_checked_at = least(i.last_checked_at, m.now), last_found_at = least(i.last_found_at, m.now),
         sent_at = i.sent_at - m.late, valid_until = i.valid_until - m.late,
-        next_check_at = CASE WHEN m.is_wrongly_closed THEN m.now ELSE i.next_check_at - m.ahead END,
+        next_check_at = CASE WHEN m.is_wrongly_closed THEN m.now ELSE i.next_check_at - m.due_ahead END,
         closed_at = CASE WHEN m.is_wrongly_closed THEN NULL ELSE i.closed_at END,
         close_reason = CASE WHEN m.is_wrongly_closed THEN NULL ELSE i.close_reason END
     FROM moved m WHERE i.id = m.id

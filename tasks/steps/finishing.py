@@ -51,7 +51,7 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
     if not asked.taken.state.is_clean or parsed.learned:
         _reset_account(connection, asked.taken.account_id, parsed.learned)
     ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
-    ledger.close_call(connection, asked.call_end("ok"))
+    asked_at = ledger.close_call(connection, asked.call_end("ok")) or asked.taken.asked_at
     reports = _completed(asked, parsed)
     result = upsert(
         connection, asked.taken.account_id, asked.prepared.account.provider, reports, asked_at=asked.taken.as_of
@@ -64,11 +64,11 @@ def _finish_done(connection: Connection, asked: Asked, parsed: Parsed) -> str | 
     ledger.update_tracked(
         connection,
         asked.taken.fetch_id,
-        _tracked_rows(asked, parsed, skip=continued),
-        asked_at=asked.taken.asked_at,
+        _tracked_rows(asked, parsed, skip=continued, stepped=asked_at - asked.taken.asked_at),
+        asked_at=asked_at,
         as_of=asked.taken.as_of,
     )
-    _discover(connection, asked, parsed.discovered, result)
+    _discover(connection, asked, parsed.discovered, result, asked_at)
     children = _insert_children(connection, asked, parsed.children)
     page = parsed.page
     ledger.end_fetch(
@@ -168,15 +168,22 @@ def unreported(report: DeliveryReport, valid_until: datetime) -> DeliveryReport:
     )
 
 
-def _tracked_rows(asked: Asked, parsed: Parsed, *, skip: set[TrackedKey]) -> list[Mapping[str, Any]]:
-    """What the answer means for each id it was asked for, except those that a child goes on asking for."""
+def _tracked_rows(
+    asked: Asked, parsed: Parsed, *, skip: set[TrackedKey], stepped: timedelta
+) -> list[Mapping[str, Any]]:
+    """What the answer means for each id it was asked for, except those that a child goes on asking for.
+
+    `stepped`: by how much the clock was stepped since the ids were read, and the question asked.
+    """
     answers = {answer.key: answer for answer in parsed.answers}
     return [
-        _tracked_row(asked, row, answers.get(key)) for key, row in asked.prepared.tracked.items() if key not in skip
+        _tracked_row(asked, row, answers.get(key), stepped)
+        for key, row in asked.prepared.tracked.items()
+        if key not in skip
     ]
 
 
-def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> Mapping[str, Any]:
+def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None, stepped: timedelta) -> Mapping[str, Any]:
     """One id's next check by the poll policy, or the reason why it is closed."""
     closing: str | None = None
     due: datetime | None = asked.taken.asked_at
@@ -193,7 +200,7 @@ def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> Mapp
         closing = "forgotten" if due is None else None
     return {
         "id": row["id"],
-        "next_check_at": due,
+        "next_check_at": None if due is None else due + stepped,
         "found": answer is not None and answer.found,
         "close_reason": closing,
         "gate_open": answer is not None and answer.make_due,
@@ -205,6 +212,7 @@ def _discover(
     asked: Asked,
     found: tuple[Discovered, ...],
     result: UpsertResult,
+    asked_at: datetime,
 ) -> None:
     """Insert discovered ids; reopen those whose delivery changed in this transaction."""
     validity = timedelta(hours=asked.prepared.account.validity_hours)
@@ -212,9 +220,9 @@ def _discover(
     reopened: dict[tuple[str, str], Mapping[str, Any]] = {}
     for item in found:
         key = (item.key.id_kind, item.key.value)
-        sent_at = item.sent_at or asked.taken.asked_at
+        sent_at = item.sent_at or asked_at
         valid_until = item.valid_until or sent_at + validity
-        late = sent_late(connection, sent_at, asked.taken.asked_at)
+        late = sent_late(connection, sent_at, asked_at)
         sent_at, valid_until = sent_at - late, valid_until - late
         rows[key] = {
             "id_kind": item.key.id_kind,
@@ -228,7 +236,7 @@ def _discover(
                 asked.prepared.adapter.record.poll,
                 sent_at=sent_at,
                 valid_until=valid_until,
-                now=asked.taken.asked_at,
+                now=asked_at,
                 **policy_numbers(asked.prepared.row),
             ),
         }
