@@ -286,6 +286,15 @@ _RESTS_BACK = text("""
               AND valid_until > statement_timestamp() AND sent_at <= statement_timestamp()) i
         ORDER BY i.id LIMIT :many)
 """)
+# Registered between the step and its notice: nobody could know yet that a time of sending ahead of the clock is none that
+# is still to come (see `tasks.steps.tracking.sent_late`).
+_SENT_LATE_BACK = text("""
+    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now, make_interval(secs => :behind) AS behind)
+    UPDATE tracked_ids i SET sent_at = i.sent_at - t.behind, valid_until = i.valid_until - t.behind,
+        next_check_at = t.now
+    FROM t WHERE i.closed_at IS NULL AND i.registered_at > t.now - interval '1 minute'
+      AND i.sent_at > t.now AND i.sent_at <= t.now + t.behind
+""")
 _UNFINISHED = text("SELECT id, seconds FROM clock_steps WHERE moved_at IS NULL ORDER BY id LIMIT 1")
 _FINISHED = text("UPDATE clock_steps SET moved_at = clock_timestamp() WHERE id = :id")
 
@@ -306,6 +315,9 @@ def move_rest_back(engine: Engine, longest_waits: Mapping[str, float]) -> None:
             _run(engine, statement, times)
         _in_batches(engine, _CALLS_BACK, times)
         _move_ids_back(engine)
+        with engine.connect() as connection:
+            behind = seconds_behind(connection)
+        _run(engine, _SENT_LATE_BACK, {"behind": behind})
         _in_batches(engine, _RESTS_BACK, rests)
         _run(engine, _FINISHED, {"id": step.id})
 

@@ -238,17 +238,20 @@ def test_an_id_whose_answer_comes_after_the_step_is_due_as_its_age_says(
     assert 0.0 < ahead(shifted.engine, "next_check_at", "tracked_ids") <= 20.0
 
 
+@pytest.mark.parametrize("is_noticed", [False, True], ids=["registered unnoticed", "noticed before"])
 def test_what_was_sent_just_now_is_asked_for_though_the_clock_was_set_back_too_far(
-    runtime: Runtime, shifted: ShiftedClock
+    runtime: Runtime, shifted: ShiftedClock, is_noticed: bool
 ) -> None:
     """PostgreSQL's clock is an hour behind the sender's: nothing is to be sent in an hour. What is for tomorrow is."""
     account_id = add_account(shifted.engine)
     shifted.step(-HOUR)
-    clocks.look(runtime)
+    if is_noticed:
+        clocks.look(runtime)
     truth = now(shifted.engine) + timedelta(seconds=HOUR)
     sendings = {"s1:+905321234567": truth - timedelta(seconds=1), "s2:+905321234567": truth + timedelta(days=1)}
     items = [{"kind": "number", "value": value, "sent_at": sent_at} for value, sent_at in sendings.items()]
     track(runtime, account_id, items)
+    clocks.look(runtime)
     due = "SELECT value FROM tracked_ids WHERE next_check_at < clock_timestamp() + interval '10 s'"
     assert scalar(shifted.engine, due) == "s1:+905321234567"
     # Set right again, the clock is trusted again.
