@@ -286,8 +286,8 @@ _RESTS_BACK = text("""
               AND valid_until > statement_timestamp() AND sent_at <= statement_timestamp()) i
         ORDER BY i.id LIMIT :many)
 """)
-# Registered between the step and its notice: nobody could know yet that a time of sending ahead of the clock is none that
-# is still to come (see `tasks.steps.tracking.sent_late`).
+# Registered between the step and its notice: nobody could know yet that a time of sending ahead of the clock is none
+# that is still to come (see `tasks.steps.tracking.sent_late`).
 _SENT_LATE_BACK = text("""
     WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now, make_interval(secs => :behind) AS behind)
     UPDATE tracked_ids i SET sent_at = i.sent_at - t.behind, valid_until = i.valid_until - t.behind,
