@@ -258,7 +258,8 @@ _CALLS_BACK = text(f"""
 _IDS_BACK = text("""
     WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), old AS (
         SELECT i.id, greatest(i.registered_at, i.last_checked_at) AS stamp, t.now,
-            greatest(i.registered_at, i.last_checked_at) - t.now AS ahead
+            greatest(i.registered_at, i.last_checked_at) - t.now AS ahead,
+            greatest(coalesce(i.last_checked_at, i.registered_at) - t.now, interval '0') AS due_ahead
         FROM tracked_ids i, t
         WHERE i.id > :after AND greatest(i.registered_at, i.last_checked_at) > t.now + make_interval(secs => :tolerated)
         ORDER BY i.id LIMIT :many FOR NO KEY UPDATE OF i
@@ -271,7 +272,7 @@ _IDS_BACK = text("""
     UPDATE tracked_ids i SET registered_at = least(i.registered_at, m.now),
         last_checked_at = least(i.last_checked_at, m.now), last_found_at = least(i.last_found_at, m.now),
         sent_at = i.sent_at - m.late, valid_until = i.valid_until - m.late,
-        next_check_at = CASE WHEN m.is_wrongly_closed THEN m.now ELSE i.next_check_at - m.ahead END,
+        next_check_at = CASE WHEN m.is_wrongly_closed THEN m.now ELSE i.next_check_at - m.due_ahead END,
         closed_at = CASE WHEN m.is_wrongly_closed THEN NULL ELSE i.closed_at END,
         close_reason = CASE WHEN m.is_wrongly_closed THEN NULL ELSE i.close_reason END
     FROM moved m WHERE i.id = m.id
@@ -286,6 +287,15 @@ _RESTS_BACK = text("""
               AND next_check_at > statement_timestamp() + make_interval(secs => a.longest)
               AND valid_until > statement_timestamp() AND sent_at <= statement_timestamp()) i
         ORDER BY i.id LIMIT :many)
+""")
+# Registered between the step and its notice: nobody could know yet that a time of sending ahead of the clock is none
+# that is still to come (see `tasks.steps.tracking.sent_late`).
+_SENT_LATE_BACK = text("""
+    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now, make_interval(secs => :behind) AS behind)
+    UPDATE tracked_ids i SET sent_at = i.sent_at - t.behind, valid_until = i.valid_until - t.behind,
+        next_check_at = t.now
+    FROM t WHERE i.closed_at IS NULL AND i.registered_at > t.now - interval '1 minute'
+      AND i.sent_at > t.now AND i.sent_at <= t.now + t.behind
 """)
 _UNFINISHED = text("SELECT id, seconds FROM clock_steps WHERE moved_at IS NULL ORDER BY id LIMIT 1")
 _FINISHED = text("UPDATE clock_steps SET moved_at = clock_timestamp() WHERE id = :id")
@@ -307,6 +317,9 @@ def move_rest_back(engine: Engine, longest_waits: Mapping[str, float]) -> None:
             _run(engine, statement, times)
         _in_batches(engine, _CALLS_BACK, times)
         _move_ids_back(engine)
+        with engine.connect() as connection:
+            behind = seconds_behind(connection)
+        _run(engine, _SENT_LATE_BACK, {"behind": behind})
         _in_batches(engine, _RESTS_BACK, rests)
         _run(engine, _FINISHED, {"id": step.id})
 

@@ -73,12 +73,16 @@ _CLOSE_CALL = text("""
                                clock_timestamp() - make_interval(secs => :seconds_since)),
         outcome = :outcome, http_status = :http_status, duration_seconds = :duration_seconds
     WHERE id = :call_id AND answered_at IS NULL
+    RETURNING least(asked_at, clock_timestamp())
 """)
 
 
-def close_call(connection: Connection, end: CallEnd) -> None:
-    """Write how a call ended; its slot is free `per_seconds` after the answer."""
-    connection.execute(
+def close_call(connection: Connection, end: CallEnd) -> datetime | None:
+    """Write how a call ended; its slot is free `per_seconds` after the answer.
+
+    Returns when it was asked by the clock as it is now, which may have been stepped since; None for an ended call.
+    """
+    asked_at: datetime | None = connection.execute(
         _CLOSE_CALL,
         {
             "call_id": end.call_id,
@@ -87,7 +91,8 @@ def close_call(connection: Connection, end: CallEnd) -> None:
             "duration_seconds": end.duration_seconds,
             "seconds_since": end.seconds_since,
         },
-    )
+    ).scalar_one_or_none()
+    return asked_at
 
 
 _DROP_CALL = text("DELETE FROM calls WHERE id = :call_id AND answered_at IS NULL")

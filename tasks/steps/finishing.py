@@ -57,7 +57,7 @@ def _finish_done(connection: Connection, events: Events, asked: Asked, parsed: P
     if not asked.taken.state.is_clean or parsed.learned:
         _reset_account(connection, events, asked, parsed.learned)
     ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
-    ledger.close_call(connection, asked.call_end("ok"))
+    asked_at = ledger.close_call(connection, asked.call_end("ok")) or asked.taken.asked_at
     kinds = asked.prepared.adapter.record.reference_kinds
     reports = with_references(connection, asked.taken.account_id, kinds, _completed(asked, parsed))
     result = upsert(
@@ -72,11 +72,11 @@ def _finish_done(connection: Connection, events: Events, asked: Asked, parsed: P
     ledger.update_tracked(
         connection,
         asked.taken.fetch_id,
-        _tracked_rows(asked, parsed, skip=continued),
-        asked_at=asked.taken.asked_at,
+        _tracked_rows(asked, parsed, skip=continued, stepped=asked_at - asked.taken.asked_at),
+        asked_at=asked_at,
         as_of=asked.taken.as_of,
     )
-    _discover(connection, asked, parsed.discovered, result)
+    _discover(connection, asked, parsed.discovered, result, asked_at)
     page = parsed.page
     specs = further_pages(connection, asked, parsed)
     children = _insert_children(connection, asked, specs)
@@ -182,15 +182,22 @@ def unreported(report: DeliveryReport, valid_until: datetime) -> DeliveryReport:
     )
 
 
-def _tracked_rows(asked: Asked, parsed: Parsed, *, skip: set[TrackedKey]) -> list[Mapping[str, Any]]:
-    """What the answer means for each id it was asked for, except those that a child goes on asking for."""
+def _tracked_rows(
+    asked: Asked, parsed: Parsed, *, skip: set[TrackedKey], stepped: timedelta
+) -> list[Mapping[str, Any]]:
+    """What the answer means for each id it was asked for, except those that a child goes on asking for.
+
+    `stepped`: by how much the clock was stepped since the ids were read, and the question asked.
+    """
     answers = {answer.key: answer for answer in parsed.answers}
     return [
-        _tracked_row(asked, row, answers.get(key)) for key, row in asked.prepared.tracked.items() if key not in skip
+        _tracked_row(asked, row, answers.get(key), stepped)
+        for key, row in asked.prepared.tracked.items()
+        if key not in skip
     ]
 
 
-def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> Mapping[str, Any]:
+def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None, stepped: timedelta) -> Mapping[str, Any]:
     """One id's next check by the poll policy, or the reason why it is closed."""
     found = answer is not None and answer.found
     closing: str | None = None
@@ -202,7 +209,7 @@ def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> Mapp
         closing = "forgotten" if due is None else None
     return {
         "id": row["id"],
-        "next_check_at": due,
+        "next_check_at": None if due is None else due + stepped,
         "found": found,
         "close_reason": closing,
         "is_incomplete": answer is not None and answer.is_incomplete,
@@ -262,6 +269,7 @@ def _discover(
     asked: Asked,
     found: tuple[Discovered, ...],
     result: UpsertResult,
+    asked_at: datetime,
 ) -> None:
     """Insert discovered ids; reopen those whose delivery changed in this transaction."""
     validity = timedelta(hours=asked.prepared.account.validity_hours)
@@ -269,9 +277,9 @@ def _discover(
     reopened: dict[tuple[str, str], Mapping[str, Any]] = {}
     for item in found:
         key = (item.key.id_kind, item.key.value)
-        sent_at = item.sent_at or asked.taken.asked_at
+        sent_at = item.sent_at or asked_at
         valid_until = item.valid_until or sent_at + validity
-        late = sent_late(connection, sent_at, asked.taken.asked_at)
+        late = sent_late(connection, sent_at, asked_at)
         sent_at, valid_until = sent_at - late, valid_until - late
         rows[key] = {
             "id_kind": item.key.id_kind,
@@ -285,7 +293,7 @@ def _discover(
                 asked.prepared.adapter.record.poll,
                 sent_at=sent_at,
                 valid_until=valid_until,
-                now=asked.taken.asked_at,
+                now=asked_at,
                 **policy_numbers(asked.prepared.row),
             ),
         }

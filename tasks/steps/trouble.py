@@ -110,7 +110,7 @@ def _finish_trouble(
     """The finishing transaction of a failure; returns what happens to the fetch, for the log."""
     row = ledger.lock_account(connection, asked.taken.account_id)
     ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
-    ledger.close_call(connection, asked.call_end(_outcome(error)))
+    asked_at = ledger.close_call(connection, asked.call_end(_outcome(error))) or row["now"]
     if isinstance(error, AnswerNotUnderstood | OurBug) and asked.sent.answer is not None:
         raw = error.raw if isinstance(error, AnswerNotUnderstood) and error.raw else asked.sent.answer.body
         asked.put_away(connection, events, (Unreadable(reason=error.message, raw=raw),))
@@ -135,7 +135,7 @@ def _finish_trouble(
         events.warning("account.breaker_opened", account=row["id"], until=changes["breaker_until"])
     if failed_with_account(row, error, changes) and not isinstance(decision, Pause):
         decision = RetryAt(at=row["now"], counted=False, not_before=changes.get("breaker_until", row["breaker_until"]))
-    return _put_back(connection, asked, error, decision, row["now"])
+    return _put_back(connection, asked, error, decision, now=row["now"], asked_at=asked_at)
 
 
 def _attempts(asked: Asked, error: ProviderError) -> int:
@@ -189,13 +189,15 @@ def _put_back(
     asked: Asked,
     error: ProviderError,
     decision: RetryAt | GiveUp | Pause,
+    *,
     now: datetime,
+    asked_at: datetime,
 ) -> str:
     """Return the fetch or end it, and count it in its poll."""
     text = f"{type(error).__name__}: {error.explained}"
     if isinstance(decision, GiveUp):
         # The ids rest as long as the longest wait of the poll policy.
-        rest = asked.taken.asked_at + timedelta(seconds=ease_seconds(asked.prepared.row))
+        rest = asked_at + timedelta(seconds=ease_seconds(asked.prepared.row))
         return _end(
             connection, asked, state="dead", error=f"{type(error).__name__}: {decision.reason}", not_before=rest
         )

@@ -218,17 +218,40 @@ def test_an_id_is_due_as_if_the_clock_had_never_been_wrong(runtime: Runtime, shi
     assert 23.9 * HOUR < ahead(shifted.engine, "valid_until", "tracked_ids") <= 24 * HOUR
 
 
+@pytest.mark.parametrize("is_noticed", [False, True], ids=["answered unnoticed", "noticed before"])
+def test_an_id_whose_answer_comes_after_the_step_is_due_as_its_age_says(
+    runtime: Runtime, shifted: ShiftedClock, is_noticed: bool
+) -> None:
+    """It was asked for under the old clock, an hour ahead; all that its answer writes is of the new one."""
+    account_id = add_account(shifted.engine)
+    track(runtime, account_id, [{"kind": "number", "value": "s1:+905321234567"}])
+    execute(shifted.engine, "UPDATE tracked_ids SET next_check_at = clock_timestamp()")
+    [fetch_id] = plan(runtime, account_id)
+    held = Held(runtime, fetch_id)
+    shifted.step(-HOUR)
+    if is_noticed:
+        clocks.look(runtime)
+    held.answer(vairo_body("s1:+905321234567", "Beklemede"))
+    clocks.look(runtime)
+    for column in ("sent_at", "last_checked_at", "last_found_at"):
+        assert ahead(shifted.engine, column, "tracked_ids") <= 0.0
+    assert 0.0 < ahead(shifted.engine, "next_check_at", "tracked_ids") <= 20.0
+
+
+@pytest.mark.parametrize("is_noticed", [False, True], ids=["registered unnoticed", "noticed before"])
 def test_what_was_sent_just_now_is_asked_for_though_the_clock_was_set_back_too_far(
-    runtime: Runtime, shifted: ShiftedClock
+    runtime: Runtime, shifted: ShiftedClock, is_noticed: bool
 ) -> None:
     """PostgreSQL's clock is an hour behind the sender's: nothing is to be sent in an hour. What is for tomorrow is."""
     account_id = add_account(shifted.engine)
     shifted.step(-HOUR)
-    clocks.look(runtime)
+    if is_noticed:
+        clocks.look(runtime)
     truth = now(shifted.engine) + timedelta(seconds=HOUR)
     sendings = {"s1:+905321234567": truth - timedelta(seconds=1), "s2:+905321234567": truth + timedelta(days=1)}
     items = [{"kind": "number", "value": value, "sent_at": sent_at} for value, sent_at in sendings.items()]
     track(runtime, account_id, items)
+    clocks.look(runtime)
     due = "SELECT value FROM tracked_ids WHERE next_check_at < clock_timestamp() + interval '10 s'"
     assert scalar(shifted.engine, due) == "s1:+905321234567"
     # Set right again, the clock is trusted again.
