@@ -6,6 +6,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.logging import get_logger
+from models.database import transaction
 from models.ledger import sharing
 
 log = get_logger(__name__)
@@ -34,7 +35,7 @@ class Presence:
         while True:
             stopped = self._stopped.is_set()
             try:
-                with self._engine.begin() as connection:
+                with transaction(self._engine) as connection:
                     if stopped:
                         sharing.withdraw(connection, self._name)
                     else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, RowMapping
 
 from core.logging import get_logger, origin
-from models.database import retry_transaction
+from models.database import retry_transaction, transaction
 from models.deliveries import upsert
 from models.quarantine import seal
 from models.report import Unreadable
@@ -45,7 +45,7 @@ def receive(runtime: Runtime, provider: str, account_id: str, callback: Callback
 
     A body that is not understood is kept in quarantine and counts as received: pushing it again would not help.
     """
-    with runtime.engine.begin() as connection:
+    with transaction(runtime.engine) as connection:
         row = account_of(connection, account_id)
     if row is None or row["provider"] != provider:
         raise NoSuchCallbackError

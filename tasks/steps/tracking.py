@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from models import tracked
+from models.database import transaction
 from models.keys import split_key
 from models.report import TrackedKey
 from providers.adapter import Account, Adapter, DueId
@@ -51,7 +52,7 @@ def track(runtime: Runtime, account_id: str, items: Sequence[Mapping[str, Any]])
     """
     created = 0
     for start in range(0, len(items), MOST_AT_ONCE):
-        with runtime.engine.begin() as connection:
+        with transaction(runtime.engine) as connection:
             row = account_row(connection, account_id)
             rows = _rows(row, adapter_of(row), items[start : start + MOST_AT_ONCE], row["now"])
             created += tracked.register(connection, account_id, rows)
