@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.logging import get_logger, origin
+from models.database import transaction
 from models.tables import api_tokens
 
 log = get_logger(__name__)
@@ -96,7 +97,7 @@ def holder_of(engine: Engine, token: str) -> str | None:
 
 def _note_use(engine: Engine, name: str) -> None:
     try:
-        with engine.begin() as connection:
+        with transaction(engine) as connection:
             connection.execute(_TOUCH, {"name": name})
     except SQLAlchemyError as error:
         log.info("token.use_not_noted", token=name, error=origin(error))

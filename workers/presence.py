@@ -8,6 +8,7 @@ from threading import Event, Thread
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.logging import get_logger
+from models.database import transaction
 from models.ledger import sharing
 from tasks.runtime import Runtime
 from tasks.steps import clocks
@@ -40,7 +41,7 @@ class Presence:
             try:
                 if not stopped:
                     clocks.look(self._runtime)
-                with self._runtime.engine.begin() as connection:
+                with transaction(self._runtime.engine) as connection:
                     if stopped:
                         sharing.withdraw(connection, self._name)
                     else:

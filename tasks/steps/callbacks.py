@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.content_coding import ContentCodingError, ExpandedTooLargeError, UnsupportedCodingError
 from core.logging import get_logger, origin
 from core.settings import CredentialError
-from models.database import retry_transaction
+from models.database import retry_transaction, transaction
 from models.deliveries import upsert
 from models.quarantine import seal
 from models.references import with_references
@@ -73,7 +73,7 @@ def receive(runtime: Runtime, provider: str, account_id: str, callback: Callback
     is rejected for a known account is counted. Empty segments of the address do not count: people write a slash too
     many into a provider's panel, and providers append to what they were given.
     """
-    with runtime.engine.begin() as connection:
+    with transaction(runtime.engine) as connection:
         row = account_of(connection, account_id)
     if row is None:
         raise NoSuchCallbackError
@@ -101,7 +101,7 @@ def turn_away(runtime: Runtime, account_id: str, kind: Rejection) -> None:
     A database that is away is no reason to fail: the request is rejected anyway.
     """
     try:
-        with runtime.engine.begin() as connection:
+        with transaction(runtime.engine) as connection:
             row = account_of(connection, account_id)
     except SQLAlchemyError as error:
         log.warning("rejections.not_counted", error=origin(error))

@@ -5,7 +5,7 @@ from socket import gethostname
 from sqlalchemy import text
 
 from core.logging import get_logger
-from models.database import retry_transaction
+from models.database import retry_transaction, transaction
 from models.ledger import clocksteps
 from models.ledger.healing import REST_SECONDS
 from tasks.runtime import Runtime
@@ -18,7 +18,7 @@ _ACCOUNTS = text("SELECT * FROM accounts ORDER BY id")
 
 def look(runtime: Runtime) -> None:
     """Compare the database's clock with this machine's, and deal with a step; cheap where there was none."""
-    with runtime.engine.begin() as connection:
+    with transaction(runtime.engine) as connection:
         is_step, is_unfinished = clocksteps.look(connection, runtime.watch)
     if is_step:
         settle(runtime)
@@ -30,7 +30,7 @@ def settle(runtime: Runtime) -> None:
     """Deal with a step that a look or a take has found: afterwards calls may be made again."""
     done = retry_transaction(runtime.engine, lambda c: clocksteps.settle(c, runtime.watch, noticed_by=gethostname()))
     runtime.watch.adopt(done.reading, done.step_id)
-    with runtime.engine.begin() as connection:
+    with transaction(runtime.engine) as connection:
         runtime.watch.keep(connection)
     if done.step is not None:
         log.warning("clock.stepped", seconds=round(done.step.seconds, 3), evidence=done.step.evidence)

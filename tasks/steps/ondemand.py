@@ -6,6 +6,7 @@ from typing import Final
 
 from sqlalchemy import RowMapping
 
+from models.database import transaction
 from models.ledger import planning
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.tracking import account_row
@@ -59,7 +60,7 @@ def open_on_demand(
     Raises LookupError where there is no such account or it is disabled, and WrongPollError.
     """
     start, end = window
-    with runtime.engine.begin() as connection:
+    with transaction(runtime.engine) as connection:
         account = account_row(connection, account_id)
         if not account["enabled"]:
             raise LookupError(f"The account {account_id!r} is disabled: enable it in the accounts file first.")

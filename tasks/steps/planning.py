@@ -14,6 +14,7 @@ from sqlalchemy import Connection, RowMapping
 from core.logging import get_logger, origin
 from core.settings import CredentialError
 from models.availability import is_unavailable
+from models.database import transaction
 from models.heartbeats import beat, planning_of
 from models.ledger import planning
 from models.ledger.dispatch import dispatch
@@ -72,7 +73,7 @@ class Plan:
 
 def plan_due(runtime: Runtime, provider: str) -> list[Message]:
     """Plan a poll for each account of the provider that has something due; each in a transaction of its own."""
-    with runtime.engine.begin() as connection:
+    with transaction(runtime.engine) as connection:
         account_ids = plannable_accounts(connection, provider, _pace(provider))
         beat(connection, planning_of(provider))
     messages: list[Message] = []

@@ -5,7 +5,7 @@ from datetime import timedelta
 from sqlalchemy import Connection, RowMapping, text
 
 from core.logging import get_logger
-from models.database import retry_transaction
+from models.database import retry_transaction, transaction
 from models.deliveries import upsert
 from models.heartbeats import RECONCILE, beat
 from models.ledger import healing
@@ -32,9 +32,9 @@ def reconcile(runtime: Runtime) -> list[Message]:
     # First: what follows compares stored times with the clock.
     clocks.look(runtime)
     healed = _release_expired(runtime)
-    with runtime.engine.begin() as connection:
+    with transaction(runtime.engine) as connection:
         ended = healing.end_polls(connection)
-    with runtime.engine.begin() as connection:
+    with transaction(runtime.engine) as connection:
         unplanned = healing.unplanned_polls(connection)
         waiting = healing.waiting_accounts(connection, hint_lasts_seconds=HINT_LASTS_SECONDS)
         beat(connection, RECONCILE)
@@ -81,7 +81,7 @@ def expire(runtime: Runtime) -> int:
     for name, adapter in ADAPTERS.items():
         if adapter.record.id_kinds or adapter.record.sweep_window_days is not None:
             continue
-        with runtime.engine.begin() as connection:
+        with transaction(runtime.engine) as connection:
             rows = connection.execute(_PUSH_ONLY, {"provider": name}).mappings().all()
         for row in rows:
             total += retry_transaction(runtime.engine, lambda c, row=row: _expire_account(c, row))  # type: ignore[misc]
@@ -118,12 +118,12 @@ def prune(runtime: Runtime) -> dict[str, int]:
     """Delete old calls, ended fetches and polls, and stale quarantine, in short transactions of a few thousand rows."""
     counts = {"calls": 0, "fetches": 0, "polls": 0}
     for _ in range(PRUNE_BATCHES):
-        with runtime.engine.begin() as connection:
+        with transaction(runtime.engine) as connection:
             deleted = healing.prune(connection, days=KEEP_CALLS_DAYS, many=PRUNE_ROWS)
         counts = {name: count + more for (name, count), more in zip(counts.items(), deleted, strict=True)}
         if max(deleted) < PRUNE_ROWS:
             break
-    with runtime.engine.begin() as connection:
+    with transaction(runtime.engine) as connection:
         counts["quarantine"] = prune_quarantine(connection)
     if any(counts.values()):
         log.info("upkeep.pruned", **counts)

@@ -119,10 +119,27 @@ def test_check_says_ok_or_what_to_do(
     found = ulak("check")
     assert (found.code, found.err) == (0, "")
     assert [line.partition(": ")[0] for line in found.out.splitlines()] == [
-        "settings", "environment", "time zones", "PostgreSQL", "database session", "schema", "clocks", "Redis",
+        "settings", "time zones", "PostgreSQL", "database session", "schema", "clocks", "Redis",
         "accounts file", "account kampanya",
     ]  # fmt: skip
     assert all(": ok (" in line for line in found.out.splitlines())
+
+
+def test_check_names_variables_that_have_no_effect(ulak: Ulak, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs', Services', misspelt ones, and the one that has got another name; never a value."""
+    given = {
+        "CELERY_BROKER_URL": "redis://:sehrazat-123@h",
+        "ULAK_API_PORT": "tcp://10.0.0.1:8000",
+        "ULAK_DATABSE_URL": "postgresql://ulak:sehrazat-123@h/d",
+        "FORWARDED_ALLOW_IPS": "10.9.8.7",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    [line] = [line for line in ulak("check").out.splitlines() if line.startswith("settings: ok (home ")]
+    assert "; ignored: CELERY_BROKER_URL (of another program), ULAK_API_PORT (of a Kubernetes Service), " in line
+    assert "ULAK_DATABSE_URL (no setting of this version)" in line
+    assert "; FORWARDED_ALLOW_IPS is called ULAK_TRUSTED_PROXIES now" in line
+    assert [value for value in given.values() if value in line] == []
 
 
 def test_check_finds_an_old_schema_and_a_redis_that_is_away(

@@ -4,6 +4,7 @@ Sessions that begin while the database is set to read-only stay so, as those do 
 """
 
 import io
+import json
 import re
 import threading
 from collections import Counter
@@ -24,14 +25,17 @@ from test_api_access import lines
 from test_callbacks import LOGIN, SECRETS, apply_accounts, notice
 
 from core import clock
+from core.settings import Settings
 from models.availability import sqlstate_of
 from models.database import CONNECTIONS_LAST_SECONDS, make_engine, retry_transaction, transaction
 from models.quarantine import new_key
 from models.tokens import create_token
 from providers.http import HttpDoor
+from tasks.base import DatabaseAwayError
 from tasks.runtime import CredentialCache, Runtime
 from workers.api.app import make_api
 from workers.api.readiness import AWAY, SLOW, TAKES_NO_WRITES, Readiness
+from workers.app import app, make_app
 
 __all__ = ["lines"]
 
@@ -119,6 +123,7 @@ def test_pushes_during_a_failover_are_refused_and_taken_again_without_a_restart(
     with database.read_only():
         assert [push(server, f"during-{number}") for number in range(3)] == [503, 503, 503]
         assert ready(server) == (503, [TAKES_NO_WRITES])
+    assert ready(server) == (200, [])
     assert [push(server, f"after-{number}") for number in range(3)] == [200, 200, 200]
     assert stored(database.engine) == {"before", "after-0", "after-1", "after-2"}
 
@@ -319,6 +324,33 @@ def test_an_answer_that_cannot_be_stored_during_a_failover_is_no_bug(
     held.answer(vairo_body("s1:+905321234567", "DELIVERED"))
     with database.engine.connect() as connection:
         assert connection.execute(text("SELECT status FROM delivery_status")).scalar_one() == "delivered"
+
+
+def test_an_outage_is_two_lines_in_a_worker_s_log(database: Database, lines: io.StringIO) -> None:
+    """One when it begins and one when it is over, however many tasks fail; our own time-out and a bug are neither."""
+    ours = make_app(Settings())
+    try:
+
+        def run(statement: str) -> None:
+            with transaction(database.engine) as connection:
+                connection.execute(text(statement))
+
+        act = ours.task(run)
+        write = "UPDATE accounts SET enabled = enabled"
+        with database.read_only():
+            for _ in range(3):
+                with pytest.raises(DatabaseAwayError):
+                    act(write)
+        database.end_sessions()
+        act(write)
+        with pytest.raises(DatabaseAwayError):
+            act("SET LOCAL statement_timeout = 20; SELECT pg_sleep(20)")
+        with pytest.raises(DBAPIError):
+            act("SELECT nothing_of_this_name")
+    finally:
+        app.set_current()
+    told = [json.loads(line)["event"] for line in lines.getvalue().splitlines()]
+    assert told == ["database.away", "database.back", "task.database_slow"]
 
 
 def test_threads_that_meet_a_failover_all_go_on(database: Database) -> None:

@@ -4,13 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 from database_fixtures import add_account
+from free_ports import reserve_port
 from sqlalchemy import Engine, make_url, text
+from test_callbacks import ACCOUNTS, LOGIN, apply_accounts, notice
 
 from core import clock
 from core.settings import PREFIX
@@ -227,3 +231,58 @@ def test_a_connection_speaks_utf8_whatever_the_environment_says(
         assert connection.execute(text("SHOW client_encoding")).scalar_one() == "UTF8"
         assert connection.execute(text("SELECT 'ş'")).scalar_one() == "ş"
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("env", "status"),
+    [
+        ({}, 200),
+        ({"ULAK_TRUSTED_PROXIES": "10.0.0.1,127.0.0.0/8"}, 200),
+        ({"ULAK_TRUSTED_PROXIES": "10.0.0.1", "FORWARDED_ALLOW_IPS": "*"}, 401),
+        ({"FORWARDED_ALLOW_IPS": "10.0.0.1"}, 401),
+    ],
+)
+def test_only_trusted_proxies_say_who_calls(
+    migrated_database: Engine, tmp_path: Path, env: dict[str, str], status: int
+) -> None:
+    """`X-Forwarded-For` of anybody else is nothing; the old name is read with a warning, and the new one beats it."""
+    other = '[[account]]\nid = "toplu"'
+    option = '[account.options]\nallowed_ips = ["192.0.2.0/24"]\n'
+    apply_accounts(migrated_database, ACCOUNTS.replace(other, option + other))
+    port = reserve_port()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    ours = {
+        "PYTHONPATH": str(ROOT),
+        "ULAK_DATABASE_URL": address(migrated_database),
+        "ULAK_REDIS_URL": "redis://127.0.0.1:1/0",
+        "ULAK_HOME": str(tmp_path),
+        "ULAK_API_PORT": str(port),
+        "BIP_USER": "ulak",
+        "BIP_PASSWORD": "şifre:1",
+        "WEB_CONCURRENCY": "4",
+    }
+    log = tmp_path / "api.log"
+    with log.open("wb") as output:
+        command = [sys.executable, "-P", "-m", "workers.cli.main", "api"]
+        process = subprocess.Popen(command, env=kept | ours | env, stdout=output, stderr=output)
+    try:
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+        while not _answers(client):
+            assert process.poll() is None, log.read_text(encoding="utf-8")
+            clock.sleep(0.05)
+        headers = {"X-Forwarded-For": "192.0.2.7", "Authorization": f"Basic {b64encode(LOGIN.encode()).decode()}"}
+        answer = client.post("/callbacks/bip/bip-1", json=notice(), headers=headers)
+        client.close()
+    finally:
+        process.terminate()
+        process.wait(60)
+    assert answer.status_code == status
+    is_warned = "settings.renamed" in log.read_text(encoding="utf-8")
+    assert is_warned == (set(env) == {"FORWARDED_ALLOW_IPS"})
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/healthz").is_success
+    except httpx.TransportError:
+        return False

@@ -81,6 +81,8 @@ class Readiness:
         try:
             with self.engine.connect() as connection:
                 if connection.execute(_ROLE).scalar_one():
+                    # The next session may lead to the new primary, where this one never will.
+                    connection.invalidate()
                     return [TAKES_NO_WRITES]
                 if schema_is_behind(connection):
                     return ["The schema is older than this program: run `ulak migrate`."]

@@ -65,8 +65,7 @@ def check(context: typer.Context) -> None:
 
 
 def _findings(run: Session) -> Iterator[Finding]:
-    yield Finding("settings", None, f"home {run.settings.home}")
-    yield Finding("environment", None, _environment())
+    yield Finding("settings", None, "; ".join([f"home {run.settings.home}", *_without_effect()]))
     yield Finding("time zones", None, _time_zones())
     database = _guarded("PostgreSQL", run, _postgres)
     yield database
@@ -90,13 +89,12 @@ def _guarded(what: str, run: Session, look: Callable[[Session], tuple[str | None
     return Finding(what, problem, detail)
 
 
-def _environment() -> str:
-    """Variables that look like settings and have none of their effect."""
-    ignored = [f"{name} ({reason})" for name, reason in ignored_variables().items()]
-    told = [f"ignored: {', '.join(ignored)}"] if ignored else []
+def _without_effect() -> Iterator[str]:
+    """Variables that look like settings and are none, or only for one version more."""
+    if ignored := ignored_variables():
+        yield f"ignored: {', '.join(f'{name} ({reason})' for name, reason in ignored.items())}"
     if trusted_proxies_before():
-        told.append("FORWARDED_ALLOW_IPS is called ULAK_TRUSTED_PROXIES now, and read for one more version")
-    return "; ".join(told)
+        yield "FORWARDED_ALLOW_IPS is called ULAK_TRUSTED_PROXIES now, and read for one version more"
 
 
 def _postgres(run: Session) -> tuple[str | None, str]:
