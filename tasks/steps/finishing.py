@@ -67,7 +67,7 @@ def _finish_done(connection: Connection, events: Events, asked: Asked, parsed: P
         # Whatever put a whole answer away has counted an attempt, so that the usual fetch pays nothing for this.
         resolve_answers(connection, asked.taken.fetch_id)
     asked.put_away(connection, events, parsed.unreadable)
-    _track_wholes(connection, asked)
+    _track_wholes(connection, asked, stepped=asked_at - asked.taken.asked_at)
     continued = {key for spec in parsed.children for key in spec.ids}
     ledger.update_tracked(
         connection,
@@ -235,11 +235,11 @@ def _next_check(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> datet
     return check_again(polling, by_age, now=now, incomplete_before=before, time_factor=factor)
 
 
-def _track_wholes(connection: Connection, asked: Asked) -> None:
+def _track_wholes(connection: Connection, asked: Asked, *, stepped: timedelta) -> None:
     """Track the wholes (sends) of ids that are asked for the first time.
 
     They are checked when validity has ended, or before that once their last open part closes
-    (`models.tracked.check_wholes`).
+    (`models.tracked.check_wholes`). `stepped`: by how much the database's clock was set since the ids were read.
     """
     wholes: dict[tuple[str, str], Mapping[str, Any]] = {}
     for row in asked.prepared.tracked.values():
@@ -250,9 +250,10 @@ def _track_wholes(connection: Connection, asked: Asked) -> None:
             "id_kind": key[0],
             "value": key[1],
             "whole": key[1],
-            "sent_at": row["sent_at"],
-            "valid_until": row["valid_until"],
-            "next_check_at": first_check(
+            "sent_at": row["sent_at"] + stepped,
+            "valid_until": row["valid_until"] + stepped,
+            "next_check_at": stepped
+            + first_check(
                 asked.prepared.adapter.record.poll,
                 sent_at=row["sent_at"],
                 valid_until=row["valid_until"],
