@@ -256,6 +256,7 @@ def test_what_was_sent_just_now_is_asked_for_though_the_clock_was_set_back_too_f
     track(runtime, account_id, items)
     clocks.look(runtime)
     due = "SELECT value FROM tracked_ids WHERE next_check_at < clock_timestamp() + interval '10 s'"
+    assert scalar(shifted.engine, due) == "s1:+905321234567"
     # Set right again, the clock is trusted again.
     shifted.step(HOUR)
     clocks.look(runtime)
