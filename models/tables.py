@@ -172,6 +172,7 @@ fetches = Table(
     Column("state", Text, nullable=False, server_default=text("'ready'")),
     Column("priority", SmallInteger, nullable=False, server_default=text("100")),
     Column("available_at", _TIME, nullable=False, server_default=func.now()),
+    # No longer written or read, kept for processes of the previous version.
     Column("hinted_at", _TIME),
     Column("lease_token", Uuid),
     Column("lease_until", _TIME),
@@ -211,7 +212,6 @@ Index(
     postgresql_where=fetches.c.state == "ready",
 )
 Index("ix_fetches_sending", fetches.c.lease_until, postgresql_where=fetches.c.state == "sending")
-Index("ix_fetches_hinted", fetches.c.hinted_at, postgresql_where=text("state = 'ready' AND hinted_at IS NOT NULL"))
 Index("ix_fetches_poll", fetches.c.poll_id, fetches.c.state)
 Index("ix_fetches_dead", fetches.c.account_id, fetches.c.id.desc(), postgresql_where=fetches.c.state == "dead")
 

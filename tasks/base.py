@@ -1,6 +1,5 @@
-"""What every task of ours can do: reach the runtime of its process, and send what its step returned."""
+"""What every task of ours can do: reach the runtime of its process, and carry out the effects of its step."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from celery import Task
@@ -8,13 +7,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.logging import bind_context, clear_context, get_logger, origin
 from models.availability import is_unavailable, took_too_long
+from tasks.effects import Effects
 from tasks.messages import Message
 from tasks.runtime import Runtime
 
 log = get_logger(__name__)
-
-SHORTEST_DELAY_SECONDS = 0.002
-"""A shorter wait is none: the message's way takes longer."""
 
 
 class DatabaseAwayError(Exception):
@@ -57,13 +54,11 @@ class UlakTask(Task):
         clear_context()
         bind_context(task=self.name, task_id=task_id)
 
-    def send(self, messages: Iterable[Message]) -> None:
-        """Publish after the commit. One that cannot be published is only a delay: the reconciler says it again."""
-        for message in messages:
-            if message.countdown_seconds > SHORTEST_DELAY_SECONDS:
-                self.app.delays.put(message)
-            elif not publish_or_log(self.app, message):
-                return
+    def emit(self, effects: Effects) -> None:
+        """Publish and log, after the commit. A message that is lost only costs time: the reconciler repeats it."""
+        for message in effects.messages:
+            self.app.delays.put(message)
+        effects.write_log()
 
 
 def publish_or_log(app: Any, message: Message) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core import names
-from models.ledger.dispatch import Dispatch
+from models.ledger.taking import CallUp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ _FETCH_TASKS = {"page": names.FETCH_PAGE, "batch": names.FETCH_BATCH}
 
 
 def dispatch_account(account_id: str, *, countdown_seconds: float = 0.0) -> Message:
-    """Look which fetches of the account may be made."""
+    """Look whether a fetch of the account may be made, and have it made."""
     return Message(
         task=names.DISPATCH_ACCOUNT,
         kwargs={"account_id": account_id},
@@ -48,17 +48,15 @@ def poll_account(account_id: str, poll_id: int) -> Message:
     )
 
 
-def messages_of(dispatch: Dispatch) -> list[Message]:
-    """The hints and the timer that a dispatch decided on."""
-    messages = [
+def call_up(wanted: CallUp | None) -> tuple[Message, ...]:
+    """The message that starts or continues the draining of an account, if one is wanted."""
+    if wanted is None:
+        return ()
+    return (
         Message(
-            task=_FETCH_TASKS[hint.kind],
-            kwargs={"fetch_id": hint.fetch_id},
-            countdown_seconds=hint.delay_seconds,
-            display=f"{dispatch.account_id} {hint.label}",
-        )
-        for hint in dispatch.hints
-    ]
-    if dispatch.wake_in_seconds is not None:
-        messages.append(dispatch_account(dispatch.account_id, countdown_seconds=dispatch.wake_in_seconds))
-    return messages
+            task=_FETCH_TASKS[wanted.kind],
+            kwargs={"fetch_id": wanted.fetch_id},
+            countdown_seconds=wanted.delay_seconds,
+            display=f"{wanted.account_id} {wanted.label}",
+        ),
+    )

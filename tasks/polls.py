@@ -13,7 +13,8 @@ from tasks.steps import ondemand, planning
 @shared_task(name=names.POLL_PROVIDER, bind=True)
 def poll_provider(self: UlakTask, *, provider: str) -> None:
     """Plan a poll for each account of the provider that has something due."""
-    self.send(planning.plan_due(self.runtime, provider))
+    for effects in planning.plan_due(self.runtime, provider):
+        self.emit(effects)
 
 
 @shared_task(name=names.POLL_ACCOUNT, bind=True)
@@ -31,7 +32,7 @@ def poll_account(
         window = (_day(window_from), _day(window_to))
         key = f"task:{self.request.id}"
         poll_id = ondemand.open_on_demand(self.runtime, account_id, trigger="task", key=key, window=window)
-    self.send(planning.plan_poll(self.runtime, account_id, poll_id))
+    self.emit(planning.plan_poll(self.runtime, account_id, poll_id))
 
 
 def _day(text: str | None) -> date | None:

@@ -7,7 +7,7 @@ announces no start of a worker process.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from threading import Lock
+from threading import Event, Lock
 
 from sqlalchemy import Engine, RowMapping
 
@@ -16,6 +16,7 @@ from core.redaction import register_secret
 from core.settings import Settings, generated_secret, resolve_reference
 from core.zones import time_zone
 from models.ledger.clockwatch import ClockWatch
+from models.ledger.taking import Holder
 from models.quarantine import new_key
 from providers.adapter import Account, Adapter
 from providers.http import HttpDoor
@@ -59,6 +60,13 @@ class Runtime:
     roll: Callable[[], float] = random.random
     rejections: RejectionLog = field(default_factory=RejectionLog)
     watch: ClockWatch = field(default_factory=ClockWatch, repr=False)
+    stopping: Event = field(default_factory=Event, repr=False)
+    """Set when the process is told to stop: a drain ends with the call that it makes."""
+
+    @property
+    def holder(self) -> Holder:
+        """This process as one that takes fetches."""
+        return Holder(watch=self.watch, lease_margin_seconds=self.lease_margin_seconds)
 
     def account(self, row: RowMapping) -> Account:
         """The account as its adapter sees it; `CredentialError` where a reference leads nowhere."""

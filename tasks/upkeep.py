@@ -9,8 +9,8 @@ from tasks.steps import upkeep
 
 @shared_task(name=names.UPKEEP_RECONCILE, bind=True)
 def reconcile(self: UlakTask) -> None:
-    """Heal whatever was lost: leases, hints, polls."""
-    self.send(upkeep.reconcile(self.runtime))
+    """Heal whatever was lost: leases, messages, polls."""
+    self.emit(upkeep.reconcile(self.runtime))
 
 
 @shared_task(name=names.UPKEEP_EXPIRE, bind=True)
@@ -22,4 +22,4 @@ def expire(self: UlakTask) -> None:
 @shared_task(name=names.UPKEEP_PRUNE, bind=True)
 def prune(self: UlakTask) -> None:
     """Delete what is old."""
-    upkeep.prune(self.runtime)
+    self.emit(upkeep.prune(self.runtime))

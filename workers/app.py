@@ -243,10 +243,15 @@ def _withdraw(**_: Any) -> None:
 
 
 @worker_shutting_down.connect
-def _publish_what_waits(**_: Any) -> None:
-    """A stopping worker leaves its timers to the others."""
+def _stop_draining(**_: Any) -> None:
+    """A stopping worker ends its drains with the calls that it makes, and leaves its messages to the others."""
     # In a thread: the signal comes inside a signal handler, where a lock that this thread holds would never be free.
-    Thread(target=app.delays.flush, name="flush", daemon=True).start()
+    Thread(target=_hand_over, name="hand over", daemon=True).start()
+
+
+def _hand_over() -> None:
+    app.runtime().stopping.set()
+    app.delays.flush()
 
 
 if get_current_context(silent=True) is not None:

@@ -27,6 +27,8 @@ class CallEnd:
     """How one HTTP request ended."""
 
     call_id: int
+    endpoint: str = ""
+    """What was asked, for the audit."""
     outcome: str
     http_status: int | None
     duration_seconds: float
@@ -54,15 +56,6 @@ def fence(connection: Connection, fetch_id: int, token: UUID) -> None:
         raise FencedError
 
 
-_HOLD_READY = text("SELECT poll_id FROM fetches WHERE id = :fetch_id AND state = 'ready' FOR NO KEY UPDATE")
-
-
-def hold_ready(connection: Connection, fetch_id: int) -> int | None:
-    """Hold a fetch that stands ready, and give its poll; None where it does not stand ready."""
-    poll_id: int | None = connection.execute(_HOLD_READY, {"fetch_id": fetch_id}).scalar_one_or_none()
-    return poll_id
-
-
 # The database's clock minus the time since the answer: later than the truth by the statement's way, never earlier.
 # Where that clock was set back since the question, the request's own time tells better.
 _CLOSE_CALL = text("""
@@ -71,7 +64,7 @@ _CLOSE_CALL = text("""
                                clock_timestamp() - make_interval(secs => :seconds_since)),
         released_at = greatest(asked_at + make_interval(secs => :duration_seconds),
                                clock_timestamp() - make_interval(secs => :seconds_since)),
-        outcome = :outcome, http_status = :http_status, duration_seconds = :duration_seconds
+        endpoint = :endpoint, outcome = :outcome, http_status = :http_status, duration_seconds = :duration_seconds
     WHERE id = :call_id AND answered_at IS NULL
     RETURNING least(asked_at, clock_timestamp())
 """)
@@ -86,6 +79,7 @@ def close_call(connection: Connection, end: CallEnd) -> datetime | None:
         _CLOSE_CALL,
         {
             "call_id": end.call_id,
+            "endpoint": end.endpoint,
             "outcome": end.outcome,
             "http_status": end.http_status,
             "duration_seconds": end.duration_seconds,
@@ -283,7 +277,7 @@ def end_fetch(
 
 
 _RETURN = text("""
-    UPDATE fetches f SET state = 'ready', available_at = :available_at, hinted_at = NULL, lease_token = NULL,
+    UPDATE fetches f SET state = 'ready', available_at = :available_at, lease_token = NULL,
         lease_until = NULL, attempts = attempts + :counted, last_error = :error, claims = :claims,
         params = coalesce(CAST(:params AS jsonb), params), params_hash = coalesce(:params_hash, params_hash),
         label = coalesce(:label, label), round = round + :rounds

@@ -1,26 +1,31 @@
 """What the parts of a fetch step hand to one another."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, RowMapping
 
 from core import clock
 from models.ledger.finishing import CallEnd
-from models.ledger.limiter import Taken
+from models.ledger.taking import Gone, NotYet, Stepped, Taken
 from models.quarantine import seal
 from models.report import TrackedKey, Unreadable
 from providers.adapter import Account, Adapter, Fetch, Request
 from providers.http import Sent
 from providers.way_out import WayOut
+from tasks.effects import Effects
 from tasks.runtime import Runtime
 from tasks.steps.bodies import body_context
-from tasks.steps.events import Events
+
+Took = Taken | NotYet | Stepped | Gone
+"""What comes of a take."""
+Follow = Callable[[Connection], Took]
+"""The end of a finishing transaction: takes what comes next, or has it taken by another thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """All that is needed to ask and to understand the answer, read before the fetch is held."""
+    """All that is needed to ask and to understand the answer."""
 
     row: RowMapping = field(repr=False)
     """The account's row."""
@@ -46,13 +51,14 @@ class Asked:
         """How the call ended; the time since the answer is read as late as can be."""
         return CallEnd(
             call_id=self.taken.permit.call_id,
+            endpoint=self.prepared.request.endpoint,
             outcome=outcome,
             http_status=self.sent.answer.status if self.sent.answer is not None else None,
             duration_seconds=self.sent.duration_seconds,
             seconds_since=max(0.0, clock.boot() - self.sent.answered_boot),
         )
 
-    def put_away(self, connection: Connection, events: Events, items: tuple[Unreadable, ...]) -> None:
+    def put_away(self, connection: Connection, effects: Effects, items: tuple[Unreadable, ...]) -> None:
         """Keep what was not understood, sealed, with the reason."""
         if not items:
             return
@@ -71,4 +77,4 @@ class Asked:
         )
         # What is kept once comes again with every item of its kind.
         for reason in sorted({item.reason for item in items if new or not item.once}):
-            events.warning("quarantine.kept", fetch=self.taken.fetch_id, reason=reason)
+            effects.warning("quarantine.kept", fetch=self.taken.fetch_id, reason=reason)

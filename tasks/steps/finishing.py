@@ -21,8 +21,8 @@ from models.vocabulary import Source, Status, is_open
 from providers.adapter import FetchSpec, Parsed
 from providers.errors import OurBug, ProviderError
 from schedules.policy import check_again, first_check, next_check
-from tasks.steps.asking import Asked
-from tasks.steps.events import Events, commit
+from tasks.effects import Effects, commit
+from tasks.steps.asking import Asked, Follow, Took
 from tasks.steps.pausing import success_changes
 from tasks.steps.planning import new_fetch
 from tasks.steps.sweeping import further_pages, judge_window
@@ -32,30 +32,34 @@ from tasks.steps.trouble import breaker_changes, finish_trouble
 log = get_logger(__name__)
 
 
-def finish(asked: Asked, outcome: Parsed | ProviderError) -> None:
+def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, follow: Follow) -> Took:
     """Write the outcome in one transaction, repeated whole on a deadlock; FencedError when the lease was lost.
 
-    What PostgreSQL refuses to store is our bug: the fetch is then finished as such, its bytes kept in quarantine.
+    `follow` is its end; returns what comes of that. What PostgreSQL refuses to store is our bug: the fetch is then
+    finished as such, its bytes kept in quarantine. Trouble takes nothing, but has the account go on by a message.
     """
     if isinstance(outcome, ProviderError):
-        finish_trouble(asked, outcome)
-        return
+        return finish_trouble(asked, outcome, effects)
+
+    def run(connection: Connection, mine: Effects) -> Took:
+        _finish_done(connection, mine, asked, outcome)
+        # The last lock, for which it does not wait: whoever holds the account may wait for one of ours.
+        return follow(connection)
+
     try:
-        state = commit(asked.runtime.engine, lambda c, events: _finish_done(c, events, asked, outcome))
+        return commit(asked.runtime.engine, effects, run)
     except (DataError, IntegrityError, InternalError, ProgrammingError) as error:
         if is_unavailable(error):
             raise
         log.error("fetch.store_failed", fetch=asked.taken.fetch_id, error=origin(error))  # noqa: TRY400
-        finish_trouble(asked, OurBug(f"Storing the answer failed with {type(error.orig).__name__}."))
-        return
-    if state is not None:
-        log.info("poll.ended", state=state)
+        bug = OurBug(f"Storing the answer failed with {type(error.orig).__name__}.")
+        return finish_trouble(asked, bug, effects)
 
 
-def _finish_done(connection: Connection, events: Events, asked: Asked, parsed: Parsed) -> str | None:
-    """The finishing transaction of an answer. Returns the poll's last state where this fetch ended it."""
+def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed: Parsed) -> None:
+    """What an answer changes."""
     if not asked.taken.state.is_clean or parsed.learned:
-        _reset_account(connection, events, asked, parsed.learned)
+        _reset_account(connection, effects, asked, parsed.learned)
     ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
     asked_at = ledger.close_call(connection, asked.call_end("ok")) or asked.taken.asked_at
     kinds = asked.prepared.adapter.record.reference_kinds
@@ -66,7 +70,7 @@ def _finish_done(connection: Connection, events: Events, asked: Asked, parsed: P
     if asked.taken.attempts > 0:
         # Whatever put a whole answer away has counted an attempt, so that the usual fetch pays nothing for this.
         resolve_answers(connection, asked.taken.fetch_id)
-    asked.put_away(connection, events, parsed.unreadable)
+    asked.put_away(connection, effects, parsed.unreadable)
     _track_wholes(connection, asked, stepped=asked_at - asked.taken.asked_at)
     continued = {key for spec in parsed.children for key in spec.ids}
     ledger.update_tracked(
@@ -90,14 +94,14 @@ def _finish_done(connection: Connection, events: Events, asked: Asked, parsed: P
     if children < len(specs):
         # Ids were left to children that are not to be: of a cancelled poll, or equal to a fetch that stands ready.
         ledger.free_tracked(connection, asked.taken.fetch_id)
-    if asked.prepared.row["has_dead"]:
+    if asked.taken.has_dead:
         read = [row["id"] for key, row in asked.prepared.tracked.items() if key not in continued]
         clear_dead(connection, asked.taken.account_id, subjects_of_ids(read), asked.taken.asked_at)
     further, drifting = 0, False
     # Otherwise there is nothing that a cancelled poll would have to take back, and the count takes the lock.
     if children or "window" in asked.taken.params:
         children, further, drifting = _continue_walk(connection, asked, children)
-    events.info(
+    effects.info(
         "fetch.stored",
         fetch=asked.taken.fetch_id,
         label=asked.taken.label,
@@ -108,7 +112,9 @@ def _finish_done(connection: Connection, events: Events, asked: Asked, parsed: P
         seconds=round(asked.sent.duration_seconds, 3),
     )
     counts = _counts(result, len(parsed.reports), children + further, drifting=drifting)
-    return ledger.count_poll(connection, asked.taken.poll_id, counts)
+    state = ledger.count_poll(connection, asked.taken.poll_id, counts)
+    if state is not None:
+        effects.info("poll.ended", state=state)
 
 
 def _continue_walk(connection: Connection, asked: Asked, children: int) -> tuple[int, int, bool]:
@@ -135,14 +141,14 @@ def _counts(result: UpsertResult, reports: int, children: int, *, drifting: bool
     )
 
 
-def _reset_account(connection: Connection, events: Events, asked: Asked, learned: Mapping[str, Any]) -> None:
+def _reset_account(connection: Connection, effects: Effects, asked: Asked, learned: Mapping[str, Any]) -> None:
     """A success closes the breaker, ends an automatic pause and forgets the throttling."""
     row = ledger.lock_account(connection, asked.taken.account_id)
     changes: dict[str, Any] = {"throttles": 0, "learned": learned}
     changes |= success_changes(row, asked_at=asked.taken.asked_at)
     changes |= breaker_changes(row, recent=[], failed=False)
     if row["breaker_state"] != "closed" and changes.get("breaker_state") == "closed":
-        events.info("account.recovered", account=row["id"])
+        effects.info("account.recovered", account=row["id"])
     ledger.update_account(connection, row, changes)
 
 

@@ -14,7 +14,7 @@ from models.ledger import planning
 from models.ledger.deadletters import put_away
 from tasks.messages import Message
 from tasks.runtime import Runtime, adapter_of
-from tasks.steps.fetching import make_fetch
+from tasks.steps.draining import drain
 from tasks.steps.planning import new_fetch
 from tasks.steps.tracking import account_row
 
@@ -47,7 +47,9 @@ def probe(runtime: Runtime, account_id: str, *, patience_seconds: float) -> Prob
     messages: list[Message] = []
     state, error = "ready", None
     while state in {"ready", "sending"} and error is None and clock.boot() < ends:
-        messages += make_fetch(runtime, fetch_id)
+        for effects in drain(runtime, fetch_id):
+            effects.write_log()
+            messages += effects.messages
         with runtime.engine.connect() as connection:
             state, error = connection.execute(_STATE, {"fetch_id": fetch_id}).one()
         if state == "sending" or (state == "ready" and error is None):

@@ -18,7 +18,9 @@ from models.ledger.walks import seen_in_chain, walked_pages
 from models.report import DeliveryReport
 from models.vocabulary import Granularity, Status
 from providers.errors import TryAgainSoon
-from tasks.steps import fetching, upkeep
+from tasks.runtime import Runtime
+from tasks.steps import upkeep
+from tasks.steps.draining import drain
 from tasks.steps.ondemand import open_on_demand
 from tasks.steps.planning import _pace, _plan_scheduled, plan_poll
 
@@ -71,7 +73,7 @@ def asked(long_used: Engine) -> Iterator[list[tuple[str, Any]]]:
 
 
 def test_no_hot_question_reads_a_whole_table(long_used: Engine, asked: list[tuple[str, Any]]) -> None:
-    """Planning, dispatching, taking, finishing, failing, healing and cancelling: none of their plans scans a table."""
+    """Planning, waking, taking, finishing, failing, healing and cancelling: none of their plans scans a table."""
     ask_all(long_used, asked)
     assert scans(long_used, list(asked)) == []
 
@@ -89,7 +91,7 @@ def test_no_plan_that_is_kept_reads_a_whole_table(long_used: Engine, monkeypatch
 
 
 def ask_all(engine: Engine, asked: list[tuple[str, Any]]) -> None:
-    """Plan, dispatch, take, finish, fail, heal, cancel; what was needed before is not kept in `asked`."""
+    """Plan, wake, take, finish, fail, heal, cancel; what was needed before is not kept in `asked`."""
     runtime = make_runtime(engine, resolve=lambda _: "secret")
     account_id = str(scalar_account(engine))
     ids = add_ids(engine, account_id, [f"s{number}:+9053212345{number:02}" for number in range(6)])
@@ -99,7 +101,7 @@ def ask_all(engine: Engine, asked: list[tuple[str, Any]]) -> None:
     asked.clear()
     _plan_scheduled(runtime, account_id)
     ready = fetches(engine, account_id)
-    fetching.make_fetch(runtime, ready.pop())
+    drain_once(runtime, ready.pop())
     Held(runtime, ready.pop()).answer(TryAgainSoon("The connection broke."))
     Held(runtime, ready.pop()).answer(b"{}")
     good = Held(runtime, ready.pop())
@@ -124,6 +126,11 @@ def ask_all(engine: Engine, asked: list[tuple[str, Any]]) -> None:
         ledger.recent_outcomes(connection, account_id, 20, since=None)
         planning.cancel(connection, poll_id)
     assert other in fetches(engine, account_id, "cancelled", "page")
+
+
+def drain_once(runtime: Runtime, fetch_id: int) -> None:
+    """Make this call, which fails, and go no further."""
+    list(drain(runtime, fetch_id))
 
 
 def rows_read(engine: Engine) -> dict[str, int]:
