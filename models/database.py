@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from random import uniform
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ import msgspec
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from core import clock
@@ -32,6 +33,10 @@ PREPARES = "ulak_prepares"
 """The note at a connection whose transactions keep prepared statements."""
 CONNECTIONS_LAST_SECONDS = 60
 """Connections are replaced after so long: none stays on a failed-over server, and no plan outlives a small table."""
+IDLE_SECONDS = 1.0
+"""A connection that nobody has used for so long is pinged before its next transaction."""
+USED_AT = "ulak_used_at"
+"""The note at a connection when it was last used, by the boot clock."""
 PREPARE_AFTER = 5
 """A statement is prepared when a connection has run it so often."""
 
@@ -72,7 +77,6 @@ def make_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=30,
-        pool_pre_ping=True,
         pool_recycle=CONNECTIONS_LAST_SECONDS,
         hide_parameters=True,
         connect_args={
@@ -89,6 +93,8 @@ def make_engine(
         },
     )
     event.listen(engine, "handle_error", _judge)
+    event.listen(engine, "checkout", partial(_ping_if_idle, engine))
+    event.listen(engine, "checkin", _note_use)
     if prepares:
         event.listen(engine, "connect", _note_whether_it_prepares)
     return engine
@@ -102,6 +108,23 @@ def _note_whether_it_prepares(session: Any, record: ConnectionPoolEntry) -> None
     [is_direct] = session.execute("SELECT current_setting('ulak.direct', true) = 'on'").fetchone()
     session.rollback()
     record.info[PREPARES] = bool(is_direct)
+
+
+def _ping_if_idle(engine: Engine, session: Any, record: ConnectionPoolEntry, _: Any) -> None:
+    """Ping a connection that was idle; one that is of no use is made anew, with all others of before.
+
+    One that was used a moment ago is taken as it is: a ping costs as much as a statement.
+    """
+    if clock.boot() - record.info.get(USED_AT, -IDLE_SECONDS) < IDLE_SECONDS:
+        return
+    try:
+        engine.dialect.do_ping(session)
+    except psycopg.Error:
+        raise InvalidatePoolError from None
+
+
+def _note_use(_: Any, record: ConnectionPoolEntry) -> None:
+    record.info[USED_AT] = clock.boot()
 
 
 def _judge(context: ExceptionContext) -> None:

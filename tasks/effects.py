@@ -25,6 +25,8 @@ class Effects:
 
     messages: list[Message] = field(default_factory=list)
     lines: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+    """What Flower lists of a task that it lists only where something came of it: account and poll."""
 
     def info(self, event: str, **fields: Any) -> None:
         """A line of level info."""
@@ -46,6 +48,7 @@ class Effects:
         """Those of another transaction, which is committed."""
         self.messages += others.messages
         self.lines += others.lines
+        self.shown += others.shown
 
     def write_log(self) -> None:
         """Log the lines, once."""

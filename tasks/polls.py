@@ -7,14 +7,20 @@ from celery import shared_task
 from core import names
 from providers.numbers import plain
 from tasks.base import UlakTask
+from tasks.effects import Effects
 from tasks.steps import ondemand, planning
 
 
-@shared_task(name=names.POLL_PROVIDER, bind=True)
+# Most ticks find nothing due: Flower lists those that have planned polls, with their accounts.
+@shared_task(name=names.POLL_PROVIDER, bind=True, send_events=False)
 def poll_provider(self: UlakTask, *, provider: str) -> None:
     """Plan a poll for each account of the provider that has something due."""
+    planned = Effects()
     for effects in planning.plan_due(self.runtime, provider):
+        planned.shown += effects.shown
+        effects.shown.clear()
         self.emit(effects)
+    self.emit(planned)
 
 
 @shared_task(name=names.POLL_ACCOUNT, bind=True)

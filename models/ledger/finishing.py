@@ -58,34 +58,33 @@ def fence(connection: Connection, fetch_id: int, token: UUID) -> None:
 
 # The database's clock minus the time since the answer: later than the truth by the statement's way, never earlier.
 # Where that clock was set back since the question, the request's own time tells better.
-_CLOSE_CALL = text("""
-    UPDATE calls SET
-        answered_at = greatest(asked_at + make_interval(secs => :duration_seconds),
-                               clock_timestamp() - make_interval(secs => :seconds_since)),
-        released_at = greatest(asked_at + make_interval(secs => :duration_seconds),
-                               clock_timestamp() - make_interval(secs => :seconds_since)),
-        endpoint = :endpoint, outcome = :outcome, http_status = :http_status, duration_seconds = :duration_seconds
-    WHERE id = :call_id AND answered_at IS NULL
-    RETURNING least(asked_at, clock_timestamp())
-""")
+_ANSWERED = """greatest(c.asked_at + make_interval(secs => %(duration_seconds)s),
+                               clock_timestamp() - make_interval(secs => %(seconds_since)s))"""
+_CLOSE_CALL = f"""
+    WITH held AS (
+        SELECT id FROM fetches WHERE id = %(fetch_id)s AND state = 'sending' AND lease_token = %(token)s
+        FOR NO KEY UPDATE
+    ), closed AS (
+        UPDATE calls c SET answered_at = {_ANSWERED}, released_at = {_ANSWERED}, endpoint = %(endpoint)s,
+            outcome = %(outcome)s, http_status = %(http_status)s, duration_seconds = %(duration_seconds)s
+        FROM held WHERE c.id = %(call_id)s AND c.answered_at IS NULL
+        RETURNING least(c.asked_at, clock_timestamp()) AS asked_at
+    )
+    SELECT closed.asked_at FROM held LEFT JOIN closed ON true
+"""
 
 
-def close_call(connection: Connection, end: CallEnd) -> datetime | None:
-    """Write how a call ended; its slot is free `per_seconds` after the answer.
+def close_call(connection: Connection, fetch_id: int, token: UUID, end: CallEnd) -> datetime | None:
+    """Hold the fetch while the lease is still ours, and write how its call ended; FencedError where the lease is lost.
 
-    Returns when it was asked by the clock as it is now, which may have been stepped since; None for an ended call.
+    The call's slot is free `per_seconds` after the answer. Returns when it was asked by the clock as it is now, which
+    may have been stepped since; None for an ended call.
     """
-    asked_at: datetime | None = connection.execute(
-        _CLOSE_CALL,
-        {
-            "call_id": end.call_id,
-            "endpoint": end.endpoint,
-            "outcome": end.outcome,
-            "http_status": end.http_status,
-            "duration_seconds": end.duration_seconds,
-            "seconds_since": end.seconds_since,
-        },
-    ).scalar_one_or_none()
+    parameters = {name: getattr(end, name) for name in CallEnd.__slots__} | {"fetch_id": fetch_id, "token": token}
+    found = connection.exec_driver_sql(_CLOSE_CALL, parameters).one_or_none()
+    if found is None:
+        raise FencedError
+    asked_at: datetime | None = found.asked_at
     return asked_at
 
 
@@ -120,32 +119,32 @@ def recent_outcomes(connection: Connection, account_id: str, many: int, *, since
     return list(connection.execute(_RECENT, parameters).scalars())[::-1]
 
 
-_TRACKED = text("""
+_TRACKED = """
     WITH given AS (
-        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
+        SELECT * FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS g(
             id bigint, next_check_at timestamptz, found boolean, close_reason text, is_incomplete boolean,
             fingerprint text)
     ), locked AS (
-        SELECT t.id, t.fetch_id = :fetch_id AS is_held,
+        SELECT t.id, t.fetch_id = %(fetch_id)s AS is_held,
             -- A list asked later has shown a change since: this answer is too old to close the id.
-            CASE WHEN t.changed_as_of > :as_of THEN NULL ELSE g.close_reason END AS closing,
-            CASE WHEN t.changed_as_of > :as_of THEN t.next_check_at ELSE g.next_check_at END AS next_check_at,
+            CASE WHEN t.changed_as_of > %(as_of)s THEN NULL ELSE g.close_reason END AS closing,
+            CASE WHEN t.changed_as_of > %(as_of)s THEN t.next_check_at ELSE g.next_check_at END AS next_check_at,
             g.found, g.is_incomplete, g.fingerprint
         FROM tracked_ids t JOIN given g USING (id) WHERE t.closed_at IS NULL
         ORDER BY t.id FOR NO KEY UPDATE OF t
     )
     UPDATE tracked_ids t SET
         fetch_id = CASE WHEN l.is_held OR l.closing IS NOT NULL THEN NULL ELSE t.fetch_id END,
-        last_checked_at = :asked_at,
+        last_checked_at = %(asked_at)s,
         incomplete_answers = CASE WHEN l.is_incomplete THEN t.incomplete_answers + 1 ELSE 0 END,
         answer_fingerprint = l.fingerprint,
-        last_found_at = CASE WHEN l.found THEN :asked_at ELSE t.last_found_at END,
+        last_found_at = CASE WHEN l.found THEN %(asked_at)s ELSE t.last_found_at END,
         next_check_at = CASE WHEN l.closing IS NULL THEN coalesce(l.next_check_at, clock_timestamp()) END,
         closed_at = CASE WHEN l.closing IS NOT NULL THEN clock_timestamp() END,
         close_reason = l.closing
     FROM locked l WHERE t.id = l.id
     RETURNING t.account_id, t.closed_at IS NOT NULL AND t.whole <> t.value AS is_closed_part, t.whole
-""")
+"""
 
 
 def update_tracked(
@@ -158,7 +157,7 @@ def update_tracked(
     """
     if rows:
         parameters = {"rows": json_parameter(rows), "fetch_id": fetch_id, "asked_at": asked_at, "as_of": as_of}
-        written = connection.execute(_TRACKED, parameters).all()
+        written = connection.exec_driver_sql(_TRACKED, parameters).all()
         closed = {(row.account_id, row.whole) for row in written if row.is_closed_part}
         for account_id, whole in sorted(closed):
             check_wholes(connection, account_id, [whole])
@@ -245,35 +244,39 @@ def discover(
         connection.execute(_REOPEN, parameters)
 
 
-_END_FETCH = text("""
-    UPDATE fetches SET state = :state, finished_at = clock_timestamp(), lease_token = NULL, lease_until = NULL,
-        seen = CAST(:seen AS jsonb), page = CAST(:page AS jsonb), last_error = :error, attempts = attempts + :counted
-    WHERE id = :fetch_id
-""")
+_END_FETCH = """
+    UPDATE fetches SET state = %(state)s, finished_at = clock_timestamp(), lease_token = NULL, lease_until = NULL,
+        seen = %(seen)s::jsonb, page = %(page)s::jsonb, last_error = %(error)s, attempts = attempts + %(counted)s
+    WHERE id = %(fetch_id)s
+"""
 
 
-def end_fetch(
-    connection: Connection,
-    fetch_id: int,
-    *,
-    state: str,
-    seen: tuple[str, ...] = (),
-    page: Mapping[str, Any] | None = None,
-    error: str | None = None,
-    counted: bool = False,
-) -> None:
-    """Put the fetch into its last state: `done`, `dead` or `cancelled`."""
-    connection.execute(
-        _END_FETCH,
-        {
-            "fetch_id": fetch_id,
-            "state": state,
-            "seen": json_parameter(list(seen)) if seen else None,
-            "page": json_parameter(page) if page is not None else None,
-            "error": error,
-            "counted": int(counted),
-        },
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchEnd:
+    """The last state of a fetch: `done`, `dead` or `cancelled`."""
+
+    fetch_id: int
+    state: str
+    seen: tuple[str, ...] = ()
+    page: Mapping[str, Any] | None = None
+    error: str | None = None
+    counted: bool = False
+
+    def parameters(self) -> dict[str, Any]:
+        """Of the statement."""
+        return {
+            "fetch_id": self.fetch_id,
+            "state": self.state,
+            "seen": json_parameter(list(self.seen)) if self.seen else None,
+            "page": json_parameter(self.page) if self.page is not None else None,
+            "error": self.error,
+            "counted": int(self.counted),
+        }
+
+
+def end_fetch(connection: Connection, end: FetchEnd) -> None:
+    """Put the fetch into its last state."""
+    connection.exec_driver_sql(_END_FETCH, end.parameters())
 
 
 _RETURN = text("""
@@ -344,43 +347,34 @@ class PollCounts:
     """A window of the plan was left to another poll: this one cannot vouch for the days it planned to sweep."""
 
 
-_COUNT = text("""
+_IS_LAST = "state = 'running' AND planned_at IS NOT NULL AND open_fetches - %(ended)s + %(children)s = 0"
+_COUNT = f"""
     UPDATE polls SET
-        open_fetches = open_fetches - :ended + :children, fetches = fetches + :children, dead = dead + :dead,
-        calls = calls + :calls, reports = reports + :reports, new = new + :new, advanced = advanced + :advanced,
-        unchanged = unchanged + :unchanged, drifting = drifting OR :drifting,
-        sweep_through = CASE WHEN :unswept THEN NULL ELSE sweep_through END
-    WHERE id = :poll_id
-    RETURNING open_fetches, state, planned_at
-""")
-_END_POLL = text(f"""
-    UPDATE polls SET state = {ended_state_sql()}, finished_at = clock_timestamp()
-    WHERE id = :poll_id AND state = 'running' AND open_fetches = 0 AND planned_at IS NOT NULL
-    RETURNING state
-""")
+        open_fetches = open_fetches - %(ended)s + %(children)s, fetches = fetches + %(children)s,
+        dead = dead + %(dead)s, calls = calls + %(calls)s, reports = reports + %(reports)s, new = new + %(new)s,
+        advanced = advanced + %(advanced)s, unchanged = unchanged + %(unchanged)s,
+        drifting = drifting OR %(drifting)s, sweep_through = CASE WHEN %(unswept)s THEN NULL ELSE sweep_through END,
+        state = CASE WHEN {_IS_LAST}
+            THEN {ended_state_sql("dead + %(dead)s", "(drifting OR %(drifting)s)")} ELSE state END,
+        finished_at = CASE WHEN {_IS_LAST} THEN clock_timestamp() ELSE finished_at END
+    WHERE id = %(poll_id)s
+    RETURNING CASE WHEN open_fetches = 0 AND state LIKE 'complete%%' THEN state END AS ended
+"""
+# The fetch is held already, so it does not matter which of the two is written first.
+_END_AND_COUNT = f"WITH end_of_fetch AS ({_END_FETCH}) {_COUNT}"
 
 
-def count_poll(connection: Connection, poll_id: int, counts: PollCounts) -> str | None:
-    """Add the counts; whoever brings `open_fetches` to 0 ends the poll. Returns the last state where it ended here."""
-    row = connection.execute(
-        _COUNT,
-        {
-            "poll_id": poll_id,
-            "ended": counts.ended,
-            "children": counts.children,
-            "dead": counts.dead,
-            "calls": counts.calls,
-            "reports": counts.reports,
-            "new": counts.new,
-            "advanced": counts.advanced,
-            "unchanged": counts.unchanged,
-            "drifting": counts.drifting,
-            "unswept": counts.unswept,
-        },
-    ).one()
-    if row.open_fetches > 0 or row.state != "running":
-        return None
-    return connection.execute(_END_POLL, {"poll_id": poll_id}).scalar_one_or_none()
+def count_poll(connection: Connection, poll_id: int, counts: PollCounts, end: FetchEnd | None = None) -> str | None:
+    """Add the counts; whoever brings `open_fetches` to 0 ends the poll. Returns the last state where it ended here.
+
+    `end`: of a fetch that this transaction holds, in the same statement.
+    """
+    parameters = {name: getattr(counts, name) for name in PollCounts.__slots__} | {"poll_id": poll_id}
+    statement = _COUNT
+    if end is not None:
+        statement, parameters = _END_AND_COUNT, parameters | end.parameters()
+    ended: str | None = connection.exec_driver_sql(statement, parameters).scalar_one()
+    return ended
 
 
 _ACCOUNT = text("""

@@ -33,7 +33,7 @@ from models.ledger.sharing import (
 )
 from models.ledger.walks import seen_in_chain
 from models.permit import Permit
-from models.tracked import ids_of_fetch
+from models.tracked import IDS_OF_FETCH, AskedId, ids_of_fetch
 
 DEFAULT_DEADLINE_SECONDS = 30.0
 MAX_DEADLINE_SECONDS = 75.0
@@ -95,8 +95,8 @@ class Taken:
     """The account's row, with PostgreSQL's `now`."""
     has_dead: bool
     """Whether the account has dead letters."""
-    tracked: Sequence[RowMapping] = field(repr=False)
-    """The rows of the ids that it asks for."""
+    tracked: Sequence[AskedId] = field(repr=False)
+    """The ids that it asks for."""
     seen_before: Mapping[str, int] = field(repr=False)
     call_up: CallUp | None = None
     """Set where another thread could make a further call of this account now."""
@@ -181,7 +181,7 @@ _LATER = """
 """
 
 # Never waits for a fetch: this may be the end of a transaction that holds a poll, for which its holder may wait.
-_PERMIT = """
+_PERMIT = f"""
     WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), moment AS MATERIALIZED (
         SELECT now AS asked_at, greatest(now, %(latest)s::timestamptz + interval '1 microsecond') AS as_of FROM t
     ), chosen AS (
@@ -203,7 +203,7 @@ _PERMIT = """
             wake_at = %(wake_at)s, crowded_at = %(crowded_at)s
         FROM called, moment m WHERE a.id = %(account_id)s
     )
-    SELECT taken.*, called.id AS call_id, m.asked_at, m.as_of FROM taken, called, moment m
+    SELECT taken.*, called.id AS call_id, m.asked_at, m.as_of, {IDS_OF_FETCH} AS tracked FROM taken, called, moment m
 """
 
 _NOTE = "UPDATE accounts SET wake_at = %(wake_at)s, crowded_at = %(crowded_at)s WHERE id = %(account_id)s"
@@ -454,7 +454,7 @@ def _permit(
         state=state,
         account=row,
         has_dead=look["has_dead"],
-        tracked=ids_of_fetch(connection, taken["id"]),
+        tracked=ids_of_fetch(taken["tracked"]),
         seen_before=seen_in_chain(connection, taken["poll_id"], taken["params"], taken["round"]),
         call_up=decision.call_up,
     )

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from sqlalchemy import Connection, RowMapping
 
 from core import clock
-from models.ledger.finishing import CallEnd
+from models.ledger.finishing import CallEnd, close_call
 from models.ledger.taking import Gone, NotYet, Stepped, Taken
 from models.quarantine import seal
 from models.report import TrackedKey, Unreadable
+from models.tracked import AskedId
 from providers.adapter import Account, Adapter, Fetch, Request
 from providers.http import Sent
 from providers.way_out import WayOut
@@ -34,8 +36,8 @@ class Prepared:
     fetch: Fetch = field(repr=False)
     request: Request
     way_out: WayOut
-    tracked: Mapping[TrackedKey, RowMapping] = field(repr=False)
-    """The tracked rows that the fetch holds."""
+    tracked: Mapping[TrackedKey, AskedId] = field(repr=False)
+    """The ids that the fetch asks for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +49,18 @@ class Asked:
     taken: Taken
     sent: Sent
 
-    def call_end(self, outcome: str) -> CallEnd:
-        """How the call ended; the time since the answer is read as late as can be."""
-        return CallEnd(
+    def close_call(self, connection: Connection, outcome: str) -> datetime | None:
+        """Fence, and write how the call ended (`models.ledger.finishing.close_call`)."""
+        end = CallEnd(
             call_id=self.taken.permit.call_id,
             endpoint=self.prepared.request.endpoint,
             outcome=outcome,
             http_status=self.sent.answer.status if self.sent.answer is not None else None,
             duration_seconds=self.sent.duration_seconds,
+            # Read as late as can be.
             seconds_since=max(0.0, clock.boot() - self.sent.answered_boot),
         )
+        return close_call(connection, self.taken.fetch_id, self.taken.lease_token, end)
 
     def put_away(self, connection: Connection, effects: Effects, items: tuple[Unreadable, ...]) -> None:
         """Keep what was not understood, sealed, with the reason."""

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, IntegrityError, InternalError, ProgrammingError
 
 from core.logging import get_logger, origin
@@ -17,6 +17,7 @@ from models.ledger.deadletters import clear_dead, subjects_of_ids
 from models.quarantine import resolve_answers
 from models.references import with_references
 from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
+from models.tracked import AskedId
 from models.vocabulary import Source, Status, is_open
 from providers.adapter import FetchSpec, Parsed
 from providers.errors import OurBug, ProviderError
@@ -60,8 +61,7 @@ def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed:
     """What an answer changes."""
     if not asked.taken.state.is_clean or parsed.learned:
         _reset_account(connection, effects, asked, parsed.learned)
-    ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
-    asked_at = ledger.close_call(connection, asked.call_end("ok")) or asked.taken.asked_at
+    asked_at = asked.close_call(connection, "ok") or asked.taken.asked_at
     kinds = asked.prepared.adapter.record.reference_kinds
     reports = with_references(connection, asked.taken.account_id, kinds, _completed(asked, parsed))
     result = upsert(
@@ -84,13 +84,13 @@ def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed:
     page = parsed.page
     specs = further_pages(connection, asked, parsed)
     children = _insert_children(connection, asked, specs)
-    ledger.end_fetch(
-        connection,
-        asked.taken.fetch_id,
-        state="done",
-        seen=parsed.seen,
-        page=None if page is None else asdict(page),
+    end = ledger.FetchEnd(
+        fetch_id=asked.taken.fetch_id, state="done", seen=parsed.seen, page=None if page is None else asdict(page)
     )
+    # A fetch that goes on elsewhere ends first: its window is judged by what has ended.
+    goes_on = bool(children) or "window" in asked.taken.params
+    if goes_on:
+        ledger.end_fetch(connection, end)
     if children < len(specs):
         # Ids were left to children that are not to be: of a cancelled poll, or equal to a fetch that stands ready.
         ledger.free_tracked(connection, asked.taken.fetch_id)
@@ -99,7 +99,7 @@ def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed:
         clear_dead(connection, asked.taken.account_id, subjects_of_ids(read), asked.taken.asked_at)
     further, drifting = 0, False
     # Otherwise there is nothing that a cancelled poll would have to take back, and the count takes the lock.
-    if children or "window" in asked.taken.params:
+    if goes_on:
         children, further, drifting = _continue_walk(connection, asked, children)
     effects.info(
         "fetch.stored",
@@ -112,7 +112,7 @@ def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed:
         seconds=round(asked.sent.duration_seconds, 3),
     )
     counts = _counts(result, len(parsed.reports), children + further, drifting=drifting)
-    state = ledger.count_poll(connection, asked.taken.poll_id, counts)
+    state = ledger.count_poll(connection, asked.taken.poll_id, counts, None if goes_on else end)
     if state is not None:
         effects.info("poll.ended", state=state)
 
@@ -203,7 +203,7 @@ def _tracked_rows(
     ]
 
 
-def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None, stepped: timedelta) -> Mapping[str, Any]:
+def _tracked_row(asked: Asked, row: AskedId, answer: IdAnswer | None, stepped: timedelta) -> Mapping[str, Any]:
     """One id's next check by the poll policy, or the reason why it is closed."""
     found = answer is not None and answer.found
     closing: str | None = None
@@ -223,7 +223,7 @@ def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None, stepped
     }
 
 
-def _next_check(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> datetime | None:
+def _next_check(asked: Asked, row: AskedId, answer: IdAnswer | None) -> datetime | None:
     """When an id that stays open is asked for again; None once the provider is taken to have forgotten it."""
     polling, numbers = asked.prepared.adapter.record.poll, policy_numbers(asked.prepared.row)
     now = asked.taken.asked_at

@@ -142,6 +142,7 @@ def _open_and_fill(connection: Connection, effects: Effects, account_id: str, pl
     inserted = planning.insert_fetches(connection, poll_id, account_id, plan.fetches)
     planning.close_plan(connection, poll_id, inserted, sweep_through=plan.sweep_through)
     effects.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted)
+    effects.shown.append(f"{account_id} poll {poll_id}")
     return True
 
 

@@ -111,8 +111,7 @@ def _finish_trouble(
 ) -> str:
     """The finishing transaction of a failure; returns what happens to the fetch, for the log."""
     row = ledger.lock_account(connection, asked.taken.account_id)
-    ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
-    asked_at = ledger.close_call(connection, asked.call_end(_outcome(error))) or row["now"]
+    asked_at = asked.close_call(connection, _outcome(error)) or row["now"]
     if isinstance(error, AnswerNotUnderstood | OurBug) and asked.sent.answer is not None:
         raw = error.raw if isinstance(error, AnswerNotUnderstood) and error.raw else asked.sent.answer.body
         asked.put_away(connection, effects, (Unreadable(reason=error.message, raw=raw),))
@@ -231,10 +230,11 @@ def _end(
     not_before: datetime | None = None,
 ) -> str:
     """End the fetch without an answer, and free its ids for a later poll, not before `not_before`."""
-    ledger.end_fetch(connection, asked.taken.fetch_id, state=state, error=error, counted=True)
+    fetch_id = asked.taken.fetch_id
+    ledger.end_fetch(connection, ledger.FetchEnd(fetch_id=fetch_id, state=state, error=error, counted=True))
     if state == "dead":
-        count_dead(connection, asked.taken.fetch_id)
-    ledger.free_tracked(connection, asked.taken.fetch_id, not_before=not_before)
+        count_dead(connection, fetch_id)
+    ledger.free_tracked(connection, fetch_id, not_before=not_before)
     unswept = state != "dead" and "window" in asked.taken.params
     counts = ledger.PollCounts(ended=1, dead=int(state == "dead"), calls=1, unswept=unswept)
     ledger.count_poll(connection, asked.taken.poll_id, counts)
@@ -255,7 +255,7 @@ def bury_unasked(runtime: Runtime, effects: Effects, taken: Taken, error: str) -
         ledger.fence(connection, taken.fetch_id, taken.lease_token)
         ledger.drop_call(connection, taken.permit.call_id)
         rest = ledger.database_now(connection) + timedelta(seconds=ease_seconds(taken.account))
-        ledger.end_fetch(connection, taken.fetch_id, state="dead", error=error)
+        ledger.end_fetch(connection, ledger.FetchEnd(fetch_id=taken.fetch_id, state="dead", error=error))
         count_dead(connection, taken.fetch_id)
         ledger.free_tracked(connection, taken.fetch_id, not_before=rest)
         ledger.count_poll(connection, taken.poll_id, ledger.PollCounts(ended=1, dead=1))
@@ -291,6 +291,6 @@ def _return_unsent(connection: Connection, taken: Taken, reason: str) -> None:
         planning.cancel_if_ended(connection, taken.poll_id)
         return
     ledger.free_tracked(connection, taken.fetch_id)
-    ledger.end_fetch(connection, taken.fetch_id, state="cancelled", error=reason)
+    end = ledger.FetchEnd(fetch_id=taken.fetch_id, state="cancelled", error=reason)
     counts = ledger.PollCounts(ended=1, unswept="window" in taken.params)
-    ledger.count_poll(connection, taken.poll_id, counts)
+    ledger.count_poll(connection, taken.poll_id, counts, end)

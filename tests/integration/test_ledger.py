@@ -211,7 +211,7 @@ def test_whoever_reaches_zero_ends_the_poll_exactly_once(runtime: Runtime) -> No
         gate.wait()
         with engine.begin() as connection:
             ledger.fence(connection, held.taken.fetch_id, held.taken.lease_token)
-            ledger.end_fetch(connection, held.taken.fetch_id, state="done")
+            ledger.end_fetch(connection, ledger.FetchEnd(fetch_id=held.taken.fetch_id, state="done"))
             ends.append(count_poll(connection, held.taken.poll_id, ledger.PollCounts(ended=1, calls=1, reports=2)))
 
     run_at_once([partial(finish_one, held) for held in helds])

@@ -197,7 +197,7 @@ def test_a_page_that_continues_a_chain_is_not_taken_over(runtime: Runtime) -> No
     with engine.begin() as connection:
         child = fetch(2, chain="c", ids=[tracked_id])
         planning.insert_fetches(connection, poll_id, account_id, [child])
-        ledger.end_fetch(connection, first, state="done", seen=("a",))
+        ledger.end_fetch(connection, ledger.FetchEnd(fetch_id=first, state="done", seen=("a",)))
         ledger.count_poll(connection, poll_id, ledger.PollCounts(ended=1, children=1))
     with engine.begin() as connection:
         new, _ = planning.open_poll(connection, planning.NewPoll(account_id=account_id, trigger="api"))

@@ -211,7 +211,7 @@ def test_a_window_that_drifts_is_not_forgotten_when_another_is_whole(runtime: Ru
     poll_id, ids = add_poll(engine, account_id, [fetch(1), fetch(2)], sweep_through=clock.now().date())
     for fetch_id, drifting in zip(ids, (True, False), strict=True):
         with engine.begin() as connection:
-            ledger.end_fetch(connection, fetch_id, state="done")
+            ledger.end_fetch(connection, ledger.FetchEnd(fetch_id=fetch_id, state="done"))
             ledger.count_poll(connection, poll_id, ledger.PollCounts(ended=1, drifting=drifting))
     assert row(engine, "polls", poll_id)["state"] == "complete_with_errors"
 
@@ -363,7 +363,7 @@ def test_a_message_comes_for_the_next_free_slot_and_for_the_next_retry(runtime: 
     with engine.begin() as connection:
         end = ledger.CallEnd(call_id=taken.permit.call_id, outcome="ok", http_status=200, duration_seconds=0.0,
                              seconds_since=0.0)  # fmt: skip
-        ledger.close_call(connection, end)
+        ledger.close_call(connection, taken.fetch_id, taken.lease_token, end)
     slot, again = (woken(engine, account_id, is_heard=False) for _ in range(2))
     assert (slot and slot.fetch_id, again) == (ids[1], None)
     assert slot is not None

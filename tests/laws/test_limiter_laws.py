@@ -6,11 +6,11 @@ its answer or its deadline; never by our own counters.
 
 import multiprocessing
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -137,7 +137,8 @@ class World:
                 duration_seconds=call.ended - call.asked,
                 seconds_since=max(0.0, moment - call.ended),
             )
-            ledger.close_call(connection, end)
+            with suppress(ledger.FencedError):  # healed meanwhile: nobody writes when it was answered
+                ledger.close_call(connection, taken.fetch_id, taken.lease_token, end)
             again = (
                 "UPDATE fetches SET state = 'ready', lease_token = NULL, lease_until = NULL"
                 " WHERE id = :id AND lease_token = :token"
@@ -346,14 +347,9 @@ def test_no_step_of_the_clock_breaks_the_limit_or_stops_the_calls(
 
 
 def _freed_at_sending(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = re.sub(
-        r"released_at = greatest\(.*?seconds_since\)\)",
-        "released_at = asked_at",
-        str(ledger._CLOSE_CALL),
-        flags=re.DOTALL,
-    )
-    assert broken != str(ledger._CLOSE_CALL)
-    monkeypatch.setattr(ledger, "_CLOSE_CALL", text(broken))
+    broken = ledger._CLOSE_CALL.replace(f"released_at = {ledger._ANSWERED}", "released_at = asked_at")
+    assert broken != ledger._CLOSE_CALL
+    monkeypatch.setattr(ledger, "_CLOSE_CALL", broken)
 
 
 def _never_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,7 +427,7 @@ def test_threads_that_hammer_one_account_keep_its_limit(shared_database: Engine)
                     duration_seconds=0.0,
                     seconds_since=clock.boot() - call.ended,
                 )
-                ledger.close_call(connection, end)
+                ledger.close_call(connection, taken.fetch_id, taken.lease_token, end)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(hammer, range(8)))
