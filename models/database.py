@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from random import uniform
+from threading import local
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,13 +35,14 @@ PREPARES = "ulak_prepares"
 CONNECTIONS_LAST_SECONDS = 60
 """Connections are replaced after so long: none stays on a failed-over server, and no plan outlives a small table."""
 IDLE_SECONDS = 1.0
-"""A connection that nobody has used for so long is pinged before its next transaction."""
+"""A connection that nobody has used for so long is always pinged before its next transaction."""
 USED_AT = "ulak_used_at"
 """The note at a connection when it was last used, by the boot clock."""
 PREPARE_AFTER = 5
 """A statement is prepared when a connection has run it so often."""
 
 _Result = TypeVar("_Result")
+_thread = local()
 
 
 def make_engine(
@@ -93,7 +95,7 @@ def make_engine(
         },
     )
     event.listen(engine, "handle_error", _judge)
-    event.listen(engine, "checkout", partial(_ping_if_idle, engine))
+    event.listen(engine, "checkout", partial(_ping, engine))
     event.listen(engine, "checkin", _note_use)
     if prepares:
         event.listen(engine, "connect", _note_whether_it_prepares)
@@ -110,12 +112,10 @@ def _note_whether_it_prepares(session: Any, record: ConnectionPoolEntry) -> None
     record.info[PREPARES] = bool(is_direct)
 
 
-def _ping_if_idle(engine: Engine, session: Any, record: ConnectionPoolEntry, _: Any) -> None:
-    """Ping a connection that was idle; one that is of no use is made anew, with all others of before.
-
-    One that was used a moment ago is taken as it is: a ping costs as much as a statement.
-    """
-    if clock.boot() - record.info.get(USED_AT, -IDLE_SECONDS) < IDLE_SECONDS:
+def _ping(engine: Engine, session: Any, record: ConnectionPoolEntry, _: Any) -> None:
+    """Ping a connection before it is used; one that is of no use is made anew, with all others of before."""
+    used_at = record.info.get(USED_AT)
+    if used_at is not None and clock.boot() - used_at < IDLE_SECONDS and getattr(_thread, "may_skip_ping", False):
         return
     try:
         engine.dialect.do_ping(session)
@@ -158,18 +158,36 @@ def retry_transaction(engine: Engine, run: Callable[[Connection], _Result]) -> _
     """
     was_read_only = False
     for attempt in range(1, TRANSACTION_ATTEMPTS):
+        has_run = False
         try:
-            with transaction(engine) as connection, _preparing(connection):
-                return run(connection)
+            with _unpinged(attempt), transaction(engine) as connection, _preparing(connection):
+                result = run(connection)
+                has_run = True
+            return result  # noqa: TRY300 - the commit may fail
         except DBAPIError as error:
             state = sqlstate_of(error)
-            if state not in REPEATABLE and (state != READ_ONLY or was_read_only):
+            is_stale = attempt == 1 and not has_run and state != READ_ONLY and is_unavailable(error)
+            if not is_stale and state not in REPEATABLE and (state != READ_ONLY or was_read_only):
                 raise
             was_read_only = state == READ_ONLY
         # The other side has to be woken before it holds the row: at once, the victim could take it away again.
         clock.sleep(uniform(0.5, 1.0) * REPEAT_PAUSE_SECONDS * attempt)  # noqa: S311 - a pause, not a secret
     with transaction(engine) as connection, _preparing(connection):
         return run(connection)
+
+
+@contextmanager
+def _unpinged(attempt: int) -> Iterator[None]:
+    """Let the first attempt begin on a connection that was used a moment ago without a ping.
+
+    A ping costs as much as a statement. Where the connection is lost before the commit, nothing is written, and the
+    whole is simply repeated on one that is pinged.
+    """
+    _thread.may_skip_ping = attempt == 1
+    try:
+        yield
+    finally:
+        _thread.may_skip_ping = False
 
 
 @contextmanager
