@@ -14,7 +14,7 @@ account is on its way. `accounts.wake_at` is its moment; one that nobody took wi
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,14 +23,8 @@ from sqlalchemy import Connection, RowMapping
 
 from core import clock
 from models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Reading
-from models.ledger.planning import PRIORITY_ON_DEMAND
-from models.ledger.sharing import (
-    CROWDED_LASTS_SECONDS,
-    PRESSURE_COLUMNS,
-    PRESSURE_PARAMETERS,
-    SLOW_LOOK_SECONDS,
-    threads_left,
-)
+from models.ledger.deciding import Decision, decide, look
+from models.ledger.sharing import CROWDED_LASTS_SECONDS
 from models.ledger.walks import seen_in_chain
 from models.permit import Permit
 from models.tracked import IDS_OF_FETCH, AskedId, ids_of_fetch
@@ -43,20 +37,6 @@ TIMER_CAP_SECONDS = 5.0
 """The longest delay of a message; what is due later is found by `upkeep.reconcile`."""
 BUSY_SECONDS = 0.1
 """When to try again where another transaction holds the fetch that was chosen."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountState:
-    """The changing part of an account as it was when a call was allowed."""
-
-    breaker_state: str
-    breaker_failures: int
-    throttles: int
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether a success has nothing to reset."""
-        return self.breaker_state == "closed" and self.breaker_failures == 0 and self.throttles == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +70,6 @@ class Taken:
     """When the question was asked, in the order of the account's questions: it never decreases, and after a step of the
     clock back it runs ahead of the clock until that has caught up. What an answer states is true as of it."""
     permit: Permit
-    state: AccountState
     account: RowMapping = field(repr=False)
     """The account's row, with PostgreSQL's `now`."""
     has_dead: bool
@@ -99,7 +78,13 @@ class Taken:
     """The ids that it asks for."""
     seen_before: Mapping[str, int] = field(repr=False)
     call_up: CallUp | None = None
-    """Set where another thread could make a further call of this account now."""
+    """Set where another thread could make a further call of this account meanwhile, now or soon."""
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether a success has nothing to reset at the account."""
+        account = self.account
+        return bool(account["breaker_state"] == "closed" and account["breaker_failures"] == account["throttles"] == 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +117,6 @@ class Holder:
     lease_margin_seconds: float
 
 
-NOTHING_READY = "nothing ready"
 MAY_GO = "left to another thread"
 BUSY = "busy"
 
@@ -142,43 +126,6 @@ _LOCK = """
     FOR NO KEY UPDATE OF a
 """
 _LOCK_UNLESS_BUSY = f"{_LOCK} SKIP LOCKED"
-
-_READY = """
-    SELECT f.id, f.kind, f.label, f.priority, f.available_at, f.priority <= %(on_demand)s AS is_on_demand
-    FROM fetches f WHERE f.account_id = %(account_id)s AND f.state = 'ready' AND f.available_at <= t.now
-"""
-_FIRST_TWO = "ORDER BY f.priority, f.available_at, f.id LIMIT 2"
-# Run after the lock is held, so its snapshot holds every call that was committed before.
-#
-# `candidates` is the one place that decides which fetch is next: scheduled work by its rank, and every other call for
-# on-demand work. Where one of the two has nothing ready, the other one has all. The last call says whose turn it is,
-# so whoever had all the calls for a while owes none. The fetch that a message names goes first among its own kind.
-_LOOK = f"""
-    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
-    SELECT t.now, {PRESSURE_COLUMNS},
-           (SELECT count(*) FROM calls c
-             WHERE c.account_id = %(account_id)s AND c.answered_at IS NULL AND c.gives_up_at > t.now) AS unanswered,
-           ARRAY(SELECT c.released_at FROM calls c
-             WHERE c.account_id = %(account_id)s AND c.released_at > t.now - make_interval(secs => %(per_seconds)s)
-             ORDER BY c.released_at DESC OFFSET %(other_slots)s LIMIT 2) AS releases,
-           EXISTS (SELECT FROM fetches d WHERE d.account_id = %(account_id)s AND d.state = 'dead') AS has_dead,
-           (SELECT json_agg(json_build_object('id', id, 'kind', kind, 'label', label) ORDER BY place) FROM (
-             SELECT id, kind, label, 2 * row_number() OVER (
-                   PARTITION BY is_on_demand ORDER BY id IS DISTINCT FROM %(first)s, priority, available_at, id)
-                 + CASE WHEN is_on_demand THEN last.ahead ELSE 0 END AS place
-             FROM ((({_READY} AND f.priority <= %(on_demand)s {_FIRST_TWO})
-                UNION ({_READY} AND f.priority > %(on_demand)s {_FIRST_TWO}))
-                UNION ({_READY} AND f.id = %(first)s)) AS ready
-             ORDER BY place LIMIT 2) AS next) AS candidates
-    FROM t CROSS JOIN LATERAL (SELECT CASE WHEN (
-        SELECT f.priority <= %(on_demand)s FROM calls c LEFT JOIN fetches f ON f.id = c.fetch_id
-        WHERE c.account_id = %(account_id)s ORDER BY c.asked_at DESC LIMIT 1) THEN 1 ELSE -1 END AS ahead) AS last
-"""
-
-_LATER = """
-    SELECT id, kind, label, available_at FROM fetches
-    WHERE account_id = %(account_id)s AND state = 'ready' AND available_at > %(now)s ORDER BY available_at LIMIT 1
-"""
 
 # Never waits for a fetch: this may be the end of a transaction that holds a poll, for which its holder may wait.
 _PERMIT = f"""
@@ -206,6 +153,8 @@ _PERMIT = f"""
     SELECT taken.*, called.id AS call_id, m.asked_at, m.as_of, {IDS_OF_FETCH} AS tracked FROM taken, called, moment m
 """
 
+_COLUMNS = ("poll_id", "account_id", "kind", "params", "label", "round", "priority", "attempts", "claims")
+_TIMES = ("lease_token", "asked_at", "as_of")
 _NOTE = "UPDATE accounts SET wake_at = %(wake_at)s, crowded_at = %(crowded_at)s WHERE id = %(account_id)s"
 
 
@@ -235,21 +184,24 @@ def take(
     if holder is not None:
         holder.watch.begin(connection)
     before_look = clock.boot()
-    look = _look(connection, row, fetch_id)
-    now: datetime = look["now"]
+    seen = look(connection, row, fetch_id)
+    now: datetime = seen["now"]
     if holder is not None:
         reading = Reading.between(before_look, now, clock.boot())
         if holder.watch.has_stepped(reading) or _lies_ahead(row["last_asked_at"], now):
             return Stepped(account_id=row["id"])
-    decision = _decide(connection, row, look, is_heard=is_heard)
-    if decision.why is None:
-        taken = None if holder is None else _permit(connection, holder, row, look, decision)
+    decision = decide(connection, row, seen)
+    if decision.why is None and holder is not None:
+        taken = _permit(connection, holder, row, seen, decision, is_heard=is_heard)
         if taken is not None:
             return taken
+    if decision.why is None:
         why, wait = (MAY_GO, 0.0) if holder is None else (BUSY, BUSY_SECONDS)
-        at, is_crowded = now + timedelta(seconds=wait), decision.is_crowded
-        decision = _postponed(row, now, why, at, decision.candidate, is_heard=is_heard, is_crowded=is_crowded)
-    return NotYet(account_id=row["id"], why=decision.why or "", call_up=_note(connection, row, decision))
+        decision = replace(decision, why=why, at=now + timedelta(seconds=wait), next=decision.fetch)
+    noted, call_up = _noted(row, now, decision, is_heard=is_heard)
+    if any(row[name] != value for name, value in noted.items()):
+        connection.exec_driver_sql(_NOTE, noted | {"account_id": row["id"]})
+    return NotYet(account_id=row["id"], why=decision.why or "", call_up=call_up)
 
 
 def wake(connection: Connection, account_id: str, *, is_heard: bool = False) -> CallUp | None:
@@ -261,181 +213,56 @@ def wake(connection: Connection, account_id: str, *, is_heard: bool = False) -> 
     return found.call_up if isinstance(found, NotYet) else None
 
 
-# ------------------------------------------------------------------------------------------------------- the decision
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Decision:
-    """Why no call may be made now (None: it may), and what is written and published beside that."""
-
-    why: str | None
-    candidate: Mapping[str, Any] | None
-    wake_at: datetime | None
-    call_up: CallUp | None = None
-    is_crowded: bool = False
-
-
-def _look(connection: Connection, account: RowMapping, first: int | None) -> RowMapping:
-    """What decides, read under the account's lock."""
-    parameters = {
-        "account_id": account["id"],
-        "first": first,
-        "per_seconds": account["limit_per_seconds"],
-        # The last slot and the one before it: whether one call may be made, and whether two may.
-        "other_slots": max(0, account["limit_requests"] - 2),
-        "on_demand": PRIORITY_ON_DEMAND,
-    }
-    return connection.exec_driver_sql(_LOOK, parameters | PRESSURE_PARAMETERS).mappings().one()
-
-
-def _decide(connection: Connection, row: RowMapping, look: RowMapping, *, is_heard: bool) -> _Decision:
-    """Whether a call may be made now; if so whether one more could, else when to try again."""
-    now: datetime = look["now"]
-    candidates = look["candidates"]
-    if not candidates:
-        return _nothing_ready(connection, row, look, is_heard=is_heard)
-    why, at = _why_not(row, look)
-    if why is not None:
-        return _postponed(row, now, why, at, candidates[0], is_heard=is_heard)
-    unanswered: int = look["unanswered"]
-    another_at, another = _another(connection, row, look)
-    wanted = 2 if another_at == now else 1
-    left = threads_left(connection, row["id"], look, mine=unanswered, wanted=wanted)
-    if left == 0:
-        # The answer of a call of its own brings the next look; without one, only time does.
-        at = None if unanswered else now + timedelta(seconds=SLOW_LOOK_SECONDS)
-        return _postponed(row, now, "threads used", at, candidates[0], is_heard=is_heard, is_crowded=True)
-    is_crowded = left < wanted
-    wake_at, call_up = _call_up(row, now, None if is_crowded else another_at, another, is_heard=is_heard)
-    return _Decision(why=None, candidate=candidates[0], wake_at=wake_at, call_up=call_up, is_crowded=is_crowded)
-
-
-def _another(
-    connection: Connection, row: RowMapping, look: RowMapping
-) -> tuple[datetime | None, Mapping[str, Any] | None]:
-    """When another thread could make a further call, while the one that is taken now is unanswered, and which."""
-    releases, now = look["releases"], look["now"]
-    if row["limit_requests"] == 1 or look["unanswered"] + 2 > _concurrency(row):
-        return None, None
-    slot = releases[0] + timedelta(seconds=row["limit_per_seconds"]) if releases else now
-    if len(look["candidates"]) > 1:
-        return slot, look["candidates"][1]
-    later = _later(connection, row, now)
-    return (None, None) if later is None else (max(slot, later["available_at"]), later)
-
-
-def _later(connection: Connection, row: RowMapping, now: datetime) -> Mapping[str, Any] | None:
-    """The fetch that is ready first of those that wait for a retry."""
-    found = connection.exec_driver_sql(_LATER, {"account_id": row["id"], "now": now}).mappings().one_or_none()
-    return None if found is None else dict(found)
-
-
-def _nothing_ready(connection: Connection, row: RowMapping, look: RowMapping, *, is_heard: bool) -> _Decision:
-    """No fetch is ready now: the next attempt is when the first of those that wait for a retry may be made."""
-    later = _later(connection, row, look["now"])
-    if later is None:
-        return _postponed(row, look["now"], NOTHING_READY, None, None, is_heard=is_heard)
-    why, blocked_until = _why_not(row, look)
-    at = None if why and blocked_until is None else max(later["available_at"], blocked_until or look["now"])
-    return _postponed(row, look["now"], NOTHING_READY, at, later, is_heard=is_heard)
-
-
-def _why_not(row: RowMapping, look: RowMapping) -> tuple[str | None, datetime | None]:
-    """Why the account may make no call now, and until when, if time alone ends that; (None, None) when it may."""
-    now: datetime = look["now"]
-    blocked = {
-        "paused": row["paused_until"],
-        "throttled": row["not_before"],
-        "breaker open": row["breaker_until"] if row["breaker_state"] != "closed" else None,
-    }
-    waits = {why: until for why, until in blocked.items() if until is not None and until > now}
-    if not row["enabled"]:
-        return "disabled", None
-    if waits:
-        return next(iter(waits)), max(waits.values())
-    if row["breaker_state"] != "closed" and look["unanswered"]:
-        return "breaker open", None
-    last_slot = min(1, row["limit_requests"] - 1)
-    if len(look["releases"]) > last_slot:
-        return "limit used", look["releases"][last_slot] + timedelta(seconds=row["limit_per_seconds"])
-    return ("concurrency used", None) if look["unanswered"] >= row["limit_concurrency"] else (None, None)
-
-
-def _concurrency(row: RowMapping) -> int:
-    """How many calls may be unanswered at once: one where the breaker is not closed."""
-    return int(row["limit_concurrency"]) if row["breaker_state"] == "closed" else 1
-
-
 def _lies_ahead(moment: datetime | None, now: datetime) -> bool:
     """Whether what has happened lies in the future: then the clock was set back, whether anybody saw it or not."""
     return moment is not None and moment > now + timedelta(seconds=TOLERATED_SECONDS)
 
 
-def _postponed(
-    row: RowMapping,
-    now: datetime,
-    why: str,
-    at: datetime | None,
-    candidate: Mapping[str, Any] | None,
-    *,
-    is_heard: bool,
-    is_crowded: bool = False,
-) -> _Decision:
-    """No call now; the next attempt at `at`, with this fetch."""
-    wake_at, call_up = _call_up(row, now, at, candidate, is_heard=is_heard)
-    return _Decision(why=why, candidate=candidate, wake_at=wake_at, call_up=call_up, is_crowded=is_crowded)
-
-
-def _call_up(
-    row: RowMapping, now: datetime, at: datetime | None, fetch: Mapping[str, Any] | None, *, is_heard: bool
-) -> tuple[datetime | None, CallUp | None]:
-    """The account's `wake_at`, and the message for a next attempt at `at` where none is on its way until then."""
-    armed: datetime | None = row["wake_at"]
-    if is_heard and armed is not None and armed <= now:
-        armed = None
-    if at is None or fetch is None or at > now + timedelta(seconds=TIMER_CAP_SECONDS):
-        return armed, None
+def _noted(
+    row: RowMapping, now: datetime, decision: Decision, *, is_heard: bool
+) -> tuple[dict[str, datetime | None], CallUp | None]:
+    """What the others have to know, in columns of the account, and the message, where none is on its way already."""
+    noted = {"wake_at": row["wake_at"], "crowded_at": None}
+    if decision.is_crowded:
+        told = row["crowded_at"]
+        is_fresh = told is not None and told > now - timedelta(seconds=CROWDED_LASTS_SECONDS / 2)
+        noted["crowded_at"] = told if is_fresh else now
+    if is_heard and row["wake_at"] is not None and row["wake_at"] <= now:
+        noted["wake_at"] = None
+    armed, at, fetch = noted["wake_at"], decision.at, decision.next
     is_on_its_way = armed is not None and armed > now - timedelta(seconds=MESSAGE_LASTS_SECONDS)
+    if at is None or fetch is None or at > now + timedelta(seconds=TIMER_CAP_SECONDS):
+        return noted, None
     if armed is not None and is_on_its_way and armed <= at + timedelta(milliseconds=20):
-        return armed, None
+        return noted, None
+    noted["wake_at"] = at
     delay = max(0.0, (at - now).total_seconds())
-    return at, CallUp(
-        account_id=row["id"], fetch_id=fetch["id"], kind=fetch["kind"], label=fetch["label"], delay_seconds=delay
-    )
-
-
-# ---------------------------------------------------------------------------------------------------------- the writes
+    names = {name: fetch[name] for name in ("kind", "label")}
+    return noted, CallUp(account_id=row["id"], fetch_id=fetch["id"], delay_seconds=delay, **names)
 
 
 def _permit(
-    connection: Connection, holder: Holder, row: RowMapping, look: RowMapping, decision: _Decision
+    connection: Connection, holder: Holder, row: RowMapping, seen: RowMapping, decision: Decision, *, is_heard: bool
 ) -> Taken | None:
     """Hold the fetch and write its call row; None where another transaction holds or has just ended it."""
-    if decision.candidate is None:
+    if decision.fetch is None:
         return None
-    wanted = (row["options"].get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS, MAX_DEADLINE_SECONDS)
-    deadline = float(min(wanted))
-    token = uuid4()
-    breaker_state = "closed" if row["breaker_state"] == "closed" else "probing"
+    deadline = float(min(row["options"].get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS, MAX_DEADLINE_SECONDS))
+    noted, call_up = _noted(row, seen["now"], decision, is_heard=is_heard)
     # Read before the row is written: the second that the door allows begins at the latest possible commit or earlier.
     before_commit = clock.boot()
-    parameters = {
+    parameters = noted | {
         "account_id": row["id"],
-        "fetch_id": decision.candidate["id"],
-        "token": token,
+        "fetch_id": decision.fetch["id"],
+        "token": uuid4(),
         "latest": max((each for each in (row["last_as_of"], row["last_asked_at"]) if each is not None), default=None),
         "deadline": deadline,
         "lease_seconds": deadline + holder.lease_margin_seconds,
-        "breaker_state": breaker_state,
-        "wake_at": decision.wake_at,
-        "crowded_at": _crowded_at(row, is_crowded=decision.is_crowded),
+        "breaker_state": "closed" if row["breaker_state"] == "closed" else "probing",
     }
     taken = connection.exec_driver_sql(_PERMIT, parameters).mappings().one_or_none()
     if taken is None:
         return None
-    state = AccountState(
-        breaker_state=breaker_state, breaker_failures=row["breaker_failures"], throttles=row["throttles"]
-    )
     permit = Permit(
         call_id=taken["call_id"],
         account_id=row["id"],
@@ -443,37 +270,13 @@ def _permit(
         committed_boot=before_commit,
         deadline_seconds=deadline,
     )
-    names = ("poll_id", "account_id", "kind", "params", "label", "round", "priority", "attempts", "claims")
     return Taken(
         fetch_id=taken["id"],
-        **{name: taken[name] for name in names},
-        lease_token=token,
-        asked_at=taken["asked_at"],
-        as_of=taken["as_of"],
+        **{name: taken[name] for name in _COLUMNS + _TIMES},
         permit=permit,
-        state=state,
         account=row,
-        has_dead=look["has_dead"],
+        has_dead=seen["has_dead"],
         tracked=ids_of_fetch(taken["tracked"]),
         seen_before=seen_in_chain(connection, taken["poll_id"], taken["params"], taken["round"]),
-        call_up=decision.call_up,
+        call_up=call_up,
     )
-
-
-def _note(connection: Connection, row: RowMapping, decision: _Decision) -> CallUp | None:
-    """Write what the others have to know; gives the message."""
-    crowded_at = _crowded_at(row, is_crowded=decision.is_crowded)
-    if (decision.wake_at, crowded_at) != (row["wake_at"], row["crowded_at"]):
-        parameters = {"account_id": row["id"], "wake_at": decision.wake_at, "crowded_at": crowded_at}
-        connection.exec_driver_sql(_NOTE, parameters)
-    return decision.call_up
-
-
-def _crowded_at(row: RowMapping, *, is_crowded: bool) -> datetime | None:
-    """Since when the account waits for threads, for the others to see; renewed now and then, or it expires."""
-    now: datetime = row["now"]
-    told: datetime | None = row["crowded_at"]
-    if not is_crowded:
-        return None
-    is_fresh = told is not None and told > now - timedelta(seconds=CROWDED_LASTS_SECONDS / 2)
-    return told if is_fresh else now

@@ -59,7 +59,7 @@ def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, foll
 
 def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed: Parsed) -> None:
     """What an answer changes."""
-    if not asked.taken.state.is_clean or parsed.learned:
+    if not asked.taken.is_clean or parsed.learned:
         _reset_account(connection, effects, asked, parsed.learned)
     asked_at = asked.close_call(connection, "ok") or asked.taken.asked_at
     kinds = asked.prepared.adapter.record.reference_kinds

@@ -19,9 +19,8 @@ from typing import Any
 
 POINTS: dict[str, tuple[str, str]] = {
     "take": ("tasks.steps.draining", "take"),
-    "look": ("models.ledger.taking", "_look"),
+    "look": ("models.ledger.taking", "look"),
     "permit": ("models.ledger.taking", "_permit"),
-    "note": ("models.ledger.taking", "_note"),
     "request": ("providers.http", "HttpDoor.send"),
     "close_call": ("tasks.steps.asking", "close_call"),
     "upsert": ("tasks.steps.finishing", "upsert"),

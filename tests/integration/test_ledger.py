@@ -35,6 +35,7 @@ from core.settings import CredentialError
 from models.accounts import FOREVER, pause, resume
 from models.ledger import finishing as ledger
 from models.ledger import planning, taking
+from models.ledger.deciding import NOTHING_READY
 from models.report import IdAnswer, TrackedKey
 from providers.adapter import FetchSpec, Parsed
 from providers.errors import PauseAccount, SlowDown, TryAgainAt, TryAgainSoon
@@ -57,7 +58,7 @@ def runtime(shared_database: Engine) -> Runtime:
 def test_a_repeated_message_does_nothing(runtime: Runtime) -> None:
     """A fetch that is in the air, and one that is done, are not asked for again, and no second call row is written."""
     account_id, _, held = held_fetch(runtime)
-    nothing = taking.NotYet(account_id=account_id, why=taking.NOTHING_READY)
+    nothing = taking.NotYet(account_id=account_id, why=NOTHING_READY)
     assert take(runtime.engine, held.taken.fetch_id) == nothing
     assert sent_by(drain(runtime, held.taken.fetch_id)) == []
     held.answer(vairo_body("s1:+905321234567", "DELIVERED"))
@@ -93,7 +94,7 @@ def test_what_may_not_be_asked_now_stays_ready_and_uncounted(runtime: Runtime) -
         "disabled": "UPDATE accounts SET enabled = false WHERE id = :a",
         "breaker open": "UPDATE accounts SET breaker_state = 'open', breaker_until = now() + interval '1 minute'"
         " WHERE id = :a",
-        taking.NOTHING_READY: "UPDATE fetches SET available_at = now() + interval '1 minute' WHERE account_id = :a",
+        NOTHING_READY: "UPDATE fetches SET available_at = now() + interval '1 minute' WHERE account_id = :a",
         "limit used": "UPDATE accounts SET limit_requests = 1 WHERE id = :a",
         "concurrency used": "UPDATE accounts SET limit_concurrency = 1 WHERE id = :a",
     }

@@ -24,7 +24,7 @@ from sqlalchemy import Engine, text
 
 from core import clock
 from models.database import make_engine
-from models.ledger import clocksteps, taking
+from models.ledger import clocksteps, deciding, taking
 from models.ledger import finishing as ledger
 from models.ledger.clockwatch import ClockWatch
 from sandbox.server import Sandbox
@@ -353,9 +353,9 @@ def _freed_at_sending(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _never_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = taking._LOOK.replace("c.account_id = %(account_id)s", "c.account_id = %(account_id)s || 'x'")
-    assert broken != taking._LOOK
-    monkeypatch.setattr(taking, "_LOOK", broken)
+    broken = deciding._LOOK.replace("c.account_id = %(account_id)s", "c.account_id = %(account_id)s || 'x'")
+    assert broken != deciding._LOOK
+    monkeypatch.setattr(deciding, "_LOOK", broken)
 
 
 def _steps_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
