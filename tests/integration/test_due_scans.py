@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 from driving import make_runtime
-from ledger_acts import Held, add_account, add_ids, add_poll, expire_lease, vairo_body
+from ledger_acts import Held, add_account, add_ids, add_poll, execute, expire_lease, vairo_body
 from sqlalchemy import Engine, event, text
 
 from models import database, tracked
 from models.database import make_engine, retry_transaction
 from models.deliveries import upsert
 from models.ledger import finishing as ledger
-from models.ledger import pace, planning
+from models.ledger import pace, planning, sharing, taking
 from models.ledger.walks import seen_in_chain, walked_pages
 from models.report import DeliveryReport
 from models.vocabulary import Granularity, Status
@@ -51,12 +51,15 @@ SCANNED = re.compile(rf"Seq Scan on ({'|'.join(BIG)})\b")
 @pytest.fixture
 def long_used(migrated_database: Engine) -> Engine:
     """A database that has run for long: most rows are finished, and many ids are open but not due."""
-    account_id = add_account(migrated_database)
-    values = {"a": account_id, "many": FINISHED}
-    with migrated_database.begin() as connection:
-        for statement in FILL.split(";"):
-            connection.execute(text(statement), values)
+    fill(migrated_database, add_account(migrated_database), FILL)
     return migrated_database
+
+
+def fill(engine: Engine, account_id: str, statements: str) -> None:
+    """Insert the finished rows."""
+    with engine.begin() as connection:
+        for statement in statements.split(";"):
+            connection.execute(text(statement), {"a": account_id, "many": FINISHED})
 
 
 @pytest.fixture
@@ -90,6 +93,28 @@ def test_no_plan_that_is_kept_reads_a_whole_table(long_used: Engine, monkeypatch
     assert {table: many for table, many in read.items() if many >= FINISHED / 3} == {}
 
 
+def test_no_plan_that_was_made_while_tables_were_small_reads_a_whole_one(
+    migrated_database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session keeps its plans while the tables grow under it, and nothing tells PostgreSQL to make new ones."""
+    monkeypatch.setattr(database, "PREPARE_AFTER", 0)
+    monkeypatch.setattr(database, "CONNECTIONS_LAST_SECONDS", 600)
+    url = migrated_database.url.update_query_dict({"options": "-c plan_cache_mode=force_generic_plan"})
+    engine = make_engine(url.render_as_string(hide_password=False), prepares=True, pool_size=1)
+    for table in BIG:
+        execute(migrated_database, f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+    account_id = add_account(migrated_database)
+    ask_all(engine, [])
+    for done_with in ("fetches", "tracked_ids", "delivery_status"):
+        execute(migrated_database, f"DELETE FROM {done_with}")
+    fill(migrated_database, account_id, FILL.removesuffix("ANALYZE\n"))
+    before = rows_read(migrated_database)
+    ask_all(engine, [])
+    engine.dispose()
+    read = {table: many - before[table] for table, many in rows_read(migrated_database).items()}
+    assert {table: many for table, many in read.items() if many >= FINISHED / 3} == {}
+
+
 def ask_all(engine: Engine, asked: list[tuple[str, Any]]) -> None:
     """Plan, wake, take, finish, fail, heal, cancel; what was needed before is not kept in `asked`."""
     runtime = make_runtime(engine, resolve=lambda _: "secret")
@@ -98,6 +123,11 @@ def ask_all(engine: Engine, asked: list[tuple[str, Any]]) -> None:
     window = {"window": ["2026-01-01", "2026-01-02"], "page": 1}
     page = planning.NewFetch(kind="page", params=window, label="p", priority=40)
     poll_id, [other] = add_poll(engine, account_id, [page])
+    # Of two threads, so that calls in the air are worth a look at who has which.
+    with engine.begin() as connection:
+        sharing.announce(connection, "one@host", 2)
+    # What another run has left.
+    execute(engine, "UPDATE accounts SET breaker_state = 'closed', breaker_failures = 0, breaker_until = NULL")
     asked.clear()
     _plan_scheduled(runtime, account_id)
     ready = fetches(engine, account_id)
@@ -115,6 +145,8 @@ def ask_all(engine: Engine, asked: list[tuple[str, Any]]) -> None:
     expire_lease(engine, held.taken.fetch_id)
     upkeep.reconcile(runtime)
     plan_poll(runtime, account_id, open_on_demand(runtime, account_id, trigger="api"))
+    with engine.begin() as connection:
+        taking.take(connection, runtime.holder, account_id=account_id, may_wait=False)
     with engine.begin() as connection:
         pace.plannable_accounts(connection, "vairo", _pace("vairo"))
         tracked.soonest_ids(connection, account_id, "number", 5, until=held.taken.asked_at, taken=ids)
@@ -136,8 +168,8 @@ def drain_once(runtime: Runtime, fetch_id: int) -> None:
 def rows_read(engine: Engine) -> dict[str, int]:
     """How many rows of each big table were read by going through it, so far."""
     with engine.begin() as connection:
-        query = text("SELECT relname, seq_tup_read FROM pg_stat_user_tables WHERE relname = ANY(:big)")
-        return {row.relname: row.seq_tup_read for row in connection.execute(query, {"big": list(BIG)})}
+        query = text("SELECT relname, seq_tup_read AS many FROM pg_stat_user_tables WHERE relname = ANY(:big)")
+        return {row.relname: row.many for row in connection.execute(query, {"big": list(BIG)})}
 
 
 def scans(engine: Engine, asked: list[tuple[str, Any]]) -> list[tuple[str, str]]:
