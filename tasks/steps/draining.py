@@ -5,7 +5,7 @@ The transaction that stores one response also takes the next fetch, so the threa
 the drain, and a message brings the account's next attempt.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import partial
 
 from sqlalchemy import Connection
@@ -35,7 +35,7 @@ log = get_logger(__name__)
 DRAIN_SECONDS = 1.5
 
 
-def drain(runtime: Runtime, fetch_id: int) -> Iterator[Effects]:
+def drain(runtime: Runtime, fetch_id: int) -> Generator[Effects]:
     """Make this fetch, or the best of its account if it is gone, and further ones while they may be made.
 
     Yields what is to be published and logged, after each commit and before the next request. A repeated, late or lost
