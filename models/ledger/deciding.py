@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from models.ledger.planning import PRIORITY_ON_DEMAND
-from models.ledger.sharing import PRESSURE_COLUMNS, PRESSURE_PARAMETERS, SLOW_LOOK_SECONDS, threads_left
+from models.ledger.sharing import PRESSURE, SLOW_LOOK_SECONDS, sharing_parameters, threads_left
 
 NOTHING_READY = "nothing ready"
 
@@ -28,7 +28,7 @@ _FIRST_TWO = "ORDER BY f.priority, f.available_at, f.id LIMIT 2"
 # so whoever had all the calls for a while owes none. The fetch that a message names goes first among its own kind.
 _LOOK = f"""
     WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
-    SELECT t.now, {PRESSURE_COLUMNS},
+    SELECT t.now, pressure.*,
            (SELECT count(*) FROM calls c
              WHERE c.account_id = %(account_id)s AND c.answered_at IS NULL AND c.gives_up_at > t.now) AS unanswered,
            ARRAY(SELECT c.released_at FROM calls c
@@ -43,7 +43,7 @@ _LOOK = f"""
                 UNION ({_READY} AND f.priority > %(on_demand)s {_FIRST_TWO}))
                 UNION ({_READY} AND f.id = %(first)s)) AS ready
              ORDER BY place LIMIT 2) AS next) AS candidates
-    FROM t CROSS JOIN LATERAL (SELECT CASE WHEN (
+    FROM t CROSS JOIN {PRESSURE} AS pressure CROSS JOIN LATERAL (SELECT CASE WHEN (
         SELECT f.priority <= %(on_demand)s FROM calls c LEFT JOIN fetches f ON f.id = c.fetch_id
         WHERE c.account_id = %(account_id)s ORDER BY c.asked_at DESC LIMIT 1) THEN 1 ELSE -1 END AS ahead) AS last
 """
@@ -79,7 +79,7 @@ def look(connection: Connection, account: RowMapping, first: int | None) -> RowM
         "other_slots": max(0, account["limit_requests"] - 2),
         "on_demand": PRIORITY_ON_DEMAND,
     }
-    return connection.exec_driver_sql(_LOOK, parameters | PRESSURE_PARAMETERS).mappings().one()
+    return connection.exec_driver_sql(_LOOK, parameters | sharing_parameters()).mappings().one()
 
 
 def decide(connection: Connection, row: RowMapping, seen: RowMapping) -> Decision:
@@ -95,7 +95,7 @@ def decide(connection: Connection, row: RowMapping, seen: RowMapping) -> Decisio
         return Decision(why=why, at=until, next=ready[0])
     at, another = _another(connection, row, seen)
     wanted = 2 if at == now else 1
-    left = threads_left(connection, row["id"], seen, mine=unanswered, wanted=wanted)
+    left = threads_left(seen, mine=unanswered, wanted=wanted)
     if left == 0:
         # The answer of a call of its own brings the next attempt; without one, only time does.
         at = None if unanswered else now + timedelta(seconds=SLOW_LOOK_SECONDS)

@@ -59,14 +59,12 @@ def share(pool: Pool) -> int:
     return min(many, max(first, pool.threads // 2 - pool.slow_others))
 
 
-# Columns of a statement that has `t` (now) and `PRESSURE_PARAMETERS`: whether there is anything to share out.
-PRESSURE_COLUMNS = """
-    (SELECT coalesce(sum(w.threads), 0)::int FROM workers w
-      WHERE w.seen_at > t.now - make_interval(secs => %(announced_lasts)s)) AS threads,
-    (SELECT count(*) FROM calls c WHERE c.answered_at IS NULL AND c.gives_up_at > t.now) AS in_the_air
+_PRESSURE = """
+    SELECT (SELECT coalesce(sum(w.threads), 0)::int FROM workers w
+             WHERE w.seen_at > clock_timestamp() - make_interval(secs => %(announced_lasts)s)) AS threads,
+           (SELECT count(*) FROM calls c
+             WHERE c.answered_at IS NULL AND c.gives_up_at > clock_timestamp()) AS in_the_air
 """
-PRESSURE_PARAMETERS = {"announced_lasts": ANNOUNCED_LASTS_SECONDS}
-
 _POOL = """
     WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), in_air AS MATERIALIZED (
         SELECT c.account_id AS holder, count(*) AS many,
@@ -93,36 +91,45 @@ _POOL = """
 """
 
 
-def threads_left(connection: Connection, account_id: str, look: RowMapping, *, mine: int, wanted: int) -> int:
-    """How many of the `wanted` further calls the account may make, where `mine` are unanswered.
+PRESSURE = f"""(
+    SELECT p.threads, p.in_the_air, CASE WHEN p.threads > 0 AND p.in_the_air + 2 > p.threads / 2
+        THEN (SELECT row_to_json(pool) FROM ({_POOL}) AS pool) END AS pool
+    FROM ({_PRESSURE}) AS p)
+"""
+"""SQL, as a row with `sharing_parameters`: what `threads_left` has to know. The pool is looked at where it matters."""
 
-    `look`: a row with `PRESSURE_COLUMNS`.
-    """
-    threads: int = look["threads"]
-    if threads == 0 or look["in_the_air"] + wanted <= threads // 2:
-        return wanted
-    parameters = {
-        "account_id": account_id,
+
+def sharing_parameters() -> dict[str, float]:
+    """Of `PRESSURE`, beside `account_id`."""
+    return {
+        "announced_lasts": ANNOUNCED_LASTS_SECONDS,
         "patience": PATIENCE_SECONDS,
         "crowded_lasts": CROWDED_LASTS_SECONDS,
         "gives_way": GIVES_WAY_SECONDS,
     }
-    pool = Pool(threads=threads, **connection.exec_driver_sql(_POOL, parameters).mappings().one())
-    return max(0, min(wanted, share(pool) - mine))
+
+
+def threads_left(seen: RowMapping, *, mine: int, wanted: int) -> int:
+    """How many of the `wanted` (one or two) further calls the account may make, where `mine` are unanswered.
+
+    `seen`: a row with the columns of `PRESSURE`.
+    """
+    threads: int = seen["threads"]
+    if threads == 0 or seen["in_the_air"] + wanted <= threads // 2:
+        return wanted
+    return max(0, min(wanted, share(Pool(threads=threads, **seen["pool"])) - mine))
 
 
 _STANDING = f"""
-    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
-    SELECT {PRESSURE_COLUMNS}, (SELECT count(*) FROM accounts a
-             WHERE a.enabled AND a.crowded_at > t.now - make_interval(secs => %(crowded_lasts)s)) AS crowded
-    FROM t
+    SELECT p.threads, (SELECT count(*) FROM accounts a
+        WHERE a.enabled AND a.crowded_at > clock_timestamp() - make_interval(secs => %(crowded_lasts)s)) AS crowded
+    FROM ({_PRESSURE}) AS p
 """
 
 
 def standing(connection: Connection) -> tuple[int, int]:
     """(threads of all workers, accounts that wait for some), for people to watch."""
-    parameters = PRESSURE_PARAMETERS | {"crowded_lasts": CROWDED_LASTS_SECONDS}
-    row = connection.exec_driver_sql(_STANDING, parameters).one()
+    row = connection.exec_driver_sql(_STANDING, sharing_parameters()).one()
     return row.threads, row.crowded
 
 
