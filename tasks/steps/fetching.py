@@ -1,6 +1,6 @@
 """Making one fetch: hold it, ask once, write what was said in one transaction."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, RowMapping, text
 
@@ -123,7 +123,7 @@ def _prepare(runtime: Runtime, fetch_id: int) -> Prepared | str | None:
     fetch = Fetch(spec=spec, ids={key: due_id(r) for key, r in tracked.items()}, seen_before=peeked.seen_before)
     adapter = adapter_of(row)
     try:
-        request = adapter.request(account, fetch, row["now"])
+        request = adapter.request(account, fetch, runtime.watch.corrected(row["now"]))
     except ProviderError as error:
         bury_unasked(runtime, row, fetch_id, f"{type(error).__name__}: {error.message}")
         return account.id
@@ -162,8 +162,16 @@ def _ask(runtime: Runtime, prepared: Prepared, taken: limiter.Taken) -> None:
         log.warning("fetch.too_late", fetch=taken.fetch_id, endpoint=prepared.request.endpoint)
         return_unsent(runtime, taken)
         return
-    outcome = _understand(prepared, sent)
+    outcome = _understand(prepared, _corrected(runtime, sent))
     finish(Asked(runtime=runtime, prepared=prepared, taken=taken, sent=sent), outcome)
+
+
+def _corrected(runtime: Runtime, sent: Sent) -> Sent:
+    """The response with the moment of its receipt as the adapter may compare it with times of the provider."""
+    outcome = sent.outcome
+    if isinstance(outcome, ProviderError) or outcome.received_at is None:
+        return sent
+    return replace(sent, outcome=replace(outcome, received_at=runtime.watch.corrected(outcome.received_at)))
 
 
 def _understand(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:

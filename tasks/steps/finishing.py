@@ -59,7 +59,7 @@ def _finish_done(connection: Connection, events: Events, asked: Asked, parsed: P
     ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
     asked_at = ledger.close_call(connection, asked.call_end("ok")) or asked.taken.asked_at
     kinds = asked.prepared.adapter.record.reference_kinds
-    reports = with_references(connection, asked.taken.account_id, kinds, _completed(asked, parsed))
+    reports = with_references(connection, asked.taken.account_id, kinds, _completed(asked, parsed, asked_at))
     result = upsert(
         connection, asked.taken.account_id, asked.prepared.account.provider, reports, asked_at=asked.taken.as_of
     )
@@ -146,8 +146,11 @@ def _reset_account(connection: Connection, events: Events, asked: Asked, learned
     ledger.update_account(connection, row, changes)
 
 
-def _completed(asked: Asked, parsed: Parsed) -> list[DeliveryReport]:
-    """The reports with what the sender registered filled in, and ours where validity has ended without a final one."""
+def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[DeliveryReport]:
+    """The reports with what the sender registered filled in, and ours where validity has ended without a final one.
+
+    `asked_at`: by the clock as it is now.
+    """
     reports: list[DeliveryReport] = []
     for report in parsed.reports:
         row = asked.prepared.tracked.get(report.tracked) if report.tracked is not None else None
@@ -164,7 +167,7 @@ def _completed(asked: Asked, parsed: Parsed) -> list[DeliveryReport]:
             )
         reports.append(full)
         valid_until = max(full.valid_until or row["valid_until"], row["valid_until"])
-        if is_open(full.status) and full.status is not Status.UNKNOWN and asked.taken.asked_at >= valid_until:
+        if is_open(full.status) and full.status is not Status.UNKNOWN and asked_at >= valid_until:
             reports.append(unreported(full, valid_until))
     return reports
 
@@ -222,7 +225,10 @@ def _next_check(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> datet
     polling, numbers = asked.prepared.adapter.record.poll, policy_numbers(asked.prepared.row)
     now = asked.taken.asked_at
     if answer is not None and answer.not_before is not None:
-        return now + answer.not_before if isinstance(answer.not_before, timedelta) else max(answer.not_before, now)
+        if isinstance(answer.not_before, timedelta):
+            return now + answer.not_before
+        # By the provider's clock.
+        return max(answer.not_before - asked.runtime.watch.behind, now)
     if is_whole(row) and not (answer is not None and answer.found):
         # Not known when its validity has ended: there is nothing to wait for, and its parts are checked anyway.
         polling = replace(polling, forget_days=0.0)
