@@ -18,6 +18,9 @@ from models.availability import READ_ONLY, is_unavailable, sqlstate_of
 
 CONNECT_TIMEOUT_SECONDS = 10
 IDLE_IN_TRANSACTION_SECONDS = 60
+WORKER_IDLE_IN_TRANSACTION_SECONDS = 10
+"""A worker's transactions wait for nobody but PostgreSQL. One that was frozen in the middle must let go of the row of
+its account before the threads of all other workers have queued up behind it."""
 TRANSACTION_ATTEMPTS = 6
 REPEAT_PAUSE_SECONDS = 0.02
 OUTDATED = "0A000"
@@ -43,6 +46,7 @@ def make_engine(
     *,
     pool_size: int = 5,
     statement_timeout_seconds: float = 60.0,
+    idle_in_transaction_seconds: float = IDLE_IN_TRANSACTION_SECONDS,
     connect_timeout_seconds: int = CONNECT_TIMEOUT_SECONDS,
     application_name: str = "ulak",
     prepares: bool = False,
@@ -50,10 +54,10 @@ def make_engine(
     """An engine for a `postgresql://…` address. Connects only when it is used; opens at most `pool_size` connections.
 
     Every session speaks UTC, gives up on a statement after `statement_timeout_seconds` (0: never), is ended by the
-    server after a minute idle in a transaction (a worker that was frozen must not hold an account's lock), and notices
-    a dead network within six times `connect_timeout_seconds`. Connections are at most a minute old, and one that turns
-    out to be unavailable (`models.availability`) is closed with all others. No error of this engine shows parameters or
-    values of rows.
+    server after `idle_in_transaction_seconds` without a statement in an open transaction, and notices a dead network
+    within six times `connect_timeout_seconds`. Connections are at most a minute old, and one that turns out to be
+    unavailable (`models.availability`) is closed with all others. No error of this engine shows parameters or values
+    of rows.
 
     `prepares`: keep the plans of statements that a connection runs again and again in `retry_transaction`, through
     migrations that come between. Not in sessions that a pooler lends to several clients.
@@ -63,7 +67,7 @@ def make_engine(
         address = address.set(drivername="postgresql+psycopg")
     session = (
         f"-c timezone=UTC -c statement_timeout={int(statement_timeout_seconds * 1000)}"
-        f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000}"
+        f" -c idle_in_transaction_session_timeout={int(idle_in_transaction_seconds * 1000)}"
         " -c ulak.direct=on"
     )
     given = address.query.get("options") or libpq_options()

@@ -18,6 +18,7 @@ import pytest
 from api_server import Said, Server, serving
 from ledger_acts import Held, add_ids, plan, vairo_body
 from ledger_acts import add_account as add_polled
+from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from stored_rows import stored_rows
@@ -26,7 +27,7 @@ from test_callbacks import LOGIN, SECRETS, apply_accounts, notice
 
 from core import clock
 from core.settings import Settings
-from models.availability import sqlstate_of
+from models.availability import is_unavailable, sqlstate_of
 from models.database import CONNECTIONS_LAST_SECONDS, make_engine, retry_transaction, transaction
 from models.quarantine import new_key
 from models.tokens import create_token
@@ -181,6 +182,23 @@ def test_a_token_is_known_though_the_hour_of_its_use_cannot_be_noted(server: Ser
         connection.execute(text("UPDATE api_tokens SET last_used_at = NULL"))
         connection.execute(text("ALTER TABLE api_tokens ADD CONSTRAINT full_disk CHECK (last_used_at IS NULL)"))
     assert asked(server, token).status == 200
+
+
+def test_a_worker_that_stops_within_a_transaction_loses_its_locks_after_ten_seconds(database: Database) -> None:
+    """Its session is ended: another worker gets the account, and what was begun is rolled back."""
+    url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    app_of_worker = make_app(Settings(database_url=SecretStr(url)))
+    with app_of_worker.runtime().engine.connect() as connection:
+        assert connection.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one() == "10s"
+    beat = "INSERT INTO heartbeats (name, at) VALUES ('plan', now()) ON CONFLICT (name) DO UPDATE SET at = now()"
+    stopped = make_engine(url, pool_size=1, idle_in_transaction_seconds=0.2)
+    with stopped.connect() as frozen, database.engine.connect() as other:
+        frozen.execute(text(beat))
+        other.execute(text("SET statement_timeout = '30s'"))
+        other.execute(text(beat))
+        with pytest.raises(DBAPIError) as refused:
+            frozen.execute(text(beat))
+    assert is_unavailable(refused.value)
 
 
 def test_a_statement_that_takes_too_long_is_no_outage(database: Database, runtime: Runtime, lines: io.StringIO) -> None:
