@@ -352,7 +352,7 @@ def test_rests_of_an_account_keep_their_length_when_the_clock_is_set_back(
 def test_an_account_that_was_told_to_be_silent_is_so_through_a_step_forward(
     runtime: Runtime, shifted: ShiftedClock
 ) -> None:
-    """Throttled for 20 s, a breaker open for 30 s, paused for a minute; an operator's pause ends when it was said to."""
+    """Throttled for 20 s, a breaker open for 30 s, paused for a minute; an operator's pause ends as it was named."""
     account_id, other = add_account(shifted.engine), add_account(shifted.engine)
     named = now(shifted.engine) + timedelta(hours=9)
     execute(
