@@ -272,7 +272,22 @@ class _Transport(httpx.HTTPTransport):
         if proxy is None:
             self._pool = httpcore.ConnectionPool(**common)
         else:
-            self._pool = httpcore.HTTPProxy(proxy.url, proxy_auth=proxy.login, **common)
+            self._pool = _ProxyPool(proxy.url, proxy_auth=proxy.login, **common)
+
+
+class _ProxyPool(httpcore.HTTPProxy):
+    """httpcore's way through a proxy, which is told an address of version 6 in brackets, as RFC 9110 has it.
+
+    httpcore 1.0 leaves them out of what a proxy is asked for: the port cannot be told from the address then.
+    """
+
+    def handle_request(self, request: httpcore.Request) -> httpcore.Response:
+        """Make the request."""
+        url = request.url
+        if b":" in url.host:
+            host = b"[%b]" % url.host
+            request.url = httpcore.URL(scheme=url.scheme, host=host, port=url.port, target=url.target)
+        return super().handle_request(request)
 
 
 def _received(response: httpx.Response, cap: int) -> tuple[bytes, str | None]:
