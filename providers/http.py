@@ -23,7 +23,7 @@ import httpx
 
 from core.content_coding import ContentCodingError, unpack
 from core.metrics import histogram
-from models.permit import Permit
+from models.permit import LONGEST_DEADLINE_SECONDS, Permit
 from providers.adapter import Answer, Request
 from providers.deadline import Deadline, DeadlineBackend
 from providers.errors import AnswerNotUnderstood, OurBug, PauseAccount, ProviderError, TryAgainSoon
@@ -31,7 +31,6 @@ from providers.way_out import DIRECT, WayOut, proxy_of, trusting, version_of
 
 PERMIT_SECONDS = 1.0
 """A permit is good for this long: afterwards the call row may already be taken for a lost one."""
-LONGEST_DEADLINE_SECONDS = 75.0
 CONNECT_SECONDS = 10.0
 RESPONSE_CAP_BYTES = 64 * 1024 * 1024
 KEPT_OF_A_FLOOD_BYTES = 1024 * 1024
