@@ -403,14 +403,17 @@ def _is_absent(value: Any, no_value: re.Pattern[str] | None) -> bool:
 
 
 def retry_after(answer: Answer) -> float | None:
-    """Seconds the provider asks us to wait (`Retry-After`: seconds or an HTTP date), at most a day; None if unsaid."""
+    """Seconds the provider asks us to wait (`Retry-After`: seconds or an HTTP date), at most a day; None if unsaid.
+
+    A date counts from the provider's own clock (`Date`), since ours may differ; from ours where there is no `Date`.
+    """
     text = answer.headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
         return min(float(text[:9]), LONGEST_WAIT_SECONDS)
-    moment = http_date(text)
-    if moment is None or answer.received_at is None:
+    moment, now = http_date(text), http_date(answer.headers.get("date", "")) or answer.received_at
+    if moment is None or now is None:
         return None
-    wait = (moment - answer.received_at).total_seconds()
+    wait = (moment - now).total_seconds()
     return min(max(wait, 0.0), LONGEST_WAIT_SECONDS)
 
 

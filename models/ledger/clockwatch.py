@@ -77,7 +77,11 @@ class ClockWatch:
 
     boot_id: str | None = field(default_factory=clock.boot_id)
     behind: timedelta = timedelta(0)
-    """By how much the steps of the last day have set the database's clock back in all, as of the last look."""
+    """By how much the steps of the last day have set the database's clock back in all, as of the last look.
+
+    A time of the database's clock is compared with one that a provider states only after this is added to it: what lies
+    ahead by no more than the clock was set back has come already.
+    """
     _reference: Reading | None = None
     _step_id: int = 0
     _has_begun: bool = False
@@ -123,14 +127,6 @@ class ClockWatch:
             if is_later and is_good:
                 self._reference = reading
         return False
-
-    def corrected(self, moment: datetime) -> datetime:
-        """A time of the database's clock, corrected by what that clock may be behind.
-
-        To compare it with a time that a provider states: what lies ahead by no more than the clock was set back has
-        come already.
-        """
-        return moment + self.behind
 
     def know(self, step_id: int) -> None:
         """The reference contains the steps up to `step_id`: a look has just shown none beside them."""

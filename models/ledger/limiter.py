@@ -21,10 +21,7 @@ from sqlalchemy import Connection, RowMapping, text
 from core import clock
 from models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Reading
 from models.ledger.sharing import PRESSURE_COLUMNS, PRESSURE_PARAMETERS, threads_left
-from models.permit import Permit
-
-DEFAULT_DEADLINE_SECONDS = 30.0
-MAX_DEADLINE_SECONDS = 75.0
+from models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS, Permit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +150,7 @@ def take(
     if row is None or row["fetch_state"] != "ready":
         return Gone()
     watch.begin(connection)
-    deadline = min(row["deadline_seconds"] or DEFAULT_DEADLINE_SECONDS, MAX_DEADLINE_SECONDS)
+    deadline = min(row["deadline_seconds"] or DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS)
     before_look = clock.boot()
     found = connection.execute(
         _LOOK,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from sqlalchemy import Connection, RowMapping
 
@@ -31,6 +32,8 @@ class Prepared:
     way_out: WayOut
     tracked: Mapping[TrackedKey, RowMapping] = field(repr=False)
     """The tracked rows that the fetch holds."""
+    behind: timedelta = timedelta(0)
+    """By how much the request takes PostgreSQL's clock to be behind; its response must be judged by the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

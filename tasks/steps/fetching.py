@@ -121,9 +121,9 @@ def _prepare(runtime: Runtime, fetch_id: int) -> Prepared | str | None:
         label=row["fetch_label"],
     )
     fetch = Fetch(spec=spec, ids={key: due_id(r) for key, r in tracked.items()}, seen_before=peeked.seen_before)
-    adapter = adapter_of(row)
+    adapter, behind = adapter_of(row), runtime.watch.behind
     try:
-        request = adapter.request(account, fetch, runtime.watch.corrected(row["now"]))
+        request = adapter.request(account, fetch, row["now"] + behind)
     except ProviderError as error:
         bury_unasked(runtime, row, fetch_id, f"{type(error).__name__}: {error.message}")
         return account.id
@@ -133,7 +133,14 @@ def _prepare(runtime: Runtime, fetch_id: int) -> Prepared | str | None:
         bury_unasked(runtime, row, fetch_id, f"OurBug: building the request failed with {type(error).__name__}.")
         return account.id
     return Prepared(
-        row=row, account=account, adapter=adapter, fetch=fetch, request=request, way_out=way_out, tracked=tracked
+        row=row,
+        account=account,
+        adapter=adapter,
+        fetch=fetch,
+        request=request,
+        way_out=way_out,
+        tracked=tracked,
+        behind=behind,
     )
 
 
@@ -162,16 +169,16 @@ def _ask(runtime: Runtime, prepared: Prepared, taken: limiter.Taken) -> None:
         log.warning("fetch.too_late", fetch=taken.fetch_id, endpoint=prepared.request.endpoint)
         return_unsent(runtime, taken)
         return
-    outcome = _understand(prepared, _corrected(runtime, sent))
+    outcome = _understand(prepared, _corrected(prepared, sent))
     finish(Asked(runtime=runtime, prepared=prepared, taken=taken, sent=sent), outcome)
 
 
-def _corrected(runtime: Runtime, sent: Sent) -> Sent:
+def _corrected(prepared: Prepared, sent: Sent) -> Sent:
     """The response with the moment of its receipt as the adapter may compare it with times of the provider."""
     outcome = sent.outcome
     if isinstance(outcome, ProviderError) or outcome.received_at is None:
         return sent
-    return replace(sent, outcome=replace(outcome, received_at=runtime.watch.corrected(outcome.received_at)))
+    return replace(sent, outcome=replace(outcome, received_at=outcome.received_at + prepared.behind))
 
 
 def _understand(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:

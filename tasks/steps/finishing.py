@@ -228,7 +228,7 @@ def _next_check(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> datet
         if isinstance(answer.not_before, timedelta):
             return now + answer.not_before
         # By the provider's clock.
-        return max(answer.not_before - asked.runtime.watch.behind, now)
+        return max(answer.not_before - asked.prepared.behind, now)
     if is_whole(row) and not (answer is not None and answer.found):
         # Not known when its validity has ended: there is nothing to wait for, and its parts are checked anyway.
         polling = replace(polling, forget_days=0.0)

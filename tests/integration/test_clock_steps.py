@@ -32,9 +32,12 @@ from models.ledger import limiter
 from models.ledger.clocksteps import last_step
 from models.ledger.clockwatch import ClockWatch
 from models.ledger.planning import NewPoll, close_plan, open_poll
+from providers.adapter import Answer
+from providers.http import Sent
 from tasks.runtime import Runtime
 from tasks.steps import clocks, planning, upkeep
-from tasks.steps.fetching import make_fetch
+from tasks.steps.asking import Prepared
+from tasks.steps.fetching import _corrected, _prepare, make_fetch
 from tasks.steps.tracking import track
 
 HOUR = 3600.0
@@ -49,11 +52,12 @@ def shifted(migrated_database: Engine) -> Iterator[ShiftedClock]:
 
 
 @pytest.fixture
-def runtime(shifted: ShiftedClock) -> Runtime:
+def runtime(shifted: ShiftedClock) -> Iterator[Runtime]:
     """A worker that has looked at the clock before."""
     found = make_runtime(shifted.engine, resolve=lambda _: "key")
     clocks.look(found)
-    return found
+    yield found
+    found.door.close()
 
 
 def restarted(runtime: Runtime, *, elsewhere: bool = False) -> Runtime:
@@ -640,3 +644,22 @@ def test_what_was_sent_just_now_is_no_plan_for_a_clock_that_was_set_back_too_far
     assert ahead(shifted.engine, "next_check_at", "tracked_ids", "value = '1'") < 600.0
     due_in = ahead(shifted.engine, "next_check_at", "tracked_ids", "value = '2'")
     assert 86400.0 - 60.0 < due_in <= 86400.0
+
+
+def test_a_response_is_judged_by_the_clock_that_its_request_was_made_by(
+    runtime: Runtime, shifted: ShiftedClock
+) -> None:
+    """A step that is noticed in between must not make a signature look right whose time was refused."""
+    account_id = add_account(shifted.engine)
+    add_ids(shifted.engine, account_id, ["s1:+905321234567"])
+    [fetch_id] = plan(runtime, account_id)
+    at = now(shifted.engine)
+    received = Sent(outcome=Answer(status=403, received_at=at), duration_seconds=0.1, answered_boot=0.0)
+    early = _prepare(runtime, fetch_id)
+    shifted.step(-HOUR)
+    clocks.look(runtime)
+    late = _prepare(runtime, fetch_id)
+    assert isinstance(early, Prepared)
+    assert isinstance(late, Prepared)
+    moved = [_corrected(each, received).outcome for each in (early, late)]
+    assert [round((each.received_at - at).total_seconds()) for each in moved] == [0, 3600]  # type: ignore[union-attr, operator]

@@ -1,7 +1,7 @@
 """Reading providers' values: strict about meaning, tolerant about form."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -147,6 +147,14 @@ def test_what_is_too_long_for_a_time_is_not_remembered() -> None:
     remembered = decoding._local_time.cache_info().currsize
     assert [local_time("x" * many, ISTANBUL) for many in (30, 1_000_000)] == [None, None]
     assert decoding._local_time.cache_info().currsize == remembered
+
+
+@pytest.mark.parametrize("ours", [timedelta(0), timedelta(hours=-1), timedelta(hours=1), None])
+def test_a_date_to_wait_for_is_of_the_provider_s_clock(ours: timedelta | None) -> None:
+    """However far ours differs: neither an hour of silence nor none."""
+    headers = {"date": "Thu, 01 Jan 2026 00:00:00 GMT", "retry-after": "Thu, 01 Jan 2026 00:00:20 GMT"}
+    received = None if ours is None else datetime(2026, 1, 1, tzinfo=UTC) + ours
+    assert retry_after(Answer(status=429, headers=headers, received_at=received)) == 20.0
 
 
 def test_retry_after_is_read_in_both_forms() -> None:
