@@ -74,7 +74,7 @@ from providers.iletimerkezi_orders import (
     scheduled_order,
     summarise_order,
 )
-from providers.iletimerkezi_webhook import MESSAGE_TEXT, WEBHOOK_SECRET, read_webhook
+from providers.iletimerkezi_webhook import MESSAGE_TEXT, WEBHOOK_SECRET, WORDS, read_webhook
 
 OK: Final = 200
 NOT_FOUND: Final = 455
@@ -145,7 +145,7 @@ class Iletimerkezi:
         ),
         sweep_window_days=10,
         id_forms={ORDER: whole_id},
-        status_codes=frozenset({*ORDER_STATUS, FINISHED, *MESSAGE_STATUS}),
+        status_codes=frozenset({*ORDER_STATUS, FINISHED, *MESSAGE_STATUS, *WORDS}),
         optional_credentials=(WEBHOOK_SECRET,),
         derived_secret=sent_hash,
         callback_secret=WEBHOOK_SECRET,
@@ -216,7 +216,8 @@ class Iletimerkezi:
             found = read_order(kept.statement, account, kept.as_of)
             return found.report if isinstance(found, Order) else None
         if kept.source is Source.CALLBACK:
-            return next((hint.report for hint in read_webhook({"report": kept.statement}, details=True).hints), None)
+            pushed = read_webhook(account, {"report": kept.statement}, details=True)
+            return next((hint.report for hint in pushed.hints), None)
         return restate_recipient(kept.provider_key, kept.statement, account)
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
@@ -224,7 +225,7 @@ class Iletimerkezi:
         if callback.tail:
             raise RequestIsWrong("iletimerkezi pushes to one address only, and its send replies hold no report.")
         details = account.options.get(_DETAILS.name, _DETAILS.default)
-        return read_webhook(load_object(in_utf8(callback).body), details=bool(details))
+        return read_webhook(account, load_object(in_utf8(callback).body), details=bool(details))
 
     def authorise_callback(self, account: Account, callback: Callback) -> bool:
         """Whether the tail of the address is the account's secret: the webhook is signed by nothing else."""

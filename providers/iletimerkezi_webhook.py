@@ -9,11 +9,12 @@ from typing import Any, Final
 
 from models.keys import join_key
 from models.report import DeliveryReport, Hint, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Source
-from providers.adapter import Parsed
+from models.vocabulary import Granularity, Source, Status
+from providers.adapter import Account, Parsed
 from providers.decoding import as_key, as_text, dump_item, scrub
 from providers.iletimerkezi_orders import MESSAGE_ID, MESSAGE_STATUS, ORDER, code_text
 from providers.numbers import recipient
+from providers.statuses import judge
 
 WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of a credential
 MESSAGE_TEXT: Final = "body"
@@ -26,7 +27,7 @@ An official client library maps the numbers instead of the words, so both are ta
 _STATED: Final = ("id", "packet_id", "status", "to")
 
 
-def read_webhook(body: Mapping[str, Any], *, details: bool) -> Parsed:
+def read_webhook(account: Account, body: Mapping[str, Any], *, details: bool) -> Parsed:
     """What a pushed body says, as a hint: only what is stored can tell whether the number is the order's only one.
 
     Without `details` no recipient is ever stored or asked for, so there is nothing that a push could be about.
@@ -44,12 +45,12 @@ def read_webhook(body: Mapping[str, Any], *, details: bool) -> Parsed:
     message = as_key(item.get("id"))
     code, number, ask = WORDS.get(word, word), recipient(to), TrackedKey(id_kind=ORDER, value=order)
     twin = join_key(order, number, 2)
-    if code not in MESSAGE_STATUS:
+    status, reason_word = judge(account, MESSAGE_STATUS, code)
+    if status is Status.UNKNOWN:
         # Kept in the form in which it came, so that it can be read again.
         raw = dump_item({"report": _statement(item)})
         strange = Unreadable(reason="Unknown status word of the webhook.", raw=raw)
         return Parsed(hints=(Hint(report=None, twin_key=twin, ask=ask),), unreadable=(strange,))
-    status, reason_word = MESSAGE_STATUS[code]
     report = DeliveryReport(
         granularity=Granularity.MESSAGE,
         provider_key=join_key(order, number, 1),

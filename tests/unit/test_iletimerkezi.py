@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from models.merge import fold, normalise, observe
-from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Source, Status
+from models.report import DeliveryReport, Discovered, IdAnswer, KeptStatement, TrackedKey, Unreadable
+from models.vocabulary import Granularity, Reason, Source, Status
 from providers.adapter import Account, Answer, Callback, DueId, Fetch, FetchSpec, Parsed, SweepPage
 from providers.errors import (
     AnswerNotUnderstood,
@@ -872,6 +872,32 @@ def test_a_word_that_nobody_knows_makes_the_order_due_and_is_put_aside() -> None
     [hint], [strange] = parsed.hints, parsed.unreadable
     assert (parsed.reports, hint.report, hint.ask) == ((), None, order_key("57330124"))
     assert json.loads(strange.raw)["report"]["status"] == "bounced"
+
+
+def test_a_pushed_word_gets_the_status_that_the_account_maps_it_to() -> None:
+    """The map holds for every way in, and for what is stored; the documented words cannot be mapped."""
+    mapped = replace(WITH_WEBHOOK, options={"status_map": {"bounced": "rejected/opted_out", "delivered": "expired"}})
+    parsed = push(mapped, status="bounced")
+    [hint] = parsed.hints
+    assert hint.report is not None
+    facts = (hint.report.status, hint.report.reason, hint.report.provider_status)
+    assert (facts, parsed.unreadable) == ((Status.REJECTED, Reason.OPTED_OUT, "bounced"), ())
+    stored = KeptStatement(
+        granularity=Granularity.MESSAGE,
+        provider_key=hint.report.provider_key,
+        parent_key="57330124",
+        recipient=hint.report.recipient,
+        source=Source.CALLBACK,
+        as_of=None,
+        statement=hint.report.statement,
+    )
+    again = ADAPTER.restate(mapped, stored)
+    assert again is not None
+    assert normalise(again) == normalise(hint.report)
+    [documented] = push(mapped, status="delivered").hints
+    assert documented.report is not None
+    assert documented.report.status is Status.DELIVERED
+    assert {"accepted", "delivered", "undelivered"} < ADAPTER.record.status_codes
 
 
 @pytest.mark.parametrize("name", ["packet_id", "to", "status"])
