@@ -7,6 +7,7 @@ the tests of its official client libraries, which give every code and count both
 import hashlib
 import hmac
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from models.keys import join_key
 from models.report import DeliveryReport, Discovered, IdAnswer, KeptStatement, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Source, Status, is_open
+from models.vocabulary import Granularity, Source, Status, is_final
 from providers.adapter import (
     Account,
     Answer,
@@ -55,7 +56,6 @@ from providers.errors import (
 )
 from providers.ids import bare, whole_id
 from providers.iletimerkezi_orders import (
-    FAILED,
     FINISHED,
     MESSAGE_STATUS,
     ORDER,
@@ -66,6 +66,7 @@ from providers.iletimerkezi_orders import (
     code_text,
     decode_recipient,
     is_repetition,
+    message_status,
     read_order,
     read_recipient,
     read_recipients,
@@ -75,6 +76,7 @@ from providers.iletimerkezi_orders import (
     summarise_order,
 )
 from providers.iletimerkezi_webhook import MESSAGE_TEXT, WEBHOOK_SECRET, WORDS, read_webhook
+from providers.statuses import judge
 
 OK: Final = 200
 NOT_FOUND: Final = 455
@@ -404,7 +406,7 @@ def _parse_order(account: Account, fetch: Fetch, answer: Answer, *, code: int, r
     if items and more and params["page"] < MAX_PAGES:
         child = _order_page(asked, page=params["page"] + 1, rows=rows, total=total)
         return Parsed(children=(child,), seen=tuple(one.encode() for one in here), unreadable=tuple(unreadable))
-    whole = _Whole(order=asked, stated=order, before=before, here=here, rows=rows, total=total)
+    whole = _Whole(order=asked, account=account, stated=order, before=before, here=here, rows=rows, total=total)
     return _judge(account, fetch, answer, whole, unreadable)
 
 
@@ -456,6 +458,7 @@ class _Whole:
     """All pages of an order's recipients."""
 
     order: str
+    account: Account
     stated: Mapping[str, Any]
     """The order as the last page states it."""
     before: Sequence[Recipient]
@@ -476,6 +479,11 @@ class _Whole:
         return sorted(one.number for one in self.everyone)
 
     @property
+    def counts(self) -> tuple[int | None, int | None]:
+        """How many recipients are delivered and undelivered by the order's own statement."""
+        return as_count(self.stated.get("delivered")), as_count(self.stated.get("undelivered"))
+
+    @property
     def repeats(self) -> bool:
         """Whether a number stands there more than once."""
         return len(set(self.numbers)) < len(self.everyone)
@@ -487,14 +495,36 @@ class _Whole:
             return not self.everyone or len(self.everyone) < self.rows
         return len(self.everyone) < self.total
 
+    def count_of(self, status: Status) -> int:
+        """How many recipients here have this status."""
+        return sum(message_status(one.code, self.account)[0] is status for one in self.everyone)
+
     @property
     def shows_all_delivered(self) -> bool:
         """Whether the order has ended and its counts say that each delivered recipient stands here."""
-        counts = [as_count(self.stated.get(name)) for name in ("delivered", "undelivered")]
-        delivered, undelivered = counts
+        delivered, undelivered = self.counts
         if self.repeats or delivered is None or undelivered is None or delivered + undelivered != self.total:
             return False
-        return delivered == sum(MESSAGE_STATUS.get(one.code, (None,))[0] is Status.DELIVERED for one in self.everyone)
+        return delivered == self.count_of(Status.DELIVERED)
+
+    @property
+    def agrees_with_counts(self) -> bool:
+        """Whether the order states its counts, and no more recipients are final here than these say."""
+        delivered, undelivered = self.counts
+        if delivered is None or undelivered is None:
+            return False
+        return self.count_of(Status.DELIVERED) <= delivered and self.count_of(Status.UNDELIVERABLE) <= undelivered
+
+    @property
+    def doubtful_codes(self) -> list[str]:
+        """The codes of equal numbers where the order's counts do not confirm them, in a fixed order.
+
+        An answer that repeats one of them in the place of another holds each number as often as a right one does.
+        """
+        times = Counter(self.numbers)
+        if self.agrees_with_counts:
+            return []
+        return sorted(f"{one.number} {one.code}" for one in self.everyone if times[one.number] > 1)
 
 
 def _judge(account: Account, fetch: Fetch, answer: Answer, whole: _Whole, unreadable: Sequence[Unreadable]) -> Parsed:
@@ -502,7 +532,8 @@ def _judge(account: Account, fetch: Fetch, answer: Answer, whole: _Whole, unread
 
     An answer may be wrong without showing it: it repeats one recipient in the place of another (A, A for A, B). So
     where it repeats numbers, or lacks some, it is trusted as to which number occurs how often only when the answer
-    before it held the same numbers equally often; until then the order is not settled.
+    before it held the same numbers equally often; until then the order is not settled. The repeated recipient may be
+    one of equal numbers too: where the order's counts do not confirm their codes, these must agree as well.
 
     Settled: the order has ended, all its recipients stood on the pages, and every one of them is final.
     """
@@ -520,10 +551,11 @@ def _judge(account: Account, fetch: Fetch, answer: Answer, whole: _Whole, unread
     )
     summary, troubles = _summarise(account, answer, whole)
     code = code_text(whole.stated.get("status"))
+    has_ended = code is not None and (code == FINISHED or is_final(judge(account, ORDER_STATUS, code)[0]))
     is_whole = is_confirmed and not whole.lacks_some
     planned = _planned(account, answer, whole.stated) if code == SENDING else None
-    is_final = all(not is_open(report.status) for report in reports)
-    settled = code in {FINISHED, FAILED} and is_whole and whole.total is not None and is_final
+    all_final = all(is_final(report.status) for report in reports)
+    settled = has_ended and is_whole and whole.total is not None and all_final
     again = IdAnswer(
         key=key,
         found=is_whole,
@@ -554,11 +586,11 @@ def _summarise(
 
 
 def _fingerprint(account: Account, whole: _Whole) -> str:
-    """What tells one multiset of numbers from another, without telling any of the numbers.
+    """What tells one multiset of numbers (and of doubtful codes) from another, without telling any of the numbers.
 
     Numbers are few enough to be tried one by one, so it is keyed with what only the account's requests know.
     """
-    said = "\n".join([whole.order, *whole.numbers]).encode()
+    said = "\n".join([whole.order, *whole.numbers, *whole.doubtful_codes]).encode()
     return hmac.digest(sent_hash(account.credentials).encode(), said, hashlib.sha256).hex()
 
 

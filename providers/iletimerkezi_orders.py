@@ -92,7 +92,7 @@ def rank_equal_numbers(code: str, account: Account | None = None) -> tuple[int, 
     undelivered among them only grow, no ordinal ever changes from one final to another, however they are shuffled.
     """
     place = {Status.DELIVERED: 0, Status.UNDELIVERABLE: 2}
-    return place.get(_message_status(code, account)[0], 1), code
+    return place.get(message_status(code, account)[0], 1), code
 
 
 def read_order(item: Any, account: Account, now: datetime | None = None) -> Order | Unreadable:
@@ -173,7 +173,8 @@ def code_text(value: Any) -> str | None:
     return as_text(value) if number is None else str(number)
 
 
-def _message_status(code: str, account: Account | None) -> tuple[Status, Reason | None]:
+def message_status(code: str, account: Account | None) -> tuple[Status, Reason | None]:
+    """(status, reason) of a recipient's code, with the account's map for what is not documented."""
     if account is None:
         return MESSAGE_STATUS.get(code, (Status.UNKNOWN, None))
     return judge(account, MESSAGE_STATUS, code)
@@ -258,7 +259,7 @@ def report_recipients(
         for found in by_number.values()
         for ordinal, one in enumerate(sorted(found, key=lambda one: rank_equal_numbers(one.code, account)), 1)
         if (is_sure or ordinal == 1)
-        and not (is_one_missing and _message_status(one.code, account)[0] is Status.UNDELIVERABLE)
+        and not (is_one_missing and message_status(one.code, account)[0] is Status.UNDELIVERABLE)
     ]
     return reports, [_unknown(report) for report in reports if report.status is Status.UNKNOWN]
 
@@ -291,7 +292,7 @@ def restate_recipient(key: str, statement: Mapping[str, Any], account: Account) 
 
 
 def _recipient_report(order: str, one: Recipient, ordinal: int, account: Account | None) -> DeliveryReport:
-    status, reason = _message_status(one.code, account)
+    status, reason = message_status(one.code, account)
     return DeliveryReport(
         granularity=Granularity.MESSAGE,
         provider_key=join_key(order, one.number, ordinal),

@@ -231,6 +231,35 @@ def test_a_number_that_stands_twice_is_stored_twice_after_the_second_answer(runt
     assert tracked(runtime, tracked_id)["closed"] == "final"
 
 
+@pytest.mark.parametrize("counted", [True, False], ids=["with counts", "without counts"])
+def test_one_of_equal_numbers_in_the_place_of_another_never_makes_a_wrong_final(
+    runtime: Runtime, counted: bool
+) -> None:
+    """111, 111 or 112, 112 for 111, 112: each number stands there as often as in truth, only the codes are wrong."""
+    engine = runtime.engine
+    counts = {"delivered": 1, "undelivered": 1} if counted else {"delivered": None, "undelivered": None}
+    right, wrong = ([(A, 111), (A, 112)], ([(A, 111), (A, 111)], [(A, 112), (A, 112)]))
+    for each in wrong:
+        for said in ([right, each], [each, right]):
+            account_id, tracked_id = due_order(runtime, retry=QUICK)
+            for rows in (*said, *said, right, right):
+                if tracked(runtime, tracked_id)["closed"] is None:
+                    say(runtime, account_id, order(rows, **counts))
+                    found = dict(deliveries(engine, account_id))
+                    assert found.get(f"7:{A}:1", "delivered") == "delivered"
+                    assert found.get(f"7:{A}:2", "undeliverable") == "undeliverable"
+            assert deliveries(engine, account_id)[-2:] == [(f"7:{A}:1", "delivered"), (f"7:{A}:2", "undeliverable")]
+            assert tracked(runtime, tracked_id)["closed"] == "final"
+
+
+def test_an_order_whose_code_the_account_maps_to_a_final_status_is_settled(runtime: Runtime) -> None:
+    """Like the documented codes of an order that has ended."""
+    account_id, tracked_id = due_order(runtime, options={"status_map": {"116": "rejected/quota", "113": "delivered"}})
+    say(runtime, account_id, order([(A, 112), (B, 112)], status=116))
+    assert tracked(runtime, tracked_id)["closed"] == "final"
+    assert deliveries(runtime.engine, account_id)[0] == ("7", "rejected")
+
+
 # ------------------------------------------------------------------------------------------ incomplete
 @pytest.mark.parametrize("factor", [1.0, 0.1])
 def test_after_an_incomplete_answer_the_pauses_double_up_to_the_age_schedule(runtime: Runtime, factor: float) -> None:
