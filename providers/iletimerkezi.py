@@ -322,7 +322,7 @@ def _parse_list(account: Account, fetch: Fetch, answer: Answer, response: Mappin
     """One page of a window: each order's counts, and, with `details`, the order as an id to be asked for."""
     number, window = fetch.spec.params["page"], fetch.spec.params["window"]
     count, stated = as_count(response.get("count")), response.get("orders")
-    items = [] if stated is None and count == 0 else as_list(stated)
+    items = [] if not stated and count == 0 else as_list(stated)
     if items is None:
         raise AnswerNotUnderstood("The answer holds no list of orders.", raw=answer.body)
     read = [read_order(item, account, answer.received_at) for item in items]

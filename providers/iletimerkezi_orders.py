@@ -17,6 +17,7 @@ from models.vocabulary import Granularity, Reason, Status
 from providers.adapter import Account, Parsed
 from providers.decoding import Fields, as_count, as_int, as_key, as_text, dump_item, scrub
 from providers.errors import AnswerNotUnderstood
+from providers.ids import bare
 from providers.numbers import recipient
 from providers.statuses import judge
 
@@ -57,6 +58,9 @@ class Order:
     id: str
     report: DeliveryReport
     unreadable: tuple[Unreadable, ...]
+    """Why its status is unknown, and `unreadable_fields`."""
+    unreadable_fields: tuple[Unreadable, ...]
+    """Its optional fields that are there and cannot be read."""
     submitted_at: datetime | None
     sending_at: datetime | None
     """`sendAt`, whether it has come or not."""
@@ -103,9 +107,10 @@ def read_order(item: Any, account: Account, now: datetime | None = None) -> Orde
     """
     if not isinstance(item, dict):
         return Unreadable(reason="An order is not an object.", raw=dump_item(item))
-    order, code = as_key(item.get("id")), code_text(item.get("status"))
-    if order is None or code is None:
+    given, code = as_key(item.get("id")), code_text(item.get("status"))
+    if given is None or code is None:
         return Unreadable(reason="An order lacks its id or status.", raw=dump_item(item))
+    order = bare(given)
     fields = Fields(item, account.timezone)
     counts = {name: fields.count(name) for name in _COUNTERS}
     status, reason = judge(account, ORDER_STATUS, code)
@@ -139,11 +144,12 @@ def read_order(item: Any, account: Account, now: datetime | None = None) -> Orde
         tracked=None if status is Status.SCHEDULED else TrackedKey(id_kind=ORDER, value=order),
     )
     unknown = Unreadable(reason=why, raw=dump_item(_statement(item)), provider_key=order)
-    troubles = ((unknown,) if status is Status.UNKNOWN else ()) + fields.unreadable("An order", _statement(item))
+    wrong = fields.unreadable("An order", _statement(item))
     return Order(
         id=order,
         report=report,
-        unreadable=troubles,
+        unreadable=(unknown, *wrong) if status is Status.UNKNOWN else wrong,
+        unreadable_fields=wrong,
         submitted_at=submitted_at,
         sending_at=sending_at,
         is_ahead=is_ahead,
@@ -183,11 +189,16 @@ def message_status(code: str, account: Account | None) -> tuple[Status, Reason |
 def summarise_order(
     order: Mapping[str, Any], account: Account, now: datetime | None
 ) -> tuple[tuple[DeliveryReport, ...], tuple[Unreadable, ...]]:
-    """The order's own statement in a detail answer: newer answers carry the counters, the 2024 sample does not."""
-    if any(as_count(order.get(name)) is None for name in ("total", "delivered", "undelivered")):
-        return (), ()
+    """The order's own statement in a detail answer: newer answers carry the counters, the 2024 sample does not.
+
+    Without the counters it makes no row, but a field that is there and cannot be read is named all the same.
+    """
     found = read_order(order, account, now)
-    return ((), (found,)) if isinstance(found, Unreadable) else ((found.report,), found.unreadable)
+    if isinstance(found, Unreadable):
+        return (), (found,)
+    if any(as_count(order.get(name)) is None for name in ("total", "delivered", "undelivered")):
+        return (), found.unreadable_fields
+    return (found.report,), found.unreadable
 
 
 @dataclass(frozen=True, slots=True)

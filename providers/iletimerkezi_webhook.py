@@ -12,6 +12,7 @@ from models.report import DeliveryReport, Hint, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Source, Status
 from providers.adapter import Account, Parsed
 from providers.decoding import as_key, as_text, dump_item, scrub
+from providers.ids import whole_number
 from providers.iletimerkezi_orders import MESSAGE_ID, MESSAGE_STATUS, ORDER, code_text
 from providers.numbers import recipient
 from providers.statuses import judge
@@ -34,11 +35,12 @@ def read_webhook(account: Account, body: Mapping[str, Any], *, details: bool) ->
     """
     stated = body.get("report")
     item = stated if isinstance(stated, dict) else {}
-    order, to, word = as_key(item.get("packet_id")), as_key(item.get("to")), code_text(item.get("status"))
+    order = whole_number(as_key(item.get("packet_id")) or "")
+    to, word = as_key(item.get("to")), code_text(item.get("status"))
     if order is None or to is None or word is None:
         # The names of other fields only: a changed form may carry the text under another name.
         kept = {**_statement(item), "fields": sorted(item or body)}
-        reason = "The webhook lacks `packet_id`, `to` or `status`."
+        reason = "The webhook lacks `packet_id` (a whole number), `to` or `status`."
         return Parsed(unreadable=(Unreadable(reason=reason, raw=dump_item({"report": kept})),))
     if not details:
         return Parsed()
