@@ -7,6 +7,7 @@ Source: organikapi.com/documents/reports_detailed; error codes and the key's mak
 documents (README, ERROR_CODES). The key stands in the URL's path, so no URL may ever be printed.
 """
 
+import hashlib
 import hmac
 import re
 from collections.abc import Mapping, Sequence
@@ -371,7 +372,10 @@ def _parse_through(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parse
         lacking += found.lacking
         for key, shown in found.shown.items():
             settled = all(is_final(report.status) for report in shown)
-            answers.append(IdAnswer(key=key, found=True, settled=settled and (is_whole or key in found.sure)))
+            is_sure = is_whole or key in found.sure
+            answers.append(
+                IdAnswer(key=key, found=True, settled=settled and is_sure, is_incomplete=settled and not is_sure)
+            )
     return Parsed(
         reports=tuple(replace(report, tracked=owners.get(report.provider_key)) for report in reports),
         children=tuple(batch_of("gsm_track", [key.value]) for key in lacking),
@@ -434,7 +438,7 @@ def _report(
     if key is None or word is None:
         return None, (Unreadable(reason="A row lacks `gsm_track_id` or `status`.", raw=dump_item(row)),)
     fields = Fields(row, account.timezone)
-    status, reason, error = _judge(account, number, word, row)
+    status, reason, error = _judge(account, number, word, fields)
     foreign = fields.whole("is_foreign_gsm")
     gsm = fields.text("gsm", limit=100)
     report = DeliveryReport(
@@ -469,14 +473,12 @@ def _extra(fields: Fields, foreign: int | None) -> dict[str, Any]:
     return {name: value for name, value in extra.items() if value is not None}
 
 
-def _judge(
-    account: Account, number: int | None, word: str, row: Mapping[str, Any]
-) -> tuple[Status, Reason | None, str | None]:
+def _judge(account: Account, number: int | None, word: str, fields: Fields) -> tuple[Status, Reason | None, str | None]:
     """(status, reason, raw errorcode) of a row. An errorcode that is absent (XML) is not 0: it just says nothing."""
-    given = row.get("errorcode")
+    given = fields.text("errorcode", limit=100)
     code = as_int(given)
     # 0 says that there is no error.
-    raw = None if code == 0 else str(code) if code is not None else as_text(given, limit=100)
+    raw = None if code == 0 else str(code) if code is not None else given
     if number is None or number not in STATUS:
         return *judge_unlisted(account, word), raw
     status, reason = STATUS[number]
@@ -498,17 +500,28 @@ def _settle(
     expected = due.expected if due is not None else None
     distinct = {row.provider_key for row in rows}
     open_keys = {row.provider_key: row for row in rows if not is_final(row.status)}
+    # A repeated row may stand in the place of another one: it is believed when the next answer holds the same rows.
+    repeats = expected is None and key.id_kind != "gsm_track" and len(rows) > len(distinct)
+    fingerprint = _fingerprint(rows) if repeats else None
+    is_doubtful = repeats and (due is None or due.fingerprint != fingerprint)
     # A row that names no id might belong to any of them, so only a known number of rows can show that none is missing.
     whole = key not in spoiled and (None not in spoiled if expected is None else len(distinct) >= expected)
-    if not rows or not whole:
-        return [], IdAnswer(key=key, found=bool(rows))
+    if not rows or not whole or is_doubtful:
+        # Among final rows a missing one is not one that is still to come.
+        lacks_some = key in spoiled or is_doubtful or (bool(rows) and not open_keys)
+        return [], IdAnswer(key=key, found=bool(rows), is_incomplete=lacks_some, fingerprint=fingerprint)
     if not open_keys:
-        return [], IdAnswer(key=key, found=True, settled=True)
+        return [], IdAnswer(key=key, found=True, settled=True, fingerprint=fingerprint)
     few = len(open_keys) <= int(account.options.get("batch_size", 100))
     if key.id_kind != "transaction" or len(distinct) <= SPLIT_ABOVE_ROWS or not few:
-        return [], IdAnswer(key=key, found=True)
+        return [], IdAnswer(key=key, found=True, fingerprint=fingerprint)
     stragglers = [_straggler(row, due) for row in open_keys.values()]
     return stragglers, IdAnswer(key=key, found=True, settled=True, close_reason="split")
+
+
+def _fingerprint(rows: Sequence[DeliveryReport]) -> str:
+    """What tells one multiset of rows from another, without naming any."""
+    return hashlib.sha256("\n".join(sorted(row.provider_key for row in rows)).encode()).hexdigest()
 
 
 def _straggler(row: DeliveryReport, due: DueId | None) -> Discovered:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -291,7 +292,8 @@ def test_every_error_says_what_to_do_next(code: int, error: type[ProviderError])
         (200, b"[]", AnswerNotUnderstood),
         (200, b'{"response": []}', AnswerNotUnderstood),
         (200, b'{"response": {"data": []}}', AnswerNotUnderstood),
-        (200, b'{"response": {"result": true, "data": {}}}', AnswerNotUnderstood),
+        (200, b'{"response": {"result": true, "data": false}}', AnswerNotUnderstood),
+        (200, b'{"response": {"result": true}}', AnswerNotUnderstood),
         (200, b"<response><result>2</result></response>", AnswerNotUnderstood),
         (200, refusal(), AnswerNotUnderstood),
         (200, refusal(number="110"), AnswerNotUnderstood),
@@ -410,11 +412,50 @@ def test_big_transactions_do_not_share_one_call() -> None:
     assert [spec.params["ids"] for spec in specs] == [["0", "2", "4"], ["1"], ["3"]]
 
 
-@pytest.mark.parametrize(("expected", "settled"), [(None, True), (1, True), (2, False)])
-def test_a_transaction_settles_only_with_all_its_expected_rows(expected: int | None, settled: bool) -> None:
+@pytest.mark.parametrize(("expected", "settled"), [(1, True), (2, False)])
+def test_a_transaction_settles_only_with_all_its_expected_rows(expected: int, settled: bool) -> None:
     """Final rows alone do not settle while the sender knows of more; the same row twice is one row."""
-    fetch = fetch_of("transaction", "14094857", expected=expected)
-    assert parse(reply([row(), row()]), fetch).answers[0].settled is settled
+    [answer] = parse(reply([row(), row()]), fetch_of("transaction", "14094857", expected=expected)).answers
+    assert (answer.settled, answer.is_incomplete) == (settled, not settled)
+
+
+def test_a_row_that_may_stand_in_the_place_of_another_settles_nothing_before_it_came_twice() -> None:
+    """A, A for A, B: nobody knows how many rows the transaction has, so the next answer must hold the same."""
+    key = TrackedKey(id_kind="transaction", value="14094857")
+    fetch = fetch_of("transaction", key.value)
+    [first] = parse(reply([row(), row()]), fetch).answers
+    assert (first.found, first.settled, first.is_incomplete) == (True, False, True)
+    again = replace(fetch, ids={key: DueId(key=key, fingerprint=first.fingerprint)})
+    assert parse(reply([row(), row()]), again).answers[0].settled
+    other = row(gsm_track_id=9)
+    assert not parse(reply([other, other]), again).answers[0].settled
+    [right] = parse(reply([row(), other]), again).answers
+    assert (right.settled, right.fingerprint) == (True, None)
+
+
+@pytest.mark.parametrize("bad", [{"gsm_track_id": None}, {"status": None}])
+def test_a_row_of_the_id_that_cannot_be_read_makes_its_answer_incomplete(bad: dict[str, Any]) -> None:
+    """It is asked for again soon; rows that are still open follow the age schedule."""
+    fetch = fetch_of("transaction", "14094857")
+    [answer] = parse(reply([row(), row(**bad)]), fetch).answers
+    assert (answer.settled, answer.is_incomplete) == (False, True)
+    [running] = parse(reply([row(status=1)]), fetch_of("transaction", "14094857", expected=2)).answers
+    assert (running.settled, running.is_incomplete) == (False, False)
+
+
+@pytest.mark.parametrize("nothing", ["null", "{}", '""', "[]"])
+def test_an_empty_list_of_rows_may_be_written_in_any_way(nothing: str) -> None:
+    """No row, and nothing is settled."""
+    parsed = parse(f'{{"response": {{"result": true, "data": {nothing}}}}}'.encode(), fetch_of("transaction", "1"))
+    assert [(answer.found, answer.settled) for answer in parsed.answers] == [(False, False)]
+
+
+@pytest.mark.parametrize("errorcode", [True, {"a": 1}, ["5"]])
+def test_an_errorcode_that_cannot_be_read_is_named(errorcode: Any) -> None:
+    """The failure stays as it is."""
+    parsed = parse(reply([row(status=3, errorcode=errorcode)]), fetch_of("transaction", "14094857"))
+    assert [trouble.reason for trouble in parsed.unreadable] == ["A row has a `errorcode` that cannot be read."]
+    assert parsed.reports[0].provider_error is None
 
 
 def test_the_text_form_of_a_gsm_id_owns_whatever_its_call_brings() -> None:
