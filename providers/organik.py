@@ -317,12 +317,14 @@ ADAPTER: Final = Organik()
 
 def _pushed_id(tail: str) -> TrackedKey | None:
     """The id that the address of a push ends in: `<transaction>`, `transaction=<id>` or `delivery_track=<id>`."""
-    kind, _, value = tail.rpartition("=")
-    kind, key = kind or PUSHED[0], as_key(value)
-    if key is None or kind not in PUSHED or "/" in key:
+    kind, is_named, value = tail.partition("=")
+    kind, value = (kind, value) if is_named else (PUSHED[0], tail)
+    if kind not in PUSHED or "/" in value:
         return None
-    is_right = kind != PUSHED[0] or as_int(key, minimum=0) is not None
-    return TrackedKey(id_kind=kind, value=key) if is_right else None
+    try:
+        return TrackedKey(id_kind=kind, value=RECORD.id_forms[kind](value))
+    except RequestIsWrong:
+        return None
 
 
 def _parse_error(fetch: Fetch, answer: Answer, reply: Reply) -> Parsed:

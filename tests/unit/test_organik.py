@@ -12,7 +12,7 @@ import pytest
 
 from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
 from models.vocabulary import Granularity, Reason, Status
-from providers.adapter import Account, Answer, DueId, Fetch, Parsed
+from providers.adapter import Account, Answer, Callback, DueId, Fetch, Parsed
 from providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong, SlowDown, TryAgainSoon
 from providers.organik import ADAPTER, ERROR, REASON, STATUS
 
@@ -441,6 +441,31 @@ def test_a_row_of_the_id_that_cannot_be_read_makes_its_answer_incomplete(bad: di
     assert (answer.settled, answer.is_incomplete) == (False, True)
     [running] = parse(reply([row(status=1)]), fetch_of("transaction", "14094857", expected=2)).answers
     assert (running.settled, running.is_incomplete) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("tail", "kind", "value"),
+    [
+        ("0016502030", "transaction", "16502030"),
+        (" 880\u200b", "transaction", "880"),
+        ("transaction=0880", "transaction", "880"),
+        ("delivery_track=a=b", "delivery_track", "a=b"),
+        ("delivery_track=\u202a007\u202c", "delivery_track", "007"),
+        ("+880", None, None),
+        ("transaction=-1", None, None),
+        ("transaction=" + "9" * 20, None, None),
+        ("gsm_track=7", None, None),
+        ("delivery_track=", None, None),
+    ],
+)
+def test_the_id_in_the_address_of_a_push_has_the_form_of_a_registered_one(
+    tail: str, kind: str | None, value: str | None
+) -> None:
+    """Else one transaction would be asked for twice; and what can be no id is not asked for."""
+    parsed = ADAPTER.parse_callback(account(), Callback(tail=tail, body=b"{}"))
+    asked = [(hint.ask.id_kind, hint.ask.value) for hint in parsed.hints]
+    assert asked == ([] if kind is None else [(kind, value)])
+    assert [trouble.is_open for trouble in parsed.unreadable] == [kind is None]
 
 
 @pytest.mark.parametrize("nothing", ["null", "{}", '""', "[]"])
