@@ -383,7 +383,8 @@ def _parse_order(account: Account, fetch: Fetch, answer: Answer, *, code: int, r
         # A worker of an earlier version read the pages before this one. Read them again.
         return Parsed(answers=(IdAnswer(key=key, found=False, is_incomplete=True),))
     if code == NOT_FOUND:
-        return Parsed(answers=(IdAnswer(key=key, found=False),))
+        # Behind a page of recipients it contradicts that page.
+        return Parsed(answers=(IdAnswer(key=key, found=False, is_incomplete=params["page"] > 1),))
     if code == NOT_YET:
         return _scheduled(account, fetch, answer, key)
     _refuse(code, answer)

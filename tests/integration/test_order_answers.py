@@ -299,6 +299,18 @@ def test_an_incomplete_answer_about_an_order_of_last_year_does_not_close_it_as_f
     assert tracked(runtime, old_id) == {"closed": "forgotten", "incomplete": 16, "wait": None}
 
 
+def test_an_order_that_is_not_known_any_more_behind_its_first_page_is_asked_again_soon(runtime: Runtime) -> None:
+    """Page one held 1,000 recipients, so the order exists: the walk begins anew instead of tomorrow."""
+    sent = clock.now() - timedelta(days=4, hours=7)
+    account_id, tracked_id = due_order(runtime, sent_at=sent, valid_until=sent + timedelta(days=2))
+    head = {"id": 7, "status": 114, "total": 1001, "delivered": 1001, "undelivered": 0, "waiting": 0}
+    for _ in range(2):
+        ask(runtime, account_id).answer(body({**head, "message": page_of(0, 1000)}))
+        [second] = fetches_of(runtime.engine, account_id, "ready")
+        Held(runtime, second).answer(body(code=455), status=455)
+    assert tracked(runtime, tracked_id) == {"closed": None, "incomplete": 2, "wait": 10.0}
+
+
 def test_an_order_that_is_still_being_sent_keeps_to_its_age_schedule(runtime: Runtime) -> None:
     """It may show fewer recipients than it will have, so a missing one is no reason to hurry."""
     sent = clock.now() - timedelta(hours=3)
