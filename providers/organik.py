@@ -497,28 +497,33 @@ def _settle(
     rows: Sequence[DeliveryReport],
     spoiled: set[TrackedKey | None],
 ) -> tuple[list[Discovered], IdAnswer]:
-    """What the rows of one id settle: closed when all are final, split when few of a big transaction are still open."""
+    """What the rows of one id settle: closed when all are final, split when few of a big transaction are still open.
+
+    Where nobody knows how many rows the id has, a row may be missing, or stand there in the place of another, without
+    being missed: nothing is settled then unless the answer before held the same rows.
+    """
     due = fetch.ids.get(key)
     expected = due.expected if due is not None else None
     distinct = {row.provider_key for row in rows}
     open_keys = {row.provider_key: row for row in rows if not is_final(row.status)}
-    # A repeated row may stand in the place of another one: it is believed when the next answer holds the same rows.
-    repeats = expected is None and key.id_kind != "gsm_track" and len(rows) > len(distinct)
-    fingerprint = _fingerprint(rows) if repeats else None
-    is_doubtful = repeats and (due is None or due.fingerprint != fingerprint)
+    is_counted = expected is not None or key.id_kind == "gsm_track"
+    fingerprint = None if is_counted or not rows else _fingerprint(rows)
     # A row that names no id might belong to any of them, so only a known number of rows can show that none is missing.
     whole = key not in spoiled and (None not in spoiled if expected is None else len(distinct) >= expected)
-    if not rows or not whole or is_doubtful:
+    if not rows or not whole:
         # Among final rows a missing one is not one that is still to come.
-        lacks_some = key in spoiled or is_doubtful or (bool(rows) and not open_keys)
-        return [], IdAnswer(key=key, found=bool(rows), is_incomplete=lacks_some, fingerprint=fingerprint)
+        lacks_some = key in spoiled or (bool(rows) and not open_keys)
+        return [], IdAnswer(key=key, found=bool(rows), is_incomplete=lacks_some)
+    few = len(open_keys) <= int(account.options.get("batch_size", 100))
+    is_split = key.id_kind == "transaction" and len(distinct) > SPLIT_ABOVE_ROWS and few
+    if open_keys and not is_split:
+        return [], IdAnswer(key=key, found=True, fingerprint=fingerprint)
+    if not is_counted and (due is None or due.fingerprint != fingerprint):
+        return [], IdAnswer(key=key, found=True, is_incomplete=True, fingerprint=fingerprint)
     if not open_keys:
         return [], IdAnswer(key=key, found=True, settled=True, fingerprint=fingerprint)
-    few = len(open_keys) <= int(account.options.get("batch_size", 100))
-    if key.id_kind != "transaction" or len(distinct) <= SPLIT_ABOVE_ROWS or not few:
-        return [], IdAnswer(key=key, found=True, fingerprint=fingerprint)
     stragglers = [_straggler(row, due) for row in open_keys.values()]
-    return stragglers, IdAnswer(key=key, found=True, settled=True, close_reason="split")
+    return stragglers, IdAnswer(key=key, found=True, settled=True, close_reason="split", fingerprint=fingerprint)
 
 
 def _fingerprint(rows: Sequence[DeliveryReport]) -> str:

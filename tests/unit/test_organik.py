@@ -137,8 +137,9 @@ def sample_reports(*, xml: bool) -> tuple[DeliveryReport, ...]:
 def test_the_documented_reply_becomes_exactly_these_rows(name: str, xml: bool) -> None:
     """The vendor's sample in all three forms: final rows settle their transaction, an open one does not."""
     first, second = (TrackedKey(id_kind="transaction", value=value) for value in BOTH)
+    parsed = parse(sample(name), fetch_of("transaction", *BOTH, expected=1))
     answers = (IdAnswer(key=first, found=True, settled=True), IdAnswer(key=second, found=True))
-    assert parse(sample(name)) == Parsed(reports=sample_reports(xml=xml), answers=answers)
+    assert parsed == Parsed(reports=sample_reports(xml=xml), answers=answers)
 
 
 STATUS_ROWS = [
@@ -234,7 +235,7 @@ def test_a_message_may_cost_a_fraction_of_a_credit(given: object, amount: float 
 
 def test_ids_without_a_row_stay_open() -> None:
     """A partial answer settles what it shows and says of the rest only that it was not found."""
-    parsed = parse(reply([row()]), fetch_of("transaction", "14094857", "5"))
+    parsed = parse(reply([row()]), fetch_of("transaction", "14094857", "5", expected=1))
     assert {answer.key.value: (answer.found, answer.settled) for answer in parsed.answers} == {
         "14094857": (True, True),
         "5": (False, False),
@@ -419,18 +420,32 @@ def test_a_transaction_settles_only_with_all_its_expected_rows(expected: int, se
     assert (answer.settled, answer.is_incomplete) == (settled, not settled)
 
 
-def test_a_row_that_may_stand_in_the_place_of_another_settles_nothing_before_it_came_twice() -> None:
-    """A, A for A, B: nobody knows how many rows the transaction has, so the next answer must hold the same."""
-    key = TrackedKey(id_kind="transaction", value="14094857")
-    fetch = fetch_of("transaction", key.value)
-    [first] = parse(reply([row(), row()]), fetch).answers
-    assert (first.found, first.settled, first.is_incomplete) == (True, False, True)
-    again = replace(fetch, ids={key: DueId(key=key, fingerprint=first.fingerprint)})
-    assert parse(reply([row(), row()]), again).answers[0].settled
-    other = row(gsm_track_id=9)
-    assert not parse(reply([other, other]), again).answers[0].settled
-    [right] = parse(reply([row(), other]), again).answers
-    assert (right.settled, right.fingerprint) == (True, None)
+@pytest.mark.parametrize("kind", ["transaction", "delivery_track"])
+def test_rows_that_nobody_has_counted_settle_nothing_before_two_answers_in_a_row_agree(kind: str) -> None:
+    """A alone, or A, A for A, B: a row may be missing, or stand in the place of another, without being missed."""
+    key = TrackedKey(id_kind=kind, value="7")
+    one, other = (row(gsm_track_id=number, **{f"{kind}_id": 7}) for number in (1, 2))
+    running = {**other, "status": 1}
+
+    def said(rows: list[Any], before: IdAnswer | None) -> IdAnswer:
+        due = DueId(key=key, fingerprint=None if before is None else before.fingerprint)
+        fetch = replace(fetch_of(kind, key.value), ids={key: due})
+        return parse(reply(rows), fetch).answers[0]
+
+    for wrong in ([one], [one, one], [other]):
+        first = said(wrong, None)
+        assert (first.found, first.settled, first.is_incomplete) == (True, False, True)
+        right = said([one, other], first)
+        assert (right.settled, right.is_incomplete) == (False, True)
+        assert said([other, one], right).settled
+    # While some are still open an answer needs no confirmation, and the last one is confirmed by those before it.
+    before = said([one, running], None)
+    assert (before.settled, before.is_incomplete) == (False, False)
+    assert said([one, other], before).settled
+    # Nor does a number of rows that the sender has counted, or an id that has only one.
+    counted = replace(fetch_of(kind, key.value), ids={key: DueId(key=key, expected=2)})
+    assert parse(reply([one, other]), counted).answers[0].settled
+    assert parse(reply([one]), fetch_of("gsm_track", "1")).answers[0].settled
 
 
 @pytest.mark.parametrize("bad", [{"gsm_track_id": None}, {"status": None}])
