@@ -407,7 +407,16 @@ def _parse_order(account: Account, fetch: Fetch, answer: Answer, *, code: int, r
     if items and more and params["page"] < MAX_PAGES:
         child = _order_page(asked, page=params["page"] + 1, rows=rows, total=total)
         return Parsed(children=(child,), seen=tuple(one.encode() for one in here), unreadable=tuple(unreadable))
-    whole = _Whole(order=asked, account=account, stated=order, before=before, here=here, rows=rows, total=total)
+    whole = _Whole(
+        order=asked,
+        account=account,
+        stated=order,
+        before=before,
+        here=here,
+        rows=rows,
+        total=total,
+        listed=_listed(fetch),
+    )
     return _judge(account, fetch, answer, whole, unreadable)
 
 
@@ -450,8 +459,12 @@ def _total(fetch: Fetch, order: Mapping[str, Any]) -> int | None:
     stated = as_count(order.get("total"))
     known = fetch.spec.params.get("total")
     if known is None:
-        known = next((row.expected for row in fetch.ids.values() if row.expected is not None), None)
+        known = _listed(fetch)
     return known if stated is None or (stated == 0 and known is not None) else stated
+
+
+def _listed(fetch: Fetch) -> int | None:
+    return next((row.expected for row in fetch.ids.values() if row.expected is not None), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -468,6 +481,8 @@ class _Whole:
     rows: int
     """Recipients on the pages, those that cannot be read included."""
     total: int | None
+    listed: int | None
+    """How many recipients the list that named the order has stated."""
 
     @property
     def everyone(self) -> Sequence[Recipient]:
@@ -483,6 +498,11 @@ class _Whole:
     def counts(self) -> tuple[int | None, int | None]:
         """How many recipients are delivered and undelivered by the order's own statement."""
         return as_count(self.stated.get("delivered")), as_count(self.stated.get("undelivered"))
+
+    @property
+    def is_short_of_list(self) -> bool:
+        """Whether the order has fewer recipients by this answer than by the list."""
+        return self.total is not None and self.listed is not None and self.total < self.listed
 
     @property
     def repeats(self) -> bool:
@@ -532,14 +552,15 @@ def _judge(account: Account, fetch: Fetch, answer: Answer, whole: _Whole, unread
     """What all pages together say of the order: its recipients, its counts, and when it is to be asked again.
 
     An answer may be wrong without showing it: it repeats one recipient in the place of another (A, A for A, B). So
-    where it repeats numbers, or lacks some, it is trusted as to which number occurs how often only when the answer
-    before it held the same numbers equally often; until then the order is not settled. The repeated recipient may be
-    one of equal numbers too: where the order's counts do not confirm their codes, these must agree as well.
+    where it repeats numbers, lacks some, or has fewer than the list said, it is trusted as to which number occurs how
+    often only when the answer before it held the same numbers equally often; until then the order is not settled. The
+    repeated recipient may be one of equal numbers too: where the order's counts do not confirm their codes, these must
+    agree as well.
 
     Settled: the order has ended, all its recipients stood on the pages, and every one of them is final.
     """
     key = TrackedKey(id_kind=ORDER, value=whole.order)
-    doubtful = whole.repeats or whole.lacks_some
+    doubtful = whole.repeats or whole.lacks_some or whole.is_short_of_list
     fingerprint = _fingerprint(account, whole) if doubtful else None
     row = fetch.ids.get(key)
     is_confirmed = not doubtful or (row is not None and row.fingerprint == fingerprint)
@@ -551,6 +572,8 @@ def _judge(account: Account, fetch: Fetch, answer: Answer, whole: _Whole, unread
         is_one_missing=not is_confirmed and not whole.shows_all_delivered,
     )
     summary, troubles = _summarise(account, answer, whole)
+    if whole.is_short_of_list and not is_confirmed:
+        summary = ()
     code = code_text(whole.stated.get("status"))
     has_ended = code is not None and (code == FINISHED or is_final(judge(account, ORDER_STATUS, code)[0]))
     is_whole = is_confirmed and not whole.lacks_some

@@ -299,6 +299,24 @@ def test_an_incomplete_answer_about_an_order_of_last_year_does_not_close_it_as_f
     assert tracked(runtime, old_id) == {"closed": "forgotten", "incomplete": 16, "wait": None}
 
 
+def test_an_answer_with_fewer_recipients_than_the_list_said_is_believed_when_the_next_one_agrees(
+    runtime: Runtime,
+) -> None:
+    """Its own total may be as short as its rows: one such answer must not settle the order without the others."""
+    account_id, tracked_id = due_order(runtime, expected=2)
+    short = order([(A, 111)], total=1)
+    say(runtime, account_id, short)
+    assert deliveries(runtime.engine, account_id) == [(f"7:{A}:1", "delivered")]
+    assert tracked(runtime, tracked_id) == {"closed": None, "incomplete": 1, "wait": 5.0}
+    say(runtime, account_id, order([(A, 111), (B, 111)]))
+    assert (len(deliveries(runtime.engine, account_id)), tracked(runtime, tracked_id)["closed"]) == (3, "final")
+    other, other_id = due_order(runtime, expected=2)
+    say(runtime, other, short)
+    say(runtime, other, short)
+    assert tracked(runtime, other_id)["closed"] == "final"
+    assert deliveries(runtime.engine, other) == [("7", "delivered"), (f"7:{A}:1", "delivered")]
+
+
 def test_an_order_that_is_not_known_any_more_behind_its_first_page_is_asked_again_soon(runtime: Runtime) -> None:
     """Page one held 1,000 recipients, so the order exists: the walk begins anew instead of tomorrow."""
     sent = clock.now() - timedelta(days=4, hours=7)
