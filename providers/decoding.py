@@ -51,7 +51,7 @@ _TIME: Final = re.compile(
 )
 """A local time, or ISO 8601 with the offset that makes it unambiguous."""
 _LONGEST_TIME: Final = len("2016-11-02 11:47:38.123456789 +03:00")
-_NO_TIME: Final = re.compile(r"0000-00-00(?:[ Tt][0:.]*)?[Zz]?|-0001-11-(?:29|30)[ Tt].*")
+_NO_TIME: Final = re.compile(r"0000-00-00(?:[ Tt][0:.,]*)?(?: ?(?:[Zz]|[+-][0-9:]{2,5}))?|-0001-11-(?:29|30)[ Tt].*")
 """MySQL's zero date, as it is and as PHP's date classes write it."""
 _MOST_OFFSET: Final = timedelta(hours=14)
 _EMPTY: Final[tuple[Any, ...]] = (None, [], {})
@@ -258,8 +258,9 @@ def as_text(value: Any, *, limit: int = TEXT_LIMIT) -> str | None:
 
     NUL and lone surrogates, which PostgreSQL refuses, become U+FFFD; longer than `limit` characters is cut.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)[:limit]
+    number = _whole_text(value)
+    if number is not None:
+        return number[:limit]
     if not isinstance(value, str):
         return None
     return clean_text(value.strip(), limit=limit) or None
@@ -270,13 +271,15 @@ def as_key(value: Any) -> str | None:
 
     None where it is blank, longer than `KEY_LIMIT` or holds a control character, a lone surrogate or U+FFFD.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        text = str(value)
-    elif isinstance(value, str):
-        text = value.strip()
-    else:
-        return None
+    text = value.strip() if isinstance(value, str) else _whole_text(value) or ""
     return text if 0 < len(text) <= KEY_LIMIT and not _NOT_IN_A_KEY.search(text) else None
+
+
+def _whole_text(value: Any) -> str | None:
+    """A whole number as text, the same for 114 and 114.0; None for everything else."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_FLOATS:
+        return str(int(value))
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def as_amount(value: Any) -> float | None:

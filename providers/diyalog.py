@@ -89,7 +89,8 @@ MAX_OFFSET_SECONDS: Final = 366 * 86400.0
 _KIND: Final = "customer"
 _STATED: Final = ("senderId", "receiverId", "messagingDate", COUNTED, "isGroupMessaging", "groupId")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LATEST_MS: Final = 7_258_118_400_000  # the year 2200: a later "day" is not a day
+_EARLIEST_MS: Final = 631_152_000_000  # the year 1990: what lies before it is no day, but perhaps seconds
+_LATEST_MS: Final = 7_258_118_400_000  # the year 2200
 
 
 def customer_id(value: str) -> str:
@@ -416,7 +417,7 @@ def _read(item: Any) -> DeliveryReport | Unreadable:
 
 def _day(value: Any) -> date | None:
     """The UTC calendar date of an epoch in milliseconds (the samples are exact UTC midnights)."""
-    stamp = as_int(value, minimum=1, maximum=_LATEST_MS)
+    stamp = as_int(value, minimum=_EARLIEST_MS, maximum=_LATEST_MS)
     return None if stamp is None else (_EPOCH + timedelta(milliseconds=stamp)).date()
 
 

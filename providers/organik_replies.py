@@ -18,6 +18,8 @@ from providers.errors import AnswerNotUnderstood
 _DECLARATION: Final = re.compile(r"\s*<\?xml[^>]*\?>")
 _LEAVES: Final = frozenset({"result", "error", "item"})
 _LEVELS: Final = 5
+_EMPTY: Final[tuple[Any, ...]] = (None, "", {})
+"""How else an empty list is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,8 @@ def _read_json(body: bytes) -> Reply:
     if verdict == 0:
         error = response.get("error")
         return _refusal(error if isinstance(error, dict) else {})
-    data = as_list(response.get("data"))
+    given = response.get("data", False)
+    data = [] if given in _EMPTY else as_list(given)
     if verdict != 1 or data is None:
         raise AnswerNotUnderstood("The answer lacks `result` or `data`.", raw=body)
     return Reply(ok=True, rows=tuple(data))

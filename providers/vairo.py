@@ -126,7 +126,7 @@ _VALIDITY: Final = re.compile(r"([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])")
 _LOG_DEPTH: Final = 4
 _FORM: Final = "The tracked id is not <send id>:<number>."
 _NUMBER: Final = re.compile(r"\+?[0-9]{1,20}")
-_EMPTY: Final[tuple[Any, ...]] = (None, [], {})
+_EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
 
 NUMBER: Final = "number"
 SEND: Final = "send"
@@ -330,9 +330,9 @@ def _read_number(account: Account, fetch: Fetch, item: Mapping[str, Any]) -> Par
     """What the object in `aciklama` says."""
     key, word = as_key(item.get("id")), as_text(item.get("durum_gonderim"), limit=100)
     if key is None or word is None:
-        return _unreadable("The report lacks `id` or `durum_gonderim`.", item)
+        return _unreadable(fetch, "The report lacks `id` or `durum_gonderim`.", item)
     if not _is_about(item, fetch.spec.params):
-        return _unreadable("The report is about another send or number than was asked for.", item)
+        return _unreadable(fetch, "The report is about another send or number than was asked for.", item)
     fields = Fields(item, account.timezone)
     report = _report(account, fetch, fields, key, word)
     strange = (_unknown_word(key, item),) if report.status is Status.UNKNOWN else ()
@@ -397,7 +397,7 @@ def _read_send(account: Account, fetch: Fetch, item: Mapping[str, Any], received
     """What the object in `aciklama` says of the send: its `order` row. It settles the send and never a number."""
     key, code = as_key(item.get("id")), _int_or_text(item.get("paket_durum"))
     if code is None or key is None or bare(key) != bare(fetch.spec.params["send"]):
-        return _unreadable("The answer about a send lacks its `paket_durum` or names another send.", item)
+        return _unreadable(fetch, "The answer about a send lacks its `paket_durum` or names another send.", item)
     fields = Fields(item, account.timezone)
     report = _send_report(account, fetch, fields, str(code), received_at)
     troubles = list(fields.unreadable("An answer about a send"))
@@ -467,8 +467,10 @@ def _cause(log: Any, depth: int) -> str | None:
     return next((word for word in found if word is not None), None)
 
 
-def _unreadable(reason: str, item: Mapping[str, Any]) -> Parsed:
-    return Parsed(unreadable=(Unreadable(reason=reason, raw=dump_item(item)),))
+def _unreadable(fetch: Fetch, reason: str, item: Mapping[str, Any]) -> Parsed:
+    """An answer that cannot be read says nothing about what was asked for, which is asked for again soon."""
+    answers = tuple(IdAnswer(key=key, found=False, is_incomplete=True) for key in _asked(fetch))
+    return Parsed(answers=answers, unreadable=(Unreadable(reason=reason, raw=dump_item(item)),))
 
 
 def _unknown_word(key: str, item: Mapping[str, Any]) -> Unreadable:

@@ -235,10 +235,20 @@ def _next_check(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> datet
     by_age = next_check(
         polling, sent_at=row["sent_at"], valid_until=row["valid_until"], now=now, early=not is_whole(row), **numbers
     )
-    if answer is None or not answer.is_incomplete:
-        return by_age
-    before, factor = row["incomplete_answers"], numbers["time_factor"]
-    return check_again(polling, by_age, now=now, incomplete_before=before, time_factor=factor)
+    factor = numbers["time_factor"]
+    if answer is not None and answer.is_incomplete:
+        before = row["incomplete_answers"]
+        return check_again(polling, by_age, now=now, incomplete_before=before, time_factor=factor)
+    if (answer is None or not answer.found) and _is_first_after_validity(row, now):
+        # One empty answer must not put the id off for a day, or close it.
+        return check_again(polling, by_age, now=now, incomplete_before=0, time_factor=factor)
+    return by_age
+
+
+def _is_first_after_validity(row: RowMapping, now: datetime) -> bool:
+    """Whether this is the first answer about the id since its validity has ended."""
+    checked_at, valid_until = row["last_checked_at"], row["valid_until"]
+    return bool(now >= valid_until and (checked_at is None or checked_at < valid_until))
 
 
 def _track_wholes(connection: Connection, asked: Asked, *, stepped: timedelta) -> None:
