@@ -19,7 +19,7 @@ from api_server import Said, Server, serving
 from ledger_acts import Held, add_ids, plan, vairo_body
 from ledger_acts import add_account as add_polled
 from pydantic import SecretStr
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from stored_rows import stored_rows
 from test_api_access import lines
@@ -190,6 +190,8 @@ def test_a_worker_that_stops_within_a_transaction_loses_its_locks_after_ten_seco
     app_of_worker = make_app(Settings(database_url=SecretStr(url)))
     with app_of_worker.runtime().engine.connect() as connection:
         assert connection.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one() == "10s"
+    app_of_worker.runtime().engine.dispose()
+    app_of_worker.runtime().door.close()
     beat = "INSERT INTO heartbeats (name, at) VALUES ('plan', now()) ON CONFLICT (name) DO UPDATE SET at = now()"
     stopped = make_engine(url, pool_size=1, idle_in_transaction_seconds=0.2)
     with stopped.connect() as frozen, database.engine.connect() as other:
@@ -198,7 +200,27 @@ def test_a_worker_that_stops_within_a_transaction_loses_its_locks_after_ten_seco
         other.execute(text(beat))
         with pytest.raises(DBAPIError) as refused:
             frozen.execute(text(beat))
-    assert is_unavailable(refused.value)
+    assert (sqlstate_of(refused.value), is_unavailable(refused.value)) == ("25P03", True)
+    stopped.dispose()
+
+
+def test_a_transaction_whose_session_idled_too_long_is_repeated_in_a_new_one(database: Database) -> None:
+    """What a frozen worker had in hand is written when it goes on: a response is not asked for twice."""
+    url = database.engine.url.render_as_string(hide_password=False)
+    engine = make_engine(url, pool_size=1, idle_in_transaction_seconds=0.2)
+    sessions: list[int] = []
+
+    def run(connection: Connection) -> int:
+        sessions.append(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+        if len(sessions) == 1:
+            ended = "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = :pid)"
+            with database.engine.connect() as other:
+                while other.execute(text(ended), {"pid": sessions[0]}).first() is None:
+                    other.rollback()
+        return int(connection.execute(text("SELECT 7")).scalar_one())
+
+    assert (retry_transaction(engine, run), len(set(sessions))) == (7, 2)
+    engine.dispose()
 
 
 def test_a_statement_that_takes_too_long_is_no_outage(database: Database, runtime: Runtime, lines: io.StringIO) -> None:
