@@ -53,8 +53,7 @@ def _read_json(body: bytes) -> Reply:
     result = response.get("result")
     verdict = int(result) if isinstance(result, bool) else as_int(result)
     if verdict == 0:
-        error = response.get("error")
-        return _refusal(error if isinstance(error, dict) else {})
+        return _refusal(response.get("error"))
     given = response.get("data", False)
     data = [] if given in EMPTY else as_list(given)
     if verdict != 1 or data is None:
@@ -115,8 +114,9 @@ def text_of(element: Element) -> str | None:
     return (element.text or "").strip() or None
 
 
-def _refusal(error: dict[str, Any]) -> Reply:
-    return Reply(ok=False, codes=codes_of(error), said=as_text(error.get("message")))
+def _refusal(error: Any) -> Reply:
+    said = error.get("message") if isinstance(error, dict) else error
+    return Reply(ok=False, codes=codes_of(error), said=as_text(said))
 
 
 def codes_of(error: Any) -> tuple[int, ...]:

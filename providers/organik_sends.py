@@ -192,7 +192,7 @@ def _report(error: Any, **fields: Any) -> DeliveryReport:
 
 
 def _read_accepted(delivery: Mapping[str, Any]) -> tuple[list[Discovered], list[Unreadable]]:
-    """How the accepted numbers are asked for: by their transaction, else each by its own id; and what is unreadable."""
+    """The ids under which to poll the accepted numbers (the transaction, else one each), and what is unreadable."""
     given = delivery.get("valid") or []
     numbers = as_list(given)
     transaction, track = _transaction(delivery), as_text(delivery.get("track_id"))

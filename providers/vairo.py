@@ -468,7 +468,7 @@ def _cause(log: Any, depth: int) -> str | None:
 
 
 def _unreadable(fetch: Fetch, reason: str, item: Mapping[str, Any]) -> Parsed:
-    """An answer that cannot be read says nothing about what was asked for, which is asked for again soon."""
+    """A response that cannot be read settles nothing; its id is polled again soon."""
     answers = tuple(IdAnswer(key=key, found=False, is_incomplete=True) for key in _asked(fetch))
     return Parsed(answers=answers, unreadable=(Unreadable(reason=reason, raw=dump_item(item)),))
 
