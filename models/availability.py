@@ -11,8 +11,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 READ_ONLY: Final = "25006"
 """SQLSTATE of a write to a standby, or in a session that may only read: after a failover, to the old primary."""
-IDLED: Final = "25P03"
-"""SQLSTATE of a session that the server ended because it idled in a transaction: nothing of that was committed."""
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _UNAVAILABLE_CLASSES: Final = frozenset(
     {
@@ -26,7 +24,7 @@ _UNAVAILABLE_CLASSES: Final = frozenset(
 _UNAVAILABLE: Final = frozenset(
     {
         READ_ONLY,
-        IDLED,
+        "25P03",  # ended by the server for idling in a transaction
         *(f"57P{number:02}" for number in range(1, 6)),  # shutdown, crash, starting up, dropped, idle too long
     }
 )
