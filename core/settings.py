@@ -42,7 +42,12 @@ _SERVICE_VARIABLE: Final = re.compile(
     r".+_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 
+_LIBPQ: Final = re.compile(r"PG[A-Z]+")
+"""Variables of libpq: https://www.postgresql.org/docs/current/libpq-envars.html"""
+
 _set_aside: dict[str, str] = {}
+_without_use: dict[str, str] = {}
+"""Variables of libpq that were removed since they are meant for another server."""
 
 
 class SettingsError(Exception):
@@ -244,10 +249,19 @@ def set_foreign_variables_aside() -> None:
         _set_aside[name] = os.environ.pop(name)
 
 
+def remove_libpq_variables() -> None:
+    """Remove libpq's variables from this process and from what its children inherit: the database is embedded.
+
+    They are meant for a server that somebody set up; `PGSSLMODE=require` or `PGHOSTADDR` would lead past ours.
+    """
+    for name in [name for name in os.environ if _LIBPQ.fullmatch(name)]:
+        _without_use[name] = os.environ.pop(name)
+
+
 def ignored_variables() -> dict[str, str]:
     """Variables that look like settings and have no effect: name to reason, without values."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    found: dict[str, str] = {}
+    found = dict.fromkeys(sorted(_without_use), "of libpq, while the embedded PostgreSQL is used")
     for name, value in sorted(inherited_environment().items()):
         if _FOREIGN.fullmatch(name) and not (name == _TRUSTED_PROXIES_BEFORE and trusted_proxies_before()):
             found[name] = "of another program"

@@ -16,20 +16,19 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from core import clock
 from core.settings import libpq_options
-from models.availability import READ_ONLY, is_unavailable, sqlstate_of
+from models.availability import is_unavailable, sqlstate_of
 
 CONNECT_TIMEOUT_SECONDS = 10
 IDLE_IN_TRANSACTION_SECONDS = 60
+WORKER_IDLE_IN_TRANSACTION_SECONDS = 10
+"""A worker's transactions wait for nobody but PostgreSQL. One that was frozen in the middle must let go of the row of
+its account before the threads of all other workers have queued up behind it."""
 TRANSACTION_ATTEMPTS = 6
 REPEAT_PAUSE_SECONDS = 0.02
 OUTDATED = "0A000"
 """SQLSTATE of a prepared statement whose columns a migration has changed."""
 REPEATABLE = frozenset({"40P01", "40001", OUTDATED})
-"""SQLSTATEs after which the same transaction may simply be run again: deadlock, serialization failure, outdated.
-
-So may one in a session that turned out to be read-only, but once: the next session leads to the new primary, or there
-is none.
-"""
+"""SQLSTATEs after which the same transaction may simply be run again: deadlock, serialization failure, outdated."""
 PREPARES = "ulak_prepares"
 """The note at a connection whose transactions keep prepared statements."""
 CONNECTIONS_LAST_SECONDS = 60
@@ -50,6 +49,7 @@ def make_engine(
     *,
     pool_size: int = 5,
     statement_timeout_seconds: float = 60.0,
+    idle_in_transaction_seconds: float = IDLE_IN_TRANSACTION_SECONDS,
     connect_timeout_seconds: int = CONNECT_TIMEOUT_SECONDS,
     application_name: str = "ulak",
     prepares: bool = False,
@@ -57,10 +57,10 @@ def make_engine(
     """An engine for a `postgresql://…` address. Connects only when it is used; opens at most `pool_size` connections.
 
     Every session speaks UTC, gives up on a statement after `statement_timeout_seconds` (0: never), is ended by the
-    server after a minute idle in a transaction (a worker that was frozen must not hold an account's lock), and notices
-    a dead network within six times `connect_timeout_seconds`. Connections are at most a minute old, and one that turns
-    out to be unavailable (`models.availability`) is closed with all others. No error of this engine shows parameters or
-    values of rows.
+    server after `idle_in_transaction_seconds` without a statement in an open transaction, and notices a dead network
+    within six times `connect_timeout_seconds`. Connections are at most a minute old, and one that turns out to be
+    unavailable (`models.availability`) is closed with all others. No error of this engine shows parameters or values
+    of rows.
 
     `prepares`: keep the plans of statements that a connection runs again and again in `retry_transaction`, through
     migrations that come between. Not in sessions that a pooler lends to several clients.
@@ -70,7 +70,7 @@ def make_engine(
         address = address.set(drivername="postgresql+psycopg")
     session = (
         f"-c timezone=UTC -c statement_timeout={int(statement_timeout_seconds * 1000)}"
-        f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000}"
+        f" -c idle_in_transaction_session_timeout={int(idle_in_transaction_seconds * 1000)}"
         " -c ulak.direct=on"
     )
     if prepares:
@@ -155,24 +155,29 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 def retry_transaction(engine: Engine, run: Callable[[Connection], _Result]) -> _Result:
-    """Run `run` in one transaction; repeat the whole after a deadlock, a conflict, a migration or a failover.
+    """Run `run` in one transaction; repeat the whole after a deadlock, a conflict or a migration.
+
+    So too, but once, where the session is lost or takes no writes before COMMIT is sent, since nothing was committed
+    then: after a failover the next session leads to the new primary, and a worker that was frozen for so long that the
+    server ended its session still has its work in hand.
 
     `run` must therefore have no effect outside the database. After `TRANSACTION_ATTEMPTS` tries the error is raised.
     """
-    was_read_only = False
+    was_lost = False
     for attempt in range(1, TRANSACTION_ATTEMPTS):
-        has_run = False
+        is_running = False
         try:
             with _unpinged(attempt), transaction(engine) as connection, _preparing(connection):
+                is_running = True
                 result = run(connection)
-                has_run = True
-            return result  # noqa: TRY300 - the commit may fail
+                is_running = False
         except DBAPIError as error:
-            state = sqlstate_of(error)
-            is_stale = attempt == 1 and not has_run and state != READ_ONLY and is_unavailable(error)
-            if not is_stale and state not in REPEATABLE and (state != READ_ONLY or was_read_only):
-                raise
-            was_read_only = state == READ_ONLY
+            if sqlstate_of(error) not in REPEATABLE:
+                if was_lost or not is_running or not is_unavailable(error):
+                    raise
+                was_lost = True
+        else:
+            return result
         # The other side has to be woken before it holds the row: at once, the victim could take it away again.
         clock.sleep(uniform(0.5, 1.0) * REPEAT_PAUSE_SECONDS * attempt)  # noqa: S311 - a pause, not a secret
     with transaction(engine) as connection, _preparing(connection):

@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
+
+DEFAULT_DEADLINE_SECONDS: Final = 30.0
+"""Within which a request has been answered or given up, where neither the account nor its provider says otherwise."""
+LONGEST_DEADLINE_SECONDS: Final = 75.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

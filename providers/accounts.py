@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 from core.zones import time_zone, zone_names
 from models.accounts import AccountSettings
+from models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS
 from providers.account_values import Mistake, Section
 from providers.adapter import Adapter, OptionSpec, ProviderRecord
-from providers.http import LONGEST_DEADLINE_SECONDS
 from providers.registry import ADAPTERS
 from providers.retry import RetryPolicy
 from providers.statuses import MAPPABLE, STATUS_MAP, read_meaning
@@ -318,7 +318,7 @@ def _poll(section: Section, record: ProviderRecord | None) -> dict[str, Any]:
 def _options(section: Section, record: ProviderRecord | None) -> dict[str, Any]:
     """The two options that all providers have, and the provider's own."""
     hours = record.validity_hours if record else 24.0
-    deadline = record.deadline_seconds if record else 30.0
+    deadline = record.deadline_seconds if record else DEFAULT_DEADLINE_SECONDS
     options: dict[str, Any] = {
         "validity_hours": section.number("validity_hours", hours, above=0, maximum=366 * 24),
         "deadline_seconds": section.number("deadline_seconds", deadline, above=0, maximum=LONGEST_DEADLINE_SECONDS),

@@ -11,6 +11,7 @@ from datetime import date, datetime
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
+from models.permit import DEFAULT_DEADLINE_SECONDS
 from models.report import DeliveryReport, Discovered, Hint, IdAnswer, KeptStatement, TrackedKey, Unreadable
 from models.vocabulary import Granularity
 
@@ -70,7 +71,7 @@ class ProviderRecord:
     validity_hours: float
     every_seconds: float = 60.0
     lookback_days: int = 3
-    deadline_seconds: float = 30.0
+    deadline_seconds: float = DEFAULT_DEADLINE_SECONDS
     options: tuple[OptionSpec, ...] = ()
     status_codes: frozenset[str] = frozenset()
     """The documented status codes, as text, of a provider that may use others too: those an account's `status_map` may

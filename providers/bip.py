@@ -33,6 +33,7 @@ from providers.adapter import (
     Request,
 )
 from providers.decoding import (
+    EMPTY,
     Fields,
     as_count,
     as_int,
@@ -79,7 +80,8 @@ _COUNTS: Final = ("numberofmessage", "totalnumberofmessage")
 _ITEM_FIELDS: Final = ("receiver", "resultcode", "reportid", *_COUNTS)
 _HEAD_FIELDS: Final = ("reqid", "txnid", "resultcode")
 _SENDTIME: Final = re.compile(
-    r"([0-9]{2})\.([0-9]{2})\.([0-9]{4}) ([0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?) ([+-])([0-9]{2}):?([0-9]{2})"
+    r"([0-9]{2})\.([0-9]{2})\.([0-9]{4}) ([0-9]{2}:[0-9]{2}:[0-9]{2})(?:[.,]([0-9]{1,9}))?"
+    r" ?(?:Z|UTC|GMT|([+-][0-9]{2})(?::?([0-9]{2}))?)"
 )
 _UTC: Final = ZoneInfo("UTC")
 _NOT_A_NOTICE: Final = frozenset({Status.UNREPORTED, Status.PARTIALLY_DELIVERED, Status.UNKNOWN})
@@ -188,10 +190,11 @@ def send_time(text: Any, zone: ZoneInfo = _UTC) -> datetime | None:
     match = _SENDTIME.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
         return local_time(text, zone)
-    day, month, year, clock, sign, hours, minutes = match.groups()
-    clock = clock if "." not in clock else clock.ljust(len("16:11:58.633000"), "0")
+    day, month, year, clock, fraction, hours, minutes = match.groups()
+    micros = (fraction or "").ljust(6, "0")[:6]
+    offset = f"{hours or '+00'}:{minutes or '00'}"
     try:
-        moment = datetime.fromisoformat(f"{year}-{month}-{day}T{clock}{sign}{hours}:{minutes}").astimezone(UTC)
+        moment = datetime.fromisoformat(f"{year}-{month}-{day}T{clock}.{micros}{offset}").astimezone(UTC)
     except (ValueError, OverflowError):
         return None
     return moment if moment.year > 2000 else None  # noqa: PLR2004 - older than BiP itself: a clock that was never set
@@ -286,7 +289,7 @@ def _items(stated: Any) -> list[Any] | None:
 
     The field table calls `list` an object and the samples show an array, so one receiver may stand there by itself.
     """
-    if stated is None:
+    if stated in EMPTY:
         return []
     if isinstance(stated, dict) and "receiver" in stated:
         return [stated]
@@ -302,6 +305,14 @@ def _item_statement(body: Mapping[str, Any], item: Mapping[str, Any]) -> dict[st
     """The item, and what the report says beside its list; the item's `resultcode` keeps its name."""
     head = {"send_resultcode" if name == "resultcode" else name: value for name, value in _head(body).items()}
     return head | {name: item[name] for name in _ITEM_FIELDS if name in item}
+
+
+def _head_troubles(body: Mapping[str, Any]) -> tuple[Unreadable, ...]:
+    """What beside the list is there and cannot be read."""
+    fields = Fields(_head(body), _UTC)
+    fields.read("txnid", as_key)
+    fields.text("reqid")
+    return fields.unreadable("A report")
 
 
 def _delivery_of_report(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -334,6 +345,7 @@ def _parse_items(body: Mapping[str, Any], items: Sequence[Any], txnid: str | Non
         reports=tuple(reports),
         # A body again: the send, and all items of the receiver, so that each keeps its place.
         unreadable=(
+            *_head_troubles(body),
             *(
                 Unreadable(reason=reason, raw=dump_item({**_head(body), "list": by_receiver[receiver]}))
                 for receiver in spoiled

@@ -97,9 +97,11 @@ class DeadlineStream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         """The stream inside TLS; the handshake as a whole is bound, not each of its reads."""
+        # An address of version 6 comes in brackets through a proxy, and certificates name it without.
+        name = server_hostname and server_hostname.strip("[]")
         try:
             self._arm(timeout, httpcore.ConnectTimeout)
-            return DeadlineStream(ssl_context.wrap_socket(self._sock, server_hostname=server_hostname), self._deadline)
+            return DeadlineStream(ssl_context.wrap_socket(self._sock, server_hostname=name), self._deadline)
         except TimeoutError as error:
             self.close()
             raise httpcore.ConnectTimeout(str(error)) from error

@@ -51,14 +51,19 @@ _TIME: Final = re.compile(
 )
 """A local time, or ISO 8601 with the offset that makes it unambiguous."""
 _LONGEST_TIME: Final = len("2016-11-02 11:47:38.123456789 +03:00")
-_NO_TIME: Final = re.compile(r"0000-00-00(?:[ Tt][0:.]*)?[Zz]?|-0001-11-(?:29|30)[ Tt].*")
+_NO_TIME: Final = re.compile(r"0000-00-00(?:[ Tt][0:.,]*)?(?: ?(?:[Zz]|[+-][0-9:]{2,5}))?|-0001-11-(?:29|30)[ Tt].*")
 """MySQL's zero date, as it is and as PHP's date classes write it."""
 _MOST_OFFSET: Final = timedelta(hours=14)
-_EMPTY: Final[tuple[Any, ...]] = (None, [], {})
+EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
+"""How providers write that there is nothing, a list without items included."""
 _Value = TypeVar("_Value")
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _NOT_IN_A_KEY: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffd]")
 _YEARS: Final = range(1990, 2200)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EARLIEST_MS, _LATEST_MS = (
+    (datetime(year, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(milliseconds=1) for year in (_YEARS.start, _YEARS.stop)
+)
 
 _CHARSET: Final = re.compile(r"(?i);\s*charset\s*=\s*[\"']?\s*([^\s\"';]*)")
 _XML_CHARSET: Final = re.compile(r"""(<\?xml\b[^>]*?)\s+encoding\s*=\s*["']\s*([^"'>]*?)\s*["']""")
@@ -258,8 +263,9 @@ def as_text(value: Any, *, limit: int = TEXT_LIMIT) -> str | None:
 
     NUL and lone surrogates, which PostgreSQL refuses, become U+FFFD; longer than `limit` characters is cut.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)[:limit]
+    number = _whole_text(value)
+    if number is not None:
+        return number[:limit]
     if not isinstance(value, str):
         return None
     return clean_text(value.strip(), limit=limit) or None
@@ -270,13 +276,15 @@ def as_key(value: Any) -> str | None:
 
     None where it is blank, longer than `KEY_LIMIT` or holds a control character, a lone surrogate or U+FFFD.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        text = str(value)
-    elif isinstance(value, str):
-        text = value.strip()
-    else:
-        return None
+    text = value.strip() if isinstance(value, str) else _whole_text(value) or ""
     return text if 0 < len(text) <= KEY_LIMIT and not _NOT_IN_A_KEY.search(text) else None
+
+
+def _whole_text(value: Any) -> str | None:
+    """A whole number as text, the same for 114 and 114.0; None for everything else."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_FLOATS:
+        return str(int(value))
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def as_amount(value: Any) -> float | None:
@@ -328,6 +336,15 @@ def _named_zone(utc: str | None, sign: str | None, hours: str | None, minutes: s
     if offset > _MOST_OFFSET or int(minutes or 0) >= 60:  # noqa: PLR2004 - minutes of an hour
         raise ValueError("no such offset")
     return timezone(offset if sign == "+" else -offset)
+
+
+def epoch_milliseconds(value: Any) -> datetime | None:
+    """A moment given as milliseconds since 1970, in UTC; None for everything else.
+
+    None also for a year outside 1990-2199: what looks like 1970 was given in seconds.
+    """
+    stamp = as_int(value, minimum=_EARLIEST_MS, maximum=_LATEST_MS - 1)
+    return None if stamp is None else EPOCH + timedelta(milliseconds=stamp)
 
 
 class Fields:
@@ -399,18 +416,21 @@ def _is_absent(value: Any, no_value: re.Pattern[str] | None) -> bool:
     if isinstance(value, str):
         text = value.strip()
         return not text or (no_value is not None and no_value.fullmatch(text) is not None)
-    return value in _EMPTY
+    return value in EMPTY
 
 
 def retry_after(answer: Answer) -> float | None:
-    """Seconds the provider asks us to wait (`Retry-After`: seconds or an HTTP date), at most a day; None if unsaid."""
+    """Seconds the provider asks us to wait (`Retry-After`: seconds or an HTTP date), at most a day; None if unsaid.
+
+    A date counts from the provider's own clock (`Date`), since ours may differ; from ours where there is no `Date`.
+    """
     text = answer.headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
         return min(float(text[:9]), LONGEST_WAIT_SECONDS)
-    moment = http_date(text)
-    if moment is None or answer.received_at is None:
+    moment, now = http_date(text), http_date(answer.headers.get("date", "")) or answer.received_at
+    if moment is None or now is None:
         return None
-    wait = (moment - answer.received_at).total_seconds()
+    wait = (moment - now).total_seconds()
     return min(max(wait, 0.0), LONGEST_WAIT_SECONDS)
 
 

@@ -35,12 +35,14 @@ from providers.adapter import (
     Request,
 )
 from providers.decoding import (
+    EPOCH,
     as_count,
     as_int,
     as_key,
     as_list,
     check_http,
     dump_item,
+    epoch_milliseconds,
     http_date,
     in_utf8,
     load_json,
@@ -88,8 +90,6 @@ MAX_OFFSET_SECONDS: Final = 366 * 86400.0
 
 _KIND: Final = "customer"
 _STATED: Final = ("senderId", "receiverId", "messagingDate", COUNTED, "isGroupMessaging", "groupId")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LATEST_MS: Final = 7_258_118_400_000  # the year 2200: a later "day" is not a day
 
 
 def customer_id(value: str) -> str:
@@ -257,7 +257,7 @@ class Diyalog:
 
 def _milliseconds(day: date, zone: tzinfo) -> int:
     """The beginning of a day as an epoch."""
-    return (datetime.combine(day, time(), zone) - _EPOCH) // timedelta(milliseconds=1)
+    return (datetime.combine(day, time(), zone) - EPOCH) // timedelta(milliseconds=1)
 
 
 def _page(
@@ -416,8 +416,8 @@ def _read(item: Any) -> DeliveryReport | Unreadable:
 
 def _day(value: Any) -> date | None:
     """The UTC calendar date of an epoch in milliseconds (the samples are exact UTC midnights)."""
-    stamp = as_int(value, minimum=1, maximum=_LATEST_MS)
-    return None if stamp is None else (_EPOCH + timedelta(milliseconds=stamp)).date()
+    moment = epoch_milliseconds(value)
+    return None if moment is None else moment.date()
 
 
 def _group(item: Mapping[str, Any]) -> int | None:

@@ -11,13 +11,13 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from models.report import DeliveryReport, Unreadable
 from models.vocabulary import Granularity, Source, Status
 from providers.adapter import Callback, Parsed
-from providers.decoding import as_int, as_key, dump_item, scrub
+from providers.decoding import EMPTY, as_key, as_list, dump_item, epoch_milliseconds, scrub
 from providers.errors import AnswerNotUnderstood
 
 APP_SECRET: Final = "app_secret"  # noqa: S105 - the name of a credential
@@ -29,10 +29,12 @@ EVENTS: Final[Mapping[str, Status]] = {
 SILENT_EVENTS: Final = frozenset({"messageEcho", "message"})
 """Events that say nothing about a delivery: "This does not mean that the event has been delivered to the user"."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LATEST_MS: Final = 7_258_118_400_000
 _PERSON: Final = ("appCustomerId", "appStaffId", "id")
-_STATED: Final = ("sender", "recipient", "timestamp")
+_PARTIES: Final = ("sender", "recipient")
+_STATED: Final = (*_PARTIES, "timestamp")
+_NO_TIME: Final = "An event has a `timestamp` or `watermark` that cannot be read."
+_NO_PARTY: Final = "An event has a `sender` or `recipient` that cannot be read."
+_OPTIONAL: Final = frozenset({_NO_TIME, _NO_PARTY})
 
 
 def is_signed(secret: str, callback: Callback) -> bool:
@@ -59,45 +61,52 @@ def read_webhook(body: Mapping[str, Any]) -> Parsed:
 
     A `watermark` alone ("all messages before this time") names no message, so nothing is derived from it.
     """
-    entries = body.get("entry")
-    if not isinstance(entries, list):
+    entries = as_list(body.get("entry"))
+    if entries is None:
         raise AnswerNotUnderstood("The webhook lacks `entry`.", raw=dump_item(dict(body)))
     reports: list[DeliveryReport] = []
     unreadable: list[Unreadable] = []
     for entry in entries:
-        events = entry.get("messaging") if isinstance(entry, dict) else None
-        for event in events if isinstance(events, list) else [None]:
-            found = _read_event(event) if isinstance(event, dict) else "An event is not an object."
-            if isinstance(found, str):
-                kept = {**entry, "messaging": [event]} if isinstance(entry, dict) else entry
-                # A body again, so that it can be read like the whole.
-                unreadable.append(Unreadable(reason=found, raw=dump_item({"object": "dialog", "entry": [kept]})))
-            else:
-                reports += found
+        events = as_list(entry.get("messaging")) if isinstance(entry, dict) else None
+        for event in [None] if events is None else events:
+            found = _read_event(event) if isinstance(event, dict) else ([], ["An event is not an object."])
+            kept = {**entry, "messaging": [event]} if isinstance(entry, dict) else entry
+            # A body again, so that it can be read like the whole.
+            raw = dump_item({"object": "dialog", "entry": [kept]})
+            reports += found[0]
+            unreadable += [Unreadable(reason=reason, raw=raw, once=reason in _OPTIONAL) for reason in found[1]]
     return Parsed(reports=tuple(reports), unreadable=tuple(unreadable))
 
 
 def restate_event(event: Mapping[str, Any]) -> DeliveryReport | None:
     """The report of one stored event, which names one message; None where it cannot be read."""
-    found = _read_event(event)
-    return None if isinstance(found, str) else next(iter(found), None)
+    return next(iter(_read_event(event)[0]), None)
 
 
-def _read_event(event: Mapping[str, Any]) -> list[DeliveryReport] | str:
-    """What an event says, or why it cannot be read."""
+def _read_event(event: Mapping[str, Any]) -> tuple[list[DeliveryReport], list[str]]:
+    """What an event says, and why what of it cannot be read."""
     names = [name for name in EVENTS if name in event]
     if not names:
-        return [] if SILENT_EVENTS & event.keys() else "An event is of a kind that is not documented."
+        return [], [] if SILENT_EVENTS & event.keys() else ["An event is of a kind that is not documented."]
     reports: list[DeliveryReport] = []
+    wrong: list[str] = []
     for name in names:
         content = event[name]
-        mids = content.get("mids") if isinstance(content, dict) else None
-        keys = [as_key(mid) for mid in mids] if isinstance(mids, list) else []
-        if not isinstance(content, dict) or not isinstance(mids, list | None) or None in keys:
-            return f"`{name}` of an event lacks `mids`, or one of them is no id."
-        at = _moment(event.get("timestamp")) or _moment(content.get("watermark"))
+        given = content.get("mids") if isinstance(content, dict) else False
+        mids = [] if given in EMPTY else as_list(given)
+        keys = [as_key(mid) for mid in mids or ()]
+        if mids is None or None in keys:
+            wrong.append(f"`{name}` of an event lacks `mids`, or one of them is no id.")
+        if not isinstance(content, dict):
+            continue
+        times = event.get("timestamp"), content.get("watermark")
+        if any(stamp is not None and epoch_milliseconds(stamp) is None for stamp in times):
+            wrong.append(_NO_TIME)
+        at = next((moment for stamp in times if (moment := epoch_milliseconds(stamp)) is not None), None)
         reports += [_report(event, name, key, at) for key in keys if key is not None]
-    return reports
+    if reports and any(not isinstance(event.get(name), dict | None) for name in _PARTIES):
+        wrong.append(_NO_PARTY)
+    return reports, list(dict.fromkeys(wrong))
 
 
 def _report(event: Mapping[str, Any], name: str, mid: str, at: datetime | None) -> DeliveryReport:
@@ -120,8 +129,3 @@ def _report(event: Mapping[str, Any], name: str, mid: str, at: datetime | None) 
         provider_time=at,
         statement=scrub({**stated, name: {"mids": [mid], "watermark": event[name].get("watermark")}}),
     )
-
-
-def _moment(value: Any) -> datetime | None:
-    stamp = as_int(value, minimum=1, maximum=_LATEST_MS)
-    return None if stamp is None else _EPOCH + timedelta(milliseconds=stamp)

@@ -23,7 +23,7 @@ import httpx
 
 from core.content_coding import ContentCodingError, unpack
 from core.metrics import histogram
-from models.permit import Permit
+from models.permit import LONGEST_DEADLINE_SECONDS, Permit
 from providers.adapter import Answer, Request
 from providers.deadline import Deadline, DeadlineBackend
 from providers.errors import AnswerNotUnderstood, OurBug, PauseAccount, ProviderError, TryAgainSoon
@@ -31,7 +31,6 @@ from providers.way_out import DIRECT, WayOut, proxy_of, trusting, version_of
 
 PERMIT_SECONDS = 1.0
 """A permit is good for this long: afterwards the call row may already be taken for a lost one."""
-LONGEST_DEADLINE_SECONDS = 75.0
 CONNECT_SECONDS = 10.0
 RESPONSE_CAP_BYTES = 64 * 1024 * 1024
 KEPT_OF_A_FLOOD_BYTES = 1024 * 1024
@@ -272,7 +271,22 @@ class _Transport(httpx.HTTPTransport):
         if proxy is None:
             self._pool = httpcore.ConnectionPool(**common)
         else:
-            self._pool = httpcore.HTTPProxy(proxy.url, proxy_auth=proxy.login, **common)
+            self._pool = _ProxyPool(proxy.url, proxy_auth=proxy.login, **common)
+
+
+class _ProxyPool(httpcore.HTTPProxy):
+    """httpcore's way through a proxy, with brackets around an address of version 6, as RFC 9110 requires.
+
+    httpcore 1.0 leaves them out of the request to the proxy, which then cannot separate the port from the address.
+    """
+
+    def handle_request(self, request: httpcore.Request) -> httpcore.Response:
+        """Make the request."""
+        url = request.url
+        if b":" in url.host:
+            host = b"[%b]" % url.host
+            request.url = httpcore.URL(scheme=url.scheme, host=host, port=url.port, target=url.target)
+        return super().handle_request(request)
 
 
 def _received(response: httpx.Response, cap: int) -> tuple[bytes, str | None]:

@@ -7,6 +7,7 @@ the tests of its official client libraries, which give every code and count both
 import hashlib
 import hmac
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from models.keys import join_key
 from models.report import DeliveryReport, Discovered, IdAnswer, KeptStatement, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Source, Status, is_open
+from models.vocabulary import Granularity, Source, Status, is_final
 from providers.adapter import (
     Account,
     Answer,
@@ -55,7 +56,6 @@ from providers.errors import (
 )
 from providers.ids import bare, whole_id
 from providers.iletimerkezi_orders import (
-    FAILED,
     FINISHED,
     MESSAGE_STATUS,
     ORDER,
@@ -66,6 +66,7 @@ from providers.iletimerkezi_orders import (
     code_text,
     decode_recipient,
     is_repetition,
+    message_status,
     read_order,
     read_recipient,
     read_recipients,
@@ -74,7 +75,8 @@ from providers.iletimerkezi_orders import (
     scheduled_order,
     summarise_order,
 )
-from providers.iletimerkezi_webhook import MESSAGE_TEXT, WEBHOOK_SECRET, read_webhook
+from providers.iletimerkezi_webhook import MESSAGE_TEXT, WEBHOOK_SECRET, WORDS, read_webhook
+from providers.statuses import judge
 
 OK: Final = 200
 NOT_FOUND: Final = 455
@@ -145,7 +147,7 @@ class Iletimerkezi:
         ),
         sweep_window_days=10,
         id_forms={ORDER: whole_id},
-        status_codes=frozenset({*ORDER_STATUS, FINISHED, *MESSAGE_STATUS}),
+        status_codes=frozenset({*ORDER_STATUS, FINISHED, *MESSAGE_STATUS, *WORDS}),
         optional_credentials=(WEBHOOK_SECRET,),
         derived_secret=sent_hash,
         callback_secret=WEBHOOK_SECRET,
@@ -216,7 +218,8 @@ class Iletimerkezi:
             found = read_order(kept.statement, account, kept.as_of)
             return found.report if isinstance(found, Order) else None
         if kept.source is Source.CALLBACK:
-            return next((hint.report for hint in read_webhook({"report": kept.statement}, details=True).hints), None)
+            pushed = read_webhook(account, {"report": kept.statement}, details=True)
+            return next((hint.report for hint in pushed.hints), None)
         return restate_recipient(kept.provider_key, kept.statement, account)
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
@@ -224,7 +227,7 @@ class Iletimerkezi:
         if callback.tail:
             raise RequestIsWrong("iletimerkezi pushes to one address only, and its send replies hold no report.")
         details = account.options.get(_DETAILS.name, _DETAILS.default)
-        return read_webhook(load_object(in_utf8(callback).body), details=bool(details))
+        return read_webhook(account, load_object(in_utf8(callback).body), details=bool(details))
 
     def authorise_callback(self, account: Account, callback: Callback) -> bool:
         """Whether the tail of the address is the account's secret: the webhook is signed by nothing else."""
@@ -319,7 +322,7 @@ def _parse_list(account: Account, fetch: Fetch, answer: Answer, response: Mappin
     """One page of a window: each order's counts, and, with `details`, the order as an id to be asked for."""
     number, window = fetch.spec.params["page"], fetch.spec.params["window"]
     count, stated = as_count(response.get("count")), response.get("orders")
-    items = [] if stated is None and count == 0 else as_list(stated)
+    items = [] if not stated and count == 0 else as_list(stated)
     if items is None:
         raise AnswerNotUnderstood("The answer holds no list of orders.", raw=answer.body)
     read = [read_order(item, account, answer.received_at) for item in items]
@@ -380,7 +383,8 @@ def _parse_order(account: Account, fetch: Fetch, answer: Answer, *, code: int, r
         # A worker of an earlier version read the pages before this one. Read them again.
         return Parsed(answers=(IdAnswer(key=key, found=False, is_incomplete=True),))
     if code == NOT_FOUND:
-        return Parsed(answers=(IdAnswer(key=key, found=False),))
+        # Behind a page of recipients it contradicts that page.
+        return Parsed(answers=(IdAnswer(key=key, found=False, is_incomplete=params["page"] > 1),))
     if code == NOT_YET:
         return _scheduled(account, fetch, answer, key)
     _refuse(code, answer)
@@ -403,7 +407,16 @@ def _parse_order(account: Account, fetch: Fetch, answer: Answer, *, code: int, r
     if items and more and params["page"] < MAX_PAGES:
         child = _order_page(asked, page=params["page"] + 1, rows=rows, total=total)
         return Parsed(children=(child,), seen=tuple(one.encode() for one in here), unreadable=tuple(unreadable))
-    whole = _Whole(order=asked, stated=order, before=before, here=here, rows=rows, total=total)
+    whole = _Whole(
+        order=asked,
+        account=account,
+        stated=order,
+        before=before,
+        here=here,
+        rows=rows,
+        total=total,
+        listed=_listed(fetch),
+    )
     return _judge(account, fetch, answer, whole, unreadable)
 
 
@@ -446,8 +459,12 @@ def _total(fetch: Fetch, order: Mapping[str, Any]) -> int | None:
     stated = as_count(order.get("total"))
     known = fetch.spec.params.get("total")
     if known is None:
-        known = next((row.expected for row in fetch.ids.values() if row.expected is not None), None)
+        known = _listed(fetch)
     return known if stated is None or (stated == 0 and known is not None) else stated
+
+
+def _listed(fetch: Fetch) -> int | None:
+    return next((row.expected for row in fetch.ids.values() if row.expected is not None), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -455,6 +472,7 @@ class _Whole:
     """All pages of an order's recipients."""
 
     order: str
+    account: Account
     stated: Mapping[str, Any]
     """The order as the last page states it."""
     before: Sequence[Recipient]
@@ -463,6 +481,8 @@ class _Whole:
     rows: int
     """Recipients on the pages, those that cannot be read included."""
     total: int | None
+    listed: int | None
+    """How many recipients the list that named the order has stated."""
 
     @property
     def everyone(self) -> Sequence[Recipient]:
@@ -473,6 +493,16 @@ class _Whole:
     def numbers(self) -> list[str]:
         """The multiset of numbers, in a fixed order."""
         return sorted(one.number for one in self.everyone)
+
+    @property
+    def counts(self) -> tuple[int | None, int | None]:
+        """How many recipients are delivered and undelivered by the order's own statement."""
+        return as_count(self.stated.get("delivered")), as_count(self.stated.get("undelivered"))
+
+    @property
+    def is_short_of_list(self) -> bool:
+        """Whether the order has fewer recipients by this answer than by the list."""
+        return self.total is not None and self.listed is not None and self.total < self.listed
 
     @property
     def repeats(self) -> bool:
@@ -486,27 +516,51 @@ class _Whole:
             return not self.everyone or len(self.everyone) < self.rows
         return len(self.everyone) < self.total
 
+    def count_of(self, status: Status) -> int:
+        """How many recipients here have this status."""
+        return sum(message_status(one.code, self.account)[0] is status for one in self.everyone)
+
     @property
     def shows_all_delivered(self) -> bool:
         """Whether the order has ended and its counts say that each delivered recipient stands here."""
-        counts = [as_count(self.stated.get(name)) for name in ("delivered", "undelivered")]
-        delivered, undelivered = counts
+        delivered, undelivered = self.counts
         if self.repeats or delivered is None or undelivered is None or delivered + undelivered != self.total:
             return False
-        return delivered == sum(MESSAGE_STATUS.get(one.code, (None,))[0] is Status.DELIVERED for one in self.everyone)
+        return delivered == self.count_of(Status.DELIVERED)
+
+    @property
+    def agrees_with_counts(self) -> bool:
+        """Whether the order states its counts, and no more recipients are final here than these say."""
+        delivered, undelivered = self.counts
+        if delivered is None or undelivered is None:
+            return False
+        return self.count_of(Status.DELIVERED) <= delivered and self.count_of(Status.UNDELIVERABLE) <= undelivered
+
+    @property
+    def doubtful_codes(self) -> list[str]:
+        """The codes of equal numbers where the order's counts do not confirm them, in a fixed order.
+
+        An answer that repeats one of them in the place of another holds each number as often as a right one does.
+        """
+        times = Counter(self.numbers)
+        if self.agrees_with_counts:
+            return []
+        return sorted(f"{one.number} {one.code}" for one in self.everyone if times[one.number] > 1)
 
 
 def _judge(account: Account, fetch: Fetch, answer: Answer, whole: _Whole, unreadable: Sequence[Unreadable]) -> Parsed:
     """What all pages together say of the order: its recipients, its counts, and when it is to be asked again.
 
     An answer may be wrong without showing it: it repeats one recipient in the place of another (A, A for A, B). So
-    where it repeats numbers, or lacks some, it is trusted as to which number occurs how often only when the answer
-    before it held the same numbers equally often; until then the order is not settled.
+    where it repeats numbers, lacks some, or has fewer than the list said, it is trusted as to which number occurs how
+    often only when the answer before it held the same numbers equally often; until then the order is not settled. The
+    repeated recipient may be one of equal numbers too: where the order's counts do not confirm their codes, these must
+    agree as well.
 
     Settled: the order has ended, all its recipients stood on the pages, and every one of them is final.
     """
     key = TrackedKey(id_kind=ORDER, value=whole.order)
-    doubtful = whole.repeats or whole.lacks_some
+    doubtful = whole.repeats or whole.lacks_some or whole.is_short_of_list
     fingerprint = _fingerprint(account, whole) if doubtful else None
     row = fetch.ids.get(key)
     is_confirmed = not doubtful or (row is not None and row.fingerprint == fingerprint)
@@ -518,11 +572,14 @@ def _judge(account: Account, fetch: Fetch, answer: Answer, whole: _Whole, unread
         is_one_missing=not is_confirmed and not whole.shows_all_delivered,
     )
     summary, troubles = _summarise(account, answer, whole)
+    if whole.is_short_of_list and not is_confirmed:
+        summary = ()
     code = code_text(whole.stated.get("status"))
+    has_ended = code is not None and (code == FINISHED or is_final(judge(account, ORDER_STATUS, code)[0]))
     is_whole = is_confirmed and not whole.lacks_some
     planned = _planned(account, answer, whole.stated) if code == SENDING else None
-    is_final = all(not is_open(report.status) for report in reports)
-    settled = code in {FINISHED, FAILED} and is_whole and whole.total is not None and is_final
+    all_final = all(is_final(report.status) for report in reports)
+    settled = has_ended and is_whole and whole.total is not None and all_final
     again = IdAnswer(
         key=key,
         found=is_whole,
@@ -553,11 +610,11 @@ def _summarise(
 
 
 def _fingerprint(account: Account, whole: _Whole) -> str:
-    """What tells one multiset of numbers from another, without telling any of the numbers.
+    """Distinguishes one multiset of numbers (and of doubtful codes) from another without revealing any number.
 
     Numbers are few enough to be tried one by one, so it is keyed with what only the account's requests know.
     """
-    said = "\n".join([whole.order, *whole.numbers]).encode()
+    said = "\n".join([whole.order, *whole.numbers, *whole.doubtful_codes]).encode()
     return hmac.digest(sent_hash(account.credentials).encode(), said, hashlib.sha256).hex()
 
 

@@ -17,6 +17,7 @@ from models.vocabulary import Granularity, Reason, Status
 from providers.adapter import Account, Parsed
 from providers.decoding import Fields, as_count, as_int, as_key, as_text, dump_item, scrub
 from providers.errors import AnswerNotUnderstood
+from providers.ids import bare
 from providers.numbers import recipient
 from providers.statuses import judge
 
@@ -57,6 +58,9 @@ class Order:
     id: str
     report: DeliveryReport
     unreadable: tuple[Unreadable, ...]
+    """Why its status is unknown, and `unreadable_fields`."""
+    unreadable_fields: tuple[Unreadable, ...]
+    """Its optional fields that are there and cannot be read."""
     submitted_at: datetime | None
     sending_at: datetime | None
     """`sendAt`, whether it has come or not."""
@@ -92,7 +96,7 @@ def rank_equal_numbers(code: str, account: Account | None = None) -> tuple[int, 
     undelivered among them only grow, no ordinal ever changes from one final to another, however they are shuffled.
     """
     place = {Status.DELIVERED: 0, Status.UNDELIVERABLE: 2}
-    return place.get(_message_status(code, account)[0], 1), code
+    return place.get(message_status(code, account)[0], 1), code
 
 
 def read_order(item: Any, account: Account, now: datetime | None = None) -> Order | Unreadable:
@@ -103,9 +107,10 @@ def read_order(item: Any, account: Account, now: datetime | None = None) -> Orde
     """
     if not isinstance(item, dict):
         return Unreadable(reason="An order is not an object.", raw=dump_item(item))
-    order, code = as_key(item.get("id")), code_text(item.get("status"))
-    if order is None or code is None:
+    given, code = as_key(item.get("id")), code_text(item.get("status"))
+    if given is None or code is None:
         return Unreadable(reason="An order lacks its id or status.", raw=dump_item(item))
+    order = bare(given)
     fields = Fields(item, account.timezone)
     counts = {name: fields.count(name) for name in _COUNTERS}
     status, reason = judge(account, ORDER_STATUS, code)
@@ -139,11 +144,12 @@ def read_order(item: Any, account: Account, now: datetime | None = None) -> Orde
         tracked=None if status is Status.SCHEDULED else TrackedKey(id_kind=ORDER, value=order),
     )
     unknown = Unreadable(reason=why, raw=dump_item(_statement(item)), provider_key=order)
-    troubles = ((unknown,) if status is Status.UNKNOWN else ()) + fields.unreadable("An order", _statement(item))
+    wrong = fields.unreadable("An order", _statement(item))
     return Order(
         id=order,
         report=report,
-        unreadable=troubles,
+        unreadable=(unknown, *wrong) if status is Status.UNKNOWN else wrong,
+        unreadable_fields=wrong,
         submitted_at=submitted_at,
         sending_at=sending_at,
         is_ahead=is_ahead,
@@ -173,7 +179,8 @@ def code_text(value: Any) -> str | None:
     return as_text(value) if number is None else str(number)
 
 
-def _message_status(code: str, account: Account | None) -> tuple[Status, Reason | None]:
+def message_status(code: str, account: Account | None) -> tuple[Status, Reason | None]:
+    """(status, reason) of a recipient's code, with the account's map for what is not documented."""
     if account is None:
         return MESSAGE_STATUS.get(code, (Status.UNKNOWN, None))
     return judge(account, MESSAGE_STATUS, code)
@@ -182,11 +189,16 @@ def _message_status(code: str, account: Account | None) -> tuple[Status, Reason 
 def summarise_order(
     order: Mapping[str, Any], account: Account, now: datetime | None
 ) -> tuple[tuple[DeliveryReport, ...], tuple[Unreadable, ...]]:
-    """The order's own statement in a detail answer: newer answers carry the counters, the 2024 sample does not."""
-    if any(as_count(order.get(name)) is None for name in ("total", "delivered", "undelivered")):
-        return (), ()
+    """The order's own statement in a detail answer: newer answers carry the counters, the 2024 sample does not.
+
+    Without the counters it makes no row, but a field that is there and cannot be read is named all the same.
+    """
     found = read_order(order, account, now)
-    return ((), (found,)) if isinstance(found, Unreadable) else ((found.report,), found.unreadable)
+    if isinstance(found, Unreadable):
+        return (), (found,)
+    if any(as_count(order.get(name)) is None for name in ("total", "delivered", "undelivered")):
+        return (), found.unreadable_fields
+    return (found.report,), found.unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +270,7 @@ def report_recipients(
         for found in by_number.values()
         for ordinal, one in enumerate(sorted(found, key=lambda one: rank_equal_numbers(one.code, account)), 1)
         if (is_sure or ordinal == 1)
-        and not (is_one_missing and _message_status(one.code, account)[0] is Status.UNDELIVERABLE)
+        and not (is_one_missing and message_status(one.code, account)[0] is Status.UNDELIVERABLE)
     ]
     return reports, [_unknown(report) for report in reports if report.status is Status.UNKNOWN]
 
@@ -291,7 +303,7 @@ def restate_recipient(key: str, statement: Mapping[str, Any], account: Account) 
 
 
 def _recipient_report(order: str, one: Recipient, ordinal: int, account: Account | None) -> DeliveryReport:
-    status, reason = _message_status(one.code, account)
+    status, reason = message_status(one.code, account)
     return DeliveryReport(
         granularity=Granularity.MESSAGE,
         provider_key=join_key(order, one.number, ordinal),

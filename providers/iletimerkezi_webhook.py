@@ -9,11 +9,13 @@ from typing import Any, Final
 
 from models.keys import join_key
 from models.report import DeliveryReport, Hint, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Source
-from providers.adapter import Parsed
+from models.vocabulary import Granularity, Source, Status
+from providers.adapter import Account, Parsed
 from providers.decoding import as_key, as_text, dump_item, scrub
+from providers.ids import whole_number
 from providers.iletimerkezi_orders import MESSAGE_ID, MESSAGE_STATUS, ORDER, code_text
 from providers.numbers import recipient
+from providers.statuses import judge
 
 WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of a credential
 MESSAGE_TEXT: Final = "body"
@@ -26,30 +28,31 @@ An official client library maps the numbers instead of the words, so both are ta
 _STATED: Final = ("id", "packet_id", "status", "to")
 
 
-def read_webhook(body: Mapping[str, Any], *, details: bool) -> Parsed:
+def read_webhook(account: Account, body: Mapping[str, Any], *, details: bool) -> Parsed:
     """What a pushed body says, as a hint: only what is stored can tell whether the number is the order's only one.
 
     Without `details` no recipient is ever stored or asked for, so there is nothing that a push could be about.
     """
     stated = body.get("report")
     item = stated if isinstance(stated, dict) else {}
-    order, to, word = as_key(item.get("packet_id")), as_key(item.get("to")), code_text(item.get("status"))
+    order = whole_number(as_key(item.get("packet_id")) or "")
+    to, word = as_key(item.get("to")), code_text(item.get("status"))
     if order is None or to is None or word is None:
         # The names of other fields only: a changed form may carry the text under another name.
         kept = {**_statement(item), "fields": sorted(item or body)}
-        reason = "The webhook lacks `packet_id`, `to` or `status`."
+        reason = "The webhook lacks `packet_id` (a whole number), `to` or `status`."
         return Parsed(unreadable=(Unreadable(reason=reason, raw=dump_item({"report": kept})),))
     if not details:
         return Parsed()
     message = as_key(item.get("id"))
     code, number, ask = WORDS.get(word, word), recipient(to), TrackedKey(id_kind=ORDER, value=order)
     twin = join_key(order, number, 2)
-    if code not in MESSAGE_STATUS:
+    status, reason_word = judge(account, MESSAGE_STATUS, code)
+    if status is Status.UNKNOWN:
         # Kept in the form in which it came, so that it can be read again.
         raw = dump_item({"report": _statement(item)})
         strange = Unreadable(reason="Unknown status word of the webhook.", raw=raw)
         return Parsed(hints=(Hint(report=None, twin_key=twin, ask=ask),), unreadable=(strange,))
-    status, reason_word = MESSAGE_STATUS[code]
     report = DeliveryReport(
         granularity=Granularity.MESSAGE,
         provider_key=join_key(order, number, 1),

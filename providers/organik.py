@@ -7,6 +7,7 @@ Source: organikapi.com/documents/reports_detailed; error codes and the key's mak
 documents (README, ERROR_CODES). The key stands in the URL's path, so no URL may ever be printed.
 """
 
+import hashlib
 import hmac
 import re
 from collections.abc import Mapping, Sequence
@@ -316,12 +317,14 @@ ADAPTER: Final = Organik()
 
 def _pushed_id(tail: str) -> TrackedKey | None:
     """The id that the address of a push ends in: `<transaction>`, `transaction=<id>` or `delivery_track=<id>`."""
-    kind, _, value = tail.rpartition("=")
-    kind, key = kind or PUSHED[0], as_key(value)
-    if key is None or kind not in PUSHED or "/" in key:
+    kind, is_named, value = tail.partition("=")
+    kind, value = (kind, value) if is_named else (PUSHED[0], tail)
+    if kind not in PUSHED or "/" in value:
         return None
-    is_right = kind != PUSHED[0] or as_int(key, minimum=0) is not None
-    return TrackedKey(id_kind=kind, value=key) if is_right else None
+    try:
+        return TrackedKey(id_kind=kind, value=RECORD.id_forms[kind](value))
+    except RequestIsWrong:
+        return None
 
 
 def _parse_error(fetch: Fetch, answer: Answer, reply: Reply) -> Parsed:
@@ -371,7 +374,10 @@ def _parse_through(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parse
         lacking += found.lacking
         for key, shown in found.shown.items():
             settled = all(is_final(report.status) for report in shown)
-            answers.append(IdAnswer(key=key, found=True, settled=settled and (is_whole or key in found.sure)))
+            is_sure = is_whole or key in found.sure
+            answers.append(
+                IdAnswer(key=key, found=True, settled=settled and is_sure, is_incomplete=settled and not is_sure)
+            )
     return Parsed(
         reports=tuple(replace(report, tracked=owners.get(report.provider_key)) for report in reports),
         children=tuple(batch_of("gsm_track", [key.value]) for key in lacking),
@@ -434,7 +440,7 @@ def _report(
     if key is None or word is None:
         return None, (Unreadable(reason="A row lacks `gsm_track_id` or `status`.", raw=dump_item(row)),)
     fields = Fields(row, account.timezone)
-    status, reason, error = _judge(account, number, word, row)
+    status, reason, error = _judge(account, number, word, fields)
     foreign = fields.whole("is_foreign_gsm")
     gsm = fields.text("gsm", limit=100)
     report = DeliveryReport(
@@ -469,14 +475,12 @@ def _extra(fields: Fields, foreign: int | None) -> dict[str, Any]:
     return {name: value for name, value in extra.items() if value is not None}
 
 
-def _judge(
-    account: Account, number: int | None, word: str, row: Mapping[str, Any]
-) -> tuple[Status, Reason | None, str | None]:
+def _judge(account: Account, number: int | None, word: str, fields: Fields) -> tuple[Status, Reason | None, str | None]:
     """(status, reason, raw errorcode) of a row. An errorcode that is absent (XML) is not 0: it just says nothing."""
-    given = row.get("errorcode")
+    given = fields.text("errorcode", limit=100)
     code = as_int(given)
     # 0 says that there is no error.
-    raw = None if code == 0 else str(code) if code is not None else as_text(given, limit=100)
+    raw = None if code == 0 else str(code) if code is not None else given
     if number is None or number not in STATUS:
         return *judge_unlisted(account, word), raw
     status, reason = STATUS[number]
@@ -493,22 +497,38 @@ def _settle(
     rows: Sequence[DeliveryReport],
     spoiled: set[TrackedKey | None],
 ) -> tuple[list[Discovered], IdAnswer]:
-    """What the rows of one id settle: closed when all are final, split when few of a big transaction are still open."""
+    """What the rows of one id settle: closed when all are final, split when few of a big transaction are still open.
+
+    Where nobody knows how many rows the id has, a row may be missing, or stand there in the place of another, without
+    being missed: nothing is settled then unless the answer before held the same rows.
+    """
     due = fetch.ids.get(key)
     expected = due.expected if due is not None else None
     distinct = {row.provider_key for row in rows}
     open_keys = {row.provider_key: row for row in rows if not is_final(row.status)}
+    is_counted = expected is not None or key.id_kind == "gsm_track"
+    fingerprint = None if is_counted or not rows else _fingerprint(rows)
     # A row that names no id might belong to any of them, so only a known number of rows can show that none is missing.
     whole = key not in spoiled and (None not in spoiled if expected is None else len(distinct) >= expected)
     if not rows or not whole:
-        return [], IdAnswer(key=key, found=bool(rows))
-    if not open_keys:
-        return [], IdAnswer(key=key, found=True, settled=True)
+        # Among final rows a missing one is not one that is still to come.
+        lacks_some = key in spoiled or (bool(rows) and not open_keys)
+        return [], IdAnswer(key=key, found=bool(rows), is_incomplete=lacks_some)
     few = len(open_keys) <= int(account.options.get("batch_size", 100))
-    if key.id_kind != "transaction" or len(distinct) <= SPLIT_ABOVE_ROWS or not few:
-        return [], IdAnswer(key=key, found=True)
+    is_split = key.id_kind == "transaction" and len(distinct) > SPLIT_ABOVE_ROWS and few
+    if open_keys and not is_split:
+        return [], IdAnswer(key=key, found=True, fingerprint=fingerprint)
+    if not is_counted and (due is None or due.fingerprint != fingerprint):
+        return [], IdAnswer(key=key, found=True, is_incomplete=True, fingerprint=fingerprint)
+    if not open_keys:
+        return [], IdAnswer(key=key, found=True, settled=True, fingerprint=fingerprint)
     stragglers = [_straggler(row, due) for row in open_keys.values()]
-    return stragglers, IdAnswer(key=key, found=True, settled=True, close_reason="split")
+    return stragglers, IdAnswer(key=key, found=True, settled=True, close_reason="split", fingerprint=fingerprint)
+
+
+def _fingerprint(rows: Sequence[DeliveryReport]) -> str:
+    """Distinguishes one multiset of rows from another."""
+    return hashlib.sha256("\n".join(sorted(row.provider_key for row in rows)).encode()).hexdigest()
 
 
 def _straggler(row: DeliveryReport, due: DueId | None) -> Discovered:

@@ -9,13 +9,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from xml.etree.ElementTree import Element
+from zoneinfo import ZoneInfo
 
 from models.keys import join_key
 from models.report import DeliveryReport, Discovered, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Source, Status
 from providers.adapter import Parsed
-from providers.decoding import as_int, as_key, as_list, as_text, dump_item, load_object, scrub
+from providers.decoding import Fields, as_int, as_key, as_list, as_text, dump_item, load_object, scrub
 from providers.errors import AnswerNotUnderstood
+from providers.ids import bare
 from providers.numbers import recipient
 from providers.organik_replies import codes_of, is_xml, parse_xml, text_of
 
@@ -39,6 +41,7 @@ _NAMED: Final = ("track_id", "transaction_id", "error")
 _STATED: Final = ("request_gsm", "gsm", "error")
 _TEXTS: Final = frozenset({"message"})
 _DEEPEST: Final = 8
+_UTC: Final = ZoneInfo("UTC")
 
 
 def read_send_reply(body: bytes) -> Parsed:
@@ -57,8 +60,10 @@ def read_send_reply(body: bytes) -> Parsed:
             continue
         refused, troubles = _read_refused(delivery)
         reports += refused
-        accepted += _read_accepted(delivery)
         unreadable += troubles
+        found, troubles = _read_accepted(delivery)
+        accepted += found
+        unreadable += [*troubles, *_unreadable_ids(delivery)]
     return Parsed(reports=tuple(reports), discovered=tuple(accepted), unreadable=tuple(unreadable))
 
 
@@ -105,7 +110,7 @@ def _listed(element: Element, depth: int) -> list[Any]:
 
 def _read_refused(delivery: Mapping[str, Any]) -> tuple[list[DeliveryReport], list[Unreadable]]:
     """One row for each refused number; one for the whole delivery where it failed and names no number."""
-    transaction, track = as_key(delivery.get("transaction_id")), as_key(delivery.get("track_id"))
+    transaction, track = _transaction(delivery), as_key(delivery.get("track_id"))
     numbers = as_list(delivery.get("invalid") or [])
     if numbers is None:
         return [], [_unreadable("`invalid` of a send reply is not a list.", delivery)]
@@ -126,6 +131,7 @@ def _read_refused(delivery: Mapping[str, Any]) -> tuple[list[DeliveryReport], li
         places[number] += 1
         before.setdefault(number, []).append(item)
         error = item.get("error") or delivery.get("error")
+        unreadable += _without_code(error, {**delivery, "valid": [], "invalid": [item]})
         reports.append(
             _report(
                 error,
@@ -160,7 +166,15 @@ def _read_failed(
         recipient=None,
         statement=_statement(delivery, []),
     )
-    return [report], []
+    return [report], _without_code(error, delivery)
+
+
+def _without_code(error: Any, delivery: Mapping[str, Any]) -> list[Unreadable]:
+    """An error that is there and has no code: the refusal counts all the same."""
+    if not error or codes_of(error):
+        return []
+    reason = "The `error` of a send reply has no code that can be read."
+    return [Unreadable(reason=reason, raw=dump_item(_as_reply(delivery)), once=True)]
 
 
 def _report(error: Any, **fields: Any) -> DeliveryReport:
@@ -177,27 +191,55 @@ def _report(error: Any, **fields: Any) -> DeliveryReport:
     )
 
 
-def _read_accepted(delivery: Mapping[str, Any]) -> list[Discovered]:
-    """How the accepted numbers are asked for: by their transaction, else each by its own id."""
-    numbers = [item for item in as_list(delivery.get("valid")) or () if _number(item) is not None]
-    transaction, track = as_key(delivery.get("transaction_id")), as_text(delivery.get("track_id"))
-    if transaction is not None and numbers:
-        return [
-            Discovered(
-                key=TrackedKey(id_kind="transaction", value=transaction),
-                client_ref=track,
-                recipient=_recipient(numbers[0]) if len(numbers) == 1 else None,
-                expected=len(numbers),
-            )
-        ]
-    keys = [(item, as_key(item.get("gsm_track_id"))) for item in numbers]
-    return [
-        Discovered(
-            key=TrackedKey(id_kind="gsm_track", value=key), client_ref=track, recipient=_recipient(item), expected=1
+def _read_accepted(delivery: Mapping[str, Any]) -> tuple[list[Discovered], list[Unreadable]]:
+    """The ids under which to poll the accepted numbers (the transaction, else one each), and what is unreadable."""
+    given = delivery.get("valid") or []
+    numbers = as_list(given)
+    transaction, track = _transaction(delivery), as_text(delivery.get("track_id"))
+    wrong: list[Unreadable] = []
+    if numbers is not None:
+        # By a slip of the provider's page, a delivery that failed may stand among the numbers.
+        numbers = [item for item in numbers if _number(item) is not None or not _has_failed(item)]
+        given = numbers
+    else:
+        wrong.append(_unreadable("`valid` of a send reply is not a list.", {**delivery, "invalid": []}))
+    if transaction is not None and given:
+        found = Discovered(
+            key=TrackedKey(id_kind="transaction", value=transaction),
+            client_ref=track,
+            recipient=_recipient(numbers[0]) if numbers is not None and len(numbers) == 1 else None,
+            # Also those that cannot be read here have a row in the reports.
+            expected=None if numbers is None else len(numbers),
         )
-        for item, key in keys
-        if key is not None
-    ]
+        return [found], wrong
+    accepted: list[Discovered] = []
+    for item in numbers or ():
+        key = as_key(item.get("gsm_track_id")) if isinstance(item, dict) else None
+        if key is None:
+            reason = "An accepted number of a send reply lacks `gsm_track_id`, and its send `transaction_id`."
+            wrong.append(_unreadable(reason, {**delivery, "valid": [item], "invalid": []}))
+            continue
+        named = TrackedKey(id_kind="gsm_track", value=key)
+        accepted.append(Discovered(key=named, client_ref=track, recipient=_recipient(item), expected=1))
+    return accepted, wrong
+
+
+def _has_failed(item: Any) -> bool:
+    return isinstance(item, dict) and bool(item.get("error"))
+
+
+def _transaction(delivery: Mapping[str, Any]) -> str | None:
+    """The delivery's transaction, in the form of a registered one."""
+    given = as_key(delivery.get("transaction_id"))
+    return None if given is None else bare(given)
+
+
+def _unreadable_ids(delivery: Mapping[str, Any]) -> tuple[Unreadable, ...]:
+    """The ids of a delivery that are there and cannot be read."""
+    fields = Fields(delivery, _UTC)
+    fields.read("transaction_id", as_key)
+    fields.read("track_id", as_key)
+    return fields.unreadable("A delivery of a send reply", _as_reply({**delivery, "valid": [], "invalid": []}))
 
 
 def _number(item: Any) -> str | None:
@@ -205,7 +247,7 @@ def _number(item: Any) -> str | None:
     return (as_key(item.get("gsm")) or as_key(item.get("request_gsm"))) if isinstance(item, dict) else None
 
 
-def _recipient(item: Mapping[str, Any]) -> str | None:
+def _recipient(item: Any) -> str | None:
     given = _number(item)
     return None if given is None else recipient(given)
 

@@ -31,6 +31,7 @@ from providers.adapter import (
     Request,
 )
 from providers.decoding import (
+    EMPTY,
     Fields,
     as_int,
     as_key,
@@ -126,7 +127,6 @@ _VALIDITY: Final = re.compile(r"([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])")
 _LOG_DEPTH: Final = 4
 _FORM: Final = "The tracked id is not <send id>:<number>."
 _NUMBER: Final = re.compile(r"\+?[0-9]{1,20}")
-_EMPTY: Final[tuple[Any, ...]] = (None, [], {})
 
 NUMBER: Final = "number"
 SEND: Final = "send"
@@ -319,7 +319,7 @@ def _parse_number(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
     verdict, item = _read(answer)
     if not verdict:
         _refuse(answer, item)
-    if not verdict or item in _EMPTY:
+    if not verdict or item in EMPTY:
         return Parsed(answers=tuple(IdAnswer(key=key, found=False) for key in _asked(fetch)))
     if not isinstance(item, dict):
         raise AnswerNotUnderstood("`aciklama` is not an object.", raw=answer.body)
@@ -330,9 +330,9 @@ def _read_number(account: Account, fetch: Fetch, item: Mapping[str, Any]) -> Par
     """What the object in `aciklama` says."""
     key, word = as_key(item.get("id")), as_text(item.get("durum_gonderim"), limit=100)
     if key is None or word is None:
-        return _unreadable("The report lacks `id` or `durum_gonderim`.", item)
+        return _unreadable(fetch, "The report lacks `id` or `durum_gonderim`.", item)
     if not _is_about(item, fetch.spec.params):
-        return _unreadable("The report is about another send or number than was asked for.", item)
+        return _unreadable(fetch, "The report is about another send or number than was asked for.", item)
     fields = Fields(item, account.timezone)
     report = _report(account, fetch, fields, key, word)
     strange = (_unknown_word(key, item),) if report.status is Status.UNKNOWN else ()
@@ -386,7 +386,7 @@ def _parse_send(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
             _refuse(answer, item)
     except RequestIsWrong:
         return unknown
-    if not verdict or item in _EMPTY:
+    if not verdict or item in EMPTY:
         return unknown
     if not isinstance(item, dict):
         raise AnswerNotUnderstood("`aciklama` is not an object.", raw=answer.body)
@@ -397,13 +397,13 @@ def _read_send(account: Account, fetch: Fetch, item: Mapping[str, Any], received
     """What the object in `aciklama` says of the send: its `order` row. It settles the send and never a number."""
     key, code = as_key(item.get("id")), _int_or_text(item.get("paket_durum"))
     if code is None or key is None or bare(key) != bare(fetch.spec.params["send"]):
-        return _unreadable("The answer about a send lacks its `paket_durum` or names another send.", item)
+        return _unreadable(fetch, "The answer about a send lacks its `paket_durum` or names another send.", item)
     fields = Fields(item, account.timezone)
     report = _send_report(account, fetch, fields, str(code), received_at)
     troubles = list(fields.unreadable("An answer about a send"))
     if report.status is Status.UNKNOWN:
         troubles.append(Unreadable(reason="Unknown `paket_durum`.", raw=dump_item(item), provider_key=bare(key)))
-    if report.status is Status.REJECTED and report.provider_error is None and item.get("log") not in _EMPTY:
+    if report.status is Status.REJECTED and report.provider_error is None and item.get("log") not in EMPTY:
         reason = "The `log` of a failed send holds no documented word."
         troubles.append(Unreadable(reason=reason, raw=dump_item(item), once=True))
     settled = is_final(report.status)
@@ -467,8 +467,10 @@ def _cause(log: Any, depth: int) -> str | None:
     return next((word for word in found if word is not None), None)
 
 
-def _unreadable(reason: str, item: Mapping[str, Any]) -> Parsed:
-    return Parsed(unreadable=(Unreadable(reason=reason, raw=dump_item(item)),))
+def _unreadable(fetch: Fetch, reason: str, item: Mapping[str, Any]) -> Parsed:
+    """A response that cannot be read settles nothing; its id is polled again soon."""
+    answers = tuple(IdAnswer(key=key, found=False, is_incomplete=True) for key in _asked(fetch))
+    return Parsed(answers=answers, unreadable=(Unreadable(reason=reason, raw=dump_item(item)),))
 
 
 def _unknown_word(key: str, item: Mapping[str, Any]) -> Unreadable:

@@ -21,7 +21,7 @@ from tasks.effects import Effects
 from tasks.runtime import Runtime
 from tasks.steps import upkeep
 from tasks.steps.asking import Asked, Took
-from tasks.steps.draining import _prepare, understood
+from tasks.steps.draining import prepare, understood
 from tasks.steps.finishing import finish
 from tasks.steps.planning import _plan_scheduled
 from tasks.steps.trouble import return_unsent
@@ -156,7 +156,7 @@ class Held:
         taken = take(runtime.engine, fetch, runtime.watch) if isinstance(fetch, int) else fetch
         assert isinstance(taken, taking.Taken), taken
         assert fetch == taken.fetch_id or fetch is taken
-        self.runtime, self.prepared, self.taken = runtime, _prepare(runtime, taken), taken
+        self.runtime, self.prepared, self.taken = runtime, prepare(runtime, taken), taken
 
     def answer(self, body: bytes | ProviderError, *, status: int = 200) -> None:
         """Finish with an answer of these bytes, or with an error in its place."""

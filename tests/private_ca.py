@@ -65,7 +65,11 @@ class Authority:
 
 @contextmanager
 def serving(
-    context: ssl.SSLContext | None, said: Callable[[str], bytes] = lambda _: b"{}", **headers: str
+    context: ssl.SSLContext | None,
+    said: Callable[[str], bytes] = lambda _: b"{}",
+    *,
+    host: str = "127.0.0.1",
+    **headers: str,
 ) -> Iterator[str]:
     """The address of a server that answers every request with what `said` gives for its path, and these headers."""
 
@@ -87,10 +91,11 @@ def serving(
         def log_message(self, *_: object) -> None:
             """Nothing."""
 
-    with _running(_Http(("127.0.0.1", 0), Handler)) as server:
+    kind, name = (_Http6, f"[{host}]") if ":" in host else (_Http, host)
+    with _running(kind((host, 0), Handler)) as server:
         if context is not None:
             server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_address[1]}"
+        yield f"{'https' if context else 'http'}://{name}:{server.server_address[1]}"
 
 
 @dataclass
@@ -105,13 +110,14 @@ class Proxy:
     asked: list[str] = field(default_factory=list)
     """First lines of the requests."""
     heads: list[str] = field(default_factory=list)
+    address: str = "127.0.0.1"
     port: int = 0
     ended: threading.Event = field(default_factory=threading.Event)
 
     @property
     def host(self) -> str:
         """Its address without a scheme."""
-        return f"127.0.0.1:{self.port}"
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 
 @contextmanager
@@ -125,7 +131,7 @@ def proxying(proxy: Proxy) -> Iterator[Proxy]:
             with contextlib.suppress(OSError):
                 _serve(proxy, client)
 
-    with _running(_Tcp(("127.0.0.1", 0), Handler)) as server:
+    with _running((_Tcp6 if ":" in proxy.address else _Tcp)((proxy.address, 0), Handler)) as server:
         proxy.port = int(server.server_address[1])
         try:
             yield proxy
@@ -195,6 +201,14 @@ class _Http(ThreadingHTTPServer):
 
     def handle_error(self, *_: object) -> None:
         """A client that goes away is what some tests are about."""
+
+
+class _Http6(_Http):
+    address_family = socket.AF_INET6
+
+
+class _Tcp6(_Tcp):
+    address_family = socket.AF_INET6
 
 
 _Served = TypeVar("_Served", _Tcp, _Http)

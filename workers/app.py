@@ -23,6 +23,7 @@ from kombu import Exchange, Queue
 from core import names
 from core.logging import configure_logging, get_logger
 from core.settings import Settings, load_settings, set_foreign_variables_aside
+from models.database import WORKER_IDLE_IN_TRANSACTION_SECONDS
 from providers.registry import ADAPTERS
 from schedules.beat import entries
 from tasks.base import UlakTask, publish_or_log
@@ -98,7 +99,12 @@ class UlakApp(Celery):
         with self._runtime_lock:
             if self._runtime is None:
                 known = self.settings
-                self._runtime = build_runtime(known, threads=known.worker_threads, prepares=known.database_prepare)
+                self._runtime = build_runtime(
+                    known,
+                    threads=known.worker_threads,
+                    idle_in_transaction_seconds=WORKER_IDLE_IN_TRANSACTION_SECONDS,
+                    prepares=known.database_prepare,
+                )
             return self._runtime
 
     def note_database(self, *, is_away: bool, **fields: Any) -> None:

@@ -2,7 +2,7 @@
 
 from core import clock
 from core.settings import Settings
-from models.database import make_engine
+from models.database import IDLE_IN_TRANSACTION_SECONDS, make_engine
 from providers.http import HttpDoor
 from tasks.runtime import Runtime, seal_key
 
@@ -11,9 +11,14 @@ SPARE_CONNECTIONS = 2
 
 
 def build_runtime(
-    settings: Settings, *, threads: int, application_name: str = "ulak-worker", prepares: bool = False
+    settings: Settings,
+    *,
+    threads: int,
+    application_name: str = "ulak-worker",
+    idle_in_transaction_seconds: float = IDLE_IN_TRANSACTION_SECONDS,
+    prepares: bool = False,
 ) -> Runtime:
-    """A runtime for one process with so many threads; connects when it is first used. `prepares`: see `make_engine`."""
+    """A runtime for one process with so many threads; connects when it is first used. The rest: see `make_engine`."""
     if settings.database_url is None:
         raise LookupError(
             "ULAK_DATABASE_URL is not set: set it to postgresql://user:password@host:5432/database, "
@@ -24,6 +29,7 @@ def build_runtime(
             settings.database_url.get_secret_value(),
             pool_size=threads + SPARE_CONNECTIONS,
             application_name=application_name,
+            idle_in_transaction_seconds=idle_in_transaction_seconds,
             prepares=prepares,
         ),
         door=HttpDoor(max_connections=threads + SPARE_CONNECTIONS, boot=clock.boot),

@@ -6,15 +6,17 @@ moves the times of the ledger by as much as the clock was moved, each so that it
 before: where it is not certain to which frame a time belongs, the call counts as the younger one.
 
 A step forward. Every call of before looks older by the step. Under the locks of all accounts, in the transaction that
-notes the step, each recent call is moved forward; no call can be allowed in between. What waits comes due early, which
-costs a look and loses nothing.
+notes the step, each recent call is moved forward, and so is what keeps an account silent: a provider that asked for an
+hour of silence gets it. No call can be allowed in between. Whatever else waits comes due early, which costs a look and
+loses nothing.
 
 A step back. Whatever was stored just before lies ahead of the clock. That keeps slots busy and work waiting, so nothing
 goes wrong while it is moved bit by bit, and any process can go on with what another has begun (`moved_at`). Waits keep
 their length, an id that was looked at or registered before the step is due as if the clock had gone on, and one that
 rests longer than the account's longest wait is due now.
 
-The past that others read (deliveries, observations, an operator's pause) is never moved.
+The past that others read (deliveries, observations, an operator's pause) is never moved. But an `unreported` of ours
+whose end of validity lies ahead after a step back was untrue, and is withdrawn.
 """
 
 from collections.abc import Mapping
@@ -27,6 +29,7 @@ from sqlalchemy import Connection, Engine, RowMapping, TextClause, text
 from core import clock
 from models.database import retry_transaction
 from models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Movement, Reading
+from models.withdrawing import withdraw_unreported
 
 _LOCK: Final = 0x756C6164  # one advisory lock for all who note a step
 RECENT_SECONDS: Final = 600.0
@@ -34,8 +37,8 @@ RECENT_SECONDS: Final = 600.0
 LONGEST_PAUSE_SECONDS: Final = 1800.0
 """No pause that ends by itself lasts longer: `providers.retry.PAUSE_SECONDS`."""
 ROWS_AT_ONCE: Final = 5000
-TOLD_SECONDS: Final = 86400.0
-"""So long people are told of a step."""
+REPORTED_SECONDS: Final = 86400.0
+"""How long readiness and `ulak check` report a step."""
 
 Evidence = Literal["boot_clock", "stored_times"]
 
@@ -59,6 +62,8 @@ class Settled:
     """The newest noted step."""
     step: Step | None
     """The step that this look noted; None where there was none, or another process had noted it."""
+    behind: timedelta
+    """By how much the steps of the last day have set the clock back in all."""
 
 
 _READ = text("""
@@ -90,6 +95,7 @@ def look(connection: Connection, watch: ClockWatch) -> tuple[bool, bool]:
     is_step = watch.has_stepped(reading) or (row["ahead"] or 0.0) > TOLERATED_SECONDS
     if not is_step:
         watch.know(row["step_id"])
+        watch.behind = behind(connection)
         watch.keep(connection)
     return is_step, row["is_unfinished"]
 
@@ -118,7 +124,7 @@ def settle(connection: Connection, watch: ClockWatch, *, noticed_by: str) -> Set
     ahead: float = row["ahead"] or 0.0
     if not movement.is_step or is_known:
         if ahead <= TOLERATED_SECONDS:
-            return Settled(reading=reading, step_id=row["step_id"], step=None)
+            return Settled(reading=reading, step_id=row["step_id"], step=None, behind=behind(connection))
         left, evidence = Movement(least=-ahead, most=-ahead), "stored_times"
     parameters = {"now": row["now"], "seconds": left.seconds, "evidence": evidence, "noticed_by": noticed_by}
     step_id: int = connection.execute(_NOTE, parameters).scalar_one()
@@ -126,7 +132,8 @@ def settle(connection: Connection, watch: ClockWatch, *, noticed_by: str) -> Set
         _move_forward(connection, row["now"], left)
     else:
         _move_accounts_back(connection, row["now"], left)
-    return Settled(reading=reading, step_id=step_id, step=Step(seconds=left.seconds, evidence=evidence))
+    step = Step(seconds=left.seconds, evidence=evidence)
+    return Settled(reading=reading, step_id=step_id, step=step, behind=behind(connection))
 
 
 # ------------------------------------------------------------------------------------------------------ forward
@@ -160,11 +167,23 @@ _LEASES_FORWARD = text("""
       AND EXISTS (SELECT FROM calls c WHERE c.account_id = f.account_id AND c.fetch_id = f.id
             AND c.answered_at IS NULL AND c.asked_at <= :cutoff)
 """)
+# What was stored before the step, and had not ended by the clock of before.
+_SILENCE_FORWARD = text("""
+    UPDATE accounts SET
+        not_before = CASE WHEN not_before > :cutoff AND last_trouble_at <= :cutoff
+            THEN not_before + make_interval(secs => :s) ELSE not_before END,
+        breaker_until = CASE WHEN breaker_until > :cutoff AND last_trouble_at <= :cutoff
+            THEN breaker_until + make_interval(secs => :s) ELSE breaker_until END,
+        paused_until = CASE WHEN paused_by = 'automatic' AND paused_until > :cutoff AND pause_changed_at <= :cutoff
+            THEN paused_until + make_interval(secs => :s) ELSE paused_until END
+    WHERE greatest(not_before, breaker_until, paused_until) > :cutoff
+""")
 
 
 def _move_forward(connection: Connection, now: datetime, step: Movement) -> None:
-    """Move the calls that may still count for a limit, and their leases, by no less than the step."""
+    """Move what keeps accounts silent, the calls that may still count for a limit, and their leases, by the step."""
     cutoff = now - timedelta(seconds=max(0.0, step.least))
+    connection.execute(_SILENCE_FORWARD, {"s": step.most, "cutoff": cutoff})
     connection.execute(_LEASES_FORWARD, {"s": step.most, "cutoff": cutoff})
     parameters = {"now": now, "s": step.most, "cutoff": cutoff, "recent": RECENT_SECONDS}
     connection.execute(_CALLS_FORWARD, parameters)
@@ -318,9 +337,10 @@ def move_rest_back(engine: Engine, longest_waits: Mapping[str, float]) -> None:
         _in_batches(engine, _CALLS_BACK, times)
         _move_ids_back(engine)
         with engine.connect() as connection:
-            behind = seconds_behind(connection)
-        _run(engine, _SENT_LATE_BACK, {"behind": behind})
+            seconds = behind(connection).total_seconds()
+        _run(engine, _SENT_LATE_BACK, {"behind": seconds})
         _in_batches(engine, _RESTS_BACK, rests)
+        _withdraw_unreported(engine)
         _run(engine, _FINISHED, {"id": step.id})
 
 
@@ -347,7 +367,18 @@ def _move_ids_back(engine: Engine) -> None:
         after = max(moved)
 
 
-# -------------------------------------------------------------------------------------------------------- telling
+def _withdraw_unreported(engine: Engine) -> None:
+    """Walk once through all deliveries: validity that ended under the old clock may not have ended yet."""
+    after: int | None = 0
+
+    def run(connection: Connection) -> int | None:
+        return withdraw_unreported(connection, after_id=after or 0)
+
+    while after is not None:
+        after = retry_transaction(engine, run)
+
+
+# -------------------------------------------------------------------------------------------------------- reports
 
 
 _LAST = text("""
@@ -359,31 +390,30 @@ _LAST = text("""
 
 _BEHIND = text("""
     SELECT greatest(0, -coalesce(sum(seconds), 0))::double precision FROM clock_steps
-    WHERE noticed_at > clock_timestamp() - make_interval(secs => :told)
+    WHERE noticed_at > clock_timestamp() - make_interval(secs => :reported)
 """)
 
 
 _MANY = text("""
-    SELECT count(*) FROM clock_steps WHERE noticed_at > clock_timestamp() - make_interval(secs => :told)
+    SELECT count(*) FROM clock_steps WHERE noticed_at > clock_timestamp() - make_interval(secs => :reported)
 """)
 
 
 def steps_of_last_day(connection: Connection) -> int:
     """How many steps were noticed within a day."""
-    many: int = connection.execute(_MANY, {"told": TOLD_SECONDS}).scalar_one()
+    many: int = connection.execute(_MANY, {"reported": REPORTED_SECONDS}).scalar_one()
     return many
 
 
-def seconds_behind(connection: Connection) -> float:
+def behind(connection: Connection) -> timedelta:
     """By how much the steps of the last day have set the clock back in all: it may be that much behind the truth."""
-    behind: float = connection.execute(_BEHIND, {"told": TOLD_SECONDS}).scalar_one()
-    return behind
+    return timedelta(seconds=connection.execute(_BEHIND, {"reported": REPORTED_SECONDS}).scalar_one())
 
 
 def last_step(connection: Connection) -> str | None:
     """One sentence about the last step that was noticed within a day; None where there was none."""
     row = connection.execute(_LAST).one_or_none()
-    if row is None or row.ago > TOLD_SECONDS:
+    if row is None or row.ago > REPORTED_SECONDS:
         return None
     size = f"{'at least ' if row.evidence == 'stored_times' else ''}{abs(row.seconds):.1f} s"
     done = "its stored times were moved with it" if row.moved_at is not None else "its stored times are being moved"

@@ -7,7 +7,7 @@ machine is stored, so that a process that has just started knows what was true b
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from threading import Lock
 from typing import Final
 
@@ -76,6 +76,12 @@ class ClockWatch:
     """What one process knows of the database's clock. For all its threads."""
 
     boot_id: str | None = field(default_factory=clock.boot_id)
+    behind: timedelta = timedelta(0)
+    """By how much the steps of the last day have set the database's clock back in all, as of the last look.
+
+    A time of the database's clock is compared with one that a provider states only after this is added to it: what lies
+    ahead by no more than the clock was set back has come already.
+    """
     _reference: Reading | None = None
     _step_id: int = 0
     _has_begun: bool = False
@@ -127,10 +133,10 @@ class ClockWatch:
         with self._lock:
             self._step_id = step_id
 
-    def adopt(self, reading: Reading, step_id: int) -> None:
+    def adopt(self, reading: Reading, step_id: int, behind: timedelta) -> None:
         """The steps up to `step_id` have been dealt with: compare with this reading from now on."""
         with self._lock:
-            self._reference, self._step_id = reading, step_id
+            self._reference, self._step_id, self.behind = reading, step_id, behind
 
     def keep(self, connection: Connection) -> None:
         """Store the reference for whoever starts on this machine later."""

@@ -25,6 +25,15 @@ def polls_of_key(connection: Connection, key: str) -> Sequence[RowMapping]:
     return connection.execute(query.where(polls.c.idempotency_key == key).order_by(polls.c.id)).mappings().all()
 
 
+def running_on_demand(connection: Connection, *, account: str | None = None, limit: int = 100) -> Sequence[RowMapping]:
+    """On-demand polls that have not ended, the newest first."""
+    wanted = [polls.c.state == "running", polls.c.trigger != "schedule"]
+    if account is not None:
+        wanted.append(polls.c.account_id == account)
+    query = select(*_COLUMNS).where(*wanted).order_by(polls.c.id.desc()).limit(limit)
+    return connection.execute(query).mappings().all()
+
+
 def list_polls(
     connection: Connection,
     *,

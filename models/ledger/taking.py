@@ -26,11 +26,9 @@ from models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Reading
 from models.ledger.deciding import Decision, decide, look
 from models.ledger.sharing import CROWDED_LASTS_SECONDS
 from models.ledger.walks import seen_in_chain
-from models.permit import Permit
+from models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS, Permit
 from models.tracked import IDS_OF_FETCH, AskedId, ids_of_fetch
 
-DEFAULT_DEADLINE_SECONDS = 30.0
-MAX_DEADLINE_SECONDS = 75.0
 MESSAGE_LASTS_SECONDS = 5.0
 """After this a message that nobody took counts as lost."""
 TIMER_CAP_SECONDS = 5.0
@@ -247,7 +245,7 @@ def _permit(
     """Hold the fetch and write its call row; None where another transaction holds or has just ended it."""
     if decision.fetch is None:
         return None
-    deadline = float(min(row["options"].get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS, MAX_DEADLINE_SECONDS))
+    deadline = float(min(row["options"].get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS))
     noted, call_up = _noted(row, seen["now"], decision, is_heard=is_heard)
     # Read before the row is written: the second that the door allows begins at the latest possible commit or earlier.
     before_commit = clock.boot()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, RowMapping
 
@@ -38,6 +38,8 @@ class Prepared:
     way_out: WayOut
     tracked: Mapping[TrackedKey, AskedId] = field(repr=False)
     """The ids that the fetch asks for."""
+    behind: timedelta = timedelta(0)
+    """By how much the request takes PostgreSQL's clock to be behind; its response must be judged by the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

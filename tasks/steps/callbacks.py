@@ -18,6 +18,7 @@ from models.tracked import account_of
 from providers.adapter import Callback, Parsed
 from providers.decoding import drop_fields, in_utf8
 from providers.errors import AnswerNotUnderstood, ProviderError
+from providers.numbers import trimmed
 from tasks.effects import Effects, commit
 from tasks.runtime import Runtime, account_without_credentials, adapter_of
 from tasks.steps.bodies import body_context, unpacked
@@ -135,8 +136,8 @@ def _admitted(runtime: Runtime, row: RowMapping, provider: str, callback: Callba
 
 
 def _plain(path: str) -> str:
-    """The path without its empty segments."""
-    return "/".join(filter(None, path.split("/")))
+    """The path without its empty segments, and without blanks and invisible marks around the others."""
+    return "/".join(filter(None, map(trimmed, path.split("/"))))
 
 
 def _count(runtime: Runtime, row: RowMapping, kind: Rejection) -> None:

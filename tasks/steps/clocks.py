@@ -29,7 +29,7 @@ def look(runtime: Runtime) -> None:
 def settle(runtime: Runtime) -> None:
     """Deal with a step that a look or a take has found: afterwards calls may be made again."""
     done = retry_transaction(runtime.engine, lambda c: clocksteps.settle(c, runtime.watch, noticed_by=gethostname()))
-    runtime.watch.adopt(done.reading, done.step_id)
+    runtime.watch.adopt(done.reading, done.step_id, done.behind)
     with transaction(runtime.engine) as connection:
         runtime.watch.keep(connection)
     if done.step is not None:

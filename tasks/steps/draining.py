@@ -6,6 +6,7 @@ the drain, and a message brings the account's next attempt.
 """
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import partial
 
 from sqlalchemy import Connection
@@ -83,7 +84,7 @@ def _make(runtime: Runtime, effects: Effects, taken: Taken, ends: float) -> Took
 def _ask(runtime: Runtime, effects: Effects, taken: Taken) -> Asked | None:
     """Send the one request that the take permits; None where none was sent: then the fetch is returned or ended."""
     try:
-        prepared = _prepare(runtime, taken)
+        prepared = prepare(runtime, taken)
         sent = runtime.door.send(prepared.request, taken.permit, prepared.way_out)
     except CredentialError as error:
         return_without_credentials(runtime, effects, taken, str(error))
@@ -101,7 +102,7 @@ class _CannotBuildError(Exception):
     """The request of a fetch cannot be built, now or ever."""
 
 
-def _prepare(runtime: Runtime, taken: Taken) -> Prepared:
+def prepare(runtime: Runtime, taken: Taken) -> Prepared:
     """Build the request. Raises `CredentialError`, or `_CannotBuildError` with a text that is safe to keep."""
     row = taken.account
     account, way_out = runtime.account(row), runtime.way_out(row)
@@ -109,9 +110,9 @@ def _prepare(runtime: Runtime, taken: Taken) -> Prepared:
     spec = FetchSpec(kind=taken.kind, params=taken.params, ids=tuple(tracked), round=taken.round, label=taken.label)
     ids = {key: due_id(each) for key, each in tracked.items()}
     fetch = Fetch(spec=spec, ids=ids, seen_before=taken.seen_before)
-    adapter = adapter_of(row)
+    adapter, behind = adapter_of(row), runtime.watch.behind
     try:
-        request = adapter.request(account, fetch, row["now"])
+        request = adapter.request(account, fetch, taken.asked_at + behind)
     except ProviderError as error:
         raise _CannotBuildError(f"{type(error).__name__}: {error.message}") from None
     except Exception as error:  # noqa: BLE001 - a fetch that cannot be built must not be taken for ever
@@ -119,18 +120,29 @@ def _prepare(runtime: Runtime, taken: Taken) -> Prepared:
         log.error("fetch.build_failed", fetch=taken.fetch_id, error=origin(error))  # noqa: TRY400
         raise _CannotBuildError(f"OurBug: building the request failed with {type(error).__name__}.") from None
     return Prepared(
-        row=row, account=account, adapter=adapter, fetch=fetch, request=request, way_out=way_out, tracked=tracked
+        row=row,
+        account=account,
+        adapter=adapter,
+        fetch=fetch,
+        request=request,
+        way_out=way_out,
+        tracked=tracked,
+        behind=behind,
     )
 
 
 def understood(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:
     """What the response says, or the error that stands in its place; our own failure is an error like any other."""
-    if isinstance(sent.outcome, ProviderError):
-        return sent.outcome
+    answer = sent.outcome
+    if isinstance(answer, ProviderError):
+        return answer
+    if answer.received_at is not None:
+        # Comparable with times of the provider, by the same clock as the request.
+        answer = replace(answer, received_at=answer.received_at + prepared.behind)
     try:
-        return prepared.adapter.parse(prepared.account, prepared.fetch, sent.outcome)
+        return prepared.adapter.parse(prepared.account, prepared.fetch, answer)
     except ProviderError as error:
-        error.quote(prepared.adapter.error_text(sent.outcome))
+        error.quote(prepared.adapter.error_text(answer))
         return error
     except Exception as error:  # noqa: BLE001 - whatever our reading does, the response is kept and the fetch goes on
         # The exception's text may quote the response; its class is all that is safe to keep.

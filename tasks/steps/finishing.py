@@ -63,7 +63,7 @@ def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed:
         _reset_account(connection, effects, asked, parsed.learned)
     asked_at = asked.close_call(connection, "ok") or asked.taken.asked_at
     kinds = asked.prepared.adapter.record.reference_kinds
-    reports = with_references(connection, asked.taken.account_id, kinds, _completed(asked, parsed))
+    reports = with_references(connection, asked.taken.account_id, kinds, _completed(asked, parsed, asked_at))
     result = upsert(
         connection, asked.taken.account_id, asked.prepared.account.provider, reports, asked_at=asked.taken.as_of
     )
@@ -152,8 +152,11 @@ def _reset_account(connection: Connection, effects: Effects, asked: Asked, learn
     ledger.update_account(connection, row, changes)
 
 
-def _completed(asked: Asked, parsed: Parsed) -> list[DeliveryReport]:
-    """The reports with what the sender registered filled in, and ours where validity has ended without a final one."""
+def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[DeliveryReport]:
+    """The reports with what the sender registered filled in, and ours where validity has ended without a final one.
+
+    `asked_at`: by the clock as it is now.
+    """
     reports: list[DeliveryReport] = []
     for report in parsed.reports:
         row = asked.prepared.tracked.get(report.tracked) if report.tracked is not None else None
@@ -170,7 +173,7 @@ def _completed(asked: Asked, parsed: Parsed) -> list[DeliveryReport]:
             )
         reports.append(full)
         valid_until = max(full.valid_until or row["valid_until"], row["valid_until"])
-        if is_open(full.status) and full.status is not Status.UNKNOWN and asked.taken.asked_at >= valid_until:
+        if is_open(full.status) and full.status is not Status.UNKNOWN and asked_at >= valid_until:
             reports.append(unreported(full, valid_until))
     return reports
 
@@ -228,17 +231,30 @@ def _next_check(asked: Asked, row: AskedId, answer: IdAnswer | None) -> datetime
     polling, numbers = asked.prepared.adapter.record.poll, policy_numbers(asked.prepared.row)
     now = asked.taken.asked_at
     if answer is not None and answer.not_before is not None:
-        return now + answer.not_before if isinstance(answer.not_before, timedelta) else max(answer.not_before, now)
+        if isinstance(answer.not_before, timedelta):
+            return now + answer.not_before
+        # By the provider's clock.
+        return max(answer.not_before - asked.prepared.behind, now)
     if is_whole(row) and not (answer is not None and answer.found):
         # Not known when its validity has ended: there is nothing to wait for, and its parts are checked anyway.
         polling = replace(polling, forget_days=0.0)
     by_age = next_check(
         polling, sent_at=row["sent_at"], valid_until=row["valid_until"], now=now, early=not is_whole(row), **numbers
     )
-    if answer is None or not answer.is_incomplete:
-        return by_age
-    before, factor = row["incomplete_answers"], numbers["time_factor"]
-    return check_again(polling, by_age, now=now, incomplete_before=before, time_factor=factor)
+    factor = numbers["time_factor"]
+    if answer is not None and answer.is_incomplete:
+        before = row["incomplete_answers"]
+        return check_again(polling, by_age, now=now, incomplete_before=before, time_factor=factor)
+    if (answer is None or not answer.found) and _is_first_after_validity(row, now):
+        # One empty answer must not put the id off for a day, or close it.
+        return check_again(polling, by_age, now=now, incomplete_before=0, time_factor=factor)
+    return by_age
+
+
+def _is_first_after_validity(row: AskedId, now: datetime) -> bool:
+    """Whether this is the first answer about the id since its validity has ended."""
+    checked_at, valid_until = row["last_checked_at"], row["valid_until"]
+    return bool(now >= valid_until and (checked_at is None or checked_at < valid_until))
 
 
 def _track_wholes(connection: Connection, asked: Asked, *, stepped: timedelta) -> None:

@@ -49,8 +49,8 @@ def reread_statements(
         restate = partial(adapter_of(row).restate, account_without_credentials(row))
         chunk = RereadChunk(last_id=0)
         while chunk.last_id is not None:
-            after_id, mine = chunk.last_id, row["id"]
-            chunk = retry_transaction(engine, lambda c: reread_chunk(c, mine, restate, after_id=after_id))  # noqa: B023
+            read = partial(reread_chunk, account_id=row["id"], restate=restate, after_id=chunk.last_id)
+            chunk = retry_transaction(engine, read)
             result = replace(
                 result,
                 deliveries=result.deliveries + chunk.deliveries,

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping
 from models import tracked
 from models.database import retry_transaction
 from models.keys import split_key
-from models.ledger.clocksteps import seconds_behind
+from models.ledger import clocksteps
 from models.references import attach_references
 from models.report import Discovered, TrackedKey
 from providers.adapter import Account, Adapter, DueId
@@ -157,7 +157,7 @@ def sent_late(connection: Connection, sent_at: datetime, now: datetime) -> timed
     ahead = sent_at - now
     if ahead <= timedelta(0):
         return timedelta(0)
-    behind = timedelta(seconds=seconds_behind(connection))
+    behind = clocksteps.behind(connection)
     return behind if ahead <= behind else timedelta(0)
 
 

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from patched_process import ALL_POINTS
+from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 from system import LEASE_SECONDS, POLLED, System
 
 from core import names
 from core.redis import connect
+from core.settings import Settings
 from models.accounts import resume
-from workers.app import KEY_PREFIX
+from workers.app import KEY_PREFIX, make_app
 
 QUEUES = tuple(KEY_PREFIX + queue for queue in names.QUEUES)
 
@@ -246,19 +248,16 @@ def repeat_messages(system: System, strength: int) -> int:
 
 def replay_messages(system: System, strength: int) -> int:
     """A message for every fetch there ever was, twice, in a drawn order."""
-    from workers.app import app
-
+    app = make_app(Settings(redis_url=SecretStr(system.valkey.url)))
     rows = system.query("SELECT id, kind FROM fetches ORDER BY id DESC LIMIT :many", many=200 * strength)
     replayed = [row for row in rows for _ in range(2)]
     system.rng.shuffle(replayed)
-    with app.connection_for_write(system.valkey.url) as connection:
-        for row in replayed:
-            app.send_task(
-                names.FETCH_PAGE if row.kind == "page" else names.FETCH_BATCH,
-                kwargs={"fetch_id": row.id},
-                queue=names.QUEUE_FETCH,
-                connection=connection,
-            )
+    for row in replayed:
+        app.send_task(
+            names.FETCH_PAGE if row.kind == "page" else names.FETCH_BATCH,
+            kwargs={"fetch_id": row.id},
+            queue=names.QUEUE_FETCH,
+        )
     return len(replayed)
 
 

@@ -35,6 +35,12 @@ STRANGERS = {
     "ULAK_METRICS_PORT": "tcp://10.0.0.1:9600",
     "ULAK_API_SERVICE_HOST": "10.0.0.1",
     "PGTZ": "Asia/Tokyo",
+    "PGHOSTADDR": "10.255.255.1",
+    "PGSSLMODE": "verify-full",
+    "PGSERVICE": "stranger",
+    "PGOPTIONS": "-c default_transaction_read_only=on",
+    "http_proxy": "http://127.0.0.1:9",
+    "ALL_PROXY": "socks5://127.0.0.1:9",
 }
 """Variables of other programs, and of Services in Kubernetes: none may have an effect."""
 MODULES = ("core/__init__.py", "tasks/__init__.py", "models.py", "providers.py", "workers.py", "flowerconfig.py")

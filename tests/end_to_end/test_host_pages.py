@@ -173,7 +173,8 @@ def test_an_operator_sees_accounts_move_and_pauses_one(driver: Chrome, ulak: Run
     page.press(f"#account-{account} .buttons form[action$='/poll'] button")
     assert "A poll was opened" in page.words()
     page.press("header nav a[href='/polls']")
-    assert "the API" in page.words()
+    assert "this page" in page.words()
+    page.picture("polls")
     assert page.overflow() <= 0
     assert page.complaints() == []
 

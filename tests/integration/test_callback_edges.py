@@ -163,6 +163,28 @@ def test_a_slash_too_many_in_the_address_loses_no_send_report(
     assert statuses(migrated_database) == {"r-1": "enroute"}
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["bip/BIP-1", "BiP/Bip-1", "bip/bip-1%20", "bip/%20bip-1/%09", "bip/bip-1/%E2%80%8B", "bip/bip-1%C2%A0/%20/"],
+)
+@pytest.mark.parametrize("root", ["callbacks", "Callbacks"])
+def test_what_a_person_cannot_see_or_means_the_same_loses_no_notice(
+    push: Callable[..., int], migrated_database: Engine, root: str, path: str
+) -> None:
+    """Case, blanks and invisible marks, as they come with a pasted address."""
+    assert push(f"/{root}/{path}", NOTICE) == 200
+    assert push(f"/{root}/{path}/report%20", REPORT) == 200
+    assert statuses(migrated_database) == {"r-1": "delivered"}
+
+
+def test_a_secret_is_compared_in_its_case(push: Callable[..., int], migrated_database: Engine) -> None:
+    """Only blanks around it do not count."""
+    path = "/callbacks/IletiMerkezi/Toplu"
+    given = ["geheim/4711%20", "GEHEIM/4711", "geheim%20/%204711", "gehe%20im/4711"]
+    assert [push(f"{path}/{secret}", HOOK) for secret in given] == [200, 404, 200, 404]
+    assert rejected(migrated_database, "toplu") == {"not_authorised": 1}
+
+
 @pytest.mark.parametrize("secret", ["", "/", "//x"])
 def test_a_secret_in_the_address_may_hold_slashes_and_be_followed_by_one(
     push: Callable[..., int], runtime: Runtime, migrated_database: Engine, secret: str

@@ -266,6 +266,17 @@ def test_an_explanation_says_what_won_and_why(ulak: Ulak, ident: str) -> None:
     assert "reason:" not in shown.out
 
 
+@pytest.mark.parametrize("ident", ["14094857", "0014094857", " 14094857\u200b", "1409\u200b4857", "١٤٠٩٤٨٥٧"])
+def test_an_id_is_explained_in_any_form_in_which_it_is_pasted(
+    ulak: Ulak, migrated_database: Engine, ident: str
+) -> None:
+    """Ids are stored in one form, so a look-up must not need it."""
+    with transaction(migrated_database) as connection:
+        upsert(connection, "kampanya", "vairo", [report("14094857", Status.DELIVERED)], asked_at=clock.now())
+    (explained,) = json.loads(ulak("explain", ident, "--json").out)["deliveries"]
+    assert explained["delivery"]["provider_key"] == "14094857"
+
+
 def test_a_number_explains_all_its_deliveries_and_what_was_never_answered(ulak: Ulak) -> None:
     """In any usual spelling; an id that nobody knows is a failure that does not repeat it."""
     assert len(json.loads(ulak("explain", "0530 123 45 67", "--json").out)["deliveries"]) == 2

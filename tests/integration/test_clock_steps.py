@@ -4,21 +4,39 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
-from driving import make_runtime, scalar
-from ledger_acts import Held, add_account, add_ids, add_poll, execute, fetch, fetches_of, plan, row, take, vairo_body
+from driving import make_runtime, scalar, sent_by
+from ledger_acts import (
+    Held,
+    add_account,
+    add_ids,
+    add_poll,
+    deliveries,
+    execute,
+    fetch,
+    fetches_of,
+    plan,
+    row,
+    take,
+    vairo_body,
+)
 from shifted_clock import ShiftedClock
 from sqlalchemy import Engine, text
+from tiny_provider import Reply, Request, TinyProvider
 
 from models.heartbeats import RECONCILE, beat, standstills
 from models.ledger import taking
 from models.ledger.clocksteps import last_step
 from models.ledger.clockwatch import ClockWatch
 from models.ledger.planning import NewPoll, close_plan, open_poll
+from providers.adapter import Answer, Parsed
+from providers.http import Sent
 from tasks.runtime import Runtime
 from tasks.steps import clocks, planning, upkeep
+from tasks.steps.draining import drain, prepare, understood
 from tasks.steps.tracking import track
 
 HOUR = 3600.0
@@ -33,11 +51,12 @@ def shifted(migrated_database: Engine) -> Iterator[ShiftedClock]:
 
 
 @pytest.fixture
-def runtime(shifted: ShiftedClock) -> Runtime:
+def runtime(shifted: ShiftedClock) -> Iterator[Runtime]:
     """A worker that has looked at the clock before."""
     found = make_runtime(shifted.engine, resolve=lambda _: "key")
     clocks.look(found)
-    return found
+    yield found
+    found.door.close()
 
 
 def restarted(runtime: Runtime, *, elsewhere: bool = False) -> Runtime:
@@ -332,6 +351,44 @@ def test_rests_of_an_account_keep_their_length_when_the_clock_is_set_back(
     assert (account["wake_at"], account["paused_until"]) == (None, named)
 
 
+def test_an_account_that_was_told_to_be_silent_is_so_through_a_step_forward(
+    runtime: Runtime, shifted: ShiftedClock
+) -> None:
+    """Throttled for 20 s, a breaker open for 30 s, paused for a minute; an operator's pause ends at its own time."""
+    account_id, other = add_account(shifted.engine), add_account(shifted.engine)
+    named = now(shifted.engine) + timedelta(hours=9)
+    execute(
+        shifted.engine,
+        "UPDATE accounts SET not_before = clock_timestamp() + interval '20 s', last_trouble_at = clock_timestamp(),"
+        " breaker_state = 'open', breaker_until = clock_timestamp() + interval '30 s', paused_by = 'automatic',"
+        " pause_changed_at = clock_timestamp(), paused_until = clock_timestamp() + interval '1 minute' WHERE id = :a",
+        a=account_id,
+    )
+    execute(
+        shifted.engine,
+        "UPDATE accounts SET paused_by = 'operator', pause_changed_at = clock_timestamp(), paused_until = :named,"
+        " not_before = clock_timestamp() - interval '1 minute', last_trouble_at = clock_timestamp() - interval '2 min'"
+        " WHERE id = :a",
+        a=other,
+        named=named,
+    )
+    shifted.step(HOUR)
+    # Written after the step, before anybody has noticed it.
+    third = add_account(shifted.engine)
+    execute(
+        shifted.engine,
+        "UPDATE accounts SET not_before = clock_timestamp() + interval '20 s', last_trouble_at = clock_timestamp()"
+        " WHERE id = :a",
+        a=third,
+    )
+    clocks.look(runtime)
+    for column, seconds in {"not_before": 20.0, "breaker_until": 30.0, "paused_until": 60.0}.items():
+        assert seconds - 5.0 < ahead(shifted.engine, column, "accounts", "id = :a", a=account_id) <= seconds + 0.1
+    assert 15.0 < ahead(shifted.engine, "not_before", "accounts", "id = :a", a=third) <= 20.0
+    kept = row(shifted.engine, "accounts", other)
+    assert (kept["paused_until"], kept["not_before"] < now(shifted.engine)) == (named, True)
+
+
 def test_an_automatic_pause_of_a_minute_lasts_a_minute(runtime: Runtime, shifted: ShiftedClock) -> None:
     """It is moved with the clock."""
     account_id = add_account(shifted.engine)
@@ -476,3 +533,141 @@ def test_a_watch_that_cannot_name_its_machine_still_sees_its_own_steps(shifted: 
     with shifted.engine.begin() as connection:
         watch.keep(connection)
     assert scalar(shifted.engine, "SELECT count(*) FROM clock_readings WHERE boot_id IS NULL") == 0
+
+
+# ------------------------------------------------------------------------------------------------- what is concluded
+
+
+def track_one(runtime: Runtime, account_id: str, *, valid_minutes: float) -> None:
+    """One number sent a minute ago, valid for so long from the clock as it is, due now."""
+    at = now(runtime.engine)
+    item = {
+        "kind": "number",
+        "value": "s1:+905321234567",
+        "sent_at": at - timedelta(minutes=1),
+        "valid_until": at + timedelta(minutes=valid_minutes),
+    }
+    track(runtime, account_id, [item])
+    execute(runtime.engine, "UPDATE tracked_ids SET next_check_at = clock_timestamp()")
+
+
+def test_unreported_is_withdrawn_once_the_clock_says_that_validity_has_not_ended(
+    runtime: Runtime, shifted: ShiftedClock
+) -> None:
+    """A clock an hour ahead ended a validity of half an hour; set right, it takes that back and asks again."""
+    account_id = add_account(shifted.engine)
+    track_one(runtime, account_id, valid_minutes=30)
+    shifted.step(HOUR)
+    clocks.look(runtime)
+    [fetch_id] = plan(runtime, account_id)
+    Held(runtime, fetch_id).answer(vairo_body("s1:+905321234567", "WAITING"))
+    assert deliveries(shifted.engine, account_id) == [("1", "unreported")]
+    changed = "SELECT changed_in FROM delivery_status"
+    before = scalar(shifted.engine, changed)
+    shifted.step(-HOUR)
+    clocks.look(runtime)
+    assert deliveries(shifted.engine, account_id) == [("1", "enroute")]
+    assert scalar(shifted.engine, "SELECT count(*) FROM observations WHERE source = 'ours'") == 0
+    assert scalar(shifted.engine, changed) != before
+    assert ahead(shifted.engine, "next_check_at", "tracked_ids", "id_kind = 'number'") <= 0.0
+
+
+def test_unreported_stays_where_validity_has_ended_by_the_right_clock_too(
+    runtime: Runtime, shifted: ShiftedClock
+) -> None:
+    """A step back withdraws only what it shows to be untrue."""
+    account_id = add_account(shifted.engine)
+    track_one(runtime, account_id, valid_minutes=-0.9)
+    [fetch_id] = plan(runtime, account_id)
+    Held(runtime, fetch_id).answer(vairo_body("s1:+905321234567", "WAITING"))
+    shifted.step(-10.0)
+    clocks.look(runtime)
+    assert deliveries(shifted.engine, account_id) == [("1", "unreported")]
+
+
+@pytest.mark.parametrize("is_noticed", [False, True], ids=["answered unnoticed", "noticed before"])
+def test_an_answer_that_comes_after_a_step_back_ends_no_validity_that_has_not_ended(
+    runtime: Runtime, shifted: ShiftedClock, is_noticed: bool
+) -> None:
+    """It was asked for under a clock an hour ahead."""
+    account_id = add_account(shifted.engine)
+    track_one(runtime, account_id, valid_minutes=30)
+    shifted.step(HOUR)
+    clocks.look(runtime)
+    [fetch_id] = plan(runtime, account_id)
+    held = Held(runtime, fetch_id)
+    shifted.step(-HOUR)
+    if is_noticed:
+        clocks.look(runtime)
+    held.answer(vairo_body("s1:+905321234567", "WAITING"))
+    assert deliveries(shifted.engine, account_id) == [("1", "enroute")]
+
+
+def test_what_was_sent_just_now_is_no_plan_for_a_clock_that_was_set_back_too_far(
+    runtime: Runtime, shifted: ShiftedClock
+) -> None:
+    """PostgreSQL's clock is an hour behind the provider's: `sendAt` of now is past, and the order is polled soon.
+
+    One that is to be sent tomorrow stays planned, and is polled when tomorrow comes by the provider's clock.
+    """
+    truth = now(shifted.engine)
+    shifted.step(-HOUR)
+    clocks.look(runtime)
+    plans = {1: truth - timedelta(seconds=5), 2: truth + timedelta(days=1)}
+
+    def reply(request: Request) -> Reply:
+        order = request.body["request"]["order"]["id"]
+        counts = {"total": 1, "delivered": 0, "undelivered": 0, "waiting": 1}
+        planned = f"{plans[order]:%Y-%m-%d %H:%M:%S}"
+        stated = {
+            "id": order,
+            "status": 113,
+            "sendAt": planned,
+            "message": [{"number": "+905321234567", "status": 110}],
+        }
+        return Reply(msgspec.json.encode({"response": {"status": {"code": 200}, "order": stated | counts}}))
+
+    with TinyProvider(reply) as tiny:
+        account_id = add_account(shifted.engine, provider="iletimerkezi", base_url=tiny.address("a"))
+        due = now(shifted.engine) - timedelta(minutes=1)
+        add_ids(shifted.engine, account_id, ["1", "2"], kind="order", sent_at=due, next_check_at=due)
+        # Lists have nothing to do with it.
+        execute(shifted.engine, "UPDATE accounts SET planned_at = clock_timestamp()")
+        for fetch_id in plan(runtime, account_id):
+            sent_by(drain(runtime, fetch_id))
+    rows = "SELECT status, sent_at FROM delivery_status WHERE granularity = 'order' ORDER BY provider_key"
+    with shifted.engine.connect() as connection:
+        found = [tuple(each) for each in connection.execute(text(rows))]
+    assert found == [("enroute", plans[1].replace(microsecond=0)), ("scheduled", None)]
+    assert ahead(shifted.engine, "next_check_at", "tracked_ids", "value = '1'") < 600.0
+    due_in = ahead(shifted.engine, "next_check_at", "tracked_ids", "value = '2'")
+    assert 86400.0 - 60.0 < due_in <= 86400.0
+
+
+def test_a_response_is_judged_by_the_clock_that_its_request_was_made_by(
+    runtime: Runtime, shifted: ShiftedClock
+) -> None:
+    """A step that is noticed in between must not make a signature look right whose time was refused."""
+    account_id = add_account(shifted.engine)
+    add_ids(shifted.engine, account_id, ["s1:+905321234567"])
+    [fetch_id] = plan(runtime, account_id)
+    at = now(shifted.engine)
+    received = Sent(outcome=Answer(status=403, received_at=at), duration_seconds=0.1, answered_boot=0.0)
+    held = Held(runtime, fetch_id)
+    early = held.prepared
+    shifted.step(-HOUR)
+    clocks.look(runtime)
+    late = prepare(runtime, held.taken)
+    for prepared, seconds in ((early, 0.0), (late, HOUR)):
+        judged: list[Answer] = []
+
+        class Recording:
+            """Reads nothing; keeps what it is given."""
+
+            def parse(self, *given: Any, judged: list[Answer] = judged) -> Parsed:
+                judged.append(given[2])
+                return Parsed()
+
+        understood(replace(prepared, adapter=cast("Any", Recording())), received)
+        assert judged[0].received_at is not None
+        assert (judged[0].received_at - at).total_seconds() == pytest.approx(seconds, abs=0.5)

@@ -231,6 +231,35 @@ def test_a_number_that_stands_twice_is_stored_twice_after_the_second_answer(runt
     assert tracked(runtime, tracked_id)["closed"] == "final"
 
 
+@pytest.mark.parametrize("counted", [True, False], ids=["with counts", "without counts"])
+def test_one_of_equal_numbers_in_the_place_of_another_never_makes_a_wrong_final(
+    runtime: Runtime, counted: bool
+) -> None:
+    """111, 111 or 112, 112 for 111, 112: each number stands there as often as in truth, only the codes are wrong."""
+    engine = runtime.engine
+    counts = {"delivered": 1, "undelivered": 1} if counted else {"delivered": None, "undelivered": None}
+    right, wrong = ([(A, 111), (A, 112)], ([(A, 111), (A, 111)], [(A, 112), (A, 112)]))
+    for each in wrong:
+        for said in ([right, each], [each, right]):
+            account_id, tracked_id = due_order(runtime, retry=QUICK)
+            for rows in (*said, *said, right, right):
+                if tracked(runtime, tracked_id)["closed"] is None:
+                    say(runtime, account_id, order(rows, **counts))
+                    found = dict(deliveries(engine, account_id))
+                    assert found.get(f"7:{A}:1", "delivered") == "delivered"
+                    assert found.get(f"7:{A}:2", "undeliverable") == "undeliverable"
+            assert deliveries(engine, account_id)[-2:] == [(f"7:{A}:1", "delivered"), (f"7:{A}:2", "undeliverable")]
+            assert tracked(runtime, tracked_id)["closed"] == "final"
+
+
+def test_an_order_whose_code_the_account_maps_to_a_final_status_is_settled(runtime: Runtime) -> None:
+    """Like the documented codes of an order that has ended."""
+    account_id, tracked_id = due_order(runtime, options={"status_map": {"116": "rejected/quota", "113": "delivered"}})
+    say(runtime, account_id, order([(A, 112), (B, 112)], status=116))
+    assert tracked(runtime, tracked_id)["closed"] == "final"
+    assert deliveries(runtime.engine, account_id)[0] == ("7", "rejected")
+
+
 # ------------------------------------------------------------------------------------------ incomplete
 @pytest.mark.parametrize("factor", [1.0, 0.1])
 def test_after_an_incomplete_answer_the_pauses_double_up_to_the_age_schedule(runtime: Runtime, factor: float) -> None:
@@ -268,6 +297,36 @@ def test_an_incomplete_answer_about_an_order_of_last_year_does_not_close_it_as_f
         if tracked(runtime, old_id)["closed"] is None:
             say(runtime, old, order(None))
     assert tracked(runtime, old_id) == {"closed": "forgotten", "incomplete": 16, "wait": None}
+
+
+def test_an_answer_with_fewer_recipients_than_the_list_said_is_believed_when_the_next_one_agrees(
+    runtime: Runtime,
+) -> None:
+    """Its own total may be as short as its rows: one such answer must not settle the order without the others."""
+    account_id, tracked_id = due_order(runtime, expected=2)
+    short = order([(A, 111)], total=1)
+    say(runtime, account_id, short)
+    assert deliveries(runtime.engine, account_id) == [(f"7:{A}:1", "delivered")]
+    assert tracked(runtime, tracked_id) == {"closed": None, "incomplete": 1, "wait": 5.0}
+    say(runtime, account_id, order([(A, 111), (B, 111)]))
+    assert (len(deliveries(runtime.engine, account_id)), tracked(runtime, tracked_id)["closed"]) == (3, "final")
+    other, other_id = due_order(runtime, expected=2)
+    say(runtime, other, short)
+    say(runtime, other, short)
+    assert tracked(runtime, other_id)["closed"] == "final"
+    assert deliveries(runtime.engine, other) == [("7", "delivered"), (f"7:{A}:1", "delivered")]
+
+
+def test_an_order_that_is_not_known_any_more_behind_its_first_page_is_asked_again_soon(runtime: Runtime) -> None:
+    """Page one held 1,000 recipients, so the order exists: the walk begins anew instead of tomorrow."""
+    sent = clock.now() - timedelta(days=4, hours=7)
+    account_id, tracked_id = due_order(runtime, sent_at=sent, valid_until=sent + timedelta(days=2))
+    head = {"id": 7, "status": 114, "total": 1001, "delivered": 1001, "undelivered": 0, "waiting": 0}
+    for _ in range(2):
+        ask(runtime, account_id).answer(body({**head, "message": page_of(0, 1000)}))
+        [second] = fetches_of(runtime.engine, account_id, "ready")
+        Held(runtime, second).answer(body(code=455), status=455)
+    assert tracked(runtime, tracked_id) == {"closed": None, "incomplete": 2, "wait": 10.0}
 
 
 def test_an_order_that_is_still_being_sent_keeps_to_its_age_schedule(runtime: Runtime) -> None:

@@ -108,6 +108,22 @@ def test_an_id_that_its_transaction_lacks_is_asked_for_alone(runtime: Runtime) -
     assert len(deliveries(engine, account_id)) == 3
 
 
+def test_a_provider_that_drops_and_repeats_rows_loses_none_of_a_send_of_unknown_size(runtime: Runtime) -> None:
+    """Never the same wrong rows twice in a row: the id is polled again within seconds until two answers agree."""
+    engine = runtime.engine
+    good = [item(0), item(1), item(2)]
+    said = iter([good[:1], good[1:], [good[0], good[0], good[2]], good, good])
+
+    with TinyProvider(lambda _: rows(*next(said, good))) as tiny:
+        account_id = account_at(runtime, tiny)
+        sent = clock.now() - timedelta(days=9, hours=3)
+        add_ids(engine, account_id, ["880"], kind="transaction", sent_at=sent, valid_until=sent + timedelta(days=2))
+        open_ids = "SELECT count(*) FROM tracked_ids WHERE closed_at IS NULL"
+        with Driver(runtime).running() as driver:
+            assert driver.until(lambda: scalar(engine, open_ids) == 0, seconds=40)
+    assert (len(tiny.requests("o")), len(deliveries(engine, account_id))) == (5, 3)
+
+
 # ------------------------------------------------------------------------------------------ charsets
 
 

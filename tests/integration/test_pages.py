@@ -572,6 +572,29 @@ def test_polls_are_shown_with_their_progress(start: Start, quiet_account: None) 
     assert "There is no poll yet." in page.get("/polls?account=nobody&before=-5")
 
 
+def test_scheduled_polls_do_not_push_a_running_poll_of_an_operator_off_the_page(
+    start: Start, migrated_database: Engine, quiet_account: None
+) -> None:
+    """It comes first on both pages until it has ended; then it takes its place among the others."""
+    page = start().log_in()
+    page.get("/")
+    assert "A poll was opened" in page.press("/accounts/kampanya/poll", once="a", next="/")
+    many = (
+        "INSERT INTO polls (account_id, kind, trigger, state, planned_at, finished_at) SELECT 'kampanya', 'plan',"
+        " 'schedule', 'complete', now(), now() FROM generate_series(1, 60)"
+    )
+    change(migrated_database, many)
+    for path in ("/polls", "/polls?account=kampanya", "/accounts/kampanya"):
+        words = page.get(path)
+        assert words.count("this page") == 1, path
+        assert words.index("this page") < words.index("the schedule"), path
+    assert "this page" not in page.get("/polls?account=another")
+    assert 'href="/polls?before=13"' in (page.get("/polls") and page.page.text)
+    assert "this page" in page.get("/polls?before=13")
+    change(migrated_database, "UPDATE polls SET state = 'complete', finished_at = now() WHERE trigger = 'page'")
+    assert "this page" not in page.get("/polls")
+
+
 # ------------------------------------------------------------------------------------------------ languages
 
 

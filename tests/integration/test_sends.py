@@ -203,6 +203,11 @@ def test_a_send_that_vairo_does_not_know_is_given_up_after_validity(runtime: Run
     assert sorted(asked) == ["GonderimBilgisi"] + ["NumaraRaporu"] * 7
     for each in ready:
         Held(runtime, each).answer(refused)
+    # One such answer is not enough.
+    assert send_row(engine)["close_reason"] is None
+    make_due(runtime, "send")
+    [gate] = plan(runtime, account_id)
+    Held(runtime, gate).answer(refused)
     assert send_row(engine)["close_reason"] == "forgotten"
     assert scalar(engine, "SELECT count(*) FROM tracked_ids WHERE closed_at IS NULL AND last_found_at IS NULL") == 7
     assert deliveries(engine, account_id) == []

@@ -140,6 +140,27 @@ def test_requests_go_through_the_proxy(door: HttpDoor, authority: Authority, log
         assert [secret for secret in (PASSWORD, QUOTED, b64encode(login.encode()).decode()) if secret in shown] == []
 
 
+@pytest.mark.parametrize("secure", [True, False])
+@pytest.mark.parametrize("address", ["::1", "127.0.0.1"])
+def test_addresses_of_version_6_are_reached_through_a_proxy(
+    door: HttpDoor, authority: Authority, secure: bool, address: str
+) -> None:
+    """The provider's is named in brackets (RFC 9110, section 9.3.6), or the proxy could not tell the port."""
+    context = authority.server_context() if secure else None
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with proxying(Proxy(address=address)) as proxy, serving(context, host="::1") as url:
+        way = WayOut(ca_file=str(authority.file), proxy=f"http://{proxy.host}")
+        assert said(ask(door, url, way)) == b"{}"
+    host = url.partition("//")[2]
+    assert host.startswith("[::1]:")
+    assert proxy.asked[0].split()[1] == (host if secure else f"{url}/s3cr3t/report?api_key=s3cr3t")
+    if secure:
+        assert f"host: {host}" in proxy.heads[0].lower()
+
+
 @pytest.mark.parametrize(
     ("proxy", "error", "sentence"),
     [

@@ -212,6 +212,9 @@ def test_a_notice_of_another_shape_is_only_unreadable(body: dict[str, Any]) -> N
         ("18.05.2018 16:11:58.633 +0300", SENDTIME),
         ("18.05.2018 13:11:58 +0000", SENDTIME.replace(microsecond=0)),
         ("18.05.2018 09:11:58.6 -04:00", SENDTIME.replace(microsecond=600000)),
+        ("18.05.2018 16:11:58,633 +03", SENDTIME),
+        ("18.05.2018 13:11:58.633000999Z", SENDTIME),
+        ("18.05.2018 13:11:58.633 GMT", SENDTIME),
         ("31.02.2018 16:11:58.633 +0300", None),
         ("01.01.0001 00:00:00 +0300", None),
         ("01.01.1970 02:00:00.000 +0200", None),  # a clock that was never set
@@ -363,7 +366,7 @@ def test_an_accepted_send_without_a_list_says_nothing_yet() -> None:
         {"txnid": "t"},
         {"resultcode": 312},
         {"txnid": "t", "resultcode": True},
-        {"txnid": "t", "resultcode": 0, "list": {}},
+        {"txnid": "t", "resultcode": 0, "list": 7},
     ],
 )
 def test_a_body_that_says_nothing_is_not_understood(body: Any) -> None:
@@ -441,3 +444,21 @@ def test_receivers_in_another_form_are_not_understood(strange: Any) -> None:
     """Nothing is guessed."""
     with pytest.raises(AnswerNotUnderstood):
         parse({"txnid": "t", "resultcode": 0, "list": strange})
+
+
+@pytest.mark.parametrize("nothing", [None, [], {}, ""])
+def test_a_send_that_failed_whole_is_told_however_its_empty_list_is_written(nothing: Any) -> None:
+    """The row of the send must not be lost for the form of a list that is empty anyway."""
+    body = {"reqid": 7, "txnid": "T1", "resultcode": 308, "list": nothing}
+    parsed = parse(body)
+    assert [(report.provider_key, report.status) for report in parsed.reports] == [("T1", Status.REJECTED)]
+
+
+@pytest.mark.parametrize("name", ["txnid", "reqid"])
+def test_a_head_of_a_report_that_cannot_be_read_is_named(name: str) -> None:
+    """Its receivers count all the same."""
+    item = {"receiver": "905301234567", "resultcode": 0, "reportid": "r1"}
+    body = {"reqid": 7, "txnid": "T1", "resultcode": 0, "list": [item], name: ["x"]}
+    parsed = parse(body)
+    assert [trouble.reason for trouble in parsed.unreadable] == [f"A report has a `{name}` that cannot be read."]
+    assert [report.provider_key for report in parsed.reports] == ["r1"]

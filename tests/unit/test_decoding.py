@@ -1,7 +1,7 @@
 """Reading providers' values: strict about meaning, tolerant about form."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -106,12 +106,20 @@ def test_texts_are_storable_and_keys_are_never_changed() -> None:
         None,
     ]
     assert as_text("x" * 501) == "x" * 500
-    assert [as_key(value) for value in ("a", 12, " a ", "a\x00", "\udfff", "\ufffd", "", "x" * 201, True, 1.0)] == [
+    assert [as_key(value) for value in ("a", 12, " a ", "a\x00", "\udfff", "\ufffd", "", "x" * 201, True, 1.5)] == [
         "a",
         "12",
         "a",
         *[None] * 7,
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(410471976.0, "410471976"), (9e15, "9000000000000000"), (1e16, None), (7.5, None)]
+)
+def test_an_id_that_came_as_a_float_is_the_whole_number_that_it_is(value: float, text: str | None) -> None:
+    """Like 114.0 where a code is read; beyond 2⁵³ nobody knows which number was meant."""
+    assert (as_key(value), as_text(value)) == (text, text)
 
 
 def test_amounts_may_have_a_decimal_comma() -> None:
@@ -147,6 +155,14 @@ def test_what_is_too_long_for_a_time_is_not_remembered() -> None:
     remembered = decoding._local_time.cache_info().currsize
     assert [local_time("x" * many, ISTANBUL) for many in (30, 1_000_000)] == [None, None]
     assert decoding._local_time.cache_info().currsize == remembered
+
+
+@pytest.mark.parametrize("ours", [timedelta(0), timedelta(hours=-1), timedelta(hours=1), None])
+def test_a_date_to_wait_for_is_of_the_provider_s_clock(ours: timedelta | None) -> None:
+    """However far ours differs: neither an hour of silence nor none."""
+    headers = {"date": "Thu, 01 Jan 2026 00:00:00 GMT", "retry-after": "Thu, 01 Jan 2026 00:00:20 GMT"}
+    received = None if ours is None else datetime(2026, 1, 1, tzinfo=UTC) + ours
+    assert retry_after(Answer(status=429, headers=headers, received_at=received)) == 20.0
 
 
 def test_retry_after_is_read_in_both_forms() -> None:
@@ -243,6 +259,7 @@ def test_a_field_that_is_there_and_cannot_be_read_is_noted_once() -> None:
         "zero": "0000-00-00 00:00:00",
         "zero_iso": "-0001-11-30T00:00:00.000000Z",
         "zero_day": "0000-00-00",
+        "zero_offset": "0000-00-00T00:00:00.000+03:00",
         "bad_time": "02.12.2019 20:01",
         "bad_count": -1,
         "bad_amount": "1.234,5",
@@ -252,7 +269,8 @@ def test_a_field_that_is_there_and_cannot_be_read_is_noted_once() -> None:
     fields = Fields(item, ISTANBUL)
     absent = ("missing", "null", "empty", "list", "object")
     assert [fields.count(name) for name in absent] == [None] * len(absent)
-    assert [fields.time(name) for name in (*absent, "zero", "zero_iso", "zero_day")] == [None] * (len(absent) + 3)
+    zeros = ("zero", "zero_iso", "zero_day", "zero_offset")
+    assert [fields.time(name) for name in (*absent, *zeros)] == [None] * (len(absent) + len(zeros))
     assert (fields.count("good"), fields.whole("good"), fields.amount("good"), fields.text("good")) == (7, 7, 7.0, "7")
     assert fields.unreadable("An item") == ()
     read = (fields.time("bad_time"), fields.count("bad_count"), fields.amount("bad_amount"), fields.text("bad_text"))

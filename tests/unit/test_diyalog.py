@@ -255,6 +255,7 @@ def test_other_spellings_mean_the_same(changes: dict[str, Any]) -> None:
         conversation(senderId=""),
         conversation(receiverId=None),
         conversation(messagingDate=0),
+        conversation(messagingDate=1617667200),  # seconds: no day of 1970
         conversation(messagingDate=-1),
         conversation(messagingDate=10**18),
         conversation(messagingDate=True),

@@ -90,7 +90,7 @@ def test_what_names_no_delivered_message_says_nothing(content: dict[str, Any]) -
         event(),
         event(failure={"mids": ["x"]}),
         event(delivery={"mids": "x"}),
-        event(delivery={"mids": ["x", None]}),
+        event(delivery={"mids": [None]}),
         event(delivery=None),
         "x",
         {"messaging": "x"},
@@ -104,6 +104,47 @@ def test_what_is_not_documented_is_kept_and_the_other_events_count(entry: Any) -
     (kept,) = parsed.unreadable
     again = ADAPTER.parse_callback(ACCOUNT, Callback(tail="", body=kept.raw))
     assert [each.reason for each in again.unreadable] == [kept.reason]
+
+
+def test_an_id_that_cannot_be_read_never_sinks_the_others_of_its_event() -> None:
+    """The good ones are stored; the event is kept, to be read again."""
+    parsed = read(event(delivery={"mids": ["x", None, "y"]}, reads={"mids": ["x"]}))
+    assert [(report.provider_key, report.status.value) for report in parsed.reports] == [
+        ("x", "delivered"),
+        ("y", "delivered"),
+        ("x", "read"),
+    ]
+    assert len(parsed.unreadable) == 1
+
+
+@pytest.mark.parametrize("nothing", [None, [], {}, ""])
+def test_no_ids_may_be_written_in_any_way(nothing: Any) -> None:
+    """A watermark alone names no message."""
+    assert read(event(delivery={"mids": nothing, "watermark": 1560195968593})) == Parsed()
+
+
+def test_lists_with_a_gap_are_read() -> None:
+    """As everywhere, PHP's objects with indexes as keys are lists."""
+    inner = event(delivery={"mids": {"1": "x", "3": "y"}})
+    body = {"object": "dialog", "entry": {"2": {**inner, "messaging": {"1": inner["messaging"][0]}}}}
+    parsed = ADAPTER.parse_callback(ACCOUNT, Callback(tail="", body=json.dumps(body).encode()))
+    assert [report.provider_key for report in parsed.reports] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"timestamp": "dün"}, "An event has a `timestamp` or `watermark` that cannot be read."),
+        ({"timestamp": 1560195968}, "An event has a `timestamp` or `watermark` that cannot be read."),
+        ({"recipient": "x"}, "An event has a `sender` or `recipient` that cannot be read."),
+    ],
+    ids=["text", "seconds", "recipient"],
+)
+def test_an_optional_part_that_cannot_be_read_is_named_once(content: dict[str, Any], reason: str) -> None:
+    """The message counts all the same, and gets no time of 1970."""
+    parsed = read(event(**content, delivery={"mids": ["x"]}))
+    assert [(trouble.reason, trouble.once) for trouble in parsed.unreadable] == [(reason, True)]
+    assert [report.done_at for report in parsed.reports] == [None if "timestamp" in content else AT]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"entry": {}}'])

@@ -14,6 +14,7 @@ from core.settings import (
     ignored_variables,
     inherited_environment,
     load_settings,
+    remove_libpq_variables,
     resolve_reference,
     set_foreign_variables_aside,
     trusted_proxies_before,
@@ -94,6 +95,17 @@ def test_foreign_variables_leave_the_process_and_stay_readable_as_credentials(mo
     assert inherited_environment().items() >= (foreign | kept).items()
     assert resolve_reference("env:FLOWER_TOKEN") == "secret-of-flower"
     assert set(ignored_variables()) == {*foreign, "FLOWER_TOKEN"}
+
+
+def test_libpq_s_variables_are_removed_for_an_embedded_server_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are meant for another server, for children too. What only looks like one stays."""
+    monkeypatch.setattr("core.settings._without_use", {})
+    libpq = dict.fromkeys(("PGHOSTADDR", "PGSSLMODE", "PGSERVICE", "PGOPTIONS", "PGREQUIREAUTH"), "x")
+    for name, value in (libpq | {"PG_KEY": "x"}).items():
+        monkeypatch.setenv(name, value)
+    remove_libpq_variables()
+    assert inherited_environment().keys() & {*libpq, "PG_KEY"} == {"PG_KEY"}
+    assert ignored_variables() == dict.fromkeys(sorted(libpq), "of libpq, while the embedded PostgreSQL is used")
 
 
 def test_a_misspelt_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from models.merge import fold, normalise, observe
-from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Source, Status
+from models.report import DeliveryReport, Discovered, IdAnswer, KeptStatement, TrackedKey, Unreadable
+from models.vocabulary import Granularity, Reason, Source, Status
 from providers.adapter import Account, Answer, Callback, DueId, Fetch, FetchSpec, Parsed, SweepPage
 from providers.errors import (
     AnswerNotUnderstood,
@@ -874,6 +874,47 @@ def test_a_word_that_nobody_knows_makes_the_order_due_and_is_put_aside() -> None
     assert json.loads(strange.raw)["report"]["status"] == "bounced"
 
 
+@pytest.mark.parametrize("packet_id", [7, "007", " 7 ", 7.0, "7\u200b", "\u202a٧\u202c"])
+def test_a_pushed_order_id_is_the_number_that_it_is(packet_id: Any) -> None:
+    """In whatever form it comes, it names the order under which the polls store."""
+    [hint] = push(packet_id=packet_id).hints
+    assert hint.report is not None
+    assert (hint.ask, hint.report.provider_key) == (order_key("7"), "7:+905301234567:1")
+
+
+@pytest.mark.parametrize("packet_id", ["abc", "7-1", "9" * 20, True, [7]])
+def test_a_pushed_order_id_that_can_be_none_asks_for_nothing(packet_id: Any) -> None:
+    """It is put aside: an order of that name could only be asked for in vain."""
+    parsed = push(packet_id=packet_id)
+    assert (parsed.hints, len(parsed.unreadable)) == ((), 1)
+
+
+def test_a_pushed_word_gets_the_status_that_the_account_maps_it_to() -> None:
+    """The map holds for every way in, and for what is stored; the documented words cannot be mapped."""
+    mapped = replace(WITH_WEBHOOK, options={"status_map": {"bounced": "rejected/opted_out", "delivered": "expired"}})
+    parsed = push(mapped, status="bounced")
+    [hint] = parsed.hints
+    assert hint.report is not None
+    facts = (hint.report.status, hint.report.reason, hint.report.provider_status)
+    assert (facts, parsed.unreadable) == ((Status.REJECTED, Reason.OPTED_OUT, "bounced"), ())
+    stored = KeptStatement(
+        granularity=Granularity.MESSAGE,
+        provider_key=hint.report.provider_key,
+        parent_key="57330124",
+        recipient=hint.report.recipient,
+        source=Source.CALLBACK,
+        as_of=None,
+        statement=hint.report.statement,
+    )
+    again = ADAPTER.restate(mapped, stored)
+    assert again is not None
+    assert normalise(again) == normalise(hint.report)
+    [documented] = push(mapped, status="delivered").hints
+    assert documented.report is not None
+    assert documented.report.status is Status.DELIVERED
+    assert {"accepted", "delivered", "undelivered"} < ADAPTER.record.status_codes
+
+
 @pytest.mark.parametrize("name", ["packet_id", "to", "status"])
 def test_a_push_without_its_parts_is_put_aside_without_what_it_should_not_hold(name: str) -> None:
     """Of fields that are not documented only the names are kept: one may carry the text of the message."""
@@ -882,6 +923,37 @@ def test_a_push_without_its_parts_is_put_aside_without_what_it_should_not_hold(n
     [strange] = parsed.unreadable
     assert (parsed.reports, parsed.hints, b"Ay" in strange.raw) == ((), (), False)
     assert "text" in json.loads(strange.raw)["report"]["fields"]
+
+
+@pytest.mark.parametrize("given", ["007", " 7", 7.0])
+def test_an_order_has_one_key_in_a_list_and_in_its_details(given: Any) -> None:
+    """Whole numbers have one form, or a list and a registration would make two orders of one."""
+    listed = parse(list_fetch(), body_of(count=1, orders=[order(id=given)]))
+    asked = parse(detail_fetch("7"), body_of(order=order(id=given, message=[])))
+    assert {report.provider_key for report in (*listed.reports, *asked.reports)} == {"7"}
+    assert [found.key for found in listed.discovered] == [order_key("7")]
+
+
+@pytest.mark.parametrize("nothing", [{}, "", None, []])
+@pytest.mark.parametrize("count", [0, "0"])
+def test_an_empty_list_may_be_written_in_any_way(nothing: Any, count: Any) -> None:
+    """Where the count says that there is nothing, nothing is missing; else the list is."""
+    page = parse(list_fetch(), body_of(count=count, orders=nothing)).page
+    assert page is not None
+    assert page.last
+    if nothing != []:
+        with pytest.raises(AnswerNotUnderstood):
+            parse(list_fetch(), body_of(count=5, orders=nothing))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("total", "iki"), ("delivered", "x"), ("price", "0,03 TL"), ("sendAt", "dün")]
+)
+def test_a_field_of_an_order_without_counts_that_cannot_be_read_is_named(name: str, value: str) -> None:
+    """No row is made of an order that does not state its counts, but nothing is dropped in silence either."""
+    stated = {"id": 7, "status": 114, name: value, "message": [{"number": "+905301234567", "status": 111}]}
+    reasons = [trouble.reason for trouble in parse(detail_fetch("7"), body_of(order=stated)).unreadable]
+    assert reasons == [f"An order has a `{name}` that cannot be read."]
 
 
 def test_without_recipients_a_push_says_nothing() -> None:

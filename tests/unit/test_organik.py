@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
 from models.vocabulary import Granularity, Reason, Status
-from providers.adapter import Account, Answer, DueId, Fetch, Parsed
+from providers.adapter import Account, Answer, Callback, DueId, Fetch, Parsed
 from providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong, SlowDown, TryAgainSoon
 from providers.organik import ADAPTER, ERROR, REASON, STATUS
 
@@ -136,8 +137,9 @@ def sample_reports(*, xml: bool) -> tuple[DeliveryReport, ...]:
 def test_the_documented_reply_becomes_exactly_these_rows(name: str, xml: bool) -> None:
     """The vendor's sample in all three forms: final rows settle their transaction, an open one does not."""
     first, second = (TrackedKey(id_kind="transaction", value=value) for value in BOTH)
+    parsed = parse(sample(name), fetch_of("transaction", *BOTH, expected=1))
     answers = (IdAnswer(key=first, found=True, settled=True), IdAnswer(key=second, found=True))
-    assert parse(sample(name)) == Parsed(reports=sample_reports(xml=xml), answers=answers)
+    assert parsed == Parsed(reports=sample_reports(xml=xml), answers=answers)
 
 
 STATUS_ROWS = [
@@ -233,7 +235,7 @@ def test_a_message_may_cost_a_fraction_of_a_credit(given: object, amount: float 
 
 def test_ids_without_a_row_stay_open() -> None:
     """A partial answer settles what it shows and says of the rest only that it was not found."""
-    parsed = parse(reply([row()]), fetch_of("transaction", "14094857", "5"))
+    parsed = parse(reply([row()]), fetch_of("transaction", "14094857", "5", expected=1))
     assert {answer.key.value: (answer.found, answer.settled) for answer in parsed.answers} == {
         "14094857": (True, True),
         "5": (False, False),
@@ -273,6 +275,7 @@ def test_every_error_says_what_to_do_next(code: int, error: type[ProviderError])
         f"<response><result>0</result><error><number>{code}</number></error></response>".encode(),
         f"<result>0</result><error><code> {code} </code></error>".encode(),
         f"<error><number>{code}</number></error>".encode(),
+        json.dumps({"response": {"result": False, "error": code}}).encode(),
         refusal(number=str(code), code=93 if code != 93 else 1),  # where both are known, `number` is believed
     )
     for body in bodies:
@@ -291,7 +294,8 @@ def test_every_error_says_what_to_do_next(code: int, error: type[ProviderError])
         (200, b"[]", AnswerNotUnderstood),
         (200, b'{"response": []}', AnswerNotUnderstood),
         (200, b'{"response": {"data": []}}', AnswerNotUnderstood),
-        (200, b'{"response": {"result": true, "data": {}}}', AnswerNotUnderstood),
+        (200, b'{"response": {"result": true, "data": false}}', AnswerNotUnderstood),
+        (200, b'{"response": {"result": true}}', AnswerNotUnderstood),
         (200, b"<response><result>2</result></response>", AnswerNotUnderstood),
         (200, refusal(), AnswerNotUnderstood),
         (200, refusal(number="110"), AnswerNotUnderstood),
@@ -410,11 +414,89 @@ def test_big_transactions_do_not_share_one_call() -> None:
     assert [spec.params["ids"] for spec in specs] == [["0", "2", "4"], ["1"], ["3"]]
 
 
-@pytest.mark.parametrize(("expected", "settled"), [(None, True), (1, True), (2, False)])
-def test_a_transaction_settles_only_with_all_its_expected_rows(expected: int | None, settled: bool) -> None:
+@pytest.mark.parametrize(("expected", "settled"), [(1, True), (2, False)])
+def test_a_transaction_settles_only_with_all_its_expected_rows(expected: int, settled: bool) -> None:
     """Final rows alone do not settle while the sender knows of more; the same row twice is one row."""
-    fetch = fetch_of("transaction", "14094857", expected=expected)
-    assert parse(reply([row(), row()]), fetch).answers[0].settled is settled
+    [answer] = parse(reply([row(), row()]), fetch_of("transaction", "14094857", expected=expected)).answers
+    assert (answer.settled, answer.is_incomplete) == (settled, not settled)
+
+
+@pytest.mark.parametrize("kind", ["transaction", "delivery_track"])
+def test_rows_that_nobody_has_counted_settle_nothing_before_two_answers_in_a_row_agree(kind: str) -> None:
+    """A alone, or A, A for A, B: a row may be missing, or stand in the place of another, without being missed."""
+    key = TrackedKey(id_kind=kind, value="7")
+    one, other = (row(gsm_track_id=number, **{f"{kind}_id": 7}) for number in (1, 2))
+    running = {**other, "status": 1}
+
+    def said(rows: list[Any], before: IdAnswer | None) -> IdAnswer:
+        due = DueId(key=key, fingerprint=None if before is None else before.fingerprint)
+        fetch = replace(fetch_of(kind, key.value), ids={key: due})
+        return parse(reply(rows), fetch).answers[0]
+
+    for wrong in ([one], [one, one], [other]):
+        first = said(wrong, None)
+        assert (first.found, first.settled, first.is_incomplete) == (True, False, True)
+        right = said([one, other], first)
+        assert (right.settled, right.is_incomplete) == (False, True)
+        assert said([other, one], right).settled
+    # While some are still open an answer needs no confirmation, and the last one is confirmed by those before it.
+    before = said([one, running], None)
+    assert (before.settled, before.is_incomplete) == (False, False)
+    assert said([one, other], before).settled
+    # Nor does a number of rows that the sender has counted, or an id that has only one.
+    counted = replace(fetch_of(kind, key.value), ids={key: DueId(key=key, expected=2)})
+    assert parse(reply([one, other]), counted).answers[0].settled
+    assert parse(reply([one]), fetch_of("gsm_track", "1")).answers[0].settled
+
+
+@pytest.mark.parametrize("bad", [{"gsm_track_id": None}, {"status": None}])
+def test_a_row_of_the_id_that_cannot_be_read_makes_its_answer_incomplete(bad: dict[str, Any]) -> None:
+    """It is polled again soon; rows that are still open follow the age schedule."""
+    fetch = fetch_of("transaction", "14094857")
+    [answer] = parse(reply([row(), row(**bad)]), fetch).answers
+    assert (answer.settled, answer.is_incomplete) == (False, True)
+    [running] = parse(reply([row(status=1)]), fetch_of("transaction", "14094857", expected=2)).answers
+    assert (running.settled, running.is_incomplete) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("tail", "kind", "value"),
+    [
+        ("0016502030", "transaction", "16502030"),
+        (" 880\u200b", "transaction", "880"),
+        ("transaction=0880", "transaction", "880"),
+        ("delivery_track=a=b", "delivery_track", "a=b"),
+        ("delivery_track=\u202a007\u202c", "delivery_track", "007"),
+        ("+880", None, None),
+        ("transaction=-1", None, None),
+        ("transaction=" + "9" * 20, None, None),
+        ("gsm_track=7", None, None),
+        ("delivery_track=", None, None),
+    ],
+)
+def test_the_id_in_the_address_of_a_push_has_the_form_of_a_registered_one(
+    tail: str, kind: str | None, value: str | None
+) -> None:
+    """Else one transaction would be asked for twice; and what can be no id is not asked for."""
+    parsed = ADAPTER.parse_callback(account(), Callback(tail=tail, body=b"{}"))
+    asked = [(hint.ask.id_kind, hint.ask.value) for hint in parsed.hints]
+    assert asked == ([] if kind is None else [(kind, value)])
+    assert [trouble.is_open for trouble in parsed.unreadable] == [kind is None]
+
+
+@pytest.mark.parametrize("nothing", ["null", "{}", '""', "[]"])
+def test_an_empty_list_of_rows_may_be_written_in_any_way(nothing: str) -> None:
+    """No row, and nothing is settled."""
+    parsed = parse(f'{{"response": {{"result": true, "data": {nothing}}}}}'.encode(), fetch_of("transaction", "1"))
+    assert [(answer.found, answer.settled) for answer in parsed.answers] == [(False, False)]
+
+
+@pytest.mark.parametrize("errorcode", [True, {"a": 1}, ["5"]])
+def test_an_errorcode_that_cannot_be_read_is_named(errorcode: Any) -> None:
+    """The failure stays as it is."""
+    parsed = parse(reply([row(status=3, errorcode=errorcode)]), fetch_of("transaction", "14094857"))
+    assert [trouble.reason for trouble in parsed.unreadable] == ["A row has a `errorcode` that cannot be read."]
+    assert parsed.reports[0].provider_error is None
 
 
 def test_the_text_form_of_a_gsm_id_owns_whatever_its_call_brings() -> None:

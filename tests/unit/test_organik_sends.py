@@ -219,3 +219,65 @@ def test_a_push_to_an_address_without_a_send_is_shown_to_operators(tail: str) ->
     (kept,) = parsed.unreadable
     assert kept.is_open
     assert "<transaction id>" in kept.reason
+
+
+TRANSACTION = TrackedKey(id_kind="transaction", value="16502030")
+
+
+@pytest.mark.parametrize(
+    ("valid", "expected"), [({"1": VALID[0], "3": VALID[1]}, 2), ([VALID[0], None], 2), ([{"gsm": ["x"]}], 1)]
+)
+def test_accepted_numbers_that_cannot_be_read_are_expected_all_the_same(valid: Any, expected: int) -> None:
+    """Each of them has a row in the reports: an id that expected fewer would be settled without it."""
+    [found] = read(reply(delivery(valid=valid))).discovered
+    assert (found.key, found.expected) == (TRANSACTION, expected)
+
+
+@pytest.mark.parametrize("valid", ["x", VALID[0], 7])
+def test_accepted_numbers_in_another_form_are_asked_for_and_named(valid: Any) -> None:
+    """The transaction is known, so nothing is lost."""
+    parsed = read(reply(delivery(valid=valid)))
+    assert [(found.key, found.expected) for found in parsed.discovered] == [(TRANSACTION, None)]
+    assert [trouble.reason for trouble in parsed.unreadable] == ["`valid` of a send reply is not a list."]
+
+
+def test_an_accepted_number_that_can_not_be_asked_for_is_named() -> None:
+    """Neither its transaction nor its own id is known; the others are registered, and what is kept is a reply again."""
+    parsed = read(reply(delivery(transaction_id=None, invalid=[], valid=[VALID[0], {"gsm": 905445359676}])))
+    assert [found.key.value for found in parsed.discovered] == [VALID[0]["gsm_track_id"]]
+    [kept] = parsed.unreadable
+    assert [again.reason for again in read(kept.raw).unreadable] == [kept.reason]
+
+
+@pytest.mark.parametrize("given", ["0016502030", " 16502030 ", 16502030.0])
+def test_the_transaction_of_a_reply_has_the_form_of_a_registered_one(given: Any) -> None:
+    """Refused and accepted numbers of one send share their parent."""
+    parsed = read(reply(delivery(transaction_id=given)))
+    assert [report.parent_key for report in parsed.reports] == ["16502030"]
+    assert [found.key for found in parsed.discovered] == [TRANSACTION]
+
+
+@pytest.mark.parametrize("error", [110, "110", {"number": "110"}, {"code": 110.0}])
+def test_the_code_of_a_refusal_is_read_in_any_form(error: Any) -> None:
+    """As an object, or as the number that stands in its place."""
+    parsed = read(reply(delivery(invalid=[{"gsm": 905445359676, "error": error}], valid=[])))
+    assert [(report.provider_error, report.status.value) for report in parsed.reports] == [("110", "undeliverable")]
+    assert parsed.unreadable == ()
+
+
+@pytest.mark.parametrize("error", [[110], {"number": [110]}, {"message": "bad"}, "bad", True])
+def test_a_refusal_whose_code_cannot_be_read_is_stored_and_named(error: Any) -> None:
+    """The number was refused all the same; why, nobody knows."""
+    for given in ({"invalid": [{"gsm": 905445359676, "error": error}]}, {"invalid": [], "error": error}):
+        parsed = read(reply(delivery(valid=[], **given)))
+        assert [(report.provider_error, report.status.value) for report in parsed.reports] == [(None, "rejected")]
+        reason = "The `error` of a send reply has no code that can be read."
+        assert [(trouble.reason, trouble.once) for trouble in parsed.unreadable] == [(reason, True)]
+
+
+@pytest.mark.parametrize("name", ["transaction_id", "track_id"])
+def test_an_id_of_a_delivery_that_cannot_be_read_is_named(name: str) -> None:
+    """The refused number has its row, under the id that is left."""
+    parsed = read(reply(delivery(**{name: ["x"]})))
+    wrong = f"A delivery of a send reply has a `{name}` that cannot be read."
+    assert ([trouble.reason for trouble in parsed.unreadable], len(parsed.reports)) == ([wrong], 1)

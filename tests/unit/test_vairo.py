@@ -19,6 +19,8 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "vairo"
 TODAY, NOW = date(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC)
 KEY = TrackedKey(id_kind="number", value="187:5399999999")
 UNDERSTOOD_NOTHING = Parsed(answers=(IdAnswer(key=KEY, found=False),))
+ASKED_AGAIN = (IdAnswer(key=KEY, found=False, is_incomplete=True),)
+"""What an answer that cannot be read says of the id."""
 
 
 def account(form: str = "national", base_url: str = "https://vairosms.com/Panel/api/v1") -> Account:
@@ -155,16 +157,16 @@ def test_a_zero_date_is_no_time(fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("fields", [{"numara": "5399999998"}, {"sms_gonderim_id": 188}, {"numara": None}])
 def test_an_answer_about_something_else_settles_nothing(fields: dict[str, Any]) -> None:
-    """A report that names another send or number is not this id's answer: no row, no word about the id."""
+    """A report that names another send or number is not this id's response, and the id is polled again soon."""
     parsed = parse(changed(**fields))
-    assert (parsed.reports, parsed.answers, len(parsed.unreadable)) == ((), (), 1)
+    assert (parsed.reports, parsed.answers, len(parsed.unreadable)) == ((), ASKED_AGAIN, 1)
 
 
 @pytest.mark.parametrize("fields", [{"id": None}, {"id": True}, {"durum_gonderim": None}, {"durum_gonderim": {}}])
 def test_a_report_without_key_or_word_is_only_unreadable(fields: dict[str, Any]) -> None:
     """Without `id` or `durum_gonderim` there is nothing to store but the bytes."""
     parsed = parse(changed(**fields))
-    assert (parsed.reports, parsed.answers, len(parsed.unreadable)) == ((), (), 1)
+    assert (parsed.reports, parsed.answers, len(parsed.unreadable)) == ((), ASKED_AGAIN, 1)
 
 
 @pytest.mark.parametrize("numara", [5399999999, "905399999999", "+905399999999", "05399999999"])
@@ -182,7 +184,7 @@ def test_a_send_or_number_that_vairo_does_not_know_stays_open(status: int, body:
     assert parse(body, status) == UNDERSTOOD_NOTHING
 
 
-@pytest.mark.parametrize("nothing", ["null", "[]", "{}"])
+@pytest.mark.parametrize("nothing", ["null", "[]", "{}", '""'])
 def test_an_empty_explanation_is_no_row(nothing: str) -> None:
     """`durum: true` around nothing is nothing."""
     assert parse(f'{{"durum": true, "aciklama": {nothing}}}'.encode()) == UNDERSTOOD_NOTHING
@@ -400,7 +402,9 @@ def test_a_send_that_is_refused_is_not_known_yet(body: bytes, status: int) -> No
 def test_an_answer_about_another_send_is_kept_and_settles_nothing(body: bytes) -> None:
     """Another id, or no state: nothing is written, and the send stays open."""
     parsed = parse_send(body)
-    assert (parsed.reports, parsed.answers, len(parsed.unreadable)) == ((), (), 1)
+    [answer] = parsed.answers
+    assert (parsed.reports, len(parsed.unreadable)) == ((), 1)
+    assert (answer.found, answer.settled, answer.is_incomplete) == (False, False, True)
 
 
 def test_trouble_of_the_account_is_told_by_a_send_too() -> None:

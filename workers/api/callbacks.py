@@ -16,6 +16,7 @@ from models.availability import took_too_long
 from models.rejections import Rejection
 from providers.adapter import Callback
 from providers.errors import ProviderError
+from providers.numbers import trimmed
 from providers.registry import ADAPTERS
 from tasks.runtime import Runtime
 from tasks.steps.callbacks import BodyRefusedError, CallbackRefusedError, NoSuchCallbackError, receive, turn_away
@@ -31,6 +32,8 @@ _SECONDS = histogram(
 
 
 _ADDRESSES = ("/callbacks/{provider}/{account}", "/callbacks/{provider}/{account}/{tail:path}")
+_BEFORE_THE_TAIL = 3
+"""Segments: `callbacks`, the provider, the account. Both names are slugs in lower case."""
 _OTHER_METHODS = ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"]
 
 
@@ -56,18 +59,22 @@ async def refuse_method(means: Have, account: str) -> Response:
 
 
 class CallbackPaths:
-    """Lets empty segments of a callback's address not count, wherever they stand."""
+    """Reads a callback's address as the person meant it who typed it into a provider's panel.
+
+    Empty segments, blanks and invisible marks around a segment, and the case of all but the tail do not count.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         """`app`: what answers."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Rewrite `//callbacks/bip//ID/` to `/callbacks/bip/ID`, and no other address."""
+        """Rewrite `//Callbacks/bip//ID /` to `/callbacks/bip/id`, and no other address."""
         if scope["type"] == "http":
-            parts = [part for part in scope["path"].split("/") if part]
-            if parts[:1] == ["callbacks"]:
-                scope = {**scope, "path": "/" + "/".join(parts)}
+            parts = [part for part in map(trimmed, scope["path"].split("/")) if part]
+            named = [part.lower() for part in parts[:_BEFORE_THE_TAIL]]
+            if named[:1] == ["callbacks"]:
+                scope = {**scope, "path": "/" + "/".join([*named, *parts[_BEFORE_THE_TAIL:]])}
         await self._app(scope, receive, send)
 
 

@@ -17,7 +17,8 @@ from models.lookups import Explanation, Statement, explain, find_by_any, find_de
 from models.tables import delivery_status
 from models.tracked import REFERENCE
 from models.vocabulary import STATUS_CLASS, Status
-from providers.numbers import lookup_form, same_number_spellings, trimmed
+from providers.ids import whole_number
+from providers.numbers import lookup_form, plain, same_number_spellings, trimmed
 from workers.cli.output import moment, write_csv, write_json, write_json_array, write_table
 from workers.cli.session import CommandError, UsageError, refuse_empty, session, tell
 
@@ -204,11 +205,14 @@ def explain_some(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Every statement about a delivery: what won, and why. One ID may mean several deliveries."""
-    run, ident = session(context), trimmed(ident)
+    run, rows, waiting = session(context), list[RowMapping](), list[dict[str, Any]]()
     with run.engine.connect() as connection:
-        rows = find_by_any(connection, ident, recipient=lookup_form(ident), limit=MOST_EXPLAINED + 1)
+        # As it was given; else in the forms in which ids are stored.
+        for form in dict.fromkeys((trimmed(ident), plain(ident), whole_number(ident) or "")):
+            if form and not rows and not waiting:
+                rows = list(find_by_any(connection, form, recipient=lookup_form(form), limit=MOST_EXPLAINED + 1))
+                waiting = _waiting(connection, form)
         told = [found for row in rows[:MOST_EXPLAINED] if (found := explain(connection, row["id"])) is not None]
-        waiting = _waiting(connection, ident)
     if not told and not waiting:
         raise CommandError("Nothing is known by that id.")
     if as_json:

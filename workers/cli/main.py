@@ -38,11 +38,17 @@ def main() -> None:
 
 def _commands() -> Callable[..., None]:
     """All commands, imported after the settings were found to be right."""
-    from core.settings import SettingsError, load_settings, set_foreign_variables_aside  # noqa: PLC0415 - as said above
+    from core.settings import (  # noqa: PLC0415 - as said above
+        SettingsError,
+        load_settings,
+        remove_libpq_variables,
+        set_foreign_variables_aside,
+    )
 
     set_foreign_variables_aside()
     try:
-        load_settings()
+        if load_settings().database_url is None:
+            remove_libpq_variables()
     except SettingsError as error:
         _end(str(error), _FAILED)
     from workers.cli.commands import app  # noqa: PLC0415 - as said above

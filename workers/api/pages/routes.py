@@ -4,13 +4,14 @@ from secrets import token_urlsafe
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
+from sqlalchemy import Connection, RowMapping
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from core.logging import get_logger
 from core.settings import CredentialError, Settings, generated_secret, resolve_reference
 from models.ledger.deadletters import list_dead
-from models.ledger.listing import list_polls
+from models.ledger.listing import list_polls, running_on_demand
 from models.lookups import explain
 from models.quarantine import list_quarantine
 from providers.adapter import Adapter
@@ -97,7 +98,7 @@ def show_account(seen: Member, account: str) -> Response:
         raise MissingError
     with seen.site.runtime.engine.connect() as connection:
         values: dict[str, Any] = {
-            "polls": list_polls(connection, account=account, limit=POLLS_OF_AN_ACCOUNT),
+            "polls": _newest(connection, account, POLLS_OF_AN_ACCOUNT),
             "dead": list_dead(connection, account=account, limit=LEFTOVERS_SHOWN),
             "quarantined": list_quarantine(connection, account=account, limit=LEFTOVERS_SHOWN),
         }
@@ -107,12 +108,26 @@ def show_account(seen: Member, account: str) -> Response:
 
 @router.get("/polls")
 def show_polls(seen: Member, account: str = "", before: int = LARGEST_ID) -> Response:
-    """Polls with their progress, the newest first."""
+    """Polls with their progress: on the first page those that run on demand, then the newest."""
     before = min(max(before, 0), LARGEST_ID)
     with seen.site.runtime.engine.connect() as connection:
-        polls = list_polls(connection, account=account or None, limit=POLLS_ON_A_PAGE, before_id=before)
-    older = polls[-1]["id"] if len(polls) == POLLS_ON_A_PAGE else None
+        if before == LARGEST_ID:
+            polls = _newest(connection, account or None, POLLS_ON_A_PAGE)
+        else:
+            polls = [*list_polls(connection, account=account or None, limit=POLLS_ON_A_PAGE, before_id=before)]
+    older = polls[-1]["id"] if len(polls) >= POLLS_ON_A_PAGE else None
     return _render_live(seen, "polls", polls=polls, account=account, older=older)
+
+
+def _newest(connection: Connection, account: str | None, many: int) -> list[RowMapping]:
+    """On-demand polls that have not ended, before the newest of all polls.
+
+    Scheduled polls come every few seconds, and would push what an operator waits for off the page.
+    """
+    waiting = running_on_demand(connection, account=account, limit=many)
+    first = {poll["id"] for poll in waiting}
+    newest = list_polls(connection, account=account, limit=many)
+    return [*waiting, *(poll for poll in newest if poll["id"] not in first)]
 
 
 @router.get("/deliveries")
