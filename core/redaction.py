@@ -51,10 +51,17 @@ _CONTENT_NAMES: Final = frozenset(
     ["body", "content", "messagebody", "messagetext", "payload", "rawbody", "smstext", "text"],
 )
 
-_PLAIN_WORD: Final = re.compile(r"[a-z_.\-]*")
-"""Names of events, fields, tasks and loggers: every form below needs a digit, a blank, `/`, `<`, `=`, `:` or `,`."""
+_UUID: Final = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
+_CLOCK_TIME: Final = r"[0-2]\d:[0-5]\d(?::[0-6]\d(?:[.,]\d+)?)?(?:Z|[ ]?[+-]\d\d:?\d\d(?!\d))?"
+_ISO_TIME: Final = rf"(?:19|20)\d\d-[01]\d-[0-3]\d(?!\d)(?:[T ]{_CLOCK_TIME})?"
+_PLAIN: Final = re.compile(rf"[a-z_.\-]*|{_UUID}|{_ISO_TIME}")
+"""Names of events, fields, tasks and loggers, times and ids of tasks: no form below is found in them."""
 _FEWEST_DIGITS: Final = 10
 """A number without a plus has at least so many digits; shorter runs are our own ids."""
+_SUSPICIOUS: Final = re.compile(
+    rf"(?i)[/<]|authorization|bearer|basic|dlga|pass|pwd|secret|api|access|\+(?:\D*+\d){{4}}|(?:\d\D*+){{{_FEWEST_DIGITS}}}",
+)
+"""Each form below needs one of these, so most values of our own lines are searched once and not once for each form."""
 
 _KEY_VALUE: Final = re.compile(
     r"(?i)(?P<name>(?:password|passwd|pwd|secret|api[_-]?key|api[_-]?token"
@@ -85,10 +92,9 @@ _OCTET: Final = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
 _NUMBER: Final = re.compile(
     rf"""
     (?P<keep>
-        \b[0-9a-fA-F]{{8}}-(?:[0-9a-fA-F]{{4}}-){{3}}[0-9a-fA-F]{{12}}\b
+        \b{_UUID}\b
       | (?<![0-9A-Za-z])(?=[0-9A-Fa-f]*[A-Fa-f])(?=[0-9A-Fa-f]*\d)[0-9A-Fa-f]{{16,}}(?![0-9A-Za-z])
-      | (?<!\d)(?:19|20)\d\d-[01]\d-[0-3]\d(?!\d)
-            (?:[T ][0-2]\d:[0-5]\d(?::[0-6]\d(?:[.,]\d+)?)?(?:Z|[ ]?[+-]\d\d:?\d\d(?!\d))?)?
+      | (?<!\d){_ISO_TIME}
       | (?<!\d)[0-3]\d[./-][01]\d[./-](?:19|20)\d\d(?!\d)(?:[ ][0-2]\d:[0-5]\d(?::[0-6]\d)?)?
       | (?<![\d.])(?:{_OCTET}\.){{3}}{_OCTET}(?!\d|\.\d)
       | (?<![\d.+])(?:\d{{1,9}}|1\d{{9}})\.\d+(?![\d.])
@@ -149,8 +155,12 @@ def register_secret(value: str) -> None:
 def redact_text(text: str) -> str:
     """The text with secrets, telling URL parts and phone numbers masked; the rest unchanged."""
     text = _KNOWN.mask(text)
-    if _PLAIN_WORD.fullmatch(text):
+    if _PLAIN.fullmatch(text) or not _SUSPICIOUS.search(text):
         return text
+    return _mask_forms(text)
+
+
+def _mask_forms(text: str) -> str:
     if "/" in text:
         text = _URL.sub(lambda match: redact_url(match[0]), text)
         text = _TARGET.sub(lambda match: redact_url(match[0]), text)

@@ -119,6 +119,7 @@ def _ping(engine: Engine, session: Any, record: ConnectionPoolEntry, _: Any) -> 
     """Ping a connection before it is used; one that is of no use is made anew, with all others of before."""
     used_at = record.info.get(USED_AT)
     if used_at is not None and clock.boot() - used_at < IDLE_SECONDS and getattr(_thread, "may_skip_ping", False):
+        _thread.has_skipped_ping = True
         return
     try:
         engine.dialect.do_ping(session)
@@ -159,7 +160,7 @@ def retry_transaction(engine: Engine, run: Callable[[Connection], _Result]) -> _
 
     So too, but once, where the session is lost or takes no writes before COMMIT is sent, since nothing was committed
     then: after a failover the next session leads to the new primary, and a worker that was frozen for so long that the
-    server ended its session still has its work in hand.
+    server ended its session still has its work in hand. One that was used without a ping does not count for this.
 
     `run` must therefore have no effect outside the database. After `TRANSACTION_ATTEMPTS` tries the error is raised.
     """
@@ -175,7 +176,7 @@ def retry_transaction(engine: Engine, run: Callable[[Connection], _Result]) -> _
             if sqlstate_of(error) not in REPEATABLE:
                 if was_lost or not is_running or not is_unavailable(error):
                     raise
-                was_lost = True
+                was_lost = not _thread.has_skipped_ping
         else:
             return result
         # The other side has to be woken before it holds the row: at once, the victim could take it away again.
@@ -191,7 +192,7 @@ def _unpinged(attempt: int) -> Iterator[None]:
     A ping costs as much as a statement. Where the connection is lost before the commit, nothing is written, and the
     whole is simply repeated on one that is pinged.
     """
-    _thread.may_skip_ping = attempt == 1
+    _thread.may_skip_ping, _thread.has_skipped_ping = attempt == 1, False
     try:
         yield
     finally:
