@@ -32,7 +32,7 @@ class Delays:
     def put(self, message: Message) -> None:
         """Publish `message` after its countdown; at once when the process is stopping."""
         if self._is_closed:
-            self._publish(message)
+            self._publish(message.early())
             return
         with self._changed:
             moment = clock.boot() + message.countdown_seconds
@@ -48,7 +48,7 @@ class Delays:
         with self._changed:
             rest, self._waiting = [message for _, _, message in sorted(self._waiting)], []
         for message in rest:
-            self._publish(message)
+            self._publish(message.early())
 
     def _run(self) -> None:
         while True:

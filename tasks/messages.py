@@ -18,12 +18,21 @@ class Message:
     """How long it waits in the process that decided on it (`tasks.delays`), a few seconds at the most."""
     display: str = ""
     """What Flower shows in place of the arguments: the account's slug, kind and page; no secret, no number."""
+    wakes: str = ""
+    """The account that has no other message on its way."""
     queue: str = field(default="")
 
     def __post_init__(self) -> None:
         """Fill in the queue that the task's name stands for."""
         if not self.queue:
             object.__setattr__(self, "queue", names.QUEUE_OF_TASK[self.task])
+
+    def early(self) -> "Message":
+        """What to publish before the countdown is over.
+
+        The account counts on a message at the moment that it has noted, and this one is not that any more.
+        """
+        return dispatch_account(self.wakes) if self.wakes and self.countdown_seconds else self
 
 
 _FETCH_TASKS = {"page": names.FETCH_PAGE, "batch": names.FETCH_BATCH}
@@ -58,5 +67,6 @@ def call_up(wanted: CallUp | None) -> tuple[Message, ...]:
             kwargs={"fetch_id": wanted.fetch_id},
             countdown_seconds=wanted.delay_seconds,
             display=f"{wanted.account_id} {wanted.label}",
+            wakes=wanted.account_id,
         ),
     )

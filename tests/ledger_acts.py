@@ -20,7 +20,7 @@ from providers.http import Sent
 from tasks.effects import Effects
 from tasks.runtime import Runtime
 from tasks.steps import upkeep
-from tasks.steps.asking import Asked, Took
+from tasks.steps.asking import Asked
 from tasks.steps.draining import prepare, understood
 from tasks.steps.finishing import finish
 from tasks.steps.planning import _plan_scheduled
@@ -116,14 +116,14 @@ def add_ids(engine: Engine, account_id: str, values: Sequence[str], kind: str = 
         return [by_value[value] for value in values]
 
 
-def take(engine: Engine, fetch_id: int, watch: ClockWatch | None = None) -> Took:
+def take(engine: Engine, fetch_id: int, watch: ClockWatch | None = None) -> taking.Took:
     """Take the best fetch of this one's account, this one among equals; `watch`: of the process that does so."""
     holder = taking.Holder(watch=watch or ClockWatch(), lease_margin_seconds=1.0)
     with engine.begin() as connection:
         return taking.take(connection, holder, fetch_id=fetch_id)
 
 
-def take_next(engine: Engine, account_id: str) -> Took:
+def take_next(engine: Engine, account_id: str) -> taking.Took:
     """Take the account's best fetch."""
     holder = taking.Holder(watch=ClockWatch(), lease_margin_seconds=1.0)
     with engine.begin() as connection:

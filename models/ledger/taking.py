@@ -33,6 +33,8 @@ MESSAGE_LASTS_SECONDS = 5.0
 """After this a message that nobody took counts as lost."""
 TIMER_CAP_SECONDS = 5.0
 """The longest delay of a message; what is due later is found by `upkeep.reconcile`."""
+EARLY = timedelta(milliseconds=20)
+"""Moments of messages that are no further apart count as one."""
 BUSY_SECONDS = 0.1
 """When to try again where another transaction holds the fetch that was chosen."""
 
@@ -103,8 +105,17 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """Another transaction holds the account: to be repeated in a transaction of its own, which waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gone:
     """There is no such fetch or account."""
+
+
+Took = Taken | NotYet | Stepped | Busy | Gone
+"""What comes of a take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +127,6 @@ class Holder:
 
 
 MAY_GO = "left to another thread"
-BUSY = "busy"
 
 _LOCK = """
     SELECT a.*, clock_timestamp() AS now FROM accounts a
@@ -164,21 +174,21 @@ def take(
     fetch_id: int | None = None,
     is_heard: bool = False,
     may_wait: bool = True,
-) -> Taken | NotYet | Stepped | Gone:
+) -> Took:
     """Turn the best ready fetch of an account into a held one and write its call row, in one, if one may be made now.
 
     The account by its id, or by that of the fetch to begin with. The caller commits at once: no byte leaves before.
     The lease lasts deadline + margin; whoever finishes later than that may find that another worker holds the fetch
     (`lease_token` differs). After `Stepped` the step is to be settled first.
 
-    `holder` None: only look, and have another thread take by a message (`NotYet.call_up`). `is_heard`: a message has
-    led here, so none is on its way any more. `may_wait` False: at the end of a transaction that holds other locks; if
-    another one holds the account then, the result is `NotYet` with `BUSY`, to be repeated in a transaction of its own.
+    `holder` None: only look, and have another thread take by a message (`NotYet.call_up`). `is_heard`: a
+    message has led here, so none is on its way any more, unless that is due later; without a holder, none at all.
+    `may_wait` False: at the end of a transaction that holds other locks, and must not wait for the account.
     """
     parameters = {"account_id": account_id, "fetch_id": fetch_id}
     row = connection.exec_driver_sql(_LOCK if may_wait else _LOCK_UNLESS_BUSY, parameters).mappings().one_or_none()
     if row is None:
-        return Gone() if may_wait else NotYet(account_id=account_id or "", why=BUSY)
+        return Gone() if may_wait else Busy()
     if holder is not None:
         holder.watch.begin(connection)
     before_look = clock.boot()
@@ -188,15 +198,18 @@ def take(
         reading = Reading.between(before_look, now, clock.boot())
         if holder.watch.has_stepped(reading) or _lies_ahead(row["last_asked_at"], now):
             return Stepped(account_id=row["id"])
+    armed: datetime | None = row["wake_at"]
+    if is_heard and armed is not None and (holder is None or armed <= now + EARLY):
+        armed = None
     decision = decide(connection, row, seen)
     if decision.why is None and holder is not None:
-        taken = _permit(connection, holder, row, seen, decision, is_heard=is_heard)
+        taken = _permit(connection, holder, row, seen, decision, armed=armed)
         if taken is not None:
             return taken
     if decision.why is None:
-        why, wait = (MAY_GO, 0.0) if holder is None else (BUSY, BUSY_SECONDS)
+        why, wait = (MAY_GO, 0.0) if holder is None else ("busy", BUSY_SECONDS)
         decision = replace(decision, why=why, at=now + timedelta(seconds=wait), next=decision.fetch)
-    noted, call_up = _noted(row, now, decision, is_heard=is_heard)
+    noted, call_up = _noted(row, now, decision, armed)
     if any(row[name] != value for name, value in noted.items()):
         connection.exec_driver_sql(_NOTE, noted | {"account_id": row["id"]})
     return NotYet(account_id=row["id"], why=decision.why or "", call_up=call_up)
@@ -217,21 +230,21 @@ def _lies_ahead(moment: datetime | None, now: datetime) -> bool:
 
 
 def _noted(
-    row: RowMapping, now: datetime, decision: Decision, *, is_heard: bool
+    row: RowMapping, now: datetime, decision: Decision, armed: datetime | None
 ) -> tuple[dict[str, datetime | None], CallUp | None]:
-    """What the others have to know, in columns of the account, and the message, where none is on its way already."""
-    noted = {"wake_at": row["wake_at"], "crowded_at": None}
+    """What the others have to know, in columns of the account, and the message to publish.
+
+    None where one is on its way already: `armed` is its moment.
+    """
+    noted = {"wake_at": armed, "crowded_at": None}
     if decision.is_crowded:
         told = row["crowded_at"]
         is_fresh = told is not None and told > now - timedelta(seconds=CROWDED_LASTS_SECONDS / 2)
         noted["crowded_at"] = told if is_fresh else now
-    if is_heard and row["wake_at"] is not None and row["wake_at"] <= now:
-        noted["wake_at"] = None
-    armed, at, fetch = noted["wake_at"], decision.at, decision.next
-    is_on_its_way = armed is not None and armed > now - timedelta(seconds=MESSAGE_LASTS_SECONDS)
+    at, fetch = decision.at, decision.next
     if at is None or fetch is None or at > now + timedelta(seconds=TIMER_CAP_SECONDS):
         return noted, None
-    if armed is not None and is_on_its_way and armed <= at + timedelta(milliseconds=20):
+    if armed is not None and now - timedelta(seconds=MESSAGE_LASTS_SECONDS) < armed <= at + EARLY:
         return noted, None
     noted["wake_at"] = at
     delay = max(0.0, (at - now).total_seconds())
@@ -240,13 +253,19 @@ def _noted(
 
 
 def _permit(
-    connection: Connection, holder: Holder, row: RowMapping, seen: RowMapping, decision: Decision, *, is_heard: bool
+    connection: Connection,
+    holder: Holder,
+    row: RowMapping,
+    seen: RowMapping,
+    decision: Decision,
+    *,
+    armed: datetime | None,
 ) -> Taken | None:
     """Hold the fetch and write its call row; None where another transaction holds or has just ended it."""
     if decision.fetch is None:
         return None
     deadline = float(min(row["options"].get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS))
-    noted, call_up = _noted(row, seen["now"], decision, is_heard=is_heard)
+    noted, call_up = _noted(row, seen["now"], decision, armed)
     # Read before the row is written: the second that the door allows begins at the latest possible commit or earlier.
     before_commit = clock.boot()
     parameters = noted | {

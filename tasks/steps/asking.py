@@ -8,7 +8,7 @@ from sqlalchemy import Connection, RowMapping
 
 from core import clock
 from models.ledger.finishing import CallEnd, close_call
-from models.ledger.taking import Gone, NotYet, Stepped, Taken
+from models.ledger.taking import Taken, Took
 from models.quarantine import seal
 from models.report import TrackedKey, Unreadable
 from models.tracked import AskedId
@@ -19,8 +19,6 @@ from tasks.effects import Effects
 from tasks.runtime import Runtime
 from tasks.steps.bodies import body_context
 
-Took = Taken | NotYet | Stepped | Gone
-"""What comes of a take."""
 Follow = Callable[[Connection], Took]
 """The end of a finishing transaction: takes what comes next, or has it taken by another thread."""
 

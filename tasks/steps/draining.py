@@ -16,7 +16,7 @@ from core.logging import bind_context, get_logger, origin
 from core.settings import CredentialError
 from models.database import retry_transaction
 from models.ledger.finishing import FencedError
-from models.ledger.taking import BUSY, NotYet, Stepped, Taken, take
+from models.ledger.taking import Busy, NotYet, Stepped, Taken, Took, take
 from models.report import TrackedKey
 from providers.adapter import Fetch, FetchSpec, Parsed
 from providers.errors import OurBug, ProviderError
@@ -26,7 +26,7 @@ from tasks.effects import Effects
 from tasks.messages import call_up
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps import clocks
-from tasks.steps.asking import Asked, Prepared, Took
+from tasks.steps.asking import Asked, Prepared
 from tasks.steps.finishing import finish
 from tasks.steps.tracking import due_id
 from tasks.steps.trouble import bury_unasked, return_unsent, return_without_credentials
@@ -76,7 +76,7 @@ def _make(runtime: Runtime, effects: Effects, taken: Taken, ends: float) -> Took
     except FencedError:
         # Another holds or has finished this fetch; nothing was written.
         effects.warning("fetch.fenced", fetch=taken.fetch_id, label=taken.label)
-    if found is None or isinstance(found, Stepped) or (isinstance(found, NotYet) and found.why == BUSY):
+    if found is None or isinstance(found, Stepped | Busy):
         return _take(runtime, follow)
     return found
 

@@ -14,6 +14,7 @@ from models.deliveries import UpsertResult, upsert
 from models.ledger import finishing as ledger
 from models.ledger import planning
 from models.ledger.deadletters import clear_dead, subjects_of_ids
+from models.ledger.taking import Took
 from models.quarantine import resolve_answers
 from models.references import with_references
 from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
@@ -23,7 +24,7 @@ from providers.adapter import FetchSpec, Parsed
 from providers.errors import OurBug, ProviderError
 from schedules.policy import check_again, first_check, next_check
 from tasks.effects import Effects, commit
-from tasks.steps.asking import Asked, Follow, Took
+from tasks.steps.asking import Asked, Follow
 from tasks.steps.pausing import success_changes
 from tasks.steps.planning import new_fetch
 from tasks.steps.sweeping import further_pages, judge_window

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from driving import make_runtime, miscounted_polls
+from driving import make_runtime, miscounted_polls, perform
 from ledger_acts import (
     Held,
     add_account,
@@ -27,6 +27,7 @@ from models.ledger import finishing as ledger
 from models.ledger import planning, taking
 from models.ledger.clockwatch import ClockWatch
 from models.ledger.pace import oldest_open_order, promote_waiting
+from tasks.messages import call_up
 from tasks.runtime import Runtime
 from tasks.steps.ondemand import open_on_demand
 from tasks.steps.planning import _plan_scheduled, plan_due, plan_poll
@@ -373,6 +374,12 @@ def test_a_message_comes_for_the_next_free_slot_and_for_the_next_retry(runtime: 
     found = take_heard(engine, ids[1])
     assert isinstance(found, taking.NotYet)
     assert found.call_up is not None, "a message that was heard is on its way no more"
+    early = take_heard(engine, ids[1])
+    assert isinstance(early, taking.NotYet)
+    assert early.call_up is None, "the account's message is another one, and due later"
+    # That one is published early when its process stops.
+    [message] = perform(runtime, call_up(found.call_up)[0].early())
+    assert (message.kwargs, message.countdown_seconds > 2) == ({"fetch_id": ids[1]}, True)
     other = add_account(engine)
     _, ids = add_poll(engine, other, [fetch(1), fetch(2)])
     began = clock.boot()
@@ -384,7 +391,7 @@ def test_a_message_comes_for_the_next_free_slot_and_for_the_next_retry(runtime: 
     assert 4 - (clock.boot() - began) - 0.1 <= retry.call_up.delay_seconds <= 4.1
 
 
-def take_heard(engine: Engine, fetch_id: int) -> taking.Taken | taking.NotYet | taking.Stepped | taking.Gone:
+def take_heard(engine: Engine, fetch_id: int) -> taking.Took:
     """Take as one to whom a message has come."""
     holder = taking.Holder(watch=ClockWatch(), lease_margin_seconds=1.0)
     with engine.begin() as connection:

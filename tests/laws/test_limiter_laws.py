@@ -30,7 +30,6 @@ from models.ledger.clockwatch import ClockWatch
 from sandbox.server import Sandbox
 from tasks.runtime import Runtime
 from tasks.steps import clocks, upkeep
-from tasks.steps.asking import Took
 from tasks.steps.draining import drain
 
 DEADLINE = 5.0
@@ -101,7 +100,7 @@ class World:
             clocks.settle(self.workers[which])
         self.note(taken, where)
 
-    def note(self, taken: Took, where: float) -> None:
+    def note(self, taken: taking.Took, where: float) -> None:
         """Note the call that was taken, if one was."""
         if not isinstance(taken, taking.Taken):
             return
@@ -144,7 +143,7 @@ class World:
                 " WHERE id = :id AND lease_token = :token"
             )
             connection.execute(text(again), {"id": taken.fetch_id, "token": taken.lease_token})
-            found: Took = taking.Gone()
+            found: taking.Took = taking.Gone()
             if then is not None:
                 holder = self.workers[then[1]].holder
                 found = taking.take(connection, holder, account_id=self.account_id, may_wait=False)

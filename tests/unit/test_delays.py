@@ -3,8 +3,10 @@
 import threading
 import time
 
+from core import names
+from models.ledger.taking import CallUp
 from tasks.delays import Delays
-from tasks.messages import Message, dispatch_account
+from tasks.messages import Message, call_up, dispatch_account
 
 
 class Taken:
@@ -44,3 +46,22 @@ def test_what_waits_is_published_at_once_when_the_process_ends() -> None:
     delays.flush()
     delays.flush()
     assert [name for name, _ in taken.messages] == ["one", "two"]
+
+
+def test_a_message_that_is_published_early_has_the_account_look_again() -> None:
+    """The ledger counts on a message at the moment that it has noted, and nobody else would publish one then."""
+    published: list[Message] = []
+    delays = Delays(published.append)
+    late, due = (
+        call_up(CallUp(account_id="one", fetch_id=7, kind="page", label="page 1", delay_seconds=seconds))
+        for seconds in (60.0, 0.0)
+    )
+    delays.put(late[0])
+    delays.flush()
+    delays.put(late[0])
+    delays.put(due[0])
+    assert [(each.task, dict(each.kwargs)) for each in published] == [
+        (names.DISPATCH_ACCOUNT, {"account_id": "one"}),
+        (names.DISPATCH_ACCOUNT, {"account_id": "one"}),
+        (names.FETCH_PAGE, {"fetch_id": 7}),
+    ]
