@@ -44,27 +44,17 @@ def lock_account(connection: Connection, account_id: str) -> RowMapping:
     return connection.execute(_LOCK_ACCOUNT, {"account_id": account_id}).mappings().one()
 
 
-_FENCE = text("""
-    SELECT id FROM fetches WHERE id = :fetch_id AND state = 'sending' AND lease_token = CAST(:token AS uuid)
-    FOR NO KEY UPDATE
-""")
-
-
-def fence(connection: Connection, fetch_id: int, token: UUID) -> None:
-    """Hold the fetch while the lease is still ours; else FencedError, and the caller's transaction rolls back."""
-    if connection.execute(_FENCE, {"fetch_id": fetch_id, "token": str(token)}).one_or_none() is None:
-        raise FencedError
-
-
+# Held while the lease is still ours.
+_HELD = """
+        SELECT id FROM fetches WHERE id = %(fetch_id)s AND state = 'sending' AND lease_token = %(token)s
+        FOR NO KEY UPDATE
+"""
 # The database's clock minus the time since the answer: later than the truth by the statement's way, never earlier.
 # Where that clock was set back since the question, the request's own time tells better.
 _ANSWERED = """greatest(c.asked_at + make_interval(secs => %(duration_seconds)s),
                                clock_timestamp() - make_interval(secs => %(seconds_since)s))"""
 _CLOSE_CALL = f"""
-    WITH held AS (
-        SELECT id FROM fetches WHERE id = %(fetch_id)s AND state = 'sending' AND lease_token = %(token)s
-        FOR NO KEY UPDATE
-    ), closed AS (
+    WITH held AS ({_HELD}), closed AS (
         UPDATE calls c SET answered_at = {_ANSWERED}, released_at = {_ANSWERED}, endpoint = %(endpoint)s,
             outcome = %(outcome)s, http_status = %(http_status)s, duration_seconds = %(duration_seconds)s
         FROM held WHERE c.id = %(call_id)s AND c.answered_at IS NULL
@@ -88,12 +78,24 @@ def close_call(connection: Connection, fetch_id: int, token: UUID, end: CallEnd)
     return asked_at
 
 
-_DROP_CALL = text("DELETE FROM calls WHERE id = :call_id AND answered_at IS NULL")
+_DROP_CALL = f"""
+    WITH held AS ({_HELD}), dropped AS (
+        DELETE FROM calls c USING held WHERE c.id = %(call_id)s AND c.answered_at IS NULL
+    )
+    SELECT clock_timestamp() FROM held
+"""
 
 
-def drop_call(connection: Connection, call_id: int) -> None:
-    """Take back the row of a call of which not a byte has left: it was never made, and its slot is free at once."""
-    connection.execute(_DROP_CALL, {"call_id": call_id})
+def drop_call(connection: Connection, fetch_id: int, token: UUID, call_id: int) -> datetime:
+    """Hold the fetch like `close_call`, and take back the row of its call, of which not a byte has left.
+
+    It was never made, and its slot is free at once. Returns PostgreSQL's clock.
+    """
+    parameters = {"fetch_id": fetch_id, "token": token, "call_id": call_id}
+    now: datetime | None = connection.exec_driver_sql(_DROP_CALL, parameters).scalar_one_or_none()
+    if now is None:
+        raise FencedError
+    return now
 
 
 _NOW = text("SELECT clock_timestamp()")

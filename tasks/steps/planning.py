@@ -331,7 +331,8 @@ def _fill_on_demand(
     """Give the poll its fetches: taken over where they stand ready, its own where they are in the air or missing."""
     adapter, priority = adapter_of(row), planning.PRIORITY_ON_DEMAND
     if poll["window_from"] is not None and adapter.record.plan_range is not None:
-        _fill_range(connection, effects, row, account, poll, adapter.record.plan_range)
+        of_range = _range_fetches(connection, row, account, poll, adapter.record.plan_range)
+        _close_on_demand(connection, effects, poll, of_range)
         return
     windows = _wanted_windows(row, account, adapter, poll)
     today = row["now"].astimezone(account.timezone).date()
@@ -342,23 +343,28 @@ def _fill_on_demand(
     held = held_ids(connection, poll["id"])
     rest = [tracked for tracked in wanted if tracked["id"] not in held]
     fetches = sweeps + fetches_for(adapter, account, rest, row["now"], priority)
+    _close_on_demand(connection, effects, poll, fetches, taken=taken)
+
+
+def _close_on_demand(
+    connection: Connection, effects: Effects, poll: RowMapping, fetches: Sequence[planning.NewFetch], *, taken: int = 0
+) -> None:
+    """Give the poll these fetches, beside the `taken` ones, and say that its plan is complete."""
+    account_id, poll_id = poll["account_id"], poll["id"]
     # Windows hold no ids, and a fetch may have let go of its own: these are known by what they ask.
     hashes = [params_hash(fetch.kind, fetch.params) for fetch in fetches]
-    taken += planning.take_over(connection, poll["id"], account.id, hashes=hashes, ids=[], priority=priority)
-    inserted = planning.insert_fetches(connection, poll["id"], account.id, fetches)
-    planning.close_plan(connection, poll["id"], inserted + taken)
-    effects.info("poll.planned", account=account.id, poll=poll["id"], fetches=inserted, taken_over=taken)
+    taken += planning.take_over(
+        connection, poll_id, account_id, hashes=hashes, ids=[], priority=planning.PRIORITY_ON_DEMAND
+    )
+    inserted = planning.insert_fetches(connection, poll_id, account_id, fetches)
+    planning.close_plan(connection, poll_id, inserted + taken)
+    effects.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted, taken_over=taken)
 
 
-def _fill_range(  # noqa: PLR0917 - what `_fill_on_demand` has read
-    connection: Connection,
-    effects: Effects,
-    row: RowMapping,
-    account: Account,
-    poll: RowMapping,
-    plan_range: PlanRange,
-) -> None:
-    """Give the poll the fetches that ask for ids over its days: those it names, or all that were ever registered.
+def _range_fetches(
+    connection: Connection, row: RowMapping, account: Account, poll: RowMapping, plan_range: PlanRange
+) -> list[planning.NewFetch]:
+    """The fetches that ask for ids over the poll's days: those it names, or all that were ever registered.
 
     Nothing is taken over by id, since what stands ready for an id asks for other days.
     """
@@ -367,14 +373,7 @@ def _fill_range(  # noqa: PLR0917 - what `_fill_on_demand` has read
     else:
         wanted = register(connection, row, account, adapter_of(row), poll["ids"])
     specs = plan_range(account, [due_id(tracked) for tracked in wanted], poll["window_from"], poll["window_to"])
-    fetches = [new_fetch(spec, priority=planning.PRIORITY_ON_DEMAND) for spec in specs]
-    hashes = [params_hash(fetch.kind, fetch.params) for fetch in fetches]
-    taken = planning.take_over(
-        connection, poll["id"], account.id, hashes=hashes, ids=[], priority=planning.PRIORITY_ON_DEMAND
-    )
-    inserted = planning.insert_fetches(connection, poll["id"], account.id, fetches)
-    planning.close_plan(connection, poll["id"], inserted + taken)
-    effects.info("poll.planned", account=account.id, poll=poll["id"], fetches=inserted, taken_over=taken)
+    return [new_fetch(spec, priority=planning.PRIORITY_ON_DEMAND) for spec in specs]
 
 
 def _wanted_windows(row: RowMapping, account: Account, adapter: Adapter, poll: RowMapping) -> list[tuple[date, date]]:

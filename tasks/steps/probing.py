@@ -5,6 +5,7 @@ What it learns is learned: a refused key pauses the account as it does at any ca
 """
 
 from dataclasses import dataclass, replace
+from threading import Event
 
 from sqlalchemy import Connection, text
 
@@ -43,6 +44,9 @@ def probe(runtime: Runtime, account_id: str, *, patience_seconds: float) -> Prob
     if adapter_of(row).record.probe is None:
         return None
     poll_id, fetch_id = retry_transaction(runtime.engine, lambda connection: _open(connection, account_id))
+    # This process makes one call at a time, and leaves what is ready beside it to the workers.
+    runtime = replace(runtime, stopping=Event())
+    runtime.stopping.set()
     ends = clock.boot() + patience_seconds
     messages: list[Message] = []
     state, error = "ready", None

@@ -200,11 +200,11 @@ def _put_back(
         # The ids rest as long as the longest wait of the poll policy.
         rest = asked_at + timedelta(seconds=ease_seconds(asked.prepared.row))
         return _end(
-            connection, asked, state="dead", error=f"{type(error).__name__}: {decision.reason}", not_before=rest
+            connection, asked.taken, state="dead", error=f"{type(error).__name__}: {decision.reason}", not_before=rest
         )
     if isinstance(error, TryAgainAt) and isinstance(decision, RetryAt) and asked.prepared.tracked:
         # The ids wait for the moment that the provider named; the poll need not stay open for days.
-        return _end(connection, asked, state="done", error=text, not_before=decision.at)
+        return _end(connection, asked.taken, state="done", error=text, not_before=decision.at)
     # Trouble of the account is gated by the account's own row, so that a resume needs to touch no fetch.
     is_of_account = isinstance(decision, Pause) or decision.not_before is not None
     at = now if is_of_account or isinstance(decision, Pause) else decision.at
@@ -214,7 +214,7 @@ def _put_back(
         connection, asked.taken.fetch_id, available_at=at, error=text, counted=counted, restart=restart
     ):
         # An equal fetch stands ready meanwhile: it asks instead, of another poll.
-        return _end(connection, asked, state="cancelled", error=text)
+        return _end(connection, asked.taken, state="cancelled", error=text)
     ledger.count_poll(connection, asked.taken.poll_id, ledger.PollCounts(calls=1))
     if planning.cancel_if_ended(connection, asked.taken.poll_id):
         return "cancelled"
@@ -223,21 +223,21 @@ def _put_back(
 
 def _end(
     connection: Connection,
-    asked: Asked,
+    taken: Taken,
     *,
     state: str,
     error: str,
     not_before: datetime | None = None,
+    is_asked: bool = True,
 ) -> str:
     """End the fetch without an answer, and free its ids for a later poll, not before `not_before`."""
-    fetch_id = asked.taken.fetch_id
-    ledger.end_fetch(connection, ledger.FetchEnd(fetch_id=fetch_id, state=state, error=error, counted=True))
+    ledger.end_fetch(connection, ledger.FetchEnd(fetch_id=taken.fetch_id, state=state, error=error, counted=is_asked))
     if state == "dead":
-        count_dead(connection, fetch_id)
-    ledger.free_tracked(connection, fetch_id, not_before=not_before)
-    unswept = state != "dead" and "window" in asked.taken.params
-    counts = ledger.PollCounts(ended=1, dead=int(state == "dead"), calls=1, unswept=unswept)
-    ledger.count_poll(connection, asked.taken.poll_id, counts)
+        count_dead(connection, taken.fetch_id)
+    ledger.free_tracked(connection, taken.fetch_id, not_before=not_before)
+    unswept = state != "dead" and "window" in taken.params
+    counts = ledger.PollCounts(ended=1, dead=int(state == "dead"), calls=int(is_asked), unswept=unswept)
+    ledger.count_poll(connection, taken.poll_id, counts)
     return state
 
 
@@ -252,13 +252,9 @@ def bury_unasked(runtime: Runtime, effects: Effects, taken: Taken, error: str) -
     """End a held fetch whose request cannot be built: no later attempt could build it. Its call was never made."""
 
     def run(connection: Connection) -> None:
-        ledger.fence(connection, taken.fetch_id, taken.lease_token)
-        ledger.drop_call(connection, taken.permit.call_id)
-        rest = ledger.database_now(connection) + timedelta(seconds=ease_seconds(taken.account))
-        ledger.end_fetch(connection, ledger.FetchEnd(fetch_id=taken.fetch_id, state="dead", error=error))
-        count_dead(connection, taken.fetch_id)
-        ledger.free_tracked(connection, taken.fetch_id, not_before=rest)
-        ledger.count_poll(connection, taken.poll_id, ledger.PollCounts(ended=1, dead=1))
+        now = ledger.drop_call(connection, taken.fetch_id, taken.lease_token, taken.permit.call_id)
+        rest = now + timedelta(seconds=ease_seconds(taken.account))
+        _end(connection, taken, state="dead", error=error, not_before=rest, is_asked=False)
 
     retry_transaction(runtime.engine, run)
     effects.warning("fetch.unaskable", fetch=taken.fetch_id, account=taken.account_id, why=error)
@@ -281,16 +277,11 @@ def return_unsent(runtime: Runtime, taken: Taken) -> None:
 
 
 def _return_unsent(connection: Connection, taken: Taken, reason: str) -> None:
-    ledger.fence(connection, taken.fetch_id, taken.lease_token)
-    ledger.drop_call(connection, taken.permit.call_id)
-    now = ledger.database_now(connection)
+    now = ledger.drop_call(connection, taken.fetch_id, taken.lease_token, taken.permit.call_id)
     # As if it had not been taken, that is all: claims of workers that died with it stay counted.
     if ledger.return_fetch(
         connection, taken.fetch_id, available_at=now, error=reason, counted=False, claims=taken.claims - 1
     ):
         planning.cancel_if_ended(connection, taken.poll_id)
-        return
-    ledger.free_tracked(connection, taken.fetch_id)
-    end = ledger.FetchEnd(fetch_id=taken.fetch_id, state="cancelled", error=reason)
-    counts = ledger.PollCounts(ended=1, unswept="window" in taken.params)
-    ledger.count_poll(connection, taken.poll_id, counts, end)
+    else:
+        _end(connection, taken, state="cancelled", error=reason, is_asked=False)

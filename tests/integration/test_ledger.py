@@ -211,7 +211,7 @@ def test_whoever_reaches_zero_ends_the_poll_exactly_once(runtime: Runtime) -> No
     def finish_one(held: Held) -> None:
         gate.wait()
         with engine.begin() as connection:
-            ledger.fence(connection, held.taken.fetch_id, held.taken.lease_token)
+            ledger.drop_call(connection, held.taken.fetch_id, held.taken.lease_token, held.taken.permit.call_id)
             ledger.end_fetch(connection, ledger.FetchEnd(fetch_id=held.taken.fetch_id, state="done"))
             ends.append(count_poll(connection, held.taken.poll_id, ledger.PollCounts(ended=1, calls=1, reports=2)))
 
