@@ -132,7 +132,8 @@ _TRACKED = """
             CASE WHEN t.changed_as_of > %(as_of)s THEN NULL ELSE g.close_reason END AS closing,
             CASE WHEN t.changed_as_of > %(as_of)s THEN t.next_check_at ELSE g.next_check_at END AS next_check_at,
             g.found, g.is_incomplete, g.fingerprint
-        FROM tracked_ids t JOIN given g USING (id) WHERE t.closed_at IS NULL
+        -- By the key, or the plan may read every open id to join them with the few that are given.
+        FROM tracked_ids t JOIN given g USING (id) WHERE t.id = ANY(%(ids)s::bigint[]) AND t.closed_at IS NULL
         ORDER BY t.id FOR NO KEY UPDATE OF t
     )
     UPDATE tracked_ids t SET
@@ -159,6 +160,7 @@ def update_tracked(
     """
     if rows:
         parameters = {"rows": json_parameter(rows), "fetch_id": fetch_id, "asked_at": asked_at, "as_of": as_of}
+        parameters["ids"] = [row["id"] for row in rows]
         written = connection.exec_driver_sql(_TRACKED, parameters).all()
         closed = {(row.account_id, row.whole) for row in written if row.is_closed_part}
         for account_id, whole in sorted(closed):

@@ -23,6 +23,7 @@ from tasks.steps import upkeep
 from tasks.steps.draining import drain
 from tasks.steps.ondemand import open_on_demand
 from tasks.steps.planning import _pace, _plan_scheduled, plan_poll
+from tasks.steps.trouble import return_unsent
 
 FINISHED = 60_000
 BIG = ("polls", "fetches", "calls", "tracked_ids", "delivery_status")
@@ -90,7 +91,7 @@ def test_no_plan_that_is_kept_reads_a_whole_table(long_used: Engine, monkeypatch
     ask_all(engine, [])
     engine.dispose()
     read = {table: many - before[table] for table, many in rows_read(long_used).items()}
-    assert {table: many for table, many in read.items() if many >= FINISHED / 3} == {}
+    assert {table: many for table, many in read.items() if many >= FINISHED / 10} == {}
 
 
 def test_no_plan_that_was_made_while_tables_were_small_reads_a_whole_one(
@@ -112,7 +113,7 @@ def test_no_plan_that_was_made_while_tables_were_small_reads_a_whole_one(
     ask_all(engine, [])
     engine.dispose()
     read = {table: many - before[table] for table, many in rows_read(migrated_database).items()}
-    assert {table: many for table, many in read.items() if many >= FINISHED / 3} == {}
+    assert {table: many for table, many in read.items() if many >= FINISHED / 10} == {}
 
 
 def ask_all(engine: Engine, asked: list[tuple[str, Any]]) -> None:
@@ -141,7 +142,9 @@ def ask_all(engine: Engine, asked: list[tuple[str, Any]]) -> None:
         granularity=Granularity.MESSAGE, provider_key="old7", status=Status.DELIVERED, provider_status="DELIVERED"
     )
     retry_transaction(engine, lambda c: upsert(c, account_id, "vairo", [known], asked_at=good.taken.asked_at))
-    held = Held(runtime, ready.pop())
+    unsent = ready.pop()
+    return_unsent(runtime, Held(runtime, unsent).taken)
+    held = Held(runtime, unsent)
     expire_lease(engine, held.taken.fetch_id)
     upkeep.reconcile(runtime)
     plan_poll(runtime, account_id, open_on_demand(runtime, account_id, trigger="api"))
@@ -166,9 +169,12 @@ def drain_once(runtime: Runtime, fetch_id: int) -> None:
 
 
 def rows_read(engine: Engine) -> dict[str, int]:
-    """How many rows of each big table were read by going through it, so far."""
+    """How many rows of each big table were read so far, by going through it or through an index."""
     with engine.begin() as connection:
-        query = text("SELECT relname, seq_tup_read AS many FROM pg_stat_user_tables WHERE relname = ANY(:big)")
+        query = text(
+            "SELECT relname, seq_tup_read + coalesce(idx_tup_fetch, 0) AS many FROM pg_stat_user_tables"
+            " WHERE relname = ANY(:big)"
+        )
         return {row.relname: row.many for row in connection.execute(query, {"big": list(BIG)})}
 
 
