@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
+from alembic import command
+from sqlalchemy import Connection, Engine
 
-from models.database import json_parameter
+from models.database import json_parameter, transaction
 from models.merge import Observation, fold_values, merge_history, merge_observation, observe
 from models.report import DeliveryReport
+from models.schema import alembic_config
 from models.vocabulary import Granularity, Source
 
 REVISION = "0010"
@@ -110,6 +112,14 @@ SELECT observations.id, observations.delivery_id, observations.content_hash, obs
   observations.statement
 FROM observations WHERE observations.delivery_id = %(id)s ORDER BY observations.first_seen_at, observations.id
 """
+
+
+def migrate_previous(engine: Engine) -> None:
+    """Bring an empty database to the previous version's schema."""
+    with transaction(engine) as connection:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, REVISION)
 
 
 def previous_upsert(

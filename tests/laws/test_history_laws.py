@@ -5,11 +5,10 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from alembic import command
 from database_fixtures import add_account
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from previous_history import REVISION, previous_histories, previous_upsert
+from previous_history import migrate_previous, previous_histories, previous_upsert
 from report_strategies import batches_of_restatements
 from sqlalchemy import Connection, Engine, text
 from stored_rows import stored_rows
@@ -21,7 +20,7 @@ from models.lookups import explain
 from models.merge import Observation, fold, merge_history, observe
 from models.rebuild import RebuildResult, rebuild
 from models.report import DeliveryReport
-from models.schema import alembic_config, migrate
+from models.schema import migrate
 from models.vocabulary import Granularity
 
 _keys = st.sampled_from(["a", "b", "c"])
@@ -39,10 +38,7 @@ Said = dict[Key, dict[bytes, Observation]]
 def upgraded_database(make_database: Callable[..., str]) -> Iterator[Engine]:
     """An Engine on a database that the previous version made and this one migrated: both versions may run on it."""
     engine = make_engine(make_database(), pool_size=4, prepares=True)
-    with transaction(engine) as connection:
-        config = alembic_config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, REVISION)
+    migrate_previous(engine)
     migrate(engine)
     yield engine
     engine.dispose()
