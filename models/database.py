@@ -66,6 +66,9 @@ def make_engine(
         f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000}"
         " -c ulak.direct=on"
     )
+    if prepares:
+        # A kept plan must not rest on a table that fitted a page when it was made.
+        session += " -c enable_seqscan=off"
     given = address.query.get("options") or libpq_options()
     engine = create_engine(
         address,

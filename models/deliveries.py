@@ -87,16 +87,25 @@ _SEEN_VALUES = (
     "decode(s.content_hash, 'base64'), s.source, s.as_of, s.as_of_last, s.provider_time, s.facts, s.statement"
 )
 
-# A report is known when its statement is stored with a time that this one does not move. LATERAL with LIMIT: whatever
-# the planner believes about the size of the tables, it can only walk the two unique indexes.
+# Plans are kept while tables grow (decision 8), so none may rest on a table that was small when the plan was made. Of
+# the indexes that begin with the account, only that of the key is in the order of keys: asked for a range of one key in
+# that order, the planner takes it even where one page makes all indexes look the same, and not that of parents, which
+# would be walked from end to end for every key.
+_FOUND = """
+LEFT JOIN LATERAL (
+  SELECT id FROM delivery_status
+  WHERE account_id = %(account)s AND granularity = p.granularity
+    AND provider_key BETWEEN p.provider_key AND p.provider_key
+  ORDER BY provider_key LIMIT 1
+) d ON true
+"""
+
+# A report is known when its statement is stored with a time that this one does not move.
 _PROBE = f"""
 SELECT p.n, d.id, {KEEPS_FACTS} AS keeps_facts
 FROM jsonb_to_recordset(%(rows)s::jsonb)
   AS p(n integer, granularity text, provider_key text, content_hash text, as_of timestamptz, as_of_last timestamptz)
-LEFT JOIN LATERAL (
-  SELECT id FROM delivery_status
-  WHERE account_id = %(account)s AND granularity = p.granularity AND provider_key = p.provider_key LIMIT 1
-) d ON true
+{_FOUND}
 LEFT JOIN LATERAL (
   SELECT true AS found, as_of, as_of_last FROM observations
   WHERE delivery_id = d.id AND content_hash = decode(p.content_hash, 'base64') LIMIT 1
@@ -125,7 +134,7 @@ WITH r AS MATERIALIZED (
 ), further AS (
   INSERT INTO observations (delivery_id, {_SEEN_COLUMNS})
   SELECT r.id, {_SEEN_VALUES} FROM r CROSS JOIN LATERAL jsonb_to_recordset(r.further) AS s({_SEEN_RECORD})
-  WHERE r.id IN (SELECT id FROM inserted)
+  WHERE (SELECT count(*) FROM inserted) = (SELECT count(*) FROM r) OR r.id IN (SELECT id FROM inserted)
 )
 SELECT n FROM r WHERE (SELECT count(*) FROM inserted) = (SELECT count(*) FROM r) OR id IN (SELECT id FROM inserted)
 """
@@ -144,7 +153,8 @@ USING jsonb_to_recordset(%(rows)s::jsonb) AS r(delivery_id bigint, content_hash 
 WHERE o.delivery_id = r.delivery_id AND o.content_hash = decode(r.content_hash, 'base64')
 """
 
-# The columns are compared, so that an observation that changes nothing in the row leaves the row alone.
+# The columns are compared, so that an observation that changes nothing in the row leaves the row alone. The planner
+# takes the list of rows for a single one (`+ 0`), so it looks them up by their ids and never joins the whole table.
 _ADVANCE = f"""
 WITH kept AS (
   INSERT INTO observations (delivery_id, {_SEEN_COLUMNS})
@@ -158,13 +168,13 @@ WITH kept AS (
 UPDATE delivery_status d SET ({_COLUMNS}) = ROW ({_VALUES}), changed_at = clock_timestamp(),
   changed_in = pg_current_xact_id()::text::bigint
 FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(id bigint, {_RECORD})
-WHERE d.id = r.id AND ({_STORED}) IS DISTINCT FROM ({_VALUES})
+WHERE d.id = r.id AND r.id + 0 = r.id AND ({_STORED}) IS DISTINCT FROM ({_VALUES})
 RETURNING d.id
 """
 
 _DIFFER = f"""
 SELECT d.id FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(id bigint, {_RECORD}) JOIN delivery_status d USING (id)
-WHERE ({_STORED}) IS DISTINCT FROM ({_VALUES})
+WHERE r.id + 0 = r.id AND ({_STORED}) IS DISTINCT FROM ({_VALUES})
 """
 
 
@@ -321,11 +331,11 @@ def _moves(one: Observation, known: History) -> bool:
     return stored is None or (stored.as_of, stored.as_of_last) != (one.as_of, one.as_of_last)
 
 
-_STORED_KEYS = """
-SELECT d.granularity, d.provider_key
+_STORED_KEYS = f"""
+SELECT p.granularity, p.provider_key
 FROM jsonb_to_recordset(%(rows)s::jsonb) AS p(granularity text, provider_key text)
-JOIN delivery_status d ON d.account_id = %(account)s AND d.granularity = p.granularity
-  AND d.provider_key = p.provider_key
+{_FOUND}
+WHERE d.id IS NOT NULL
 """
 
 
