@@ -278,6 +278,13 @@ def _insert(
     """Insert new deliveries with their history; returns those that no other transaction had inserted before."""
     if not keys:
         return set()
+    parameters = _insert_parameters(account_id, provider, keys, incoming, keeps_facts=keeps_facts)
+    return {keys[place] for (place,) in connection.exec_driver_sql(_INSERT, parameters)}
+
+
+def _insert_parameters(
+    account_id: str, provider: str, keys: Sequence[Key], incoming: Mapping[Key, History], *, keeps_facts: bool
+) -> dict[str, str]:
     rows = []
     for place, key in enumerate(keys):
         first, *further = incoming[key].values()
@@ -288,8 +295,7 @@ def _insert(
         elif not keeps_facts and row_says(first.facts, is_final=values["is_final"]):
             del row["facts"]
         rows.append(row)
-    parameters = {"account": account_id, "provider": provider, "rows": json_parameter(rows)}
-    return {keys[place] for (place,) in connection.exec_driver_sql(_INSERT, parameters)}
+    return {"account": account_id, "provider": provider, "rows": json_parameter(rows)}
 
 
 def _columns(seen: Observation) -> dict[str, Any]:
