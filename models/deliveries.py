@@ -13,7 +13,7 @@ A transaction waits for others' uncommitted inserts only in step 2 and for row l
 for all, so two batches cannot wait for each other.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -23,11 +23,11 @@ from sqlalchemy import Connection
 
 from core.metrics import SIZES, histogram
 from models.database import json_parameter
+from models.facts import Facts, content_hash
 from models.merge import (
     ROW_FIELDS,
     Observation,
-    content_hash,
-    fold_values,
+    encode_row,
     merge_history,
     merge_observation,
     observe,
@@ -126,7 +126,7 @@ SELECT n FROM placed
 _LOCK = "SELECT id FROM delivery_status WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE"
 
 _HISTORY = """
-SELECT delivery_id, content_hash, source, as_of, as_of_last, provider_time, facts,
+SELECT delivery_id, content_hash, source, as_of, as_of_last, provider_time, facts::text,
        CASE WHEN %(statements)s THEN statement END AS statement
 FROM observations WHERE delivery_id = ANY(%(ids)s)
 """
@@ -216,10 +216,25 @@ def _gather(reports: Iterable[DeliveryReport], asked_at: datetime | None) -> dic
     incoming: dict[Key, History] = {}
     for report in reports:
         seen = observe(report, asked_at=asked_at)
-        history = incoming.setdefault((report.granularity, clean_key(report.provider_key)), {})
+        key = report.granularity, clean_key(report.provider_key)
+        history = incoming.get(key)
+        if history is None:
+            incoming[key] = {seen.content_hash: seen}
+            continue
         twin = history.get(seen.content_hash)
         history[seen.content_hash] = seen if twin is None else merge_observation(twin, seen)
     return incoming
+
+
+class _Asked(msgspec.Struct, kw_only=True, gc=False):
+    """A statement to be looked up, as a row of `_PROBE`."""
+
+    n: int
+    granularity: Granularity
+    provider_key: str
+    content_hash: bytes
+    as_of: datetime | None
+    as_of_last: datetime | None
 
 
 def _probe(
@@ -229,14 +244,14 @@ def _probe(
     if not keys:
         return [], {}
     rows = [
-        {
-            "n": place,
-            "granularity": key[0],
-            "provider_key": key[1],
-            "content_hash": seen.content_hash,
-            "as_of": seen.as_of,
-            "as_of_last": seen.as_of_last,
-        }
+        _Asked(
+            n=place,
+            granularity=key[0],
+            provider_key=key[1],
+            content_hash=seen.content_hash,
+            as_of=seen.as_of,
+            as_of_last=seen.as_of_last,
+        )
         for place, key in enumerate(keys)
         for seen in incoming[key].values()
     ]
@@ -252,29 +267,55 @@ def _insert(
     if not keys:
         return set()
     rows = [
-        {"n": place, "granularity": key[0], "provider_key": key[1], **fold_values(key[0], incoming[key].values())}
+        b'{"n":%d,"granularity":"%b","provider_key":%b,%b'
+        % (place, key[0].encode(), msgspec.json.encode(key[1]), encode_row(key[0], incoming[key].values())[1:])
         for place, key in enumerate(keys)
     ]
-    seen = [{"n": place, **_columns(one)} for place, key in enumerate(keys) for one in incoming[key].values()]
+    seen = [_kept(one, n=place) for place, key in enumerate(keys) for one in incoming[key].values()]
     parameters = {
         "account": account_id,
         "provider": provider,
-        "rows": json_parameter(rows),
+        "rows": _json_array(rows),
         "seen": json_parameter(seen),
     }
     return {keys[place] for (place,) in connection.exec_driver_sql(_INSERT, parameters)}
 
 
-def _columns(seen: Observation) -> dict[str, Any]:
-    return {
-        "content_hash": seen.content_hash,
-        "source": seen.source,
-        "as_of": seen.as_of,
-        "as_of_last": seen.as_of_last,
-        "provider_time": seen.provider_time,
-        "facts": seen.facts,
-        "statement": seen.statement,
-    }
+class _Kept(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """An observation to be stored, as a row of `_INSERT` (with `n`) or `_ADVANCE` (with `delivery_id`)."""
+
+    n: int | None = None
+    delivery_id: int | None = None
+    content_hash: bytes
+    source: Source
+    as_of: datetime | None = None
+    as_of_last: datetime | None = None
+    provider_time: datetime | None = None
+    facts: msgspec.Raw | Facts
+    statement: Mapping[str, Any]
+
+
+def _kept(seen: Observation, *, n: int | None = None, delivery_id: int | None = None) -> _Kept:
+    return _Kept(
+        n=n,
+        delivery_id=delivery_id,
+        content_hash=seen.content_hash,
+        source=seen.source,
+        as_of=seen.as_of,
+        as_of_last=seen.as_of_last,
+        provider_time=seen.provider_time,
+        facts=seen.facts if seen.encoded is None else msgspec.Raw(seen.encoded),
+        statement=seen.statement,
+    )
+
+
+def _json_array(encoded: Iterable[bytes]) -> str:
+    return (b"[" + b",".join(encoded) + b"]").decode()
+
+
+def _row_of(delivery_id: int, granularity: Granularity, history: Collection[Observation]) -> bytes:
+    """The row that follows from a history, as a row of `_ADVANCE` and `_DIFFER`."""
+    return b'{"id":%d,%b' % (delivery_id, encode_row(granularity, history)[1:])
 
 
 def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, History]]) -> tuple[set[int], set[int]]:
@@ -283,17 +324,17 @@ def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, Histo
         return set(), set()
     found = lock_deliveries(connection, list(said))
     stored = load_histories(connection, found)
-    rows: list[dict[str, Any]] = []
-    seen: list[dict[str, Any]] = []
+    rows: list[bytes] = []
+    seen: list[_Kept] = []
     for place in found:
         granularity, heard = said[place]
         known = stored.get(place, {})
         whole = merge_history([*known.values(), *heard.values()])
         if not whole:
             continue
-        rows.append({"id": place, **fold_values(granularity, whole.values())})
-        seen += ({"delivery_id": place, **_columns(one)} for one in whole.values() if _moves(one, known))
-    parameters = {"rows": json_parameter(rows), "seen": json_parameter(seen)}
+        rows.append(_row_of(place, granularity, whole.values()))
+        seen += (_kept(one, delivery_id=place) for one in whole.values() if _moves(one, known))
+    parameters = {"rows": _json_array(rows), "seen": json_parameter(seen)}
     return set(found), set(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
 
 
@@ -331,16 +372,16 @@ def rewrite_histories(
     stored. Observations that became equal are merged into one.
     """
     stored = load_histories(connection, list(histories))
-    rows: list[dict[str, Any]] = []
-    seen: list[dict[str, Any]] = []
+    rows: list[bytes] = []
+    seen: list[_Kept] = []
     dropped: list[dict[str, Any]] = []
     for place, (granularity, observations) in sorted(histories.items()):
         whole, known = merge_history(observations), stored.get(place, {})
-        rows.append({"id": place, **fold_values(granularity, whole.values())})
-        seen += ({"delivery_id": place, **_columns(one)} for one in whole.values() if _moves(one, known))
+        rows.append(_row_of(place, granularity, whole.values()))
+        seen += (_kept(one, delivery_id=place) for one in whole.values() if _moves(one, known))
         dropped += ({"delivery_id": place, "content_hash": digest} for digest in known if digest not in whole)
     connection.exec_driver_sql(_DROP_OBSERVATIONS, {"rows": json_parameter(dropped)})
-    parameters = {"rows": json_parameter(rows), "seen": json_parameter(seen)}
+    parameters = {"rows": _json_array(rows), "seen": json_parameter(seen)}
     return set(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
 
 
@@ -374,10 +415,13 @@ def restate_with_reference(connection: Connection, given: Mapping[int, tuple[Gra
     for place, history in histories.items():
         granularity, reference = given[place]
         greatest = rank(granularity, history.values())[0]
-        facts = {**greatest.facts, "client_ref": clean_key(reference)}
+        facts = msgspec.structs.replace(greatest.facts, client_ref=clean_key(reference))
         again = msgspec.structs.replace(greatest, facts=facts, content_hash=content_hash(facts))
         said[place] = granularity, {again.content_hash: again}
     return _advance(connection, said)[1]
+
+
+_decode_facts = msgspec.json.Decoder(Facts).decode
 
 
 def load_histories(connection: Connection, ids: Sequence[int], *, with_statements: bool = False) -> dict[int, History]:
@@ -387,7 +431,7 @@ def load_histories(connection: Connection, ids: Sequence[int], *, with_statement
         _HISTORY, {"ids": list(ids), "statements": with_statements}
     ):
         histories.setdefault(place, {})[digest] = Observation(
-            facts=facts,
+            facts=_decode_facts(facts),
             content_hash=digest,
             source=Source(source),
             as_of=as_of,
@@ -398,7 +442,9 @@ def load_histories(connection: Connection, ids: Sequence[int], *, with_statement
     return histories
 
 
-def find_differing(connection: Connection, rows: Mapping[int, Mapping[str, Any]]) -> set[int]:
-    """Ids of those deliveries whose stored row is not the given one (as of `fold_values`). Locks and writes nothing."""
-    parameters = {"rows": json_parameter([{"id": place, **row} for place, row in rows.items()])}
-    return set(connection.exec_driver_sql(_DIFFER, parameters).scalars())
+def find_differing(
+    connection: Connection, histories: Mapping[int, tuple[Granularity, Collection[Observation]]]
+) -> set[int]:
+    """Ids of those deliveries whose stored row is not what these histories say. Locks and writes nothing."""
+    rows = [_row_of(place, granularity, history) for place, (granularity, history) in histories.items()]
+    return set(connection.exec_driver_sql(_DIFFER, {"rows": _json_array(rows)}).scalars())

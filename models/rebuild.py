@@ -1,7 +1,7 @@
 """The shared table, recomputed from its history, and the history's facts derived again from its raw items."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 from sqlalchemy import Connection, RowMapping, func, select, text
@@ -14,7 +14,7 @@ from models.deliveries import (
     refold,
     rewrite_histories,
 )
-from models.merge import Observation, fold_values, observe
+from models.merge import Observation, observe
 from models.report import DeliveryReport, KeptStatement
 from models.tables import delivery_status
 from models.vocabulary import Granularity, Source
@@ -59,8 +59,8 @@ def rebuild(
 
 def _rebuild_chunk(connection: Connection, deliveries: dict[int, Granularity]) -> int:
     histories = load_histories(connection, list(deliveries))
-    rows = {place: fold_values(deliveries[place], history.values()) for place, history in histories.items()}
-    differing = find_differing(connection, rows)
+    said = {place: (deliveries[place], history.values()) for place, history in histories.items()}
+    differing = find_differing(connection, said)
     # What differed without a lock may have been a neighbour's commit in between: the fold under the lock decides.
     return len(refold(connection, {place: deliveries[place] for place in differing}))
 
@@ -143,11 +143,13 @@ def _restated(row: RowMapping, seen: Observation, restate: Restate) -> Observati
     if report is None:
         return seen
     from_ids = {
-        name: seen.facts[name]
+        name: getattr(seen.facts, name)
         for name in _FROM_OTHER_ROWS
-        if getattr(report, name) is None and seen.facts.get(name) is not None
+        if getattr(report, name) is None and getattr(seen.facts, name) is not None
     }
-    full = replace(report, granularity=granularity, provider_key=row["provider_key"], source=seen.source, **from_ids)
+    full = msgspec.structs.replace(
+        report, granularity=granularity, provider_key=row["provider_key"], source=seen.source, **from_ids
+    )
     today = observe(full, asked_at=seen.as_of)
     return msgspec.structs.replace(
         seen,

@@ -22,7 +22,7 @@ from core.settings import load_settings
 from models.changes import read_changes
 from models.database import transaction
 from models.deliveries import upsert
-from models.merge import content_hash
+from models.facts import Facts, content_hash
 from models.rebuild import rebuild
 from models.report import DeliveryReport
 from models.vocabulary import Granularity, Status
@@ -81,7 +81,7 @@ def age(engine: Engine, changes: Mapping[str, Any], *, but: tuple[str, ...] = ()
             text("SELECT delivery_id, content_hash, facts FROM observations WHERE source <> 'ours'")
         ).all():
             facts = {name: value for name, value in {**row.facts, **changes}.items() if name not in but}
-            given = {"id": row.delivery_id, "old": row.content_hash, "new": content_hash(facts)}
+            given = {"id": row.delivery_id, "old": row.content_hash, "new": content_hash(msgspec.convert(facts, Facts))}
             connection.execute(
                 text(
                     "UPDATE observations SET facts = CAST(:facts AS jsonb), content_hash = :new"
@@ -178,7 +178,7 @@ def test_the_senders_reference_and_our_own_statements_stay(migrated_database: En
     answer = Answer(status=200, body=body.replace(b"DELIVERED", b"WAITING"))
     [report] = VAIRO.parse(account_without_credentials(row), fetch, answer).reports
     with transaction(engine) as connection:
-        reports = [replace(report, client_ref="order-7"), unreported(report, NOON)]
+        reports = [msgspec.structs.replace(report, client_ref="order-7"), unreported(report, NOON)]
         upsert(connection, account, "vairo", reports, asked_at=NOON)
         before = stored_rows(connection, account)
     assert reread_statements(engine) == RereadResult(deliveries=1)
