@@ -260,9 +260,12 @@ def _join(granularity: Granularity, observations: Collection[Observation]) -> tu
     ranked = rank(granularity, observations)
     greatest = ranked[0]
     lent: dict[str, Any] = {name: getattr(seen.facts, name) for name, seen in _lenders(granularity, ranked).items()}
-    extras = [seen.facts.extra for seen in reversed(ranked) if seen.facts.extra is not None]
-    if len(extras) > 1 or (extras and greatest.facts.extra is None):
-        lent["extra"] = {name: value for extra in extras for name, value in extra.items()}
+    own = extra = greatest.facts.extra or {}
+    for seen in ranked[1:]:
+        if seen.facts.extra and not seen.facts.extra.keys() <= extra.keys():
+            extra = {**seen.facts.extra, **extra}
+    if extra is not own:
+        lent["extra"] = extra
     facts = msgspec.structs.replace(greatest.facts, **lent) if lent else greatest.facts
     conflict = granularity is Granularity.MESSAGE and bool(find_contradictions(ranked))
     return facts, _is_final(granularity, greatest), conflict
@@ -299,12 +302,15 @@ def _is_final(granularity: Granularity, greatest: Observation) -> bool:
     return last >= end_of_day + CONVERSATION_SETTLES
 
 
+_FINALS = frozenset(status for status in Status if STATUS_CLASS[status] == STATUS_CLASS[Status.DELIVERED])
+
+
 def find_contradictions(observations: Collection[Observation]) -> frozenset[Status]:
     """The statuses of a message's history that cannot all be true: different finals, or read and a failure."""
     if len(observations) == 1:
         return frozenset()
     statuses = frozenset(seen.facts.status for seen in observations)
-    finals = frozenset(status for status in statuses if STATUS_CLASS[status] == STATUS_CLASS[Status.DELIVERED])
+    finals = statuses & _FINALS
     contradicting = finals if len(finals) > 1 else frozenset()
     if Status.READ in statuses and statuses & FAILURES:
         contradicting |= {Status.READ} | (statuses & FAILURES)

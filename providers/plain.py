@@ -19,13 +19,16 @@ from msgspec import Meta, UnsetType
 from models.facts import Facts
 from models.report import DeliveryReport, TrackedKey
 from models.vocabulary import Granularity
-from providers.decoding import KEY_LIMIT, MAX_COUNT, MAX_INT, as_amount, is_no_time, local_time
+from providers.decoding import KEY_LIMIT, MAX_COUNT, MAX_INT, as_amount, as_count, is_no_time, local_time
 
 Unset = UnsetType
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Whole = Annotated[int, Meta(ge=0, le=MAX_INT)]
 Text = Annotated[str, Meta(max_length=KEY_LIMIT)]
 """No text that an item keeps may be longer, so none would be cut."""
+
+Plain = Whole | float | Text | UnsetType | None
+"""A field that the tolerant reader's functions read."""
 
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-5][0-9]:[0-5][0-9]").fullmatch
 _HOUR: Final = len("2016-11-02 11")
@@ -70,16 +73,20 @@ def read_plain(decode: Callable[[bytes], _Body], body: bytes) -> _Body:
         raise NotPlainError from None
 
 
-def plain_text(value: int | str | UnsetType | None) -> str | None:
-    """What `as_key` and `as_text` give; None where there is no text."""
+def plain_text(value: Any) -> str | None:
+    """What `as_key` and `Fields.text` give; None where there is no text."""
     if isinstance(value, str):
         if value.isprintable() and value.isascii() and (not value or (value[0] != " " != value[-1])):
             return value or None
         raise NotPlainError
-    return str(value) if isinstance(value, int) else None
+    if value is None or isinstance(value, UnsetType):
+        return None
+    if isinstance(value, float):
+        raise NotPlainError
+    return str(value)
 
 
-def plain_key(value: int | str | UnsetType | None) -> str:
+def plain_key(value: Any) -> str:
     """What `as_key` gives; `NotPlainError` where it gives none."""
     text = plain_text(value)
     if text is None:
@@ -87,10 +94,22 @@ def plain_key(value: int | str | UnsetType | None) -> str:
     return text
 
 
-def plain_time(text: str | UnsetType | None, zone: ZoneInfo) -> str | None:
-    """What `Fields.time` gives, as ISO 8601; None where there is no time."""
-    if not isinstance(text, str) or not text:
+def plain_count(value: float | str | UnsetType | None) -> int | None:
+    """What `Fields.count` gives; None where there is none."""
+    if value is None or value is msgspec.UNSET or value == "":
         return None
+    count = None if isinstance(value, float) else as_count(value)
+    if count is None:
+        raise NotPlainError
+    return count
+
+
+def plain_time(text: float | str | UnsetType | None, zone: ZoneInfo) -> str | None:
+    """What `Fields.time` gives, as ISO 8601; None where there is no time."""
+    if text is None or text is msgspec.UNSET or text == "":
+        return None
+    if not isinstance(text, str):
+        raise NotPlainError
     if _TIME(text):
         hour = _utc_hour(text[:_HOUR], zone)
         if hour is not None:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from models.facts import encode_facts
 from models.merge import normalise, observe
 from models.report import DeliveryReport, TrackedKey
-from providers import organik
+from providers import iletimerkezi, organik
 from providers.adapter import Account, Answer, DueId, Fetch, Parsed
 from providers.errors import ProviderError
 from providers.plain import NotPlainError
@@ -83,11 +83,14 @@ def likely(*values: Any) -> st.SearchStrategy[str]:
 times = likely(*TIMES[:8], None)
 
 
+_changes = st.sampled_from([0, 0, 1, 2])
+
+
 @st.composite
-def items(draw: st.DrawFn, fields: dict[str, st.SearchStrategy[str]], other: Sequence[str] = ()) -> Pairs:
-    """An item with likely values, of which few are changed, dropped, repeated, moved or not known at all."""
+def items(draw: st.DrawFn, most: int, fields: dict[str, st.SearchStrategy[str]], other: Sequence[str] = ()) -> Pairs:
+    """An item with likely values, of which at most `most` are changed, dropped, repeated, moved or not known at all."""
     pairs = [(name, draw(value)) for name, value in fields.items()]
-    for _ in range(draw(st.sampled_from([0] * 12 + [1, 1, 1, 2]))):
+    for _ in range(draw(st.sampled_from([0, 0, 0, most // 2, most]))):
         act, place = (
             draw(st.sampled_from(["set", "set", "set", "drop", "repeat", "other", "move"])),
             draw(st.integers(0, len(pairs) - 1)),
@@ -160,11 +163,12 @@ _ORGANIK_ROW = {
 @st.composite
 def organik_bodies(draw: st.DrawFn) -> str:
     """Replies of `detailedreport`."""
-    rows = draw(st.lists(items(_ORGANIK_ROW, ("message",)).map(write), max_size=5))
+    most = draw(_changes)
+    rows = draw(st.lists(items(most, _ORGANIK_ROW, ("message",)).map(write), max_size=5))
     data = listed(rows, as_object=draw(st.integers(0, 9)) == 0)
     result = draw(st.sampled_from(["true"] * 8 + ["1", '"1"', "false", "null"]))
-    response = draw(items({"result": st.just(result), "data": st.just(data)}, ("error",)))
-    return write(draw(items({"response": st.just(write(response))})))
+    response = draw(items(most, {"result": st.just(result), "data": st.just(data)}, ("error",)))
+    return write(draw(items(most, {"response": st.just(write(response))})))
 
 
 def organik_fetches() -> st.SearchStrategy[Fetch]:
@@ -178,6 +182,58 @@ def organik_fetches() -> st.SearchStrategy[Fetch]:
         return Fetch(spec=spec, ids={item.key: item for item in due})
 
     return st.builds(fetch, st.sampled_from(ids), st.sampled_from([None, 1, 3]))
+
+
+_ORDER = {
+    "id": likely(7, "7", 8),
+    "status": likely(113, 114, 115, "114", "113"),
+    "total": likely(0, 1, 2, 3, "2"),
+    "delivered": likely(0, 1, 2, "1"),
+    "undelivered": likely(0, 1, "0"),
+    "waiting": likely(0, 1),
+    "submitAt": times,
+    "sendAt": times | likely("2026-03-01 23:00:00"),
+    "sender": likely("eMarka", "MARKA", "İSTANBUL"),
+    "price": likely("0,0372", 0.5, 1),
+}
+_RECIPIENT = {"number": likely(*NUMBERS[:3], 5301234567, 5301234568), "status": likely(110, 111, 112, "111", "112")}
+
+
+@st.composite
+def iletimerkezi_bodies(draw: st.DrawFn) -> str:
+    """Answers of get-reports and get-report."""
+    most = draw(_changes)
+    code = draw(st.sampled_from(["200"] * 9 + ['"200"', "455", "456", "429"]))
+    stated = write(draw(items(most, {"code": st.just(code), "message": likely("İşlem başarılı", "OK")})))
+    fields = {"status": st.just(stated)}
+    if draw(st.booleans()):
+        orders = draw(st.lists(items(most, _ORDER).map(write), max_size=4))
+        fields |= {
+            "count": likely(0, 2, 31, 90),
+            "orders": st.just(listed(orders, as_object=draw(st.integers(0, 9)) == 0)),
+        }
+    else:
+        people = listed(
+            draw(st.lists(items(most, _RECIPIENT).map(write), max_size=4)), as_object=draw(st.integers(0, 9)) == 0
+        )
+        few = {name: value for name, value in _ORDER.items() if name in ("id", "status") or draw(st.booleans())}
+        order = draw(items(most, few | {"message": st.just(people)}, ("text",)))
+        fields["order"] = st.just(write(order))
+    return write(draw(items(most, {"response": st.just(write(draw(items(most, fields))))})))
+
+
+def iletimerkezi_fetches() -> st.SearchStrategy[Fetch]:
+    """A page of a window, and pages of an order with and without what was read before."""
+    adapter, asked, key = iletimerkezi.ADAPTER, account("iletimerkezi"), TrackedKey(id_kind="order", value="7")
+    page = Fetch(spec=adapter.plan_window(asked, DAY, DAY)[0])
+
+    def fetch(expected: int | None, before: bool) -> Fetch:
+        due = DueId(key=key, expected=expected)
+        spec = adapter.plan_ids(asked, [due], DAY)[0]
+        seen = {"+905301234567:111:tn": 1} if before else {}
+        return Fetch(spec=spec, ids={key: due}, seen_before=seen)
+
+    return st.just(page) | st.builds(fetch, st.sampled_from([None, 1, 2, 3]), st.booleans())
 
 
 def account(provider: str, **options: Any) -> Account:
@@ -196,6 +252,12 @@ def account(provider: str, **options: Any) -> Account:
 CASES = {
     "organik": Case(
         module=organik, account=account("organik"), fetches=organik_fetches(), bodies=torn(organik_bodies())
+    ),
+    "iletimerkezi": Case(
+        module=iletimerkezi,
+        account=account("iletimerkezi"),
+        fetches=iletimerkezi_fetches(),
+        bodies=torn(iletimerkezi_bodies()),
     ),
 }
 
