@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from report_strategies import DAY, NOON, reports, statements
 
-from models.facts import Facts, content_hash
+from models.facts import Facts, content_hash, encode_facts
 from models.merge import (
     KEPT_FIELDS,
     KEYS,
@@ -175,6 +175,51 @@ def test_different_statements_have_different_hashes(told: list[DeliveryReport]) 
     # Compared as text, since 1 == 1.0 == True in Python.
     same = msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted")
     assert (content_hash(one) == content_hash(other)) == same
+
+
+_RECORDED = {
+    "least": {},
+    "message": {
+        "parent_key": "p:1",
+        "client_ref": "sipariş-7",
+        "recipient": "+905301234567",
+        "status": Status.REJECTED,
+        "reason": Reason.OPTED_OUT,
+        "provider_error": "23",
+        "segments": 2,
+        "credits": 1,
+        "sent_at": NOON,
+        "done_at": NOON + timedelta(seconds=7.5),
+        "valid_until": NOON.astimezone(timezone(timedelta(hours=3))),
+        "extra": {"z": {"b": 1, "a": [None, 0.5]}, "create_date": "x", "a": True},
+    },
+    "order": {"granularity": ORDER, "total": 3, "delivered": 0, "undelivered": 1, "waiting": 2, "credits": 0.0372},
+    "conversation": {"granularity": CONVERSATION, "total": 5, "day": DAY, "extra": {"group_id": 0}},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("least", "8c4cece516142e7691aea38bbc93a3b9889d794885f5c201f5b3dc079b4a5d4f"),
+        ("message", "d879b232d63f2fde0b646c893eabdf72fe49f09c49c788c9276e2faaeb9d7296"),
+        ("order", "d19b2fb547de1c061553c04f1e81aa9f5fadf3b9f6b22a263213c45ba210794e"),
+        ("conversation", "a23c99d74df9ed076c516b6263f9ad3b1e10ae02a75611e804d2b78fd647989e"),
+    ],
+)
+def test_a_stored_hash_stays_the_same(name: str, digest: str) -> None:
+    """Hashes of statements that were recorded when facts were plain dictionaries, their keys sorted."""
+    facts = normalise(said(**{"status": Status.SENT, **_RECORDED[name]}))  # type: ignore[arg-type]
+    assert content_hash(facts).hex() == digest
+
+
+@given(statements())
+@settings(max_examples=200)
+def test_facts_are_encoded_canonically(told: list[DeliveryReport]) -> None:
+    """The fields are declared in the order of their names, so the encoded form is that of a sorted dictionary."""
+    for report in told:
+        facts = normalise(report)
+        assert encode_facts(facts) == msgspec.json.encode(msgspec.to_builtins(facts), order="sorted")
 
 
 _any_text = st.text(st.characters(codec=None), max_size=8)
