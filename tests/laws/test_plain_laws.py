@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from models.facts import encode_facts
 from models.merge import normalise, observe
 from models.report import DeliveryReport, TrackedKey
-from providers import iletimerkezi, organik
+from providers import diyalog, iletimerkezi, organik
 from providers.adapter import Account, Answer, DueId, Fetch, Parsed
 from providers.errors import ProviderError
 from providers.plain import NotPlainError
@@ -236,6 +236,34 @@ def iletimerkezi_fetches() -> st.SearchStrategy[Fetch]:
     return st.just(page) | st.builds(fetch, st.sampled_from([None, 1, 2, 3]), st.booleans())
 
 
+_DAY = {
+    "conversationDetailLink": likely("http://localhost/x", None),
+    "groupId": likely(0, 0, 909267850),
+    "isGroupMessaging": likely(False, False, True),
+    "messagingDate": likely(1617667200000, 1617580800001),
+    "nameOfReceiver": likely("Agent", "Ayşe"),
+    "nameOfSender": likely("Cust 1", None),
+    "receiverId": likely("45188", 45186, "a:b"),
+    "sendMessageCount": likely(0, 5, 7),
+    "senderId": likely("113377", 113377),
+}
+
+
+@st.composite
+def diyalog_bodies(draw: st.DrawFn) -> str:
+    """Pages of conversation-days, some of them full."""
+    few = st.lists(items(draw(_changes), _DAY).map(write), max_size=4)
+    return listed(draw(few) * draw(st.sampled_from([1, 1, 7])), as_object=draw(st.integers(0, 9)) == 0)
+
+
+def diyalog_fetches() -> st.SearchStrategy[Fetch]:
+    """Page one of a customer, with and without what was read before."""
+    due = DueId(key=TrackedKey(id_kind="customer", value="113377"))
+    spec = diyalog.ADAPTER.plan_ids(account("diyalog"), [due], DAY)[0]
+    seen = st.sampled_from([{}, {"113377:45188:0:2021-04-06": 1}])
+    return seen.map(lambda before: Fetch(spec=spec, ids={due.key: due}, seen_before=before))
+
+
 def account(provider: str, **options: Any) -> Account:
     """An account of a provider; `status_map` gives a code that is not documented a meaning."""
     return Account(
@@ -258,6 +286,9 @@ CASES = {
         account=account("iletimerkezi"),
         fetches=iletimerkezi_fetches(),
         bodies=torn(iletimerkezi_bodies()),
+    ),
+    "diyalog": Case(
+        module=diyalog, account=account("diyalog"), fetches=diyalog_fetches(), bodies=torn(diyalog_bodies())
     ),
 }
 
