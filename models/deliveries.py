@@ -416,7 +416,7 @@ def restate_with_reference(connection: Connection, given: Mapping[int, tuple[Gra
         granularity, reference = given[place]
         greatest = rank(granularity, history.values())[0]
         facts = msgspec.structs.replace(greatest.facts, client_ref=clean_key(reference))
-        again = msgspec.structs.replace(greatest, facts=facts, content_hash=content_hash(facts))
+        again = msgspec.structs.replace(greatest, facts=facts, encoded=None, content_hash=content_hash(facts))
         said[place] = granularity, {again.content_hash: again}
     return _advance(connection, said)[1]
 

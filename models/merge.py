@@ -44,7 +44,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     provider_time: datetime | None = None
     statement: Mapping[str, Any] = msgspec.field(default_factory=dict)
     encoded: bytes | None = None
-    """The facts as canonical JSON, where they have been encoded already."""
+    """The facts as canonical JSON, where they have been encoded already; who replaces the facts sets it to None."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -148,12 +148,13 @@ def _restated(row: RowMapping, seen: Observation, restate: Restate) -> Observati
         if getattr(report, name) is None and getattr(seen.facts, name) is not None
     }
     full = msgspec.structs.replace(
-        report, granularity=granularity, provider_key=row["provider_key"], source=seen.source, **from_ids
+        report, facts=None, granularity=granularity, provider_key=row["provider_key"], source=seen.source, **from_ids
     )
     today = observe(full, asked_at=seen.as_of)
     return msgspec.structs.replace(
         seen,
         facts=today.facts,
+        encoded=None,
         content_hash=today.content_hash,
         # A time that could not be read when the statement was stored may be readable now.
         as_of=seen.as_of if today.as_of is None else today.as_of,

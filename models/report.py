@@ -26,8 +26,9 @@ class TrackedKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """One statement of a provider about one subject.
 
-    Everything except `as_of`, `provider_time`, `source`, `statement` and `tracked` is the *normalised statement*: two
-    reports that agree on it are the same observation, whatever form it had (114 or "114", list or detail).
+    Everything except `as_of`, `provider_time`, `source`, `statement`, `tracked` and `facts` is the *normalised
+    statement*: two reports that agree on it are the same observation, whatever form it had (114 or "114", list or
+    detail).
     """
 
     granularity: Granularity
@@ -68,7 +69,7 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=Fal
     """The tracked id that this report answers, where there is one."""
     facts: Facts | None = None
     """What `models.merge.normalise` makes of this report, where its maker has made it already. It says nothing of its
-    own, so it does not count when reports are compared."""
+    own, so it does not count when reports are compared; who replaces another field sets it to None."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DeliveryReport):

@@ -1,9 +1,9 @@
 """The fast way to read an answer: bytes straight into Structs, where everything in it is plain.
 
-Plain is what documents and samples show: each field of a type that it is known to have, texts of printable ASCII, times
-in the provider's usual form. An adapter declares an item as a subclass of `PlainItem` and makes of it exactly the
-reports that its tolerant reader would make; where anything is not plain it raises `NotPlainError`, and the tolerant
-reader reads the whole answer. `tests/laws/test_plain_laws.py` holds both equal.
+Plain is what documents and samples show: no field but the documented ones, each of a type that it is known to have,
+texts of printable ASCII, times in the provider's usual form. An adapter declares an item as a subclass of `PlainItem`
+and makes of it exactly the reports that its tolerant reader would make; where anything is not plain it raises
+`NotPlainError`, and the tolerant reader reads the whole answer. `tests/laws/test_plain_laws.py` holds both equal.
 """
 
 import re
@@ -43,7 +43,7 @@ class NotPlainError(Exception):
 class PlainItem(msgspec.Struct, eq=False, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """The documented fields of an item, as given; UNSET where it lacks one. It stands for the JSON object.
 
-    Fields that must not be kept have no place in it: a base that allows them declares its own Struct around it.
+    It becomes the report's statement, so an adapter sets what must not be kept to UNSET.
     """
 
     def __getitem__(self, name: str) -> Any:

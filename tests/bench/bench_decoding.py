@@ -32,7 +32,7 @@ from models.facts import encode_facts  # noqa: E402
 from models.merge import observe  # noqa: E402
 from models.report import DeliveryReport, TrackedKey  # noqa: E402
 from models.vocabulary import Status  # noqa: E402
-from providers import iletimerkezi, organik  # noqa: E402
+from providers import diyalog, iletimerkezi, organik  # noqa: E402
 from providers.adapter import Account, Answer, DueId, Fetch, Parsed  # noqa: E402
 from providers.plain import NotPlainError  # noqa: E402
 
@@ -109,6 +109,13 @@ def order_page(*, is_list: bool) -> bytes:
     return msgspec.json.encode({"response": {"status": {"code": 200, "message": "İşlem başarılı"}, **content}})
 
 
+def conversations() -> bytes:
+    """Conversation-days of one customer, more than a page holds."""
+    names = {"nameOfReceiver": "Agent", "nameOfSender": "Cust 113377", "conversationDetailLink": "http://127.0.0.1/x"}
+    day = {"groupId": 0, "isGroupMessaging": False, "messagingDate": 1617667200000, "senderId": "113377", **names}
+    return msgspec.json.encode([{**day, "receiverId": str(place), "sendMessageCount": 5} for place in range(ROWS)])
+
+
 def account(provider: str) -> Account:
     """An account with all defaults."""
     return Account(
@@ -164,6 +171,8 @@ def main(url: str = "", seconds: float = 2.0) -> None:
         "iletimerkezi recipients, new": (iletimerkezi, order, lambda _: order_page(is_list=False), False),
         "iletimerkezi orders, new": (iletimerkezi, listed, lambda _: order_page(is_list=True), False),
     }
+    customer = asked(diyalog, "customer", "113377")
+    cases["diyalog conversations, new"] = (diyalog, customer, lambda _: conversations(), False)
     table = Table("500 rows", "tolerant µs/row", "fast µs/row", "tolerant : fast")
     for name, (module, fetch, bodies, moves) in cases.items():
         costs = []
