@@ -14,7 +14,7 @@ A transaction waits for others' uncommitted inserts only in step 2 and for row l
 for all, so two batches cannot wait for each other.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,12 +24,12 @@ from sqlalchemy import Connection
 
 from core.metrics import SIZES, histogram
 from models.database import json_parameter
+from models.facts import Facts, content_hash
 from models.history import KEEPS_FACTS, ROW_OF_ONLY, restore, row_says
 from models.merge import (
     ROW_FIELDS,
     Observation,
-    content_hash,
-    fold_values,
+    encode_row,
     merge_history,
     merge_observation,
     observe,
@@ -142,7 +142,7 @@ SELECT n FROM r WHERE (SELECT count(*) FROM inserted) = (SELECT count(*) FROM r)
 _LOCK = "SELECT id FROM delivery_status WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE"
 
 _HISTORY = f"""
-SELECT delivery_id, content_hash, source, as_of, as_of_last, provider_time, facts,
+SELECT delivery_id, content_hash, source, as_of, as_of_last, provider_time, facts::text,
        CASE WHEN %(statements)s THEN statement END AS statement, {ROW_OF_ONLY} AS only_row
 FROM observations o WHERE delivery_id = ANY(%(ids)s)
 """
@@ -233,10 +233,25 @@ def _gather(reports: Iterable[DeliveryReport], asked_at: datetime | None) -> dic
     incoming: dict[Key, History] = {}
     for report in reports:
         seen = observe(report, asked_at=asked_at)
-        history = incoming.setdefault((report.granularity, clean_key(report.provider_key)), {})
+        key = report.granularity, clean_key(report.provider_key)
+        history = incoming.get(key)
+        if history is None:
+            incoming[key] = {seen.content_hash: seen}
+            continue
         twin = history.get(seen.content_hash)
         history[seen.content_hash] = seen if twin is None else merge_observation(twin, seen)
     return incoming
+
+
+class _Asked(msgspec.Struct, kw_only=True, gc=False):
+    """A statement to be looked up, as a row of `_PROBE`."""
+
+    n: int
+    granularity: Granularity
+    provider_key: str
+    content_hash: bytes
+    as_of: datetime | None
+    as_of_last: datetime | None
 
 
 def _probe(
@@ -249,14 +264,14 @@ def _probe(
     if not keys:
         return [], {}, False
     rows = [
-        {
-            "n": place,
-            "granularity": key[0],
-            "provider_key": key[1],
-            "content_hash": seen.content_hash,
-            "as_of": seen.as_of,
-            "as_of_last": seen.as_of_last,
-        }
+        _Asked(
+            n=place,
+            granularity=key[0],
+            provider_key=key[1],
+            content_hash=seen.content_hash,
+            as_of=seen.as_of,
+            as_of_last=seen.as_of_last,
+        )
         for place, key in enumerate(keys)
         for seen in incoming[key].values()
     ]
@@ -288,26 +303,53 @@ def _insert_parameters(
     rows = []
     for place, key in enumerate(keys):
         first, *further = incoming[key].values()
-        values = fold_values(key[0], incoming[key].values())
-        row = {"n": place, "granularity": key[0], "provider_key": key[1], **values, **_columns(first)}
+        kept = _kept(first)
         if further:
-            row["further"] = [_columns(one) for one in further]
-        elif not keeps_facts and row_says(first.facts, is_final=values["is_final"]):
-            del row["facts"]
-        rows.append(row)
-    return {"account": account_id, "provider": provider, "rows": json_parameter(rows)}
+            kept.further = [_kept(one) for one in further]
+        elif not keeps_facts and row_says(key[0], first.facts):
+            kept.facts = None
+        head = b'"n":%d,"granularity":"%b","provider_key":%b' % (place, key[0].encode(), msgspec.json.encode(key[1]))
+        row = encode_row(key[0], incoming[key].values())
+        rows.append(b"{%b,%b,%b" % (head, row[1:-1], msgspec.json.encode(kept)[1:]))
+    return {"account": account_id, "provider": provider, "rows": _json_array(rows)}
 
 
-def _columns(seen: Observation) -> dict[str, Any]:
-    return {
-        "content_hash": seen.content_hash,
-        "source": seen.source,
-        "as_of": seen.as_of,
-        "as_of_last": seen.as_of_last,
-        "provider_time": seen.provider_time,
-        "facts": seen.facts,
-        "statement": seen.statement,
-    }
+class _Kept(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """An observation to be stored, as a row of `_ADVANCE` (with `delivery_id`) or a part of a row of `_INSERT`."""
+
+    delivery_id: int | None = None
+    content_hash: bytes
+    source: Source
+    as_of: datetime | None = None
+    as_of_last: datetime | None = None
+    provider_time: datetime | None = None
+    facts: msgspec.Raw | Facts | None = None
+    """None: the row says them (`models.history`)."""
+    statement: Mapping[str, Any]
+    further: "list[_Kept] | None" = None
+    """The other observations of a new delivery."""
+
+
+def _kept(seen: Observation, *, delivery_id: int | None = None) -> _Kept:
+    return _Kept(
+        delivery_id=delivery_id,
+        content_hash=seen.content_hash,
+        source=seen.source,
+        as_of=seen.as_of,
+        as_of_last=seen.as_of_last,
+        provider_time=seen.provider_time,
+        facts=seen.facts if seen.encoded is None else msgspec.Raw(seen.encoded),
+        statement=seen.statement,
+    )
+
+
+def _json_array(encoded: Iterable[bytes]) -> str:
+    return (b"[" + b",".join(encoded) + b"]").decode()
+
+
+def _row_of(delivery_id: int, granularity: Granularity, history: Collection[Observation]) -> bytes:
+    """The row that follows from a history, as a row of `_ADVANCE` and `_DIFFER`."""
+    return b'{"id":%d,%b' % (delivery_id, encode_row(granularity, history)[1:])
 
 
 def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, History]]) -> tuple[set[int], set[int]]:
@@ -316,19 +358,19 @@ def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, Histo
         return set(), set()
     found = lock_deliveries(connection, list(said))
     stored, from_rows = load_whole_histories(connection, found)
-    rows: list[dict[str, Any]] = []
-    seen: list[dict[str, Any]] = []
+    rows: list[bytes] = []
+    seen: list[_Kept] = []
     for place in found:
         granularity, heard = said[place]
         known = stored.get(place, {})
         whole = merge_history([*known.values(), *heard.values()])
         if not whole:
             continue
-        rows.append({"id": place, **fold_values(granularity, whole.values())})
+        rows.append(_row_of(place, granularity, whole.values()))
         # The row is about to say something else than the first statement alone.
         completes = place in from_rows and len(whole) > 1
-        seen += ({"delivery_id": place, **_columns(one)} for one in whole.values() if completes or _moves(one, known))
-    parameters = {"rows": json_parameter(rows), "seen": json_parameter(seen)}
+        seen += (_kept(one, delivery_id=place) for one in whole.values() if completes or _moves(one, known))
+    parameters = {"rows": _json_array(rows), "seen": json_parameter(seen)}
     return set(found), set(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
 
 
@@ -366,16 +408,16 @@ def rewrite_histories(
     stored. Observations that became equal are merged into one.
     """
     stored = load_histories(connection, list(histories))
-    rows: list[dict[str, Any]] = []
-    seen: list[dict[str, Any]] = []
+    rows: list[bytes] = []
+    seen: list[_Kept] = []
     dropped: list[dict[str, Any]] = []
     for place, (granularity, observations) in sorted(histories.items()):
         whole, known = merge_history(observations), stored.get(place, {})
-        rows.append({"id": place, **fold_values(granularity, whole.values())})
-        seen += ({"delivery_id": place, **_columns(one)} for one in whole.values() if _moves(one, known))
+        rows.append(_row_of(place, granularity, whole.values()))
+        seen += (_kept(one, delivery_id=place) for one in whole.values() if _moves(one, known))
         dropped += ({"delivery_id": place, "content_hash": digest} for digest in known if digest not in whole)
     connection.exec_driver_sql(_DROP_OBSERVATIONS, {"rows": json_parameter(dropped)})
-    parameters = {"rows": json_parameter(rows), "seen": json_parameter(seen)}
+    parameters = {"rows": _json_array(rows), "seen": json_parameter(seen)}
     return set(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
 
 
@@ -409,10 +451,13 @@ def restate_with_reference(connection: Connection, given: Mapping[int, tuple[Gra
     for place, history in histories.items():
         granularity, reference = given[place]
         greatest = rank(granularity, history.values())[0]
-        facts = {**greatest.facts, "client_ref": clean_key(reference)}
-        again = msgspec.structs.replace(greatest, facts=facts, content_hash=content_hash(facts))
+        facts = msgspec.structs.replace(greatest.facts, client_ref=clean_key(reference))
+        again = msgspec.structs.replace(greatest, facts=facts, encoded=None, content_hash=content_hash(facts))
         said[place] = granularity, {again.content_hash: again}
     return _advance(connection, said)[1]
+
+
+_decode_facts = msgspec.json.Decoder(Facts).decode
 
 
 def load_histories(connection: Connection, ids: Sequence[int], *, with_statements: bool = False) -> dict[int, History]:
@@ -432,7 +477,7 @@ def load_whole_histories(
         if facts is None:
             from_rows.add(place)
         histories.setdefault(place, {})[digest] = Observation(
-            facts=restore(row) if facts is None else facts,
+            facts=restore(row) if facts is None else _decode_facts(facts),
             content_hash=digest,
             source=Source(source),
             as_of=as_of,
@@ -443,7 +488,9 @@ def load_whole_histories(
     return histories, from_rows
 
 
-def find_differing(connection: Connection, rows: Mapping[int, Mapping[str, Any]]) -> set[int]:
-    """Ids of those deliveries whose stored row is not the given one (as of `fold_values`). Locks and writes nothing."""
-    parameters = {"rows": json_parameter([{"id": place, **row} for place, row in rows.items()])}
-    return set(connection.exec_driver_sql(_DIFFER, parameters).scalars())
+def find_differing(
+    connection: Connection, histories: Mapping[int, tuple[Granularity, Collection[Observation]]]
+) -> set[int]:
+    """Ids of those deliveries whose stored row is not what these histories say. Locks and writes nothing."""
+    rows = [_row_of(place, granularity, history) for place, (granularity, history) in histories.items()]
+    return set(connection.exec_driver_sql(_DIFFER, {"rows": _json_array(rows)}).scalars())

@@ -13,8 +13,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from models.merge import ROW_FIELDS, Facts, Observation, content_hash
+import msgspec
+
+from models.facts import Facts, content_hash
+from models.merge import ROW_FIELDS, Observation
 from models.storable import iso_time
+from models.vocabulary import Granularity, is_final
 
 _DERIVED = ("is_final", "conflict")
 _FIELDS = tuple(name for name in ROW_FIELDS if name not in _DERIVED)
@@ -33,9 +37,11 @@ KEEPS_FACTS = "(SELECT attnotnull FROM pg_attribute WHERE attrelid = 'observatio
 """SQL: whether every statement must keep its facts, because processes of the previous version may still read them."""
 
 
-def row_says(facts: Facts, *, is_final: bool) -> bool:
+def row_says(granularity: Granularity, facts: Facts) -> bool:
     """Whether the row of a delivery with this statement alone may stand for its facts."""
-    return is_final and "day" not in facts and all(isinstance(each, _PLAIN) for each in facts.get("extra", {}).values())
+    if granularity is Granularity.CONVERSATION or facts.day is not None or not is_final(facts.status):
+        return False
+    return facts.extra is None or all(isinstance(each, _PLAIN) for each in facts.extra.values())
 
 
 def restore(row: Mapping[str, Any]) -> Facts:
@@ -48,7 +54,7 @@ def restore(row: Mapping[str, Any]) -> Facts:
         facts["credits"] = float(facts["credits"])
     if not facts["extra"]:
         del facts["extra"]
-    return facts
+    return msgspec.convert(facts, Facts)
 
 
 def holds(seen: Observation) -> bool:

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exists, or_, select, text, union
 
+from models.facts import Facts
 from models.history import ROW_OF_ONLY, restore
 from models.merge import KEY_PARTS, KEYS, Observation, find_contradictions, rank, winners
 from models.tables import accounts, delivery_status, observations, tracked_ids
@@ -130,7 +132,7 @@ def history(connection: Connection, delivery_id: int) -> Sequence[Mapping[str, A
     for row in connection.execute(_HISTORY, {"id": delivery_id}).mappings():
         one = {column.name: row[column.name] for column in observations.c}
         if one["facts"] is None:
-            one["facts"] = restore(row["only_row"])
+            one["facts"] = msgspec.to_builtins(restore(row["only_row"]))
         stated.append(one)
     return stated
 
@@ -189,7 +191,7 @@ def explain(connection: Connection, delivery_id: int) -> Explanation | None:
 
 def _observation(row: Mapping[str, Any]) -> Observation:
     return Observation(
-        facts=row["facts"],
+        facts=msgspec.convert(row["facts"], Facts),
         content_hash=row["content_hash"],
         source=Source(row["source"]),
         as_of=row["as_of"],
@@ -205,7 +207,7 @@ def _gifts(granularity: Granularity, ranked: Sequence[Observation]) -> dict[byte
         gave.setdefault(seen.content_hash, []).append(name)
     given: set[str] = set()
     for seen in ranked:
-        names = [name for name in seen.facts.get("extra", {}) if name not in given]
+        names = [name for name in seen.facts.extra or () if name not in given]
         given.update(names)
         gave.setdefault(seen.content_hash, []).extend(f"extra.{name}" for name in names)
     return gave

@@ -1,7 +1,7 @@
 """The shared table, recomputed from its history, and the history's facts derived again from its raw items."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 from sqlalchemy import Connection, RowMapping, func, select, text
@@ -16,7 +16,7 @@ from models.deliveries import (
     rewrite_histories,
 )
 from models.history import holds
-from models.merge import Observation, fold_values, observe
+from models.merge import Observation, observe
 from models.report import DeliveryReport, KeptStatement
 from models.tables import delivery_status
 from models.vocabulary import Granularity, Source
@@ -77,8 +77,8 @@ def _rebuild_chunk(
     """How many rows were written, and how many are doubtful."""
     histories, from_rows = load_whole_histories(connection, list(deliveries))
     changed = {place for place in from_rows if not all(map(holds, histories[place].values()))}
-    rows = {place: fold_values(deliveries[place], history.values()) for place, history in histories.items()}
-    differing = find_differing(connection, rows) - changed
+    said = {place: (deliveries[place], history.values()) for place, history in histories.items()}
+    differing = find_differing(connection, said) - changed
     if changed:
         # All at once: two locks one after the other would not be in the writers' order.
         lock_deliveries(connection, sorted(differing | changed))
@@ -109,7 +109,7 @@ def _proven(row: RowMapping, seen: Observation, restate: Restate) -> Observation
     What came from the tracked id may be what was changed, so each such fact is tried with the row's value and without.
     """
     for dropped in ((), *((name,) for name in _FROM_OTHER_ROWS), _FROM_OTHER_ROWS):
-        facts = {name: value for name, value in seen.facts.items() if name not in dropped}
+        facts = msgspec.structs.replace(seen.facts, **dict.fromkeys(dropped))
         today = _restated(row, msgspec.structs.replace(seen, facts=facts), restate)
         if today.content_hash == seen.content_hash and holds(today):
             return today
@@ -196,15 +196,18 @@ def _restated(row: RowMapping, seen: Observation, restate: Restate) -> Observati
     if report is None:
         return seen
     from_ids = {
-        name: seen.facts[name]
+        name: getattr(seen.facts, name)
         for name in _FROM_OTHER_ROWS
-        if getattr(report, name) is None and seen.facts.get(name) is not None
+        if getattr(report, name) is None and getattr(seen.facts, name) is not None
     }
-    full = replace(report, granularity=granularity, provider_key=row["provider_key"], source=seen.source, **from_ids)
+    full = msgspec.structs.replace(
+        report, facts=None, granularity=granularity, provider_key=row["provider_key"], source=seen.source, **from_ids
+    )
     today = observe(full, asked_at=seen.as_of)
     return msgspec.structs.replace(
         seen,
         facts=today.facts,
+        encoded=None,
         content_hash=today.content_hash,
         # A time that could not be read when the statement was stored may be readable now.
         as_of=seen.as_of if today.as_of is None else today.as_of,

@@ -333,6 +333,11 @@ def _named_zone(utc: str | None, sign: str | None, hours: str | None, minutes: s
     return timezone(offset if sign == "+" else -offset)
 
 
+def is_no_time(text: str) -> bool:
+    """Whether a text stands where there is no time: blank, or MySQL's zero date."""
+    return _is_absent(text, _NO_TIME)
+
+
 class Fields:
     """The optional fields of one item of an answer.
 

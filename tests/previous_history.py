@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from alembic import command
 from sqlalchemy import Connection, Engine
 
 from models.database import json_parameter, transaction
-from models.merge import Observation, fold_values, merge_history, merge_observation, observe
+from models.facts import Facts
+from models.merge import Observation, fold, merge_history, merge_observation, observe
 from models.report import DeliveryReport
 from models.schema import alembic_config
 from models.vocabulary import Granularity, Source
@@ -152,7 +154,7 @@ def previous_histories(connection: Connection, ids: Sequence[int], *, statements
         HISTORY, {"ids": list(ids), "statements": statements}
     ):
         histories.setdefault(place, {})[digest] = Observation(
-            facts={**facts},
+            facts=msgspec.convert(facts, Facts),
             content_hash=digest,
             source=Source(source),
             as_of=as_of,
@@ -193,11 +195,16 @@ def _insert(connection: Connection, account_id: str, keys: Sequence[Key], incomi
 def insert_parameters(keys: Sequence[Key], incoming: Mapping[Key, History]) -> dict[str, str]:
     """`rows` and `seen` of INSERT."""
     rows = [
-        {"n": place, "granularity": key[0], "provider_key": key[1], **fold_values(key[0], incoming[key].values())}
+        {"n": place, "granularity": key[0], "provider_key": key[1], **_row(key[0], incoming[key])}
         for place, key in enumerate(keys)
     ]
     seen = [{"n": place, **_columns(one)} for place, key in enumerate(keys) for one in incoming[key].values()]
     return {"rows": json_parameter(rows), "seen": json_parameter(seen)}
+
+
+def _row(granularity: Granularity, history: History) -> dict[str, Any]:
+    row: dict[str, Any] = msgspec.to_builtins(fold(granularity, history.values()))
+    return row
 
 
 def _columns(seen: Observation) -> dict[str, Any]:
@@ -215,7 +222,7 @@ def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, Histo
         granularity, heard = said[place]
         known = stored.get(place, {})
         whole = merge_history([*known.values(), *heard.values()])
-        rows.append({"id": place, **fold_values(granularity, whole.values())})
+        rows.append({"id": place, **_row(granularity, whole)})
         for one in whole.values():
             old = known.get(one.content_hash)
             if old is None or (old.as_of, old.as_of_last) != (one.as_of, one.as_of_last):

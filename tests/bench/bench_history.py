@@ -10,12 +10,12 @@ of the session's server process, from the kernel; WAL without what the client ca
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
 from uuid import uuid4
 
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection, Engine, make_url, text

@@ -22,7 +22,7 @@ from core.settings import load_settings
 from models.changes import read_changes
 from models.database import transaction
 from models.deliveries import load_histories, upsert
-from models.merge import content_hash
+from models.facts import Facts, content_hash
 from models.rebuild import rebuild
 from models.report import DeliveryReport
 from models.vocabulary import Granularity, Source, Status
@@ -82,7 +82,8 @@ def age(engine: Engine, changes: Mapping[str, Any], *, but: tuple[str, ...] = ()
             for seen in history.values():
                 if seen.source is Source.OURS:
                     continue
-                facts = {name: value for name, value in {**seen.facts, **changes}.items() if name not in but}
+                said = {**msgspec.to_builtins(seen.facts), **changes}
+                facts = {name: value for name, value in said.items() if name not in but}
                 connection.execute(
                     text(
                         "UPDATE observations SET facts = CAST(:facts AS jsonb), content_hash = :new"
@@ -91,7 +92,7 @@ def age(engine: Engine, changes: Mapping[str, Any], *, but: tuple[str, ...] = ()
                     {
                         "id": place,
                         "old": seen.content_hash,
-                        "new": content_hash(facts),
+                        "new": content_hash(msgspec.convert(facts, Facts)),
                         "facts": json.dumps(facts),
                     },
                 )
@@ -184,7 +185,7 @@ def test_the_senders_reference_and_our_own_statements_stay(migrated_database: En
     answer = Answer(status=200, body=body.replace(b"DELIVERED", b"WAITING"))
     [report] = VAIRO.parse(account_without_credentials(row), fetch, answer).reports
     with transaction(engine) as connection:
-        reports = [replace(report, client_ref="order-7"), unreported(report, NOON)]
+        reports = [msgspec.structs.replace(report, client_ref="order-7"), unreported(report, NOON)]
         upsert(connection, account, "vairo", reports, asked_at=NOON)
         before = stored_rows(connection, account)
     assert reread_statements(engine) == RereadResult(deliveries=1)

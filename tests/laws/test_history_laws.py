@@ -1,7 +1,6 @@
 """Laws of the lighter history: it says the same with facts left out as with facts stored, whoever wrote what."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 from database_fixtures import add_account
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from previous_history import migrate_previous, previous_histories, previous_upsert
 from report_strategies import NOON, batches_of_restatements
 from sqlalchemy import Connection, Engine, text
@@ -126,7 +126,7 @@ def test_only_the_one_final_statement_of_a_delivery_keeps_no_facts(shared_databa
             for key, history in said(batches).items()
             if len(history) == 1 and key[0] is not Granularity.CONVERSATION
             for seen in history.values()
-            if fold(key[0], [seen]).is_final and all(each != [1.5] for each in seen.facts.get("extra", {}).values())
+            if fold(key[0], [seen]).is_final and all(each != [1.5] for each in (seen.facts.extra or {}).values())
         }
     assert {row[2:] for row in without} <= {(1, True)}
     assert {(row.granularity, row.provider_key) for row in without} <= once
