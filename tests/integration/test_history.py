@@ -15,6 +15,7 @@ from previous_history import DELETE, EXPLAIN, REVISION, migrate_previous, previo
 from sqlalchemy import Connection, Engine, text
 from stored_rows import stored_rows
 
+from core import clock
 from models.database import make_engine, retry_transaction, transaction
 from models.deliveries import delete_deliveries, load_histories, upsert
 from models.history import holds
@@ -22,7 +23,8 @@ from models.lookups import explain, history
 from models.rebuild import RebuildResult, rebuild
 from models.report import DeliveryReport
 from models.schema import alembic_config, migrate
-from models.vocabulary import Granularity, Status
+from models.vocabulary import Granularity, Source, Status
+from models.withdrawing import withdraw_unreported
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 
@@ -172,6 +174,30 @@ def test_a_new_database_leaves_facts_out_at_once(migrated_database: Engine) -> N
         told = explain(connection, first)
         assert told is not None
         assert [one.observation["facts"]["status"] for one in told.statements] == ["read", "delivered"]
+
+
+def test_an_untrue_unreported_is_withdrawn_although_it_once_kept_no_facts(migrated_database: Engine) -> None:
+    """Alone it stays, since nothing else is known; beside what the provider says it goes, and the rest keeps facts."""
+    ahead = clock.now() + timedelta(hours=1)
+    with transaction(migrated_database) as connection:
+        account = add_account(connection)
+        upsert(
+            connection,
+            account,
+            "vairo",
+            [say(Status.UNREPORTED, key, source=Source.OURS, as_of=ahead) for key in "ab"],
+            asked_at=None,
+        )
+        assert stored_facts(connection) == [False, False]
+        withdraw_unreported(connection, after_id=0)
+        assert stored_facts(connection) == [False, False]
+        upsert(connection, account, "vairo", [say(Status.ENROUTE, "b")], asked_at=NOON)
+        assert stored_facts(connection) == [False, True, True]
+        withdraw_unreported(connection, after_id=0)
+        assert stored_facts(connection) == [False, True]
+        rows = stored_rows(connection, account)
+        assert [row.status for row in rows.values()] == ["unreported", "enroute"]
+        assert rebuild(connection) == RebuildResult(deliveries=2, differed=0)
 
 
 def test_a_downgrade_gives_the_previous_version_all_facts(migrated_database: Engine) -> None:
