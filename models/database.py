@@ -14,7 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from core import clock
 from core.settings import libpq_options
-from models.availability import READ_ONLY, is_unavailable, sqlstate_of
+from models.availability import is_unavailable, sqlstate_of
 
 CONNECT_TIMEOUT_SECONDS = 10
 IDLE_IN_TRANSACTION_SECONDS = 60
@@ -26,11 +26,7 @@ REPEAT_PAUSE_SECONDS = 0.02
 OUTDATED = "0A000"
 """SQLSTATE of a prepared statement whose columns a migration has changed."""
 REPEATABLE = frozenset({"40P01", "40001", OUTDATED})
-"""SQLSTATEs after which the same transaction may simply be run again: deadlock, serialization failure, outdated.
-
-So may one in a session that turned out to be read-only, but once: the next session leads to the new primary, or there
-is none.
-"""
+"""SQLSTATEs after which the same transaction may simply be run again: deadlock, serialization failure, outdated."""
 PREPARES = "ulak_prepares"
 """The note at a connection whose transactions keep prepared statements."""
 CONNECTIONS_LAST_SECONDS = 60
@@ -138,20 +134,29 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 def retry_transaction(engine: Engine, run: Callable[[Connection], _Result]) -> _Result:
-    """Run `run` in one transaction; repeat the whole after a deadlock, a conflict, a migration or a failover.
+    """Run `run` in one transaction; repeat the whole after a deadlock, a conflict or a migration.
+
+    So too, but once, where the session is lost or takes no writes before COMMIT is sent, since nothing was committed
+    then: after a failover the next session leads to the new primary, and a worker that was frozen for so long that the
+    server ended its session still has its work in hand.
 
     `run` must therefore have no effect outside the database. After `TRANSACTION_ATTEMPTS` tries the error is raised.
     """
-    was_read_only = False
+    was_lost = False
     for attempt in range(1, TRANSACTION_ATTEMPTS):
+        is_running = False
         try:
             with transaction(engine) as connection, _preparing(connection):
-                return run(connection)
+                is_running = True
+                result = run(connection)
+                is_running = False
         except DBAPIError as error:
-            state = sqlstate_of(error)
-            if state not in REPEATABLE and (state != READ_ONLY or was_read_only):
-                raise
-            was_read_only = state == READ_ONLY
+            if sqlstate_of(error) not in REPEATABLE:
+                if was_lost or not is_running or not is_unavailable(error):
+                    raise
+                was_lost = True
+        else:
+            return result
         # The other side has to be woken before it holds the row: at once, the victim could take it away again.
         clock.sleep(uniform(0.5, 1.0) * REPEAT_PAUSE_SECONDS * attempt)  # noqa: S311 - a pause, not a secret
     with transaction(engine) as connection, _preparing(connection):

@@ -33,6 +33,7 @@ from providers.adapter import (
     Request,
 )
 from providers.decoding import (
+    EMPTY,
     Fields,
     as_count,
     as_int,
@@ -83,8 +84,6 @@ _SENDTIME: Final = re.compile(
     r" ?(?:Z|UTC|GMT|([+-][0-9]{2})(?::?([0-9]{2}))?)"
 )
 _UTC: Final = ZoneInfo("UTC")
-_EMPTY: Final[tuple[Any, ...]] = (None, "", {}, [])
-"""How a report may say that it has no list."""
 _NOT_A_NOTICE: Final = frozenset({Status.UNREPORTED, Status.PARTIALLY_DELIVERED, Status.UNKNOWN})
 
 RECORD: Final = ProviderRecord(
@@ -290,7 +289,7 @@ def _items(stated: Any) -> list[Any] | None:
 
     The field table calls `list` an object and the samples show an array, so one receiver may stand there by itself.
     """
-    if stated in _EMPTY:
+    if stated in EMPTY:
         return []
     if isinstance(stated, dict) and "receiver" in stated:
         return [stated]

@@ -54,11 +54,16 @@ _LONGEST_TIME: Final = len("2016-11-02 11:47:38.123456789 +03:00")
 _NO_TIME: Final = re.compile(r"0000-00-00(?:[ Tt][0:.,]*)?(?: ?(?:[Zz]|[+-][0-9:]{2,5}))?|-0001-11-(?:29|30)[ Tt].*")
 """MySQL's zero date, as it is and as PHP's date classes write it."""
 _MOST_OFFSET: Final = timedelta(hours=14)
-_EMPTY: Final[tuple[Any, ...]] = (None, [], {})
+EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
+"""How providers write that there is nothing, a list without items included."""
 _Value = TypeVar("_Value")
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _NOT_IN_A_KEY: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffd]")
 _YEARS: Final = range(1990, 2200)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EARLIEST_MS, _LATEST_MS = (
+    (datetime(year, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(milliseconds=1) for year in (_YEARS.start, _YEARS.stop)
+)
 
 _CHARSET: Final = re.compile(r"(?i);\s*charset\s*=\s*[\"']?\s*([^\s\"';]*)")
 _XML_CHARSET: Final = re.compile(r"""(<\?xml\b[^>]*?)\s+encoding\s*=\s*["']\s*([^"'>]*?)\s*["']""")
@@ -338,6 +343,15 @@ def is_no_time(text: str) -> bool:
     return _is_absent(text, _NO_TIME)
 
 
+def epoch_milliseconds(value: Any) -> datetime | None:
+    """A moment given as milliseconds since 1970, in UTC; None for everything else.
+
+    None also for a year outside 1990-2199: what looks like 1970 was given in seconds.
+    """
+    stamp = as_int(value, minimum=_EARLIEST_MS, maximum=_LATEST_MS - 1)
+    return None if stamp is None else EPOCH + timedelta(milliseconds=stamp)
+
+
 class Fields:
     """The optional fields of one item of an answer.
 
@@ -407,7 +421,7 @@ def _is_absent(value: Any, no_value: re.Pattern[str] | None) -> bool:
     if isinstance(value, str):
         text = value.strip()
         return not text or (no_value is not None and no_value.fullmatch(text) is not None)
-    return value in _EMPTY
+    return value in EMPTY
 
 
 def retry_after(answer: Answer) -> float | None:

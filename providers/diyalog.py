@@ -39,12 +39,14 @@ from providers.adapter import (
     Request,
 )
 from providers.decoding import (
+    EPOCH,
     as_count,
     as_int,
     as_key,
     as_list,
     check_http,
     dump_item,
+    epoch_milliseconds,
     http_date,
     in_utf8,
     load_json,
@@ -93,9 +95,6 @@ MAX_OFFSET_SECONDS: Final = 366 * 86400.0
 
 _KIND: Final = "customer"
 _STATED: Final = ("senderId", "receiverId", "messagingDate", COUNTED, "isGroupMessaging", "groupId")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_EARLIEST_MS: Final = 631_152_000_000  # the year 1990: what lies before it is no day, but perhaps seconds
-_LATEST_MS: Final = 7_258_118_400_000  # the year 2200
 
 
 def customer_id(value: str) -> str:
@@ -277,7 +276,7 @@ def _walk(fetch: Fetch, read: Sequence[DeliveryReport | Unreadable]) -> Parsed:
 
 def _milliseconds(day: date, zone: tzinfo) -> int:
     """The beginning of a day as an epoch."""
-    return (datetime.combine(day, time(), zone) - _EPOCH) // timedelta(milliseconds=1)
+    return (datetime.combine(day, time(), zone) - EPOCH) // timedelta(milliseconds=1)
 
 
 def _page(
@@ -474,8 +473,8 @@ def _read_plain(item: _PlainDay) -> DeliveryReport:
 
 def _day(value: Any) -> date | None:
     """The UTC calendar date of an epoch in milliseconds (the samples are exact UTC midnights)."""
-    stamp = as_int(value, minimum=_EARLIEST_MS, maximum=_LATEST_MS)
-    return None if stamp is None else (_EPOCH + timedelta(milliseconds=stamp)).date()
+    moment = epoch_milliseconds(value)
+    return None if moment is None else moment.date()
 
 
 def _group(item: Mapping[str, Any]) -> int | None:

@@ -11,13 +11,13 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from models.report import DeliveryReport, Unreadable
 from models.vocabulary import Granularity, Source, Status
 from providers.adapter import Callback, Parsed
-from providers.decoding import as_int, as_key, as_list, dump_item, scrub
+from providers.decoding import EMPTY, as_key, as_list, dump_item, epoch_milliseconds, scrub
 from providers.errors import AnswerNotUnderstood
 
 APP_SECRET: Final = "app_secret"  # noqa: S105 - the name of a credential
@@ -29,17 +29,12 @@ EVENTS: Final[Mapping[str, Status]] = {
 SILENT_EVENTS: Final = frozenset({"messageEcho", "message"})
 """Events that say nothing about a delivery: "This does not mean that the event has been delivered to the user"."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_EARLIEST_MS: Final = 631_152_000_000  # the year 1990: what lies before it may be given in seconds
-_LATEST_MS: Final = 7_258_118_400_000  # the year 2200
 _PERSON: Final = ("appCustomerId", "appStaffId", "id")
 _PARTIES: Final = ("sender", "recipient")
 _STATED: Final = (*_PARTIES, "timestamp")
 _NO_TIME: Final = "An event has a `timestamp` or `watermark` that cannot be read."
 _NO_PARTY: Final = "An event has a `sender` or `recipient` that cannot be read."
 _OPTIONAL: Final = frozenset({_NO_TIME, _NO_PARTY})
-_EMPTY: Final[tuple[Any, ...]] = (None, "", {})
-"""How else an empty list is written."""
 
 
 def is_signed(secret: str, callback: Callback) -> bool:
@@ -98,16 +93,16 @@ def _read_event(event: Mapping[str, Any]) -> tuple[list[DeliveryReport], list[st
     for name in names:
         content = event[name]
         given = content.get("mids") if isinstance(content, dict) else False
-        mids = [] if given in _EMPTY else as_list(given)
+        mids = [] if given in EMPTY else as_list(given)
         keys = [as_key(mid) for mid in mids or ()]
         if mids is None or None in keys:
             wrong.append(f"`{name}` of an event lacks `mids`, or one of them is no id.")
         if not isinstance(content, dict):
             continue
         times = event.get("timestamp"), content.get("watermark")
-        if any(stamp is not None and _moment(stamp) is None for stamp in times):
+        if any(stamp is not None and epoch_milliseconds(stamp) is None for stamp in times):
             wrong.append(_NO_TIME)
-        at = next((moment for stamp in times if (moment := _moment(stamp)) is not None), None)
+        at = next((moment for stamp in times if (moment := epoch_milliseconds(stamp)) is not None), None)
         reports += [_report(event, name, key, at) for key in keys if key is not None]
     if reports and any(not isinstance(event.get(name), dict | None) for name in _PARTIES):
         wrong.append(_NO_PARTY)
@@ -134,8 +129,3 @@ def _report(event: Mapping[str, Any], name: str, mid: str, at: datetime | None) 
         provider_time=at,
         statement=scrub({**stated, name: {"mids": [mid], "watermark": event[name].get("watermark")}}),
     )
-
-
-def _moment(value: Any) -> datetime | None:
-    stamp = as_int(value, minimum=_EARLIEST_MS, maximum=_LATEST_MS)
-    return None if stamp is None else _EPOCH + timedelta(milliseconds=stamp)

@@ -275,9 +275,9 @@ class _Transport(httpx.HTTPTransport):
 
 
 class _ProxyPool(httpcore.HTTPProxy):
-    """httpcore's way through a proxy, which is told an address of version 6 in brackets, as RFC 9110 has it.
+    """httpcore's way through a proxy, with brackets around an address of version 6, as RFC 9110 requires.
 
-    httpcore 1.0 leaves them out of what a proxy is asked for: the port cannot be told from the address then.
+    httpcore 1.0 leaves them out of the request to the proxy, which then cannot separate the port from the address.
     """
 
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:

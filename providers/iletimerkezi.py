@@ -634,7 +634,7 @@ def _summarise(
 
 
 def _fingerprint(account: Account, whole: _Whole) -> str:
-    """What tells one multiset of numbers (and of doubtful codes) from another, without telling any of the numbers.
+    """Distinguishes one multiset of numbers (and of doubtful codes) from another without revealing any number.
 
     Numbers are few enough to be tried one by one, so it is keyed with what only the account's requests know.
     """

@@ -444,7 +444,7 @@ def _settle(
 
 
 def _fingerprint(rows: Sequence[DeliveryReport]) -> str:
-    """What tells one multiset of rows from another, without naming any."""
+    """Distinguishes one multiset of rows from another."""
     return hashlib.sha256("\n".join(sorted(row.provider_key for row in rows)).encode()).hexdigest()
 
 

@@ -12,14 +12,12 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from providers.decoding import as_int, as_list, as_text, load_object
+from providers.decoding import EMPTY, as_int, as_list, as_text, load_object
 from providers.errors import AnswerNotUnderstood
 
 _DECLARATION: Final = re.compile(r"\s*<\?xml[^>]*\?>")
 _LEAVES: Final = frozenset({"result", "error", "item"})
 _LEVELS: Final = 5
-_EMPTY: Final[tuple[Any, ...]] = (None, "", {})
-"""How else an empty list is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +53,9 @@ def _read_json(body: bytes) -> Reply:
     result = response.get("result")
     verdict = int(result) if isinstance(result, bool) else as_int(result)
     if verdict == 0:
-        error = response.get("error")
-        return _refusal(error if isinstance(error, dict) else {})
+        return _refusal(response.get("error"))
     given = response.get("data", False)
-    data = [] if given in _EMPTY else as_list(given)
+    data = [] if given in EMPTY else as_list(given)
     if verdict != 1 or data is None:
         raise AnswerNotUnderstood("The answer lacks `result` or `data`.", raw=body)
     return Reply(ok=True, rows=tuple(data))
@@ -117,11 +114,12 @@ def text_of(element: Element) -> str | None:
     return (element.text or "").strip() or None
 
 
-def _refusal(error: dict[str, Any]) -> Reply:
-    return Reply(ok=False, codes=codes_of(error), said=as_text(error.get("message")))
+def _refusal(error: Any) -> Reply:
+    said = error.get("message") if isinstance(error, dict) else error
+    return Reply(ok=False, codes=codes_of(error), said=as_text(said))
 
 
 def codes_of(error: Any) -> tuple[int, ...]:
-    """The numbers of an `error` object; none where it is not one."""
-    given = (error.get("number"), error.get("code")) if isinstance(error, dict) else ()
+    """The numbers of an `error` object, or the number that stands in its place."""
+    given = (error.get("number"), error.get("code")) if isinstance(error, dict) else (error,)
     return tuple(number for number in map(as_int, given) if number is not None)

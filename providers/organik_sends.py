@@ -131,6 +131,7 @@ def _read_refused(delivery: Mapping[str, Any]) -> tuple[list[DeliveryReport], li
         places[number] += 1
         before.setdefault(number, []).append(item)
         error = item.get("error") or delivery.get("error")
+        unreadable += _without_code(error, {**delivery, "valid": [], "invalid": [item]})
         reports.append(
             _report(
                 error,
@@ -165,7 +166,15 @@ def _read_failed(
         recipient=None,
         statement=_statement(delivery, []),
     )
-    return [report], []
+    return [report], _without_code(error, delivery)
+
+
+def _without_code(error: Any, delivery: Mapping[str, Any]) -> list[Unreadable]:
+    """An error that is there and has no code: the refusal counts all the same."""
+    if not error or codes_of(error):
+        return []
+    reason = "The `error` of a send reply has no code that can be read."
+    return [Unreadable(reason=reason, raw=dump_item(_as_reply(delivery)), once=True)]
 
 
 def _report(error: Any, **fields: Any) -> DeliveryReport:
@@ -183,7 +192,7 @@ def _report(error: Any, **fields: Any) -> DeliveryReport:
 
 
 def _read_accepted(delivery: Mapping[str, Any]) -> tuple[list[Discovered], list[Unreadable]]:
-    """How the accepted numbers are asked for: by their transaction, else each by its own id; and what is unreadable."""
+    """The ids under which to poll the accepted numbers (the transaction, else one each), and what is unreadable."""
     given = delivery.get("valid") or []
     numbers = as_list(given)
     transaction, track = _transaction(delivery), as_text(delivery.get("track_id"))

@@ -31,6 +31,7 @@ from providers.adapter import (
     Request,
 )
 from providers.decoding import (
+    EMPTY,
     Fields,
     as_int,
     as_key,
@@ -126,7 +127,6 @@ _VALIDITY: Final = re.compile(r"([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])")
 _LOG_DEPTH: Final = 4
 _FORM: Final = "The tracked id is not <send id>:<number>."
 _NUMBER: Final = re.compile(r"\+?[0-9]{1,20}")
-_EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
 
 NUMBER: Final = "number"
 SEND: Final = "send"
@@ -319,7 +319,7 @@ def _parse_number(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
     verdict, item = _read(answer)
     if not verdict:
         _refuse(answer, item)
-    if not verdict or item in _EMPTY:
+    if not verdict or item in EMPTY:
         return Parsed(answers=tuple(IdAnswer(key=key, found=False) for key in _asked(fetch)))
     if not isinstance(item, dict):
         raise AnswerNotUnderstood("`aciklama` is not an object.", raw=answer.body)
@@ -386,7 +386,7 @@ def _parse_send(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
             _refuse(answer, item)
     except RequestIsWrong:
         return unknown
-    if not verdict or item in _EMPTY:
+    if not verdict or item in EMPTY:
         return unknown
     if not isinstance(item, dict):
         raise AnswerNotUnderstood("`aciklama` is not an object.", raw=answer.body)
@@ -403,7 +403,7 @@ def _read_send(account: Account, fetch: Fetch, item: Mapping[str, Any], received
     troubles = list(fields.unreadable("An answer about a send"))
     if report.status is Status.UNKNOWN:
         troubles.append(Unreadable(reason="Unknown `paket_durum`.", raw=dump_item(item), provider_key=bare(key)))
-    if report.status is Status.REJECTED and report.provider_error is None and item.get("log") not in _EMPTY:
+    if report.status is Status.REJECTED and report.provider_error is None and item.get("log") not in EMPTY:
         reason = "The `log` of a failed send holds no documented word."
         troubles.append(Unreadable(reason=reason, raw=dump_item(item), once=True))
     settled = is_final(report.status)
@@ -468,7 +468,7 @@ def _cause(log: Any, depth: int) -> str | None:
 
 
 def _unreadable(fetch: Fetch, reason: str, item: Mapping[str, Any]) -> Parsed:
-    """An answer that cannot be read says nothing about what was asked for, which is asked for again soon."""
+    """A response that cannot be read settles nothing; its id is polled again soon."""
     answers = tuple(IdAnswer(key=key, found=False, is_incomplete=True) for key in _asked(fetch))
     return Parsed(answers=answers, unreadable=(Unreadable(reason=reason, raw=dump_item(item)),))
 

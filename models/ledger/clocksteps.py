@@ -37,8 +37,8 @@ RECENT_SECONDS: Final = 600.0
 LONGEST_PAUSE_SECONDS: Final = 1800.0
 """No pause that ends by itself lasts longer: `providers.retry.PAUSE_SECONDS`."""
 ROWS_AT_ONCE: Final = 5000
-TOLD_SECONDS: Final = 86400.0
-"""So long people are told of a step."""
+REPORTED_SECONDS: Final = 86400.0
+"""How long readiness and `ulak check` report a step."""
 
 Evidence = Literal["boot_clock", "stored_times"]
 
@@ -378,7 +378,7 @@ def _withdraw_unreported(engine: Engine) -> None:
         after = retry_transaction(engine, run)
 
 
-# -------------------------------------------------------------------------------------------------------- telling
+# -------------------------------------------------------------------------------------------------------- reports
 
 
 _LAST = text("""
@@ -390,30 +390,30 @@ _LAST = text("""
 
 _BEHIND = text("""
     SELECT greatest(0, -coalesce(sum(seconds), 0))::double precision FROM clock_steps
-    WHERE noticed_at > clock_timestamp() - make_interval(secs => :told)
+    WHERE noticed_at > clock_timestamp() - make_interval(secs => :reported)
 """)
 
 
 _MANY = text("""
-    SELECT count(*) FROM clock_steps WHERE noticed_at > clock_timestamp() - make_interval(secs => :told)
+    SELECT count(*) FROM clock_steps WHERE noticed_at > clock_timestamp() - make_interval(secs => :reported)
 """)
 
 
 def steps_of_last_day(connection: Connection) -> int:
     """How many steps were noticed within a day."""
-    many: int = connection.execute(_MANY, {"told": TOLD_SECONDS}).scalar_one()
+    many: int = connection.execute(_MANY, {"reported": REPORTED_SECONDS}).scalar_one()
     return many
 
 
 def behind(connection: Connection) -> timedelta:
     """By how much the steps of the last day have set the clock back in all: it may be that much behind the truth."""
-    return timedelta(seconds=connection.execute(_BEHIND, {"told": TOLD_SECONDS}).scalar_one())
+    return timedelta(seconds=connection.execute(_BEHIND, {"reported": REPORTED_SECONDS}).scalar_one())
 
 
 def last_step(connection: Connection) -> str | None:
     """One sentence about the last step that was noticed within a day; None where there was none."""
     row = connection.execute(_LAST).one_or_none()
-    if row is None or row.ago > TOLD_SECONDS:
+    if row is None or row.ago > REPORTED_SECONDS:
         return None
     size = f"{'at least ' if row.evidence == 'stored_times' else ''}{abs(row.seconds):.1f} s"
     done = "its stored times were moved with it" if row.moved_at is not None else "its stored times are being moved"

@@ -273,8 +273,8 @@ def test_an_id_is_explained_in_any_form_in_which_it_is_pasted(
     """Ids are stored in one form, so a look-up must not need it."""
     with transaction(migrated_database) as connection:
         upsert(connection, "kampanya", "vairo", [report("14094857", Status.DELIVERED)], asked_at=clock.now())
-    (told,) = json.loads(ulak("explain", ident, "--json").out)["deliveries"]
-    assert told["delivery"]["provider_key"] == "14094857"
+    (explained,) = json.loads(ulak("explain", ident, "--json").out)["deliveries"]
+    assert explained["delivery"]["provider_key"] == "14094857"
 
 
 def test_a_number_explains_all_its_deliveries_and_what_was_never_answered(ulak: Ulak) -> None:

@@ -5,7 +5,9 @@ Sessions that begin while the database is set to read-only stay so, as those do 
 
 import io
 import json
+import os
 import re
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from api_server import Said, Server, serving
 from ledger_acts import Held, add_ids, plan, vairo_body
 from ledger_acts import add_account as add_polled
 from pydantic import SecretStr
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from stored_rows import stored_rows
 from test_api_access import lines
@@ -190,6 +192,8 @@ def test_a_worker_that_stops_within_a_transaction_loses_its_locks_after_ten_seco
     app_of_worker = make_app(Settings(database_url=SecretStr(url)))
     with app_of_worker.runtime().engine.connect() as connection:
         assert connection.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one() == "10s"
+    app_of_worker.runtime().engine.dispose()
+    app_of_worker.runtime().door.close()
     beat = "INSERT INTO heartbeats (name, at) VALUES ('plan', now()) ON CONFLICT (name) DO UPDATE SET at = now()"
     stopped = make_engine(url, pool_size=1, idle_in_transaction_seconds=0.2)
     with stopped.connect() as frozen, database.engine.connect() as other:
@@ -198,7 +202,69 @@ def test_a_worker_that_stops_within_a_transaction_loses_its_locks_after_ten_seco
         other.execute(text(beat))
         with pytest.raises(DBAPIError) as refused:
             frozen.execute(text(beat))
-    assert is_unavailable(refused.value)
+    assert (sqlstate_of(refused.value), is_unavailable(refused.value)) == ("25P03", True)
+    stopped.dispose()
+
+
+def cut(connection: Connection) -> None:
+    """Break the line to PostgreSQL, without a word from either side."""
+    session: Any = connection.connection.dbapi_connection
+    with socket.socket(fileno=os.dup(session.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("how", ["idled", "ended", "cut"])
+def test_a_transaction_that_lost_its_session_before_the_commit_is_repeated_in_a_new_one(
+    database: Database, how: str
+) -> None:
+    """What a frozen worker had in hand is written when it goes on: a response is not requested twice."""
+    url = database.engine.url.render_as_string(hide_password=False)
+    engine = make_engine(url, pool_size=1, idle_in_transaction_seconds=0.2 if how == "idled" else 60.0)
+    sessions: list[int] = []
+
+    def run(connection: Connection) -> int:
+        sessions.append(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+        if len(sessions) == 1 and how == "cut":
+            cut(connection)
+        elif len(sessions) == 1:
+            left = "SELECT pid FROM pg_stat_activity WHERE pid = :pid"
+            with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+                if how == "ended":
+                    other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": sessions[0]})
+                while other.execute(text(left), {"pid": sessions[0]}).first() is not None:
+                    pass
+        return int(connection.execute(text("SELECT 7")).scalar_one())
+
+    assert (retry_transaction(engine, run), len(set(sessions))) == (7, 2)
+    engine.dispose()
+
+
+def test_a_transaction_that_loses_session_after_session_is_not_repeated_for_ever(database: Database) -> None:
+    """Twice, then the caller hears of it."""
+    runs: list[int] = []
+
+    def run(connection: Connection) -> None:
+        runs.append(1)
+        cut(connection)
+        connection.execute(text("SELECT 7"))
+
+    with pytest.raises(DBAPIError) as lost:
+        retry_transaction(database.engine, run)
+    assert (len(runs), is_unavailable(lost.value)) == (2, True)
+
+
+def test_a_transaction_whose_commit_had_no_answer_is_not_repeated(database: Database) -> None:
+    """Nobody knows whether it was committed."""
+    runs: list[int] = []
+
+    def run(connection: Connection) -> None:
+        runs.append(1)
+        connection.execute(text("SELECT 7"))
+        cut(connection)
+
+    with pytest.raises(DBAPIError):
+        retry_transaction(database.engine, run)
+    assert len(runs) == 1
 
 
 def test_a_statement_that_takes_too_long_is_no_outage(database: Database, runtime: Runtime, lines: io.StringIO) -> None:

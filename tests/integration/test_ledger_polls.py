@@ -301,12 +301,18 @@ def test_an_id_that_the_provider_has_forgotten_is_asked_for_no_more(runtime: Run
 NOTHING = b'{"durum": false, "aciklama": "yok"}'
 
 
-@pytest.mark.parametrize("answer", [NOTHING, b'{"durum": true, "aciklama": {"id": 1}}'], ids=["empty", "unreadable"])
+UNREADABLE = b'{"durum": true, "aciklama": {"id": 1}}'
+
+
 @pytest.mark.parametrize(("days", "then"), [(2, None), (3650, "forgotten")], ids=["rare checks", "forgotten"])
+@pytest.mark.parametrize("answer", [NOTHING, UNREADABLE], ids=["empty", "unreadable"])
 def test_one_empty_answer_after_validity_neither_closes_an_id_nor_puts_it_off_for_a_day(
     runtime: Runtime, answer: bytes, days: int, then: str | None
 ) -> None:
-    """An id that was not asked for before its validity ended is asked for twice within seconds."""
+    """An id that was not polled before its validity ended is polled twice within seconds.
+
+    The second empty response counts; after an unreadable one the checks go on, with doubling pauses.
+    """
     engine = runtime.engine
     account_id = add_account(engine)
     ended = clock.now() - timedelta(days=days, hours=5)
@@ -322,9 +328,11 @@ def test_one_empty_answer_after_validity_neither_closes_an_id_nor_puts_it_off_fo
         if place == 0:
             assert (before["last_checked_at"], after["closed_at"]) == (None, None)
             assert (after["next_check_at"] - after["last_checked_at"]).total_seconds() == pytest.approx(5)
+        elif answer == UNREADABLE:
+            assert (after["next_check_at"] - after["last_checked_at"]).total_seconds() == pytest.approx(5 * 2**place)
         elif then is None:
             assert (after["next_check_at"] - after["last_checked_at"]).total_seconds() > 3600
-    assert row(engine, "tracked_ids", tracked_id)["close_reason"] == then
+    assert row(engine, "tracked_ids", tracked_id)["close_reason"] == (then if answer == NOTHING else None)
 
 
 def test_ours_is_written_only_by_a_check_after_validity_and_a_later_final_overrules_it(runtime: Runtime) -> None:

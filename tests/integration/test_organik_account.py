@@ -109,7 +109,7 @@ def test_an_id_that_its_transaction_lacks_is_asked_for_alone(runtime: Runtime) -
 
 
 def test_a_provider_that_drops_and_repeats_rows_loses_none_of_a_send_of_unknown_size(runtime: Runtime) -> None:
-    """Never the same wrong rows twice in a row: the id is asked for again within seconds until two answers agree."""
+    """Never the same wrong rows twice in a row: the id is polled again within seconds until two answers agree."""
     engine = runtime.engine
     good = [item(0), item(1), item(2)]
     said = iter([good[:1], good[1:], [good[0], good[0], good[2]], good, good])

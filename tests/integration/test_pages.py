@@ -575,7 +575,7 @@ def test_polls_are_shown_with_their_progress(start: Start, quiet_account: None) 
 def test_scheduled_polls_do_not_push_a_running_poll_of_an_operator_off_the_page(
     start: Start, migrated_database: Engine, quiet_account: None
 ) -> None:
-    """It stands first on both pages until it has ended; then it takes its place among the others."""
+    """It comes first on both pages until it has ended; then it takes its place among the others."""
     page = start().log_in()
     page.get("/")
     assert "A poll was opened" in page.press("/accounts/kampanya/poll", once="a", next="/")

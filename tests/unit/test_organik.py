@@ -276,6 +276,7 @@ def test_every_error_says_what_to_do_next(code: int, error: type[ProviderError])
         f"<response><result>0</result><error><number>{code}</number></error></response>".encode(),
         f"<result>0</result><error><code> {code} </code></error>".encode(),
         f"<error><number>{code}</number></error>".encode(),
+        json.dumps({"response": {"result": False, "error": code}}).encode(),
         refusal(number=str(code), code=93 if code != 93 else 1),  # where both are known, `number` is believed
     )
     for body in bodies:
@@ -451,7 +452,7 @@ def test_rows_that_nobody_has_counted_settle_nothing_before_two_answers_in_a_row
 
 @pytest.mark.parametrize("bad", [{"gsm_track_id": None}, {"status": None}])
 def test_a_row_of_the_id_that_cannot_be_read_makes_its_answer_incomplete(bad: dict[str, Any]) -> None:
-    """It is asked for again soon; rows that are still open follow the age schedule."""
+    """It is polled again soon; rows that are still open follow the age schedule."""
     fetch = fetch_of("transaction", "14094857")
     [answer] = parse(reply([row(), row(**bad)]), fetch).answers
     assert (answer.settled, answer.is_incomplete) == (False, True)

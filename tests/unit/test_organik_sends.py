@@ -257,6 +257,24 @@ def test_the_transaction_of_a_reply_has_the_form_of_a_registered_one(given: Any)
     assert [found.key for found in parsed.discovered] == [TRANSACTION]
 
 
+@pytest.mark.parametrize("error", [110, "110", {"number": "110"}, {"code": 110.0}])
+def test_the_code_of_a_refusal_is_read_in_any_form(error: Any) -> None:
+    """As an object, or as the number that stands in its place."""
+    parsed = read(reply(delivery(invalid=[{"gsm": 905445359676, "error": error}], valid=[])))
+    assert [(report.provider_error, report.status.value) for report in parsed.reports] == [("110", "undeliverable")]
+    assert parsed.unreadable == ()
+
+
+@pytest.mark.parametrize("error", [[110], {"number": [110]}, {"message": "bad"}, "bad", True])
+def test_a_refusal_whose_code_cannot_be_read_is_stored_and_named(error: Any) -> None:
+    """The number was refused all the same; why, nobody knows."""
+    for given in ({"invalid": [{"gsm": 905445359676, "error": error}]}, {"invalid": [], "error": error}):
+        parsed = read(reply(delivery(valid=[], **given)))
+        assert [(report.provider_error, report.status.value) for report in parsed.reports] == [(None, "rejected")]
+        reason = "The `error` of a send reply has no code that can be read."
+        assert [(trouble.reason, trouble.once) for trouble in parsed.unreadable] == [(reason, True)]
+
+
 @pytest.mark.parametrize("name", ["transaction_id", "track_id"])
 def test_an_id_of_a_delivery_that_cannot_be_read_is_named(name: str) -> None:
     """The refused number has its row, under the id that is left."""

@@ -157,7 +157,7 @@ def test_a_zero_date_is_no_time(fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("fields", [{"numara": "5399999998"}, {"sms_gonderim_id": 188}, {"numara": None}])
 def test_an_answer_about_something_else_settles_nothing(fields: dict[str, Any]) -> None:
-    """A report that names another send or number is not this id's answer, which is asked for again soon."""
+    """A report that names another send or number is not this id's response, and the id is polled again soon."""
     parsed = parse(changed(**fields))
     assert (parsed.reports, parsed.answers, len(parsed.unreadable)) == ((), ASKED_AGAIN, 1)
 

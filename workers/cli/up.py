@@ -1,6 +1,7 @@
 """`ulak up`: everything under one supervisor, from nothing."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from core.redis import connect
 from core.settings import Settings, load_settings
 from models.accounts import apply, list_accounts
 from models.database import retry_transaction
-from models.overview import overview, unsettled
+from models.overview import AccountOverview, overview, unsettled
 from models.schema import migrate
 from providers.accounts import read_accounts
 from tasks.runtime import Runtime
@@ -36,7 +37,7 @@ API_PORT, FLOWER_PORT = 8000, 5555
 DEMO_TICK_SECONDS = 1.0
 LOOK_SECONDS = 1.0
 SETTLED_LOOKS = 3
-"""So many looks in a row must find all settled: a push may be on its way between two."""
+"""So many looks must find all settled while nothing changes: a push may be on its way between two."""
 TIMED_OUT = 3
 
 
@@ -216,6 +217,25 @@ class Up:
         self.progress.say("Ready", "Ctrl-C stops everything")
 
 
+@dataclass
+class Settling:
+    """Counts the looks that found all settled since the numbers of any account last changed.
+
+    They need not follow one another: sweeps come every few seconds, so one may be open at every second look for ever.
+    """
+
+    looks: int = 0
+    numbers: list[tuple[str, int, int, int]] = field(default_factory=list)
+
+    def see(self, accounts: Sequence[AccountOverview], *, is_settled: bool) -> bool:
+        """Whether all has been settled for long enough, after one more look."""
+        numbers = [(each.id, each.open_deliveries, each.final_deliveries, each.open_tracked) for each in accounts]
+        if numbers != self.numbers:
+            self.looks, self.numbers = 0, numbers
+        self.looks += is_settled
+        return self.looks >= SETTLED_LOOKS
+
+
 @dataclass(slots=True)
 class Look:
     """What is seen once a second while all runs."""
@@ -226,7 +246,7 @@ class Look:
     until_settled: bool
     timeout_seconds: float | None
     started: float
-    settled_looks: int = 0
+    settling: Settling = field(default_factory=Settling)
 
     def tick(self) -> int | None:
         """Show progress; an exit code when the run is over."""
@@ -236,8 +256,7 @@ class Look:
             if self.until_settled and self.demo is not None and not reasons:
                 reasons = self.demo.unsettled(connection)
         self.progress.show(accounts, reasons if self.until_settled else None)
-        self.settled_looks = 0 if reasons else self.settled_looks + 1
-        if self.until_settled and self.settled_looks >= SETTLED_LOOKS:
+        if self.settling.see(accounts, is_settled=not reasons) and self.until_settled:
             return 0
         if self.timeout_seconds is not None and clock.boot() - self.started > self.timeout_seconds:
             return TIMED_OUT
