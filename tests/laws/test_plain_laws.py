@@ -85,6 +85,8 @@ def likely(*values: Any) -> st.SearchStrategy[str]:
 
 
 times = likely(*TIMES[:8], None)
+EMPTY_LISTS = ("[]", "{}", '""', "null")
+"""How providers write a list without items."""
 
 
 _changes = st.sampled_from([0, 0, 1, 2])
@@ -162,6 +164,10 @@ _ORGANIK_ROW = {
     "is_foreign_gsm": likely(0, 1),
     "errorcode": likely(0, 5, 23, 99, 777, None),
 }
+# A bare number, in the form of a text, in an object, and without any code that can be read.
+_ORGANIK_ERRORS = likely(
+    86, "96", 93.0, 777, {"number": 96, "code": "99"}, {"code": 84}, {"message": "bad"}, {}, [86], "bad", True, None, ""
+)
 
 
 @st.composite
@@ -169,9 +175,12 @@ def organik_bodies(draw: st.DrawFn) -> str:
     """Replies of `detailedreport`."""
     most = draw(_changes)
     rows = draw(st.lists(items(most, _ORGANIK_ROW, ("message",)).map(write), max_size=5))
-    data = listed(rows, as_object=draw(st.integers(0, 9)) == 0)
-    result = draw(st.sampled_from(["true"] * 8 + ["1", '"1"', "false", "null"]))
-    response = draw(items(most, {"result": st.just(result), "data": st.just(data)}, ("error",)))
+    data = listed(rows, as_object=draw(st.integers(0, 9)) == 0) if rows else draw(st.sampled_from(EMPTY_LISTS))
+    result = draw(st.sampled_from(["true"] * 8 + ["1", '"1"', "false", "0", "null"]))
+    fields = {"result": st.just(result), "data": st.just(data)}
+    if result in ("false", "0") or draw(st.integers(0, 19)) == 0:
+        fields["error"] = _ORGANIK_ERRORS
+    response = draw(items(most, fields, ("error",)))
     return write(draw(items(most, {"response": st.just(write(response))})))
 
 
@@ -214,12 +223,13 @@ def iletimerkezi_bodies(draw: st.DrawFn) -> str:
         orders = draw(st.lists(items(most, _ORDER).map(write), max_size=4))
         fields |= {
             "count": likely(0, 2, 31, 90),
-            "orders": st.just(listed(orders, as_object=draw(st.integers(0, 9)) == 0)),
+            "orders": st.just(listed(orders, as_object=draw(st.integers(0, 9)) == 0))
+            if orders
+            else st.sampled_from(EMPTY_LISTS),
         }
     else:
-        people = listed(
-            draw(st.lists(items(most, _RECIPIENT).map(write), max_size=4)), as_object=draw(st.integers(0, 9)) == 0
-        )
+        rows = draw(st.lists(items(most, _RECIPIENT).map(write), max_size=4))
+        people = listed(rows, as_object=draw(st.integers(0, 9)) == 0) if rows else draw(st.sampled_from(EMPTY_LISTS))
         few = {name: value for name, value in _ORDER.items() if name in ("id", "status") or draw(st.booleans())}
         order = draw(items(most, few | {"message": st.just(people)}, ("text",)))
         fields["order"] = st.just(write(order))
@@ -240,11 +250,16 @@ def iletimerkezi_fetches() -> st.SearchStrategy[Fetch]:
     return st.just(page) | st.builds(fetch, st.sampled_from([None, 1, 2, 3]), st.booleans())
 
 
+# The first and the last that are believed, their neighbours, seconds, and other forms of one.
+_EPOCHS = (
+    *(631151999999, 631152000000, 7258118399999, 7258118400000, 1617667200, 0),
+    *("1617667200000", " 1617667200000 ", 1617667200000.0, 1617667200000.5, None),
+)
 _DAY = {
     "conversationDetailLink": likely("http://localhost/x", None),
     "groupId": likely(0, 0, 909267850),
     "isGroupMessaging": likely(False, False, True),
-    "messagingDate": likely(1617667200000, 1617580800001, 631151999999),
+    "messagingDate": likely(*[1617667200000, 1617580800001] * 20, *_EPOCHS),
     "nameOfReceiver": likely("Agent", "Ayşe"),
     "nameOfSender": likely("Cust 1", None),
     "receiverId": likely("45188", 45186, "a:b"),
@@ -256,8 +271,10 @@ _DAY = {
 @st.composite
 def diyalog_bodies(draw: st.DrawFn) -> str:
     """Pages of conversation-days, some of them full."""
-    few = st.lists(items(draw(_changes), _DAY).map(write), max_size=4)
-    return listed(draw(few) * draw(st.sampled_from([1, 1, 7])), as_object=draw(st.integers(0, 9)) == 0)
+    few = draw(st.lists(items(draw(_changes), _DAY).map(write), max_size=4))
+    if not few:
+        return draw(st.sampled_from(EMPTY_LISTS))
+    return listed(few * draw(st.sampled_from([1, 1, 7])), as_object=draw(st.integers(0, 9)) == 0)
 
 
 def diyalog_fetches() -> st.SearchStrategy[Fetch]:
