@@ -76,13 +76,13 @@ class Sink:
             return Found((place,) for place in sorted(parameters["ids"]))
         rows = msgspec.json.decode(parameters["rows"])
         if sql is deliveries._PROBE:
-            return Found((row["n"], self._ids.get(row["provider_key"])) for row in rows)
+            return Found((row["n"], self._ids.get(row["provider_key"]), False) for row in rows)
         return Found((row["n" if sql is deliveries._INSERT else "id"],) for row in rows)
 
 
 def _history_row(place: int, report: DeliveryReport) -> tuple[Any, ...]:
     seen = observe(report, asked_at=NOON)
-    return place, seen.content_hash, "poll", seen.as_of, None, None, encode_facts(seen.facts).decode(), None
+    return place, seen.content_hash, "poll", seen.as_of, None, None, encode_facts(seen.facts).decode(), None, None
 
 
 def organik_page(page: int, status: int | None = None) -> bytes:
