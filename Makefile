@@ -67,8 +67,8 @@ test-host: $(READY_TEST) ## the checks that need Debian packages: installs them 
 	@echo "==> tests on the host's programs: PostgreSQL, Redis, faketime"
 	@$(PYTEST) -q -m host tests
 
-chaos: $(READY_TEST) ## the long fault tests (up to 20 minutes)
-	@echo "==> fault tests, up to 20 minutes"
+chaos: $(READY_TEST) ## the long fault tests (about 20 minutes)
+	@echo "==> fault tests, about 20 minutes"
 	@$(PYTEST) -v -n 2 --dist loadfile --timeout=1200 -m "not host" tests/chaos
 
 bench: $(READY_TEST) ## the benchmarks; with BENCH=pipeline only that one

@@ -63,7 +63,8 @@ def make_engine(
     of rows.
 
     `prepares`: keep the plans of statements that a connection runs again and again in `retry_transaction`, through
-    migrations that come between. Not in sessions that a pooler lends to several clients.
+    migrations that come between, and do not scan tables for them. Not in sessions that a pooler lends to several
+    clients.
     """
     address = make_url(url)
     if address.drivername in {"postgresql", "postgres"}:
@@ -74,7 +75,8 @@ def make_engine(
         " -c ulak.direct=on"
     )
     if prepares:
-        # A plan that was made while a table was small is kept while it grows: it must not go through the table.
+        # A kept plan must not rest on a table that fitted a page when it was made. Up to PostgreSQL 17 a scan that
+        # cannot be avoided then looks so dear that it would be compiled each time.
         session += " -c enable_seqscan=off -c jit=off"
     given = address.query.get("options") or libpq_options()
     engine = create_engine(

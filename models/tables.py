@@ -339,18 +339,19 @@ Index(
     postgresql_where=text("NOT is_final"),
 )
 
+# No foreign key and nothing but its key: each would cost every new row more than the observation itself. A trigger
+# removes the history of a delivery that is deleted. `facts` is null where the row says them (`models.history`).
 observations = Table(
     "observations",
     metadata,
-    Column("id", BigInteger, Identity(), primary_key=True),
-    Column("delivery_id", BigInteger, ForeignKey("delivery_status.id", ondelete="CASCADE"), nullable=False),
+    Column("delivery_id", BigInteger, nullable=False),
     Column("content_hash", LargeBinary, nullable=False),
     Column("source", Text, nullable=False),
     Column("as_of", _TIME),
     Column("as_of_last", _TIME),
     Column("provider_time", _TIME),
     Column("first_seen_at", _TIME, nullable=False, server_default=func.now()),
-    Column("facts", JSONB, nullable=False),
+    Column("facts", JSONB),
     Column("statement", JSONB, nullable=False),
     UniqueConstraint("delivery_id", "content_hash"),
     _one_of("source", [word.value for word in Source]),

@@ -158,24 +158,22 @@ def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Deliver
 
     `asked_at`: by the clock as it is now.
     """
+    registered = {
+        key: (row["client_ref"], row["recipient"], row["valid_until"]) for key, row in asked.prepared.tracked.items()
+    }
     reports: list[DeliveryReport] = []
     for report in parsed.reports:
-        row = asked.prepared.tracked.get(report.tracked) if report.tracked is not None else None
+        row = registered.get(report.tracked) if report.tracked is not None else None
         if row is None:
             reports.append(report)
             continue
-        full = report
-        # A copy costs as much as normalising the report, and most providers name both themselves.
-        if not (report.client_ref and report.recipient):
-            full = replace(
-                report,
-                client_ref=report.client_ref or row["client_ref"],
-                recipient=report.recipient or row["recipient"],
-            )
+        client_ref, recipient, validity_ends = row
+        full = report.completed(client_ref=client_ref, recipient=recipient)
         reports.append(full)
-        valid_until = max(full.valid_until or row["valid_until"], row["valid_until"])
-        if is_open(full.status) and full.status is not Status.UNKNOWN and asked_at >= valid_until:
-            reports.append(unreported(full, valid_until))
+        if is_open(full.status) and full.status is not Status.UNKNOWN:
+            valid_until = max(full.valid_until or validity_ends, validity_ends)
+            if asked_at >= valid_until:
+                reports.append(unreported(full, valid_until))
     return reports
 
 

@@ -67,7 +67,7 @@ def freeze_before_finishing(system: System, strength: int) -> int:
         late = system.trapped_worker(iter(["close_call:before:1:stop"]))
         system.crashes += 1
         wait_hits(system, hits + 1)
-        time.sleep(LEASE_SECONDS + 6)
+        wait_lost_leases(system)
         late.signal(signal.SIGCONT)
         system.until(
             lambda fenced=fenced: system.log_lines("fetch.fenced") > fenced,  # type: ignore[misc]
@@ -132,6 +132,16 @@ def kill_api(system: System, strength: int) -> int:
 def wait_hits(system: System, many: int, seconds: float = 90.0) -> None:
     """Return when so many crash points were reached."""
     system.until(lambda: len(system.read_hits()) >= many, what=f"crash point {many}", seconds=seconds)
+
+
+def wait_lost_leases(system: System) -> None:
+    """Return when every lease that is held now has ended.
+
+    Expired is not yet lost: until the reconciler has taken a lease back, its finisher may still write.
+    """
+    tokens = [row.lease_token for row in system.query("SELECT lease_token FROM fetches WHERE state = 'sending'")]
+    held = "SELECT count(*) FROM fetches WHERE lease_token = ANY(:tokens)"
+    system.until(lambda: not system.number(held, tokens=tokens), what="the loss of the leases")
 
 
 def crash_orders(rng: random.Random, points: list[str]) -> Iterator[str]:

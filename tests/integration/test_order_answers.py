@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -144,10 +145,13 @@ def test_a_surplus_over_all_pages_stores_nothing_of_any_page_and_begins_the_walk
     engine = runtime.engine
     head = {"id": 7, "status": 114, "total": 1002, "delivered": 1002, "undelivered": 0, "waiting": 0}
     attempts: list[int] = []
+    is_looked_at = Event()
 
     def answer(request: Request) -> Reply:
         page = request.body["request"]["order"]["page"]
         attempts.extend([1] if page == 1 else [])
+        if len(attempts) == 3:
+            is_looked_at.wait(60)
         rows = page_of(0, 1000) if page == 1 else page_of(1000, 2)
         if wrong[0] == page and len(attempts) <= 2:
             rows = (rows + rows)[: wrong[1]] if page == 2 else [*rows, *page_of(0, 3)]
@@ -160,13 +164,14 @@ def test_a_surplus_over_all_pages_stores_nothing_of_any_page_and_begins_the_walk
             base_url=tiny.address("im"),
             retry={**QUICK, "max_attempts": 8},
             poll={"every_seconds": 3600},
-            options={"deadline_seconds": 20.0},
+            options={"deadline_seconds": 60.0},
         )
         execute(engine, "UPDATE accounts SET planned_at = now(), closed_swept_at = now() WHERE id = :a", a=account_id)
         [tracked_id] = add_ids(engine, account_id, ["7"], kind="order")
         with Driver(runtime).running() as driver:
-            assert driver.until(lambda: len(attempts) == 2, seconds=60)
+            assert driver.until(lambda: len(attempts) == 3, seconds=60)
             assert deliveries(engine, account_id) == []
+            is_looked_at.set()
             assert driver.until(lambda: tracked(runtime, tracked_id)["closed"] == "final", seconds=60)
     assert len(deliveries(engine, account_id)) == 1003
     assert len(attempts) == 3

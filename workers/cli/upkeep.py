@@ -21,7 +21,7 @@ from tasks.runtime import adapter_of
 from tasks.steps.callbacks import ingest
 from tasks.steps.deadletters import retry_dead
 from tasks.steps.quarantine import reread
-from tasks.steps.rereading import reread_statements
+from tasks.steps.rereading import reread_statements, restate_of
 from tasks.steps.tracking import account_row
 from workers import secrets
 from workers.cli.output import write_json, write_table
@@ -109,8 +109,13 @@ def rebuild_table(
         if again.removed:
             print(f"{again.removed} messages beyond the recipients of their order were removed; the orders are due now")
     with progress("rebuilding") as bar, transaction(engine) as connection:
-        done = rebuild(connection, account, on_progress=bar.show)
+        done = rebuild(connection, account, on_progress=bar.show, restate_of=restate_of(connection))
     print(f"{done.deliveries} deliveries recomputed, {done.differed} of them differed and were written")
+    if done.doubtful:
+        print(
+            f"{done.doubtful} rows are not what was reported and were left as they are, because the raw item read today"
+            " gives something else than when it came: `ulak rebuild --reread` takes what it gives today"
+        )
 
 
 def erase_recipient(

@@ -154,7 +154,7 @@ def show_delivery(seen: Member, delivery_id: int) -> Response:
     if found is None:
         raise MissingError
     # The history is told as it happened; the explanation comes the greatest first.
-    line = sorted(found.statements, key=lambda each: (each.observation["first_seen_at"], each.observation["id"]))
+    line = sorted(found.statements, key=lambda each: each.place)
     return seen.render("delivery.html", row=found.delivery, line=line, conflicting=found.conflicting)
 
 
