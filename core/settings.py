@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Final, Literal
@@ -79,11 +79,30 @@ def _needs_user_and_password(auth: SecretStr) -> SecretStr:
     return auth
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host name or an address means this host itself."""
+    host = host.strip("[]").rstrip(".").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _web_address(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
         raise ValueError(url)
     return url
+
+
+def _origin(url: str) -> str:
+    """`https://host[:port]` without anything behind it, in lower case."""
+    parts = urlsplit(_web_address(url))
+    if parts.path not in {"", "/"} or parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", url):
+        raise ValueError(url)
+    return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
 def _absolute(path: Path) -> Path:
@@ -146,6 +165,7 @@ class Settings(BaseSettings):
     sandbox_port: Port = None
     metrics_port: Port = None
     bind: str = "127.0.0.1"
+    public_url: Annotated[str | None, AfterValidator(lambda url: url and _origin(url))] = None
     trusted_proxies: Annotated[str | None, AfterValidator(lambda text: text and _networks(text))] = None
     seal_key_file: AbsolutePath | None = None
     page_secret_file: AbsolutePath | None = None
@@ -156,6 +176,16 @@ class Settings(BaseSettings):
     tick_seconds: Annotated[float, Field(ge=0.1, le=60)] = 5.0
     lifeline_fd: Annotated[int, Field(ge=3)] | None = None
     ready_fd: Annotated[int, Field(ge=3)] | None = None
+
+    @property
+    def is_https(self) -> bool:
+        """Whether browsers reach the status page over https only, as `public_url` says."""
+        return self.public_url is not None and self.public_url.startswith("https:")
+
+    @property
+    def listens_on_loopback(self) -> bool:
+        """Whether only this host reaches API and Flower."""
+        return is_loopback(self.bind)
 
     def accounts_path(self) -> Path | None:
         """The accounts file: the configured one, else `accounts.toml` here when it is present."""
@@ -188,6 +218,8 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "sandbox_port": "give the first of six port numbers that are free, or unset it",
         "metrics_port": "give a port number from 1 to 65535 that no other process has",
         "bind": "give an address such as 127.0.0.1 or 0.0.0.0",
+        "public_url": "write the address at which browsers reach the status page, such as https://ulak.example.com, "
+        "without a user, a path or a query, or unset it",
         "trusted_proxies": "give the addresses or networks of your proxies, separated by commas, such as "
         "10.0.0.5,192.168.7.0/24 (no host names, no bits beyond the prefix), or unset it to trust this host",
         "seal_key_file": "give the path of a secret file, or unset it to have one generated",

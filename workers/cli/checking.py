@@ -24,7 +24,7 @@ from providers.way_out import check_way_out
 from tasks.steps.probing import probe
 from tasks.steps.tracking import account_row
 from workers.cli.failures import sentence_of
-from workers.cli.output import moment
+from workers.cli.output import moment, write_line
 from workers.cli.session import FAILED, Session, session, tell
 from workers.connections import NothingRunningError, redis_url
 
@@ -58,7 +58,7 @@ def check(context: typer.Context) -> None:
     for finding in _findings(run):
         failed += finding.problem is not None
         line = finding.problem or f"ok{f' ({finding.detail})' if finding.detail else ''}"
-        print(f"{finding.what}: {line}")
+        write_line(f"{finding.what}: {line}")
     if failed:
         tell(f"{failed} of these need attention.")
         raise typer.Exit(FAILED)

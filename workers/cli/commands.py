@@ -30,7 +30,8 @@ class Commands(TyperGroup):
                 log.exception("command.failed", command=ctx.invoked_subcommand)
                 tell(f"This is a bug in Ulak ({type(error).__name__}); the lines above say where.")
                 raise typer.Exit(FAILED) from error
-            tell(told[0])
+            for line in told[0].split("\n"):
+                tell(line)
             raise typer.Exit(told[1]) from error
 
 

@@ -202,7 +202,7 @@ def api() -> None:
 
     settings = _begin("api")
     runtime = runtime_for(settings, threads=API_THREADS, application_name="ulak-api")
-    application = make_api(runtime, token=api_token(settings), publish=publisher(settings))
+    application = make_api(runtime, token=api_token(settings), publish=publisher(settings), settings=settings)
     add_pages(application, runtime, settings)
     config = uvicorn.Config(
         application,

@@ -24,7 +24,7 @@ from tasks.steps.quarantine import reread
 from tasks.steps.rereading import reread_statements
 from tasks.steps.tracking import account_row
 from workers import secrets
-from workers.cli.output import write_json, write_table
+from workers.cli.output import write_json, write_line, write_table
 from workers.cli.session import CommandError, Session, UsageError, check_account, progress, session, tell
 from workers.connections import NothingRunningError, database_url, redis_url
 
@@ -76,9 +76,9 @@ def ingest_file(
     if not body.strip():
         raise UsageError("There is nothing to store: give the body byte for byte as the provider gave it.")
     done = ingest(run.runtime, row, Callback(tail=tail, body=body))
-    print(f"{done.reports} reports: {done.new} new, {done.advanced} advanced, {done.unchanged} unchanged")
+    write_line(f"{done.reports} reports: {done.new} new, {done.advanced} advanced, {done.unchanged} unchanged")
     if done.registered:
-        print(f"{done.registered} ids registered, to be polled from now on")
+        write_line(f"{done.registered} ids registered, to be polled from now on")
     if done.quarantined:
         raise CommandError(f"{done.quarantined} parts were not understood: `ulak quarantine list` says why.")
 
@@ -102,15 +102,17 @@ def rebuild_table(
     if reread:
         with progress("reading statements again") as bar:
             again = reread_statements(engine, account, on_progress=bar.show)
-        print(
+        write_line(
             f"{again.deliveries} deliveries read again: the facts of {again.differed} differed,"
             f" {again.written} rows changed"
         )
         if again.removed:
-            print(f"{again.removed} messages beyond the recipients of their order were removed; the orders are due now")
+            write_line(
+                f"{again.removed} messages beyond the recipients of their order were removed; the orders are due now"
+            )
     with progress("rebuilding") as bar, transaction(engine) as connection:
         done = rebuild(connection, account, on_progress=bar.show)
-    print(f"{done.deliveries} deliveries recomputed, {done.differed} of them differed and were written")
+    write_line(f"{done.deliveries} deliveries recomputed, {done.differed} of them differed and were written")
 
 
 def erase_recipient(
@@ -130,9 +132,9 @@ def erase_recipient(
         raise CommandError(_nothing_found(person))
     # How much, never whose: see `models.erasure.Erased`.
     log.warning("recipient.erased", **asdict(gone))
-    print(f"{gone.deliveries} deliveries, {gone.observations} statements, {gone.tracked_ids} registered ids,")
+    write_line(f"{gone.deliveries} deliveries, {gone.observations} statements, {gone.tracked_ids} registered ids,")
     asked = f"what {gone.fetches} fetches and {gone.polls} polls asked for"
-    print(f"{gone.quarantined} quarantine entries and {asked} are removed")
+    write_line(f"{gone.quarantined} quarantine entries and {asked} are removed")
     if gone.open_fetches:
         raise CommandError(
             f"{gone.open_fetches} fetches or polls that are still open ask for it: erase again when they have ended."
@@ -187,7 +189,7 @@ def retry_dead_fetches(
             tell(f"{fetch_id} is no dead fetch.")
         else:
             told = "nothing is left to ask" if result.poll_id is None else f"poll {result.poll_id}"
-            print(f"{fetch_id}: {told}")
+            write_line(f"{fetch_id}: {told}")
     run.publish(*(message for result in retried if result is not None for message in result.messages))
     if None in retried:
         raise CommandError("Not all of them are dead fetches: `ulak dead list` shows the dead ones.")
@@ -221,7 +223,7 @@ def retry_entries(
         result = reread(run.runtime, entry_id)
         told = "is not in quarantine" if result is None else result.why
         failed += result is None or not result.understood
-        print(f"{entry_id}: {told}")
+        write_line(f"{entry_id}: {told}")
     if failed:
         raise CommandError(
             f"{failed} were not understood; they stay until an update understands them, 14 days at most."
@@ -251,7 +253,7 @@ def discard_entries(
         with transaction(run.engine) as connection:
             is_done = resolve(connection, entry_id)
         missing += not is_done
-        print(f"{entry_id}: {'discarded' if is_done else 'is not in quarantine'}")
+        write_line(f"{entry_id}: {'discarded' if is_done else 'is not in quarantine'}")
     if missing and not every:
         raise CommandError("Not all of them were in quarantine: `ulak quarantine list` shows what is.")
 
@@ -294,9 +296,9 @@ def show_secrets(context: typer.Context) -> None:
     settings = session(context).settings
     for name, find in (("ULAK_DATABASE_URL", database_url), ("ULAK_REDIS_URL", redis_url)):
         try:
-            print(f"{name}={find(settings)}")
+            write_line(f"{name}={find(settings)}")
         except NothingRunningError:
             tell(f"{name}: no embedded server runs in {settings.home}.")
-    print(f"ULAK_API_TOKEN={secrets.api_token(settings)}")
-    print(f"ULAK_FLOWER_AUTH={secrets.flower_auth(settings)}")
+    write_line(f"ULAK_API_TOKEN={secrets.api_token(settings)}")
+    write_line(f"ULAK_FLOWER_AUTH={secrets.flower_auth(settings)}")
     tell(f"Generated secrets lie in {settings.home / 'secrets'}.")
