@@ -5,7 +5,8 @@ announces no start of a worker process.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
@@ -13,11 +14,13 @@ from sqlalchemy import Engine, RowMapping
 
 from core import clock
 from core.redaction import register_secret
-from core.settings import Settings, generated_secret, resolve_reference
+from core.settings import CredentialError, Settings, generated_secret, resolve_reference
 from core.zones import time_zone
 from models.ledger.clockwatch import ClockWatch
 from models.quarantine import new_key
+from models.report import DeliveryReport
 from providers.adapter import Account, Adapter
+from providers.echoes import secrets_of, without_echoes
 from providers.http import HttpDoor
 from providers.registry import adapter_for
 from providers.way_out import WayOut, resolved
@@ -68,6 +71,17 @@ class Runtime:
         if derived is not None:
             register_secret(derived(credentials))
         return account
+
+    def without_echoes(self, row: RowMapping, reports: Sequence[DeliveryReport]) -> Sequence[DeliveryReport]:
+        """The reports as they may be stored: the account's own credentials in them are masked.
+
+        A credential that cannot be resolved here was not in any request of this process.
+        """
+        credentials: dict[str, str] = {}
+        for name, reference in row["credentials"].items():
+            with suppress(CredentialError):
+                credentials[name] = self.credentials.get(reference)
+        return without_echoes(reports, secrets_of(adapter_for(row["provider"]).record, credentials))
 
     def way_out(self, row: RowMapping) -> WayOut:
         """How the account's requests leave, made ready; `CredentialError` where its `ca_file` or `proxy` is of no use.

@@ -152,7 +152,7 @@ def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Deliver
     `asked_at`: by the clock as it is now.
     """
     reports: list[DeliveryReport] = []
-    for report in parsed.reports:
+    for report in asked.runtime.without_echoes(asked.prepared.row, parsed.reports):
         row = asked.prepared.tracked.get(report.tracked) if report.tracked is not None else None
         if row is None:
             reports.append(report)

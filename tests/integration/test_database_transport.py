@@ -144,10 +144,10 @@ def test_check_and_the_status_page_warn(
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({}, "ok"),
+        ({}, "ok (on this host)"),
         ({"ULAK_BIND": "0.0.0.0"}, "warning: it listens beyond this host, and neither ULAK_PUBLIC_URL nor"),
         ({"ULAK_BIND": "0.0.0.0", "ULAK_PUBLIC_URL": "https://ulak.firma.example"}, "ok (https://ulak.firma.example)"),
-        ({"ULAK_BIND": "0.0.0.0", "ULAK_TRUSTED_PROXIES": "172.16.0.0/12"}, "ok"),
+        ({"ULAK_BIND": "0.0.0.0", "ULAK_TRUSTED_PROXIES": "172.16.0.0/12"}, "ok (behind a proxy)"),
     ],
 )
 def test_check_says_where_cookies_are_not_secure(

@@ -76,7 +76,8 @@ def check(context: typer.Context) -> None:
 
 def _findings(run: Session) -> Iterator[Finding]:
     yield Finding("settings", None, "; ".join([f"home {run.settings.home}", *_without_effect()]))
-    yield Finding("status page", None, run.settings.public_url or "", warning=_exposure(run))
+    where = run.settings.public_url or ("on this host" if run.settings.listens_on_loopback else "behind a proxy")
+    yield Finding("status page", None, where, warning=_exposure(run))
     yield Finding("time zones", None, _time_zones())
     database = _guarded("PostgreSQL", run, _postgres)
     yield database
