@@ -45,6 +45,26 @@ _SERVICE_VARIABLE: Final = re.compile(
 _LIBPQ: Final = re.compile(r"PG[A-Z]+")
 """Variables of libpq: https://www.postgresql.org/docs/current/libpq-envars.html"""
 
+_BARE: Final = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|TZDIR|TMPDIR|LANG|LANGUAGE|LC_[A-Z]+|NO_COLOR|FORCE_COLOR|COLUMNS"
+    r"|PYTHON[A-Z]+|VIRTUAL_ENV|LD_[A-Z_]+|FAKETIME[A-Z_]*|SSL_CERT_(FILE|DIR)|COVERAGE_[A-Z_]+"
+)
+"""What a program needs of its surroundings, and no secret."""
+SECRETS_OF: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "worker": frozenset({"database_url", "redis_url", "seal_key_file"}),
+        "api": frozenset({"database_url", "redis_url", "seal_key_file", "page_secret_file", "api_token"}),
+        "beat": frozenset({"redis_url"}),
+        "flower": frozenset({"redis_url", "flower_auth"}),
+        "migrate": frozenset({"database_url"}),
+        "accounts": frozenset({"database_url"}),
+    }
+)
+"""The settings that hold a secret, or say where one is, by who needs them. `ulak up` and `deploy/` give no others."""
+NEED_CREDENTIALS: Final = frozenset({"worker", "api"})
+"""Who needs what `accounts.toml` refers to."""
+_SECRETS: Final = frozenset().union(*SECRETS_OF.values())
+
 _set_aside: dict[str, str] = {}
 _without_use: dict[str, str] = {}
 """Variables of libpq that were removed since they are meant for another server."""
@@ -270,6 +290,21 @@ def _descriptor(variable: str) -> int | None:
 def inherited_environment() -> dict[str, str]:
     """A copy of this process's environment, for a child that shall see the same settings and credentials."""
     return {**_set_aside, **os.environ}
+
+
+def environment_of(process: str) -> dict[str, str]:
+    """This process's environment as a process of ours needs it (`SECRETS_OF`): no secret of another.
+
+    Credentials of providers may have any name. Who needs none gets only what it is known to need.
+    """
+    kept = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields.keys() - (_SECRETS - SECRETS_OF[process])}
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    needs_credentials = process in NEED_CREDENTIALS
+    return {
+        name: value
+        for name, value in inherited_environment().items()
+        if name.upper() in kept or (name.upper() not in known and (needs_credentials or _BARE.fullmatch(name)))
+    }
 
 
 def set_foreign_variables_aside() -> None:

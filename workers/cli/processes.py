@@ -157,6 +157,9 @@ def flower() -> None:
     celery = _celery(settings)
     import flower.options  # noqa: F401, PLC0415 - defines the options that are set below
 
+    from workers.flower_pages import protect  # noqa: PLC0415 - imports Flower
+
+    protect()
     celery.log_process = "flower"
     # Set here and not on the command line: the password must not stand in the process list.
     flower_options.basic_auth = [flower_auth(settings)]
