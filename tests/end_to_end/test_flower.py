@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
@@ -73,24 +74,34 @@ def names_of_workers(url: str, auth: str) -> list[str]:
 def assert_no_secret_of_others(ulak: RunningUlak) -> None:
     """Beat and Flower, read from the kernel: no database, no token, no key; workers and API no login of Flower."""
     secrets = ulak.home / "secrets"
-    token, seal = ((secrets / name).read_text().strip() for name in ("api_token", "seal_key"))
-    database = PostgresServer(ulak.home).running_url() or ""
-    flower = (secrets / "flower_auth").read_text().strip()
+    values = {path.name: path.read_text().strip() for path in secrets.iterdir()}
+    database, redis = PostgresServer(ulak.home).running_url() or "", ValkeyServer(ulak.home).running_url() or ""
     found: dict[str, dict[str, str]] = {}
+    lines = []
     for child in ulak.children():
-        line = child.cmdline()
-        name = next((word for word in ("beat", "flower", "api", "worker") if word in line), None)
-        if name is not None and "workers.cli.main" in line:
+        lines.append(" ".join(child.cmdline()))
+        name = next((word for word in ("beat", "flower", "api", "worker") if word in child.cmdline()), "")
+        if name and "workers.cli.main" in child.cmdline():
             found[name] = child.environ()
     assert found.keys() == {"beat", "flower", "api", "worker"}
     for name in ("beat", "flower"):
-        values = found[name].values()
+        given = found[name].values()
         assert "ULAK_DATABASE_URL" not in found[name]
-        assert not [value for value in values if token in value or seal in value or database in value]
-        assert "canary-of-a-provider" not in values
+        hidden = (values["api_token"], values["seal_key"], database, "canary-of-a-provider")
+        assert [secret for secret in hidden if any(secret in value for value in given)] == []
     for name in ("api", "worker"):
-        assert not [value for value in found[name].values() if flower in value]
+        assert not [value for value in found[name].values() if values["flower_auth"] in value]
         assert "canary-of-a-provider" in found[name].values()
+    # No secret stands in the list of processes or in a log, and only their owner reads the files.
+    keys = [path.read_text().strip() for path in (ulak.home / "sandbox" / "credentials").iterdir()]
+    passwords = [urlsplit(url).password or "" for url in (database, redis)]
+    logs = [path.read_text("utf-8", "replace") for path in (ulak.home / "logs").iterdir()]
+    assert len(logs) >= 6
+    everything = "\n".join([*lines, *logs])
+    every = [*values.values(), values["flower_auth"].partition(":")[2], *keys, *passwords]
+    assert [secret for secret in every if len(secret) >= 8 and secret in everything] == []
+    modes = {path.stat().st_mode & 0o777 for path in (secrets, ulak.home / "logs")}
+    assert (modes, {path.stat().st_mode & 0o777 for path in secrets.iterdir()}) == ({0o700}, {0o600})
 
 
 def assert_shut_to_other_pages(url: str, auth: str) -> None:
