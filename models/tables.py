@@ -412,6 +412,14 @@ api_tokens = Table(
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9-]*$'", name="name_is_slug"),
 )
 
+# Sessions of the status page that were ended by a log-out, until their cookie has expired anyway.
+ended_sessions = Table(
+    "ended_sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("expires_at", _TIME, nullable=False),
+)
+
 # Requests that were rejected for an account, by kind. Apart from `accounts`, whose rows the limiter locks: a stranger
 # can cause these.
 rejections = Table(

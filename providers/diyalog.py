@@ -136,6 +136,7 @@ class Diyalog:
         title="Diyalog",
         base_url=None,
         credentials=(("access_key_id", "access_key_secret", "requester_userid"),),
+        user_names=("requester_userid",),
         limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
         poll=PollNumbers(steps_seconds=(60.0, 300.0), growth=1.6, max_seconds=1800.0, forget_days=7.0),
         # The day on which a customer was registered is counted final up to 72 h later; one day more reads it twice.

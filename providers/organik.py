@@ -120,6 +120,7 @@ def gsm_id(value: str) -> str:
 
 
 RECORD: Final = ProviderRecord(
+    user_names=("username",),
     derived_secret=sent_key,
     name="organik",
     title="Organik Haberleşme",

@@ -203,7 +203,8 @@ def _store(  # noqa: PLR0917 - what `ingest` has found out
     """One transaction: the deliveries, their history, and what was not understood."""
     placed = place(connection, row["id"], parsed.hints)
     kinds = adapter_of(row).record.reference_kinds
-    reports = with_references(connection, row["id"], kinds, (*parsed.reports, *placed.reports))
+    said = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
+    reports = with_references(connection, row["id"], kinds, said)
     result = upsert(connection, row["id"], row["provider"], reports, asked_at=None)
     registered = register_named(connection, row, parsed.discovered)
     ask_now(connection, row, placed.ask)

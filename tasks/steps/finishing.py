@@ -162,7 +162,7 @@ def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Deliver
         key: (row["client_ref"], row["recipient"], row["valid_until"]) for key, row in asked.prepared.tracked.items()
     }
     reports: list[DeliveryReport] = []
-    for report in parsed.reports:
+    for report in asked.runtime.without_echoes(asked.prepared.row, parsed.reports):
         row = registered.get(report.tracked) if report.tracked is not None else None
         if row is None:
             reports.append(report)

@@ -11,6 +11,7 @@ from models.ledger import healing
 from models.ledger.taking import MESSAGE_LASTS_SECONDS
 from models.quarantine import prune as prune_quarantine
 from models.report import DeliveryReport
+from models.sessions import prune as prune_sessions
 from models.vocabulary import Granularity, Source, Status
 from providers.registry import ADAPTERS
 from tasks.effects import Effects
@@ -115,7 +116,7 @@ def _expire_account(connection: Connection, row: RowMapping) -> int:
 
 
 def prune(runtime: Runtime) -> Effects:
-    """Delete old calls, ended fetches and polls, and stale quarantine, in short transactions of a few thousand rows."""
+    """Delete old calls, ended fetches, polls and sessions, and stale quarantine, a few thousand rows at a time."""
     counts = {"calls": 0, "fetches": 0, "polls": 0}
     for _ in range(PRUNE_BATCHES):
         with transaction(runtime.engine) as connection:
@@ -125,6 +126,7 @@ def prune(runtime: Runtime) -> Effects:
             break
     with transaction(runtime.engine) as connection:
         counts["quarantine"] = prune_quarantine(connection)
+        counts["sessions"] = prune_sessions(connection)
     effects = Effects()
     if any(counts.values()):
         effects.info("upkeep.pruned", **counts)

@@ -8,8 +8,10 @@ import urllib.error
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
@@ -26,8 +28,9 @@ OPEN = ("/healthcheck", "/metrics")
 CLOSED = ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/task/types", "/api/queues/length")
 
 
-def test_flower_is_closed_readable_and_calls_for_polls(tmp_path: Path) -> None:
+def test_flower_is_closed_readable_and_calls_for_polls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run: the password, the names, what a task shows, its memory's bound, and three ways to call for a poll."""
+    monkeypatch.setenv("SOME_PROVIDERS_KEY", "canary-of-a-provider")
     with running(tmp_path) as ulak:
         ulak.wait_ready()
         url, auth = ulak.address("Flower"), (ulak.home / "secrets" / "flower_auth").read_text().strip()
@@ -48,6 +51,8 @@ def test_flower_is_closed_readable_and_calls_for_polls(tmp_path: Path) -> None:
         assert_readable(shown, ulak)
         flower = next(each for each in ulak.children() if "flower" in each.cmdline())
         assert auth.partition(":")[2] not in " ".join(flower.cmdline())
+        assert_no_secret_of_others(ulak)
+        assert_shut_to_other_pages(url, auth)
         with read_only_flower(ulak) as other:
             ulak.until(lambda: names_of_workers(other, auth), seconds=90, what="a worker in the second Flower")
             for path in ("task/async-apply/poll.account", "worker/shutdown/worker-1", "worker/pool/grow/worker-1"):
@@ -66,16 +71,87 @@ def names_of_workers(url: str, auth: str) -> list[str]:
         raise
 
 
+def assert_no_secret_of_others(ulak: RunningUlak) -> None:
+    """Beat and Flower, read from the kernel: no database, no token, no key; workers and API no login of Flower."""
+    secrets = ulak.home / "secrets"
+    values = {path.name: path.read_text().strip() for path in secrets.iterdir()}
+    database, redis = PostgresServer(ulak.home).running_url() or "", ValkeyServer(ulak.home).running_url() or ""
+    found: dict[str, dict[str, str]] = {}
+    lines = []
+    for child in ulak.children():
+        lines.append(" ".join(child.cmdline()))
+        name = next((word for word in ("beat", "flower", "api", "worker") if word in child.cmdline()), "")
+        if name and "workers.cli.main" in child.cmdline():
+            found[name] = child.environ()
+    assert found.keys() == {"beat", "flower", "api", "worker"}
+    for name in ("beat", "flower"):
+        given = found[name].values()
+        assert "ULAK_DATABASE_URL" not in found[name]
+        hidden = (values["api_token"], values["seal_key"], database, "canary-of-a-provider")
+        assert [secret for secret in hidden if any(secret in value for value in given)] == []
+    for name in ("api", "worker"):
+        assert not [value for value in found[name].values() if values["flower_auth"] in value]
+        assert "canary-of-a-provider" in found[name].values()
+    # No secret stands in the list of processes or in a log, and only their owner reads the files.
+    keys = [path.read_text().strip() for path in (ulak.home / "sandbox" / "credentials").iterdir()]
+    passwords = [urlsplit(url).password or "" for url in (database, redis)]
+    logs = [path.read_text("utf-8", "replace") for path in (ulak.home / "logs").iterdir()]
+    assert len(logs) >= 6
+    everything = "\n".join([*lines, *logs])
+    every = [*values.values(), values["flower_auth"].partition(":")[2], *keys, *passwords]
+    assert [secret for secret in every if len(secret) >= 8 and secret in everything] == []
+    modes = {path.stat().st_mode & 0o777 for path in (secrets, ulak.home / "logs")}
+    assert (modes, {path.stat().st_mode & 0o777 for path in secrets.iterdir()}) == ({0o700}, {0o600})
+
+
+def assert_shut_to_other_pages(url: str, auth: str) -> None:
+    """No page of it can be framed, no foreign page can press its buttons, and what fails tells a stranger nothing."""
+    for path in (*CLOSED, *OPEN, "/nothing", "/task/none"):
+        for login in (auth, None):
+            answer = asked(url + path, auth=login)
+            assert (answer.headers["X-Frame-Options"], answer.headers["Cache-Control"]) == ("DENY", "no-store"), path
+            assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"], path
+            assert answer.status < 500, path
+    shutdown = f"{url}/api/worker/shutdown/worker-1"
+    for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}):
+        assert asked(shutdown, auth=auth, body={}, **headers).status == 403
+    assert asked(f"{url}/workers", auth=auth, Referer="https://evil.example/").status == 200
+    assert asked(f"{url}/api/task/types", auth=auth, Referer="https://evil.example/").status == 200
+    assert asked(f"{url}/tasks/datatable", auth=auth, Referer="https://evil.example/").status < 500
+    for login in ("ğ:x", ":", "x" * 9000, "u:p", auth.upper(), f"{auth}x", auth[:-1]):
+        answer = asked(f"{url}/workers", auth=login)
+        assert (answer.status, "Traceback" in answer.text) == (401, False), login
+    # Whatever still fails: no traceback and no settings, with the password or without.
+    failed = asked(f"{url}/tasks/datatable?draw=x&start=x&length=x", auth=auth)
+    assert "Traceback" not in failed.text
+    assert "redis" not in failed.text
+
+
 def status(url: str, *, body: Any = None, auth: str | None = None) -> int:
     """The status of an answer; without `auth` to a stranger."""
+    return asked(url, body=body, auth=auth).status
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An answer."""
+
+    status: int
+    headers: Any
+    text: str
+
+
+def asked(url: str, *, body: Any = None, auth: str | None = None, **headers: str) -> Heard:
+    """One answer, whatever its status."""
     data = None if body is None else json.dumps(body).encode()
-    headers = {} if auth is None else {"Authorization": f"Basic {b64encode(auth.encode()).decode()}"}
+    sent = {} if auth is None else {"Authorization": f"Basic {b64encode(auth.encode()).decode()}"}
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
     try:
-        with urlopen(Request(url, data=data, headers=headers), timeout=20) as answer:
-            return int(answer.status)
+        with urlopen(Request(url, data=data, headers=sent), timeout=20) as answer:
+            return Heard(int(answer.status), answer.headers, answer.read().decode("utf-8", "replace"))
     except urllib.error.HTTPError as error:
         with error:
-            return error.code
+            return Heard(error.code, error.headers, error.read().decode("utf-8", "replace"))
 
 
 def account_of(ulak: RunningUlak) -> str:

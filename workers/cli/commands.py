@@ -7,7 +7,19 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from core.logging import configure_logging, get_logger
-from workers.cli import accounts, checking, deliveries, polling, processes, status, tokens, tracking, up, upkeep
+from workers.cli import (
+    accounts,
+    checking,
+    deliveries,
+    leftovers,
+    polling,
+    processes,
+    status,
+    tokens,
+    tracking,
+    up,
+    upkeep,
+)
 from workers.cli.failures import sentence_of
 from workers.cli.session import FAILED, Session, tell
 
@@ -30,7 +42,8 @@ class Commands(TyperGroup):
                 log.exception("command.failed", command=ctx.invoked_subcommand)
                 tell(f"This is a bug in Ulak ({type(error).__name__}); the lines above say where.")
                 raise typer.Exit(FAILED) from error
-            tell(told[0])
+            for line in told[0].split("\n"):
+                tell(line)
             raise typer.Exit(told[1]) from error
 
 
@@ -52,5 +65,5 @@ def begin(context: typer.Context) -> None:
     context.call_on_close(context.obj.close)
 
 
-for module in (up, processes, checking, accounts, tracking, polling, status, deliveries, upkeep, tokens):
+for module in (up, processes, checking, accounts, tracking, polling, status, deliveries, leftovers, upkeep, tokens):
     module.register(app)

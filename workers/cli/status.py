@@ -14,7 +14,7 @@ from core.redaction import redact_text
 from models.accounts import PausedBy, UnknownAccountError
 from models.overview import AccountOverview, overview
 from models.rejections import Rejected
-from workers.cli.output import console_for, draw_table, duration, moment, write_json, write_table
+from workers.cli.output import console_for, draw_table, duration, moment, write_json, write_line, write_table
 from workers.cli.session import Session, session, tell
 
 WATCH_SECONDS = 2.0
@@ -91,7 +91,7 @@ def _watch(run: Session, account: str | None, *, as_json: bool) -> None:
                 live.update(Group(table, Text(moment(clock.now()), style="dim")), refresh=True)
             else:
                 write_table(HEADERS, [cells(each) for each in accounts])
-                print(flush=True)
+                write_line()
             clock.sleep(max(WATCH_SECONDS, took * SHARE_OF_TIME))
 
 
