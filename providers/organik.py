@@ -20,6 +20,7 @@ from urllib.parse import quote
 from models.report import DeliveryReport, Discovered, Hint, IdAnswer, KeptStatement, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status, is_final
 from providers.adapter import (
+    LARGEST_ANSWER_BYTES,
     Account,
     Answer,
     Callback,
@@ -75,6 +76,7 @@ from providers.organik_requests import (
 from providers.organik_sends import read_send_reply
 from providers.organik_through import attribute
 from providers.statuses import judge_unlisted
+from providers.structure import MOST_VALUES
 
 STATUS: Final[Mapping[int, tuple[Status, Reason | None]]] = {
     0: (Status.SCHEDULED, None),  # "henüz gönderilmedi"
@@ -243,6 +245,9 @@ class Organik:
             headers={"accept": f"application/{form}", "content-type": f"application/{form}"},
             body=xml_body(field, ids) if form == "xml" else json_body(field, ids),
             endpoint="detailedreport",
+            # There are no pages: a transaction comes whole, at some 200 bytes and eight values a row.
+            largest_bytes=LARGEST_ANSWER_BYTES,
+            most_values=MOST_VALUES,
         )
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:

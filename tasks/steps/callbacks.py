@@ -1,6 +1,6 @@
 """What a provider pushes to us, and what a sender hands over: into the same upsert, in one transaction."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,7 +15,7 @@ from models.references import with_references
 from models.rejections import Rejection
 from models.report import Unreadable
 from models.tracked import account_of
-from providers.adapter import Callback, Parsed
+from providers.adapter import Account, Callback, Parsed
 from providers.decoding import drop_fields, in_utf8
 from providers.errors import AnswerNotUnderstood, ProviderError
 from providers.numbers import trimmed
@@ -33,6 +33,10 @@ class CallbackRefusedError(Exception):
 
 class NoSuchCallbackError(Exception):
     """There is no such account of that provider, or it takes no such callback."""
+
+
+class WrongAddressError(NoSuchCallbackError):
+    """The address ends in another secret than the account's; told as an address that does not exist."""
 
 
 class BodyRefusedError(Exception):
@@ -67,33 +71,57 @@ class Received:
     """Ids that the body named and that were not known before: they are polled from now on."""
 
 
-def receive(runtime: Runtime, provider: str, account_id: str, callback: Callback) -> Received:
-    """Store a provider's push; committed when this returns. Raises one of the errors above, or the database's.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """A push whose head may come here; its body is not read yet."""
 
-    A body that is not understood is kept in quarantine and counts as received: pushing it again would not help. What
-    is rejected for a known account is counted. Empty segments of the address do not count: people write a slash too
-    many into a provider's panel, and providers append to what they were given.
+    row: RowMapping = field(repr=False)
+    """The account's."""
+    account: Account
+    head: Callback
+    """With the tail that the adapter knows, and no body."""
+    is_proven: bool
+    """Whether the head alone proves that the provider sends it; else the body has to."""
+
+
+def admit(runtime: Runtime, provider: str, account_id: str, head: Callback) -> Admitted:
+    """Whether a push may come here, by all that its head says. Raises one of the errors above, or the database's.
+
+    What is rejected for a known account is counted. Empty segments of the address do not count: people write a slash
+    too many into a provider's panel, and providers append to what they were given.
     """
     with transaction(runtime.engine) as connection:
         row = account_of(connection, account_id)
     if row is None:
         raise NoSuchCallbackError
     try:
-        return ingest(runtime, row, _admitted(runtime, row, provider, callback))
+        return _admitted(runtime, row, provider, head)
     except NoSuchCallbackError:
-        _count(runtime, row, Rejection.NO_SUCH_ADDRESS)
+        reject(runtime, row, Rejection.NO_SUCH_ADDRESS)
         raise
     except _WrongSecretError:
         # An address that does not exist, as for a stranger. It is not logged: it may be yesterday's, or a typing slip.
         log.warning("callback.wrong_address", account=row["id"])
-        _count(runtime, row, Rejection.NOT_AUTHORISED)
-        raise NoSuchCallbackError from None
+        reject(runtime, row, Rejection.NOT_AUTHORISED)
+        raise WrongAddressError from None
     except CallbackRefusedError:
-        _count(runtime, row, Rejection.NOT_AUTHORISED)
+        reject(runtime, row, Rejection.NOT_AUTHORISED)
         raise
     except CredentialError:
-        _count(runtime, row, Rejection.CREDENTIAL_MISSING)
+        reject(runtime, row, Rejection.CREDENTIAL_MISSING)
         raise
+
+
+def receive(runtime: Runtime, admitted: Admitted, body: bytes) -> Received:
+    """Store a push that was admitted; committed when this returns. Raises as `admit` does.
+
+    A body that is not understood is kept in quarantine and counts as received: pushing it again would not help.
+    """
+    callback = replace(admitted.head, body=body)
+    if not admitted.is_proven and not adapter_of(admitted.row).authorise_callback(admitted.account, callback):
+        reject(runtime, admitted.row, Rejection.NOT_AUTHORISED)
+        raise CallbackRefusedError
+    return ingest(runtime, admitted.row, callback)
 
 
 def turn_away(runtime: Runtime, account_id: str, kind: Rejection) -> None:
@@ -108,30 +136,35 @@ def turn_away(runtime: Runtime, account_id: str, kind: Rejection) -> None:
         log.warning("rejections.not_counted", error=origin(error))
         return
     if row is not None:
-        _count(runtime, row, kind)
+        reject(runtime, row, kind)
 
 
 class _WrongSecretError(Exception):
     """The last part of the address is not the account's secret."""
 
 
-def _admitted(runtime: Runtime, row: RowMapping, provider: str, callback: Callback) -> Callback:
-    """The callback with the tail that its adapter knows, if it may come here."""
+def _admitted(runtime: Runtime, row: RowMapping, provider: str, head: Callback) -> Admitted:
+    """The push with the tail that its adapter knows, if it may come here."""
     record = adapter_of(row).record
-    callback = replace(callback, tail=_plain(callback.tail))
+    head = replace(head, tail=_plain(head.tail))
     secret = record.callback_secret
-    if row["provider"] != provider or (secret is None and callback.tail not in (record.callback_tails or ())):
+    if row["provider"] != provider or (secret is None and head.tail not in (record.callback_tails or ())):
         raise NoSuchCallbackError
     account = runtime.account(row)
     if secret is not None and secret in account.credentials:
         plain = _plain(account.credentials[secret])
         account = replace(account, credentials={**account.credentials, secret: plain})
-    if not adapter_of(row).authorise_callback(account, callback):
+    signature = record.callback_signature
+    if signature is not None:
+        if signature not in head.headers:
+            raise CallbackRefusedError
+        return Admitted(row=row, account=account, head=head, is_proven=False)
+    if not adapter_of(row).authorise_callback(account, head):
         raise CallbackRefusedError if secret is None else _WrongSecretError
-    if secret is None:
-        return callback
-    # From here on the tail is shown in logs and the quarantine's list, so the secret is cut off.
-    return replace(callback, tail=callback.tail.removeprefix(account.credentials[secret]).strip("/"))
+    if secret is not None:
+        # From here on the tail is shown in logs and the quarantine's list, so the secret is cut off.
+        head = replace(head, tail=head.tail.removeprefix(account.credentials[secret]).strip("/"))
+    return Admitted(row=row, account=account, head=head, is_proven=True)
 
 
 def _plain(path: str) -> str:
@@ -139,7 +172,8 @@ def _plain(path: str) -> str:
     return "/".join(filter(None, map(trimmed, path.split("/"))))
 
 
-def _count(runtime: Runtime, row: RowMapping, kind: Rejection) -> None:
+def reject(runtime: Runtime, row: RowMapping, kind: Rejection) -> None:
+    """Count a request that was rejected for this account."""
     runtime.rejections.note(runtime.engine, row["id"], kind)
 
 
@@ -169,7 +203,7 @@ def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
     except AnswerNotUnderstood as error:
         parsed = Parsed(unreadable=(Unreadable(reason=error.message, raw=error.raw or callback.body),))
     except ProviderError:
-        _count(runtime, row, Rejection.NOT_TAKEN)
+        reject(runtime, row, Rejection.NOT_TAKEN)
         raise
     except Exception as error:  # noqa: BLE001 - whatever our reading does, the answer is kept and the fetch goes on
         # The exception's text may quote the body.
@@ -184,7 +218,7 @@ def _refused(runtime: Runtime, row: RowMapping, callback: Callback, fault: Conte
     refused = BodyRefusedError(fault)
     kept = Parsed(unreadable=(Unreadable(reason=refused.sentence, raw=callback.body),))
     retry_transaction(runtime.engine, lambda c: _store(c, runtime, row, callback, kept))
-    _count(runtime, row, next(kind for error, kind in _CODING_FAULTS if isinstance(fault, error)))
+    reject(runtime, row, next(kind for error, kind in _CODING_FAULTS if isinstance(fault, error)))
     return refused
 
 

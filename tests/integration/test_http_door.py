@@ -125,8 +125,8 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def door() -> Iterator[HttpDoor]:
-    """A door with a small cap, so that the tests need not send megabytes."""
-    opened = HttpDoor(max_connections=32, boot=time.monotonic, response_cap_bytes=CAP)
+    """A door of its own."""
+    opened = HttpDoor(max_connections=32, boot=time.monotonic)
     yield opened
     opened.close()
 
@@ -142,7 +142,9 @@ def _permit(deadline: float = 5.0, age: float = 0.0, call_id: int | None = None)
 
 
 def _post(url: str, body: bytes = b"{}") -> Request:
-    return Request(method="POST", url=url, headers={"Content-Type": "application/json"}, body=body, endpoint="report")
+    """A request with a small cap, so that the tests need not send megabytes."""
+    head = {"Content-Type": "application/json"}
+    return Request(method="POST", url=url, headers=head, body=body, endpoint="report", largest_bytes=CAP)
 
 
 def _reply(server: Server, head: str, body: bytes = b"") -> Script:

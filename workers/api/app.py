@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.security import HTTPBearer
 
+from core.budgets import Budget
 from tasks.runtime import Runtime
 from workers.api import (
     accounts,
@@ -23,8 +24,9 @@ from workers.api import (
     tracked,
 )
 from workers.api.auth import GUARDED, BearerGuard
-from workers.api.bodies import BodyCap, JsonBodies, PackedBodies
+from workers.api.bodies import ALL_BODIES_BYTES, BODY_SECONDS, BodyCap, JsonBodies, PackedBodies
 from workers.api.doorway import Doorway
+from workers.api.heads import Heads
 from workers.api.means import Means, Publish
 from workers.api.readiness import PATIENCE_SECONDS, Readiness
 
@@ -40,11 +42,14 @@ def make_api(
     token: str | None = None,
     publish: Publish | None = None,
     probe_seconds: float = PATIENCE_SECONDS,
+    body_seconds: float = BODY_SECONDS,
+    all_bodies_bytes: int = ALL_BODIES_BYTES,
 ) -> FastAPI:
     """The application over this runtime.
 
     `token`: accepted beside those of `ulak tokens`. `publish`: tells the workers what was committed; without it they
-    find it by themselves within seconds. `probe_seconds`: how long `/readyz` may take.
+    find it by themselves within seconds. `probe_seconds`: how long `/readyz` may take. `body_seconds`: how long a body
+    may take to come. `all_bodies_bytes`: what those of all requests may hold together.
     """
     means = Means(runtime=runtime, token=token, publish=publish)
 
@@ -77,12 +82,14 @@ def make_api(
     api.include_router(metrics.router)
     api.include_router(manual.router)
     _document_problems(api)
+    room = Budget(all_bodies_bytes)
     # The last one added is the outermost.
-    api.add_middleware(PackedBodies)
+    api.add_middleware(PackedBodies, room=room)
     api.add_middleware(JsonBodies)
-    api.add_middleware(BodyCap)
+    api.add_middleware(BodyCap, room=room, seconds=body_seconds)
     api.add_middleware(BearerGuard, means=means)
     api.add_middleware(callbacks.CallbackPaths)
+    api.add_middleware(Heads)
     api.add_middleware(Doorway)
     return api
 

@@ -49,9 +49,15 @@ SCHEMA: Mapping[str, Any] = {
 class ProblemError(HTTPException):
     """Ends a request with this status and sentence; `mistakes` are (field, what is wrong with it)."""
 
-    def __init__(self, status: HTTPStatus, detail: str, mistakes: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        mistakes: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         """`detail` and `mistakes` repeat no value that somebody sent."""
-        super().__init__(status, detail)
+        super().__init__(status, detail, headers=headers)
         self.mistakes = tuple(mistakes)
 
 
@@ -90,6 +96,11 @@ def register(api: FastAPI) -> None:
 async def _http(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
+    return problem_of(error)
+
+
+def problem_of(error: HTTPException) -> JSONResponse:
+    """The answer that an error stands for."""
     status = HTTPStatus(error.status_code)
     more = {}
     if isinstance(error, ProblemError) and error.mistakes:

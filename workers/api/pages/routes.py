@@ -52,6 +52,7 @@ def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
         looker=Looker(runtime.engine, {name: pace.every_seconds for name, pace in paces().items()}),
         templates=environment(),
         publish=means.send,
+        failed=means.failed,
         push_only=frozenset(name for name, adapter in ADAPTERS.items() if not _is_pulled(adapter)),
     )
     api.include_router(router)

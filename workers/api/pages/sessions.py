@@ -1,4 +1,4 @@
-"""Who is logged in: signed cookies, tokens for forms, and a brake on guessing.
+"""Who is logged in: signed cookies, and tokens for forms.
 
 A session lives in its cookie alone, signed with a secret of the home: it ends after twelve hours, at log-out (in this
 process), when the token it was opened with is revoked or replaced, and when the secret is removed.
@@ -8,7 +8,6 @@ import base64
 import binascii
 import hmac
 import secrets
-from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -23,10 +22,6 @@ from workers.api.auth import CONFIGURED
 LASTS_SECONDS = 12 * 3600
 LONGEST_TOKEN = 512
 LONGEST_COOKIE = 1024
-
-TRIES, TRIES_OF_ALL, WITHIN_SECONDS = 5, 60, 60.0
-"""So many wrong tokens an address, and all together, may try in a minute."""
-MOST_ADDRESSES = 10_000
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,36 +115,6 @@ class Sessions:
 
     def _token_mark(self) -> str:
         return self.signer.mark("token", self.token)
-
-
-@dataclass(slots=True)
-class Attempts:
-    """Counts wrong tokens, by address and in all, in this process."""
-
-    _failed: dict[str, deque[float]] = field(default_factory=dict)
-    _all: deque[float] = field(default_factory=deque)
-    _lock: Lock = field(default_factory=Lock)
-
-    def are_too_many(self, address: str, now: float) -> bool:
-        """Whether this address must wait. `now`: of the boot clock."""
-        with self._lock:
-            mine = _recent(self._failed.get(address, deque()), now)
-            return len(mine) >= TRIES or len(_recent(self._all, now)) >= TRIES_OF_ALL
-
-    def note_failure(self, address: str, now: float) -> None:
-        """One more."""
-        with self._lock:
-            if len(self._failed) >= MOST_ADDRESSES:
-                self._failed = {each: times for each, times in self._failed.items() if _recent(times, now)}
-            if len(self._failed) < MOST_ADDRESSES:
-                self._failed.setdefault(address, deque(maxlen=TRIES)).append(now)
-            self._all.append(now)
-
-
-def _recent(times: deque[float], now: float) -> deque[float]:
-    while times and times[0] <= now - WITHIN_SECONDS:
-        times.popleft()
-    return times
 
 
 def _encode(raw: bytes) -> str:

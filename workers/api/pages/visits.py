@@ -1,7 +1,7 @@
 """One request of one visitor: who it is, in which language, with which forms; and the answers it may get."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from secrets import token_urlsafe
 from typing import Annotated, Any
@@ -14,11 +14,12 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from core import clock
 from core.settings import Settings
 from tasks.runtime import Runtime
+from workers.api.attempts import FailedAttempts
 from workers.api.means import Publish
 from workers.api.pages.language import CATALOGUES, Language, choose
 from workers.api.pages.looks import Looker
 from workers.api.pages.searches import Seal
-from workers.api.pages.sessions import LASTS_SECONDS, Attempts, Session, Sessions
+from workers.api.pages.sessions import LASTS_SECONDS, Session, Sessions
 from workers.api.pages.showing import Show
 
 SESSION_COOKIE, VISIT_COOKIE, LANGUAGE_COOKIE = "ulak_session", "ulak_visit", "ulak_language"
@@ -56,7 +57,8 @@ class Site:
     publish: Publish
     push_only: frozenset[str]
     """Providers that are never asked."""
-    attempts: Attempts = field(default_factory=Attempts)
+    failed: FailedAttempts
+    """Shared with the task API and the callbacks."""
 
 
 class PageError(Exception):
