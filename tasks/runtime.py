@@ -12,6 +12,7 @@ from threading import Lock
 from sqlalchemy import Engine, RowMapping
 
 from core import clock
+from core.budgets import Budget
 from core.redaction import register_secret
 from core.settings import Settings, generated_secret, resolve_reference
 from core.zones import time_zone
@@ -24,6 +25,7 @@ from providers.way_out import WayOut, resolved
 from tasks.rejections import RejectionLog
 
 CREDENTIALS_LAST_SECONDS = 60.0
+LARGE_BODIES_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -59,6 +61,8 @@ class Runtime:
     roll: Callable[[], float] = random.random
     rejections: RejectionLog = field(default_factory=RejectionLog)
     watch: ClockWatch = field(default_factory=ClockWatch, repr=False)
+    room: Budget = field(default_factory=lambda: Budget(LARGE_BODIES_BYTES), repr=False)
+    """Of large bodies that were pushed or handed over, while they are read and stored."""
 
     def account(self, row: RowMapping) -> Account:
         """The account as its adapter sees it; `CredentialError` where a reference leads nowhere."""

@@ -15,7 +15,7 @@ from providers.adapter import Account, Adapter, Fetch, Request
 from providers.http import Sent
 from providers.way_out import WayOut
 from tasks.runtime import Runtime
-from tasks.steps.bodies import body_context
+from tasks.steps.bodies import to_keep
 from tasks.steps.events import Events
 
 
@@ -59,6 +59,7 @@ class Asked:
         """Keep what was not understood, sealed, with the reason."""
         if not items:
             return
+        items, context = to_keep(items, self.sent.answer)
         new = seal(
             connection,
             self.runtime.seal_key,
@@ -68,7 +69,7 @@ class Asked:
             context={
                 "params": dict(self.taken.params),
                 "as_of": self.taken.as_of.isoformat(),
-                **body_context(self.sent.answer),
+                **context,
             },
             fetch_id=self.taken.fetch_id,
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.content_coding import ContentCodingError, ExpandedTooLargeError, UnsupportedCodingError
+from core.content_coding import ContentCodingError, ExpandedTooLargeError, UnsupportedCodingError, is_packed
 from core.logging import get_logger, origin
 from core.settings import CredentialError
 from models.database import retry_transaction, transaction
@@ -20,7 +20,7 @@ from providers.decoding import drop_fields, in_utf8
 from providers.errors import AnswerNotUnderstood, ProviderError
 from providers.numbers import trimmed
 from tasks.runtime import Runtime, account_without_credentials, adapter_of
-from tasks.steps.bodies import body_context, unpacked
+from tasks.steps.bodies import LARGEST_BYTES, to_keep, unpacked
 from tasks.steps.hints import ask_now, place
 from tasks.steps.tracking import register_named
 
@@ -39,6 +39,10 @@ class WrongAddressError(NoSuchCallbackError):
     """The address ends in another secret than the account's; told as an address that does not exist."""
 
 
+class NoRoomError(Exception):
+    """Too many large bodies are being stored; nothing was done."""
+
+
 class BodyRefusedError(Exception):
     """The body cannot be unpacked; it is kept in quarantine. `sentence` is safe to show."""
 
@@ -49,6 +53,9 @@ class BodyRefusedError(Exception):
         self.fault = fault
 
 
+SMALL_BYTES = 256 * 1024
+"""Bodies up to this size, as nearly all are, need no room of the budget for large ones."""
+ROOM_SECONDS = 20.0
 _CODING_FAULTS: tuple[tuple[type[ContentCodingError], Rejection], ...] = (
     (UnsupportedCodingError, Rejection.UNSUPPORTED_CODING),
     (ExpandedTooLargeError, Rejection.TOO_LARGE),
@@ -181,7 +188,19 @@ def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
     """Store a body that is known to be the provider's (a push that was authorised, a reply that the sender had).
 
     Raises `BodyRefusedError`, or an error of `providers.errors` where the adapter takes no such body; both are counted.
+    `NoRoomError` where too many large bodies are being stored already.
     """
+    # What a packed body becomes is not known yet.
+    size = LARGEST_BYTES if is_packed(callback.headers.get("content-encoding")) else len(callback.body)
+    if size <= SMALL_BYTES:
+        return _ingest(runtime, row, callback)
+    with runtime.room.holding(size, ROOM_SECONDS) as is_held:
+        if not is_held:
+            raise NoRoomError
+        return _ingest(runtime, row, callback)
+
+
+def _ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
     adapter = adapter_of(row)
     fault: ContentCodingError | None = None
     try:
@@ -231,15 +250,16 @@ def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: 
     registered = register_named(connection, row, parsed.discovered)
     ask_now(connection, row, placed.ask)
     if parsed.unreadable:
+        unreadable, context = to_keep(parsed.unreadable, callback)
         seal(
             connection,
             runtime.seal_key,
             account_id=row["id"],
             origin=f"callback:{callback.tail}",
-            unreadable=parsed.unreadable,
-            context=body_context(callback),
+            unreadable=unreadable,
+            context=context,
         )
-        log.warning("quarantine.kept", account=row["id"], reasons=sorted({item.reason for item in parsed.unreadable}))
+        log.warning("quarantine.kept", account=row["id"], reasons=sorted({item.reason for item in unreadable}))
     log.info(
         "callback.stored",
         account=row["id"],

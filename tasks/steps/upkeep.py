@@ -17,6 +17,8 @@ from providers.registry import ADAPTERS
 from tasks.messages import Message, dispatch_account, poll_account
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps import clocks
+from tasks.steps.events import Events, commit
+from tasks.steps.trouble import note_lost_answer
 
 log = get_logger(__name__)
 
@@ -48,17 +50,21 @@ def _release_expired(runtime: Runtime) -> dict[str, int]:
     """How many expired fetches became what; each in a transaction of its own."""
     counts: dict[str, int] = {}
     for _ in range(LEASES_AT_ONCE):
-        state = retry_transaction(runtime.engine, _release_one)
-        if state is None:
+        released = commit(runtime.engine, _release_one)
+        if released is None:
             break
-        counts[state] = counts.get(state, 0) + 1
+        counts[released.state] = counts.get(released.state, 0) + 1
     return counts
 
 
-def _release_one(connection: Connection) -> str | None:
+def _release_one(connection: Connection, events: Events) -> healing.Released | None:
     """What became of the fetch that expired first; None where none has."""
     fetch = healing.expired_lease(connection)
-    return None if fetch is None else healing.release(connection, fetch)
+    if fetch is None:
+        return None
+    released = healing.release(connection, fetch)
+    note_lost_answer(connection, events, released)
+    return released
 
 
 _PUSH_ONLY = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE provider = :provider AND enabled ORDER BY id")

@@ -209,7 +209,7 @@ def test_every_page_forbids_whatever_comes_from_elsewhere(start: Start, deliveri
 
 
 def test_wrong_tokens_are_refused_and_never_keep_a_right_one_out(start: Start, lines: io.StringIO) -> None:
-    """After ten wrong ones in a minute a wrong one is told to wait, a right one lets in; what was typed stands nowhere."""
+    """After ten in a minute a wrong one is told to wait, a right one lets in; what was typed stands nowhere."""
     page = start()
     page.get("/")
     for _ in range(MOST):

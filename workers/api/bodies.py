@@ -21,7 +21,7 @@ from tasks.runtime import Runtime
 from tasks.steps.bodies import LARGEST_BYTES
 from tasks.steps.callbacks import reject
 from workers.api.auth import GUARDED
-from workers.api.problems import ProblemError, problem, problem_of
+from workers.api.problems import NO_ROOM, RETRY_AFTER_SECONDS, ProblemError, problem, problem_of
 
 SMALL_CAP_BYTES = 1024 * 1024
 TRACKED_CAP_BYTES = 32 * 1024 * 1024
@@ -30,8 +30,6 @@ BODY_SECONDS: Final = 30.0
 """How long a request may keep us waiting for its body, all waits together."""
 ALL_BODIES_BYTES: Final = 64 * 1024 * 1024
 """What the bodies of all requests in flight may hold together, those of the task API half of it."""
-BUSY_SECONDS: Final = 2
-"""When a request that found no room is worth another try."""
 
 _REPORTS = "/v1/reports/"
 _CAPS = (("/v1/tracked", TRACKED_CAP_BYTES), (_REPORTS, LARGEST_BYTES), ("/callbacks/", LARGEST_BYTES))
@@ -53,8 +51,8 @@ def too_slow() -> ProblemError:
 
 def too_many() -> ProblemError:
     """503: the bodies of other requests take all the room."""
-    detail = "Too many bodies are being received at the moment: nothing was done, send it again."
-    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(BUSY_SECONDS)})
+    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, NO_ROOM, headers=retry)
 
 
 def cap_of(path: str) -> int:
