@@ -113,6 +113,8 @@ class ProviderRecord:
 
     What the address holds after it reaches the adapter as the callback's tail.
     """
+    callback_password: str | None = None
+    """The credential that the provider presents with each push, where we choose it."""
     callback_signature: str | None = None
     """The header, in lower case, that signs the body of a push: only with its body does such a push prove anything. All
     others prove themselves by their head alone, and nothing more is read of one that does not."""

@@ -8,6 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.content_coding import ContentCodingError, ExpandedTooLargeError, UnsupportedCodingError, is_packed
 from core.logging import get_logger, origin
 from core.settings import CredentialError
+from core.strength import is_example
 from models.database import retry_transaction, transaction
 from models.deliveries import upsert
 from models.quarantine import seal
@@ -166,7 +167,8 @@ def _admitted(runtime: Runtime, row: RowMapping, provider: str, head: Callback) 
         if signature not in head.headers:
             raise CallbackRefusedError
         return Admitted(row=row, account=account, head=head, is_proven=False)
-    if not adapter_of(row).authorise_callback(account, head):
+    is_open = secret is not None and is_example(account.credentials.get(secret, ""))
+    if is_open or not adapter_of(row).authorise_callback(account, head):
         raise CallbackRefusedError if secret is None else _WrongSecretError
     if secret is not None:
         # From here on the tail is shown in logs and the quarantine's list, so the secret is cut off.

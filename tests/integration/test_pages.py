@@ -29,8 +29,8 @@ from models.tokens import create_token, revoke_token
 from models.vocabulary import Granularity, Reason, Status
 from tasks.messages import Message
 from workers.api.app import make_api
-from workers.api.attempts import MOST
 from workers.api.pages.routes import add_pages
+from workers.attempts import MOST
 
 TOKEN = "canary-token-of-the-page"
 NUMBER = "+905301234567"

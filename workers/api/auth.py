@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.tokens import PREFIX, digest, holder_of
-from workers.api.attempts import address_of, slow_down
+from workers.api.guessing import address_of, slow_down
 from workers.api.means import Means
 from workers.api.problems import database_problem, problem
 

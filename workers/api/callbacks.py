@@ -30,9 +30,9 @@ from tasks.steps.callbacks import (
     receive,
     turn_away,
 )
-from workers.api.attempts import address_of, slow_down
 from workers.api.bodies import headers_of, not_unpacked, read_counted
 from workers.api.fields import ACCOUNT_ID
+from workers.api.guessing import address_of, slow_down
 from workers.api.means import Have, Means
 from workers.api.problems import documented, problem
 

@@ -12,7 +12,7 @@ from core.settings import Settings
 from tasks.base import publish
 from tasks.messages import Message
 from tasks.runtime import Runtime
-from workers.api.attempts import FailedAttempts
+from workers.attempts import FailedAttempts
 from workers.connections import NothingRunningError, app_for
 
 log = get_logger(__name__)

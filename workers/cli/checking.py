@@ -12,7 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from core import clock
 from core.redaction import redact_text
 from core.redis import connect
-from core.settings import CredentialError, ignored_variables, resolve_reference, trusted_proxies_before
+from core.settings import CredentialError, Settings, ignored_variables, resolve_reference, trusted_proxies_before
+from core.strength import ADVICE, SHORTEST
 from core.zones import host_differs, zone_rules
 from models.accounts import AccountRecord, list_accounts
 from models.ledger.clocksteps import last_step
@@ -27,6 +28,7 @@ from workers.cli.failures import sentence_of
 from workers.cli.output import moment
 from workers.cli.session import FAILED, Session, session, tell
 from workers.connections import NothingRunningError, redis_url
+from workers.strength import REPORTED, has_short_password, short_path_secrets, short_settings
 
 OLDEST_POSTGRES = 15
 OLDEST_REDIS = 6
@@ -66,6 +68,7 @@ def check(context: typer.Context) -> None:
 
 def _findings(run: Session) -> Iterator[Finding]:
     yield Finding("settings", None, "; ".join([f"home {run.settings.home}", *_without_effect()]))
+    yield Finding("secrets", _short_secrets(run.settings))
     yield Finding("time zones", None, _time_zones())
     database = _guarded("PostgreSQL", run, _postgres)
     yield database
@@ -77,6 +80,12 @@ def _findings(run: Session) -> Iterator[Finding]:
     yield _guarded("accounts file", run, _accounts_file)
     if database.problem is None:
         yield from _accounts(run)
+
+
+def _short_secrets(settings: Settings) -> str | None:
+    """What of our own could be guessed."""
+    short = short_settings(settings)
+    return f"{' and '.join(short)}: {REPORTED}; {ADVICE}" if short else None
 
 
 def _guarded(what: str, run: Session, look: Callable[[Session], tuple[str | None, str]]) -> Finding:
@@ -193,6 +202,8 @@ def _accounts(run: Session) -> Iterator[Finding]:
         what, missing = f"account {record.id}", missing_credentials(record)
         if missing:
             yield Finding(what, missing)
+        elif short_path_secrets([record]):
+            yield Finding(what, f"the secret of its callback address is {REPORTED}; {ADVICE}")
         else:
             yield _guarded(what, run, lambda run, record=record: _asked(run, record))  # type: ignore[misc]
 
@@ -200,6 +211,10 @@ def _accounts(run: Session) -> Iterator[Finding]:
 def _asked(run: Session, record: AccountRecord) -> tuple[str | None, str]:
     """Whether the provider accepts the credentials, where it can be asked for nothing else, and they can be used."""
     crowding = _crowding(run, record.limit_concurrency)
+    if has_short_password(record):
+        crowding += (
+            f"; its callback password has fewer than {SHORTEST} characters: choose a longer one if the panel takes it"
+        )
     with run.engine.connect() as connection:
         row = account_row(connection, record.id)
     state, reason, until = state_of(row, row["now"])

@@ -18,6 +18,7 @@ from core.settings import Settings, load_settings, trusted_proxies_before
 from workers import lifeline
 from workers.connections import database_url, redis_url
 from workers.secrets import api_token, flower_auth
+from workers.strength import require_strong
 
 log = get_logger(__name__)
 
@@ -39,6 +40,7 @@ def _begin(process: str) -> Settings:
     """What every process does first: watch its supervisor, read its settings, log our way."""
     lifeline.watch(GRACE_SECONDS)
     settings = load_settings()
+    require_strong(settings)
     configure_logging(process, settings.log, level=settings.log_level)
     return settings
 
@@ -155,7 +157,10 @@ def flower() -> None:
     celery = _celery(settings)
     import flower.options  # noqa: F401, PLC0415 - defines the options that are set below
 
+    from workers.flower_guard import slow_down_guessers  # noqa: PLC0415
+
     celery.log_process = "flower"
+    slow_down_guessers()
     # Set here and not on the command line: the password must not stand in the process list.
     flower_options.basic_auth = [flower_auth(settings)]
     _await_worker(celery)

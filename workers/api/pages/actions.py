@@ -17,7 +17,7 @@ from models.overview import AccountState
 from tasks.messages import Message, dispatch_account, poll_account
 from tasks.steps.deadletters import retry_dead
 from tasks.steps.ondemand import WrongPollError, open_on_demand
-from workers.api.attempts import address_of
+from workers.api.guessing import address_of
 from workers.api.pages.language import CATALOGUES
 from workers.api.pages.searches import search_of
 from workers.api.pages.trouble import PageRoute

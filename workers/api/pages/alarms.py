@@ -44,21 +44,24 @@ def find_alarms(
     waiting: Mapping[str, Waiting],
     every_seconds: Mapping[str, float],
     rested: Collection[str] = (),
+    short_secrets: Sequence[str] = (),
 ) -> list[Alarm]:
     """Everything that is wrong, the broken before what is on hold before the late, each in the order of the accounts.
 
     `every_seconds`: of each provider, where its account says nothing else. `rested`: accounts that were not to be asked
-    a moment ago, so that what waits there has waited rightly.
+    a moment ago, so that what waits there has waited rightly. `short_secrets`: names of secrets of ours that are short.
     """
+    short = Alarm(kind="short_secrets", severity="warn", values={"names": ", ".join(short_secrets)})
+    reported = [short] if short_secrets else []
     enabled = [account for account in accounts if account.enabled]
     if not enabled:
-        return [Alarm(kind="no_accounts", severity="bad")]
+        return [Alarm(kind="no_accounts", severity="bad"), *reported]
     found = [*_stalled([account for account in enabled if account.id not in rested], waiting, every_seconds)]
     for account in enabled:
         found += _state(account)
         found += _leftovers(account)
         found += _lateness(account, waiting.get(account.id))
-    return sorted(found, key=lambda alarm: _ORDER[alarm.severity])
+    return sorted([*found, *reported], key=lambda alarm: _ORDER[alarm.severity])
 
 
 def _stalled(

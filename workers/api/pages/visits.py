@@ -14,13 +14,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from core import clock
 from core.settings import Settings
 from tasks.runtime import Runtime
-from workers.api.attempts import FailedAttempts
 from workers.api.means import Publish
 from workers.api.pages.language import CATALOGUES, Language, choose
 from workers.api.pages.looks import Looker
 from workers.api.pages.searches import Seal
 from workers.api.pages.sessions import LASTS_SECONDS, Session, Sessions
 from workers.api.pages.showing import Show
+from workers.attempts import FailedAttempts
 
 SESSION_COOKIE, VISIT_COOKIE, LANGUAGE_COOKIE = "ulak_session", "ulak_visit", "ulak_language"
 YEAR_SECONDS = 365 * 24 * 3600

@@ -6,17 +6,12 @@ Every secret is checked first, so only wrong ones are counted. Guessing is futil
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
 from threading import Lock
 from typing import Final
 
-from starlette.responses import Response
-from starlette.types import Scope
-
 from core import clock
 from core.logging import get_logger
-from workers.api.problems import problem
 
 log = get_logger(__name__)
 
@@ -52,20 +47,6 @@ class FailedAttempts:
         if is_full and not was_full:
             log.warning("auth.many_failures", address=who, within_seconds=WITHIN_SECONDS)
         return is_full
-
-
-def address_of(scope: Scope) -> str:
-    """The client's address; behind a trusted proxy, the one that it names."""
-    client: tuple[str, int] | None = scope.get("client")
-    return client[0] if client else ""
-
-
-def slow_down() -> Response:
-    """The answer to one wrong secret too many."""
-    detail = "Too many wrong credentials from this address: wait a minute. Valid ones are accepted all the same."
-    answer = problem(HTTPStatus.TOO_MANY_REQUESTS, detail)
-    answer.headers["Retry-After"] = str(int(WITHIN_SECONDS))
-    return answer
 
 
 def _network(address: str) -> str:
