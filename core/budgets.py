@@ -24,6 +24,11 @@ class Budget:
         """Bytes that are taken now."""
         return self._held
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._queue)
+
     def take(self, amount: int, *, leave: int = 0) -> bool:
         """Take so many more bytes if then at least `leave` remain; says whether."""
         with self._change:

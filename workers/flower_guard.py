@@ -9,7 +9,7 @@ from workers.attempts import FailedAttempts
 
 
 def slow_down_guessers() -> None:
-    """Answer 429 in place of 401 to one wrong password too many. Flower checks first, so a right one always comes in."""
+    """Answer 429 in place of 401 to one wrong password too many; Flower checks first, so a right one comes in."""
     failed = FailedAttempts()
     check = BaseHandler.get_current_user
 
