@@ -13,6 +13,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -453,6 +454,43 @@ def test_a_zip_bomb_is_never_held(serve: Callable[..., Server], door: HttpDoor) 
         tracemalloc.stop()
     assert _error(sent)[0] is AnswerNotUnderstood
     assert peak < 5_000_000
+
+
+def test_an_answer_is_bounded_by_what_it_expands_to(serve: Callable[..., Server], door: HttpDoor) -> None:
+    """Its values are counted before one is built; what is kept of it is what came, not what it becomes."""
+    body = _pack(b"[" + b"[]," * 60_000 + b"[]]")
+    server = _answering(serve, "200 OK\r\nContent-Encoding: gzip", body)
+    sent = door.send(replace(_post(server.url), most_values=100_000), _permit())
+    assert _error(sent) == (AnswerNotUnderstood, "The body holds more than 100000 values.")
+    assert sent.answer is not None
+    assert (sent.answer.body, sent.answer.headers["content-encoding"]) == (body, "gzip")
+    assert isinstance(door.send(replace(_post(server.url), most_values=200_000), _permit()).outcome, Answer)
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_large_answers_of_all_threads_share_one_budget(serve: Callable[..., Server], *, is_packed: bool) -> None:
+    """Who finds no room until its deadline is asked again, without its account being to blame; small ones pass."""
+    door = HttpDoor(max_connections=8, boot=time.monotonic, large_answers_bytes=1_000_000)
+    body = b" " * 600_000
+    head = "200 OK\r\nContent-Encoding: gzip" if is_packed else "200 OK"
+    large = _answering(serve, head, _pack(body) if is_packed else body)
+    small = _answering(serve, "200 OK", b"{}")
+
+    def ask(server: Server, deadline: float = 30) -> Sent:
+        return door.send(replace(_post(server.url), largest_bytes=700_000), _permit(deadline))
+
+    first = ask(large)
+    assert isinstance(first.outcome, Answer)
+    refused = ask(large, deadline=0.5)
+    assert isinstance(refused.outcome, TryAgainSoon)
+    assert (refused.outcome.is_outage, isinstance(ask(small).outcome, Answer)) == (False, True)
+    waiting: list[Sent] = []
+    thread = threading.Thread(target=lambda: waiting.append(ask(large)))
+    thread.start()
+    del first
+    thread.join(60)
+    assert isinstance(waiting[0].outcome, Answer)
+    door.close()
 
 
 def test_an_answer_of_exactly_the_cap_passes(serve: Callable[..., Server], door: HttpDoor) -> None:
