@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core import clock
 from core.redaction import redact_text
 from core.redis import connect
-from core.settings import CredentialError, Settings, ignored_variables, resolve_reference, trusted_proxies_before
+from core.settings import CredentialError, ignored_variables, resolve_reference, trusted_proxies_before
 from core.strength import ADVICE, SHORTEST
 from core.zones import host_differs, zone_rules
 from models.accounts import AccountRecord, list_accounts
@@ -68,7 +68,8 @@ def check(context: typer.Context) -> None:
 
 def _findings(run: Session) -> Iterator[Finding]:
     yield Finding("settings", None, "; ".join([f"home {run.settings.home}", *_without_effect()]))
-    yield Finding("secrets", _short_secrets(run.settings))
+    if short := short_settings(run.settings):
+        yield Finding("secrets", f"{' and '.join(short)}: {REPORTED}; {ADVICE}")
     yield Finding("time zones", None, _time_zones())
     database = _guarded("PostgreSQL", run, _postgres)
     yield database
@@ -80,12 +81,6 @@ def _findings(run: Session) -> Iterator[Finding]:
     yield _guarded("accounts file", run, _accounts_file)
     if database.problem is None:
         yield from _accounts(run)
-
-
-def _short_secrets(settings: Settings) -> str | None:
-    """What of our own could be guessed."""
-    short = short_settings(settings)
-    return f"{' and '.join(short)}: {REPORTED}; {ADVICE}" if short else None
 
 
 def _guarded(what: str, run: Session, look: Callable[[Session], tuple[str | None, str]]) -> Finding:
