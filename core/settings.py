@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.redaction import register_secret
+from core.strength import ADVICE, create_home, is_example
 
 PREFIX: Final = "ULAK_"
 LIFELINE_VARIABLE: Final = "ULAK_LIFELINE_FD"
@@ -94,9 +95,15 @@ def _needs_address(*schemes: str) -> Callable[[SecretStr], SecretStr]:
 
 def _needs_user_and_password(auth: SecretStr) -> SecretStr:
     user, _, password = auth.get_secret_value().partition(":")
-    if not (user and password):
+    if not (user and password) or is_example(password):
         raise ValueError(auth)
     return auth
+
+
+def _needs_no_example(secret: SecretStr) -> SecretStr:
+    if is_example(secret.get_secret_value()):
+        raise ValueError(secret)
+    return secret
 
 
 def is_loopback(host: str) -> bool:
@@ -173,7 +180,7 @@ class Settings(BaseSettings):
     accounts: AbsolutePath | None = None
     log: Literal["console", "json"] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    api_token: Annotated[SecretStr, Field(min_length=8)] | None = None
+    api_token: Annotated[SecretStr, Field(min_length=8), AfterValidator(_needs_no_example)] | None = None
     flower_auth: Annotated[
         SecretStr | None,
         AfterValidator(lambda auth: auth and _needs_user_and_password(auth)),
@@ -228,8 +235,8 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "accounts": "give the path of an accounts.toml",
         "log": "write console or json, or unset it",
         "log_level": "write debug, info, warning or error",
-        "api_token": "give at least 8 characters, or unset it to have one generated",
-        "flower_auth": "write it as user:password, or unset it to have one generated",
+        "api_token": f"{ADVICE}, or unset it to have one generated; the examples' values are refused",
+        "flower_auth": "write it as user:password, the password no example, or unset it to have one generated",
         "api_port": "give a port number from 1 to 65535",
         "flower_port": "give a port number from 1 to 65535",
         "flower_read_only": "write true or false",
@@ -394,8 +401,9 @@ def generated_secret(home: Path, name: str, make: Callable[[], str]) -> str:
     Of any number of processes that ask at the same moment, all get the same value: the file
     appears whole, under its name, at most once. Mode 0600 in a folder of mode 0700.
     """
+    create_home(home)
     folder = home / "secrets"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / name
     if not path.exists():
         _create_once(path, make())

@@ -21,6 +21,11 @@ from models.storable import clean_json, clean_key, clean_text
 from models.tables import quarantine
 
 KEPT_DAYS = 14
+MOST_ENTRIES = 10_000
+MOST_BYTES = 64 * 1024 * 1024
+"""Of what one account keeps, sealed. What nobody has to look at may take half of both."""
+FULL = "The account's quarantine is full: this was counted and not kept. Discard what nobody will ever read."
+"""The reason of the one entry that counts what a full quarantine did not keep."""
 
 
 class WrongQuarantineKeyError(Exception):
@@ -67,19 +72,30 @@ def new_key() -> bytes:
 
 _SEAL = """
 WITH sealed AS (
-  INSERT INTO quarantine (account_id, fetch_id, provider_key, reason, origin, context, fingerprint, sealed, resolved_at)
+  INSERT INTO quarantine
+    (account_id, fetch_id, provider_key, reason, origin, context, fingerprint, times, sealed, resolved_at)
   SELECT %(account)s, %(fetch)s::bigint, r.provider_key, r.reason, %(origin)s, %(context)s::jsonb,
-         decode(r.fingerprint, 'base64'), decode(r.sealed, 'base64'), CASE WHEN NOT r.is_open THEN clock_timestamp() END
+         decode(r.fingerprint, 'base64'), r.times, s.sealed, CASE WHEN NOT r.is_open THEN clock_timestamp() END
   FROM jsonb_to_recordset(%(rows)s::jsonb)
-    AS r(n integer, provider_key text, reason text, fingerprint text, sealed text, is_open boolean)
+    AS r(n integer, provider_key text, reason text, fingerprint text, times integer, is_open boolean)
+  -- The bytes go their own way: as part of the JSON they would be held three times more.
+  JOIN unnest(%(sealed)b::bytea[]) WITH ORDINALITY AS s(sealed, n) ON s.n = r.n + 1
   ORDER BY r.n
   ON CONFLICT (account_id, fingerprint) DO UPDATE
-  SET times = quarantine.times + 1, last_seen_at = clock_timestamp(), resolved_at = excluded.resolved_at,
+  SET times = quarantine.times + excluded.times, last_seen_at = clock_timestamp(), resolved_at = excluded.resolved_at,
       context = CASE WHEN quarantine.sealed IS NULL THEN excluded.context ELSE quarantine.context END,
       fetch_id = CASE WHEN quarantine.sealed IS NULL THEN excluded.fetch_id ELSE quarantine.fetch_id END,
       sealed = coalesce(quarantine.sealed, excluded.sealed)
-  RETURNING times
-) SELECT count(*) FILTER (WHERE times = 1) FROM sealed
+  RETURNING xmax = 0 AS is_new
+) SELECT count(*) FILTER (WHERE is_new) FROM sealed
+"""
+_HELD = """
+SELECT count(*), coalesce(sum(octet_length(sealed)), 0) FROM (
+  SELECT sealed FROM quarantine WHERE account_id = %(account)s AND sealed IS NOT NULL LIMIT %(most)s) AS kept
+"""
+_KNOWN = """
+SELECT fingerprint FROM quarantine
+WHERE account_id = %(account)s AND sealed IS NOT NULL AND fingerprint = ANY(%(fingerprints)s)
 """
 
 
@@ -96,22 +112,31 @@ def seal(
     """Keep what could not be understood of one answer or callback; returns how much of it was not there already.
 
     The same bytes about the same delivery are kept once and counted again; an entry that was resolved is open again.
+    What an account has no room for (`MOST_ENTRIES`, `MOST_BYTES`) is counted in one entry, whose reason is `FULL`.
     """
-    items = {_fingerprint(key.split()[0], item): item for item in unreadable}
-    if not items:
+    first = key.split()[0]
+    items = {_fingerprint(first, item): item for item in unreadable}
+    kept, left_out = _within_quota(connection, account_id, items)
+    times = dict.fromkeys(kept, 1)
+    if left_out:
+        full = Unreadable(reason=FULL, raw=b"", once=True)
+        fingerprint = _fingerprint(first, full)
+        kept[fingerprint], times[fingerprint] = full, left_out
+    if not kept:
         return 0
     box = _box(key)
+    # One order for all, so that two who seal the same cannot wait for each other.
+    ordered = sorted(kept.items(), key=lambda pair: pair[0])
     rows = [
         {
             "n": place,
             "provider_key": None if item.provider_key is None else clean_key(item.provider_key),
             "reason": clean_text(item.reason),
             "fingerprint": fingerprint,
-            "sealed": box.encrypt(item.raw),
+            "times": times[fingerprint],
             "is_open": item.is_open,
         }
-        # One order for all, so that two who seal the same cannot wait for each other.
-        for place, (fingerprint, item) in enumerate(sorted(items.items(), key=lambda pair: pair[0]))
+        for place, (fingerprint, item) in enumerate(ordered)
     ]
     parameters = {
         "account": account_id,
@@ -119,12 +144,44 @@ def seal(
         "origin": origin,
         "context": json_parameter(clean_json(context)),
         "rows": json_parameter(rows),
+        "sealed": [box.encrypt(item.raw) for _, item in ordered],
     }
     return int(connection.exec_driver_sql(_SEAL, parameters).scalar_one())
 
 
 def _box(key: bytes) -> MultiFernet:
     return MultiFernet([Fernet(each) for each in key.split()])
+
+
+def _within_quota(
+    connection: Connection, account_id: str, items: Mapping[bytes, Unreadable]
+) -> tuple[dict[bytes, Unreadable], int]:
+    """The items that there is room for or that are kept already, and how many people would miss of the others."""
+    if not items:
+        return {}, 0
+    held = connection.exec_driver_sql(_HELD, {"account": account_id, "most": MOST_ENTRIES + 1}).one()
+    entries, size = int(held[0]), int(held[1])
+    if entries + len(items) <= MOST_ENTRIES // 2 and size + _sealed_bytes(*items.values()) <= MOST_BYTES // 2:
+        return dict(items), 0
+    parameters = {"account": account_id, "fingerprints": list(items)}
+    known = set(connection.exec_driver_sql(_KNOWN, parameters).scalars())
+    kept: dict[bytes, Unreadable] = {}
+    left_out = 0
+    for fingerprint, item in items.items():
+        share = 1 if item.is_open else 2
+        if fingerprint in known:
+            kept[fingerprint] = item
+        elif entries < MOST_ENTRIES // share and size + _sealed_bytes(item) <= MOST_BYTES // share:
+            kept[fingerprint] = item
+            entries, size = entries + 1, size + _sealed_bytes(item)
+        else:
+            left_out += item.is_open
+    return kept, left_out
+
+
+def _sealed_bytes(*items: Unreadable) -> int:
+    """About what they take once they are sealed, which is written in base64."""
+    return sum(len(item.raw) * 4 // 3 + 100 for item in items)
 
 
 def _fingerprint(key: bytes, item: Unreadable) -> bytes:

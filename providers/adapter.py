@@ -16,6 +16,8 @@ from models.report import DeliveryReport, Discovered, Hint, IdAnswer, KeptStatem
 from models.vocabulary import Granularity
 
 JsonObject = Mapping[str, Any]
+LARGEST_ANSWER_BYTES = 32 * 1024 * 1024
+"""No call allows its answer more (`Request.largest_bytes`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,11 @@ class ProviderRecord:
 
     What the address holds after it reaches the adapter as the callback's tail.
     """
+    callback_password: str | None = None
+    """The credential that the provider presents with each push, where we choose it."""
+    callback_signature: str | None = None
+    """The header, in lower case, that signs the body of a push: only with its body does such a push prove anything. All
+    others prove themselves by their head alone, and nothing more is read of one that does not."""
     callback_drops: tuple[str, ...] = ()
     """Fields of pushed JSON that are dropped on receipt, before anything is read, sealed or stored (message text)."""
 
@@ -183,6 +190,10 @@ class Request:
     body: bytes = field(repr=False, default=b"")
     endpoint: str = ""
     """What is asked, safe to log: `NumaraRaporu`, `get-reports page`."""
+    largest_bytes: int = 8 * 1024 * 1024
+    """Of the answer, as it comes and unpacked: several times what the provider documents for this call."""
+    most_values: int = 100_000
+    """Of the answer, as `providers.structure` counts them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,4 +300,7 @@ class Adapter(Protocol):
         """What a pushed or handed-over body says, or an error of `providers.errors`."""
 
     def authorise_callback(self, account: Account, callback: Callback) -> bool:
-        """Whether the request proves to come from the provider (constant-time comparison)."""
+        """Whether the request proves to come from the provider (constant-time comparison).
+
+        By its head alone, the body not being there yet, unless `record.callback_signature` names what signs it.
+        """

@@ -28,6 +28,7 @@ from providers.errors import (
     TryAgainSoon,
     readable_detail,
 )
+from providers.structure import check_values
 
 Body = TypeVar("Body", Answer, Callback)
 
@@ -178,8 +179,9 @@ def load_json(body: bytes) -> Any:
     """The JSON value of a whole answer (UTF-8, a byte order mark is tolerated).
 
     Raises `AnswerNotUnderstood` with the bytes for anything else: no JSON, another encoding, NaN or an infinite number,
-    deeper than `MAX_DEPTH`.
+    deeper than `MAX_DEPTH`, or more values than `providers.structure` allows, which are counted before any is built.
     """
+    check_values(body)
     try:
         value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_float=_finite)
         deep = _is_deeper(value, MAX_DEPTH)

@@ -55,7 +55,7 @@ from providers.decoding import (
     scrub,
     text_for_people,
 )
-from providers.diyalog_webhook import APP_SECRET, MESSAGE_TEXT, is_signed, read_webhook, restate_event
+from providers.diyalog_webhook import APP_SECRET, MESSAGE_TEXT, SIGNATURE, is_signed, read_webhook, restate_event
 from providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, TryAgainSoon
 from providers.ids import whole_number
 from providers.numbers import plain
@@ -170,6 +170,7 @@ class Diyalog:
         plan_range=plan_range,
         callback_tails=("",),
         optional_credentials=(APP_SECRET,),
+        callback_signature=SIGNATURE,
         callback_drops=(MESSAGE_TEXT,),
     )
 

@@ -21,6 +21,7 @@ from providers.decoding import EMPTY, as_key, as_list, dump_item, epoch_millisec
 from providers.errors import AnswerNotUnderstood
 
 APP_SECRET: Final = "app_secret"  # noqa: S105 - the name of a credential
+SIGNATURE: Final = "x-signature"
 MESSAGE_TEXT: Final = "text"
 EVENTS: Final[Mapping[str, Status]] = {
     "delivery": Status.DELIVERED,  # "All message ids in this array are delivered to the user."
@@ -39,7 +40,7 @@ _OPTIONAL: Final = frozenset({_NO_TIME, _NO_PARTY})
 
 def is_signed(secret: str, callback: Callback) -> bool:
     """Whether `X-Signature` proves that the body comes from whoever knows the secret; hex and base64 are read."""
-    given = callback.headers.get("x-signature", "").strip()
+    given = callback.headers.get(SIGNATURE, "").strip()
     prefix, _, rest = given.partition("=")
     given = rest if prefix.lower() == "sha1" else given
     wanted = hmac.digest(secret.encode(), callback.body, hashlib.sha1)

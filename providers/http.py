@@ -21,20 +21,25 @@ from typing import Any
 import httpcore
 import httpx
 
-from core.content_coding import ContentCodingError, unpack
+from core.budgets import Budget
+from core.content_coding import ContentCodingError, ExpandedTooLargeError, unpack
 from core.metrics import histogram
 from models.permit import LONGEST_DEADLINE_SECONDS, Permit
 from providers.adapter import Answer, Request
 from providers.deadline import Deadline, DeadlineBackend
 from providers.errors import AnswerNotUnderstood, OurBug, PauseAccount, ProviderError, TryAgainSoon
+from providers.structure import check_values
 from providers.way_out import DIRECT, WayOut, proxy_of, trusting, version_of
 
 PERMIT_SECONDS = 1.0
 """A permit is good for this long: afterwards the call row may already be taken for a lost one."""
 CONNECT_SECONDS = 10.0
-RESPONSE_CAP_BYTES = 64 * 1024 * 1024
 KEPT_OF_A_FLOOD_BYTES = 1024 * 1024
 """How much of an answer beyond the cap is kept with its refusal."""
+SMALL_BYTES = 256 * 1024
+"""Answers up to this size, as nearly all are, need no room of the budget …"""
+LARGE_ANSWERS_BYTES = 32 * 1024 * 1024
+"""… which larger ones of all threads share, from the first byte beyond until they are stored."""
 _KEEP_ALIVE_SECONDS = 5.0
 _UNUSED_SECONDS = 300.0
 _SECONDS = histogram(
@@ -61,6 +66,8 @@ class Sent:
     """The answer, whole; or why there is none (soon-errors mostly; never raised here)."""
     refused: Answer | None = None
     """The answer that `outcome` refuses because its body cannot be unpacked or held: the bytes as they came."""
+    room: "Room | None" = None
+    """What the answer holds of the budget, given back when nobody knows this record any more."""
     duration_seconds: float
     answered_boot: float
     """Boot clock when the answer was whole or given up: nothing of this request is on its way any more."""
@@ -71,6 +78,40 @@ class Sent:
         return self.outcome if isinstance(self.outcome, Answer) else self.refused
 
 
+class Room:
+    """What one answer holds of the budget for large ones."""
+
+    def __init__(self, budget: Budget) -> None:
+        """Nothing is held at first."""
+        self._budget = budget
+        self._held = 0
+
+    def __del__(self) -> None:
+        """Give it back, however the step of this answer ends."""
+        self.shrink(0)
+
+    def take(self, amount: int, seconds: float) -> None:
+        """Hold `amount`, all of it at once: whoever waits for more while holding some would wait in a circle.
+
+        Raises `NoRoomError` where it does not come within so many seconds.
+        """
+        if not self._held:
+            if not self._budget.wait(amount, seconds):
+                raise NoRoomError
+            self._held = amount
+
+    def shrink(self, amount: int) -> None:
+        """Give back all but `amount`."""
+        surplus = self._held - amount
+        if surplus > 0:
+            self._held = amount
+            self._budget.give(surplus)
+
+
+class NoRoomError(Exception):
+    """Other large answers held all the room until the deadline."""
+
+
 class HttpDoor:
     """The process's way out. Threads share it; connections and TLS set-up are made when first needed."""
 
@@ -79,11 +120,11 @@ class HttpDoor:
         *,
         max_connections: int,
         boot: Callable[[], float],
-        response_cap_bytes: int = RESPONSE_CAP_BYTES,
+        large_answers_bytes: int = LARGE_ANSWERS_BYTES,
     ) -> None:
         """`boot`: `core.clock.boot`. `max_connections`: at least the number of threads."""
         self._boot = boot
-        self._cap = response_cap_bytes
+        self._budget = Budget(large_answers_bytes)
         self._deadline = Deadline(boot)
         self._limits = httpx.Limits(
             max_connections=max_connections,
@@ -113,8 +154,9 @@ class HttpDoor:
         with self._lent(way_out) as transport:
             ends = permit.committed_boot + min(permit.deadline_seconds, LONGEST_DEADLINE_SECONDS)
             started = self._spend(permit)
+            room = Room(self._budget)
             with self._deadline.until(ends):
-                outcome, refused = self._outcome(transport, request, ends - started)
+                outcome, refused = self._outcome(transport, request, _Reading(room=room, ends=ends, boot=self._boot))
             answered = self._boot()
         # By PostgreSQL's clock, which every worker shares: this host's may be wrong.
         received_at = permit.asked_at + timedelta(seconds=answered - permit.committed_boot)
@@ -122,7 +164,13 @@ class HttpDoor:
             outcome = replace(outcome, received_at=received_at)
         if refused is not None:
             refused = replace(refused, received_at=received_at)
-        sent = Sent(outcome=outcome, refused=refused, duration_seconds=answered - started, answered_boot=answered)
+        sent = Sent(
+            outcome=outcome,
+            refused=refused,
+            duration_seconds=answered - started,
+            answered_boot=answered,
+            room=room,
+        )
         word = f"{sent.answer.status // 100}xx" if sent.answer is not None else "none"
         _SECONDS.labels(permit.account_id, word).observe(answered - started)
         return sent
@@ -187,19 +235,22 @@ class HttpDoor:
             return moment
 
     def _outcome(
-        self, transport: "_Transport", request: Request, left: float
+        self, transport: "_Transport", request: Request, reading: "_Reading"
     ) -> tuple[Answer | ProviderError, Answer | None]:
         """The answer, or the error that stands for what httpx raised; and the answer that such an error refuses."""
         try:
-            asked = self._asked(request, left)
+            asked = self._asked(request, reading.seconds_left())
         except (httpx.InvalidURL, ValueError, TypeError) as error:
             return OurBug(f"The request could not be built: {type(error).__name__}."), None
         try:
-            return self._answer(transport.handle_request(asked))
+            return _answer(transport.handle_request(asked), request, reading)
         except httpx.PoolTimeout:
             raise PermitExpiredError("no connection was free within a second") from None
         except httpx.HTTPError as error:
             return _translated(error, "The proxy" if transport.has_proxy else "The provider's server"), None
+        except NoRoomError:
+            # Not the account's fault, nor the provider's.
+            return TryAgainSoon("Other large answers were being read; this one was not.", is_outage=False), None
 
     def _asked(self, request: Request, left: float) -> httpx.Request:
         """The request as httpx takes it, its four time-outs within what is left."""
@@ -213,29 +264,58 @@ class HttpDoor:
             extensions={"timeout": timeout.as_dict()},
         )
 
-    def _answer(self, response: httpx.Response) -> tuple[Answer | ProviderError, Answer | None]:
-        """The answer, read whole and unpacked; else an error and the answer as it came.
 
-        An HTTP error counts by its status even where its body cannot be unpacked: the adapter gets the bytes then.
-        """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """Under what an answer is read: the room it takes, and until when (boot clock)."""
+
+    room: Room
+    ends: float
+    boot: Callable[[], float]
+
+    def seconds_left(self) -> float:
+        """Until the deadline."""
+        return self.ends - self.boot()
+
+
+def _answer(
+    response: httpx.Response, request: Request, reading: _Reading
+) -> tuple[Answer | ProviderError, Answer | None]:
+    """The answer, read whole, unpacked and its values counted; else an error and the answer as it came.
+
+    An HTTP error counts by its status even where its body cannot be unpacked or held: the adapter gets its bytes then.
+    """
+    try:
+        body, problem = _received(response, request.largest_bytes, reading)
+    finally:
+        response.close()
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    came = Answer(status=response.status_code, headers=headers, body=body)
+    if problem is None:
         try:
-            body, problem = _received(response, self._cap)
-        finally:
-            response.close()
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        came = Answer(status=response.status_code, headers=headers, body=body)
-        if problem is None:
-            try:
-                plain = unpack(body, headers.get("content-encoding"), self._cap)
-            except ContentCodingError as error:
-                problem = error.sentence("answer")
-            else:
-                # What the adapter gets is packed no more.
-                rest = {name: value for name, value in headers.items() if name != "content-encoding"}
-                return replace(came, headers=rest, body=plain), None
-        if came.status >= HTTPStatus.BAD_REQUEST:
-            return came, None
-        return AnswerNotUnderstood(problem, raw=body), came
+            plain = _unpacked(body, headers.get("content-encoding"), request.largest_bytes, reading)
+            reading.room.shrink(len(plain))
+            check_values(plain, request.most_values)
+        except ContentCodingError as error:
+            problem = error.sentence("answer")
+        except AnswerNotUnderstood as error:
+            problem = error.message
+        else:
+            # What the adapter gets is packed no more.
+            rest = {name: value for name, value in headers.items() if name != "content-encoding"}
+            return replace(came, headers=rest, body=plain), None
+    if came.status >= HTTPStatus.BAD_REQUEST:
+        return replace(came, body=came.body[:SMALL_BYTES]), None
+    return AnswerNotUnderstood(problem, raw=body), came
+
+
+def _unpacked(body: bytes, declared: str | None, cap: int, reading: _Reading) -> bytes:
+    """The body unpacked; room is taken as soon as it turns out to be large."""
+    try:
+        return unpack(body, declared, min(SMALL_BYTES, cap))
+    except ExpandedTooLargeError:
+        reading.room.take(cap, reading.seconds_left())
+        return unpack(body, declared, cap)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -289,13 +369,15 @@ class _ProxyPool(httpcore.HTTPProxy):
         return super().handle_request(request)
 
 
-def _received(response: httpx.Response, cap: int) -> tuple[bytes, str | None]:
+def _received(response: httpx.Response, cap: int, reading: _Reading) -> tuple[bytes, str | None]:
     """The body as it came, and what is wrong with it; of one that is larger than `cap`, its beginning."""
     body = bytearray()
     for chunk in response.stream:  # type: ignore[union-attr]
         body += chunk
         if len(body) > cap:
             return bytes(body[: min(cap, KEPT_OF_A_FLOOD_BYTES)]), f"The answer is larger than {cap} bytes."
+        if len(body) > SMALL_BYTES:
+            reading.room.take(cap, reading.seconds_left())
     surplus = _surplus(response)
     if surplus:
         # They would be taken for the beginning of the next answer on this connection.

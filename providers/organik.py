@@ -21,6 +21,7 @@ import msgspec
 from models.report import DeliveryReport, Discovered, Hint, IdAnswer, KeptStatement, TrackedKey, Unreadable
 from models.vocabulary import is_final
 from providers.adapter import (
+    LARGEST_ANSWER_BYTES,
     Account,
     Answer,
     Callback,
@@ -74,6 +75,7 @@ from providers.organik_rows import STATUS, read_plain_rows, read_row, report_pla
 from providers.organik_sends import read_send_reply
 from providers.organik_through import attribute
 from providers.plain import NotPlainError, plain_text
+from providers.structure import MOST_VALUES
 
 ERROR: Final[Mapping[int, type[ProviderError]]] = {
     1: TryAgainSoon,  # unknown fault
@@ -186,6 +188,9 @@ class Organik:
             headers={"accept": f"application/{form}", "content-type": f"application/{form}"},
             body=xml_body(field, ids) if form == "xml" else json_body(field, ids),
             endpoint="detailedreport",
+            # There are no pages: a transaction comes whole, at some 200 bytes and eight values a row.
+            largest_bytes=LARGEST_ANSWER_BYTES,
+            most_values=MOST_VALUES,
         )
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:

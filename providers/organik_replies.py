@@ -14,6 +14,7 @@ from defusedxml.ElementTree import fromstring
 
 from providers.decoding import EMPTY, as_int, as_list, as_text, load_object
 from providers.errors import AnswerNotUnderstood
+from providers.structure import check_values, is_xml
 
 _DECLARATION: Final = re.compile(r"\s*<\?xml[^>]*\?>")
 _LEAVES: Final = frozenset({"result", "error", "item"})
@@ -39,11 +40,6 @@ def read_reply(body: bytes) -> Reply:
     Raises `AnswerNotUnderstood` with the bytes for anything that is neither.
     """
     return _read_xml(body) if is_xml(body) else _read_json(body)
-
-
-def is_xml(body: bytes) -> bool:
-    """Whether a body is XML rather than JSON, told by its first byte."""
-    return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
 def _read_json(body: bytes) -> Reply:
@@ -80,6 +76,7 @@ def parse_xml(body: bytes) -> Element:
     Our root stands before everything, so a document type declaration, and with it any entity, is a syntax error; the
     hardened parser is the second wall.
     """
+    check_values(body)
     try:
         text = _DECLARATION.sub("", body.decode("utf-8-sig"), count=1)
         root: Element = fromstring(f"<reply>{text}</reply>", forbid_dtd=True)

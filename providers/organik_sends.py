@@ -19,7 +19,8 @@ from providers.decoding import Fields, as_int, as_key, as_list, as_text, dump_it
 from providers.errors import AnswerNotUnderstood
 from providers.ids import bare
 from providers.numbers import recipient
-from providers.organik_replies import codes_of, is_xml, parse_xml, text_of
+from providers.organik_replies import codes_of, parse_xml, text_of
+from providers.structure import is_xml
 
 REFUSED: Final = "invalid"
 """The provider has no status word here; the name of the list that a number stands in takes its place."""

@@ -20,6 +20,7 @@ from models.facts import Facts
 from models.report import DeliveryReport, TrackedKey
 from models.vocabulary import Granularity
 from providers.decoding import KEY_LIMIT, MAX_COUNT, MAX_INT, as_amount, as_count, is_no_time, local_time
+from providers.structure import check_values
 
 Unset = UnsetType
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
@@ -66,7 +67,11 @@ Mapping.register(PlainItem)
 
 
 def read_plain(decode: Callable[[bytes], _Body], body: bytes) -> _Body:
-    """The body as the decoder's Struct; `NotPlainError` where it is not one."""
+    """The body as the decoder's Struct; `NotPlainError` where it is not one.
+
+    Raises `AnswerNotUnderstood` where it holds more values than `providers.structure` allows, before any is built.
+    """
+    check_values(body)
     try:
         return decode(body)
     except msgspec.MsgspecError:

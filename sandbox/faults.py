@@ -24,6 +24,7 @@ TRANSPORT = (
     "html_200",
     "empty",
     "garbage",
+    "bomb",
     "trailing",
     "gzip_members",
     "gzip_trailing",

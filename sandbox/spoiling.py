@@ -24,6 +24,8 @@ FIXED = {
     "http_429_bare": Answer(429, b"Too Many Requests", "text/plain"),
     "html_200": Answer(200, PAGE, "text/html; charset=utf-8"),
     "empty": Answer(200, b""),
+    # Seven kilobytes that become seven megabytes, and a few hundred once they are read.
+    "bomb": Answer(200, gzip.compress(b"[" + b"[]," * 2_500_000 + b"[]]"), headers={"Content-Encoding": "gzip"}),
 }
 CHARSETS = ("iso-8859-9", "windows-1254", "utf-16", "x-unknown")
 TRAILS = (b"\x00\x00\x00", b"\n<!-- cache -->", b'{"response":{}}', b"\xff\xfe")
@@ -43,7 +45,7 @@ class Spoiler:
     def applies(self, call: Call, kind: str) -> bool:
         """Whether this request can suffer that fault at all."""
         standin = self.standin
-        if kind in ("gzip_members", "gzip_trailing"):
+        if kind in ("gzip_members", "gzip_trailing", "bomb"):
             return "gzip" in call.headers.get("accept-encoding", "")
         if kind not in CONTENT:
             return True

@@ -13,6 +13,7 @@ from threading import Event, Lock
 from sqlalchemy import Engine, RowMapping
 
 from core import clock
+from core.budgets import Budget
 from core.redaction import register_secret
 from core.settings import CredentialError, Settings, generated_secret, resolve_reference
 from core.zones import time_zone
@@ -30,6 +31,7 @@ from tasks.rejections import RejectionLog
 CREDENTIALS_LAST_SECONDS = 60.0
 SEAL_KEY = "seal_key"
 """The name of a file in the home."""
+LARGE_BODIES_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -72,6 +74,9 @@ class Runtime:
     def holder(self) -> Holder:
         """This process as one that takes fetches."""
         return Holder(watch=self.watch, lease_margin_seconds=self.lease_margin_seconds)
+
+    room: Budget = field(default_factory=lambda: Budget(LARGE_BODIES_BYTES), repr=False)
+    """Of large bodies that were pushed or handed over, while they are read and stored."""
 
     def account(self, row: RowMapping) -> Account:
         """The account as its adapter sees it; `CredentialError` where a reference leads nowhere."""

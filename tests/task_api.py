@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
@@ -18,6 +17,7 @@ from providers.http import HttpDoor
 from tasks.messages import Message
 from tasks.runtime import Runtime
 from workers.api.app import make_api
+from workers.api.listening import BoundedServer, server_config
 
 TOKEN = "canary-token-of-the-api"
 
@@ -49,8 +49,7 @@ class Api:
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """The address of the application while the block runs."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, server_header=False)
-    server = uvicorn.Server(config)
+    server = BoundedServer(server_config(app, host="127.0.0.1", port=0))
     thread = threading.Thread(target=server.run, name="api")
     thread.start()
     try:

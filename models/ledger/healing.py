@@ -1,5 +1,8 @@
 """What brings back whatever was lost: safe anywhere, any time, twice at once."""
 
+from dataclasses import dataclass
+from datetime import date, datetime
+
 from sqlalchemy import Connection, RowMapping, text
 
 from models.ledger.deadletters import count_dead
@@ -10,22 +13,30 @@ from models.ledger.walks import ended_state_sql
 MAX_CLAIMS = 5
 """A fetch that was claimed so often without any answer is dead: its body may be killing the workers."""
 REST_SECONDS = 1800.0
-"""How long the ids of such a fetch rest (times the account's factor), or the killing would begin anew at once."""
+"""How long its ids and its window rest (times the account's factor), or the killing would begin anew at once."""
 
 
+CLAIMED_TOO_OFTEN = "ClaimedTooOften"
+LEASE_EXPIRED = "LeaseExpired"
+
+# The account is locked as well, before the poll and without waiting: its breaker learns of the loss.
 _EXPIRED = text("""
-    SELECT id, poll_id, account_id, claims, params ? 'window' AS is_window FROM fetches
-    WHERE state = 'sending' AND lease_until < statement_timestamp()
-    ORDER BY lease_until LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+    SELECT f.id, f.poll_id, f.account_id, f.claims, f.params ? 'window' AS is_window
+    FROM fetches f JOIN accounts a ON a.id = f.account_id
+    WHERE f.state = 'sending' AND f.lease_until < statement_timestamp()
+    ORDER BY f.lease_until LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
 """)
 _ABANDON_CALLS = text("""
-    UPDATE calls SET answered_at = gives_up_at, outcome = 'abandoned'
-    WHERE account_id = :account_id AND fetch_id = :fetch_id AND answered_at IS NULL
-      AND gives_up_at < statement_timestamp()
+    WITH abandoned AS (
+        UPDATE calls SET answered_at = gives_up_at, outcome = 'abandoned'
+        WHERE account_id = :account_id AND fetch_id = :fetch_id AND answered_at IS NULL
+          AND gives_up_at < statement_timestamp()
+        RETURNING asked_at
+    ) SELECT max(asked_at) FROM abandoned
 """)
 _RELEASE = text("""
     UPDATE fetches f SET state = 'ready', lease_token = NULL, lease_until = NULL,
-        available_at = clock_timestamp(), last_error = 'LeaseExpired: no answer was written in time'
+        available_at = clock_timestamp(), last_error = :error
     WHERE f.id = :fetch_id AND NOT EXISTS (
         SELECT 1 FROM fetches o
         WHERE o.account_id = f.account_id AND o.params_hash = f.params_hash AND o.state = 'ready')
@@ -45,24 +56,47 @@ _FREE = text("""
 """)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """What became of a fetch whose lease ran out."""
+
+    fetch_id: int
+    account_id: str
+    state: str
+    """`ready`, `dead` (claimed too often) or `cancelled` (superseded, or of a cancelled poll)."""
+    asked_at: datetime | None
+    """When the call was made that nobody wrote the answer of."""
+
+
 def expired_lease(connection: Connection) -> RowMapping | None:
-    """The fetch whose lease ran out first, locked by this transaction; one that another is healing is left out."""
+    """The fetch whose lease ran out first, locked by this transaction with its account.
+
+    One that another heals, or whose account is locked at the moment, is left for the next time.
+    """
     return connection.execute(_EXPIRED).mappings().one_or_none()
 
 
-def release(connection: Connection, fetch: RowMapping) -> str:
-    """Make an expired fetch ready again, or end it: `ready`, `dead` (claimed too often) or `cancelled` (superseded).
+def release(connection: Connection, fetch: RowMapping) -> Released:
+    """Make an expired fetch ready again, or end it.
 
     Its call counts as made: nobody knows. In a cancelled poll it ends with the poll. One fetch a transaction, since the
     poll is the last lock.
     """
-    connection.execute(_ABANDON_CALLS, {"fetch_id": fetch["id"], "account_id": fetch["account_id"]})
-    if fetch["claims"] < MAX_CLAIMS and connection.execute(_RELEASE, {"fetch_id": fetch["id"]}).scalar_one_or_none():
+    of_fetch = {"fetch_id": fetch["id"], "account_id": fetch["account_id"]}
+    asked_at = connection.execute(_ABANDON_CALLS, of_fetch).scalar_one()
+    state = _release(connection, fetch)
+    return Released(fetch_id=fetch["id"], account_id=fetch["account_id"], state=state, asked_at=asked_at)
+
+
+def _release(connection: Connection, fetch: RowMapping) -> str:
+    error = f"{LEASE_EXPIRED}: no answer was written in time"
+    again = {"fetch_id": fetch["id"], "error": error}
+    if fetch["claims"] < MAX_CLAIMS and connection.execute(_RELEASE, again).scalar_one_or_none():
         count_poll(connection, fetch["poll_id"], PollCounts(calls=1))
         return "cancelled" if cancel_if_ended(connection, fetch["poll_id"]) else "ready"
     state = "dead" if fetch["claims"] >= MAX_CLAIMS else "cancelled"
     error = (
-        f"ClaimedTooOften: {fetch['claims']} workers took it and none wrote an answer"
+        f"{CLAIMED_TOO_OFTEN}: {fetch['claims']} workers took it and none wrote an answer"
         if state == "dead"
         else "Superseded: an equal fetch stands ready"
     )
@@ -74,6 +108,22 @@ def release(connection: Connection, fetch: RowMapping) -> str:
     counts = PollCounts(ended=1, dead=int(is_dead), calls=1, unswept=fetch["is_window"] and not is_dead)
     count_poll(connection, fetch["poll_id"], counts)
     return state
+
+
+_RESTING = text(f"""
+    SELECT f.params -> 'window' ->> 0 AS first, f.params -> 'window' ->> 1 AS last
+    FROM fetches f JOIN accounts a ON a.id = f.account_id
+    WHERE f.account_id = :account_id AND f.state = 'dead' AND f.params ? 'window'
+      AND starts_with(f.last_error, '{CLAIMED_TOO_OFTEN}')
+      AND f.finished_at > statement_timestamp() - make_interval(secs => :rest
+          * coalesce(CAST(a.poll ->> 'time_factor' AS double precision), 1))
+""")
+
+
+def resting_windows(connection: Connection, account_id: str) -> list[tuple[date, date]]:
+    """Windows of lists whose answer outlived every worker a short while ago: to sweep them now would kill the next."""
+    rows = connection.execute(_RESTING, {"account_id": account_id, "rest": REST_SECONDS})
+    return [(date.fromisoformat(row.first), date.fromisoformat(row.last)) for row in rows]
 
 
 _STRAY_IDS = text("""

@@ -17,7 +17,7 @@ from providers.http import Sent
 from providers.way_out import WayOut
 from tasks.effects import Effects
 from tasks.runtime import Runtime
-from tasks.steps.bodies import body_context
+from tasks.steps.bodies import to_keep
 
 Follow = Callable[[Connection], Took]
 """The end of a finishing transaction: takes what comes next, or has it taken by another thread."""
@@ -66,6 +66,7 @@ class Asked:
         """Keep what was not understood, sealed, with the reason."""
         if not items:
             return
+        items, context = to_keep(items, self.sent.answer)
         new = seal(
             connection,
             self.runtime.seal_key,
@@ -75,7 +76,7 @@ class Asked:
             context={
                 "params": dict(self.taken.params),
                 "as_of": self.taken.as_of.isoformat(),
-                **body_context(self.sent.answer),
+                **context,
             },
             fetch_id=self.taken.fetch_id,
         )

@@ -1,15 +1,22 @@
 """Bodies as they came: unpacking those that are pushed to us, and what must be kept so that bytes can be read again."""
 
+import gzip
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from core.content_coding import unpack
+from models.report import Unreadable
 from providers.adapter import Answer, Callback
 
 LARGEST_BYTES: Final = 8 * 1024 * 1024
 """Of a pushed body, as it comes and unpacked. A BiP report of tens of thousands of receivers fits; a flood does not."""
 
+MOST_UNREADABLE: Final = 1000
+"""Of one body: where more of it cannot be read, the body is kept in their place."""
+_PACKED_FROM_BYTES: Final = 64 * 1024
+_LARGEST_KEPT_ANSWER: Final = 1024 * 1024
+"""Of a whole answer, packed: it is asked for again, so no more is kept of one that packs badly than people look at."""
 _CODING: Final = "content-encoding"
 _KEPT: Final = ("content-type", _CODING)
 _LONGEST: Final = 200
@@ -33,3 +40,24 @@ def body_context(came: Answer | Callback | None) -> dict[str, Any]:
 def body_headers(context: Mapping[str, Any]) -> dict[str, str]:
     """The headers that `body_context` kept."""
     return dict(context.get("headers", {}))
+
+
+def to_keep(
+    items: tuple[Unreadable, ...], came: Answer | Callback | None
+) -> tuple[tuple[Unreadable, ...], dict[str, Any]]:
+    """What is to be kept of a body that was not understood in these places, and its context in quarantine.
+
+    One body in place of very many of its items; and a large one packed, as if it had come so.
+    """
+    context = body_context(came)
+    if came is not None and len(items) > MOST_UNREADABLE:
+        reason = f"{len(items)} parts of it could not be read, the first of them: {items[0].reason}"
+        items = (Unreadable(reason=reason, raw=came.body),)
+    if len(items) != 1 or len(items[0].raw) <= _PACKED_FROM_BYTES or _CODING in context.get("headers", {}):
+        return items, context
+    packed = gzip.compress(items[0].raw, compresslevel=1, mtime=0)
+    if isinstance(came, Answer) and len(packed) > _LARGEST_KEPT_ANSWER:
+        reason = f"{items[0].reason} Only its beginning is kept."
+        return (replace(items[0], reason=reason, raw=items[0].raw[:_LARGEST_KEPT_ANSWER]),), context
+    context["headers"] = {**context.get("headers", {}), _CODING: "gzip"}
+    return (replace(items[0], raw=packed),), context

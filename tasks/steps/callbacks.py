@@ -1,13 +1,14 @@
 """What a provider pushes to us, and what a sender hands over: into the same upsert, in one transaction."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.content_coding import ContentCodingError, ExpandedTooLargeError, UnsupportedCodingError
+from core.content_coding import ContentCodingError, ExpandedTooLargeError, UnsupportedCodingError, is_packed
 from core.logging import get_logger, origin
 from core.settings import CredentialError
+from core.strength import is_example
 from models.database import transaction
 from models.deliveries import upsert
 from models.quarantine import seal
@@ -15,13 +16,13 @@ from models.references import with_references
 from models.rejections import Rejection
 from models.report import Unreadable
 from models.tracked import account_of
-from providers.adapter import Callback, Parsed
+from providers.adapter import Account, Callback, Parsed
 from providers.decoding import drop_fields, in_utf8
 from providers.errors import AnswerNotUnderstood, ProviderError
 from providers.numbers import trimmed
 from tasks.effects import Effects, commit
 from tasks.runtime import Runtime, account_without_credentials, adapter_of
-from tasks.steps.bodies import body_context, unpacked
+from tasks.steps.bodies import LARGEST_BYTES, to_keep, unpacked
 from tasks.steps.hints import ask_now, place
 from tasks.steps.tracking import register_named
 
@@ -36,6 +37,14 @@ class NoSuchCallbackError(Exception):
     """There is no such account of that provider, or it takes no such callback."""
 
 
+class WrongAddressError(NoSuchCallbackError):
+    """The address ends in another secret than the account's; told as an address that does not exist."""
+
+
+class NoRoomError(Exception):
+    """Too many large bodies are being stored; nothing was done."""
+
+
 class BodyRefusedError(Exception):
     """The body cannot be unpacked; it is kept in quarantine. `sentence` is safe to show."""
 
@@ -46,6 +55,9 @@ class BodyRefusedError(Exception):
         self.fault = fault
 
 
+SMALL_BYTES = 256 * 1024
+"""Bodies up to this size, as nearly all are, need no room of the budget for large ones."""
+ROOM_SECONDS = 20.0
 _CODING_FAULTS: tuple[tuple[type[ContentCodingError], Rejection], ...] = (
     (UnsupportedCodingError, Rejection.UNSUPPORTED_CODING),
     (ExpandedTooLargeError, Rejection.TOO_LARGE),
@@ -68,33 +80,57 @@ class Received:
     """Ids that the body named and that were not known before: they are polled from now on."""
 
 
-def receive(runtime: Runtime, provider: str, account_id: str, callback: Callback) -> Received:
-    """Store a provider's push; committed when this returns. Raises one of the errors above, or the database's.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """A push whose head may come here; its body is not read yet."""
 
-    A body that is not understood is kept in quarantine and counts as received: pushing it again would not help. What
-    is rejected for a known account is counted. Empty segments of the address do not count: people write a slash too
-    many into a provider's panel, and providers append to what they were given.
+    row: RowMapping = field(repr=False)
+    """The account's."""
+    account: Account
+    head: Callback
+    """With the tail that the adapter knows, and no body."""
+    is_proven: bool
+    """Whether the head alone proves that the provider sends it; else the body has to."""
+
+
+def admit(runtime: Runtime, provider: str, account_id: str, head: Callback) -> Admitted:
+    """Whether a push may come here, by all that its head says. Raises one of the errors above, or the database's.
+
+    What is rejected for a known account is counted. Empty segments of the address do not count: people write a slash
+    too many into a provider's panel, and providers append to what they were given.
     """
     with transaction(runtime.engine) as connection:
         row = account_of(connection, account_id)
     if row is None:
         raise NoSuchCallbackError
     try:
-        return ingest(runtime, row, _admitted(runtime, row, provider, callback))
+        return _admitted(runtime, row, provider, head)
     except NoSuchCallbackError:
-        _count(runtime, row, Rejection.NO_SUCH_ADDRESS)
+        reject(runtime, row, Rejection.NO_SUCH_ADDRESS)
         raise
     except _WrongSecretError:
         # An address that does not exist, as for a stranger. It is not logged: it may be yesterday's, or a typing slip.
         log.warning("callback.wrong_address", account=row["id"])
-        _count(runtime, row, Rejection.NOT_AUTHORISED)
-        raise NoSuchCallbackError from None
+        reject(runtime, row, Rejection.NOT_AUTHORISED)
+        raise WrongAddressError from None
     except CallbackRefusedError:
-        _count(runtime, row, Rejection.NOT_AUTHORISED)
+        reject(runtime, row, Rejection.NOT_AUTHORISED)
         raise
     except CredentialError:
-        _count(runtime, row, Rejection.CREDENTIAL_MISSING)
+        reject(runtime, row, Rejection.CREDENTIAL_MISSING)
         raise
+
+
+def receive(runtime: Runtime, admitted: Admitted, body: bytes) -> Received:
+    """Store a push that was admitted; committed when this returns. Raises as `admit` does.
+
+    A body that is not understood is kept in quarantine and counts as received: pushing it again would not help.
+    """
+    callback = replace(admitted.head, body=body)
+    if not admitted.is_proven and not adapter_of(admitted.row).authorise_callback(admitted.account, callback):
+        reject(runtime, admitted.row, Rejection.NOT_AUTHORISED)
+        raise CallbackRefusedError
+    return ingest(runtime, admitted.row, callback)
 
 
 def turn_away(runtime: Runtime, account_id: str, kind: Rejection) -> None:
@@ -109,30 +145,36 @@ def turn_away(runtime: Runtime, account_id: str, kind: Rejection) -> None:
         log.warning("rejections.not_counted", error=origin(error))
         return
     if row is not None:
-        _count(runtime, row, kind)
+        reject(runtime, row, kind)
 
 
 class _WrongSecretError(Exception):
     """The last part of the address is not the account's secret."""
 
 
-def _admitted(runtime: Runtime, row: RowMapping, provider: str, callback: Callback) -> Callback:
-    """The callback with the tail that its adapter knows, if it may come here."""
+def _admitted(runtime: Runtime, row: RowMapping, provider: str, head: Callback) -> Admitted:
+    """The push with the tail that its adapter knows, if it may come here."""
     record = adapter_of(row).record
-    callback = replace(callback, tail=_plain(callback.tail))
+    head = replace(head, tail=_plain(head.tail))
     secret = record.callback_secret
-    if row["provider"] != provider or (secret is None and callback.tail not in (record.callback_tails or ())):
+    if row["provider"] != provider or (secret is None and head.tail not in (record.callback_tails or ())):
         raise NoSuchCallbackError
     account = runtime.account(row)
     if secret is not None and secret in account.credentials:
         plain = _plain(account.credentials[secret])
         account = replace(account, credentials={**account.credentials, secret: plain})
-    if not adapter_of(row).authorise_callback(account, callback):
+    signature = record.callback_signature
+    if signature is not None:
+        if signature not in head.headers:
+            raise CallbackRefusedError
+        return Admitted(row=row, account=account, head=head, is_proven=False)
+    is_open = secret is not None and is_example(account.credentials.get(secret, ""))
+    if is_open or not adapter_of(row).authorise_callback(account, head):
         raise CallbackRefusedError if secret is None else _WrongSecretError
-    if secret is None:
-        return callback
-    # From here on the tail is shown in logs and the quarantine's list, so the secret is cut off.
-    return replace(callback, tail=callback.tail.removeprefix(account.credentials[secret]).strip("/"))
+    if secret is not None:
+        # From here on the tail is shown in logs and the quarantine's list, so the secret is cut off.
+        head = replace(head, tail=head.tail.removeprefix(account.credentials[secret]).strip("/"))
+    return Admitted(row=row, account=account, head=head, is_proven=True)
 
 
 def _plain(path: str) -> str:
@@ -140,7 +182,8 @@ def _plain(path: str) -> str:
     return "/".join(filter(None, map(trimmed, path.split("/"))))
 
 
-def _count(runtime: Runtime, row: RowMapping, kind: Rejection) -> None:
+def reject(runtime: Runtime, row: RowMapping, kind: Rejection) -> None:
+    """Count a request that was rejected for this account."""
     runtime.rejections.note(runtime.engine, row["id"], kind)
 
 
@@ -148,7 +191,19 @@ def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
     """Store a body that is known to be the provider's (a push that was authorised, a reply that the sender had).
 
     Raises `BodyRefusedError`, or an error of `providers.errors` where the adapter takes no such body; both are counted.
+    `NoRoomError` where too many large bodies are being stored already.
     """
+    # What a packed body becomes is not known yet.
+    size = LARGEST_BYTES if is_packed(callback.headers.get("content-encoding")) else len(callback.body)
+    if size <= SMALL_BYTES:
+        return _ingest(runtime, row, callback)
+    with runtime.room.holding(size, ROOM_SECONDS) as is_held:
+        if not is_held:
+            raise NoRoomError
+        return _ingest(runtime, row, callback)
+
+
+def _ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
     adapter = adapter_of(row)
     fault: ContentCodingError | None = None
     try:
@@ -170,7 +225,7 @@ def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
     except AnswerNotUnderstood as error:
         parsed = Parsed(unreadable=(Unreadable(reason=error.message, raw=error.raw or callback.body),))
     except ProviderError:
-        _count(runtime, row, Rejection.NOT_TAKEN)
+        reject(runtime, row, Rejection.NOT_TAKEN)
         raise
     except Exception as error:  # noqa: BLE001 - whatever our reading does, the answer is kept and the fetch goes on
         # The exception's text may quote the body.
@@ -185,7 +240,7 @@ def _refused(runtime: Runtime, row: RowMapping, callback: Callback, fault: Conte
     refused = BodyRefusedError(fault)
     kept = Parsed(unreadable=(Unreadable(reason=refused.sentence, raw=callback.body),))
     _stored(runtime, row, callback, kept)
-    _count(runtime, row, next(kind for error, kind in _CODING_FAULTS if isinstance(fault, error)))
+    reject(runtime, row, next(kind for error, kind in _CODING_FAULTS if isinstance(fault, error)))
     return refused
 
 
@@ -209,17 +264,16 @@ def _store(  # noqa: PLR0917 - what `ingest` has found out
     registered = register_named(connection, row, parsed.discovered)
     ask_now(connection, row, placed.ask)
     if parsed.unreadable:
+        unreadable, context = to_keep(parsed.unreadable, callback)
         seal(
             connection,
             runtime.seal_key,
             account_id=row["id"],
             origin=f"callback:{callback.tail}",
-            unreadable=parsed.unreadable,
-            context=body_context(callback),
+            unreadable=unreadable,
+            context=context,
         )
-        effects.warning(
-            "quarantine.kept", account=row["id"], reasons=sorted({item.reason for item in parsed.unreadable})
-        )
+        effects.warning("quarantine.kept", account=row["id"], reasons=sorted({item.reason for item in unreadable}))
     effects.info(
         "callback.stored",
         account=row["id"],

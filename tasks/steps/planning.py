@@ -19,6 +19,7 @@ from models.heartbeats import beat, planning_of
 from models.ledger import planning
 from models.ledger.finishing import lock_account
 from models.ledger.hashing import params_hash
+from models.ledger.healing import resting_windows
 from models.ledger.pace import (
     Pace,
     mark_planned,
@@ -173,17 +174,21 @@ def _due_sweep(connection: Connection, row: RowMapping, account: Account, adapte
     if adapter.record.sweep_window_days is None or not _is_tick_due(row, adapter):
         return Plan()
     today = row["now"].astimezone(account.timezone).date()
-    running = open_windows(connection, account.id)
-    windows = [] if (today, today) in running else [(today, today)]
+    running, resting = open_windows(connection, account.id), resting_windows(connection, account.id)
     closed, through = _due_closed(connection, row, account, adapter, today)
-    windows += [window for window in closed if window not in running]
-    complete = through if closed and not set(closed) & running else None
+    left_out = {window for window in [(today, today), *closed] if window in running or _overlaps(window, resting)}
+    windows = [window for window in [(today, today), *closed] if window not in left_out]
+    complete = through if closed and not left_out.intersection(closed) else None
     return Plan(
         fetches=_window_fetches(adapter, account, windows, today),
         sweep_through=complete,
         opens_today=True,
         opens_closed=through is not None,
     )
+
+
+def _overlaps(window: tuple[date, date], others: Iterable[tuple[date, date]]) -> bool:
+    return any(first <= window[1] and window[0] <= last for first, last in others)
 
 
 def _is_tick_due(row: RowMapping, adapter: Adapter) -> bool:

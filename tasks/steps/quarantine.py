@@ -18,9 +18,8 @@ from models.references import with_references
 from models.report import DeliveryReport, TrackedKey
 from models.tracked import close_answered
 from models.vocabulary import Status
-from providers.adapter import Account, Adapter, Answer, Callback, Fetch, FetchSpec, Parsed
+from providers.adapter import LARGEST_ANSWER_BYTES, Account, Adapter, Answer, Callback, Fetch, FetchSpec, Parsed
 from providers.errors import ProviderError
-from providers.http import RESPONSE_CAP_BYTES
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.bodies import body_headers, unpacked
 from tasks.steps.hints import ask_now, place
@@ -129,7 +128,7 @@ def _parse(
         # What lay ahead when the response was given may be past now.
         headers = body_headers(entry.context)
         answer = Answer(status=HTTPStatus.OK, headers=headers, body=entry.raw, received_at=asked_at)
-        return _parse_polled(adapter, account, fetch, unpacked(answer, RESPONSE_CAP_BYTES))
+        return _parse_polled(adapter, account, fetch, unpacked(answer, LARGEST_ANSWER_BYTES))
     except ContentCodingError as error:
         return error.sentence("body"), False
     except ProviderError as error:

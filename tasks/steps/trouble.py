@@ -13,6 +13,7 @@ from models.ledger import finishing as ledger
 from models.ledger import planning
 from models.ledger.deadletters import count_dead
 from models.ledger.hashing import params_hash
+from models.ledger.healing import LEASE_EXPIRED, Released
 from models.ledger.taking import NotYet, Taken, wake
 from models.report import Unreadable
 from providers.breaker import after
@@ -45,6 +46,7 @@ OUTCOMES: Mapping[type[ProviderError], str] = {
 """What `calls.outcome` says of a request that got no usable answer."""
 REQUEST_FAILED = "request_failed"
 """The same where the provider is there and only this request failed."""
+LOST_ANSWER = "a worker made a call and wrote no answer in time: it ended, or the answer ended it."
 
 
 def breaker_changes(row: RowMapping, *, recent: list[bool], failed: bool) -> dict[str, Any]:
@@ -175,6 +177,25 @@ def _account_changes(
     if isinstance(decision, Pause):
         changes |= refusal_changes(row, decision.reason, asked_at=asked_at)
     return changes
+
+
+def note_lost_answer(connection: Connection, effects: Effects, released: Released) -> None:
+    """A worker made a call and wrote nothing: it died, perhaps of the answer. The account learns of it.
+
+    What was lost at one moment, as with a worker of many threads, counts once: only a call that was made after the last
+    loss was noticed says something new.
+    """
+    row = ledger.lock_account(connection, released.account_id)
+    was_lost = (row["last_trouble"] or "").startswith(LEASE_EXPIRED)
+    if released.asked_at is None or (was_lost and released.asked_at <= row["last_trouble_at"]):
+        return
+    changes: dict[str, Any] = {"last_trouble": f"{LEASE_EXPIRED}: {LOST_ANSWER}", "last_trouble_at": row["now"]}
+    if row["paused_by"] != PausedBy.AUTOMATIC:
+        changes |= breaker_changes(row, recent=[], failed=True)
+    ledger.update_account(connection, row, changes)
+    effects.warning("fetch.lost", account=row["id"], fetch=released.fetch_id, then=released.state)
+    if changes.get("breaker_state") == "open":
+        effects.warning("account.breaker_opened", account=row["id"], until=changes["breaker_until"])
 
 
 def failed_with_account(row: RowMapping, error: ProviderError, changes: Mapping[str, Any]) -> bool:

@@ -14,10 +14,11 @@ from models.report import DeliveryReport
 from models.sessions import prune as prune_sessions
 from models.vocabulary import Granularity, Source, Status
 from providers.registry import ADAPTERS
-from tasks.effects import Effects
+from tasks.effects import Effects, commit
 from tasks.messages import dispatch_account, poll_account
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps import clocks
+from tasks.steps.trouble import note_lost_answer
 
 KEEP_CALLS_DAYS = 14
 LEASES_AT_ONCE = 200
@@ -30,14 +31,14 @@ def reconcile(runtime: Runtime) -> Effects:
     """Re-ready expired leases, end polls that are done, and repeat messages that nobody acted on."""
     # First: what follows compares stored times with the clock.
     clocks.look(runtime)
-    healed = _release_expired(runtime)
+    effects = Effects()
+    healed = _release_expired(runtime, effects)
     with transaction(runtime.engine) as connection:
         ended = healing.end_polls(connection)
     with transaction(runtime.engine) as connection:
         unplanned = healing.unplanned_polls(connection)
         waiting = healing.waiting_accounts(connection, lasts_seconds=MESSAGE_LASTS_SECONDS)
         beat(connection, RECONCILE)
-    effects = Effects()
     if healed or ended:
         effects.info("upkeep.healed", leases=healed, polls=ended)
     effects.send(*(poll_account(account_id, poll_id) for account_id, poll_id in unplanned))
@@ -45,21 +46,25 @@ def reconcile(runtime: Runtime) -> Effects:
     return effects
 
 
-def _release_expired(runtime: Runtime) -> dict[str, int]:
+def _release_expired(runtime: Runtime, effects: Effects) -> dict[str, int]:
     """How many expired fetches became what; each in a transaction of its own."""
     counts: dict[str, int] = {}
     for _ in range(LEASES_AT_ONCE):
-        state = retry_transaction(runtime.engine, _release_one)
-        if state is None:
+        released = commit(runtime.engine, effects, _release_one)
+        if released is None:
             break
-        counts[state] = counts.get(state, 0) + 1
+        counts[released.state] = counts.get(released.state, 0) + 1
     return counts
 
 
-def _release_one(connection: Connection) -> str | None:
+def _release_one(connection: Connection, effects: Effects) -> healing.Released | None:
     """What became of the fetch that expired first; None where none has."""
     fetch = healing.expired_lease(connection)
-    return None if fetch is None else healing.release(connection, fetch)
+    if fetch is None:
+        return None
+    released = healing.release(connection, fetch)
+    note_lost_answer(connection, effects, released)
+    return released
 
 
 _PUSH_ONLY = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE provider = :provider AND enabled ORDER BY id")

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from api_process import MIB, HostileClients, push_head
 from patched_process import ALL_POINTS
 from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
@@ -35,6 +36,24 @@ class Fault:
     name: str
     do: Callable[[System, int], int]
     strength: int = 1
+
+
+# ------------------------------------------------------------------------------------------ connections
+
+
+def hold_connections(system: System, strength: int) -> int:
+    """Clients say nothing, drip a head, or hold a body that nobody asked for, while pushes come."""
+    many = 200 * strength
+    with HostileClients(system.api_port) as clients:
+        clients.connect(many)
+        clients.connect(many, b"GET / HTTP/1.1\r\nX-Drip: ")
+        clients.connect(many, push_head("/callbacks/bip/nobody", 8 * MIB) + b"{")
+        system.send_more(4)
+        end = time.monotonic() + 8 * strength
+        while time.monotonic() < end:
+            clients.drip()
+            time.sleep(0.3)
+    return 3 * many
 
 
 # -------------------------------------------------------------------------------------------- processes
@@ -552,11 +571,13 @@ SHORT: tuple[Fault, ...] = (
     Fault("messages repeated", repeat_messages),
     Fault("provider: reset", misbehave("reset", 1)),
     Fault("provider: truncated", misbehave("truncate", 1)),
+    Fault("provider: expanding", misbehave("bomb", 1)),
+    Fault("connections held", hold_connections),
 )
 
 KINDS = (
     *("http_500", "http_503_later", "http_429", "reset", "drip", "hang", "truncate", "html_200", "garbage", "empty"),
-    *("slow", "trailing", "gzip_members", "charset", "clock", "foreign"),
+    *("slow", "trailing", "gzip_members", "charset", "clock", "foreign", "bomb"),
 )
 
 LONG: tuple[Fault, ...] = (
@@ -568,6 +589,7 @@ LONG: tuple[Fault, ...] = (
     Fault("no beat", miss_beats, 4),
     Fault("three beats", beat_thrice, 2),
     Fault("callback process killed", kill_api, 3),
+    Fault("connections held", hold_connections, 1),
     Fault("broker killed", kill_redis, 2),
     Fault("broker emptied", flush_redis, 3),
     Fault("broker killed, data gone", forget_redis, 2),

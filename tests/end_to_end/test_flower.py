@@ -19,6 +19,7 @@ from free_ports import reserve_port
 from running import ROOT, RunningUlak, ask, running
 from sqlalchemy import text
 
+from workers.attempts import MOST
 from workers.embedded.postgres import PostgresServer
 from workers.embedded.valkey import ValkeyServer
 
@@ -57,6 +58,9 @@ def test_flower_is_closed_readable_and_calls_for_polls(tmp_path: Path, monkeypat
             ulak.until(lambda: names_of_workers(other, auth), seconds=90, what="a worker in the second Flower")
             for path in ("task/async-apply/poll.account", "worker/shutdown/worker-1", "worker/pool/grow/worker-1"):
                 assert status(f"{other}/api/{path}", body={}, auth=auth) == 403
+        guesses = [status(f"{url}/api/task/types", auth=f"ulak:guess-{n}") for n in range(MOST + 2)]
+        assert guesses == [401] * MOST + [429] * 2
+        assert status(f"{url}/api/task/types", auth=auth) == 200
 
 
 def names_of_workers(url: str, auth: str) -> list[str]:

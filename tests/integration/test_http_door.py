@@ -13,6 +13,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -125,8 +126,8 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def door() -> Iterator[HttpDoor]:
-    """A door with a small cap, so that the tests need not send megabytes."""
-    opened = HttpDoor(max_connections=32, boot=time.monotonic, response_cap_bytes=CAP)
+    """A door of its own."""
+    opened = HttpDoor(max_connections=32, boot=time.monotonic)
     yield opened
     opened.close()
 
@@ -142,7 +143,9 @@ def _permit(deadline: float = 5.0, age: float = 0.0, call_id: int | None = None)
 
 
 def _post(url: str, body: bytes = b"{}") -> Request:
-    return Request(method="POST", url=url, headers={"Content-Type": "application/json"}, body=body, endpoint="report")
+    """A request with a small cap, so that the tests need not send megabytes."""
+    head = {"Content-Type": "application/json"}
+    return Request(method="POST", url=url, headers=head, body=body, endpoint="report", largest_bytes=CAP)
 
 
 def _reply(server: Server, head: str, body: bytes = b"") -> Script:
@@ -451,6 +454,43 @@ def test_a_zip_bomb_is_never_held(serve: Callable[..., Server], door: HttpDoor) 
         tracemalloc.stop()
     assert _error(sent)[0] is AnswerNotUnderstood
     assert peak < 5_000_000
+
+
+def test_an_answer_is_bounded_by_what_it_expands_to(serve: Callable[..., Server], door: HttpDoor) -> None:
+    """Its values are counted before one is built; what is kept of it is what came, not what it becomes."""
+    body = _pack(b"[" + b"[]," * 60_000 + b"[]]")
+    server = _answering(serve, "200 OK\r\nContent-Encoding: gzip", body)
+    sent = door.send(replace(_post(server.url), most_values=100_000), _permit())
+    assert _error(sent) == (AnswerNotUnderstood, "The body holds more than 100000 values.")
+    assert sent.answer is not None
+    assert (sent.answer.body, sent.answer.headers["content-encoding"]) == (body, "gzip")
+    assert isinstance(door.send(replace(_post(server.url), most_values=200_000), _permit()).outcome, Answer)
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_large_answers_of_all_threads_share_one_budget(serve: Callable[..., Server], *, is_packed: bool) -> None:
+    """Who finds no room until its deadline is asked again, without its account being to blame; small ones pass."""
+    door = HttpDoor(max_connections=8, boot=time.monotonic, large_answers_bytes=1_000_000)
+    body = b" " * 600_000
+    head = "200 OK\r\nContent-Encoding: gzip" if is_packed else "200 OK"
+    large = _answering(serve, head, _pack(body) if is_packed else body)
+    small = _answering(serve, "200 OK", b"{}")
+
+    def ask(server: Server, deadline: float = 30) -> Sent:
+        return door.send(replace(_post(server.url), largest_bytes=700_000), _permit(deadline))
+
+    first = ask(large)
+    assert isinstance(first.outcome, Answer)
+    refused = ask(large, deadline=0.5)
+    assert isinstance(refused.outcome, TryAgainSoon)
+    assert (refused.outcome.is_outage, isinstance(ask(small).outcome, Answer)) == (False, True)
+    waiting: list[Sent] = []
+    thread = threading.Thread(target=lambda: waiting.append(ask(large)))
+    thread.start()
+    del first
+    thread.join(60)
+    assert isinstance(waiting[0].outcome, Answer)
+    door.close()
 
 
 def test_an_answer_of_exactly_the_cap_passes(serve: Callable[..., Server], door: HttpDoor) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, text
 from core.settings import CredentialError, load_settings
 from models.database import transaction
 from models.quarantine import (
+    FULL,
     Opened,
     WrongQuarantineKeyError,
     list_quarantine,
@@ -117,6 +118,41 @@ def test_entries_are_gone_after_fourteen_days(migrated_database: Engine, account
         )
         assert [prune(connection), prune(connection)] == [1, 0]
         assert len(list_quarantine(connection)) == 1
+
+
+def test_a_full_quarantine_counts_and_keeps_no_more(
+    migrated_database: Engine, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept already is counted as before; discarding it makes room. Another account is not concerned."""
+    monkeypatch.setattr("models.quarantine.MOST_ENTRIES", 4)
+    with transaction(migrated_database) as connection:
+        other = add_account(connection, "other")
+    assert keep(migrated_database, account, *(b"%d" % n for n in range(7))) == 5
+    assert keep(migrated_database, account, b"7", b"0") == 0
+    assert keep(migrated_database, other, b"7") == 1
+    with transaction(migrated_database) as connection:
+        entries = {entry["reason"]: entry for entry in list_quarantine(connection, account=account)}
+        kept = [entry for entry in list_quarantine(connection, account=account) if entry["reason"] != FULL]
+        assert (len(kept), entries[FULL]["times"]) == (4, 4)
+        for entry in kept[:2]:
+            resolve(connection, entry["id"])
+    assert keep(migrated_database, account, b"8") == 1
+
+
+def test_a_quarantine_is_full_by_its_bytes_as_well(
+    migrated_database: Engine, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody has to look at leaves half of it to what somebody should see, and is missed by nobody."""
+    monkeypatch.setattr("models.quarantine.MOST_BYTES", 20_000)
+    closed = [Unreadable(reason="a push", raw=b"%d" % n * 3000, is_open=False) for n in range(4)]
+    with transaction(migrated_database) as connection:
+        for item in closed:
+            seal(connection, KEY, account_id=account, origin="callback:", unreadable=[item], context={})
+        assert connection.execute(text("SELECT count(*) FROM quarantine")).scalar_one() == 2
+        assert list_quarantine(connection) == []
+    assert keep(migrated_database, account, b"a" * 3000, b"b" * 3000, b"c" * 30_000) == 3
+    with transaction(migrated_database) as connection:
+        assert sorted(entry["reason"] == FULL for entry in list_quarantine(connection)) == [False, False, True]
 
 
 # ------------------------------------------------------------------------------------------ rotating the key

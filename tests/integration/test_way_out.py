@@ -45,7 +45,7 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def door() -> Iterator[HttpDoor]:
     """A door with a small cap."""
-    opened = HttpDoor(max_connections=8, boot=time.monotonic, response_cap_bytes=CAP)
+    opened = HttpDoor(max_connections=8, boot=time.monotonic)
     yield opened
     opened.close()
 
@@ -59,7 +59,7 @@ def ask(door: HttpDoor, url: str, way: WayOut, deadline: float = 20.0) -> Answer
         committed_boot=time.monotonic(),
         deadline_seconds=deadline,
     )
-    request = Request(method="POST", url=f"{url}/s3cr3t/report?api_key=s3cr3t", body=b"{}")
+    request = Request(method="POST", url=f"{url}/s3cr3t/report?api_key=s3cr3t", body=b"{}", largest_bytes=CAP)
     return door.send(request, permit, way).outcome
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.security import HTTPBearer
 
+from core.budgets import Budget
 from core.settings import Settings, load_settings
 from tasks.runtime import Runtime
 from workers.api import (
@@ -24,8 +25,9 @@ from workers.api import (
     tracked,
 )
 from workers.api.auth import GUARDED, BearerGuard
-from workers.api.bodies import BodyCap, JsonBodies, PackedBodies
+from workers.api.bodies import ALL_BODIES_BYTES, BODY_SECONDS, BodyCap, JsonBodies, PackedBodies
 from workers.api.doorway import Doorway
+from workers.api.heads import Heads
 from workers.api.hosts import KnownHosts
 from workers.api.means import Means, Publish
 from workers.api.readiness import PATIENCE_SECONDS, Readiness
@@ -42,12 +44,15 @@ def make_api(
     token: str | None = None,
     publish: Publish | None = None,
     probe_seconds: float = PATIENCE_SECONDS,
+    body_seconds: float = BODY_SECONDS,
+    all_bodies_bytes: int = ALL_BODIES_BYTES,
     settings: Settings | None = None,
 ) -> FastAPI:
     """The application over this runtime.
 
     `token`: accepted beside those of `ulak tokens`. `publish`: tells the workers what was committed; without it they
-    find it by themselves within seconds. `probe_seconds`: how long `/readyz` may take. `settings`: where it is reached.
+    find it by themselves within seconds. `probe_seconds`: how long `/readyz` may take. `body_seconds`: how long a body
+    may take to come. `all_bodies_bytes`: what those of all requests may hold together. `settings`: where it is reached.
     """
     settings = settings or load_settings()
     means = Means(runtime=runtime, token=token, publish=publish)
@@ -81,14 +86,16 @@ def make_api(
     api.include_router(metrics.router)
     api.include_router(manual.router)
     _document_problems(api)
+    room = Budget(all_bodies_bytes)
     # The last one added is the outermost.
-    api.add_middleware(PackedBodies)
+    api.add_middleware(PackedBodies, room=room)
     api.add_middleware(JsonBodies)
-    api.add_middleware(BodyCap)
+    api.add_middleware(BodyCap, room=room, seconds=body_seconds)
     api.add_middleware(BearerGuard, means=means)
     api.add_middleware(callbacks.CallbackPaths)
     if settings.listens_on_loopback:
         api.add_middleware(KnownHosts, public_url=settings.public_url)
+    api.add_middleware(Heads)
     api.add_middleware(Doorway, is_https=settings.is_https)
     return api
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.tokens import PREFIX, digest, holder_of
+from workers.api.guessing import address_of, slow_down
 from workers.api.means import Means
 from workers.api.problems import database_problem, problem
 
@@ -48,6 +49,8 @@ class BearerGuard:
         if caller is not None:
             scope.setdefault("state", {})["caller"] = caller
             return None
+        if token and self._means.failed.note(address_of(scope)):
+            return slow_down()
         refusal = problem(HTTPStatus.UNAUTHORIZED, "A valid token is missing: send Authorization: Bearer <token>.")
         refusal.headers["WWW-Authenticate"] = 'Bearer realm="ulak"'
         return refusal

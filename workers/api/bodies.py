@@ -1,27 +1,35 @@
 """How large a request may be, and reading bodies with a cap before anything is believed of them."""
 
+import asyncio
 import re
 from http import HTTPStatus
 from typing import Final
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
+from sqlalchemy import RowMapping
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from core import clock
+from core.budgets import Budget
 from core.content_coding import SUPPORTED, ContentCodingError, ExpandedTooLargeError, UnsupportedCodingError, unpack
 from models.rejections import Rejection
 from tasks.runtime import Runtime
 from tasks.steps.bodies import LARGEST_BYTES
-from tasks.steps.callbacks import turn_away
+from tasks.steps.callbacks import reject
 from workers.api.auth import GUARDED
-from workers.api.problems import ProblemError, problem
+from workers.api.problems import NO_ROOM, RETRY_AFTER_SECONDS, ProblemError, problem, problem_of
 
 SMALL_CAP_BYTES = 1024 * 1024
 TRACKED_CAP_BYTES = 32 * 1024 * 1024
 """A hundred thousand ids with everything that can be said of each."""
+BODY_SECONDS: Final = 30.0
+"""How long a request may keep us waiting for its body, all waits together."""
+ALL_BODIES_BYTES: Final = 64 * 1024 * 1024
+"""What the bodies of all requests in flight may hold together, those of the task API half of it."""
 
 _REPORTS = "/v1/reports/"
 _CAPS = (("/v1/tracked", TRACKED_CAP_BYTES), (_REPORTS, LARGEST_BYTES), ("/callbacks/", LARGEST_BYTES))
@@ -35,34 +43,73 @@ def too_large(cap: int) -> ProblemError:
     return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {cap} bytes.")
 
 
+def too_slow() -> ProblemError:
+    """408."""
+    detail = f"The body did not come within {BODY_SECONDS:g} seconds."
+    return ProblemError(HTTPStatus.REQUEST_TIMEOUT, detail, headers={"Connection": "close"})
+
+
+def too_many() -> ProblemError:
+    """503: the bodies of other requests take all the room."""
+    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, NO_ROOM, headers=retry)
+
+
 def cap_of(path: str) -> int:
     """How many bytes a request to this path may carry."""
     return next((cap for start, cap in _CAPS if path.startswith(start)), SMALL_CAP_BYTES)
 
 
 class BodyCap:
-    """Ends a request with 413 as soon as more bytes have come than its path may carry, whatever Content-Length says."""
+    """Bounds what is received: of one request (413), of all requests together (503), and in time (408).
 
-    def __init__(self, app: ASGIApp) -> None:
-        """`app`: what answers requests that are not too large."""
+    What has come counts, whatever Content-Length says: a client that announces much and sends nothing holds nothing.
+    """
+
+    def __init__(self, app: ASGIApp, *, room: Budget, seconds: float = BODY_SECONDS) -> None:
+        """`app`: what answers. `room`: what all bodies may hold. `seconds`: how long we wait for one."""
         self._app = app
+        self._room = room
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count what is received."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        cap, size = cap_of(scope["path"]), 0
+        cap, leave = cap_of(scope["path"]), _to_leave(scope["path"], self._room)
+        size, held, left, is_whole = 0, 0, self._seconds, False
 
         async def counted() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
+            nonlocal size, held, left, is_whole
+            if is_whole:
+                return await receive()
+            began = clock.boot()
+            try:
+                async with asyncio.timeout(left):
+                    message = await receive()
+            except TimeoutError:
+                raise too_slow() from None
+            left -= clock.boot() - began
+            is_whole = not message.get("more_body", False)
+            part = len(message.get("body", b""))
+            size += part
             if size > cap:
                 raise too_large(cap)
+            if not self._room.take(part, leave=leave):
+                raise too_many()
+            held += part
             return message
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._room.give(held)
+
+
+def _to_leave(path: str, room: Budget) -> int:
+    """A sender's bulk request leaves half of the room to the pushes of providers, which may not be repeated."""
+    return room.total // 2 if path.startswith(f"{GUARDED}/") else 0
 
 
 class JsonBodies:
@@ -92,9 +139,10 @@ class PackedBodies:
     unpacked is kept.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        """`app`: what reads the bodies."""
+    def __init__(self, app: ASGIApp, *, room: Budget) -> None:
+        """`app`: what reads the bodies. `room`: what all bodies may hold."""
         self._app = app
+        self._room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Give the body on unpacked, or answer why it cannot be."""
@@ -109,15 +157,23 @@ class PackedBodies:
             await not_unpacked(type(error), error.sentence("body"))(scope, receive, send)
             return
         except ProblemError as error:
-            await problem(HTTPStatus(error.status_code), str(error.detail))(scope, receive, send)
+            await problem_of(error)(scope, receive, send)
+            return
+        if not self._room.take(len(plain), leave=_to_leave(scope["path"], self._room)):
+            await problem_of(too_many())(scope, receive, send)
             return
         del MutableHeaders(scope=scope)["content-encoding"]
+        size = len(plain)
         whole: list[Message] = [{"type": "http.request", "body": plain, "more_body": False}]
+        del plain
 
         async def given() -> Message:
             return whole.pop() if whole else await receive()
 
-        await self._app(scope, given, send)
+        try:
+            await self._app(scope, given, send)
+        finally:
+            self._room.give(size)
 
 
 def coding_of(headers: Headers) -> str | None:
@@ -140,16 +196,43 @@ async def read_body(request: Request) -> bytes:
     return b"".join([part async for part in request.stream()])
 
 
-async def read_counted(request: Request, runtime: Runtime, account: str) -> bytes:
-    """The whole body; one that is too large, or that ends too early, is counted as rejected for the account."""
+async def read_counted(
+    request: Request, runtime: Runtime, row: RowMapping | None, *, cap: int | None = None, room: Budget | None = None
+) -> bytes:
+    """The whole body; one that is too large, or does not come whole or in time, is counted as rejected.
+
+    `row`: the account's, None where there is none to count for. `cap`, `room`: smaller ones than those of every body,
+    for what has yet to prove where it comes from.
+    """
+    parts: list[bytes] = []
+    held = 0
     try:
-        return await read_body(request)
-    except ProblemError:
-        await run_in_threadpool(turn_away, runtime, account, Rejection.TOO_LARGE)
+        async for part in request.stream():
+            if cap is not None and held + len(part) > cap:
+                raise too_large(cap)
+            if room is not None and not room.take(len(part)):
+                raise too_many()
+            held += len(part)
+            parts.append(part)
+        return b"".join(parts)
+    except ProblemError as error:
+        kind = _COUNTED_AS.get(error.status_code)
+        if row is not None and kind is not None:
+            await run_in_threadpool(reject, runtime, row, kind)
         raise
     except ClientDisconnect:
-        await run_in_threadpool(turn_away, runtime, account, Rejection.BROKEN_OFF)
+        if row is not None:
+            await run_in_threadpool(reject, runtime, row, Rejection.BROKEN_OFF)
         raise
+    finally:
+        if room is not None:
+            room.give(held)
+
+
+_COUNTED_AS: Final = {
+    int(HTTPStatus.REQUEST_ENTITY_TOO_LARGE): Rejection.TOO_LARGE,
+    int(HTTPStatus.REQUEST_TIMEOUT): Rejection.BROKEN_OFF,
+}
 
 
 def headers_of(request: Request) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The small types that requests are made of, each with its bounds."""
 
+import re
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Header, Path
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
@@ -20,7 +21,8 @@ def in_our_time(moment: datetime) -> datetime:
 
 # PostgreSQL stores no NUL.
 Text = Annotated[str, StringConstraints(min_length=1, max_length=400, pattern=r"^[^\x00]*$")]
-AccountId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,99}$")]
+ACCOUNT_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
+AccountId = Annotated[str, StringConstraints(pattern=f"^{ACCOUNT_ID.pattern}$")]
 Moment = Annotated[AwareDatetime, AfterValidator(in_our_time)]
 RowId = Annotated[int, Path(ge=1, le=LARGEST)]
 Limit = Annotated[int, Field(ge=1, le=1000, description="How many at most.")]

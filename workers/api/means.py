@@ -12,6 +12,7 @@ from core.settings import Settings
 from tasks.base import publish_or_log
 from tasks.messages import Message
 from tasks.runtime import Runtime
+from workers.attempts import FailedAttempts
 from workers.connections import NothingRunningError, app_for
 
 log = get_logger(__name__)
@@ -28,6 +29,8 @@ class Means:
     """The configured bearer token, beside those of the table."""
     publish: Publish | None = None
     """Sends a message after the commit; never raises. None: the reconciler finds everything."""
+    failed: FailedAttempts = field(default_factory=FailedAttempts, repr=False)
+    """Wrong secrets of this process's callers, whatever they were sent to."""
 
     @property
     def engine(self) -> Engine:

@@ -21,7 +21,11 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses=documented(HTTPStatus.SERVICE_UNAVAILABLE), summary="Everything that is due moves")
+@router.get(
+    "/readyz",
+    responses=documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+    summary="Everything that is due moves",
+)
 async def readyz(
     request: Request,
     only: Annotated[

@@ -16,11 +16,13 @@ from core.redaction import redact_text
 from core.settings import CredentialError
 from models.availability import is_unavailable, took_too_long
 from models.tracked import account_of
+from tasks.steps.callbacks import NoRoomError
 
 log = get_logger(__name__)
 
 PROBLEM = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
+NO_ROOM = "Too many large bodies are being received at the moment: nothing was done, send it again."
 MOST_MISTAKES = 20
 
 SCHEMA: Mapping[str, Any] = {
@@ -49,9 +51,15 @@ SCHEMA: Mapping[str, Any] = {
 class ProblemError(HTTPException):
     """Ends a request with this status and sentence; `mistakes` are (field, what is wrong with it)."""
 
-    def __init__(self, status: HTTPStatus, detail: str, mistakes: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        mistakes: Sequence[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         """`detail` and `mistakes` repeat no value that somebody sent."""
-        super().__init__(status, detail)
+        super().__init__(status, detail, headers=headers)
         self.mistakes = tuple(mistakes)
 
 
@@ -85,11 +93,17 @@ def register(api: FastAPI) -> None:
     api.add_exception_handler(RequestValidationError, _validation)
     api.add_exception_handler(SQLAlchemyError, _database)
     api.add_exception_handler(CredentialError, _credential)
+    api.add_exception_handler(NoRoomError, _no_room)
 
 
 async def _http(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
+    return problem_of(error)
+
+
+def problem_of(error: HTTPException) -> JSONResponse:
+    """The answer that an error stands for."""
     status = HTTPStatus(error.status_code)
     more = {}
     if isinstance(error, ProblemError) and error.mistakes:
@@ -148,3 +162,10 @@ def database_problem(error: Exception) -> JSONResponse | None:
 async def _credential(_: Request, error: Exception) -> JSONResponse:
     log.warning("api.credential_missing", why=str(error))
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, "A credential of this account cannot be read by the server.")
+
+
+async def _no_room(_: Request, error: Exception) -> JSONResponse:
+    del error
+    answer = problem(HTTPStatus.SERVICE_UNAVAILABLE, NO_ROOM)
+    answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return answer

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
+from sqlalchemy import RowMapping
 from starlette.concurrency import run_in_threadpool
 
 from core.logging import get_logger
@@ -12,7 +13,7 @@ from models.rejections import Rejection
 from models.tracked import account_of
 from providers.adapter import Callback
 from providers.errors import ProviderError
-from tasks.steps.callbacks import BodyRefusedError, Received, ingest, turn_away
+from tasks.steps.callbacks import BodyRefusedError, Received, ingest, reject
 from workers.api.bodies import headers_of, not_unpacked, read_counted
 from workers.api.fields import AccountId
 from workers.api.means import Have, Means
@@ -53,19 +54,25 @@ class Stored(BaseModel):
 )
 async def hand_over(account: Annotated[AccountId, Path()], request: Request, means: Have) -> Any:
     """Stores what the reply says. Handing the same reply over again changes nothing."""
-    body = await read_counted(request, means.runtime, account)
+    row = await run_in_threadpool(_row, means, account)
+    body = await read_counted(request, means.runtime, row)
     given = Callback(tail=SEND_REPLY, body=body, headers=headers_of(request))
-    stored = await run_in_threadpool(_store, means, account, given)
+    stored = await run_in_threadpool(_store, means, row, given)
     return stored if isinstance(stored, Response) else Stored.model_validate(stored, from_attributes=True)
 
 
-def _store(means: Means, account: str, given: Callback) -> Received | Response:
+def _row(means: Means, account: str) -> RowMapping:
     with means.engine.connect() as connection:
         row = account_of(connection, account)
     if row is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
+    return row
+
+
+def _store(means: Means, row: RowMapping, given: Callback) -> Received | Response:
+    account = row["id"]
     if not given.body.strip():
-        turn_away(means.runtime, account, Rejection.NOT_TAKEN)
+        reject(means.runtime, row, Rejection.NOT_TAKEN)
         detail = "The body is empty: send the reply, byte for byte as the provider gave it."
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
     try:

@@ -1,5 +1,6 @@
 """Registering ids in bulk: one request, a hundred thousand ids, an answer for each."""
 
+import re
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -22,6 +23,10 @@ from workers.api.problems import ProblemError, documented, wrong_fields
 MOST_IDS = 100_000
 REGISTERED, REFUSED = "registered", "refused"
 _LARGEST_INTEGER = 2**31 - 1
+_DEPTH_OF_IDS = 2
+_MOST_TOKENS = 50 * MOST_IDS
+"""Braces, names, values and commas: twice what ids with all seven fields have."""
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)
 
 router = APIRouter(tags=["tracked ids"])
 
@@ -143,6 +148,8 @@ def register_body(means: Means, body: bytes) -> bytes:
 
 
 def _envelope(body: bytes) -> Envelope:
+    if _has_too_many(body):
+        raise _too_many()
     try:
         given = msgspec.json.decode(body, type=Envelope)
     except msgspec.ValidationError as error:
@@ -152,9 +159,34 @@ def _envelope(body: bytes) -> Envelope:
     if not given.ids:
         raise wrong_fields([("body.ids", "is empty: give at least one id")])
     if len(given.ids) > MOST_IDS:
-        detail = f"At most {MOST_IDS} ids in one request: send the rest in another."
-        raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+        raise _too_many()
     return given
+
+
+def _too_many() -> ProblemError:
+    detail = f"At most {MOST_IDS} ids in one request: send the rest in another."
+    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+
+
+def _has_too_many(body: bytes) -> bool:
+    """Whether it certainly holds more ids than are allowed, found before one of them is decoded.
+
+    Counted are the commas between the items of a list in an object, and all that an id could be written with.
+    """
+    if body.count(b",") < MOST_IDS:
+        return False
+    depth = items = 0
+    for count, token in enumerate(_TOKENS.finditer(body)):
+        match body[token.start()]:
+            case 0x7B | 0x5B:  # { [
+                depth += 1
+            case 0x7D | 0x5D:  # } ]
+                depth -= 1
+            case 0x2C:  # ,
+                items += depth == _DEPTH_OF_IDS
+        if items >= MOST_IDS or count > _MOST_TOKENS:
+            return True
+    return False
 
 
 def read_item(raw: msgspec.Raw | bytes, check: IdCheck) -> tuple[dict[str, Any] | None, str | None]:

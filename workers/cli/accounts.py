@@ -15,6 +15,7 @@ from models.overview import AccountState, paused_by, state_of
 from providers.accounts import read_accounts
 from workers.cli.output import write_json, write_line, write_table
 from workers.cli.session import session, tell
+from workers.strength import REPORTED, require_strong_paths
 
 log = get_logger(__name__)
 
@@ -35,6 +36,7 @@ def apply_file(
 ) -> None:
     """Make the accounts what the file says; a wrong file is refused whole."""
     specs = read_accounts(file)
+    short = require_strong_paths(session(context).settings, specs)
     done = retry_transaction(session(context).engine, lambda c: apply(c, specs, prune=prune))
     names = {"created": done.created, "changed": done.changed, "unchanged": done.unchanged, "disabled": done.disabled}
     for word, ids in names.items():
@@ -42,6 +44,8 @@ def apply_file(
             write_line(f"{word} {account_id}")
     if done.missing:
         tell(f"Not in the file, still running (--prune disables them): {', '.join(done.missing)}")
+    if short:
+        tell(f"The secret of the callback address is {REPORTED}: {', '.join(short)}")
 
 
 @commands.command("list")

@@ -13,6 +13,7 @@ from core import clock
 from core.redaction import redact_text
 from core.redis import connect
 from core.settings import CredentialError, ignored_variables, resolve_reference, trusted_proxies_before
+from core.strength import ADVICE, SHORTEST
 from core.zones import host_differs, zone_rules
 from models.accounts import AccountRecord, list_accounts
 from models.ledger.clocksteps import last_step
@@ -29,6 +30,7 @@ from workers.cli.failures import sentence_of
 from workers.cli.output import moment, write_line
 from workers.cli.session import FAILED, Session, session, tell
 from workers.connections import NothingRunningError, redis_url
+from workers.strength import REPORTED, has_example_path, has_short_password, short_path_secrets, short_settings
 
 OLDEST_POSTGRES = 15
 OLDEST_REDIS = 6
@@ -78,6 +80,8 @@ def _findings(run: Session) -> Iterator[Finding]:
     yield Finding("settings", None, "; ".join([f"home {run.settings.home}", *_without_effect()]))
     where = run.settings.public_url or ("on this host" if run.settings.listens_on_loopback else "behind a proxy")
     yield Finding("status page", None, where, warning=_exposure(run))
+    if short := short_settings(run.settings):
+        yield Finding("secrets", None, warning=f"{' and '.join(short)}: {REPORTED}; {ADVICE}")
     yield Finding("time zones", None, _time_zones())
     database = _guarded("PostgreSQL", run, _postgres)
     yield database
@@ -229,9 +233,25 @@ def _accounts(run: Session) -> Iterator[Finding]:
         if missing:
             yield Finding(what, missing)
             continue
-        if is_readable_on_the_way(record.base_url):
-            yield Finding(what, None, warning="its base_url is plain http: the credentials can be read on the way")
+        if has_example_path(record):
+            yield Finding(
+                what, f"the secret of its callback address is an example, and its callbacks are refused; {ADVICE}"
+            )
+            continue
+        yield from _warnings(record)
         yield _guarded(what, run, lambda run, record=record: _asked(run, record))  # type: ignore[misc]
+
+
+def _warnings(record: AccountRecord) -> Iterator[Finding]:
+    """What works in this account and could be read or guessed."""
+    what = f"account {record.id}"
+    if is_readable_on_the_way(record.base_url):
+        yield Finding(what, None, warning="its base_url is plain http: the credentials can be read on the way")
+    if short_path_secrets([record]):
+        yield Finding(what, None, warning=f"the secret of its callback address is {REPORTED}; {ADVICE}")
+    if has_short_password(record):
+        advice = "choose a longer one if the panel takes it"
+        yield Finding(what, None, warning=f"its callback password has fewer than {SHORTEST} characters: {advice}")
 
 
 def _asked(run: Session, record: AccountRecord) -> tuple[str | None, str]:

@@ -4,12 +4,10 @@ import contextlib
 import gc
 import os
 import signal
-import socket
 import warnings
 from typing import Annotated, Any
 
 import typer
-import uvicorn
 from pydantic import SecretStr
 from tornado.ioloop import IOLoop
 from tornado.options import options as flower_options
@@ -20,6 +18,7 @@ from core.settings import Settings, load_settings, trusted_proxies_before
 from workers import lifeline
 from workers.connections import database_url, redis_url
 from workers.secrets import api_token, flower_auth
+from workers.strength import require_strong
 
 log = get_logger(__name__)
 
@@ -41,6 +40,7 @@ def _begin(process: str) -> Settings:
     """What every process does first: watch its supervisor, read its settings, log our way."""
     lifeline.watch(GRACE_SECONDS)
     settings = load_settings()
+    require_strong(settings)
     configure_logging(process, settings.log, level=settings.log_level)
     return settings
 
@@ -157,10 +157,13 @@ def flower() -> None:
     celery = _celery(settings)
     import flower.options  # noqa: F401, PLC0415 - defines the options that are set below
 
-    from workers.flower_pages import protect  # noqa: PLC0415 - imports Flower
+    from workers.flower_guard import slow_down_guessers  # noqa: PLC0415 - imports Flower
+    from workers.flower_pages import protect  # noqa: PLC0415
 
-    protect()
     celery.log_process = "flower"
+    protect()
+    # Around the other: what that calls a wrong password counts as one.
+    slow_down_guessers()
     # Set here and not on the command line: the password must not stand in the process list.
     flower_options.basic_auth = [flower_auth(settings)]
     _await_worker(celery)
@@ -199,6 +202,7 @@ def _await_worker(celery: Any) -> None:
 def api() -> None:
     """The status page, the task API, the feed of changes, the providers' callbacks and the probes."""
     from workers.api.app import make_api  # noqa: PLC0415 - FastAPI costs half a second
+    from workers.api.listening import BoundedServer, server_config  # noqa: PLC0415
     from workers.api.means import publisher  # noqa: PLC0415
     from workers.api.pages.routes import add_pages  # noqa: PLC0415
     from workers.connections import runtime_for  # noqa: PLC0415
@@ -207,27 +211,11 @@ def api() -> None:
     runtime = runtime_for(settings, threads=API_THREADS, application_name="ulak-api")
     application = make_api(runtime, token=api_token(settings), publish=publisher(settings), settings=settings)
     add_pages(application, runtime, settings)
-    config = uvicorn.Config(
-        application,
-        host=settings.bind,
-        port=settings.api_port or 8000,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=10,
-        forwarded_allow_ips=_trusted_proxies(settings),
+    config = server_config(
+        application, host=settings.bind, port=settings.api_port or 8000, trusted_proxies=_trusted_proxies(settings)
     )
     with contextlib.suppress(KeyboardInterrupt):
-        AnnouncedServer(config).run()
-
-
-class AnnouncedServer(uvicorn.Server):
-    """Tells the supervisor when it listens."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, or end the process."""
-        await super().startup(sockets)
-        lifeline.announce_ready()
+        BoundedServer(config, started=lifeline.announce_ready).run()
 
 
 def _trusted_proxies(settings: Settings) -> str:

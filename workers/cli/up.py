@@ -13,6 +13,7 @@ from core import clock
 from core.logging import configure_logging, get_logger
 from core.redis import connect
 from core.settings import SECRETS_OF, Settings, environment_of, load_settings
+from core.strength import create_home
 from models.accounts import apply, list_accounts
 from models.database import retry_transaction
 from models.overview import AccountOverview, overview, unsettled
@@ -29,6 +30,7 @@ from workers.embedded.postgres import PostgresServer
 from workers.embedded.valkey import ValkeyServer
 from workers.ports import choose_port, is_free
 from workers.runtimes import build_runtime
+from workers.strength import REPORTED, require_strong, require_strong_paths
 from workers.supervisor import ChildFailedError, Supervisor
 
 log = get_logger(__name__)
@@ -60,6 +62,8 @@ def up(
 ) -> None:
     """Start everything: servers, workers, beat, API, Flower; with no accounts the sandbox too."""
     settings = load_settings()
+    create_home(settings.home)
+    require_strong(settings)
     configure_logging("up", settings.log, level="warning")
     plan = Plan(
         settings=settings,
@@ -163,10 +167,13 @@ class Up:
             self.progress.say("Accounts", "no accounts.toml: what the database holds is used")
             return
         specs = read_accounts(path)
+        short = require_strong_paths(self.plan.settings, specs)
         applied = retry_transaction(runtime.engine, lambda c: apply(c, specs, prune=False))
         text = f"{len(specs)} from {path}"
         if applied.missing:
             text += f"; not in the file, still running: {', '.join(applied.missing)}"
+        if short:
+            text += f"; the secret of the callback address is {REPORTED}: {', '.join(short)}"
         self.progress.say("Accounts", text)
 
     def _say_what_is_missing(self, runtime: Runtime) -> None:

@@ -7,7 +7,6 @@ from typing import Final
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from core import clock
 from core.logging import get_logger
 from models.accounts import UnknownAccountError, load, pause, resume
 from models.database import retry_transaction, transaction
@@ -17,6 +16,7 @@ from models.overview import AccountState
 from tasks.messages import Message, dispatch_account, poll_account
 from tasks.steps.deadletters import retry_dead
 from tasks.steps.ondemand import WrongPollError, open_on_demand
+from workers.api.guessing import address_of
 from workers.api.pages.language import CATALOGUES
 from workers.api.pages.searches import search_of
 from workers.api.pages.trouble import PageRoute
@@ -34,20 +34,18 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, default_respo
 @router.post("/login")
 def log_in(seen: Anyone, form: Fields) -> Response:
     """Open a session for the bearer of a token."""
-    site, address = seen.site, seen.request.client.host if seen.request.client else ""
-    target = local_path(form.get("next", "/"))
+    site, target = seen.site, local_path(form.get("next", "/"))
 
     def again(text: str, status: HTTPStatus) -> Response:
-        log.warning("page.login_refused", why=text)
         return seen.render("login.html", status=status, next=target, wrong=text)
 
     if not site.form_marks.fits(seen.id, form.get("form_mark", "")):
         return again("login.stale", HTTPStatus.FORBIDDEN)
-    if site.attempts.are_too_many(address, clock.boot()):
-        return again("login.too_often", HTTPStatus.TOO_MANY_REQUESTS)
     holder = site.sessions.holder(form.get("token", "").strip())
+    if holder is None and site.failed.note(address_of(seen.request.scope)):
+        return again("login.too_often", HTTPStatus.TOO_MANY_REQUESTS)
     if holder is None:
-        site.attempts.note_failure(address, clock.boot())
+        log.warning("page.login_refused")
         return again("login.wrong", HTTPStatus.UNAUTHORIZED)
     response = seen.go(target)
     seen.log_in(response, site.sessions.open(holder))

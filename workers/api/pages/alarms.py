@@ -46,13 +46,15 @@ def find_alarms(
     rested: Collection[str] = (),
     *,
     transport: str | None = None,
+    short_secrets: Sequence[str] = (),
 ) -> list[Alarm]:
     """Everything that is wrong, the broken before what is on hold before the late, each in the order of the accounts.
 
     `every_seconds`: of each provider, where its account says nothing else. `rested`: accounts that were not to be asked
     a moment ago, so that what waits there has waited rightly. `transport`: what `models.transport` says.
+    `short_secrets`: names of secrets of ours that are short.
     """
-    whole = [Alarm(kind=f"database_{transport}", severity="warn", fix="database_transport")] if transport else []
+    whole = list(_whole(transport, short_secrets))
     enabled = [account for account in accounts if account.enabled]
     if not enabled:
         return [Alarm(kind="no_accounts", severity="bad"), *whole]
@@ -62,6 +64,14 @@ def find_alarms(
         found += _leftovers(account)
         found += _lateness(account, waiting.get(account.id))
     return sorted(found, key=lambda alarm: _ORDER[alarm.severity])
+
+
+def _whole(transport: str | None, short_secrets: Sequence[str]) -> Iterator[Alarm]:
+    """What concerns no account in particular."""
+    if transport:
+        yield Alarm(kind=f"database_{transport}", severity="warn", fix="database_transport")
+    if short_secrets:
+        yield Alarm(kind="short_secrets", severity="warn", values={"names": ", ".join(short_secrets)})
 
 
 def _stalled(

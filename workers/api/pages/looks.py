@@ -1,11 +1,11 @@
 """How all stands, looked up at most every few seconds however many people watch: counting a big table is not free."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from core import clock
 from models.attention import waiting
@@ -38,6 +38,8 @@ class Looker:
     engine: Engine
     every_seconds: Mapping[str, float]
     """Of each provider, where an account says nothing else."""
+    short_secrets: Callable[[Connection], Sequence[str]] = lambda _: ()
+    """Names of secrets of ours that are too short."""
     _lock: Lock = field(default_factory=Lock, repr=False)
     _last: Look | None = None
     _valid_until: float = 0.0
@@ -73,6 +75,7 @@ class Looker:
                 self.every_seconds,
                 self._note_rest(accounts),
                 transport=transport_fault(connection),
+                short_secrets=self.short_secrets(connection),
             )
             as_of = accounts[0].as_of if accounts else connection.execute(text("SELECT now()")).scalar_one()
         return Look(as_of=as_of, accounts=accounts, alarms=found)

@@ -10,6 +10,8 @@ from starlette.staticfiles import StaticFiles
 
 from core.logging import get_logger
 from core.settings import CredentialError, Settings, generated_secret, resolve_reference
+from core.strength import is_example
+from models.accounts import list_accounts
 from models.ledger.deadletters import list_dead
 from models.ledger.listing import list_polls, running_on_demand
 from models.lookups import explain
@@ -27,6 +29,7 @@ from workers.api.pages.trouble import PageRoute
 from workers.api.pages.visits import YEAR_SECONDS, Member, MissingError, Site, Visit
 from workers.connections import paces
 from workers.secrets import api_token
+from workers.strength import short_path_secrets, short_settings
 
 log = get_logger(__name__)
 
@@ -50,9 +53,14 @@ def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
         sessions=Sessions(engine=runtime.engine, keys=keys, token=api_token(settings)),
         form_marks=FormMarks(keys.box("form")),
         seal=Seal(keys.box("search")),
-        looker=Looker(runtime.engine, {name: pace.every_seconds for name, pace in paces().items()}),
+        looker=Looker(
+            runtime.engine,
+            {name: pace.every_seconds for name, pace in paces().items()},
+            lambda connection: _short_secrets(connection, runtime, settings),
+        ),
         templates=environment(),
         publish=means.send,
+        failed=means.failed,
         push_only=frozenset(name for name, adapter in ADAPTERS.items() if not _is_pulled(adapter)),
     )
     api.include_router(router)
@@ -70,6 +78,12 @@ class KeptFiles(StaticFiles):
         return answer
 
 
+def _short_secrets(connection: Connection, runtime: Runtime, settings: Settings) -> list[str]:
+    """Names of the secrets that we chose and that could be guessed."""
+    accounts = [account for account in list_accounts(connection) if account.enabled]
+    return [*short_settings(settings), *short_path_secrets(accounts, runtime.credentials.get)]
+
+
 def _is_pulled(adapter: Adapter) -> bool:
     """Whether the provider can be asked for anything."""
     return bool(adapter.record.id_kinds) or adapter.record.sweep_window_days is not None
@@ -82,9 +96,10 @@ def _secret(settings: Settings) -> str:
     """
     if settings.page_secret_file is not None:
         secret = resolve_reference(f"file:{settings.page_secret_file}")
-        if len(secret) < SHORTEST_SECRET:
+        if len(secret) < SHORTEST_SECRET or is_example(secret):
             raise CredentialError(
-                f"The secret in {settings.page_secret_file} is too short: give at least {SHORTEST_SECRET} characters."
+                f"The secret in {settings.page_secret_file} is an example or too short: "
+                f"give at least {SHORTEST_SECRET} characters."
             )
         return secret
     try:

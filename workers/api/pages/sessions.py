@@ -1,4 +1,4 @@
-"""Who is logged in: sealed cookies, marks for forms, and a brake on guessing.
+"""Who is logged in: sealed cookies, and marks for forms.
 
 A session lives in its cookie, sealed with a key made of the home's secret. It ends after twelve hours, at log-out, when
 the token it was opened with is revoked or replaced, and when the secret is removed, at every API process alike.
@@ -7,10 +7,8 @@ the token it was opened with is revoked or replaced, and when the secret is remo
 import base64
 import hmac
 import secrets
-from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from threading import Lock
 
 import msgspec
 from cryptography.fernet import Fernet, InvalidToken
@@ -26,10 +24,6 @@ from workers.api.auth import CONFIGURED
 LASTS = timedelta(hours=12)
 LONGEST_TOKEN = 512
 LONGEST_COOKIE = 1024
-
-TRIES, TRIES_OF_ALL, WITHIN_SECONDS = 5, 60, 60.0
-"""So many wrong tokens an address, and all together, may try in a minute."""
-MOST_ADDRESSES = 10_000
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,36 +131,6 @@ class Sessions:
 
     def _box(self) -> Fernet:
         return self.keys.box("session")
-
-
-@dataclass(slots=True)
-class Attempts:
-    """Counts wrong tokens, by address and in all, in this process."""
-
-    _failed: dict[str, deque[float]] = field(default_factory=dict)
-    _all: deque[float] = field(default_factory=deque)
-    _lock: Lock = field(default_factory=Lock)
-
-    def are_too_many(self, address: str, now: float) -> bool:
-        """Whether this address must wait. `now`: of the boot clock."""
-        with self._lock:
-            mine = _recent(self._failed.get(address, deque()), now)
-            return len(mine) >= TRIES or len(_recent(self._all, now)) >= TRIES_OF_ALL
-
-    def note_failure(self, address: str, now: float) -> None:
-        """One more."""
-        with self._lock:
-            if len(self._failed) >= MOST_ADDRESSES:
-                self._failed = {each: times for each, times in self._failed.items() if _recent(times, now)}
-            if len(self._failed) < MOST_ADDRESSES:
-                self._failed.setdefault(address, deque(maxlen=TRIES)).append(now)
-            self._all.append(now)
-
-
-def _recent(times: deque[float], now: float) -> deque[float]:
-    while times and times[0] <= now - WITHIN_SECONDS:
-        times.popleft()
-    return times
 
 
 def _bytes(text: str) -> bytes:

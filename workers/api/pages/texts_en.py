@@ -116,6 +116,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.behind": "{account} is behind: the oldest id fell due {since}, and the limit is used up.",
     "alarm.behind.fix": "There is more to ask than the limit allows. If the provider grants more, raise it in the "
     "accounts file.",
+    "alarm.short_secrets": "These secrets have fewer than 24 characters: {names}.",
+    "alarm.short_secrets.fix": "Whoever guesses one comes in. Replace it by a long one, such as `openssl rand -hex 24` "
+    "prints: the next version refuses short ones. An account's name stands for the secret of its callback address.",
     # --- one account
     "account.title": "Account {account}",
     "account.state": "State",

@@ -117,6 +117,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.behind": "{account} geride kaldı: en eski kimliğin sırası {since} gelmişti ve limit dolu.",
     "alarm.behind.fix": "Sorulacaklar limitin izin verdiğinden çok. Sağlayıcı daha fazlasına izin veriyorsa hesap "
     "dosyasında yükseltin.",
+    "alarm.short_secrets": "Şu gizli anahtarlar 24 karakterden kısa: {names}.",
+    "alarm.short_secrets.fix": "Tahmin eden içeri girer. `openssl rand -hex 24` çıktısı gibi uzun biriyle değiştirin: "
+    "sonraki sürüm kısa olanı kabul etmez. Hesap adı, o hesabın geri çağrı adresindeki gizli bölümü gösterir.",
     # --- bir hesap
     "account.title": "{account} hesabı",
     "account.state": "Durum",

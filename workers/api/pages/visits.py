@@ -1,7 +1,7 @@
 """One request of one visitor: who it is, in which language, with which forms; and the answers it may get."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
 from secrets import token_urlsafe
@@ -19,8 +19,9 @@ from workers.api.means import Publish
 from workers.api.pages.language import CATALOGUES, Language, choose
 from workers.api.pages.looks import Looker
 from workers.api.pages.searches import Seal
-from workers.api.pages.sessions import LASTS, Attempts, FormMarks, Session, Sessions
+from workers.api.pages.sessions import LASTS, FormMarks, Session, Sessions
 from workers.api.pages.showing import Show
+from workers.attempts import FailedAttempts
 
 SESSION_COOKIE, VISIT_COOKIE, LANGUAGE_COOKIE = "ulak_session", "ulak_visit", "ulak_language"
 YEAR_SECONDS = 365 * 24 * 3600
@@ -58,7 +59,8 @@ class Site:
     publish: Publish
     push_only: frozenset[str]
     """Providers that are never asked."""
-    attempts: Attempts = field(default_factory=Attempts)
+    failed: FailedAttempts
+    """Shared with the task API and the callbacks."""
 
     def cookie_name(self, name: str) -> str:
         """The cookie's name; `__Host-` lets a browser take it from this host over https only, from no neighbour of it.

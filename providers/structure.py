@@ -1,0 +1,47 @@
+"""How many values a body holds, counted before anything is built of them.
+
+A list of empty lists takes three bytes an item and becomes sixty-four in memory; so what a body may hold is bounded by
+its values, not by its bytes alone. Counting costs a few passes at the speed of memory; only a body that may hold too
+many is looked at closer, and no further than to the first value too many.
+"""
+
+import re
+from typing import Final
+
+from providers.errors import AnswerNotUnderstood
+
+MOST_VALUES: Final = 1_000_000
+"""Of any body: objects, lists, fields and items of JSON together; elements and attributes of XML."""
+_LONGEST_TAG: Final = 64 * 1024
+"""A parser holds all attributes of an element before it shows them to anybody."""
+_BEGIN_VALUES: Final = (b"{", b"[", b",", b":")
+_TOKENS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{\[,:]', re.DOTALL)
+_LONG_TAG: Final = re.compile(rb"<[^<]{%d}" % _LONGEST_TAG)
+
+
+def check_values(body: bytes, most: int = MOST_VALUES) -> None:
+    """Raise `AnswerNotUnderstood`, with the bytes, where JSON or XML holds more than `most` values."""
+    if is_xml(body):
+        too_many = body.count(b"<") // 2 + body.count(b"=") > most or _LONG_TAG.search(body) is not None
+    else:
+        too_many = sum(map(body.count, _BEGIN_VALUES)) > most and _has_more(body, most)
+    if too_many:
+        raise AnswerNotUnderstood(f"The body holds more than {most} values.", raw=body)
+
+
+def is_xml(body: bytes) -> bool:
+    """Whether a body is XML rather than JSON, told by its first character."""
+    return body[:64].replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith(b"<")
+
+
+def _has_more(body: bytes, most: int) -> bool:
+    """The same without what stands in strings."""
+    found = 0
+    for token in _TOKENS.finditer(body):
+        found += body[token.start()] != _QUOTE
+        if found > most:
+            return True
+    return False
+
+
+_QUOTE: Final = ord('"')

@@ -1,0 +1,87 @@
+"""Secrets that could be guessed, as `ulak check`, `ulak accounts apply` and the status page tell of them."""
+
+from pathlib import Path
+
+import pytest
+from command_line import Ulak, ulak
+from sqlalchemy import Engine
+from task_api import runtime_on
+
+from core.settings import load_settings
+from core.strength import SHORTEST, create_home
+from workers.api.app import make_api
+from workers.api.pages.routes import add_pages
+
+__all__ = ["ulak"]  # a fixture
+
+SHORT = "k" * (SHORTEST - 1)
+ACCOUNTS = """
+[[account]]
+id = "toplu"
+provider = "iletimerkezi"
+credentials = { key = "env:K", hash = "env:H", webhook_secret = "env:HOOK" }
+[[account]]
+id = "bip-1"
+provider = "bip"
+credentials = { callback_user = "env:U", callback_password = "env:P" }
+"""
+
+
+@pytest.fixture
+def accounts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Accounts whose secrets are all short; those that a provider chose too."""
+    for name in ("K", "H", "U", "P"):
+        monkeypatch.setenv(name, "k1")
+    monkeypatch.setenv("HOOK", SHORT)
+    path = tmp_path / "accounts.toml"
+    path.write_text(ACCOUNTS, encoding="utf-8")
+    return str(path)
+
+
+def test_check_reports_ours_and_never_judges_a_providers(
+    ulak: Ulak, accounts_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short password of a provider's callback is a word beside an account that is ok."""
+    monkeypatch.setenv("ULAK_API_TOKEN", SHORT)
+    monkeypatch.setenv("ULAK_FLOWER_AUTH", f"ulak:{SHORT}")
+    told = ulak("accounts", "apply", accounts_file)
+    assert (told.code, "which the next version refuses: toplu" in told.err) == (0, True)
+    lines = dict(line.split(": ", 1) for line in ulak("check").out.splitlines())
+    assert lines["secrets"].startswith("ULAK_API_TOKEN and ULAK_FLOWER_AUTH: shorter than 24 characters")
+    assert lines["account toplu"].startswith("the secret of its callback address is shorter than 24 characters")
+    assert lines["account bip-1"].startswith("ok (credentials found; its callback password has fewer than 24")
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("secret", [SHORT, "change-me-change-me-change-me"])
+def test_an_account_file_with_such_a_secret_is_refused_whole(
+    ulak: Ulak, accounts_file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, secret: str, *, is_new: bool
+) -> None:
+    """An example always, a short one in a data folder that this version made."""
+    monkeypatch.setenv("HOOK", secret)
+    if is_new:
+        create_home(tmp_path / "home")
+    done = ulak("accounts", "apply", accounts_file)
+    assert done.code == (1 if is_new or secret != SHORT else 0)
+    assert ("webhook_secret of toplu" in done.err) == bool(done.code)
+    assert secret not in done.out + done.err
+    assert ("toplu" in ulak("accounts", "list").out) == (not done.code)
+
+
+def test_the_status_page_names_them(
+    ulak: Ulak, accounts_file: str, migrated_database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until somebody has replaced them."""
+    monkeypatch.setenv("ULAK_API_TOKEN", SHORT)
+    assert ulak("accounts", "apply", accounts_file).code == 0
+    runtime = runtime_on(migrated_database)
+    app = make_api(runtime, token=SHORT)
+    add_pages(app, runtime, load_settings())
+    [alarm] = [each for each in app.state.pages.looker.look().alarms if each.kind == "short_secrets"]
+    assert (alarm.severity, alarm.values) == ("warn", {"names": "ULAK_API_TOKEN, toplu"})
+    monkeypatch.setenv("ULAK_API_TOKEN", "k9" * SHORTEST)
+    monkeypatch.setenv("HOOK", "h9" * SHORTEST)
+    runtime = runtime_on(migrated_database)
+    app = make_api(runtime, token=SHORT)
+    add_pages(app, runtime, load_settings())
+    assert [each for each in app.state.pages.looker.look().alarms if each.kind == "short_secrets"] == []

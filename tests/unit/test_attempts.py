@@ -1,0 +1,42 @@
+"""Wrong secrets, counted for each address."""
+
+import pytest
+
+from core import clock
+from workers import attempts
+from workers.attempts import MOST, MOST_ADDRESSES, WITHIN_SECONDS, FailedAttempts
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The boot clock, in a list that the test changes."""
+    at = [1000.0]
+    monkeypatch.setattr(clock, "boot", lambda: at[0])
+    return at
+
+
+def test_only_the_address_that_guesses_is_told_to_wait(now: list[float]) -> None:
+    """Ten a minute are answered as usual; another address is not concerned; a minute later all is forgotten."""
+    failed = FailedAttempts()
+    assert [failed.note("10.0.0.1") for _ in range(MOST + 2)] == [False] * MOST + [True, True]
+    assert not failed.note("10.0.0.2")
+    now[0] += WITHIN_SECONDS + 1
+    assert not failed.note("10.0.0.1")
+
+
+def test_one_network_of_ipv6_is_one_guesser() -> None:
+    """Its holder has 2^64 addresses."""
+    failed = FailedAttempts()
+    told = [failed.note(f"2001:db8::{n:x}") for n in range(1, MOST + 2)]
+    assert told[-1]
+    assert not failed.note("2001:db8:0:1::1")
+    assert not failed.note("::ffff:10.0.0.1")
+
+
+def test_many_addresses_fill_no_memory(now: list[float]) -> None:
+    """Of more than ten thousand the longest unheard are forgotten."""
+    failed = FailedAttempts()
+    for n in range(MOST_ADDRESSES + 500):
+        failed.note(f"address-{n}")
+    assert len(failed._failed) == MOST_ADDRESSES
+    assert attempts.MOST_ADDRESSES == MOST_ADDRESSES
