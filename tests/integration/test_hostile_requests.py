@@ -13,6 +13,7 @@ from task_api import TOKEN, Api, api, running
 from test_callbacks import LOGIN, SECRET, SECRETS, apply_accounts, count, notice
 
 from core import clock
+from core.budgets import Budget
 from models.quarantine import new_key
 from providers.http import HttpDoor
 from tasks.runtime import CredentialCache, Runtime
@@ -171,15 +172,20 @@ def bearer(token: str = TOKEN) -> bytes:
     return f"Authorization: Bearer {token}\r\n".encode()
 
 
-def test_all_bodies_share_one_budget_of_which_pushes_get_the_whole(migrated_database: Engine) -> None:
+def test_all_bodies_share_one_budget_of_which_pushes_get_the_whole(
+    migrated_database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beyond it 503 with `Retry-After`; whatever has ended gives its room back."""
-    with serving(migrated_database, all_bodies_bytes=4 * MIB) as wire:
+    room = Budget(4 * MIB)
+    monkeypatch.setattr("workers.api.app.Budget", lambda _: room)
+    with serving(migrated_database) as wire:
         bulk = push_head("/v1/tracked", 3 * MIB).replace(b"Host", bearer() + b"Host")
         status, headers, _ = wire().send(bulk, b"[" * (3 * MIB)).answer()
         assert (status, headers["retry-after"]) == (503, "2")
         held = wire().send(push_head("/callbacks/bip/bip-1", 4 * MIB, LOGIN), b" " * (3 * MIB))
         two = push_head("/callbacks/bip/bip-1", 2 * MIB, LOGIN)
-        until(lambda: wire().send(two, b" " * (2 * MIB)).answer()[0] == 503)
+        until(lambda: room.held == 3 * MIB)
+        assert wire().send(two, b" " * (2 * MIB)).answer()[0] == 503
         held.close()
         body = json.dumps(notice()).encode()
         until(lambda: wire().send(two, b" " * (2 * MIB - len(body)), body).answer()[0] == 200)
@@ -208,8 +214,9 @@ def test_no_stranger_makes_it_look_as_if_pushes_could_not_be_stored(migrated_dat
         for account in ("x%00y", "%ff", "a" * 5000, "bip-1'--", "..", "%2e%2e%2f"):
             assert wire().send(push_head(f"/callbacks/bip/{account}", 2, LOGIN), b"{}").answer()[0] == 404, account
             assert wire().send(f"GET /callbacks/bip/{account} HTTP/1.1\r\nHost: u\r\n\r\n".encode()).answer()[0] == 405
-        shown = wire().send(b"GET /metrics HTTP/1.1\r\nHost: ulak\r\n\r\n").answer()[2].decode()
-    stored = [line for line in shown.splitlines() if 'outcome="not_stored"' in line]
+        status, _, shown = wire().send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").answer()
+    assert (status, b"ulak_callback_seconds" in shown) == (200, True)
+    stored = [line for line in shown.decode().splitlines() if 'outcome="not_stored"' in line]
     assert [line for line in stored if not line.endswith(" 0.0")] == []
 
 
@@ -245,7 +252,7 @@ def test_an_example_in_the_address_lets_nobody_in(migrated_database: Engine, mon
 def test_head_is_answered_like_get_without_the_body(migrated_database: Engine, path: str) -> None:
     """RFC 9110, 9.1: monitors ask so."""
     with serving(migrated_database) as wire:
-        client = wire().send(f"HEAD {path} HTTP/1.1\r\nHost: u\r\nConnection: close\r\n\r\n".encode())
+        client = wire().send(f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         said = b""
         while data := client.socket.recv(65536):
             said += data
