@@ -172,13 +172,10 @@ def bearer(token: str = TOKEN) -> bytes:
     return f"Authorization: Bearer {token}\r\n".encode()
 
 
-def test_all_bodies_share_one_budget_of_which_pushes_get_the_whole(
-    migrated_database: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_bodies_share_one_budget_of_which_pushes_get_the_whole(migrated_database: Engine) -> None:
     """Beyond it 503 with `Retry-After`; whatever has ended gives its room back."""
     room = Budget(4 * MIB)
-    monkeypatch.setattr("workers.api.app.Budget", lambda _: room)
-    with serving(migrated_database) as wire:
+    with serving(migrated_database, bodies=room) as wire:
         bulk = push_head("/v1/tracked", 3 * MIB).replace(b"Host", bearer() + b"Host")
         status, headers, _ = wire().send(bulk, b"[" * (3 * MIB)).answer()
         assert (status, headers["retry-after"]) == (503, "2")

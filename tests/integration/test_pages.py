@@ -640,7 +640,12 @@ def test_a_log_in_holds_at_every_process_that_has_the_same_page_secret(
 
 
 @pytest.mark.parametrize(
-    ("secret", "sentence"), [("k" * 31, "is an example or too short: give at least 32"), (None, "cannot be read")]
+    ("secret", "sentence"),
+    [
+        ("k" * 31, "is too short: give at least 32"),
+        ("change-me-" * 5, "is an example: give at least 32"),
+        (None, "cannot be read"),
+    ],
 )
 def test_a_page_secret_that_is_none_is_refused(
     migrated_database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str | None, sentence: str

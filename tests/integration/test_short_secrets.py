@@ -63,7 +63,9 @@ def test_check_fails_an_account_whose_callbacks_are_refused(
     monkeypatch.setenv("HOOK", "change-me-change-me-change-me")
     checked = ulak("check")
     assert checked.code == 1
-    assert "account toplu: the secret of its callback address is an example, and its callbacks are refused" in checked.out
+    assert (
+        "account toplu: the secret of its callback address is an example, and its callbacks are refused" in checked.out
+    )
 
 
 @pytest.mark.parametrize("is_new", [True, False])

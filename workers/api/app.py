@@ -45,14 +45,14 @@ def make_api(
     publish: Publish | None = None,
     probe_seconds: float = PATIENCE_SECONDS,
     body_seconds: float = BODY_SECONDS,
-    all_bodies_bytes: int = ALL_BODIES_BYTES,
+    bodies: Budget | None = None,
     settings: Settings | None = None,
 ) -> FastAPI:
     """The application over this runtime.
 
     `token`: accepted beside those of `ulak tokens`. `publish`: tells the workers what was committed; without it they
     find it by themselves within seconds. `probe_seconds`: how long `/readyz` may take. `body_seconds`: how long a body
-    may take to come. `all_bodies_bytes`: what those of all requests may hold together. `settings`: where it is reached.
+    may take to come. `bodies`: what those of all requests may hold together. `settings`: where it is reached.
     """
     settings = settings or load_settings()
     means = Means(runtime=runtime, token=token, publish=publish)
@@ -86,7 +86,7 @@ def make_api(
     api.include_router(metrics.router)
     api.include_router(manual.router)
     _document_problems(api)
-    room = Budget(all_bodies_bytes)
+    room = bodies or Budget(ALL_BODIES_BYTES)
     # The last one added is the outermost.
     api.add_middleware(PackedBodies, room=room)
     api.add_middleware(JsonBodies)

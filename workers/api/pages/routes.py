@@ -97,9 +97,9 @@ def _secret(settings: Settings) -> str:
     if settings.page_secret_file is not None:
         secret = resolve_reference(f"file:{settings.page_secret_file}")
         if len(secret) < SHORTEST_SECRET or is_example(secret):
+            fault = "an example" if is_example(secret) else "too short"
             raise CredentialError(
-                f"The secret in {settings.page_secret_file} is an example or too short: "
-                f"give at least {SHORTEST_SECRET} characters."
+                f"The secret in {settings.page_secret_file} is {fault}: give at least {SHORTEST_SECRET} characters."
             )
         return secret
     try:
