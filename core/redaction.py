@@ -158,6 +158,10 @@ class KnownSecrets:
         """The text without any known secret."""
         return self._pattern.sub(MASK, text) if self._pattern else text
 
+    def is_in_json(self, document: str) -> bool:
+        """Whether a text of this document would be masked; cheap for a long one. Non-ASCII is not escaped in it."""
+        return any(json.dumps(form, ensure_ascii=False)[1:-1] in document for form in self._forms)
+
 
 def _spellings(secret: str) -> set[str]:
     """As it is; as URLs (either case, slashes kept or not), JSON and HTML hold it; within base64 at each place."""
