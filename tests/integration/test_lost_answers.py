@@ -35,8 +35,8 @@ def runtime(shared_database: Engine) -> Runtime:
     return make_runtime(shared_database, resolve=lambda _: "secret")
 
 
-def lose(runtime: Runtime, *fetch_ids: int) -> None:
-    """Workers take these fetches, ask, and end; the reconciler finds their leases."""
+def lose(runtime: Runtime, *fetch_ids: int) -> list[str]:
+    """Workers take these fetches, ask, and end; the reconciler finds their leases. What it logs."""
     for fetch_id in fetch_ids:
         assert isinstance(take(runtime.engine, fetch_id), Taken)
         # What was noticed before lies an hour behind the call, as `expire_lease` puts that into the past.
@@ -48,20 +48,21 @@ def lose(runtime: Runtime, *fetch_ids: int) -> None:
         )
     for fetch_id in fetch_ids:
         expire_lease(runtime.engine, fetch_id)
-    upkeep.reconcile(runtime)
+    return [event for _, event, _ in upkeep.reconcile(runtime).lines if event != "upkeep.healed"]
 
 
 def test_a_response_that_ends_every_worker_is_the_accounts_trouble_and_opens_its_breaker(runtime: Runtime) -> None:
     """From the first time on; the fetch is dead after five."""
     engine, account_id = runtime.engine, add_account(runtime.engine, provider="iletimerkezi")
     _, [fetch_id] = add_poll(engine, account_id, [fetch(1)])
-    seen = []
+    seen, logged = [], []
     for _ in range(MAX_CLAIMS):
-        lose(runtime, fetch_id)
+        logged += lose(runtime, fetch_id)
         account = row(engine, "accounts", account_id)
         seen.append((account["breaker_failures"], account["breaker_state"], row(engine, "fetches", fetch_id)["state"]))
         assert account["last_trouble"].startswith("LeaseExpired: a worker made a call and wrote no answer")
     assert seen == [(n, "closed", "ready") for n in range(1, MAX_CLAIMS)] + [(MAX_CLAIMS, "open", "dead")]
+    assert logged == ["fetch.lost"] * MAX_CLAIMS + ["account.breaker_opened"]
     with engine.connect() as connection:
         [stands] = overview(connection, account_id)
     assert (stands.state, stands.reason, stands.dead_fetches) == ("breaker open", stands.last_trouble, 1)
@@ -71,7 +72,7 @@ def test_what_ends_with_one_worker_counts_once(runtime: Runtime) -> None:
     """A worker of many threads that is killed says one thing about the account, not one for each thread."""
     engine, account_id = runtime.engine, add_account(runtime.engine)
     _, fetch_ids = add_poll(engine, account_id, [fetch(n) for n in range(8)])
-    lose(runtime, *fetch_ids)
+    assert lose(runtime, *fetch_ids) == ["fetch.lost"]
     account = row(engine, "accounts", account_id)
     assert (account["breaker_failures"], account["breaker_state"]) == (1, "closed")
 
