@@ -11,6 +11,7 @@ from private_ca import serving
 from sqlalchemy import Engine, text
 
 from tasks.runtime import Runtime
+from tasks.steps.bodies import MOST_UNREADABLE
 from tasks.steps.quarantine import reread
 from tasks.steps.tracking import track
 
@@ -103,3 +104,17 @@ def test_a_packed_answer_that_is_not_whole_closes_nothing_and_is_kept(
     told = reread(runtime, entry.id)
     assert told is not None
     assert (told.understood, told.reports) == (True, 2)
+
+
+def test_an_answer_of_very_many_unreadable_rows_is_kept_whole_and_as_one(runtime: Runtime) -> None:
+    """One sealed body in place of an entry for each row, packed, to be read again by a version that can."""
+    row = ITEM.replace(b"<status>2</status>", b"<status>odd</status>")
+    body = HEAD + b"".join(row % (n % 90 + 10, n) for n in range(MOST_UNREADABLE + 1))
+    kept = "SELECT count(*) FROM quarantine WHERE account_id = :a"
+    account = polled(runtime, gzip.compress(body), "gzip", lambda account: scalar(runtime.engine, kept, a=account) != 0)
+    query = "SELECT sealed, reason, context FROM quarantine WHERE account_id = :a"
+    with runtime.engine.connect() as connection:
+        [entry] = connection.execute(text(query), {"a": account}).all()
+    assert entry.reason.startswith(f"{MOST_UNREADABLE + 1} parts of it could not be read, the first of them: ")
+    assert entry.context["headers"]["content-encoding"] == "gzip"
+    assert gzip.decompress(Fernet(runtime.seal_key).decrypt(entry.sealed)) == body
