@@ -77,11 +77,11 @@ class UlakTask(Task):
 
 
 def publish_or_log(app: Any, message: Message) -> bool:
-    """Send one message; False, with a line in the log, when the broker cannot be reached."""
+    """Send one message; False, with a line in the log, when that fails. Raises nothing: the work is committed."""
     try:
         publish(app, message)
-    except app.connection_errors() as error:
-        log.warning("message.not_published", message=message.task, error=type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - the thread that publishes must outlive whatever a broken connection does
+        log.warning("message.not_published", message=message.task, error=origin(error))
         return False
     return True
 
