@@ -176,7 +176,7 @@ def _spellings(secret: str) -> set[str]:
 
 
 def _in_base64(secret: str) -> Iterator[str]:
-    """What base64 makes of it whatever stands before and after, as in the header of `user:secret`."""
+    """What base64 makes of it whatever comes before and after, as in the header of `user:secret`."""
     raw = secret.encode("utf-8", "surrogatepass")
     for before, unsure in ((0, 0), (1, 2), (2, 3)):
         sure = (before + len(raw)) * 8 // 6
@@ -190,7 +190,7 @@ _KNOWN: Final = KnownSecrets()
 
 
 def register_secret(value: str) -> None:
-    """From now on this exact value is masked wherever it stands, also as URLs, JSON, HTML and base64 spell it.
+    """Mask this exact value from now on wherever it occurs, also as URLs, JSON, HTML and base64 spell it.
 
     Values under four characters are ignored: replacing them would make every line unreadable.
     """

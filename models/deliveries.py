@@ -275,10 +275,10 @@ def _probe(
         for place, key in enumerate(keys)
         for seen in incoming[key].values()
     ]
-    told = connection.exec_driver_sql(_PROBE, {"rows": json_parameter(rows), "account": account_id}).all()
-    fresh = sorted({keys[place] for place, delivery_id, _ in told if delivery_id is None})
-    existing = {delivery_id: keys[place] for place, delivery_id, _ in told if delivery_id is not None}
-    return fresh, existing, any(keeps_facts for _, _, keeps_facts in told[:1])
+    probed = connection.exec_driver_sql(_PROBE, {"rows": json_parameter(rows), "account": account_id}).all()
+    fresh = sorted({keys[place] for place, delivery_id, _ in probed if delivery_id is None})
+    existing = {delivery_id: keys[place] for place, delivery_id, _ in probed if delivery_id is not None}
+    return fresh, existing, any(keeps_facts for _, _, keeps_facts in probed[:1])
 
 
 def _insert(

@@ -1,9 +1,9 @@
 """The facts of a delivery's only statement: not stored beside it, since the row says them.
 
-Most deliveries are first seen final and never spoken of again. Their observation then keeps the raw item and leaves
-`facts` null; they are restored from the row. Whoever adds a second statement stores the first one's facts with it, so
-null facts always mean: there is no other statement, and the row is what this one said. The content hash is kept, so a
-row that was changed by hand is noticed (`holds`).
+Most deliveries are final when first seen and never reported again. Their observation keeps the raw item and leaves
+`facts` null; they are restored from the row. A writer that adds a second statement stores the first one's facts with
+it, so null facts always mean: there is no other statement, and the row is what this one said. The content hash is kept,
+so a row that was changed by hand is noticed (`holds`).
 
 Facts stay where the row does not give them back exactly, and where they would have to be stored soon: while the
 delivery is open.

@@ -236,7 +236,7 @@ def fold(granularity: Granularity, observations: Iterable[Observation]) -> Row:
 def encode_row(granularity: Granularity, observations: Collection[Observation]) -> bytes:
     """What `fold` gives of distinct observations, as a JSON object without what is None.
 
-    A conversation's `day` stands in it, although it is no field of the row.
+    It holds a conversation's `day`, although the row has no such field.
     """
     facts, is_final, conflict = _join(granularity, observations)
     [encoded] = [seen.encoded for seen in observations if seen.facts is facts] or [None]
@@ -254,7 +254,7 @@ _JSON = {False: b"false", True: b"true"}
 def _join(granularity: Granularity, observations: Collection[Observation]) -> tuple[Facts, bool, bool]:
     """(facts, is_final, conflict) of the row that follows from distinct observations: the merge rule."""
     if len(observations) == 1:
-        # Nothing competes, so all that the only statement says stands.
+        # Nothing competes with the only statement.
         [only] = observations
         return only.facts, _is_final(granularity, only), False
     ranked = rank(granularity, observations)

@@ -49,7 +49,7 @@ def rebuild(
 ) -> RebuildResult:
     """Recompute every row (of one account, or of all) from its observations; afterwards the table is what they say.
 
-    Where the row itself stands for the facts of its only statement, their hash shows whether it still is what was said.
+    Where the row itself holds the facts of its only statement, their hash shows whether it still is what was reported.
     If not, the facts are derived from the raw item by `restate_of`, and written if they have that hash.
 
     Streams in chunks of 1000 rows, so memory does not grow with the table. Locks and writes only rows that differ, and

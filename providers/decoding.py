@@ -341,7 +341,7 @@ def _named_zone(utc: str | None, sign: str | None, hours: str | None, minutes: s
 
 
 def is_no_time(text: str) -> bool:
-    """Whether a text stands where there is no time: blank, or MySQL's zero date."""
+    """Whether a text means that there is no time: blank, or MySQL's zero date."""
     return _is_absent(text, _NO_TIME)
 
 

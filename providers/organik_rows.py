@@ -66,7 +66,7 @@ REASON: Final[Mapping[int, Reason]] = {
     22: Reason.OTHER,  # "Operator işlemi onaylayamadı."
     23: Reason.OPTED_OUT,  # "İYS Retli numara listesinde": the national consent register
     88: Reason.TEST,
-    99: Reason.INVALID_NUMBER,  # "Hatalı numara"; it stands beside status 4 in the documents' own sample
+    99: Reason.INVALID_NUMBER,  # "Hatalı numara"; it comes with status 4 in the documents' own sample
 }
 """`errorcode` of a row: explains status 3 and 4 and never touches 0, 1, 2. An unknown one is `other`."""
 

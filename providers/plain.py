@@ -42,7 +42,7 @@ class NotPlainError(Exception):
 
 
 class PlainItem(msgspec.Struct, eq=False, omit_defaults=True, forbid_unknown_fields=True, gc=False):
-    """The documented fields of an item, as given; UNSET where it lacks one. It stands for the JSON object.
+    """The documented fields of an item, as given; UNSET where it lacks one. It is used like the JSON object.
 
     It becomes the report's statement, so an adapter sets what must not be kept to UNSET.
     """

@@ -5,6 +5,7 @@ from typing import Any
 from celery import Task
 from sqlalchemy.exc import SQLAlchemyError
 
+from core import clock
 from core.logging import bind_context, clear_context, get_logger, origin
 from models.availability import is_unavailable, took_too_long
 from tasks.effects import Effects
@@ -50,7 +51,8 @@ class UlakTask(Task):
         return result
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """Bind the log's context once."""
+        """Bind the log's context once, and note the moment for `_show`."""
+        self.request.began_boot = clock.boot()
         clear_context()
         bind_context(task=self.name, task_id=task_id)
 
@@ -65,11 +67,12 @@ class UlakTask(Task):
     def _show(self, what: str) -> None:
         """Have Flower list this run as one that has succeeded; the idle runs of such a task send no events."""
         received = {"name": self.name, "args": "", "kwargs": what}
+        runtime = clock.boot() - self.request.began_boot
         try:
             for event, fields in {
                 "task-received": received,
                 "task-started": {},
-                "task-succeeded": {"runtime": 0.0},
+                "task-succeeded": {"runtime": runtime},
             }.items():
                 self.send_event(event, retry=False, **fields)
         except self.app.connection_errors() as error:
@@ -77,11 +80,11 @@ class UlakTask(Task):
 
 
 def publish_or_log(app: Any, message: Message) -> bool:
-    """Send one message; False, with a line in the log, when the broker cannot be reached."""
+    """Send one message; False, with a line in the log, when that fails. Raises nothing: the work is committed."""
     try:
         publish(app, message)
-    except app.connection_errors() as error:
-        log.warning("message.not_published", message=message.task, error=type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - the thread that publishes must outlive whatever a broken connection does
+        log.warning("message.not_published", message=message.task, error=origin(error))
         return False
     return True
 

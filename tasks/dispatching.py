@@ -14,5 +14,5 @@ from tasks.messages import call_up
 @shared_task(name=names.DISPATCH_ACCOUNT, bind=True, send_events=False)
 def dispatch_account(self: UlakTask, *, account_id: str) -> None:
     """Publish a message that drains the account, now if it may make a call, or for its next attempt."""
-    wanted = retry_transaction(self.runtime.engine, lambda connection: wake(connection, account_id, is_heard=True))
+    wanted = retry_transaction(self.runtime.engine, lambda connection: wake(connection, account_id, by_message=True))
     self.emit(Effects(messages=[*call_up(wanted)]))

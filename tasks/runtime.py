@@ -68,7 +68,7 @@ class Runtime:
     rejections: RejectionLog = field(default_factory=RejectionLog)
     watch: ClockWatch = field(default_factory=ClockWatch, repr=False)
     stopping: Event = field(default_factory=Event, repr=False)
-    """Set when the process is told to stop: a drain ends with the call that it makes."""
+    """Set when the process is stopping: a drain ends with the call that it makes."""
 
     @property
     def holder(self) -> Holder:

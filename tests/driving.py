@@ -150,7 +150,7 @@ def performed(runtime: Runtime, message: Message) -> Iterator[Effects]:
     elif message.task == names.POLL_ACCOUNT:
         yield planning.plan_poll(runtime, values["account_id"], values["poll_id"])
     elif message.task == names.DISPATCH_ACCOUNT:
-        wanted = retry_transaction(runtime.engine, lambda c: wake(c, values["account_id"], is_heard=True))
+        wanted = retry_transaction(runtime.engine, lambda c: wake(c, values["account_id"], by_message=True))
         yield Effects(messages=[*call_up(wanted)])
     else:
         raise AssertionError(message.task)

@@ -130,10 +130,10 @@ def take_next(engine: Engine, account_id: str) -> taking.Took:
         return taking.take(connection, holder, account_id=account_id)
 
 
-def woken(engine: Engine, account_id: str, *, is_heard: bool = True) -> taking.CallUp | None:
+def woken(engine: Engine, account_id: str, *, by_message: bool = True) -> taking.CallUp | None:
     """The message with which the account goes on."""
     with engine.begin() as connection:
-        return taking.wake(connection, account_id, is_heard=is_heard)
+        return taking.wake(connection, account_id, by_message=by_message)
 
 
 def row(engine: Engine, table: str, row_id: object) -> RowMapping:

@@ -116,7 +116,9 @@ class UlakApp(Celery):
 
     def connection_errors(self) -> tuple[type[BaseException], ...]:
         """What publishing raises when the broker cannot be reached."""
-        return (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError, UnknownBrokerError)
+        # kombu stumbles over a connection that was torn while a message was published: its channel has none then.
+        torn = AttributeError
+        return (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError, UnknownBrokerError, torn)
 
     def _connection(self, url: str | None, *args: Any, **kwargs: Any) -> Any:
         """To the configured Redis, else to the one that runs in the home; never to Celery's default, a stranger's."""

@@ -25,7 +25,7 @@ _FIRST_TWO = "ORDER BY f.priority, f.available_at, f.id LIMIT 2"
 #
 # `candidates` is the one place that decides which fetch is next: scheduled work by its rank, and every other call for
 # on-demand work. Where one of the two has nothing ready, the other one has all. The last call says whose turn it is,
-# so whoever had all the calls for a while owes none. The fetch that a message names goes first among its own kind.
+# so a group that had all the calls for a while owes none. The fetch that a message names goes first among its own kind.
 _LOOK = f"""
     WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
     SELECT t.now, pressure.*,

@@ -369,9 +369,10 @@ _END_AND_COUNT = f"WITH end_of_fetch AS ({_END_FETCH}) {_COUNT}"
 
 
 def count_poll(connection: Connection, poll_id: int, counts: PollCounts, end: FetchEnd | None = None) -> str | None:
-    """Add the counts; whoever brings `open_fetches` to 0 ends the poll. Returns the last state where it ended here.
+    """Add the counts; the finisher that brings `open_fetches` to 0 ends the poll.
 
-    `end`: of a fetch that this transaction holds, in the same statement.
+    Returns the last state where the poll ended here. `end`: of a fetch that this transaction
+    holds, written in the same statement.
     """
     parameters = {name: getattr(counts, name) for name in PollCounts.__slots__} | {"poll_id": poll_id}
     statement = _COUNT

@@ -150,7 +150,7 @@ _WAITING = text("""
       AND (a.breaker_state = 'closed' OR a.breaker_until IS NULL
            OR a.breaker_until < clock_timestamp() + interval '5 seconds')
       AND (a.wake_at IS NULL OR a.wake_at < clock_timestamp() - make_interval(secs => :lasts))
-      -- One that was asked just now goes on by itself, whatever became of its messages.
+      -- One with a call of just now goes on with its answer, whatever became of its messages.
       AND (a.last_asked_at IS NULL OR a.last_asked_at < clock_timestamp() - make_interval(secs => :lasts))
       AND EXISTS (SELECT 1 FROM fetches f WHERE f.account_id = a.id AND f.state = 'ready'
             AND f.available_at < clock_timestamp() + interval '5 seconds')

@@ -9,8 +9,9 @@ window can hold more. Precondition: a request reaches the provider before its an
 It is durable, needs no clock but PostgreSQL's, and no recovery after a crash. That this clock was stepped is noticed
 before a call is allowed (`clockwatch`), and what was stored before is moved with it (`clocksteps`).
 
-Whoever cannot take now, or could take twice, causes one message: work waits as rows, and at most one message of an
-account is on its way. `accounts.wake_at` is its moment; one that nobody took within `MESSAGE_LASTS_SECONDS` is lost.
+A take that is refused for now, or that leaves room for another call, causes one message: work waits as rows, and at
+most one message of an account is on its way. `accounts.wake_at` is its moment; one that nobody took within
+`MESSAGE_LASTS_SECONDS` is lost.
 """
 
 from collections.abc import Mapping, Sequence
@@ -172,16 +173,16 @@ def take(
     *,
     account_id: str | None = None,
     fetch_id: int | None = None,
-    is_heard: bool = False,
+    by_message: bool = False,
     may_wait: bool = True,
 ) -> Took:
     """Turn the best ready fetch of an account into a held one and write its call row, in one, if one may be made now.
 
     The account by its id, or by that of the fetch to begin with. The caller commits at once: no byte leaves before.
-    The lease lasts deadline + margin; whoever finishes later than that may find that another worker holds the fetch
+    The lease lasts deadline + margin; a worker that finishes later may find that another one holds the fetch
     (`lease_token` differs). After `Stepped` the step is to be settled first.
 
-    `holder` None: only look, and have another thread take by a message (`NotYet.call_up`). `is_heard`: a
+    `holder` None: only look, and have another thread take by a message (`NotYet.call_up`). `by_message`: a
     message has led here, so none is on its way any more, unless that is due later; without a holder, none at all.
     `may_wait` False: at the end of a transaction that holds other locks, and must not wait for the account.
     """
@@ -199,7 +200,7 @@ def take(
         if holder.watch.has_stepped(reading) or _lies_ahead(row["last_asked_at"], now):
             return Stepped(account_id=row["id"])
     armed: datetime | None = row["wake_at"]
-    if is_heard and armed is not None and (holder is None or armed <= now + EARLY):
+    if by_message and armed is not None and (holder is None or armed <= now + EARLY):
         armed = None
     decision = decide(connection, row, seen)
     if decision.why is None and holder is not None:
@@ -215,12 +216,12 @@ def take(
     return NotYet(account_id=row["id"], why=decision.why or "", call_up=call_up)
 
 
-def wake(connection: Connection, account_id: str, *, is_heard: bool = False) -> CallUp | None:
+def wake(connection: Connection, account_id: str, *, by_message: bool = False) -> CallUp | None:
     """The message with which the account goes on, now or at its next attempt; None if it has nothing to do.
 
-    Nor where such a message is on its way, unless `is_heard`.
+    Nor where such a message is on its way, unless `by_message`.
     """
-    found = take(connection, None, account_id=account_id, is_heard=is_heard)
+    found = take(connection, None, account_id=account_id, by_message=by_message)
     return found.call_up if isinstance(found, NotYet) else None
 
 
@@ -238,9 +239,9 @@ def _noted(
     """
     noted = {"wake_at": armed, "crowded_at": None}
     if decision.is_crowded:
-        told = row["crowded_at"]
-        is_fresh = told is not None and told > now - timedelta(seconds=CROWDED_LASTS_SECONDS / 2)
-        noted["crowded_at"] = told if is_fresh else now
+        noted_at = row["crowded_at"]
+        is_fresh = noted_at is not None and noted_at > now - timedelta(seconds=CROWDED_LASTS_SECONDS / 2)
+        noted["crowded_at"] = noted_at if is_fresh else now
     at, fetch = decision.at, decision.next
     if at is None or fetch is None or at > now + timedelta(seconds=TIMER_CAP_SECONDS):
         return noted, None

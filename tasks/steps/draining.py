@@ -43,7 +43,7 @@ def drain(runtime: Runtime, fetch_id: int) -> Generator[Effects]:
     message does no harm: what may be made, and by whom, the ledger decides.
     """
     ends = clock.boot() + DRAIN_SECONDS
-    found = _take(runtime, partial(take, holder=runtime.holder, fetch_id=fetch_id, is_heard=True))
+    found = _take(runtime, partial(take, holder=runtime.holder, fetch_id=fetch_id, by_message=True))
     while isinstance(found, Taken):
         yield Effects(messages=[*call_up(found.call_up)])
         effects = Effects()
@@ -132,7 +132,7 @@ def prepare(runtime: Runtime, taken: Taken) -> Prepared:
 
 
 def understood(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:
-    """What the response says, or the error that stands in its place; our own failure is an error like any other."""
+    """What the response says, or the error in its place; a failure of our own is an error like any other."""
     answer = sent.outcome
     if isinstance(answer, ProviderError):
         return answer

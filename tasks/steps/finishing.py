@@ -45,7 +45,7 @@ def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, foll
 
     def run(connection: Connection, mine: Effects) -> Took:
         _finish_done(connection, mine, asked, outcome)
-        # The last lock, for which it does not wait: whoever holds the account may wait for one of ours.
+        # The last lock, taken without waiting: its holder may be waiting for one of ours.
         return follow(connection)
 
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.error
@@ -50,6 +51,7 @@ def test_flower_is_closed_readable_and_calls_for_polls(tmp_path: Path, monkeypat
         assert_poll_of_task(ulak, call_from_python(ulak, account), account)
         shown = ulak.until(lambda: shown_tasks(url, auth), seconds=90, what="tasks of every kind in Flower")
         assert_readable(shown, ulak)
+        assert_list_names_accounts(url, auth)
         flower = next(each for each in ulak.children() if "flower" in each.cmdline())
         assert auth.partition(":")[2] not in " ".join(flower.cmdline())
         assert_no_secret_of_others(ulak)
@@ -235,6 +237,16 @@ def shown_tasks(url: str, auth: str) -> dict[str, set[str]]:
         shown.setdefault(task["name"] or "", set()).add(f"{task['args'] or ''}|{task['kwargs'] or ''}")
     wanted = {"poll.provider", "poll.account", "fetch.page", "fetch.batch"}
     return shown if wanted <= set(shown) else {}
+
+
+def assert_list_names_accounts(url: str, auth: str) -> None:
+    """The task list has a column for what a task is about, and the true duration of each listed poll."""
+    columns = re.findall(r"<th[^>]*>([^<]*)</th>", asked(f"{url}/tasks", auth=auth).text)
+    assert columns[:2] == ["Name", "kwargs"]
+    tasks = ask(f"{url}/api/tasks?limit=5000&state=SUCCESS", auth=auth).values()
+    durations = [task["runtime"] for task in tasks if task["name"] == "poll.provider"]
+    assert durations
+    assert min(durations) > 0
 
 
 def assert_readable(shown: dict[str, set[str]], ulak: RunningUlak) -> None:

@@ -1,6 +1,7 @@
 """The questions asked at every tick and every call stay cheap, however many finished rows lie beside the open ones."""
 
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -115,7 +116,7 @@ def test_no_plan_that_was_made_while_tables_were_small_reads_a_whole_one(
     for done_with in ("fetches", "tracked_ids", "delivery_status"):
         execute(migrated_database, f"DELETE FROM {done_with}")
     fill(migrated_database, account_id, FILL.removesuffix("ANALYZE\n"))
-    before = rows_read(migrated_database)
+    before = rows_read(migrated_database, kept=1)
     ask_all(engine, [])
     engine.dispose()
     read = {table: many - before[table] for table, many in rows_read(migrated_database).items()}
@@ -143,7 +144,7 @@ def test_a_plan_made_for_empty_tables_does_not_read_full_ones(
         connection.execute(text("DELETE FROM delivery_status"))
         for statement in FILL.split(";")[-3:-1]:
             connection.execute(text(statement), {"a": account_id, "many": FINISHED})
-    before = rows_read(migrated_database)
+    before = rows_read(migrated_database, kept=1)
     retry_transaction(engine, lambda c: write_deliveries(c, account_id))
     engine.dispose()
     read = {table: many - before[table] for table, many in rows_read(migrated_database).items()}
@@ -160,13 +161,12 @@ def test_the_ids_of_an_answer_are_found_by_their_key(migrated_database: Engine) 
     held = Held(runtime, fetches(migrated_database, account_id).pop())
 
     def read() -> int:
+        report_statistics(migrated_database)
         query = "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_user_tables WHERE relname = 'tracked_ids'"
         return int(str(scalar(migrated_database, query)))
 
-    migrated_database.dispose()
     before = read()
     held.answer(vairo_body("s1:+905321234567", "DELIVERED"))
-    migrated_database.dispose()
     assert read() - before < 100
 
 
@@ -244,11 +244,28 @@ def drain_once(runtime: Runtime, fetch_id: int) -> None:
     list(drain(runtime, fetch_id))
 
 
-def rows_read(engine: Engine) -> dict[str, int]:
-    """How many rows of each big table were read by going through it, so far.
+def report_statistics(engine: Engine, kept: int = 0) -> None:
+    """End the engine's sessions, but for `kept` ones of others: a session reports what it read a second late, or here.
+
+    Each reports before it leaves the list of sessions, which it does some time after its client has gone.
+    """
+    engine.dispose()
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+    end = time.monotonic() + 30
+    while (others := scalar(engine, query)) != kept:
+        assert time.monotonic() < end, f"{others} sessions instead of {kept}"
+        time.sleep(0.02)
+
+
+def rows_read(engine: Engine, kept: int = 0) -> dict[str, int]:
+    """How many rows of each big table were read by going through it, so far, by sessions that have ended.
 
     Of the deliveries and their history, whatever an index led to is counted, too: no question there needs many.
     """
+    report_statistics(engine, kept)
     with engine.begin() as connection:
         query = text(
             "SELECT relname, seq_tup_read + CASE WHEN relname IN ('delivery_status', 'observations')"

@@ -395,8 +395,8 @@ def test_a_lost_message_is_repeated(runtime: Runtime) -> None:
     engine = runtime.engine
     account_id = add_account(engine, concurrency=1)
     _, [fetch_id] = add_poll(engine, account_id, [fetch(1)])
-    lost = woken(engine, account_id, is_heard=False)
-    assert (lost and lost.fetch_id, woken(engine, account_id, is_heard=False)) == (fetch_id, None)
+    lost = woken(engine, account_id, by_message=False)
+    assert (lost and lost.fetch_id, woken(engine, account_id, by_message=False)) == (fetch_id, None)
     assert account_id not in woken_by_reconcile(runtime)
     execute(engine, "UPDATE accounts SET wake_at = wake_at - interval '6 seconds' WHERE id = :a", a=account_id)
     [message] = [each for each in upkeep.reconcile(runtime).messages if each.kwargs.get("account_id") == account_id]

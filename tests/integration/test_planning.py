@@ -365,12 +365,12 @@ def test_a_message_comes_for_the_next_free_slot_and_for_the_next_retry(runtime: 
         end = ledger.CallEnd(call_id=taken.permit.call_id, outcome="ok", http_status=200, duration_seconds=0.0,
                              seconds_since=0.0)  # fmt: skip
         ledger.close_call(connection, taken.fetch_id, taken.lease_token, end)
-    slot, again = (woken(engine, account_id, is_heard=False) for _ in range(2))
+    slot, again = (woken(engine, account_id, by_message=False) for _ in range(2))
     assert (slot and slot.fetch_id, again) == (ids[1], None)
     assert slot is not None
     assert 4 - (clock.boot() - began) - 0.1 <= slot.delay_seconds <= 4.1
     execute(engine, "UPDATE accounts SET wake_at = now() - interval '1 second' WHERE id = :a", a=account_id)
-    assert woken(engine, account_id, is_heard=False) is None, "it may have been published, and not been heard yet"
+    assert woken(engine, account_id, by_message=False) is None, "it may have been published, and not been heard yet"
     found = take_heard(engine, ids[1])
     assert isinstance(found, taking.NotYet)
     assert found.call_up is not None, "a message that was heard is on its way no more"
@@ -395,7 +395,7 @@ def take_heard(engine: Engine, fetch_id: int) -> taking.Took:
     """Take as one to whom a message has come."""
     holder = taking.Holder(watch=ClockWatch(), lease_margin_seconds=1.0)
     with engine.begin() as connection:
-        return taking.take(connection, holder, fetch_id=fetch_id, is_heard=True)
+        return taking.take(connection, holder, fetch_id=fetch_id, by_message=True)
 
 
 def test_each_take_has_one_further_message_published_while_there_is_room(runtime: Runtime) -> None:

@@ -2,9 +2,12 @@
 
 import threading
 import time
+from functools import partial
+from typing import Any
 
 from core import names
 from models.ledger.taking import CallUp
+from tasks.base import publish_or_log
 from tasks.delays import Delays
 from tasks.messages import Message, call_up, dispatch_account
 
@@ -35,6 +38,28 @@ def test_messages_leave_in_the_order_of_their_moments_and_none_too_early() -> No
     assert [name for name, _ in taken.messages] == ["soon", "middle", "late"]
     for (_, after), seconds in zip(taken.messages, (0.1, 0.4, 1.5), strict=True):
         assert after >= seconds
+
+
+def test_a_message_that_cannot_be_published_does_not_end_the_thread_that_publishes() -> None:
+    """Kombu raises what it likes on a connection that was torn meanwhile; the next message finds another one."""
+    sent: list[str] = []
+    arrived = threading.Event()
+
+    class App:
+        """Of which the first connection is torn."""
+
+        def send_task(self, name: str, **_: Any) -> None:
+            """Fail once."""
+            sent.append(name)
+            if len(sent) == 1:
+                raise AttributeError("'NoneType' object has no attribute 'client'")
+            arrived.set()
+
+    delays = Delays(partial(publish_or_log, App()))
+    delays.put(dispatch_account("one", countdown_seconds=0.01))
+    delays.put(dispatch_account("two", countdown_seconds=0.05))
+    assert arrived.wait(60)
+    assert sent == [names.DISPATCH_ACCOUNT] * 2
 
 
 def test_what_waits_is_published_at_once_when_the_process_ends() -> None:

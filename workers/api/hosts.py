@@ -14,7 +14,7 @@ from core.settings import is_loopback
 from workers.api.problems import problem
 
 READABLE = ("/metrics", "/openapi.json", "/docs")
-"""What is answered without a token and tells something about the accounts or the API."""
+"""Paths that need no token and reveal something about the accounts or the API."""
 
 
 class KnownHosts:

@@ -52,8 +52,8 @@ class Finding:
     """What works and should still be put right; it does not count as wrong."""
 
     @property
-    def told(self) -> str:
-        """What stands behind the name."""
+    def text(self) -> str:
+        """What is printed behind the name."""
         if self.problem or self.warning:
             return self.problem or f"warning: {self.warning}"
         return f"ok ({self.detail})" if self.detail else "ok"
@@ -70,7 +70,7 @@ def check(context: typer.Context) -> None:
     failed = 0
     for finding in _findings(run):
         failed += finding.problem is not None
-        write_line(f"{finding.what}: {finding.told}")
+        write_line(f"{finding.what}: {finding.text}")
     if failed:
         tell(f"{failed} of these need attention.")
         raise typer.Exit(FAILED)
@@ -101,8 +101,8 @@ def _guarded(what: str, run: Session, look: Callable[[Session], tuple[str | None
     try:
         problem, detail = look(run)
     except (NothingRunningError, UnfitDatabaseError, SQLAlchemyError, RedisError, AccountsFileError) as error:
-        told = sentence_of(error, run)
-        return Finding(what, told[0] if told else f"failed with {type(error).__name__}")
+        known = sentence_of(error, run)
+        return Finding(what, known[0] if known else f"failed with {type(error).__name__}")
     return Finding(what, problem, detail)
 
 
@@ -227,7 +227,7 @@ def _accounts(run: Session) -> Iterator[Finding]:
         with run.engine.connect() as connection:
             records = [record for record in list_accounts(connection) if record.enabled]
     except SQLAlchemyError:
-        return  # The schema is not there: told already.
+        return  # The schema is not there: reported already.
     for record in records:
         what, missing = f"account {record.id}", missing_credentials(record)
         if missing:

@@ -36,15 +36,15 @@ class Commands(TyperGroup):
         except (typer.Exit, typer.Abort, TyperException, BrokenPipeError):
             raise  # Typer tells these itself: wrong usage with the usage line and exit code 2.
         except Exception as error:
-            told = sentence_of(error, ctx.obj)
-            if told is None:
+            known = sentence_of(error, ctx.obj)
+            if known is None:
                 configure_logging("cli", level="warning")
                 log.exception("command.failed", command=ctx.invoked_subcommand)
                 tell(f"This is a bug in Ulak ({type(error).__name__}); the lines above say where.")
                 raise typer.Exit(FAILED) from error
-            for line in told[0].split("\n"):
+            for line in known[0].split("\n"):
                 tell(line)
-            raise typer.Exit(told[1]) from error
+            raise typer.Exit(known[1]) from error
 
 
 app = typer.Typer(

@@ -1,10 +1,11 @@
 """`ulak dead` and `ulak quarantine`: what was given up and what could not be understood."""
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from sqlalchemy import Engine
+from sqlalchemy import Engine, RowMapping
 from sqlalchemy.exc import IntegrityError
 
 from models.database import retry_transaction, transaction
@@ -41,12 +42,8 @@ def list_dead_fetches(context: typer.Context, *, account: AccountOption = None, 
     with session(context).engine.connect() as connection:
         check_account(connection, account)
         rows = list_dead(connection, account=account, limit=PAGE)
-    if as_json:
-        write_json(rows)
-        return
     names = ("id", "account_id", "poll_id", "label", "attempts", "times", "subjects", "last_error", "finished_at")
-    write_table([name.replace("_", " ") for name in names], [[row[name] for name in names] for row in rows])
-    _tell_if_full(len(rows))
+    _write_rows(rows, names, as_json=as_json)
 
 
 @dead.command("retry")
@@ -67,8 +64,8 @@ def retry_dead_fetches(
         if result is None:
             tell(f"{fetch_id} is no dead fetch.")
         else:
-            told = "nothing is left to ask" if result.poll_id is None else f"poll {result.poll_id}"
-            write_line(f"{fetch_id}: {told}")
+            outcome = "nothing is left to ask" if result.poll_id is None else f"poll {result.poll_id}"
+            write_line(f"{fetch_id}: {outcome}")
     run.publish(*(message for result in retried if result is not None for message in result.messages))
     if None in retried:
         raise CommandError("Not all of them are dead fetches: `ulak dead list` shows the dead ones.")
@@ -83,12 +80,8 @@ def list_entries(context: typer.Context, *, account: AccountOption = None, as_js
     with session(context).engine.connect() as connection:
         check_account(connection, account)
         rows = list_quarantine(connection, account=account, limit=PAGE)
-    if as_json:
-        write_json(rows)
-        return
     names = ("id", "account_id", "origin", "reason", "times", "first_seen_at", "last_seen_at")
-    write_table([name.replace("_", " ") for name in names], [[row[name] for name in names] for row in rows])
-    _tell_if_full(len(rows))
+    _write_rows(rows, names, as_json=as_json)
 
 
 @quarantine.command("retry")
@@ -100,9 +93,9 @@ def retry_entries(
     failed = 0
     for entry_id in _chosen_entries(run, ids, account, every=every, done="read again"):
         result = reread(run.runtime, entry_id)
-        told = "is not in quarantine" if result is None else result.why
+        outcome = "is not in quarantine" if result is None else result.why
         failed += result is None or not result.understood
-        write_line(f"{entry_id}: {told}")
+        write_line(f"{entry_id}: {outcome}")
     if failed:
         raise CommandError(
             f"{failed} were not understood; they stay until an update understands them, 14 days at most."
@@ -197,6 +190,11 @@ def _named(ids: list[int] | None, *, every: bool) -> list[int]:
     return ids or []
 
 
-def _tell_if_full(shown: int) -> None:
-    if shown == PAGE:
+def _write_rows(rows: Sequence[RowMapping], names: Sequence[str], *, as_json: bool) -> None:
+    """The rows as JSON, or these columns as a table, with a word where there may be more."""
+    if as_json:
+        write_json(rows)
+        return
+    write_table([name.replace("_", " ") for name in names], [[row[name] for name in names] for row in rows])
+    if len(rows) == PAGE:
         tell(f"Only {PAGE} are shown.")

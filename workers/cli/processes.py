@@ -175,6 +175,8 @@ def flower() -> None:
             f"--port={settings.flower_port or 5555}",
             f"--address={settings.bind}",
             "--max-tasks=10000",
+            # What a task is about (account, page or poll) is shown in place of its arguments.
+            "--tasks-columns=name,kwargs,state,received,runtime,worker,uuid",
             "--purge-offline-workers=60",
             # A busy worker answers, but not within a second.
             "--inspect-timeout=3000",

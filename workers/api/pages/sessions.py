@@ -48,7 +48,7 @@ class Keys:
         return Fernet(self._derived(purpose))
 
     def mark_of(self, token: str) -> str:
-        """What tells that a token is still the same one, and nothing else about it."""
+        """Identifies a token without revealing it."""
         return self._derived(f"token:{token}").decode()
 
     def _derived(self, purpose: str) -> bytes:
