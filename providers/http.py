@@ -28,7 +28,7 @@ from models.permit import LONGEST_DEADLINE_SECONDS, Permit
 from providers.adapter import Answer, Request
 from providers.deadline import Deadline, DeadlineBackend
 from providers.errors import AnswerNotUnderstood, OurBug, PauseAccount, ProviderError, TryAgainSoon
-from providers.structure import check_values
+from providers.structure import VALUE_BYTES, check_values
 from providers.way_out import DIRECT, WayOut, proxy_of, trusting, version_of
 
 PERMIT_SECONDS = 1.0
@@ -294,8 +294,8 @@ def _answer(
     if problem is None:
         try:
             plain = _unpacked(body, headers.get("content-encoding"), request.largest_bytes, reading)
-            reading.room.shrink(len(plain))
-            check_values(plain, request.most_values)
+            values = check_values(plain, request.most_values)
+            reading.room.shrink(len(plain) + values * VALUE_BYTES)
         except ContentCodingError as error:
             problem = error.sentence("answer")
         except AnswerNotUnderstood as error:
@@ -304,6 +304,7 @@ def _answer(
             # What the adapter gets is packed no more.
             rest = {name: value for name, value in headers.items() if name != "content-encoding"}
             return replace(came, headers=rest, body=plain), None
+    reading.room.shrink(len(body))
     if came.status >= HTTPStatus.BAD_REQUEST:
         return replace(came, body=came.body[:SMALL_BYTES]), None
     return AnswerNotUnderstood(problem, raw=body), came

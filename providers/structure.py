@@ -12,6 +12,8 @@ from providers.errors import AnswerNotUnderstood
 
 MOST_VALUES: Final = 1_000_000
 """Of any body: objects, lists, fields and items of JSON together; elements and attributes of XML."""
+VALUE_BYTES: Final = 64
+"""About what one takes once it is built."""
 _LONGEST_TAG: Final = 64 * 1024
 """A parser holds all attributes of an element before it shows them to anybody."""
 _BEGIN_VALUES: Final = (b"{", b"[", b",", b":")
@@ -19,14 +21,20 @@ _TOKENS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{\[,:]', re.DOTALL)
 _LONG_TAG: Final = re.compile(rb"<[^<]{%d}" % _LONGEST_TAG)
 
 
-def check_values(body: bytes, most: int = MOST_VALUES) -> None:
-    """Raise `AnswerNotUnderstood`, with the bytes, where JSON or XML holds more than `most` values."""
+def check_values(body: bytes, most: int = MOST_VALUES) -> int:
+    """At most how many values JSON or XML holds, no more than `most`.
+
+    Raises `AnswerNotUnderstood`, with the bytes, where there are more.
+    """
     if is_xml(body):
-        too_many = body.count(b"<") // 2 + body.count(b"=") > most or _LONG_TAG.search(body) is not None
+        found = body.count(b"<") // 2 + body.count(b"=")
+        too_many = found > most or _LONG_TAG.search(body) is not None
     else:
-        too_many = sum(map(body.count, _BEGIN_VALUES)) > most and _has_more(body, most)
+        found = sum(map(body.count, _BEGIN_VALUES))
+        too_many = found > most and _has_more(body, most)
     if too_many:
         raise AnswerNotUnderstood(f"The body holds more than {most} values.", raw=body)
+    return min(found, most)
 
 
 def is_xml(body: bytes) -> bool:

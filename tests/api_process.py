@@ -1,4 +1,4 @@
-"""The API as the process that production runs, on a database of the test, and clients that mean it ill."""
+"""The processes of production, alone on a database of the test, with their memory watched; and hostile clients."""
 
 import os
 import socket
@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,18 +21,12 @@ MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class ApiProcess:
-    """A running `ulak api`."""
+class OwnProcess:
+    """A running `ulak …`."""
 
     process: psutil.Popen
-    port: int
     log: Path
     """What it has written to stderr."""
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self.port}"
 
     def mib(self) -> float:
         """Its resident memory now."""
@@ -48,24 +42,51 @@ class ApiProcess:
         return int(self.process.num_fds())
 
 
+@dataclass(frozen=True, slots=True)
+class ApiProcess(OwnProcess):
+    """A running `ulak api`."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}"
+
+
 @contextmanager
 def api_process(
     folder: Path, database: str, *, env: Mapping[str, str] | None = None, preexec: Callable[[], object] | None = None
 ) -> Iterator[ApiProcess]:
     """`ulak api` on this database while the block runs; its home is `folder`. `env`: further variables."""
     port = reserve_port()
+    own = {"ULAK_API_PORT": str(port), **(env or {})}
+    with own_process(folder, database, ["api"], env=own, preexec=preexec) as running:
+        _await_answer(running.process, f"http://127.0.0.1:{port}/healthz", running.log)
+        yield ApiProcess(running.process, running.log, port)
+
+
+@contextmanager
+def own_process(
+    folder: Path,
+    database: str,
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    preexec: Callable[[], object] | None = None,
+) -> Iterator[OwnProcess]:
+    """`ulak` with this command on this database while the block runs; its home is in `folder`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ULAK_")}
     own = {
         "ULAK_HOME": str(folder / "home"),
         "ULAK_DATABASE_URL": database,
-        "ULAK_API_PORT": str(port),
         "ULAK_LOG": "json",
         "PYTHONPATH": str(ROOT),
     }
-    log = folder / "api.log"
+    log = folder / f"{command[0]}.log"
     with log.open("wb") as output:
         process = psutil.Popen(
-            [sys.executable, "-P", "-m", "workers.cli.main", "api"],
+            [sys.executable, "-P", "-m", "workers.cli.main", *command],
             cwd=folder,
             env={**kept, **own, **(env or {})},
             stdout=subprocess.DEVNULL,
@@ -73,8 +94,7 @@ def api_process(
             preexec_fn=preexec,
         )
     try:
-        _await_answer(process, f"http://127.0.0.1:{port}/healthz", log)
-        yield ApiProcess(process, port, log)
+        yield OwnProcess(process, log)
     finally:
         process.terminate()
         try:

@@ -143,7 +143,8 @@ def understood(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:
         return prepared.adapter.parse(prepared.account, prepared.fetch, answer)
     except ProviderError as error:
         error.quote(prepared.adapter.error_text(answer))
-        return error
+        # Its frames hold all that was built of the answer, and the error lives until it is stored.
+        return error.with_traceback(None)
     except Exception as error:  # noqa: BLE001 - whatever our reading does, the response is kept and the fetch goes on
         # The exception's text may quote the response; its class is all that is safe to keep.
         log.error("fetch.parse_failed", endpoint=prepared.request.endpoint, error=origin(error))  # noqa: TRY400

@@ -16,6 +16,7 @@ from core import clock, metrics, names
 from core.logging import configure_logging, get_logger
 from core.settings import Settings, load_settings, trusted_proxies_before
 from workers import lifeline
+from workers.allocator import give_memory_back
 from workers.connections import database_url, redis_url
 from workers.secrets import api_token, flower_auth
 from workers.strength import require_strong
@@ -37,8 +38,9 @@ def register(app: typer.Typer) -> None:
 
 
 def _begin(process: str) -> Settings:
-    """What every process does first: watch its supervisor, read its settings, log our way."""
+    """What every process does first: watch its supervisor, bound its memory, read its settings, log our way."""
     lifeline.watch(GRACE_SECONDS)
+    give_memory_back()
     settings = load_settings()
     require_strong(settings)
     configure_logging(process, settings.log, level=settings.log_level)
