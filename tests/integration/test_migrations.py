@@ -77,7 +77,7 @@ def test_several_may_migrate_at_once(fresh_database: str) -> None:
 
 
 def test_a_failed_migration_leaves_nothing_behind(fresh_database: str) -> None:
-    """All revisions run in one transaction."""
+    """On an empty database all revisions run in one transaction."""
     engine = make_engine(fresh_database, pool_size=1)
     with transaction(engine) as connection:
         connection.execute(text("CREATE TABLE quarantine (in_the_way integer)"))
