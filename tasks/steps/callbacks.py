@@ -79,6 +79,11 @@ class Received:
     registered: int = 0
     """Ids that the body named and that were not known before: they are polled from now on."""
 
+    @property
+    def is_unreadable(self) -> bool:
+        """Whether nothing of the body was understood: all that came of it is in quarantine."""
+        return bool(self.quarantined) and not (self.reports or self.asked or self.registered)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:

@@ -217,6 +217,25 @@ def test_no_stranger_makes_it_look_as_if_pushes_could_not_be_stored(migrated_dat
     assert [line for line in stored if not line.endswith(" 0.0")] == []
 
 
+def test_a_push_of_which_nothing_is_understood_has_a_figure_of_its_own(migrated_database: Engine) -> None:
+    """It is answered like any other, since a repetition would not help; one good item makes it a push that was read."""
+
+    def figures(wire: Callable[[], Wire]) -> list[float]:
+        shown = wire().send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").answer()[2].decode()
+        name = 'ulak_callback_seconds_count{outcome="%s",provider="bip"} '
+        lines = shown.splitlines()
+        return [
+            float(next((line.rpartition(" ")[2] for line in lines if line.startswith(name % outcome)), 0))
+            for outcome in ("unreadable", "stored")
+        ]
+
+    with serving(migrated_database) as wire:
+        before = figures(wire)
+        for body in (b'[{"a":0},{"a":1}]', b"no JSON", json.dumps(notice()).encode()):
+            assert wire().send(push_head("/callbacks/bip/bip-1", len(body), LOGIN), body).answer()[0] == 200
+        assert [after - known for after, known in zip(figures(wire), before, strict=True)] == [2, 1]
+
+
 @pytest.mark.parametrize("kind", ["bearer", "basic", "path"])
 def test_wrong_secrets_are_slowed_down_and_a_right_one_never(migrated_database: Engine, kind: str) -> None:
     """The eleventh in a minute is told to wait; the right secret is let in at once, from the same address."""

@@ -92,7 +92,7 @@ async def _answer(request: Request, means: Means, provider: str, account: str, h
     try:
         admitted = await run_in_threadpool(admit, means.runtime, provider, account, head)
         body = await _body(request, means.runtime, admitted)
-        await run_in_threadpool(receive, means.runtime, admitted, body)
+        received = await run_in_threadpool(receive, means.runtime, admitted, body)
     except (NoSuchCallbackError, CallbackRefusedError) as error:
         return _refusal(error, means, request.scope)
     except BodyRefusedError as error:
@@ -103,7 +103,7 @@ async def _answer(request: Request, means: Means, provider: str, account: str, h
     except ProviderError as error:
         log.warning("callback.wrong", account=account, why=error.message)
         return problem(HTTPStatus.BAD_REQUEST, error.message), "wrong"
-    return JSONResponse({"status": "stored"}), "stored"
+    return JSONResponse({"status": "stored"}), "unreadable" if received.is_unreadable else "stored"
 
 
 def _refusal(error: NoSuchCallbackError | CallbackRefusedError, means: Means, scope: Scope) -> tuple[Response, str]:
