@@ -203,6 +203,21 @@ def switch_reconcile_off() -> None:
     wrap(("tasks.steps.upkeep", "reconcile"), lambda _: lambda *_args, **_kwargs: effects.Effects())
 
 
+def die_of_html() -> None:
+    """A response that is a page of HTML kills the process that reads it."""
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def send(*args: Any, **kwargs: Any) -> Any:
+            sent = original(*args, **kwargs)
+            if sent.answer is not None and b"<html" in sent.answer.body.lower():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return sent
+
+        return send
+
+    wrap(("providers.http", "HttpDoor.send"), make)
+
+
 BREAKS: dict[str, Callable[[], None]] = {
     "fence_removed": remove_fence,
     "call_row_skipped": skip_call_row,
@@ -210,6 +225,7 @@ BREAKS: dict[str, Callable[[], None]] = {
     "merge_by_arrival": merge_by_arrival,
     "publish_before_commit": publish_before_commit,
     "reconcile_off": switch_reconcile_off,
+    "dies_of_html": die_of_html,
 }
 
 

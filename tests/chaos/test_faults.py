@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from chaos_table import Table, seed_of
-from faults import LONG, SHORT, Fault, fill_disk, kill_workers, small_disk
+from faults import LONG, SHORT, Fault, count_hits, fill_disk, kill_workers, resume_accounts, small_disk, wish
 from judging import RECOVERY_SECONDS, growth, judge, never, usage, wait_recovered, wait_truth
 from system import System
 
@@ -83,6 +83,39 @@ def test_a_hundred_killed_workers_cost_nothing_but_time(table: Table) -> None:
 
 def _kill_a_quarter(system: System, strength: int) -> int:
     return sum(kill_workers(system, strength) for _ in range(9))
+
+
+_STANDS = "SELECT breaker_state, last_trouble FROM accounts WHERE provider = 'vairo'"
+_OTHERS = """
+    SELECT count(*) FROM calls c JOIN accounts a ON a.id = c.account_id
+    WHERE a.provider <> 'vairo' AND c.outcome = 'ok'
+"""
+
+
+def kill_readers(system: System, strength: int) -> int:
+    """Each response of one provider kills the worker that reads it, until the account's breaker opens."""
+    system.send_more(4 * strength)
+    with wish(system) as order:
+        order("vairo", "html_200", rate=1.0)
+        system.until(lambda: system.query(_STANDS)[0].breaker_state == "open", what="an open breaker", seconds=240)
+        assert system.query(_STANDS)[0].last_trouble.startswith("LeaseExpired")
+        known = system.number(_OTHERS)
+        system.until(lambda: system.number(_OTHERS) > known + 5, what="calls of the others")
+        kills = count_hits(system)
+    # Whatever a killed worker had in hand is requested again.
+    system.crashes += kills
+    resume_accounts(system)
+    return kills
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_response_that_kills_its_readers_opens_the_breaker_of_its_account_alone(table: Table) -> None:
+    """It is the account's trouble, the others go on, and afterwards nothing is missing."""
+    with System(table.seed + 3, workers=2, breaks="dies_of_html") as system:
+        system.wait_calls(10)
+        wrong = endure(system, Fault("responses that kill their readers", kill_readers), table)
+        assert wrong + judge(system) == []
 
 
 @pytest.mark.slow

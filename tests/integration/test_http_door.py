@@ -493,6 +493,17 @@ def test_large_answers_of_all_threads_share_one_budget(serve: Callable[..., Serv
     door.close()
 
 
+def test_what_an_answer_becomes_counts_for_the_budget_too(serve: Callable[..., Server]) -> None:
+    """Few bytes that hold many values keep the room that was taken for them; as many as one text give it back."""
+    for body, is_held in ((b"[" + b"[]," * 90_000 + b"[]]", True), (b'"' + b"x" * 270_000 + b'"', False)):
+        door = HttpDoor(max_connections=8, boot=time.monotonic, large_answers_bytes=1_000_000)
+        request = replace(_post(_answering(serve, "200 OK", body).url), largest_bytes=700_000, most_values=200_000)
+        first = door.send(request, _permit(30))
+        second = door.send(request, _permit(1.0 if is_held else 30))
+        assert (isinstance(first.outcome, Answer), isinstance(second.outcome, Answer)) == (True, not is_held)
+        door.close()
+
+
 def test_an_answer_of_exactly_the_cap_passes(serve: Callable[..., Server], door: HttpDoor) -> None:
     """The cap is the largest size that is taken, packed or not."""
     plain = _answering(serve, "200 OK", b"x" * CAP)

@@ -17,7 +17,7 @@ from ledger_acts import (
     take,
     vairo_body,
 )
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from models.ledger.healing import MAX_CLAIMS, REST_SECONDS, resting_windows
 from models.ledger.taking import Taken
@@ -116,3 +116,19 @@ def test_an_answer_after_all_ends_the_count(runtime: Runtime) -> None:
     assert row(engine, "accounts", account_id)["breaker_failures"] == 1
     Held(runtime, fetch_id).answer(vairo_body("s1:+905321234567", "DELIVERED"))
     assert row(engine, "accounts", account_id)["breaker_failures"] == 0
+
+
+def test_an_account_that_is_locked_delays_only_its_own_leases(runtime: Runtime) -> None:
+    """A worker frozen within a transaction must not keep the reconciler from all others; the next look heals it."""
+    engine = runtime.engine
+    accounts = [add_account(engine) for _ in range(2)]
+    fetch_ids = [add_poll(engine, account_id, [fetch(1)])[1][0] for account_id in accounts]
+    for fetch_id in fetch_ids:
+        assert isinstance(take(engine, fetch_id), Taken)
+        expire_lease(engine, fetch_id)
+    with engine.begin() as holder:
+        holder.execute(text("SELECT 1 FROM accounts WHERE id = :a FOR UPDATE"), {"a": accounts[0]})
+        upkeep.reconcile(runtime)
+        assert [row(engine, "fetches", each)["state"] for each in fetch_ids] == ["sending", "ready"]
+    upkeep.reconcile(runtime)
+    assert [row(engine, "fetches", each)["state"] for each in fetch_ids] == ["ready", "ready"]
