@@ -46,7 +46,7 @@ class Budget:
     def wait(self, amount: int, seconds: float) -> bool:
         """Take so many bytes as soon as they are there; False where they are not within so many seconds.
 
-        Whoever came first is served first, or a large amount would wait for ever behind small ones.
+        First come, first served: otherwise a large amount would wait for ever behind small ones.
         """
         turn = object()
         with self._change:

@@ -1,6 +1,6 @@
 """How long the secrets are that we choose ourselves: what is too short can be guessed, and examples are known to all.
 
-Providers' credentials are never judged: nobody here chose them.
+Providers' credentials are never judged: the provider chose them.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ _EXAMPLES: Final = ("changeme", "example", "password", "secret", "ulak")
 
 
 def is_example(secret: str) -> bool:
-    """Whether it is a word of our examples, however often repeated, whatever stands between."""
+    """Whether it consists of words of our examples, digits and separators alone."""
     rest = "".join(filter(str.isalnum, secret.casefold()))
     for word in _EXAMPLES:
         rest = rest.replace(word, "")

@@ -23,8 +23,8 @@ from models.tables import quarantine
 KEPT_DAYS = 14
 MOST_ENTRIES = 10_000
 MOST_BYTES = 64 * 1024 * 1024
-"""Of what one account keeps, sealed. What nobody has to look at may take half of both."""
-FULL = "The account's quarantine is full: this was counted and not kept. Discard what nobody will ever read."
+"""Of what one account keeps, sealed. Entries that need no attention may take half of both."""
+FULL = "The account's quarantine is full: this was counted and not kept. Discard what is no longer needed."
 """The reason of the one entry that counts what a full quarantine did not keep."""
 
 
@@ -156,7 +156,7 @@ def _box(key: bytes) -> MultiFernet:
 def _within_quota(
     connection: Connection, account_id: str, items: Mapping[bytes, Unreadable]
 ) -> tuple[dict[bytes, Unreadable], int]:
-    """The items that there is room for or that are kept already, and how many people would miss of the others."""
+    """The items that there is room for or that are kept already, and how many open ones are left out."""
     if not items:
         return {}, 0
     held = connection.exec_driver_sql(_HELD, {"account": account_id, "most": MOST_ENTRIES + 1}).one()

@@ -67,7 +67,7 @@ class Sent:
     refused: Answer | None = None
     """The answer that `outcome` refuses because its body cannot be unpacked or held: the bytes as they came."""
     room: "Room | None" = None
-    """What the answer holds of the budget, given back when nobody knows this record any more."""
+    """What the answer holds of the budget, given back when this record is no longer referenced."""
     duration_seconds: float
     answered_boot: float
     """Boot clock when the answer was whole or given up: nothing of this request is on its way any more."""
@@ -91,7 +91,7 @@ class Room:
         self.shrink(0)
 
     def take(self, amount: int, seconds: float) -> None:
-        """Hold `amount`, all of it at once: whoever waits for more while holding some would wait in a circle.
+        """Hold `amount`, all of it at once: waiting for more while holding some could deadlock.
 
         Raises `NoRoomError` where it does not come within so many seconds.
         """

@@ -16,6 +16,7 @@ VALUE_BYTES: Final = 64
 """About what one takes once it is built."""
 _LONGEST_TAG: Final = 64 * 1024
 """A parser holds all attributes of an element before it shows them to anybody."""
+_QUOTE: Final = ord('"')
 _BEGIN_VALUES: Final = (b"{", b"[", b",", b":")
 _TOKENS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{\[,:]', re.DOTALL)
 _LONG_TAG: Final = re.compile(rb"<[^<]{%d}" % _LONGEST_TAG)
@@ -38,18 +39,15 @@ def check_values(body: bytes, most: int = MOST_VALUES) -> int:
 
 
 def is_xml(body: bytes) -> bool:
-    """Whether a body is XML rather than JSON, told by its first character."""
+    """Whether a body is XML rather than JSON, judged by its first character."""
     return body[:64].replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith(b"<")
 
 
 def _has_more(body: bytes, most: int) -> bool:
-    """The same without what stands in strings."""
+    """Whether there are more than `most` outside of strings."""
     found = 0
     for token in _TOKENS.finditer(body):
         found += body[token.start()] != _QUOTE
         if found > most:
             return True
     return False
-
-
-_QUOTE: Final = ord('"')

@@ -70,13 +70,13 @@ class Runtime:
     stopping: Event = field(default_factory=Event, repr=False)
     """Set when the process is stopping: a drain ends with the call that it makes."""
 
+    room: Budget = field(default_factory=lambda: Budget(LARGE_BODIES_BYTES), repr=False)
+    """Of large bodies that were pushed or handed over, while they are read and stored."""
+
     @property
     def holder(self) -> Holder:
         """This process as one that takes fetches."""
         return Holder(watch=self.watch, lease_margin_seconds=self.lease_margin_seconds)
-
-    room: Budget = field(default_factory=lambda: Budget(LARGE_BODIES_BYTES), repr=False)
-    """Of large bodies that were pushed or handed over, while they are read and stored."""
 
     def account(self, row: RowMapping) -> Account:
         """The account as its adapter sees it; `CredentialError` where a reference leads nowhere."""

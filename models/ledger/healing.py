@@ -13,9 +13,7 @@ from models.ledger.walks import ended_state_sql
 MAX_CLAIMS = 5
 """A fetch that was claimed so often without any answer is dead: its body may be killing the workers."""
 REST_SECONDS = 1800.0
-"""How long its ids and its window rest (times the account's factor), or the killing would begin anew at once."""
-
-
+"""How long its ids and its window wait (times the account's factor): requested at once, it would kill again."""
 CLAIMED_TOO_OFTEN = "ClaimedTooOften"
 LEASE_EXPIRED = "LeaseExpired"
 
@@ -65,13 +63,14 @@ class Released:
     state: str
     """`ready`, `dead` (claimed too often) or `cancelled` (superseded, or of a cancelled poll)."""
     asked_at: datetime | None
-    """When the call was made that nobody wrote the answer of."""
+    """When the call was made whose response was never written."""
 
 
 def expired_lease(connection: Connection) -> RowMapping | None:
     """The fetch whose lease ran out first, locked by this transaction with its account.
 
-    One that another heals, or whose account is locked at the moment, is left for the next time.
+    One that another heals, or whose account is locked at the moment, is left for the next time: a worker that is frozen
+    within a transaction must not keep the others waiting.
     """
     return connection.execute(_EXPIRED).mappings().one_or_none()
 
@@ -121,7 +120,7 @@ _RESTING = text(f"""
 
 
 def resting_windows(connection: Connection, account_id: str) -> list[tuple[date, date]]:
-    """Windows of lists whose answer outlived every worker a short while ago: to sweep them now would kill the next."""
+    """Windows whose response killed five workers a short while ago: sweeping them now would kill the next."""
     rows = connection.execute(_RESTING, {"account_id": account_id, "rest": REST_SECONDS})
     return [(date.fromisoformat(row.first), date.fromisoformat(row.last)) for row in rows]
 

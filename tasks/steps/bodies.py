@@ -16,7 +16,7 @@ MOST_UNREADABLE: Final = 1000
 """Of one body: where more of it cannot be read, the body is kept in their place."""
 _PACKED_FROM_BYTES: Final = 64 * 1024
 _LARGEST_KEPT_ANSWER: Final = 1024 * 1024
-"""Of a whole answer, packed: it is asked for again, so no more is kept of one that packs badly than people look at."""
+"""Of a whole answer, packed: it is requested again, so of one that packs badly only the beginning is kept."""
 _CODING: Final = "content-encoding"
 _KEPT: Final = ("content-type", _CODING)
 _LONGEST: Final = 200

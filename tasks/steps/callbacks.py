@@ -38,7 +38,7 @@ class NoSuchCallbackError(Exception):
 
 
 class WrongAddressError(NoSuchCallbackError):
-    """The address ends in another secret than the account's; told as an address that does not exist."""
+    """The address ends in another secret than the account's; answered like an address that does not exist."""
 
 
 class NoRoomError(Exception):
