@@ -36,6 +36,8 @@ TIMER_CAP_SECONDS = 5.0
 """The longest delay of a message; what is due later is found by `upkeep.reconcile`."""
 EARLY = timedelta(milliseconds=20)
 """Moments of messages that are no further apart count as one."""
+BUSY_WAITS = (0.001, 0.002, 0.004, 0.008)
+"""Seconds to wait for an account that another transaction holds, where no lock may be waited for."""
 BUSY_SECONDS = 0.1
 """When to try again where another transaction holds the fetch that was chosen."""
 
@@ -187,7 +189,7 @@ def take(
     `may_wait` False: at the end of a transaction that holds other locks, and must not wait for the account.
     """
     parameters = {"account_id": account_id, "fetch_id": fetch_id}
-    row = connection.exec_driver_sql(_LOCK if may_wait else _LOCK_UNLESS_BUSY, parameters).mappings().one_or_none()
+    row = _locked(connection, _LOCK, parameters) if may_wait else _locked_unless_busy(connection, parameters)
     if row is None:
         return Gone() if may_wait else Busy()
     if holder is not None:
@@ -214,6 +216,25 @@ def take(
     if any(row[name] != value for name, value in noted.items()):
         connection.exec_driver_sql(_NOTE, noted | {"account_id": row["id"]})
     return NotYet(account_id=row["id"], why=decision.why or "", call_up=call_up)
+
+
+def _locked(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> RowMapping | None:
+    return connection.exec_driver_sql(statement, dict(parameters)).mappings().one_or_none()
+
+
+def _locked_unless_busy(connection: Connection, parameters: Mapping[str, Any]) -> RowMapping | None:
+    """The account's row, locked, if it can be had within `BUSY_WAITS`: so two that wait for each other both go on.
+
+    To give up at once would be dear: a take in a transaction of its own holds the row when the next finisher comes,
+    which then needs such a transaction too, and so on.
+    """
+    row = _locked(connection, _LOCK_UNLESS_BUSY, parameters)
+    for wait in BUSY_WAITS:
+        if row is not None:
+            break
+        clock.sleep(wait)
+        row = _locked(connection, _LOCK_UNLESS_BUSY, parameters)
+    return row
 
 
 def wake(connection: Connection, account_id: str, *, by_message: bool = False) -> CallUp | None:
