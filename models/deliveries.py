@@ -23,7 +23,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from core.metrics import SIZES, histogram
-from models.database import json_parameter
+from models.database import execute, json_parameter
 from models.facts import Facts, content_hash
 from models.history import KEEPS_FACTS, ROW_OF_ONLY, restore, row_says
 from models.merge import (
@@ -275,7 +275,7 @@ def _probe(
         for place, key in enumerate(keys)
         for seen in incoming[key].values()
     ]
-    probed = connection.exec_driver_sql(_PROBE, {"rows": json_parameter(rows), "account": account_id}).all()
+    probed = execute(connection, _PROBE, {"rows": json_parameter(rows), "account": account_id}).fetchall()
     fresh = sorted({keys[place] for place, delivery_id, _ in probed if delivery_id is None})
     existing = {delivery_id: keys[place] for place, delivery_id, _ in probed if delivery_id is not None}
     return fresh, existing, any(keeps_facts for _, _, keeps_facts in probed[:1])
@@ -294,7 +294,7 @@ def _insert(
     if not keys:
         return set()
     parameters = _insert_parameters(account_id, provider, keys, incoming, keeps_facts=keeps_facts)
-    return {keys[place] for (place,) in connection.exec_driver_sql(_INSERT, parameters)}
+    return {keys[place] for (place,) in execute(connection, _INSERT, parameters)}
 
 
 def _insert_parameters(
@@ -371,7 +371,7 @@ def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, Histo
         completes = place in from_rows and len(whole) > 1
         seen += (_kept(one, delivery_id=place) for one in whole.values() if completes or _moves(one, known))
     parameters = {"rows": _json_array(rows), "seen": json_parameter(seen)}
-    return set(found), set(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
+    return set(found), {place for (place,) in execute(connection, _ADVANCE, parameters)}
 
 
 def _moves(one: Observation, known: History) -> bool:
@@ -390,7 +390,7 @@ WHERE d.id IS NOT NULL
 def stored_keys(connection: Connection, account_id: str, keys: Iterable[Key]) -> set[Key]:
     """Which of the keys have a row; locks nothing."""
     rows = [{"granularity": granularity, "provider_key": key} for granularity, key in keys]
-    found = connection.exec_driver_sql(_STORED_KEYS, {"account": account_id, "rows": json_parameter(rows)})
+    found = execute(connection, _STORED_KEYS, {"account": account_id, "rows": json_parameter(rows)})
     return {(Granularity(granularity), key) for granularity, key in found}
 
 
@@ -416,9 +416,9 @@ def rewrite_histories(
         rows.append(_row_of(place, granularity, whole.values()))
         seen += (_kept(one, delivery_id=place) for one in whole.values() if _moves(one, known))
         dropped += ({"delivery_id": place, "content_hash": digest} for digest in known if digest not in whole)
-    connection.exec_driver_sql(_DROP_OBSERVATIONS, {"rows": json_parameter(dropped)})
+    execute(connection, _DROP_OBSERVATIONS, {"rows": json_parameter(dropped)})
     parameters = {"rows": _json_array(rows), "seen": json_parameter(seen)}
-    return set(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
+    return {place for (place,) in execute(connection, _ADVANCE, parameters)}
 
 
 _DELETE = """
@@ -430,12 +430,13 @@ SELECT count(*) FROM gone
 
 def delete_deliveries(connection: Connection, ids: Sequence[int]) -> int:
     """Remove these deliveries with their history; returns how many. The feed of changes reports that they are gone."""
-    return int(connection.exec_driver_sql(_DELETE, {"ids": list(ids)}).scalar_one())
+    [[many]] = execute(connection, _DELETE, {"ids": list(ids)})
+    return int(many)
 
 
 def lock_deliveries(connection: Connection, ids: Sequence[int]) -> list[int]:
     """Lock these deliveries in the order of all writers; the ids that still exist."""
-    return list(connection.exec_driver_sql(_LOCK, {"ids": list(ids)}).scalars())
+    return [place for (place,) in execute(connection, _LOCK, {"ids": list(ids)})]
 
 
 def restate_with_reference(connection: Connection, given: Mapping[int, tuple[Granularity, str]]) -> set[int]:
@@ -471,8 +472,8 @@ def load_whole_histories(
     """As `load_histories`; and the deliveries whose only observation has its facts from the row."""
     histories: dict[int, History] = {}
     from_rows: set[int] = set()
-    for place, digest, source, as_of, as_of_last, provider_time, facts, statement, row in connection.exec_driver_sql(
-        _HISTORY, {"ids": list(ids), "statements": with_statements}
+    for place, digest, source, as_of, as_of_last, provider_time, facts, statement, row in execute(
+        connection, _HISTORY, {"ids": list(ids), "statements": with_statements}
     ):
         if facts is None:
             from_rows.add(place)
@@ -493,4 +494,4 @@ def find_differing(
 ) -> set[int]:
     """Ids of those deliveries whose stored row is not what these histories say. Locks and writes nothing."""
     rows = [_row_of(place, granularity, history) for place, (granularity, history) in histories.items()]
-    return set(connection.exec_driver_sql(_DIFFER, {"rows": _json_array(rows)}).scalars())
+    return {place for (place,) in execute(connection, _DIFFER, {"rows": _json_array(rows)})}

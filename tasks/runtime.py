@@ -10,12 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from threading import Event, Lock
 
-from sqlalchemy import Engine, RowMapping
+from sqlalchemy import Engine
 
 from core import clock
 from core.redaction import register_secret
 from core.settings import CredentialError, Settings, generated_secret, resolve_reference
 from core.zones import time_zone
+from models.database import Record
 from models.ledger.clockwatch import ClockWatch
 from models.ledger.taking import Holder
 from models.quarantine import check_key, new_key
@@ -73,7 +74,7 @@ class Runtime:
         """This process as one that takes fetches."""
         return Holder(watch=self.watch, lease_margin_seconds=self.lease_margin_seconds)
 
-    def account(self, row: RowMapping) -> Account:
+    def account(self, row: Record) -> Account:
         """The account as its adapter sees it; `CredentialError` where a reference leads nowhere."""
         credentials = {name: self.credentials.get(reference) for name, reference in row["credentials"].items()}
         account = replace(account_without_credentials(row), credentials=credentials)
@@ -82,7 +83,7 @@ class Runtime:
             register_secret(derived(credentials))
         return account
 
-    def without_echoes(self, row: RowMapping, reports: Sequence[DeliveryReport]) -> Sequence[DeliveryReport]:
+    def without_echoes(self, row: Record, reports: Sequence[DeliveryReport]) -> Sequence[DeliveryReport]:
         """The reports as they may be stored: the account's own credentials in them are masked.
 
         A credential that cannot be resolved here was not in any request of this process.
@@ -93,7 +94,7 @@ class Runtime:
                 credentials[name] = self.credentials.get(reference)
         return without_echoes(reports, secrets_of(adapter_for(row["provider"]).record, credentials))
 
-    def way_out(self, row: RowMapping) -> WayOut:
+    def way_out(self, row: Record) -> WayOut:
         """How the account's requests leave, made ready; `CredentialError` where its `ca_file` or `proxy` is of no use.
 
         Only for who asks the provider: a process that receives its callbacks need not see either.
@@ -103,7 +104,7 @@ class Runtime:
         return way_out
 
 
-def account_without_credentials(row: RowMapping) -> Account:
+def account_without_credentials(row: Record) -> Account:
     """The account of a row for what makes no request: reading again what is stored."""
     record = adapter_for(row["provider"]).record
     return Account(
@@ -119,7 +120,7 @@ def account_without_credentials(row: RowMapping) -> Account:
     )
 
 
-def adapter_of(row: RowMapping) -> Adapter:
+def adapter_of(row: Record) -> Adapter:
     """The adapter of an account's row."""
     return adapter_for(row["provider"])
 

@@ -20,9 +20,10 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from core import clock
+from models.database import Record, execute, execute_named
 from models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Reading
 from models.ledger.deciding import Decision, decide, look
 from models.ledger.sharing import CROWDED_LASTS_SECONDS
@@ -73,7 +74,7 @@ class Taken:
     """When the question was asked, in the order of the account's questions: it never decreases, and after a step of the
     clock back it runs ahead of the clock until that has caught up. What an answer states is true as of it."""
     permit: Permit
-    account: RowMapping = field(repr=False)
+    account: Record = field(repr=False)
     """The account's row, with PostgreSQL's `now`."""
     has_dead: bool
     """Whether the account has dead letters."""
@@ -214,15 +215,15 @@ def take(
         decision = replace(decision, why=why, at=now + timedelta(seconds=wait), next=decision.fetch)
     noted, call_up = _noted(row, now, decision, armed)
     if any(row[name] != value for name, value in noted.items()):
-        connection.exec_driver_sql(_NOTE, noted | {"account_id": row["id"]})
+        execute(connection, _NOTE, noted | {"account_id": row["id"]})
     return NotYet(account_id=row["id"], why=decision.why or "", call_up=call_up)
 
 
-def _locked(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> RowMapping | None:
-    return connection.exec_driver_sql(statement, dict(parameters)).mappings().one_or_none()
+def _locked(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return execute_named(connection, statement, parameters).fetchone()
 
 
-def _locked_unless_busy(connection: Connection, parameters: Mapping[str, Any]) -> RowMapping | None:
+def _locked_unless_busy(connection: Connection, parameters: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The account's row, locked, if it can be had within `BUSY_WAITS`: so two that wait for each other both go on.
 
     To give up at once would be dear: a take in a transaction of its own holds the row when the next finisher comes,
@@ -252,7 +253,7 @@ def _lies_ahead(moment: datetime | None, now: datetime) -> bool:
 
 
 def _noted(
-    row: RowMapping, now: datetime, decision: Decision, armed: datetime | None
+    row: Record, now: datetime, decision: Decision, armed: datetime | None
 ) -> tuple[dict[str, datetime | None], CallUp | None]:
     """What the others have to know, in columns of the account, and the message to publish.
 
@@ -277,8 +278,8 @@ def _noted(
 def _permit(
     connection: Connection,
     holder: Holder,
-    row: RowMapping,
-    seen: RowMapping,
+    row: Record,
+    seen: Record,
     decision: Decision,
     *,
     armed: datetime | None,
@@ -299,7 +300,7 @@ def _permit(
         "lease_seconds": deadline + holder.lease_margin_seconds,
         "breaker_state": "closed" if row["breaker_state"] == "closed" else "probing",
     }
-    taken = connection.exec_driver_sql(_PERMIT, parameters).mappings().one_or_none()
+    taken = execute_named(connection, _PERMIT, parameters).fetchone()
     if taken is None:
         return None
     permit = Permit(
