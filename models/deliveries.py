@@ -136,7 +136,8 @@ WITH r AS MATERIALIZED (
   SELECT r.id, {_SEEN_VALUES} FROM r CROSS JOIN LATERAL jsonb_to_recordset(r.further) AS s({_SEEN_RECORD})
   WHERE (SELECT count(*) FROM inserted) = (SELECT count(*) FROM r) OR r.id IN (SELECT id FROM inserted)
 )
-SELECT n FROM r WHERE (SELECT count(*) FROM inserted) = (SELECT count(*) FROM r) OR id IN (SELECT id FROM inserted)
+SELECT n FROM r
+WHERE (SELECT count(*) FROM inserted) < (SELECT count(*) FROM r) AND NOT id IN (SELECT id FROM inserted)
 """
 
 _LOCK = "SELECT id FROM delivery_status WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE"
@@ -208,9 +209,8 @@ def _write(connection: Connection, account_id: str, provider: str, incoming: Map
     for _ in range(LOOKUPS):
         fresh, known, keeps_facts = _probe(connection, account_id, unknown, incoming)
         existing.update(known)
-        inserted = _insert(connection, account_id, provider, fresh, incoming, keeps_facts=keeps_facts)
-        new.update(inserted)
-        unknown = [key for key in fresh if key not in inserted]
+        unknown = sorted(_insert(connection, account_id, provider, fresh, incoming, keeps_facts=keeps_facts))
+        new.update(set(fresh).difference(unknown))
         if unknown:
             continue
         found, moved = _advance(connection, {place: (key[0], incoming[key]) for place, key in existing.items()})
@@ -289,12 +289,12 @@ def _insert(
     incoming: Mapping[Key, History],
     *,
     keeps_facts: bool,
-) -> set[Key]:
-    """Insert new deliveries with their history; returns those that no other transaction had inserted before."""
+) -> list[Key]:
+    """Insert new deliveries with their history; returns those that another transaction had inserted before."""
     if not keys:
-        return set()
+        return []
     parameters = _insert_parameters(account_id, provider, keys, incoming, keeps_facts=keeps_facts)
-    return {keys[place] for (place,) in execute(connection, _INSERT, parameters)}
+    return [keys[place] for (place,) in execute(connection, _INSERT, parameters)]
 
 
 def _insert_parameters(
@@ -302,21 +302,27 @@ def _insert_parameters(
 ) -> dict[str, str]:
     rows = []
     for place, key in enumerate(keys):
-        first, *further = incoming[key].values()
+        history = incoming[key].values()
+        first, *further = history
         kept = _kept(first)
+        kept.n, (kept.granularity, kept.provider_key) = place, key
         if further:
             kept.further = [_kept(one) for one in further]
         elif not keeps_facts and row_says(key[0], first.facts):
             kept.facts = None
-        head = b'"n":%d,"granularity":"%b","provider_key":%b' % (place, key[0].encode(), msgspec.json.encode(key[1]))
-        row = encode_row(key[0], incoming[key].values())
-        rows.append(b"{%b,%b,%b" % (head, row[1:-1], msgspec.json.encode(kept)[1:]))
+        rows.append(b"%b,%b" % (encode_row(key[0], history)[:-1], _encode(kept)[1:]))
     return {"account": account_id, "provider": provider, "rows": _json_array(rows)}
 
 
-class _Kept(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
-    """An observation to be stored, as a row of `_ADVANCE` (with `delivery_id`) or a part of a row of `_INSERT`."""
+_encode = msgspec.json.Encoder().encode
 
+
+class _Kept(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """An observation to be stored: of `_ADVANCE` with `delivery_id`, of `_INSERT` with the place and the key."""
+
+    n: int | None = None
+    granularity: Granularity | None = None
+    provider_key: str | None = None
     delivery_id: int | None = None
     content_hash: bytes
     source: Source
