@@ -132,12 +132,9 @@ class Holder:
 
 MAY_GO = "left to another thread"
 
-_LOCK = """
-    SELECT a.*, clock_timestamp() AS now FROM accounts a
-    WHERE a.id = coalesce(%(account_id)s::text, (SELECT f.account_id FROM fetches f WHERE f.id = %(fetch_id)s::bigint))
-    FOR NO KEY UPDATE OF a
-"""
+_LOCK = "SELECT *, clock_timestamp() AS now FROM accounts WHERE id = %(account_id)s FOR NO KEY UPDATE"
 _LOCK_UNLESS_BUSY = f"{_LOCK} SKIP LOCKED"
+_ACCOUNT_OF = "SELECT account_id FROM fetches WHERE id = %(fetch_id)s"
 
 # Never waits for a fetch: this may be the end of a transaction that holds a poll, for which its holder may wait.
 _PERMIT = f"""
@@ -189,8 +186,7 @@ def take(
     message has led here, so none is on its way any more, unless that is due later; without a holder, none at all.
     `may_wait` False: at the end of a transaction that holds other locks, and must not wait for the account.
     """
-    parameters = {"account_id": account_id, "fetch_id": fetch_id}
-    row = _locked(connection, _LOCK, parameters) if may_wait else _locked_unless_busy(connection, parameters)
+    row = _locked(connection, account_id or _account_of(connection, fetch_id), may_wait=may_wait)
     if row is None:
         return Gone() if may_wait else Busy()
     if holder is not None:
@@ -219,22 +215,24 @@ def take(
     return NotYet(account_id=row["id"], why=decision.why or "", call_up=call_up)
 
 
-def _locked(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    return execute_named(connection, statement, parameters).fetchone()
+def _account_of(connection: Connection, fetch_id: int | None) -> str | None:
+    found = execute(connection, _ACCOUNT_OF, {"fetch_id": fetch_id}).fetchone()
+    return None if found is None else str(found[0])
 
 
-def _locked_unless_busy(connection: Connection, parameters: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The account's row, locked, if it can be had within `BUSY_WAITS`: so two that wait for each other both go on.
+def _locked(connection: Connection, account_id: str | None, *, may_wait: bool) -> Record | None:
+    """The account's row, locked; without `may_wait` only if it can be had within `BUSY_WAITS`.
 
     To give up at once would be dear: a take in a transaction of its own holds the row when the next finisher comes,
     which then needs such a transaction too, and so on.
     """
-    row = _locked(connection, _LOCK_UNLESS_BUSY, parameters)
-    for wait in BUSY_WAITS:
+    statement = _LOCK if may_wait else _LOCK_UNLESS_BUSY
+    row = execute_named(connection, statement, {"account_id": account_id}).fetchone()
+    for wait in () if may_wait else BUSY_WAITS:
         if row is not None:
             break
         clock.sleep(wait)
-        row = _locked(connection, _LOCK_UNLESS_BUSY, parameters)
+        row = execute_named(connection, statement, {"account_id": account_id}).fetchone()
     return row
 
 
