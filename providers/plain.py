@@ -112,6 +112,12 @@ def plain_time(text: float | str | UnsetType | None, zone: ZoneInfo) -> str | No
         return None
     if not isinstance(text, str):
         raise NotPlainError
+    return _time(text, zone)
+
+
+@lru_cache(maxsize=4096)
+def _time(text: str, zone: ZoneInfo) -> str | None:
+    """The messages of one send share their times."""
     rest = _IN_UTC.get(text[_HOUR:])
     hour = None if rest is None else _utc_hour(text[:_HOUR], zone)
     if hour is not None:

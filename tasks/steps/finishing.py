@@ -158,7 +158,9 @@ def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Deliver
 
     `asked_at`: by the clock as it is now.
     """
-    stated = asked.runtime.without_echoes(asked.prepared.row, parsed.reports)
+    answer = asked.sent.answer
+    body = None if answer is None else answer.body
+    stated = asked.runtime.without_echoes(asked.prepared.row, parsed.reports, body=body)
     registered = {
         key: row
         for key, row in asked.prepared.tracked.items()
