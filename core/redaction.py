@@ -143,6 +143,7 @@ class KnownSecrets:
         self._lock = threading.Lock()
         self._forms: frozenset[str] = frozenset()
         self._pattern: re.Pattern[str] | None = None
+        self._in_json: frozenset[str] = frozenset()
 
     def add(self, secret: str) -> None:
         """Masks this value from now on, in each of its spellings; any thread, any number of times."""
@@ -153,14 +154,19 @@ class KnownSecrets:
             self._forms |= forms
             longest_first = sorted(self._forms, key=len, reverse=True)
             self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+            self._in_json = frozenset(json.dumps(form, ensure_ascii=False)[1:-1] for form in self._forms)
 
     def mask(self, text: str) -> str:
         """The text without any known secret."""
         return self._pattern.sub(MASK, text) if self._pattern else text
 
+    def is_in(self, text: str) -> bool:
+        """Whether this text would be masked; cheap for a long one."""
+        return any(form in text for form in self._forms)
+
     def is_in_json(self, document: str) -> bool:
         """Whether a text of this document would be masked; cheap for a long one. Non-ASCII is not escaped in it."""
-        return any(json.dumps(form, ensure_ascii=False)[1:-1] in document for form in self._forms)
+        return any(form in document for form in self._in_json)
 
 
 def _spellings(secret: str) -> set[str]:

@@ -23,7 +23,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from core.metrics import SIZES, histogram
-from models.database import json_parameter
+from models.database import execute, json_parameter
 from models.facts import Facts, content_hash
 from models.history import KEEPS_FACTS, ROW_OF_ONLY, restore, row_says
 from models.merge import (
@@ -136,7 +136,8 @@ WITH r AS MATERIALIZED (
   SELECT r.id, {_SEEN_VALUES} FROM r CROSS JOIN LATERAL jsonb_to_recordset(r.further) AS s({_SEEN_RECORD})
   WHERE (SELECT count(*) FROM inserted) = (SELECT count(*) FROM r) OR r.id IN (SELECT id FROM inserted)
 )
-SELECT n FROM r WHERE (SELECT count(*) FROM inserted) = (SELECT count(*) FROM r) OR id IN (SELECT id FROM inserted)
+SELECT n FROM r
+WHERE (SELECT count(*) FROM inserted) < (SELECT count(*) FROM r) AND NOT id IN (SELECT id FROM inserted)
 """
 
 _LOCK = "SELECT id FROM delivery_status WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE"
@@ -208,9 +209,8 @@ def _write(connection: Connection, account_id: str, provider: str, incoming: Map
     for _ in range(LOOKUPS):
         fresh, known, keeps_facts = _probe(connection, account_id, unknown, incoming)
         existing.update(known)
-        inserted = _insert(connection, account_id, provider, fresh, incoming, keeps_facts=keeps_facts)
-        new.update(inserted)
-        unknown = [key for key in fresh if key not in inserted]
+        unknown = sorted(_insert(connection, account_id, provider, fresh, incoming, keeps_facts=keeps_facts))
+        new.update(set(fresh).difference(unknown))
         if unknown:
             continue
         found, moved = _advance(connection, {place: (key[0], incoming[key]) for place, key in existing.items()})
@@ -275,7 +275,7 @@ def _probe(
         for place, key in enumerate(keys)
         for seen in incoming[key].values()
     ]
-    probed = connection.exec_driver_sql(_PROBE, {"rows": json_parameter(rows), "account": account_id}).all()
+    probed = execute(connection, _PROBE, {"rows": json_parameter(rows), "account": account_id}).fetchall()
     fresh = sorted({keys[place] for place, delivery_id, _ in probed if delivery_id is None})
     existing = {delivery_id: keys[place] for place, delivery_id, _ in probed if delivery_id is not None}
     return fresh, existing, any(keeps_facts for _, _, keeps_facts in probed[:1])
@@ -289,12 +289,12 @@ def _insert(
     incoming: Mapping[Key, History],
     *,
     keeps_facts: bool,
-) -> set[Key]:
-    """Insert new deliveries with their history; returns those that no other transaction had inserted before."""
+) -> list[Key]:
+    """Insert new deliveries with their history; returns those that another transaction had inserted before."""
     if not keys:
-        return set()
+        return []
     parameters = _insert_parameters(account_id, provider, keys, incoming, keeps_facts=keeps_facts)
-    return {keys[place] for (place,) in connection.exec_driver_sql(_INSERT, parameters)}
+    return [keys[place] for (place,) in execute(connection, _INSERT, parameters)]
 
 
 def _insert_parameters(
@@ -302,21 +302,27 @@ def _insert_parameters(
 ) -> dict[str, str]:
     rows = []
     for place, key in enumerate(keys):
-        first, *further = incoming[key].values()
+        history = incoming[key].values()
+        first, *further = history
         kept = _kept(first)
+        kept.n, (kept.granularity, kept.provider_key) = place, key
         if further:
             kept.further = [_kept(one) for one in further]
         elif not keeps_facts and row_says(key[0], first.facts):
             kept.facts = None
-        head = b'"n":%d,"granularity":"%b","provider_key":%b' % (place, key[0].encode(), msgspec.json.encode(key[1]))
-        row = encode_row(key[0], incoming[key].values())
-        rows.append(b"{%b,%b,%b" % (head, row[1:-1], msgspec.json.encode(kept)[1:]))
+        rows.append(b"%b,%b" % (encode_row(key[0], history)[:-1], _encode(kept)[1:]))
     return {"account": account_id, "provider": provider, "rows": _json_array(rows)}
 
 
-class _Kept(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
-    """An observation to be stored, as a row of `_ADVANCE` (with `delivery_id`) or a part of a row of `_INSERT`."""
+_encode = msgspec.json.Encoder().encode
 
+
+class _Kept(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """An observation to be stored: of `_ADVANCE` with `delivery_id`, of `_INSERT` with the place and the key."""
+
+    n: int | None = None
+    granularity: Granularity | None = None
+    provider_key: str | None = None
     delivery_id: int | None = None
     content_hash: bytes
     source: Source
@@ -371,7 +377,7 @@ def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, Histo
         completes = place in from_rows and len(whole) > 1
         seen += (_kept(one, delivery_id=place) for one in whole.values() if completes or _moves(one, known))
     parameters = {"rows": _json_array(rows), "seen": json_parameter(seen)}
-    return set(found), set(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
+    return set(found), {place for (place,) in execute(connection, _ADVANCE, parameters)}
 
 
 def _moves(one: Observation, known: History) -> bool:
@@ -390,7 +396,7 @@ WHERE d.id IS NOT NULL
 def stored_keys(connection: Connection, account_id: str, keys: Iterable[Key]) -> set[Key]:
     """Which of the keys have a row; locks nothing."""
     rows = [{"granularity": granularity, "provider_key": key} for granularity, key in keys]
-    found = connection.exec_driver_sql(_STORED_KEYS, {"account": account_id, "rows": json_parameter(rows)})
+    found = execute(connection, _STORED_KEYS, {"account": account_id, "rows": json_parameter(rows)})
     return {(Granularity(granularity), key) for granularity, key in found}
 
 
@@ -416,9 +422,9 @@ def rewrite_histories(
         rows.append(_row_of(place, granularity, whole.values()))
         seen += (_kept(one, delivery_id=place) for one in whole.values() if _moves(one, known))
         dropped += ({"delivery_id": place, "content_hash": digest} for digest in known if digest not in whole)
-    connection.exec_driver_sql(_DROP_OBSERVATIONS, {"rows": json_parameter(dropped)})
+    execute(connection, _DROP_OBSERVATIONS, {"rows": json_parameter(dropped)})
     parameters = {"rows": _json_array(rows), "seen": json_parameter(seen)}
-    return set(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
+    return {place for (place,) in execute(connection, _ADVANCE, parameters)}
 
 
 _DELETE = """
@@ -430,12 +436,13 @@ SELECT count(*) FROM gone
 
 def delete_deliveries(connection: Connection, ids: Sequence[int]) -> int:
     """Remove these deliveries with their history; returns how many. The feed of changes reports that they are gone."""
-    return int(connection.exec_driver_sql(_DELETE, {"ids": list(ids)}).scalar_one())
+    [[many]] = execute(connection, _DELETE, {"ids": list(ids)})
+    return int(many)
 
 
 def lock_deliveries(connection: Connection, ids: Sequence[int]) -> list[int]:
     """Lock these deliveries in the order of all writers; the ids that still exist."""
-    return list(connection.exec_driver_sql(_LOCK, {"ids": list(ids)}).scalars())
+    return [place for (place,) in execute(connection, _LOCK, {"ids": list(ids)})]
 
 
 def restate_with_reference(connection: Connection, given: Mapping[int, tuple[Granularity, str]]) -> set[int]:
@@ -471,8 +478,8 @@ def load_whole_histories(
     """As `load_histories`; and the deliveries whose only observation has its facts from the row."""
     histories: dict[int, History] = {}
     from_rows: set[int] = set()
-    for place, digest, source, as_of, as_of_last, provider_time, facts, statement, row in connection.exec_driver_sql(
-        _HISTORY, {"ids": list(ids), "statements": with_statements}
+    for place, digest, source, as_of, as_of_last, provider_time, facts, statement, row in execute(
+        connection, _HISTORY, {"ids": list(ids), "statements": with_statements}
     ):
         if facts is None:
             from_rows.add(place)
@@ -493,4 +500,4 @@ def find_differing(
 ) -> set[int]:
     """Ids of those deliveries whose stored row is not what these histories say. Locks and writes nothing."""
     rows = [_row_of(place, granularity, history) for place, (granularity, history) in histories.items()]
-    return set(connection.exec_driver_sql(_DIFFER, {"rows": _json_array(rows)}).scalars())
+    return {place for (place,) in execute(connection, _DIFFER, {"rows": _json_array(rows)})}

@@ -114,7 +114,7 @@ def observe(report: DeliveryReport, *, asked_at: datetime | None) -> Observation
     if as_of is None and report.source is Source.POLL:
         as_of = asked_at
     as_of = utc(as_of)
-    facts = normalise(report)
+    facts = normalise(report) if report.facts is None else report.facts
     encoded = encode_facts(facts)
     return Observation(
         facts=facts,
@@ -123,7 +123,7 @@ def observe(report: DeliveryReport, *, asked_at: datetime | None) -> Observation
         source=report.source,
         as_of=as_of,
         as_of_last=as_of if report.granularity is Granularity.CONVERSATION else None,
-        provider_time=utc(report.provider_time),
+        provider_time=None if report.provider_time is None else utc(report.provider_time),
         statement=clean_json(report.statement),
     )
 
@@ -239,12 +239,11 @@ def encode_row(granularity: Granularity, observations: Collection[Observation]) 
     It holds a conversation's `day`, although the row has no such field.
     """
     facts, is_final, conflict = _join(granularity, observations)
-    [encoded] = [seen.encoded for seen in observations if seen.facts is facts] or [None]
-    return b'{"is_final":%b,"conflict":%b,%b' % (
-        _JSON[is_final],
-        _JSON[conflict],
-        (encoded or encode_facts(facts))[1:],
-    )
+    encoded = None
+    for seen in observations:
+        if seen.facts is facts:
+            encoded = seen.encoded
+    return b'{"is_final":%b,"conflict":%b,%b' % (_JSON[is_final], _JSON[conflict], (encoded or encode_facts(facts))[1:])
 
 
 _FACT_FIELDS = tuple(name for name in ROW_FIELDS if name in Facts.__struct_fields__)

@@ -348,10 +348,13 @@ def _parse_plain(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
     if _sole_owner(fetch) is not None:
         raise NotPlainError
     field, read = f"{kind}_id", []
+    owners: dict[Any, TrackedKey | None] = {}
     for row in rows:
-        value = plain_text(getattr(row, field))
-        # Nearly always an answer writes an id as it was asked for.
-        owner = None if value is None else named.get(value) or named.get(one_form(kind, value))
+        given = getattr(row, field)
+        if given not in owners:
+            value = plain_text(given)
+            owners[given] = None if value is None else named.get(one_form(kind, value))
+        owner = owners[given]
         read.append((owner, report_plain_row(account, row, owner), ()))
     return _parse_rows(account, fetch, read)
 

@@ -31,8 +31,10 @@ Text = Annotated[str, Meta(max_length=KEY_LIMIT)]
 Plain = Whole | float | Text | UnsetType | None
 """A field that the tolerant reader's functions read."""
 
-_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-5][0-9]:[0-5][0-9]").fullmatch
+_HOUR_FORM: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}").fullmatch
 _HOUR: Final = len("2016-11-02 11")
+_IN_UTC: Final = {f":{each // 60:02}:{each % 60:02}": f":{each // 60:02}:{each % 60:02}+00:00" for each in range(3600)}
+"""What follows the hour in a time, as it is written in UTC."""
 _ALMOST_AN_HOUR: Final = timedelta(minutes=59, seconds=59)
 _Body = TypeVar("_Body")
 
@@ -115,10 +117,16 @@ def plain_time(text: float | str | UnsetType | None, zone: ZoneInfo) -> str | No
         return None
     if not isinstance(text, str):
         raise NotPlainError
-    if _TIME(text):
-        hour = _utc_hour(text[:_HOUR], zone)
-        if hour is not None:
-            return f"{hour}{text[_HOUR:]}+00:00"
+    return _time(text, zone)
+
+
+@lru_cache(maxsize=4096)
+def _time(text: str, zone: ZoneInfo) -> str | None:
+    """The messages of one send share their times."""
+    rest = _IN_UTC.get(text[_HOUR:])
+    hour = None if rest is None else _utc_hour(text[:_HOUR], zone)
+    if hour is not None:
+        return f"{hour}{rest}"
     if not (text.isascii() and text.isprintable()):
         raise NotPlainError
     moment = local_time(text, zone)
@@ -161,6 +169,8 @@ def report_facts(
 @lru_cache(maxsize=4096)
 def _utc_hour(hour: str, zone: ZoneInfo) -> str | None:
     """The UTC hour of a local hour (`2016-11-02 11` → `2016-11-02T08`); None where it is not one whole UTC hour."""
+    if not _HOUR_FORM(hour):
+        return None
     first, last = local_time(f"{hour}:00:00", zone), local_time(f"{hour}:59:59", zone)
     if first is None or last is None or first.minute or first.second or last - first != _ALMOST_AN_HOUR:
         return None

@@ -10,13 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from threading import Event, Lock
 
-from sqlalchemy import Engine, RowMapping
+from sqlalchemy import Engine
 
 from core import clock
 from core.budgets import Budget
 from core.redaction import register_secret
 from core.settings import CredentialError, Settings, generated_secret, resolve_reference
 from core.zones import time_zone
+from models.database import Record
 from models.ledger.clockwatch import ClockWatch
 from models.ledger.taking import Holder
 from models.quarantine import check_key, new_key
@@ -78,7 +79,7 @@ class Runtime:
         """This process as one that takes fetches."""
         return Holder(watch=self.watch, lease_margin_seconds=self.lease_margin_seconds)
 
-    def account(self, row: RowMapping) -> Account:
+    def account(self, row: Record) -> Account:
         """The account as its adapter sees it; `CredentialError` where a reference leads nowhere."""
         credentials = {name: self.credentials.get(reference) for name, reference in row["credentials"].items()}
         account = replace(account_without_credentials(row), credentials=credentials)
@@ -87,8 +88,10 @@ class Runtime:
             register_secret(derived(credentials))
         return account
 
-    def without_echoes(self, row: RowMapping, reports: Sequence[DeliveryReport]) -> Sequence[DeliveryReport]:
-        """The reports as they may be stored: the account's own credentials in them are masked.
+    def without_echoes(
+        self, row: Record, reports: Sequence[DeliveryReport], *, body: bytes | None = None
+    ) -> Sequence[DeliveryReport]:
+        """The reports, read from this body, as they may be stored: the account's own credentials in them are masked.
 
         A credential that cannot be resolved here was not in any request of this process.
         """
@@ -96,9 +99,9 @@ class Runtime:
         for name, reference in row["credentials"].items():
             with suppress(CredentialError):
                 credentials[name] = self.credentials.get(reference)
-        return without_echoes(reports, secrets_of(adapter_for(row["provider"]).record, credentials))
+        return without_echoes(reports, secrets_of(adapter_for(row["provider"]).record, credentials), body=body)
 
-    def way_out(self, row: RowMapping) -> WayOut:
+    def way_out(self, row: Record) -> WayOut:
         """How the account's requests leave, made ready; `CredentialError` where its `ca_file` or `proxy` is of no use.
 
         Only for who asks the provider: a process that receives its callbacks need not see either.
@@ -108,7 +111,7 @@ class Runtime:
         return way_out
 
 
-def account_without_credentials(row: RowMapping) -> Account:
+def account_without_credentials(row: Record) -> Account:
     """The account of a row for what makes no request: reading again what is stored."""
     record = adapter_for(row["provider"]).record
     return Account(
@@ -124,7 +127,7 @@ def account_without_credentials(row: RowMapping) -> Account:
     )
 
 
-def adapter_of(row: RowMapping) -> Adapter:
+def adapter_of(row: Record) -> Adapter:
     """The adapter of an account's row."""
     return adapter_for(row["provider"])
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
+from models.database import Record, execute_named
 from models.ledger.planning import PRIORITY_ON_DEMAND
 from models.ledger.sharing import PRESSURE, SLOW_LOOK_SECONDS, sharing_parameters, threads_left
 
@@ -69,7 +70,7 @@ class Decision:
     """Whether the account waits for threads."""
 
 
-def look(connection: Connection, account: RowMapping, first: int | None) -> RowMapping:
+def look(connection: Connection, account: Record, first: int | None) -> Record:
     """What decides. `account`: its locked row; `first`: the fetch that a message names."""
     parameters = {
         "account_id": account["id"],
@@ -79,10 +80,11 @@ def look(connection: Connection, account: RowMapping, first: int | None) -> RowM
         "other_slots": max(0, account["limit_requests"] - 2),
         "on_demand": PRIORITY_ON_DEMAND,
     }
-    return connection.exec_driver_sql(_LOOK, parameters | sharing_parameters()).mappings().one()
+    [seen] = execute_named(connection, _LOOK, parameters | sharing_parameters())
+    return seen
 
 
-def decide(connection: Connection, row: RowMapping, seen: RowMapping) -> Decision:
+def decide(connection: Connection, row: Record, seen: Record) -> Decision:
     """What follows from the account's row and a `look` at it."""
     now, unanswered, ready = seen["now"], seen["unanswered"], seen["candidates"]
     why, until = _why_not(row, seen)
@@ -104,9 +106,7 @@ def decide(connection: Connection, row: RowMapping, seen: RowMapping) -> Decisio
     return Decision(why=None, fetch=ready[0], at=None if is_crowded else at, next=another, is_crowded=is_crowded)
 
 
-def _another(
-    connection: Connection, row: RowMapping, seen: RowMapping
-) -> tuple[datetime | None, Mapping[str, Any] | None]:
+def _another(connection: Connection, row: Record, seen: Record) -> tuple[datetime | None, Mapping[str, Any] | None]:
     """When another thread could make a further call, while the one that is taken now is unanswered, and which."""
     releases, now = seen["releases"], seen["now"]
     concurrency = row["limit_concurrency"] if row["breaker_state"] == "closed" else 1
@@ -119,13 +119,12 @@ def _another(
     return (None, None) if later is None else (max(slot, later["available_at"]), later)
 
 
-def _later(connection: Connection, row: RowMapping, now: datetime) -> Mapping[str, Any] | None:
+def _later(connection: Connection, row: Record, now: datetime) -> Mapping[str, Any] | None:
     """The fetch that is ready first of those that wait for a retry."""
-    found = connection.exec_driver_sql(_LATER, {"account_id": row["id"], "now": now}).mappings().one_or_none()
-    return None if found is None else dict(found)
+    return execute_named(connection, _LATER, {"account_id": row["id"], "now": now}).fetchone()
 
 
-def _why_not(row: RowMapping, seen: RowMapping) -> tuple[str | None, datetime | None]:
+def _why_not(row: Record, seen: Record) -> tuple[str | None, datetime | None]:
     """Why the account may make no call now, and until when, if time alone ends that; (None, None) when it may."""
     now: datetime = seen["now"]
     blocked = {

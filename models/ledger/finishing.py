@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.database import json_parameter
+from models.database import execute, json_parameter
 from models.ledger.walks import ended_state_sql
 from models.tracked import REFERENCE, check_wholes
 
@@ -71,10 +71,10 @@ def close_call(connection: Connection, fetch_id: int, token: UUID, end: CallEnd)
     may have been stepped since; None for an ended call.
     """
     parameters = {name: getattr(end, name) for name in CallEnd.__slots__} | {"fetch_id": fetch_id, "token": token}
-    found = connection.exec_driver_sql(_CLOSE_CALL, parameters).one_or_none()
+    found = execute(connection, _CLOSE_CALL, parameters).fetchone()
     if found is None:
         raise FencedError
-    asked_at: datetime | None = found.asked_at
+    asked_at: datetime | None = found[0]
     return asked_at
 
 
@@ -92,9 +92,10 @@ def drop_call(connection: Connection, fetch_id: int, token: UUID, call_id: int) 
     It was never made, and its slot is free at once. Returns PostgreSQL's clock.
     """
     parameters = {"fetch_id": fetch_id, "token": token, "call_id": call_id}
-    now: datetime | None = connection.exec_driver_sql(_DROP_CALL, parameters).scalar_one_or_none()
-    if now is None:
+    found = execute(connection, _DROP_CALL, parameters).fetchone()
+    if found is None:
         raise FencedError
+    now: datetime = found[0]
     return now
 
 
@@ -161,8 +162,8 @@ def update_tracked(
     if rows:
         parameters = {"rows": json_parameter(rows), "fetch_id": fetch_id, "asked_at": asked_at, "as_of": as_of}
         parameters["ids"] = [row["id"] for row in rows]
-        written = connection.exec_driver_sql(_TRACKED, parameters).all()
-        closed = {(row.account_id, row.whole) for row in written if row.is_closed_part}
+        written = execute(connection, _TRACKED, parameters)
+        closed = {(account_id, whole) for account_id, is_closed_part, whole in written if is_closed_part}
         for account_id, whole in sorted(closed):
             check_wholes(connection, account_id, [whole])
 
@@ -280,7 +281,7 @@ class FetchEnd:
 
 def end_fetch(connection: Connection, end: FetchEnd) -> None:
     """Put the fetch into its last state."""
-    connection.exec_driver_sql(_END_FETCH, end.parameters())
+    execute(connection, _END_FETCH, end.parameters())
 
 
 _RETURN = text("""
@@ -378,7 +379,8 @@ def count_poll(connection: Connection, poll_id: int, counts: PollCounts, end: Fe
     statement = _COUNT
     if end is not None:
         statement, parameters = _END_AND_COUNT, parameters | end.parameters()
-    ended: str | None = connection.exec_driver_sql(statement, parameters).scalar_one()
+    ended: str | None
+    [[ended]] = execute(connection, statement, parameters)
     return ended
 
 

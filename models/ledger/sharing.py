@@ -14,7 +14,9 @@ a few; the provider's limit, which is exact, is none of this. Where no worker ha
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
+
+from models.database import Record
 
 ANNOUNCE_SECONDS = 5.0
 ANNOUNCED_LASTS_SECONDS = 16.0
@@ -109,7 +111,7 @@ def sharing_parameters() -> dict[str, float]:
     }
 
 
-def threads_left(seen: RowMapping, *, mine: int, wanted: int) -> int:
+def threads_left(seen: Record, *, mine: int, wanted: int) -> int:
     """How many of the `wanted` (one or two) further calls the account may make, where `mine` are unanswered.
 
     `seen`: a row with the columns of `PRESSURE`.

@@ -20,9 +20,10 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from core import clock
+from models.database import Record, execute, execute_named
 from models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Reading
 from models.ledger.deciding import Decision, decide, look
 from models.ledger.sharing import CROWDED_LASTS_SECONDS
@@ -36,6 +37,8 @@ TIMER_CAP_SECONDS = 5.0
 """The longest delay of a message; what is due later is found by `upkeep.reconcile`."""
 EARLY = timedelta(milliseconds=20)
 """Moments of messages that are no further apart count as one."""
+BUSY_WAITS = (0.001, 0.002, 0.004, 0.008)
+"""Seconds to wait for an account that another transaction holds, where no lock may be waited for."""
 BUSY_SECONDS = 0.1
 """When to try again where another transaction holds the fetch that was chosen."""
 
@@ -71,7 +74,7 @@ class Taken:
     """When the question was asked, in the order of the account's questions: it never decreases, and after a step of the
     clock back it runs ahead of the clock until that has caught up. What an answer states is true as of it."""
     permit: Permit
-    account: RowMapping = field(repr=False)
+    account: Record = field(repr=False)
     """The account's row, with PostgreSQL's `now`."""
     has_dead: bool
     """Whether the account has dead letters."""
@@ -129,12 +132,9 @@ class Holder:
 
 MAY_GO = "left to another thread"
 
-_LOCK = """
-    SELECT a.*, clock_timestamp() AS now FROM accounts a
-    WHERE a.id = coalesce(%(account_id)s::text, (SELECT f.account_id FROM fetches f WHERE f.id = %(fetch_id)s::bigint))
-    FOR NO KEY UPDATE OF a
-"""
+_LOCK = "SELECT *, clock_timestamp() AS now FROM accounts WHERE id = %(account_id)s FOR NO KEY UPDATE"
 _LOCK_UNLESS_BUSY = f"{_LOCK} SKIP LOCKED"
+_ACCOUNT_OF = "SELECT account_id FROM fetches WHERE id = %(fetch_id)s"
 
 # Never waits for a fetch: this may be the end of a transaction that holds a poll, for which its holder may wait.
 _PERMIT = f"""
@@ -186,8 +186,7 @@ def take(
     message has led here, so none is on its way any more, unless that is due later; without a holder, none at all.
     `may_wait` False: at the end of a transaction that holds other locks, and must not wait for the account.
     """
-    parameters = {"account_id": account_id, "fetch_id": fetch_id}
-    row = connection.exec_driver_sql(_LOCK if may_wait else _LOCK_UNLESS_BUSY, parameters).mappings().one_or_none()
+    row = _locked(connection, account_id or _account_of(connection, fetch_id), may_wait=may_wait)
     if row is None:
         return Gone() if may_wait else Busy()
     if holder is not None:
@@ -212,8 +211,29 @@ def take(
         decision = replace(decision, why=why, at=now + timedelta(seconds=wait), next=decision.fetch)
     noted, call_up = _noted(row, now, decision, armed)
     if any(row[name] != value for name, value in noted.items()):
-        connection.exec_driver_sql(_NOTE, noted | {"account_id": row["id"]})
+        execute(connection, _NOTE, noted | {"account_id": row["id"]})
     return NotYet(account_id=row["id"], why=decision.why or "", call_up=call_up)
+
+
+def _account_of(connection: Connection, fetch_id: int | None) -> str | None:
+    found = execute(connection, _ACCOUNT_OF, {"fetch_id": fetch_id}).fetchone()
+    return None if found is None else str(found[0])
+
+
+def _locked(connection: Connection, account_id: str | None, *, may_wait: bool) -> Record | None:
+    """The account's row, locked; without `may_wait` only if it can be had within `BUSY_WAITS`.
+
+    To give up at once would be dear: a take in a transaction of its own holds the row when the next finisher comes,
+    which then needs such a transaction too, and so on.
+    """
+    statement = _LOCK if may_wait else _LOCK_UNLESS_BUSY
+    row = execute_named(connection, statement, {"account_id": account_id}).fetchone()
+    for wait in () if may_wait else BUSY_WAITS:
+        if row is not None:
+            break
+        clock.sleep(wait)
+        row = execute_named(connection, statement, {"account_id": account_id}).fetchone()
+    return row
 
 
 def wake(connection: Connection, account_id: str, *, by_message: bool = False) -> CallUp | None:
@@ -231,7 +251,7 @@ def _lies_ahead(moment: datetime | None, now: datetime) -> bool:
 
 
 def _noted(
-    row: RowMapping, now: datetime, decision: Decision, armed: datetime | None
+    row: Record, now: datetime, decision: Decision, armed: datetime | None
 ) -> tuple[dict[str, datetime | None], CallUp | None]:
     """What the others have to know, in columns of the account, and the message to publish.
 
@@ -256,8 +276,8 @@ def _noted(
 def _permit(
     connection: Connection,
     holder: Holder,
-    row: RowMapping,
-    seen: RowMapping,
+    row: Record,
+    seen: Record,
     decision: Decision,
     *,
     armed: datetime | None,
@@ -278,7 +298,7 @@ def _permit(
         "lease_seconds": deadline + holder.lease_margin_seconds,
         "breaker_state": "closed" if row["breaker_state"] == "closed" else "probing",
     }
-    taken = connection.exec_driver_sql(_PERMIT, parameters).mappings().one_or_none()
+    taken = execute_named(connection, _PERMIT, parameters).fetchone()
     if taken is None:
         return None
     permit = Permit(

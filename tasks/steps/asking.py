@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from core import clock
+from models.database import Record
 from models.ledger.finishing import CallEnd, close_call
 from models.ledger.taking import Taken, Took
 from models.quarantine import seal
@@ -27,7 +28,7 @@ Follow = Callable[[Connection], Took]
 class Prepared:
     """All that is needed to ask and to understand the answer."""
 
-    row: RowMapping = field(repr=False)
+    row: Record = field(repr=False)
     """The account's row."""
     account: Account
     adapter: Adapter

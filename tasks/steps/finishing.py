@@ -158,20 +158,26 @@ def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Deliver
 
     `asked_at`: by the clock as it is now.
     """
+    answer = asked.sent.answer
+    body = None if answer is None else answer.body
+    stated = asked.runtime.without_echoes(asked.prepared.row, parsed.reports, body=body)
     registered = {
-        key: (row["client_ref"], row["recipient"], row["valid_until"]) for key, row in asked.prepared.tracked.items()
+        key: row
+        for key, row in asked.prepared.tracked.items()
+        if row["client_ref"] or row["recipient"] or asked_at >= row["valid_until"]
     }
+    if not registered:
+        return list(stated)
     reports: list[DeliveryReport] = []
-    for report in asked.runtime.without_echoes(asked.prepared.row, parsed.reports):
+    for report in stated:
         row = registered.get(report.tracked) if report.tracked is not None else None
         if row is None:
             reports.append(report)
             continue
-        client_ref, recipient, validity_ends = row
-        full = report.completed(client_ref=client_ref, recipient=recipient)
+        full = report.completed(client_ref=row["client_ref"], recipient=row["recipient"])
         reports.append(full)
         if is_open(full.status) and full.status is not Status.UNKNOWN:
-            valid_until = max(full.valid_until or validity_ends, validity_ends)
+            valid_until = max(full.valid_until or row["valid_until"], row["valid_until"])
             if asked_at >= valid_until:
                 reports.append(unreported(full, valid_until))
     return reports

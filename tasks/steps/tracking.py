@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from models import tracked
-from models.database import retry_transaction
+from models.database import Record, retry_transaction
 from models.keys import split_key
 from models.ledger import clocksteps
 from models.references import attach_references
@@ -25,7 +25,7 @@ class UnknownIdKindError(ValueError):
     """The provider knows no such kind of id; the text says which it knows."""
 
 
-def policy_numbers(row: RowMapping) -> dict[str, Any]:
+def policy_numbers(row: Record) -> dict[str, Any]:
     """The account's own numbers of the poll policy, as keyword arguments of `schedules.policy`."""
     poll = row["poll"]
     return {

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from models.accounts import PausedBy
-from models.database import retry_transaction
+from models.database import Record, retry_transaction
 from models.ledger import finishing as ledger
 from models.ledger import planning
 from models.ledger.deadletters import count_dead
@@ -262,7 +262,7 @@ def _end(
     return state
 
 
-def ease_seconds(row: RowMapping) -> float:
+def ease_seconds(row: Record) -> float:
     """How long ids of a dead fetch rest: the longest wait of the account's poll policy."""
     numbers = policy_numbers(row)
     longest = numbers["max_check_seconds"] or adapter_of(row).record.poll.max_seconds

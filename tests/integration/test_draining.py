@@ -11,7 +11,8 @@ from ledger_acts import add_account, add_ids, expire_lease, fetches_of, plan, ro
 from sqlalchemy import Engine, event, text
 from tiny_provider import Reply, Request, TinyProvider, vairo_reply
 
-from core import names
+from core import clock, names
+from models.ledger import taking
 from tasks.runtime import Runtime
 from tasks.steps import draining, upkeep
 from tasks.steps.draining import drain
@@ -146,3 +147,28 @@ def test_further_threads_are_called_up_one_after_the_other(runtime: Runtime, tin
     assert message.kwargs == {"fetch_id": ids[2]}
     first.close()
     second.close()
+
+
+@pytest.mark.parametrize("tries", [1, len(taking.BUSY_WAITS)])
+def test_a_finisher_waits_a_little_for_an_account_that_another_take_holds(
+    runtime: Runtime, tiny: TinyProvider, monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    """Let go within the time, the call is taken; the account is never waited for longer, since both might wait."""
+    account_id, _ = account_of(runtime, tiny)
+    waits: list[float] = []
+    with runtime.engine.connect() as holder, runtime.engine.connect() as finisher:
+
+        def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            if len(waits) == tries:
+                holder.rollback()
+
+        monkeypatch.setattr(clock, "sleep", sleep)
+        holder.execute(text("SELECT id FROM accounts WHERE id = :a FOR NO KEY UPDATE"), {"a": account_id})
+        found = taking.take(finisher, runtime.holder, account_id=account_id, may_wait=False)
+        assert isinstance(found, taking.Taken)
+        finisher.rollback()
+        tries, waits = 0, []
+        holder.execute(text("SELECT id FROM accounts WHERE id = :a FOR NO KEY UPDATE"), {"a": account_id})
+        assert isinstance(taking.take(finisher, None, account_id=account_id, may_wait=False), taking.Busy)
+        assert waits == list(taking.BUSY_WAITS)

@@ -3,6 +3,7 @@
 import json
 from base64 import b64encode
 from collections.abc import Callable
+from html import escape
 from typing import Any
 
 import pytest
@@ -155,6 +156,9 @@ def test_no_depth_hides_an_echo_and_nothing_else_is_changed(statement: dict[str,
         provider_error=secret,
     )  # fmt: skip
     [shown] = without_echoes([hidden], frozenset({secret}))
+    for body in (json.dumps(secret).encode(), json.dumps(secret, ensure_ascii=False).encode("utf-8", "surrogatepass"),
+                 f"<a>{escape(secret)}</a>".encode("utf-8", "surrogatepass")):  # fmt: skip
+        assert without_echoes([hidden], frozenset({secret}), body=body) == [shown]
     assert secret not in str(list(shown.statement["a"])) + str([*shown.statement]) + str(shown.extra)
     assert (shown.extra, shown.provider_status, shown.provider_error) == ({"sender": "***"}, "***", "***")
     assert without_echoes([shown], frozenset({secret}))[0] == shown

@@ -59,7 +59,7 @@ def organik_rows(**varied: Any) -> list[DeliveryReport]:
     for row in reply["response"]["data"]:
         row.update(varied)
     account = account_without_credentials(
-        {  # type: ignore[arg-type]
+        {
             "id": "x",
             "provider": "organik",
             "base_url": "",

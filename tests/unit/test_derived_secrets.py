@@ -46,5 +46,5 @@ def test_a_secret_made_from_credentials_is_masked(
         door=HttpDoor(max_connections=1, boot=clock.boot),
         seal_key=new_key(),
     )
-    runtime.account(row)  # type: ignore[arg-type]  # a mapping is all that is read
+    runtime.account(row)  # a mapping is all that is read
     assert secret not in redact_text(f"word {secret} word")
