@@ -48,6 +48,11 @@ class ExpandedTooLargeError(ContentCodingError):
     """Unpacked it is larger than the cap."""
 
 
+def is_packed(declared: str | None) -> bool:
+    """Whether `Content-Encoding` (all its lines joined by commas) declares anything but identity."""
+    return bool(_codings(declared))
+
+
 def unpack(body: bytes, declared: str | None, cap: int) -> bytes:
     """`body` with the codings that `Content-Encoding` declares undone, the last one first.
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.content_coding import BrokenCodingError, ContentCodingError, ExpandedTooLargeError, unpack
+from core.content_coding import BrokenCodingError, ContentCodingError, ExpandedTooLargeError, is_packed, unpack
 
 CAP = 10_000
 BODIES = st.binary(max_size=400)
@@ -46,6 +46,7 @@ def test_stacked_codings_are_undone_in_reverse(body: bytes, codings: list[str]) 
     for coding in codings:
         packed = pack(packed, coding)
     assert unpack(packed, declaration(codings), CAP) == body
+    assert is_packed(declaration(codings)) == any(coding != "identity" for coding in codings)
 
 
 @given(BODIES.filter(bool), st.sampled_from(["gzip", "deflate", "raw"]), st.data())
