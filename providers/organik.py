@@ -75,7 +75,6 @@ from providers.organik_rows import STATUS, read_plain_rows, read_row, report_pla
 from providers.organik_sends import read_send_reply
 from providers.organik_through import attribute
 from providers.plain import NotPlainError, plain_text
-from providers.structure import MOST_VALUES
 
 ERROR: Final[Mapping[int, type[ProviderError]]] = {
     1: TryAgainSoon,  # unknown fault
@@ -107,6 +106,8 @@ PUSHED: Final = ("transaction", "delivery_track")
 """Kinds of id that the address of a push may name: those that a sender knows when it gives Organik the address."""
 WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of a credential
 SEND_REPLY: Final = "send_reply"
+LARGEST_VALUES: Final = 2_000_000
+"""Of an answer. There are no pages: a transaction comes whole, at some 310 bytes and 25 values a row."""
 SPLIT_ABOVE_ROWS: Final = 200
 """A transaction with more rows than this and few open ones is asked by its open rows from then on."""
 
@@ -188,9 +189,8 @@ class Organik:
             headers={"accept": f"application/{form}", "content-type": f"application/{form}"},
             body=xml_body(field, ids) if form == "xml" else json_body(field, ids),
             endpoint="detailedreport",
-            # There are no pages: a transaction comes whole, at some 310 bytes and 25 values a row.
             largest_bytes=LARGEST_ANSWER_BYTES,
-            most_values=MOST_VALUES,
+            most_values=LARGEST_VALUES,
         )
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:

@@ -81,7 +81,7 @@ def page(rows: int) -> bytes:
 
 KINDS: Mapping[str, Mapping[str, bytes]] = {
     "packed to 64 KiB": dict.fromkeys(CREDENTIALS, lists(63 * MIB // 3)),
-    "just below the limits": {**dict.fromkeys(CREDENTIALS, lists(49_000)), "organik": lists(499_000)},
+    "just below the limits": {**dict.fromkeys(CREDENTIALS, lists(49_000)), "organik": lists(999_000)},
     "just below what needs room": dict.fromkeys(CREDENTIALS, lists(256 * 1024 // 3 - 1)),
     "honest pages": dict.fromkeys(CREDENTIALS, page(500)),
 }
