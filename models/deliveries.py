@@ -7,7 +7,10 @@ How a batch is written, and why nobody can be hurt by another doing the same:
 2. Deliveries believed new are inserted, in key order, with their history, in one statement that yields to whoever
    inserted them first; those are looked up again and treated as existing.
 3. Existing deliveries are locked in order of their ids, then (a new statement sees what the last holder committed)
-   their whole history is loaded, folded with what came in, and written in one statement.
+   their whole history is loaded, folded with what came in, and written in one statement. With them those messages whose
+   order came with another sending time (`models.sending_time`).
+
+In 2 and 3 orders are written before the rest, in a statement of their own: messages may take their time from them.
 
 A transaction waits for others' uncommitted inserts only in step 2 and for row locks only in step 3, each in one order
 for all, so two batches cannot wait for each other.
@@ -22,6 +25,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from core.metrics import SIZES, histogram
+from models import sending_time
 from models.database import json_parameter
 from models.merge import (
     ROW_FIELDS,
@@ -109,8 +113,9 @@ _INSERT = f"""
 WITH r AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(n integer, granularity text, provider_key text, {_RECORD})
 ), inserted AS (
-  INSERT INTO delivery_status (account_id, provider, granularity, provider_key, {_COLUMNS})
-  SELECT %(account)s, %(provider)s, r.granularity, r.provider_key, {_VALUES} FROM r ORDER BY r.n
+  INSERT INTO delivery_status (account_id, provider, granularity, provider_key, {_COLUMNS}, {sending_time.COLUMNS})
+  SELECT %(account)s, %(provider)s, r.granularity, r.provider_key, {_VALUES}, {sending_time.NEW_VALUES}
+  FROM r {sending_time.OF_NEW} ORDER BY r.n
   ON CONFLICT (account_id, granularity, provider_key) DO NOTHING
   RETURNING id, granularity, provider_key
 ), placed AS MATERIALIZED (
@@ -148,16 +153,16 @@ WITH kept AS (
       provider_time = excluded.provider_time,
       statement = CASE WHEN excluded.statement = '{{}}' THEN observations.statement ELSE excluded.statement END
 )
-UPDATE delivery_status d SET ({_COLUMNS}) = ROW ({_VALUES}), changed_at = clock_timestamp(),
-  changed_in = pg_current_xact_id()::text::bigint
+UPDATE delivery_status d SET ({_COLUMNS}) = ROW ({_VALUES}), ({sending_time.COLUMNS}) = {sending_time.NEXT_VALUES},
+  changed_at = clock_timestamp(), changed_in = pg_current_xact_id()::text::bigint
 FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(id bigint, {_RECORD})
-WHERE d.id = r.id AND ({_STORED}) IS DISTINCT FROM ({_VALUES})
+WHERE d.id = r.id AND (({_STORED}) IS DISTINCT FROM ({_VALUES}) OR {sending_time.MOVES})
 RETURNING d.id
 """
 
 _DIFFER = f"""
 SELECT d.id FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(id bigint, {_RECORD}) JOIN delivery_status d USING (id)
-WHERE ({_STORED}) IS DISTINCT FROM ({_VALUES})
+WHERE ({_STORED}) IS DISTINCT FROM ({_VALUES}) OR {sending_time.MOVES}
 """
 
 
@@ -191,13 +196,18 @@ def _write(connection: Connection, account_id: str, provider: str, incoming: Map
     for _ in range(LOOKUPS):
         fresh, known = _probe(connection, account_id, unknown, incoming)
         existing.update(known)
-        inserted = _insert(connection, account_id, provider, fresh, incoming)
+        inserted = set[Key]()
+        for some in _orders_first(fresh):
+            inserted |= _insert(connection, account_id, provider, some, incoming)
         new.update(inserted)
         unknown = [key for key in fresh if key not in inserted]
         if unknown:
             continue
-        found, moved = _advance(connection, {place: (key[0], incoming[key]) for place, key in existing.items()})
-        advanced.update(existing[place] for place in moved)
+        dated = _dated_by_orders(connection, account_id, {*inserted, *existing.values()}, incoming)
+        said: dict[int, tuple[Granularity, History]] = {place: (Granularity.MESSAGE, {}) for place in dated}
+        said |= {place: (key[0], incoming[key]) for place, key in existing.items()}
+        found, moved = _advance(connection, said)
+        advanced.update(existing[place] for place in moved if place in existing)
         unknown = sorted(key for place, key in existing.items() if place not in found)
         existing.clear()
         if not unknown:
@@ -210,6 +220,23 @@ def _write(connection: Connection, account_id: str, provider: str, incoming: Map
         unchanged=len(keys) - len(new) - len(advanced),
         changed=frozenset(new | advanced),
     )
+
+
+def _orders_first(keys: Sequence[Key]) -> tuple[Sequence[Key], Sequence[Key]]:
+    orders = [key for key in keys if key[0] is Granularity.ORDER]
+    return orders, [key for key in keys if key[0] is not Granularity.ORDER]
+
+
+def _dated_by_orders(
+    connection: Connection, account_id: str, written: Iterable[Key], incoming: Mapping[Key, History]
+) -> set[int]:
+    """Messages whose time may move, because one of the orders that are being written came with a sending time."""
+    times = {
+        key: {at for seen in incoming[granularity, key].values() if (at := seen.facts.get("sent_at")) is not None}
+        for granularity, key in written
+        if granularity is Granularity.ORDER
+    }
+    return sending_time.moved_by_orders(connection, account_id, times)
 
 
 def _gather(reports: Iterable[DeliveryReport], asked_at: datetime | None) -> dict[Key, History]:
@@ -283,7 +310,7 @@ def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, Histo
         return set(), set()
     found = lock_deliveries(connection, list(said))
     stored = load_histories(connection, found)
-    rows: list[dict[str, Any]] = []
+    rows: Rows = ([], [])
     seen: list[dict[str, Any]] = []
     for place in found:
         granularity, heard = said[place]
@@ -291,10 +318,24 @@ def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, Histo
         whole = merge_history([*known.values(), *heard.values()])
         if not whole:
             continue
-        rows.append({"id": place, **fold_values(granularity, whole.values())})
+        rows[granularity is not Granularity.ORDER].append({"id": place, **fold_values(granularity, whole.values())})
         seen += ({"delivery_id": place, **_columns(one)} for one in whole.values() if _moves(one, known))
-    parameters = {"rows": json_parameter(rows), "seen": json_parameter(seen)}
-    return set(found), set(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
+    return set(found), _write_rows(connection, rows, seen)
+
+
+Rows = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+"""Rows of orders, and all others."""
+
+
+def _write_rows(connection: Connection, rows: Rows, seen: Sequence[dict[str, Any]]) -> set[int]:
+    """Write what is given of each, orders first; ids whose row changed."""
+    written = set[int]()
+    for mine in rows:
+        if mine:
+            parameters = {"rows": json_parameter(mine), "seen": json_parameter(seen)}
+            written.update(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
+            seen = ()
+    return written
 
 
 def _moves(one: Observation, known: History) -> bool:
@@ -331,17 +372,16 @@ def rewrite_histories(
     stored. Observations that became equal are merged into one.
     """
     stored = load_histories(connection, list(histories))
-    rows: list[dict[str, Any]] = []
+    rows: Rows = ([], [])
     seen: list[dict[str, Any]] = []
     dropped: list[dict[str, Any]] = []
     for place, (granularity, observations) in sorted(histories.items()):
         whole, known = merge_history(observations), stored.get(place, {})
-        rows.append({"id": place, **fold_values(granularity, whole.values())})
+        rows[granularity is not Granularity.ORDER].append({"id": place, **fold_values(granularity, whole.values())})
         seen += ({"delivery_id": place, **_columns(one)} for one in whole.values() if _moves(one, known))
         dropped += ({"delivery_id": place, "content_hash": digest} for digest in known if digest not in whole)
     connection.exec_driver_sql(_DROP_OBSERVATIONS, {"rows": json_parameter(dropped)})
-    parameters = {"rows": json_parameter(rows), "seen": json_parameter(seen)}
-    return set(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
+    return _write_rows(connection, rows, seen)
 
 
 _DELETE = """
@@ -399,6 +439,9 @@ def load_histories(connection: Connection, ids: Sequence[int], *, with_statement
 
 
 def find_differing(connection: Connection, rows: Mapping[int, Mapping[str, Any]]) -> set[int]:
-    """Ids of those deliveries whose stored row is not the given one (as of `fold_values`). Locks and writes nothing."""
+    """Ids of those deliveries whose stored row is not the given one (as of `fold_values`). Locks and writes nothing.
+
+    Their times are compared, too: with what follows from the given row and the stored one of its order.
+    """
     parameters = {"rows": json_parameter([{"id": place, **row} for place, row in rows.items()])}
     return set(connection.exec_driver_sql(_DIFFER, parameters).scalars())

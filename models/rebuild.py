@@ -1,10 +1,10 @@
 """The shared table, recomputed from its history, and the history's facts derived again from its raw items."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, func, select, text
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, text
 
 from models.deliveries import (
     delete_deliveries,
@@ -39,30 +39,45 @@ def rebuild(
 ) -> RebuildResult:
     """Recompute every row (of one account, or of all) from its observations; afterwards the table is what they say.
 
+    Of a final row `message_time` is recomputed only where it is missing: it is fixed then (`models.sending_time`).
+
     Streams in chunks of 1000 rows, so memory does not grow with the table. Locks and writes only rows that differ, and
     may run beside the workers. `on_progress` gets (rows done, rows in all). The caller commits.
     """
     mine = delivery_status.c.account_id == account_id if account_id is not None else delivery_status.c.id > 0
     total = connection.execute(select(func.count()).select_from(delivery_status).where(mine)).scalar_one()
-    done = differed = last = 0
+    done = differed = 0
+    wrote_orders = False
+    for found in _chunks(connection, mine):
+        written = _rebuild_chunk(connection, found)
+        differed += len(written)
+        wrote_orders = wrote_orders or any(found[place] is Granularity.ORDER for place in written)
+        done += len(found)
+        if on_progress is not None:
+            on_progress(done, max(total, done))
+    if wrote_orders:
+        # Messages before their order took their time from it as it was.
+        differed += sum(len(_rebuild_chunk(connection, found)) for found in _chunks(connection, mine))
+    return RebuildResult(deliveries=done, differed=differed)
+
+
+def _chunks(connection: Connection, mine: ColumnElement[bool]) -> Iterator[dict[int, Granularity]]:
+    last = 0
     while True:
         page = select(delivery_status.c.id, delivery_status.c.granularity).where(mine, delivery_status.c.id > last)
         found = connection.execute(page.order_by(delivery_status.c.id).limit(CHUNK)).all()
         if not found:
-            return RebuildResult(deliveries=done, differed=differed)
-        deliveries = {place: Granularity(granularity) for place, granularity in found}
-        differed += _rebuild_chunk(connection, deliveries)
-        done, last = done + len(found), found[-1].id
-        if on_progress is not None:
-            on_progress(done, max(total, done))
+            return
+        yield {place: Granularity(granularity) for place, granularity in found}
+        last = found[-1].id
 
 
-def _rebuild_chunk(connection: Connection, deliveries: dict[int, Granularity]) -> int:
+def _rebuild_chunk(connection: Connection, deliveries: dict[int, Granularity]) -> set[int]:
     histories = load_histories(connection, list(deliveries))
     rows = {place: fold_values(deliveries[place], history.values()) for place, history in histories.items()}
     differing = find_differing(connection, rows)
     # What differed without a lock may have been a neighbour's commit in between: the fold under the lock decides.
-    return len(refold(connection, {place: deliveries[place] for place in differing}))
+    return refold(connection, {place: deliveries[place] for place in differing})
 
 
 # ------------------------------------------------------------------------------------------------------- facts again

@@ -12,6 +12,7 @@ from models.ledger import healing
 from models.ledger.dispatch import HINT_LASTS_SECONDS
 from models.quarantine import prune as prune_quarantine
 from models.report import DeliveryReport
+from models.sending_time import fill_missing
 from models.vocabulary import Granularity, Source, Status
 from providers.registry import ADAPTERS
 from tasks.messages import Message, dispatch_account, poll_account
@@ -25,6 +26,7 @@ LEASES_AT_ONCE = 200
 PRUNE_ROWS = 5000
 PRUNE_BATCHES = 200
 EXPIRE_AT_ONCE = 500
+FILL_CHUNKS = 20
 
 
 def reconcile(runtime: Runtime) -> list[Message]:
@@ -38,6 +40,9 @@ def reconcile(runtime: Runtime) -> list[Message]:
         unplanned = healing.unplanned_polls(connection)
         waiting = healing.waiting_accounts(connection, hint_lasts_seconds=HINT_LASTS_SECONDS)
         beat(connection, RECONCILE)
+    filled = fill_missing(runtime.engine, chunks=FILL_CHUNKS)
+    if filled:
+        log.info("upkeep.times_filled", rows=filled)
     if healed or ended:
         log.info("upkeep.healed", leases=healed, polls=ended)
     messages = [poll_account(account_id, poll_id) for account_id, poll_id in unplanned]

@@ -1,0 +1,126 @@
+"""`message_time`: when a message was sent, as well as anybody knows; the one time that reports group and filter by.
+
+It is the row's own `sent_at`, otherwise that of its order, otherwise when it was first seen. The writer of statuses
+(`models.deliveries`) computes it with the SQL below in the statement that writes the row, so of an open row it always
+follows from what has been reported so far, in whatever order that came. It is fixed once the row is final: what was
+reported up to then decides, and a later report no longer moves the row to another day. Within the transaction that
+inserts a row it may still move.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection, Engine, text
+
+from models.database import json_parameter, transaction
+from models.meanings import TimeSource
+from models.vocabulary import Granularity
+
+COLUMNS: Final = "message_time, message_time_source"
+FILL_ROWS: Final = 1000
+
+
+def order_time(account: str, granularity: str, parent: str) -> str:
+    """SQL: the sending time that the provider reported of a message's order, null where there is none.
+
+    A range of one key in the order of keys: whatever the planner believes about the size of the table, it can only take
+    the unique index.
+    """
+    return (
+        f"(SELECT o.sent_at FROM delivery_status o WHERE {granularity} = '{Granularity.MESSAGE}'"
+        f" AND o.account_id = {account} AND o.granularity = '{Granularity.ORDER}'"
+        f" AND o.provider_key BETWEEN {parent} AND {parent} ORDER BY o.provider_key LIMIT 1)"
+    )
+
+
+def _values(own: str, order: str, first_seen: str) -> str:
+    return (
+        f"coalesce({own}, {order}, {first_seen}), CASE WHEN {own} IS NOT NULL THEN '{TimeSource.OWN}'"
+        f" WHEN {order} IS NOT NULL THEN '{TimeSource.ORDER}' ELSE '{TimeSource.FIRST_SEEN}' END"
+    )
+
+
+# Of a new row `r`. OFFSET 0: the look-up is made once, not for each use of it.
+OF_NEW: Final = f"""CROSS JOIN LATERAL (
+    SELECT CASE WHEN r.sent_at IS NULL THEN {order_time("%(account)s", "r.granularity", "r.parent_key")} END AS sent_at
+    OFFSET 0
+  ) o"""
+NEW_VALUES: Final = _values("r.sent_at", "o.sent_at", "now()")
+
+# Of a stored row `d` that is about to become `r`.
+_IS_FIXED: Final = "(d.is_final AND d.message_time IS NOT NULL AND d.first_seen_at <> now())"
+_ORDER: Final = order_time("d.account_id", "d.granularity", "r.parent_key")
+NEXT_VALUES: Final = f"""(
+  SELECT CASE WHEN {_IS_FIXED} THEN d.message_time ELSE t.at END,
+         CASE WHEN {_IS_FIXED} THEN d.message_time_source ELSE t.source END
+  FROM (SELECT CASE WHEN r.sent_at IS NULL AND NOT {_IS_FIXED} THEN {_ORDER} END AS sent_at OFFSET 0) o,
+  LATERAL (SELECT {_values("r.sent_at", "o.sent_at", "d.first_seen_at")}) AS t(at, source)
+)"""
+MOVES: Final = f"""(NOT {_IS_FIXED}
+  AND d.message_time IS DISTINCT FROM coalesce(r.sent_at, {_ORDER}, d.first_seen_at))"""
+"""Whether `NEXT_VALUES` differ from what the row has. (Equal times with another source are the same time.)"""
+
+_MOVED_BY_ORDERS: Final = """
+SELECT m.id
+FROM jsonb_to_recordset(%(orders)s::jsonb) AS r(provider_key text, sent_at timestamptz)
+CROSS JOIN LATERAL (
+  SELECT sent_at, first_seen_at FROM delivery_status
+  WHERE account_id = %(account)s AND granularity = 'order' AND provider_key BETWEEN r.provider_key AND r.provider_key
+  ORDER BY provider_key LIMIT 1
+) o
+JOIN delivery_status m ON m.account_id = %(account)s AND m.parent_key = r.provider_key AND m.granularity = 'message'
+WHERE (o.sent_at IS DISTINCT FROM r.sent_at OR o.first_seen_at = now())
+  AND m.sent_at IS NULL AND m.message_time IS DISTINCT FROM r.sent_at AND (NOT m.is_final OR m.first_seen_at = now())
+"""
+
+
+def moved_by_orders(
+    connection: Connection, account_id: str, times: Mapping[str, Collection[datetime | str]]
+) -> set[int]:
+    """Ids of messages that may take their time from these orders, of which a report says when they were sent.
+
+    `times` by the order's key. Locks nothing: whoever locks the messages afterwards computes their times anew.
+    """
+    said: Iterable[tuple[str, datetime | str]] = ((order, at) for order, given in times.items() for at in given)
+    orders = [{"provider_key": order, "sent_at": at} for order, at in said]
+    if not orders:
+        return set()
+    parameters = {"orders": json_parameter(orders), "account": account_id}
+    return set(connection.exec_driver_sql(_MOVED_BY_ORDERS, parameters).scalars())
+
+
+# ------------------------------------------------------------------------------------- rows of before this column
+
+_FILL = text(f"""
+WITH r AS MATERIALIZED (
+  SELECT id FROM delivery_status WHERE account_id = :account AND message_time IS NULL
+  ORDER BY id LIMIT :many FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE delivery_status d SET ({COLUMNS}) = (
+  SELECT {_values("d.sent_at", "o.sent_at", "d.first_seen_at")}
+  FROM (SELECT {order_time("d.account_id", "d.granularity", "d.parent_key")} AS sent_at OFFSET 0) o
+)
+FROM r WHERE d.id = r.id
+""")
+_ACCOUNTS = text("SELECT id FROM accounts ORDER BY id")
+
+
+def fill_missing(engine: Engine, *, chunks: int) -> int:
+    """Give up to `chunks` times `FILL_ROWS` rows of before this column their time; returns how many.
+
+    Each chunk in a transaction of its own that waits for nobody. The rows are not fed as changes: nothing that a
+    provider reported has changed.
+    """
+    filled = 0
+    with engine.connect() as connection:
+        accounts = list(connection.execute(_ACCOUNTS).scalars())
+    for account in accounts:
+        while chunks > 0:
+            with transaction(engine) as connection:
+                many = connection.execute(_FILL, {"account": account, "many": FILL_ROWS}).rowcount
+            filled += many
+            chunks -= 1
+            if many < FILL_ROWS:
+                break
+    return filled
