@@ -143,8 +143,8 @@ VIEW_COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
         "order_key": "The provider_key of the message's order or send: joins orders(account_id, order_key).",
         "outcome": "delivered, failed or pending, by the status.",
         "local_day": "The calendar day of message_time in the account's time zone.",
-        "seconds_to_done": "Seconds from message_time to done_at; null unless the message's own sent_at and done_at "
-        "are both reported.",
+        "seconds_to_done": "Seconds from sent_at to done_at; null unless the provider reports both of the message "
+        "itself.",
     },
     "orders": {
         "order_key": "The provider's id of the order; unique within the account.",

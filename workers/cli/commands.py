@@ -7,7 +7,19 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from core.logging import configure_logging, get_logger
-from workers.cli import accounts, checking, deliveries, polling, processes, status, tokens, tracking, up, upkeep
+from workers.cli import (
+    accounts,
+    checking,
+    deliveries,
+    polling,
+    processes,
+    readers,
+    status,
+    tokens,
+    tracking,
+    up,
+    upkeep,
+)
 from workers.cli.failures import sentence_of
 from workers.cli.session import FAILED, Session, tell
 
@@ -52,5 +64,5 @@ def begin(context: typer.Context) -> None:
     context.call_on_close(context.obj.close)
 
 
-for module in (up, processes, checking, accounts, tracking, polling, status, deliveries, upkeep, tokens):
+for module in (up, processes, checking, accounts, tracking, polling, status, deliveries, upkeep, readers, tokens):
     module.register(app)
