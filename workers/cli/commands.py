@@ -11,6 +11,7 @@ from workers.cli import (
     accounts,
     checking,
     deliveries,
+    explaining,
     polling,
     processes,
     readers,
@@ -64,5 +65,18 @@ def begin(context: typer.Context) -> None:
     context.call_on_close(context.obj.close)
 
 
-for module in (up, processes, checking, accounts, tracking, polling, status, deliveries, upkeep, readers, tokens):
+for module in (
+    up,
+    processes,
+    checking,
+    accounts,
+    tracking,
+    polling,
+    status,
+    deliveries,
+    explaining,
+    upkeep,
+    readers,
+    tokens,
+):
     module.register(app)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from core import clock
 from core.redaction import redact_text
+from providers.codes import with_meaning
 from workers.api.pages.alarms import Alarm
 from workers.api.pages.language import CATALOGUES, Language
 
@@ -60,9 +61,13 @@ class Show:
             return self.moment(value)
         if isinstance(value, Decimal | float):
             return f"{value:f}".rstrip("0").rstrip(".") if "." in f"{value:f}" else f"{value:f}"
-        if name in {"status", "reason", "granularity"}:
+        if name in {"status", "reason", "granularity", "message_time_source"}:
             return self.language.word(name, value)
         return value
+
+    def meaning(self, group: str, code: str) -> str:
+        """What a word of ours or a column (`field`) means, for a tooltip."""
+        return self.language.meaning(group, code)
 
     def times(self) -> str:
         """What the script needs to tell times in this language."""
@@ -129,7 +134,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(mask=mask, scrub=scrub, tone=tone, pretty=pretty)
+    made.filters.update(mask=mask, scrub=scrub, tone=tone, pretty=pretty, code=with_meaning)
     made.globals.update(languages=tuple(CATALOGUES), static=_static_addresses())
     return made
 
