@@ -9,6 +9,7 @@ from rich.text import Text
 
 from core import clock
 from models.overview import AccountOverview
+from providers.errors import as_sentence
 
 PLAIN_EVERY_SECONDS = 5.0
 PLAIN_WIDTH = 140
@@ -75,7 +76,7 @@ def _table(accounts: Sequence[AccountOverview], reasons: Sequence[str] | None) -
             str(account.ready_fetches),
             str(account.calls_last_minute),
             f"{account.busy_slots}/{account.limit_requests}",
-            (account.last_trouble or "")[:40],
+            as_sentence(account.last_trouble)[:40],
         )
     return table
 

@@ -14,6 +14,7 @@ from core.redaction import redact_text
 from models.accounts import PausedBy, UnknownAccountError
 from models.overview import AccountOverview, overview
 from models.rejections import Rejected
+from providers.errors import as_sentence
 from workers.cli.output import console_for, draw_table, duration, moment, write_json, write_table
 from workers.cli.session import Session, session, tell
 
@@ -136,7 +137,7 @@ def _trouble(account: AccountOverview) -> str:
     parts = [f"{_times(each)} rejected ({_age(account, each)} ago)" for each in account.rejected[:1]]
     if account.last_trouble is not None and account.last_trouble_at is not None:
         age = (account.as_of - account.last_trouble_at).total_seconds()
-        parts.insert(0, f"{account.last_trouble} ({duration(age)} ago)")
+        parts.insert(0, f"{as_sentence(account.last_trouble)} ({duration(age)} ago)")
     return "; ".join(parts)
 
 

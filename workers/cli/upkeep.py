@@ -16,6 +16,7 @@ from models.quarantine import list_quarantine, resolve
 from models.rebuild import rebuild
 from models.schema import migrate
 from providers.adapter import Callback
+from providers.errors import as_sentence
 from providers.numbers import person as read_person
 from tasks.runtime import adapter_of
 from tasks.steps.callbacks import ingest
@@ -164,7 +165,8 @@ def list_dead_fetches(context: typer.Context, *, account: AccountOption = None, 
         write_json(rows)
         return
     names = ("id", "account_id", "poll_id", "label", "attempts", "times", "subjects", "last_error", "finished_at")
-    write_table([name.replace("_", " ") for name in names], [[row[name] for name in names] for row in rows])
+    told = [{**row, "last_error": as_sentence(row["last_error"])} for row in rows]
+    write_table([name.replace("_", " ") for name in names], [[shown[name] for name in names] for shown in told])
     _tell_if_full(len(rows))
 
 

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from core import clock
 from core.redaction import redact_text
 from providers.codes import with_meaning
+from providers.errors import as_sentence
 from workers.api.pages.alarms import Alarm
 from workers.api.pages.language import CATALOGUES, Language
 
@@ -80,7 +81,7 @@ class Show:
             return self.span(value)
         if name == "account":
             return Markup('<a href="/accounts/{0}">{0}</a>').format(value)
-        return redact_text(value) if name == "reason" else value
+        return redact_text(as_sentence(value)) if name == "reason" else value
 
     def _utc(self, moment: datetime) -> str:
         return self.language.say("time.utc", when=f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}")
@@ -134,7 +135,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(mask=mask, scrub=scrub, tone=tone, pretty=pretty, code=with_meaning)
+    made.filters.update(mask=mask, scrub=scrub, tone=tone, pretty=pretty, code=with_meaning, sentence=as_sentence)
     made.globals.update(languages=tuple(CATALOGUES), static=_static_addresses())
     return made
 
