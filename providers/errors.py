@@ -143,9 +143,7 @@ class OurBug(ProviderError):
     """Our own code failed; the text names the exception's class only."""
 
 
-_CLASSES: Final = "|".join(
-    ("LeaseExpired", "ProviderError", *(kind.__name__ for kind in ProviderError.__subclasses__()))
-)
+_CLASSES: Final = "|".join(("LeaseExpired", *(kind.__name__ for kind in ProviderError.__subclasses__())))
 _CLASS_NAME: Final = re.compile(rf"\b(?:{_CLASSES}): ")
 
 
