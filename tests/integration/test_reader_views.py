@@ -21,7 +21,7 @@ from models.queries import QUERIES
 from models.readers import READABLE
 from models.report import DeliveryReport
 from models.tables import delivery_status
-from models.views import VIEW_SQL, comments
+from models.views import VIEW_SQL, comments, fingerprint
 from models.vocabulary import Granularity, Reason, Source, Status
 
 __all__ = ["ulak"]
@@ -53,6 +53,18 @@ def test_the_comments_of_the_database_are_the_definitions_of_the_code(migrated_d
     with migrated_database.connect() as connection:
         rows = connection.execute(text(query), {"relations": list(READABLE)}).all()
     assert {(relation, column): comment for relation, column, comment in rows} == comments()
+
+
+def test_changed_views_and_comments_need_a_migration() -> None:
+    """Only a fresh database would have them otherwise. The newest migration that makes them names what it makes."""
+    versions = sorted((handbook.ROOT / "models" / "migrations" / "versions").glob("*.py"))
+    sources = [path.read_text(encoding="utf-8") for path in versions]
+    named = [
+        found[1] for source in sources if (found := re.search(r'^VIEWS_AND_COMMENTS = "(\w+)"', source, re.MULTILINE))
+    ]
+    assert named[-1] == fingerprint()
+    assert sum("write_comments(op" in source for source in sources) == 1
+    assert sum("create_views(op" in source for source in sources) == 1
 
 
 def test_the_page_and_the_dbt_file_are_what_the_handbook_writes() -> None:

@@ -15,6 +15,9 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 
+VIEWS_AND_COMMENTS = "6e03e5a856da5504"
+"""`models.views.fingerprint` of what this revision makes."""
+
 
 def upgrade() -> None:
     op.add_column("delivery_status", sa.Column("message_time", sa.DateTime(timezone=True), nullable=True))
