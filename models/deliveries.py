@@ -7,10 +7,8 @@ How a batch is written, and why nobody can be hurt by another doing the same:
 2. Deliveries believed new are inserted, in key order, with their history, in one statement that yields to whoever
    inserted them first; those are looked up again and treated as existing.
 3. Existing deliveries are locked in order of their ids, then (a new statement sees what the last holder committed)
-   their whole history is loaded, folded with what came in, and written in one statement. With them those messages whose
-   order came with another sending time (`models.sending_time`).
-
-In 2 and 3 orders are written before the rest, in a statement of their own: messages may take their time from them.
+   their whole history is loaded, folded with what came in, and written: orders first, for messages may take their time
+   from them (`models.sending_time`), then the rest. With them those messages whose order came with another time.
 
 A transaction waits for others' uncommitted inserts only in step 2 and for row locks only in step 3, each in one order
 for all, so two batches cannot wait for each other.
@@ -196,9 +194,7 @@ def _write(connection: Connection, account_id: str, provider: str, incoming: Map
     for _ in range(LOOKUPS):
         fresh, known = _probe(connection, account_id, unknown, incoming)
         existing.update(known)
-        inserted = set[Key]()
-        for some in _orders_first(fresh):
-            inserted |= _insert(connection, account_id, provider, some, incoming)
+        inserted = _insert(connection, account_id, provider, fresh, incoming)
         new.update(inserted)
         unknown = [key for key in fresh if key not in inserted]
         if unknown:
@@ -220,11 +216,6 @@ def _write(connection: Connection, account_id: str, provider: str, incoming: Map
         unchanged=len(keys) - len(new) - len(advanced),
         changed=frozenset(new | advanced),
     )
-
-
-def _orders_first(keys: Sequence[Key]) -> tuple[Sequence[Key], Sequence[Key]]:
-    orders = [key for key in keys if key[0] is Granularity.ORDER]
-    return orders, [key for key in keys if key[0] is not Granularity.ORDER]
 
 
 def _dated_by_orders(
