@@ -298,7 +298,7 @@ BROKEN = [
     (("WITH asked AS (INSERT INTO calls (account_id, asked_at, gives_up_at, answered_at, released_at, outcome)"
       " SELECT 'kampanya', t, t, t, t, 'bug' FROM (SELECT now() - interval '90 seconds' AS t) AS at)"
       " UPDATE accounts SET last_trouble = 'OurBug: x', last_trouble_at = now()"),
-     "kampanya is asked and has never given a usable answer: OurBug: x", "This is a mistake in Ulak"),
+     "kampanya is asked and has never given a usable answer: x", "This is a mistake in Ulak"),
     ("UPDATE accounts SET last_trouble = 'TryAgainSoon: +905301234567', last_trouble_at = now()",
      WELL, "every thing"),
     ("UPDATE fetches SET state = 'dead', finished_at = now(), last_error = 'RequestIsWrong: no such list'",
