@@ -8,9 +8,11 @@ into the table, a leaked number cannot be taken back.
 import json
 import re
 import threading
-from collections.abc import Mapping
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
+from html import escape
 from typing import Any, Final
 from urllib.parse import quote, quote_plus
 from uuid import UUID
@@ -18,6 +20,8 @@ from uuid import UUID
 MASK: Final = "***"
 NUMBER_MASK: Final = "*******"
 SHORTEST_SECRET: Final = 4
+SHORTEST_ENCODED: Final = 8
+"""A shorter piece of base64 would be found in many words."""
 DEEPEST: Final = 8
 
 _SECRET_NAMES: Final = frozenset(
@@ -51,16 +55,33 @@ _CONTENT_NAMES: Final = frozenset(
     ["body", "content", "messagebody", "messagetext", "payload", "rawbody", "smstext", "text"],
 )
 
-_PLAIN_WORD: Final = re.compile(r"[a-z_.\-]*")
-"""Names of events, fields, tasks and loggers: every form below needs a digit, a blank, `/`, `<`, `=`, `:` or `,`."""
+_UUID: Final = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
+_CLOCK_TIME: Final = r"[0-2]\d:[0-5]\d(?::[0-6]\d(?:[.,]\d+)?)?(?:Z|[ ]?[+-]\d\d:?\d\d(?!\d))?"
+_ISO_TIME: Final = rf"(?:19|20)\d\d-[01]\d-[0-3]\d(?!\d)(?:[T ]{_CLOCK_TIME})?"
+_PLAIN: Final = re.compile(rf"[a-z_.\-]*|{_UUID}|{_ISO_TIME}")
+"""Names of events, fields, tasks and loggers, times and ids of tasks: no form below is found in them."""
 _FEWEST_DIGITS: Final = 10
 """A number without a plus has at least so many digits; shorter runs are our own ids."""
+_SUSPICIOUS: Final = re.compile(
+    rf"(?i)[/<]|authorization|bearer|basic|dlga|cookie|pass|pwd|secret|api|access|key|hash|token|"
+    r"\u015fifre|\u015e\u0130FRE|sifre|parola|"
+    rf"\+(?:\D*+\d){{4}}|(?:\d\D*+){{{_FEWEST_DIGITS}}}",
+)
+"""Each form below needs one of these, so most values of our own lines are searched once and not once for each form."""
 
+# In JSON within JSON the quotes have a backslash before them. A bare `key` counts only as a word of its own, unlike the
+# one of `provider_key`.
 _KEY_VALUE: Final = re.compile(
     r"(?i)(?P<name>(?:password|passwd|pwd|secret|api[_-]?key|api[_-]?token"
-    r"|access[_-]?key(?:[_-]?(?:id|secret))?|access[_-]?token|x-api-key)"
-    r"[\"']?\s*[:=]\s*[\"']?)(?P<value>[^\s\"'&,;<>)}\]]+)",
+    r"|access[_-]?key(?:[_-]?(?:id|secret))?|access[_-]?token|x-api-key|\u015fifre|\u015e\u0130FRE|sifre|parola"
+    r"|(?<![\w-])(?:key|hash|token))"
+    r"(?:\\*[\"'])?\s*[:=]\s*(?:\\*[\"'])?)(?P<value>[^\s\"'&,;<>)}\]\\]+)",
 )
+_COOKIE: Final = re.compile(
+    r"(?i)(?P<name>\b(?:set-)?cookie[\"']?\s*[:=,]\s*(?:b?[\"'])?)(?P<value>[^\s\"'][^\r\n\"']*)"
+)
+_OUR_TOKEN: Final = re.compile(r"ulak_(?=[a-z0-9_-]*[A-Z])[A-Za-z0-9_-]{20,}")
+"""A token of `ulak tokens create`, or most of one."""
 _HEADER: Final = re.compile(
     r"(?i)(?P<name>\b(?:proxy-)?authorization[\"']?\s*[:=,]\s*(?:b?[\"'])?)"
     r"(?P<value>(?:basic|bearer|dlga|digest|token)?\s*[^\s\"',;)}\]]+)",
@@ -75,8 +96,11 @@ _LONG_SEGMENT: Final = re.compile(r"(?i)(?<=/)(?:[0-9a-f]{24,}|(?=[^/?#]*\d)[0-9
 _PARAMETER: Final = re.compile(r"([?&;#][^=&;#?]*=)[^&;#]+")
 _BARE_QUERY: Final = re.compile(r"\?[^=&*]{12,}$")
 
-_GAP: Final = r"[ \-./\u00a0]{1,2}"
-_MAYBE_GAP: Final = r"[ \-./\u00a0]{0,2}"
+# Blanks, dashes and invisible marks of every kind, and how they look in a URL and in HTML.
+_BLANK: Final = r"\ \-\u00a0\u2000-\u200d\u202f\u205f\u2060\u3000\ufeff\u00ad\u2010-\u2015\u2212"
+_SEPARATOR: Final = rf"(?:[{_BLANK}./_,\t\r\n]|%20|&nbsp;)"
+_GAP: Final = rf"{_SEPARATOR}{{1,3}}"
+_MAYBE_GAP: Final = rf"{_SEPARATOR}{{0,3}}"
 # A masked number beside it is no part of a number: masking twice must change nothing more.
 _END: Final = r"(?!\d|\*{7})"
 _OCTET: Final = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
@@ -85,10 +109,9 @@ _OCTET: Final = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
 _NUMBER: Final = re.compile(
     rf"""
     (?P<keep>
-        \b[0-9a-fA-F]{{8}}-(?:[0-9a-fA-F]{{4}}-){{3}}[0-9a-fA-F]{{12}}\b
+        \b{_UUID}\b
       | (?<![0-9A-Za-z])(?=[0-9A-Fa-f]*[A-Fa-f])(?=[0-9A-Fa-f]*\d)[0-9A-Fa-f]{{16,}}(?![0-9A-Za-z])
-      | (?<!\d)(?:19|20)\d\d-[01]\d-[0-3]\d(?!\d)
-            (?:[T ][0-2]\d:[0-5]\d(?::[0-6]\d(?:[.,]\d+)?)?(?:Z|[ ]?[+-]\d\d:?\d\d(?!\d))?)?
+      | (?<!\d){_ISO_TIME}
       | (?<!\d)[0-3]\d[./-][01]\d[./-](?:19|20)\d\d(?!\d)(?:[ ][0-2]\d:[0-5]\d(?::[0-6]\d)?)?
       | (?<![\d.])(?:{_OCTET}\.){{3}}{_OCTET}(?!\d|\.\d)
       | (?<![\d.+])(?:\d{{1,9}}|1\d{{9}})\.\d+(?![\d.])
@@ -100,7 +123,7 @@ _NUMBER: Final = re.compile(
       | \+\d{{1,3}}{_MAYBE_GAP}(?:\(\d{{1,5}}\)|\d{{1,5}})(?:{_GAP}\d{{2,8}}){{1,5}}{_END}
       | (?<!\d)(?:1{_GAP})?(?:\([2-9]\d\d\)|[2-9]\d\d){_GAP}\d{{3}}{_GAP}\d{{4}}{_END}
       | (?<!\d)(?:00[1-9]\d{{7,14}}|\d{{10,15}}){_END}
-      | (?<!\d)(?:\(\d{{1,5}}\)|\d{{1,5}})(?:[ \-\u00a0]\d{{2,8}}){{2,5}}{_END}
+      | (?<!\d)(?:\(\d{{1,5}}\)|\d{{1,5}})(?:[{_BLANK}]\d{{2,8}}){{2,5}}{_END}
     )
     """,
     re.VERBOSE,
@@ -108,6 +131,7 @@ _NUMBER: Final = re.compile(
 _COMPACT_TIME: Final = re.compile(
     r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:[01]\d|2[0-3])[0-5]\d[0-5]\d",
 )
+_ESCAPE: Final = re.compile(r"%[0-9A-F]{2}")
 _COUNTED: Final = re.compile(r"<\d{1,12} (?:bytes|characters)>")
 _EPOCH: Final = re.compile(r"1\d{9}(?:\d{3})?")
 
@@ -122,7 +146,7 @@ class KnownSecrets:
 
     def add(self, secret: str) -> None:
         """Masks this value from now on, in each of its spellings; any thread, any number of times."""
-        forms = {secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1]}
+        forms = _spellings(secret)
         if len(secret) < SHORTEST_SECRET or forms <= self._forms:
             return
         with self._lock:
@@ -134,12 +158,39 @@ class KnownSecrets:
         """The text without any known secret."""
         return self._pattern.sub(MASK, text) if self._pattern else text
 
+    def is_in_json(self, document: str) -> bool:
+        """Whether a text of this document would be masked; cheap for a long one. Non-ASCII is not escaped in it."""
+        return any(json.dumps(form, ensure_ascii=False)[1:-1] in document for form in self._forms)
+
+
+def _spellings(secret: str) -> set[str]:
+    """As it is; as URLs (either case, slashes kept or not), JSON and HTML hold it; within base64 at each place."""
+    in_json = json.dumps(secret)[1:-1]
+    in_urls = {
+        quote(secret, safe="", errors="replace"),
+        quote(secret, errors="replace"),
+        quote_plus(secret, errors="replace"),
+    }
+    in_urls |= {_ESCAPE.sub(lambda match: match[0].lower(), each) for each in in_urls}
+    return {secret, *in_urls, in_json, in_json.replace("/", "\\/"), escape(secret), *_in_base64(secret)}
+
+
+def _in_base64(secret: str) -> Iterator[str]:
+    """What base64 makes of it whatever comes before and after, as in the header of `user:secret`."""
+    raw = secret.encode("utf-8", "surrogatepass")
+    for before, unsure in ((0, 0), (1, 2), (2, 3)):
+        sure = (before + len(raw)) * 8 // 6
+        for encode in (b64encode, urlsafe_b64encode):
+            found = encode(bytes(before) + raw).decode()[unsure:sure]
+            if len(found) >= SHORTEST_ENCODED:
+                yield found
+
 
 _KNOWN: Final = KnownSecrets()
 
 
 def register_secret(value: str) -> None:
-    """From now on this exact value, also percent- or JSON-encoded, is masked wherever it stands.
+    """Mask this exact value from now on wherever it occurs, also as URLs, JSON, HTML and base64 spell it.
 
     Values under four characters are ignored: replacing them would make every line unreadable.
     """
@@ -148,14 +199,19 @@ def register_secret(value: str) -> None:
 
 def redact_text(text: str) -> str:
     """The text with secrets, telling URL parts and phone numbers masked; the rest unchanged."""
-    text = _KNOWN.mask(text)
-    if _PLAIN_WORD.fullmatch(text):
+    text = _OUR_TOKEN.sub(MASK, _KNOWN.mask(text))
+    if _PLAIN.fullmatch(text) or not _SUSPICIOUS.search(text):
         return text
+    return _mask_forms(text)
+
+
+def _mask_forms(text: str) -> str:
     if "/" in text:
         text = _URL.sub(lambda match: redact_url(match[0]), text)
         text = _TARGET.sub(lambda match: redact_url(match[0]), text)
     text = _ELEMENT.sub(rf"\g<1>{MASK}", text)
     text = _HEADER.sub(rf"\g<name>{MASK}", text)
+    text = _COOKIE.sub(rf"\g<name>{MASK}", text)
     text = _SCHEME.sub(rf"\1 {MASK}", text)
     text = _KEY_VALUE.sub(rf"\g<name>{MASK}", text)
     return _NUMBER.sub(_mask_number, text)

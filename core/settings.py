@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Final, Literal
@@ -45,6 +45,26 @@ _SERVICE_VARIABLE: Final = re.compile(
 _LIBPQ: Final = re.compile(r"PG[A-Z]+")
 """Variables of libpq: https://www.postgresql.org/docs/current/libpq-envars.html"""
 
+_BARE: Final = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|TZDIR|TMPDIR|LANG|LANGUAGE|LC_[A-Z]+|NO_COLOR|FORCE_COLOR|COLUMNS"
+    r"|PYTHON[A-Z]+|VIRTUAL_ENV|LD_[A-Z_]+|FAKETIME[A-Z_]*|SSL_CERT_(FILE|DIR)|COVERAGE_[A-Z_]+"
+)
+"""What a program needs of its surroundings, and no secret."""
+SECRETS_OF: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "worker": frozenset({"database_url", "redis_url", "seal_key_file"}),
+        "api": frozenset({"database_url", "redis_url", "seal_key_file", "page_secret_file", "api_token"}),
+        "beat": frozenset({"redis_url"}),
+        "flower": frozenset({"redis_url", "flower_auth"}),
+        "migrate": frozenset({"database_url"}),
+        "accounts": frozenset({"database_url"}),
+    }
+)
+"""The settings that hold a secret, or say where one is, by who needs them. `ulak up` and `deploy/` give no others."""
+NEED_CREDENTIALS: Final = frozenset({"worker", "api"})
+"""Who needs what `accounts.toml` refers to."""
+_SECRETS: Final = frozenset().union(*SECRETS_OF.values())
+
 _set_aside: dict[str, str] = {}
 _without_use: dict[str, str] = {}
 """Variables of libpq that were removed since they are meant for another server."""
@@ -79,11 +99,30 @@ def _needs_user_and_password(auth: SecretStr) -> SecretStr:
     return auth
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host name or an address means this host itself."""
+    host = host.strip("[]").rstrip(".").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _web_address(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.password:
         raise ValueError(url)
     return url
+
+
+def _origin(url: str) -> str:
+    """`https://host[:port]` without anything behind it, in lower case."""
+    parts = urlsplit(_web_address(url))
+    if parts.path not in {"", "/"} or parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", url):
+        raise ValueError(url)
+    return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
 def _absolute(path: Path) -> Path:
@@ -146,6 +185,7 @@ class Settings(BaseSettings):
     sandbox_port: Port = None
     metrics_port: Port = None
     bind: str = "127.0.0.1"
+    public_url: Annotated[str | None, AfterValidator(lambda url: url and _origin(url))] = None
     trusted_proxies: Annotated[str | None, AfterValidator(lambda text: text and _networks(text))] = None
     seal_key_file: AbsolutePath | None = None
     page_secret_file: AbsolutePath | None = None
@@ -156,6 +196,16 @@ class Settings(BaseSettings):
     tick_seconds: Annotated[float, Field(ge=0.1, le=60)] = 5.0
     lifeline_fd: Annotated[int, Field(ge=3)] | None = None
     ready_fd: Annotated[int, Field(ge=3)] | None = None
+
+    @property
+    def is_https(self) -> bool:
+        """Whether browsers reach the status page over https only, as `public_url` says."""
+        return self.public_url is not None and self.public_url.startswith("https:")
+
+    @property
+    def listens_on_loopback(self) -> bool:
+        """Whether only this host reaches API and Flower."""
+        return is_loopback(self.bind)
 
     def accounts_path(self) -> Path | None:
         """The accounts file: the configured one, else `accounts.toml` here when it is present."""
@@ -188,6 +238,8 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "sandbox_port": "give the first of six port numbers that are free, or unset it",
         "metrics_port": "give a port number from 1 to 65535 that no other process has",
         "bind": "give an address such as 127.0.0.1 or 0.0.0.0",
+        "public_url": "write the address at which browsers reach the status page, such as https://ulak.example.com, "
+        "without a user, a path or a query, or unset it",
         "trusted_proxies": "give the addresses or networks of your proxies, separated by commas, such as "
         "10.0.0.5,192.168.7.0/24 (no host names, no bits beyond the prefix), or unset it to trust this host",
         "seal_key_file": "give the path of a secret file, or unset it to have one generated",
@@ -238,6 +290,21 @@ def _descriptor(variable: str) -> int | None:
 def inherited_environment() -> dict[str, str]:
     """A copy of this process's environment, for a child that shall see the same settings and credentials."""
     return {**_set_aside, **os.environ}
+
+
+def environment_of(process: str) -> dict[str, str]:
+    """This process's environment as a process of ours needs it (`SECRETS_OF`): no secret of another.
+
+    Credentials of providers may have any name. Who needs none gets only what it is known to need.
+    """
+    kept = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields.keys() - (_SECRETS - SECRETS_OF[process])}
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    needs_credentials = process in NEED_CREDENTIALS
+    return {
+        name: value
+        for name, value in inherited_environment().items()
+        if name.upper() in kept or (name.upper() not in known and (needs_credentials or _BARE.fullmatch(name)))
+    }
 
 
 def set_foreign_variables_aside() -> None:

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from random import uniform
+from threading import local
 from typing import Any, TypeVar
 
 import msgspec
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from core import clock
@@ -31,10 +33,15 @@ PREPARES = "ulak_prepares"
 """The note at a connection whose transactions keep prepared statements."""
 CONNECTIONS_LAST_SECONDS = 60
 """Connections are replaced after so long: none stays on a failed-over server, and no plan outlives a small table."""
+IDLE_SECONDS = 1.0
+"""A connection that nobody has used for so long is always pinged before its next transaction."""
+USED_AT = "ulak_used_at"
+"""The note at a connection when it was last used, by the boot clock."""
 PREPARE_AFTER = 5
 """A statement is prepared when a connection has run it so often."""
 
 _Result = TypeVar("_Result")
+_thread = local()
 
 
 def make_engine(
@@ -56,7 +63,8 @@ def make_engine(
     of rows.
 
     `prepares`: keep the plans of statements that a connection runs again and again in `retry_transaction`, through
-    migrations that come between. Not in sessions that a pooler lends to several clients.
+    migrations that come between, and do not scan tables for them. Not in sessions that a pooler lends to several
+    clients.
     """
     address = make_url(url)
     if address.drivername in {"postgresql", "postgres"}:
@@ -66,13 +74,16 @@ def make_engine(
         f" -c idle_in_transaction_session_timeout={int(idle_in_transaction_seconds * 1000)}"
         " -c ulak.direct=on"
     )
+    if prepares:
+        # A kept plan must not rest on a table that fitted a page when it was made. Up to PostgreSQL 17 a scan that
+        # cannot be avoided then looks so dear that it would be compiled each time.
+        session += " -c enable_seqscan=off -c jit=off"
     given = address.query.get("options") or libpq_options()
     engine = create_engine(
         address,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=30,
-        pool_pre_ping=True,
         pool_recycle=CONNECTIONS_LAST_SECONDS,
         hide_parameters=True,
         connect_args={
@@ -89,6 +100,8 @@ def make_engine(
         },
     )
     event.listen(engine, "handle_error", _judge)
+    event.listen(engine, "checkout", partial(_ping, engine))
+    event.listen(engine, "checkin", _note_use)
     if prepares:
         event.listen(engine, "connect", _note_whether_it_prepares)
     return engine
@@ -102,6 +115,22 @@ def _note_whether_it_prepares(session: Any, record: ConnectionPoolEntry) -> None
     [is_direct] = session.execute("SELECT current_setting('ulak.direct', true) = 'on'").fetchone()
     session.rollback()
     record.info[PREPARES] = bool(is_direct)
+
+
+def _ping(engine: Engine, session: Any, record: ConnectionPoolEntry, _: Any) -> None:
+    """Ping a connection before it is used; one that is of no use is made anew, with all others of before."""
+    used_at = record.info.get(USED_AT)
+    if used_at is not None and clock.boot() - used_at < IDLE_SECONDS and getattr(_thread, "may_skip_ping", False):
+        _thread.has_skipped_ping = True
+        return
+    try:
+        engine.dialect.do_ping(session)
+    except psycopg.Error:
+        raise InvalidatePoolError from None
+
+
+def _note_use(_: Any, record: ConnectionPoolEntry) -> None:
+    record.info[USED_AT] = clock.boot()
 
 
 def _judge(context: ExceptionContext) -> None:
@@ -133,7 +162,7 @@ def retry_transaction(engine: Engine, run: Callable[[Connection], _Result]) -> _
 
     So too, but once, where the session is lost or takes no writes before COMMIT is sent, since nothing was committed
     then: after a failover the next session leads to the new primary, and a worker that was frozen for so long that the
-    server ended its session still has its work in hand.
+    server ended its session still has its work in hand. One that was used without a ping does not count for this.
 
     `run` must therefore have no effect outside the database. After `TRANSACTION_ATTEMPTS` tries the error is raised.
     """
@@ -141,7 +170,7 @@ def retry_transaction(engine: Engine, run: Callable[[Connection], _Result]) -> _
     for attempt in range(1, TRANSACTION_ATTEMPTS):
         is_running = False
         try:
-            with transaction(engine) as connection, _preparing(connection):
+            with _unpinged(attempt), transaction(engine) as connection, _preparing(connection):
                 is_running = True
                 result = run(connection)
                 is_running = False
@@ -149,13 +178,27 @@ def retry_transaction(engine: Engine, run: Callable[[Connection], _Result]) -> _
             if sqlstate_of(error) not in REPEATABLE:
                 if was_lost or not is_running or not is_unavailable(error):
                     raise
-                was_lost = True
+                was_lost = not _thread.has_skipped_ping
         else:
             return result
         # The other side has to be woken before it holds the row: at once, the victim could take it away again.
         clock.sleep(uniform(0.5, 1.0) * REPEAT_PAUSE_SECONDS * attempt)  # noqa: S311 - a pause, not a secret
     with transaction(engine) as connection, _preparing(connection):
         return run(connection)
+
+
+@contextmanager
+def _unpinged(attempt: int) -> Iterator[None]:
+    """Let the first attempt begin on a connection that was used a moment ago without a ping.
+
+    A ping costs as much as a statement. Where the connection is lost before the commit, nothing is written, and the
+    whole is simply repeated on one that is pinged.
+    """
+    _thread.may_skip_ping, _thread.has_skipped_ping = attempt == 1, False
+    try:
+        yield
+    finally:
+        _thread.may_skip_ping = False
 
 
 @contextmanager

@@ -5,7 +5,8 @@ How a batch is written, and why nobody can be hurt by another doing the same:
 1. Equal keys are folded in Python and sorted; one SELECT finds what is not known yet. A batch that tells nothing new
    ends there: no row lock, no transaction id, no byte of WAL.
 2. Deliveries believed new are inserted, in key order, with their history, in one statement that yields to whoever
-   inserted them first; those are looked up again and treated as existing.
+   inserted them first; those are looked up again and treated as existing. Facts that the row says alone are left out
+   (`models.history`).
 3. Existing deliveries are locked in order of their ids, then (a new statement sees what the last holder committed)
    their whole history is loaded, folded with what came in, and written: orders first, for messages may take their time
    from them (`models.sending_time`), then the rest. With them those messages whose order came with another time.
@@ -14,7 +15,7 @@ A transaction waits for others' uncommitted inserts only in step 2 and for row l
 for all, so two batches cannot wait for each other.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,11 +26,12 @@ from sqlalchemy import Connection
 from core.metrics import SIZES, histogram
 from models import sending_time
 from models.database import json_parameter
+from models.facts import Facts, content_hash
+from models.history import KEEPS_FACTS, ROW_OF_ONLY, restore, row_says
 from models.merge import (
     ROW_FIELDS,
     Observation,
-    content_hash,
-    fold_values,
+    encode_row,
     merge_history,
     merge_observation,
     observe,
@@ -87,16 +89,25 @@ _SEEN_VALUES = (
     "decode(s.content_hash, 'base64'), s.source, s.as_of, s.as_of_last, s.provider_time, s.facts, s.statement"
 )
 
-# A report is known when its statement is stored with a time that this one does not move. LATERAL with LIMIT: whatever
-# the planner believes about the size of the tables, it can only walk the two unique indexes.
-_PROBE = """
-SELECT p.n, d.id
-FROM jsonb_to_recordset(%(rows)s::jsonb)
-  AS p(n integer, granularity text, provider_key text, content_hash text, as_of timestamptz, as_of_last timestamptz)
+# Plans are kept while tables grow (decision 8), so none may rest on a table that was small when the plan was made. Of
+# the indexes that begin with the account, only that of the key is in the order of keys: asked for a range of one key in
+# that order, the planner takes it even where one page makes all indexes look the same, and not that of parents, which
+# would be walked from end to end for every key.
+_FOUND = """
 LEFT JOIN LATERAL (
   SELECT id FROM delivery_status
-  WHERE account_id = %(account)s AND granularity = p.granularity AND provider_key = p.provider_key LIMIT 1
+  WHERE account_id = %(account)s AND granularity = p.granularity
+    AND provider_key BETWEEN p.provider_key AND p.provider_key
+  ORDER BY provider_key LIMIT 1
 ) d ON true
+"""
+
+# A report is known when its statement is stored with a time that this one does not move.
+_PROBE = f"""
+SELECT p.n, d.id, {KEEPS_FACTS} AS keeps_facts
+FROM jsonb_to_recordset(%(rows)s::jsonb)
+  AS p(n integer, granularity text, provider_key text, content_hash text, as_of timestamptz, as_of_last timestamptz)
+{_FOUND}
 LEFT JOIN LATERAL (
   SELECT true AS found, as_of, as_of_last FROM observations
   WHERE delivery_id = d.id AND content_hash = decode(p.content_hash, 'base64') LIMIT 1
@@ -107,31 +118,37 @@ WHERE o.found IS NULL OR NOT (
 )
 """
 
+# Ids are drawn first, so that the history needs no join with what was inserted: that all were is one comparison, and
+# only where another transaction was first, its deliveries are picked out by a hashed list.
 _INSERT = f"""
 WITH r AS MATERIALIZED (
-  SELECT * FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(n integer, granularity text, provider_key text, {_RECORD})
+  SELECT nextval('delivery_status_id_seq') AS id, r.*, {sending_time.ORDER_OF_NEW}
+  FROM jsonb_to_recordset(%(rows)s::jsonb)
+    AS r(n integer, granularity text, provider_key text, {_RECORD}, {_SEEN_RECORD}, further jsonb)
 ), inserted AS (
-  INSERT INTO delivery_status (account_id, provider, granularity, provider_key, {_COLUMNS}, {sending_time.COLUMNS})
-  SELECT %(account)s, %(provider)s, r.granularity, r.provider_key, {_VALUES}, {sending_time.NEW_VALUES}
-  FROM r {sending_time.OF_NEW} ORDER BY r.n
+  INSERT INTO delivery_status (id, account_id, provider, granularity, provider_key, {_COLUMNS}, {sending_time.COLUMNS})
+  SELECT r.id, %(account)s, %(provider)s, r.granularity, r.provider_key, {_VALUES}, {sending_time.NEW_VALUES}
+  FROM r ORDER BY r.n
   ON CONFLICT (account_id, granularity, provider_key) DO NOTHING
-  RETURNING id, granularity, provider_key
-), placed AS MATERIALIZED (
-  SELECT r.n, inserted.id FROM r JOIN inserted USING (granularity, provider_key)
-), kept AS (
+  RETURNING id
+), first_seen AS (
   INSERT INTO observations (delivery_id, {_SEEN_COLUMNS})
-  SELECT placed.id, {_SEEN_VALUES}
-  FROM jsonb_to_recordset(%(seen)s::jsonb) AS s(n integer, {_SEEN_RECORD}) JOIN placed USING (n)
+  SELECT s.id, {_SEEN_VALUES} FROM r s
+  WHERE (SELECT count(*) FROM inserted) = (SELECT count(*) FROM r) OR s.id IN (SELECT id FROM inserted)
+), further AS (
+  INSERT INTO observations (delivery_id, {_SEEN_COLUMNS})
+  SELECT r.id, {_SEEN_VALUES} FROM r CROSS JOIN LATERAL jsonb_to_recordset(r.further) AS s({_SEEN_RECORD})
+  WHERE (SELECT count(*) FROM inserted) = (SELECT count(*) FROM r) OR r.id IN (SELECT id FROM inserted)
 )
-SELECT n FROM placed
+SELECT n FROM r WHERE (SELECT count(*) FROM inserted) = (SELECT count(*) FROM r) OR id IN (SELECT id FROM inserted)
 """
 
 _LOCK = "SELECT id FROM delivery_status WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE"
 
-_HISTORY = """
-SELECT delivery_id, content_hash, source, as_of, as_of_last, provider_time, facts,
-       CASE WHEN %(statements)s THEN statement END AS statement
-FROM observations WHERE delivery_id = ANY(%(ids)s)
+_HISTORY = f"""
+SELECT delivery_id, content_hash, source, as_of, as_of_last, provider_time, facts::text,
+       CASE WHEN %(statements)s THEN statement END AS statement, {ROW_OF_ONLY} AS only_row
+FROM observations o WHERE delivery_id = ANY(%(ids)s)
 """
 
 _DROP_OBSERVATIONS = """
@@ -140,7 +157,14 @@ USING jsonb_to_recordset(%(rows)s::jsonb) AS r(delivery_id bigint, content_hash 
 WHERE o.delivery_id = r.delivery_id AND o.content_hash = decode(r.content_hash, 'base64')
 """
 
-# The columns are compared, so that an observation that changes nothing in the row leaves the row alone.
+# Rows as they should be, with the time of their order; and whether the stored one differs. The columns are compared, so
+# that an observation that changes nothing in the row leaves the row alone. The planner takes the list of rows for a
+# single one (`+ 0`), so it looks them up by their ids and never joins the whole table.
+_NEXT = f"""
+  SELECT r.*, {sending_time.ORDER_OF_STORED} FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(id bigint, {_RECORD})
+"""
+_IS_OTHER = f"r.id + 0 = r.id AND (({_STORED}) IS DISTINCT FROM ({_VALUES}) OR {sending_time.MOVES})"
+
 _ADVANCE = f"""
 WITH kept AS (
   INSERT INTO observations (delivery_id, {_SEEN_COLUMNS})
@@ -148,19 +172,17 @@ WITH kept AS (
   FROM jsonb_to_recordset(%(seen)s::jsonb) AS s(delivery_id bigint, {_SEEN_RECORD})
   ON CONFLICT (delivery_id, content_hash) DO UPDATE
   SET as_of = excluded.as_of, as_of_last = excluded.as_of_last, source = excluded.source,
-      provider_time = excluded.provider_time,
+      provider_time = excluded.provider_time, facts = coalesce(observations.facts, excluded.facts),
       statement = CASE WHEN excluded.statement = '{{}}' THEN observations.statement ELSE excluded.statement END
-)
+), r AS MATERIALIZED ({_NEXT})
 UPDATE delivery_status d SET ({_COLUMNS}) = ROW ({_VALUES}), ({sending_time.COLUMNS}) = {sending_time.NEXT_VALUES},
   changed_at = clock_timestamp(), changed_in = pg_current_xact_id()::text::bigint
-FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(id bigint, {_RECORD})
-WHERE d.id = r.id AND (({_STORED}) IS DISTINCT FROM ({_VALUES}) OR {sending_time.MOVES})
+FROM r WHERE d.id = r.id AND {_IS_OTHER}
 RETURNING d.id
 """
 
 _DIFFER = f"""
-SELECT d.id FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(id bigint, {_RECORD}) JOIN delivery_status d USING (id)
-WHERE ({_STORED}) IS DISTINCT FROM ({_VALUES}) OR {sending_time.MOVES}
+WITH r AS MATERIALIZED ({_NEXT}) SELECT d.id FROM r JOIN delivery_status d USING (id) WHERE {_IS_OTHER}
 """
 
 
@@ -192,14 +214,14 @@ def _write(connection: Connection, account_id: str, provider: str, incoming: Map
     advanced: set[Key] = set()
     unknown: Sequence[Key] = keys
     for _ in range(LOOKUPS):
-        fresh, known = _probe(connection, account_id, unknown, incoming)
+        fresh, known, keeps_facts = _probe(connection, account_id, unknown, incoming)
         existing.update(known)
-        inserted = _insert(connection, account_id, provider, fresh, incoming)
+        inserted = _insert(connection, account_id, provider, fresh, incoming, keeps_facts=keeps_facts)
         new.update(inserted)
         unknown = [key for key in fresh if key not in inserted]
         if unknown:
             continue
-        dated = _dated_by_orders(connection, account_id, {*inserted, *existing.values()}, incoming)
+        dated = _dated_by_orders(connection, account_id, {*new, *existing.values()}, incoming)
         said: dict[int, tuple[Granularity, History]] = {place: (Granularity.MESSAGE, {}) for place in dated}
         said |= {place: (key[0], incoming[key]) for place, key in existing.items()}
         found, moved = _advance(connection, said)
@@ -223,7 +245,7 @@ def _dated_by_orders(
 ) -> set[int]:
     """Messages whose time may move, because one of the orders that are being written came with a sending time."""
     times = {
-        key: {at for seen in incoming[granularity, key].values() if (at := seen.facts.get("sent_at")) is not None}
+        key: {at for seen in incoming[granularity, key].values() if (at := seen.facts.sent_at) is not None}
         for granularity, key in written
         if granularity is Granularity.ORDER
     }
@@ -234,65 +256,123 @@ def _gather(reports: Iterable[DeliveryReport], asked_at: datetime | None) -> dic
     incoming: dict[Key, History] = {}
     for report in reports:
         seen = observe(report, asked_at=asked_at)
-        history = incoming.setdefault((report.granularity, clean_key(report.provider_key)), {})
+        key = report.granularity, clean_key(report.provider_key)
+        history = incoming.get(key)
+        if history is None:
+            incoming[key] = {seen.content_hash: seen}
+            continue
         twin = history.get(seen.content_hash)
         history[seen.content_hash] = seen if twin is None else merge_observation(twin, seen)
     return incoming
 
 
+class _Asked(msgspec.Struct, kw_only=True, gc=False):
+    """A statement to be looked up, as a row of `_PROBE`."""
+
+    n: int
+    granularity: Granularity
+    provider_key: str
+    content_hash: bytes
+    as_of: datetime | None
+    as_of_last: datetime | None
+
+
 def _probe(
     connection: Connection, account_id: str, keys: Sequence[Key], incoming: Mapping[Key, History]
-) -> tuple[list[Key], dict[int, Key]]:
-    """Which of the keys have no row yet, and which have one to which something new was said; the rest is known."""
+) -> tuple[list[Key], dict[int, Key], bool]:
+    """Which of the keys have no row yet, and which have one to which something new was said; the rest is known.
+
+    And whether the facts of new deliveries have to be stored (`KEEPS_FACTS`).
+    """
     if not keys:
-        return [], {}
+        return [], {}, False
     rows = [
-        {
-            "n": place,
-            "granularity": key[0],
-            "provider_key": key[1],
-            "content_hash": seen.content_hash,
-            "as_of": seen.as_of,
-            "as_of_last": seen.as_of_last,
-        }
+        _Asked(
+            n=place,
+            granularity=key[0],
+            provider_key=key[1],
+            content_hash=seen.content_hash,
+            as_of=seen.as_of,
+            as_of_last=seen.as_of_last,
+        )
         for place, key in enumerate(keys)
         for seen in incoming[key].values()
     ]
-    told = connection.exec_driver_sql(_PROBE, {"rows": json_parameter(rows), "account": account_id}).all()
-    fresh = sorted({keys[place] for place, delivery_id in told if delivery_id is None})
-    return fresh, {delivery_id: keys[place] for place, delivery_id in told if delivery_id is not None}
+    probed = connection.exec_driver_sql(_PROBE, {"rows": json_parameter(rows), "account": account_id}).all()
+    fresh = sorted({keys[place] for place, delivery_id, _ in probed if delivery_id is None})
+    existing = {delivery_id: keys[place] for place, delivery_id, _ in probed if delivery_id is not None}
+    return fresh, existing, any(keeps_facts for _, _, keeps_facts in probed[:1])
 
 
 def _insert(
-    connection: Connection, account_id: str, provider: str, keys: Sequence[Key], incoming: Mapping[Key, History]
+    connection: Connection,
+    account_id: str,
+    provider: str,
+    keys: Sequence[Key],
+    incoming: Mapping[Key, History],
+    *,
+    keeps_facts: bool,
 ) -> set[Key]:
     """Insert new deliveries with their history; returns those that no other transaction had inserted before."""
     if not keys:
         return set()
-    rows = [
-        {"n": place, "granularity": key[0], "provider_key": key[1], **fold_values(key[0], incoming[key].values())}
-        for place, key in enumerate(keys)
-    ]
-    seen = [{"n": place, **_columns(one)} for place, key in enumerate(keys) for one in incoming[key].values()]
-    parameters = {
-        "account": account_id,
-        "provider": provider,
-        "rows": json_parameter(rows),
-        "seen": json_parameter(seen),
-    }
+    parameters = _insert_parameters(account_id, provider, keys, incoming, keeps_facts=keeps_facts)
     return {keys[place] for (place,) in connection.exec_driver_sql(_INSERT, parameters)}
 
 
-def _columns(seen: Observation) -> dict[str, Any]:
-    return {
-        "content_hash": seen.content_hash,
-        "source": seen.source,
-        "as_of": seen.as_of,
-        "as_of_last": seen.as_of_last,
-        "provider_time": seen.provider_time,
-        "facts": seen.facts,
-        "statement": seen.statement,
-    }
+def _insert_parameters(
+    account_id: str, provider: str, keys: Sequence[Key], incoming: Mapping[Key, History], *, keeps_facts: bool
+) -> dict[str, str]:
+    rows = []
+    for place, key in enumerate(keys):
+        first, *further = incoming[key].values()
+        kept = _kept(first)
+        if further:
+            kept.further = [_kept(one) for one in further]
+        elif not keeps_facts and row_says(key[0], first.facts):
+            kept.facts = None
+        head = b'"n":%d,"granularity":"%b","provider_key":%b' % (place, key[0].encode(), msgspec.json.encode(key[1]))
+        row = encode_row(key[0], incoming[key].values())
+        rows.append(b"{%b,%b,%b" % (head, row[1:-1], msgspec.json.encode(kept)[1:]))
+    return {"account": account_id, "provider": provider, "rows": _json_array(rows)}
+
+
+class _Kept(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """An observation to be stored, as a row of `_ADVANCE` (with `delivery_id`) or a part of a row of `_INSERT`."""
+
+    delivery_id: int | None = None
+    content_hash: bytes
+    source: Source
+    as_of: datetime | None = None
+    as_of_last: datetime | None = None
+    provider_time: datetime | None = None
+    facts: msgspec.Raw | Facts | None = None
+    """None: the row says them (`models.history`)."""
+    statement: Mapping[str, Any]
+    further: "list[_Kept] | None" = None
+    """The other observations of a new delivery."""
+
+
+def _kept(seen: Observation, *, delivery_id: int | None = None) -> _Kept:
+    return _Kept(
+        delivery_id=delivery_id,
+        content_hash=seen.content_hash,
+        source=seen.source,
+        as_of=seen.as_of,
+        as_of_last=seen.as_of_last,
+        provider_time=seen.provider_time,
+        facts=seen.facts if seen.encoded is None else msgspec.Raw(seen.encoded),
+        statement=seen.statement,
+    )
+
+
+def _json_array(encoded: Iterable[bytes]) -> str:
+    return (b"[" + b",".join(encoded) + b"]").decode()
+
+
+def _row_of(delivery_id: int, granularity: Granularity, history: Collection[Observation]) -> bytes:
+    """The row that follows from a history, as a row of `_ADVANCE` and `_DIFFER`."""
+    return b'{"id":%d,%b' % (delivery_id, encode_row(granularity, history)[1:])
 
 
 def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, History]]) -> tuple[set[int], set[int]]:
@@ -300,30 +380,32 @@ def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, Histo
     if not said:
         return set(), set()
     found = lock_deliveries(connection, list(said))
-    stored = load_histories(connection, found)
-    rows: Rows = ([], [])
-    seen: list[dict[str, Any]] = []
+    stored, from_rows = load_whole_histories(connection, found)
+    rows: _Rows = ([], [])
+    seen: list[_Kept] = []
     for place in found:
         granularity, heard = said[place]
         known = stored.get(place, {})
         whole = merge_history([*known.values(), *heard.values()])
         if not whole:
             continue
-        rows[granularity is not Granularity.ORDER].append({"id": place, **fold_values(granularity, whole.values())})
-        seen += ({"delivery_id": place, **_columns(one)} for one in whole.values() if _moves(one, known))
+        rows[granularity is not Granularity.ORDER].append(_row_of(place, granularity, whole.values()))
+        # The row is about to say something else than the first statement alone.
+        completes = place in from_rows and len(whole) > 1
+        seen += (_kept(one, delivery_id=place) for one in whole.values() if completes or _moves(one, known))
     return set(found), _write_rows(connection, rows, seen)
 
 
-Rows = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+_Rows = tuple[list[bytes], list[bytes]]
 """Rows of orders, and all others."""
 
 
-def _write_rows(connection: Connection, rows: Rows, seen: Sequence[dict[str, Any]]) -> set[int]:
-    """Write what is given of each, orders first; ids whose row changed."""
+def _write_rows(connection: Connection, rows: _Rows, seen: Sequence[_Kept]) -> set[int]:
+    """Write these observations and rows, orders first; ids whose row changed."""
     written = set[int]()
-    for mine in rows:
-        if mine:
-            parameters = {"rows": json_parameter(mine), "seen": json_parameter(seen)}
+    for group in rows:
+        if group:
+            parameters = {"rows": _json_array(group), "seen": json_parameter(seen)}
             written.update(connection.exec_driver_sql(_ADVANCE, parameters).scalars())
             seen = ()
     return written
@@ -334,11 +416,11 @@ def _moves(one: Observation, known: History) -> bool:
     return stored is None or (stored.as_of, stored.as_of_last) != (one.as_of, one.as_of_last)
 
 
-_STORED_KEYS = """
-SELECT d.granularity, d.provider_key
+_STORED_KEYS = f"""
+SELECT p.granularity, p.provider_key
 FROM jsonb_to_recordset(%(rows)s::jsonb) AS p(granularity text, provider_key text)
-JOIN delivery_status d ON d.account_id = %(account)s AND d.granularity = p.granularity
-  AND d.provider_key = p.provider_key
+{_FOUND}
+WHERE d.id IS NOT NULL
 """
 
 
@@ -363,13 +445,13 @@ def rewrite_histories(
     stored. Observations that became equal are merged into one.
     """
     stored = load_histories(connection, list(histories))
-    rows: Rows = ([], [])
-    seen: list[dict[str, Any]] = []
+    rows: _Rows = ([], [])
+    seen: list[_Kept] = []
     dropped: list[dict[str, Any]] = []
     for place, (granularity, observations) in sorted(histories.items()):
         whole, known = merge_history(observations), stored.get(place, {})
-        rows[granularity is not Granularity.ORDER].append({"id": place, **fold_values(granularity, whole.values())})
-        seen += ({"delivery_id": place, **_columns(one)} for one in whole.values() if _moves(one, known))
+        rows[granularity is not Granularity.ORDER].append(_row_of(place, granularity, whole.values()))
+        seen += (_kept(one, delivery_id=place) for one in whole.values() if _moves(one, known))
         dropped += ({"delivery_id": place, "content_hash": digest} for digest in known if digest not in whole)
     connection.exec_driver_sql(_DROP_OBSERVATIONS, {"rows": json_parameter(dropped)})
     return _write_rows(connection, rows, seen)
@@ -405,20 +487,33 @@ def restate_with_reference(connection: Connection, given: Mapping[int, tuple[Gra
     for place, history in histories.items():
         granularity, reference = given[place]
         greatest = rank(granularity, history.values())[0]
-        facts = {**greatest.facts, "client_ref": clean_key(reference)}
-        again = msgspec.structs.replace(greatest, facts=facts, content_hash=content_hash(facts))
+        facts = msgspec.structs.replace(greatest.facts, client_ref=clean_key(reference))
+        again = msgspec.structs.replace(greatest, facts=facts, encoded=None, content_hash=content_hash(facts))
         said[place] = granularity, {again.content_hash: again}
     return _advance(connection, said)[1]
 
 
+_decode_facts = msgspec.json.Decoder(Facts).decode
+
+
 def load_histories(connection: Connection, ids: Sequence[int], *, with_statements: bool = False) -> dict[int, History]:
     """The stored observations of deliveries, by id and content hash; their raw statements only `with_statements`."""
+    return load_whole_histories(connection, ids, with_statements=with_statements)[0]
+
+
+def load_whole_histories(
+    connection: Connection, ids: Sequence[int], *, with_statements: bool = False
+) -> tuple[dict[int, History], set[int]]:
+    """As `load_histories`; and the deliveries whose only observation has its facts from the row."""
     histories: dict[int, History] = {}
-    for place, digest, source, as_of, as_of_last, provider_time, facts, statement in connection.exec_driver_sql(
+    from_rows: set[int] = set()
+    for place, digest, source, as_of, as_of_last, provider_time, facts, statement, row in connection.exec_driver_sql(
         _HISTORY, {"ids": list(ids), "statements": with_statements}
     ):
+        if facts is None:
+            from_rows.add(place)
         histories.setdefault(place, {})[digest] = Observation(
-            facts=facts,
+            facts=restore(row) if facts is None else _decode_facts(facts),
             content_hash=digest,
             source=Source(source),
             as_of=as_of,
@@ -426,13 +521,15 @@ def load_histories(connection: Connection, ids: Sequence[int], *, with_statement
             provider_time=provider_time,
             statement=statement or {},
         )
-    return histories
+    return histories, from_rows
 
 
-def find_differing(connection: Connection, rows: Mapping[int, Mapping[str, Any]]) -> set[int]:
-    """Ids of those deliveries whose stored row is not the given one (as of `fold_values`). Locks and writes nothing.
+def find_differing(
+    connection: Connection, histories: Mapping[int, tuple[Granularity, Collection[Observation]]]
+) -> set[int]:
+    """Ids of those deliveries whose stored row is not what these histories say. Locks and writes nothing.
 
-    Their times are compared, too: with what follows from the given row and the stored one of its order.
+    Their times are compared, too: with what follows from these histories and the stored row of the order.
     """
-    parameters = {"rows": json_parameter([{"id": place, **row} for place, row in rows.items()])}
-    return set(connection.exec_driver_sql(_DIFFER, parameters).scalars())
+    rows = [_row_of(place, granularity, history) for place, (granularity, history) in histories.items()]
+    return set(connection.exec_driver_sql(_DIFFER, {"rows": _json_array(rows)}).scalars())

@@ -200,19 +200,22 @@ def read_deliveries(connection: Connection) -> Samples:
         yield Sample("deliveries_conflicting", {"account": account, "provider": provider}, many)
 
 
+# Facts that are null are those of the row (`models.history`).
 _LAG = text("""
     WITH recent AS MATERIALIZED (
-        SELECT id, account_id, provider, granularity, status, sent_at, changed_at
+        SELECT id, account_id, provider, granularity, status, sent_at, done_at, changed_at
         FROM delivery_status ORDER BY changed_in DESC, id DESC LIMIT :latest
     ), told AS (
         SELECT r.account_id, r.provider, r.sent_at, final.first_seen_at AS seen, final.as_of AS asked, final.done_at,
             (SELECT max(o.as_of) FROM observations o
-             WHERE o.delivery_id = r.id AND o.facts ->> 'status' = ANY(:open)) AS last_open
+             WHERE o.delivery_id = r.id AND coalesce(o.facts ->> 'status', r.status) = ANY(:open)) AS last_open
         FROM recent r
         CROSS JOIN LATERAL (
-            SELECT o.first_seen_at, o.as_of, CAST(o.facts ->> 'done_at' AS timestamptz) AS done_at FROM observations o
-            WHERE o.delivery_id = r.id AND o.facts ->> 'status' = ANY(:final)
-            ORDER BY o.first_seen_at, o.id LIMIT 1) final
+            SELECT o.first_seen_at, o.as_of,
+                CASE WHEN o.facts IS NULL THEN r.done_at ELSE CAST(o.facts ->> 'done_at' AS timestamptz) END AS done_at
+            FROM observations o
+            WHERE o.delivery_id = r.id AND coalesce(o.facts ->> 'status', r.status) = ANY(:final)
+            ORDER BY o.first_seen_at, o.as_of, o.content_hash LIMIT 1) final
         WHERE r.granularity <> 'conversation' AND r.status = ANY(:final)
           AND r.changed_at > clock_timestamp() - make_interval(secs => :seconds)
           AND final.first_seen_at > clock_timestamp() - make_interval(secs => :seconds)

@@ -5,8 +5,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exists, or_, select, union
+import msgspec
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exists, or_, select, text, union
 
+from models.facts import Facts
+from models.history import ROW_OF_ONLY, restore
 from models.merge import KEY_PARTS, KEYS, Observation, find_contradictions, rank, winners
 from models.tables import accounts, delivery_status, observations, tracked_ids
 from models.vocabulary import Granularity, Source
@@ -117,17 +120,30 @@ def open_tracked(
     return connection.execute(query).mappings().all()
 
 
-def history(connection: Connection, delivery_id: int) -> Sequence[RowMapping]:
-    """Every distinct statement about a delivery, in the order in which we came to know them."""
-    query = select(observations).where(observations.c.delivery_id == delivery_id)
-    return connection.execute(query.order_by(observations.c.first_seen_at, observations.c.id)).mappings().all()
+_HISTORY = text(f"""
+    SELECT {", ".join(f"o.{column.name}" for column in observations.c)}, {ROW_OF_ONLY} AS only_row
+    FROM observations o WHERE o.delivery_id = :id ORDER BY o.first_seen_at, o.as_of NULLS FIRST, o.content_hash
+""")
+
+
+def history(connection: Connection, delivery_id: int) -> Sequence[Mapping[str, Any]]:
+    """Every distinct statement about a delivery, in the order in which we came to know them; facts never None."""
+    stated = []
+    for row in connection.execute(_HISTORY, {"id": delivery_id}).mappings():
+        one = {column.name: row[column.name] for column in observations.c}
+        if one["facts"] is None:
+            one["facts"] = msgspec.to_builtins(restore(row["only_row"]))
+        stated.append(one)
+    return stated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
     """One observation as an explanation shows it."""
 
-    observation: RowMapping
+    observation: Mapping[str, Any]
+    place: int
+    """Its place in the order in which we came to know them, from 0."""
     key: Mapping[str, Any]
     """The parts of its place in the order, by name; the first part that differs decides."""
     lost_by: str | None
@@ -157,10 +173,12 @@ def explain(connection: Connection, delivery_id: int) -> Explanation | None:
     if not ranked:
         return Explanation(delivery=delivery)
     gave = _gifts(granularity, ranked)
+    places = {digest: place for place, digest in enumerate(rows)}
     keys = [KEYS[granularity](seen) for seen in ranked]
     statements = [
         Statement(
             observation=rows[seen.content_hash],
+            place=places[seen.content_hash],
             key=dict(zip(KEY_PARTS[granularity], key, strict=True)),
             lost_by=_deciding_part(granularity, keys[0], key),
             gave=tuple(gave.get(seen.content_hash, ())),
@@ -171,9 +189,9 @@ def explain(connection: Connection, delivery_id: int) -> Explanation | None:
     return Explanation(delivery=delivery, statements=statements, conflicting=conflicting)
 
 
-def _observation(row: RowMapping) -> Observation:
+def _observation(row: Mapping[str, Any]) -> Observation:
     return Observation(
-        facts=row["facts"],
+        facts=msgspec.convert(row["facts"], Facts),
         content_hash=row["content_hash"],
         source=Source(row["source"]),
         as_of=row["as_of"],
@@ -189,7 +207,7 @@ def _gifts(granularity: Granularity, ranked: Sequence[Observation]) -> dict[byte
         gave.setdefault(seen.content_hash, []).append(name)
     given: set[str] = set()
     for seen in ranked:
-        names = [name for name in seen.facts.get("extra", {}) if name not in given]
+        names = [name for name in seen.facts.extra or () if name not in given]
         given.update(names)
         gave.setdefault(seen.content_hash, []).extend(f"extra.{name}" for name in names)
     return gave

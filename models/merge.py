@@ -11,12 +11,10 @@ from typing import Any
 
 import msgspec
 
+from models.facts import Facts, encode_facts
 from models.report import DeliveryReport
 from models.storable import clean_json, clean_key, clean_text, finite, iso_time, small_integer, utc
 from models.vocabulary import FAILURES, STATUS_CLASS, Granularity, Source, Status, is_final
-
-Facts = dict[str, Any]
-"""A normalised statement: JSON values only, absent where nothing was said."""
 
 CONVERSATION_SETTLES = timedelta(hours=48)
 """After the end of its day; the provider's counts are corrected for a while."""
@@ -26,24 +24,6 @@ COUNT_FIELDS = ("total", "delivered", "undelivered", "waiting")
 KEPT_FIELDS = ("parent_key", "client_ref", "recipient", "segments", "credits", "sent_at", "done_at", "valid_until")
 """A statement that is silent about one of these does not wipe it."""
 
-_CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
-    "status": lambda status: status.value,
-    "provider_status": clean_text,
-    "reason": lambda reason: reason.value,
-    "provider_error": clean_text,
-    "parent_key": clean_key,
-    "client_ref": clean_key,
-    "recipient": clean_key,
-    **dict.fromkeys(COUNT_FIELDS, small_integer),
-    "segments": small_integer,
-    "credits": finite,
-    "sent_at": iso_time,
-    "done_at": iso_time,
-    "valid_until": iso_time,
-    "day": date.isoformat,
-    "extra": lambda extra: clean_json(extra) or None if extra else None,
-}
-
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 """Stands for minus infinity: a statement without a time was made before every other."""
 
@@ -51,7 +31,7 @@ _TIE = {status: place for place, status in enumerate(Status)}
 """Fixed order for statements of one class and one moment (the order of the vocabulary's table)."""
 
 
-class Observation(msgspec.Struct, frozen=True, kw_only=True):
+class Observation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A distinct statement about one delivery, and the least time at which it was made."""
 
     facts: Facts
@@ -62,7 +42,9 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     as_of_last: datetime | None = None
     """Conversations only: the greatest time at which it was made."""
     provider_time: datetime | None = None
-    statement: dict[str, Any] = msgspec.field(default_factory=dict)
+    statement: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    encoded: bytes | None = None
+    """The facts as canonical JSON, where they have been encoded already; who replaces the facts sets it to None."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -93,24 +75,37 @@ ROW_FIELDS = tuple(field.name for field in msgspec.structs.fields(Row))
 
 
 def normalise(report: DeliveryReport) -> Facts:
-    """The normalised statement of a report: canonical JSON values, without what was not said.
+    """The normalised statement of a report: canonical JSON values, None where nothing was said.
 
     Equal statements become equal facts whatever their form (time zone, int or float credits). A value that no column
     could hold (`models.storable`) counts as not said; the raw item stays in the statement.
     """
-    facts: Facts = {}
-    for name, convert in _CONVERSIONS.items():
-        said = getattr(report, name)
-        if said is not None:
-            stored = convert(said)
-            if stored is not None:
-                facts[name] = stored
-    return facts
+    if report.facts is not None:
+        return report.facts
+    return Facts(
+        client_ref=_key(report.client_ref),
+        credits=None if report.credits is None else finite(report.credits),
+        day=None if report.day is None else report.day.isoformat(),
+        delivered=None if report.delivered is None else small_integer(report.delivered),
+        done_at=None if report.done_at is None else iso_time(report.done_at),
+        extra=(clean_json(report.extra) or None) if report.extra else None,
+        parent_key=_key(report.parent_key),
+        provider_error=None if report.provider_error is None else clean_text(report.provider_error),
+        provider_status=clean_text(report.provider_status),
+        reason=report.reason,
+        recipient=_key(report.recipient),
+        segments=None if report.segments is None else small_integer(report.segments),
+        sent_at=None if report.sent_at is None else iso_time(report.sent_at),
+        status=report.status,
+        total=None if report.total is None else small_integer(report.total),
+        undelivered=None if report.undelivered is None else small_integer(report.undelivered),
+        valid_until=None if report.valid_until is None else iso_time(report.valid_until),
+        waiting=None if report.waiting is None else small_integer(report.waiting),
+    )
 
 
-def content_hash(facts: Facts) -> bytes:
-    """SHA-256 of the facts as canonical JSON (keys sorted, no blanks)."""
-    return sha256(msgspec.json.encode(facts, order="sorted")).digest()
+def _key(text: str | None) -> str | None:
+    return None if text is None else clean_key(text)
 
 
 def observe(report: DeliveryReport, *, asked_at: datetime | None) -> Observation:
@@ -120,9 +115,11 @@ def observe(report: DeliveryReport, *, asked_at: datetime | None) -> Observation
         as_of = asked_at
     as_of = utc(as_of)
     facts = normalise(report)
+    encoded = encode_facts(facts)
     return Observation(
         facts=facts,
-        content_hash=content_hash(facts),
+        encoded=encoded,
+        content_hash=sha256(encoded).digest(),
         source=report.source,
         as_of=as_of,
         as_of_last=as_of if report.granularity is Granularity.CONVERSATION else None,
@@ -136,15 +133,22 @@ def merge_observation(one: Observation, other: Observation) -> Observation:
 
     Associative, commutative and idempotent.
     """
-    first = min(one, other, key=_telling_order)
+    order, other_order = _telling_order(one), _telling_order(other)
+    if order == other_order:
+        is_first = _encode_sorted(one.statement) <= _encode_sorted(other.statement)
+    else:
+        is_first = order < other_order
+    first = one if is_first else other
     lasts = [moment for moment in (one.as_of_last, other.as_of_last) if moment is not None]
     last = max(lasts, default=None)
     return first if first.as_of_last == last else msgspec.structs.replace(first, as_of_last=last)
 
 
-def _telling_order(seen: Observation) -> tuple[datetime, str, datetime, bytes]:
-    statement = msgspec.json.encode(seen.statement, order="sorted")
-    return seen.as_of or _LONG_AGO, seen.source.value, seen.provider_time or _LONG_AGO, statement
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+
+
+def _telling_order(seen: Observation) -> tuple[datetime, str, datetime]:
+    return seen.as_of or _LONG_AGO, seen.source.value, seen.provider_time or _LONG_AGO
 
 
 def merge_history(observations: Iterable[Observation]) -> dict[bytes, Observation]:
@@ -157,7 +161,7 @@ def merge_history(observations: Iterable[Observation]) -> dict[bytes, Observatio
 
 
 def _message_key(seen: Observation) -> tuple[Any, ...]:
-    status = Status(seen.facts["status"])
+    status = seen.facts.status
     return (
         STATUS_CLASS[status],
         status is not Status.SCHEDULED,
@@ -169,11 +173,11 @@ def _message_key(seen: Observation) -> tuple[Any, ...]:
 
 def _order_key(seen: Observation) -> tuple[Any, ...]:
     facts = seen.facts
-    status = Status(facts["status"])
-    delivered = facts.get("delivered", 0)
+    status = facts.status
+    delivered = facts.delivered or 0
     return (
         STATUS_CLASS[status],
-        delivered + facts.get("undelivered", 0),
+        delivered + (facts.undelivered or 0),
         delivered,
         seen.as_of or _LONG_AGO,
         _TIE[status],
@@ -182,7 +186,7 @@ def _order_key(seen: Observation) -> tuple[Any, ...]:
 
 
 def _conversation_key(seen: Observation) -> tuple[Any, ...]:
-    return STATUS_CLASS[Status(seen.facts["status"])], seen.as_of_last or _LONG_AGO, seen.content_hash
+    return STATUS_CLASS[seen.facts.status], seen.as_of_last or _LONG_AGO, seen.content_hash
 
 
 KEYS: Mapping[Granularity, Callable[[Observation], tuple[Any, ...]]] = {
@@ -224,60 +228,89 @@ def fold(granularity: Granularity, observations: Iterable[Observation]) -> Row:
     The status, and what explains it, come from the greatest observation; every other field from the greatest that has
     it.
     """
-    return Row(**fold_values(granularity, observations))
+    facts, is_final, conflict = _join(granularity, merge_history(observations).values())
+    values = {name: getattr(facts, name) for name in _FACT_FIELDS}
+    return Row(**{**values, "extra": facts.extra or {}}, is_final=is_final, conflict=conflict)
 
 
-def fold_values(granularity: Granularity, observations: Iterable[Observation]) -> dict[str, Any]:
-    """What `fold` gives, as JSON values by column, absent where nothing was said."""
-    history = merge_history(observations)
-    if len(history) == 1:
-        return _values_of_one(granularity, *history.values())
-    ranked = rank(granularity, history.values())
-    extra: dict[str, Any] = {}
-    for seen in reversed(ranked):
-        extra.update(seen.facts.get("extra", ()))
-    values = {name: seen.facts[name] for name, seen in winners(granularity, ranked).items()}
-    values["is_final"] = _is_final(granularity, ranked[0])
-    values["conflict"] = granularity is Granularity.MESSAGE and bool(find_contradictions(ranked))
-    values["extra"] = extra
-    return values
+def encode_row(granularity: Granularity, observations: Collection[Observation]) -> bytes:
+    """What `fold` gives of distinct observations, as a JSON object without what is None.
+
+    It holds a conversation's `day`, although the row has no such field.
+    """
+    facts, is_final, conflict = _join(granularity, observations)
+    [encoded] = [seen.encoded for seen in observations if seen.facts is facts] or [None]
+    return b'{"is_final":%b,"conflict":%b,%b' % (
+        _JSON[is_final],
+        _JSON[conflict],
+        (encoded or encode_facts(facts))[1:],
+    )
 
 
-def _values_of_one(granularity: Granularity, seen: Observation) -> dict[str, Any]:
-    """What `fold_values` gives for the only statement: nothing competes, so all that it says stands."""
-    values = {"extra": {}, **seen.facts, "is_final": _is_final(granularity, seen), "conflict": False}
-    values.pop("day", None)
-    return values
+_FACT_FIELDS = tuple(name for name in ROW_FIELDS if name in Facts.__struct_fields__)
+_JSON = {False: b"false", True: b"true"}
+
+
+def _join(granularity: Granularity, observations: Collection[Observation]) -> tuple[Facts, bool, bool]:
+    """(facts, is_final, conflict) of the row that follows from distinct observations: the merge rule."""
+    if len(observations) == 1:
+        # Nothing competes with the only statement.
+        [only] = observations
+        return only.facts, _is_final(granularity, only), False
+    ranked = rank(granularity, observations)
+    greatest = ranked[0]
+    lent: dict[str, Any] = {name: getattr(seen.facts, name) for name, seen in _lenders(granularity, ranked).items()}
+    own = extra = greatest.facts.extra or {}
+    for seen in ranked[1:]:
+        if seen.facts.extra and not seen.facts.extra.keys() <= extra.keys():
+            extra = {**seen.facts.extra, **extra}
+    if extra is not own:
+        lent["extra"] = extra
+    facts = msgspec.structs.replace(greatest.facts, **lent) if lent else greatest.facts
+    conflict = granularity is Granularity.MESSAGE and bool(find_contradictions(ranked))
+    return facts, _is_final(granularity, greatest), conflict
+
+
+def _lenders(granularity: Granularity, ranked: Sequence[Observation]) -> dict[str, Observation]:
+    """For each field that the greatest observation is silent about and may not wipe: the greatest that has it."""
+    lenders = {}
+    facts = ranked[0].facts
+    for name in _KEPT_FIELDS[granularity]:
+        if getattr(facts, name) is None:
+            for seen in ranked[1:]:
+                if getattr(seen.facts, name) is not None:
+                    lenders[name] = seen
+                    break
+    return lenders
 
 
 def winners(granularity: Granularity, ranked: Sequence[Observation]) -> dict[str, Observation]:
     """Which observation each field of the row comes from; a field that none has is absent. `extra` goes key by key."""
     greatest = ranked[0]
-    won = {name: greatest for name in _STATUS_FIELDS[granularity] if name in greatest.facts}
-    for name in _KEPT_FIELDS[granularity]:
-        for seen in ranked:
-            if name in seen.facts:
-                won[name] = seen
-                break
-    return won
+    names = (*_STATUS_FIELDS[granularity], *_KEPT_FIELDS[granularity])
+    won = {name: greatest for name in names if getattr(greatest.facts, name) is not None}
+    return won | _lenders(granularity, ranked)
 
 
 def _is_final(granularity: Granularity, greatest: Observation) -> bool:
     if granularity is not Granularity.CONVERSATION:
-        return is_final(Status(greatest.facts["status"]))
+        return is_final(greatest.facts.status)
     first, last = greatest.as_of or _LONG_AGO, greatest.as_of_last
-    if "day" not in greatest.facts or last is None or first >= last:
+    if greatest.facts.day is None or last is None or first >= last:
         return False
-    end_of_day = datetime.combine(date.fromisoformat(greatest.facts["day"]), time(), UTC) + timedelta(days=1)
+    end_of_day = datetime.combine(date.fromisoformat(greatest.facts.day), time(), UTC) + timedelta(days=1)
     return last >= end_of_day + CONVERSATION_SETTLES
+
+
+_FINALS = frozenset(status for status in Status if STATUS_CLASS[status] == STATUS_CLASS[Status.DELIVERED])
 
 
 def find_contradictions(observations: Collection[Observation]) -> frozenset[Status]:
     """The statuses of a message's history that cannot all be true: different finals, or read and a failure."""
     if len(observations) == 1:
         return frozenset()
-    statuses = frozenset(Status(seen.facts["status"]) for seen in observations)
-    finals = frozenset(status for status in statuses if STATUS_CLASS[status] == STATUS_CLASS[Status.DELIVERED])
+    statuses = frozenset(seen.facts.status for seen in observations)
+    finals = statuses & _FINALS
     contradicting = finals if len(finals) > 1 else frozenset()
     if Status.READ in statuses and statuses & FAILURES:
         contradicting |= {Status.READ} | (statuses & FAILURES)

@@ -1,7 +1,8 @@
 """What could not be understood: sealed, counted, kept for a while, never shown by a list.
 
 The bytes of others may hold anything, so they are stored encrypted with a key that the database does not know, and are
-found again by a keyed fingerprint.
+found again by a keyed fingerprint. A key here is what its file holds: one key, or several separated by blanks or line
+breaks while they are rotated; the first one seals, all of them open.
 """
 
 import hmac
@@ -11,7 +12,7 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
-from cryptography.fernet import Fernet, InvalidToken
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import Connection, RowMapping, delete, func, select, text, update
 
 from models.database import json_parameter
@@ -39,6 +40,24 @@ class Opened:
     raw: bytes = field(repr=False)
     reason: str
     provider_key: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resealed:
+    """What became of the entries that `reseal` looked at."""
+
+    done: int = 0
+    already: int = 0
+    """Sealed with the first key before."""
+    not_opened: int = 0
+    """Sealed with none of the keys."""
+    last_id: int | None = None
+    """Where to go on; None at the end."""
+
+
+def check_key(key: bytes) -> None:
+    """ValueError where it is no key of this module's form."""
+    _box(key)
 
 
 def new_key() -> bytes:
@@ -78,10 +97,10 @@ def seal(
 
     The same bytes about the same delivery are kept once and counted again; an entry that was resolved is open again.
     """
-    items = {_fingerprint(key, item): item for item in unreadable}
+    items = {_fingerprint(key.split()[0], item): item for item in unreadable}
     if not items:
         return 0
-    box = Fernet(key)
+    box = _box(key)
     rows = [
         {
             "n": place,
@@ -102,6 +121,10 @@ def seal(
         "rows": json_parameter(rows),
     }
     return int(connection.exec_driver_sql(_SEAL, parameters).scalar_one())
+
+
+def _box(key: bytes) -> MultiFernet:
+    return MultiFernet([Fernet(each) for each in key.split()])
 
 
 def _fingerprint(key: bytes, item: Unreadable) -> bytes:
@@ -138,7 +161,7 @@ def open_sealed(connection: Connection, key: bytes, entry_id: int) -> Opened | N
     if row is None or row["sealed"] is None:
         return None
     try:
-        raw = Fernet(key).decrypt(row["sealed"])
+        raw = _box(key).decrypt(row["sealed"])
     except InvalidToken as error:
         raise WrongQuarantineKeyError(f"entry {entry_id} was sealed with another key") from error
     return Opened(
@@ -150,6 +173,59 @@ def open_sealed(connection: Connection, key: bytes, entry_id: int) -> Opened | N
         reason=row["reason"],
         provider_key=row["provider_key"],
     )
+
+
+_TWIN = text("SELECT id FROM quarantine WHERE account_id = :account_id AND fingerprint = :fingerprint FOR UPDATE")
+_JOIN = text("""
+    UPDATE quarantine q SET times = q.times + o.times, first_seen_at = least(q.first_seen_at, o.first_seen_at),
+      last_seen_at = greatest(q.last_seen_at, o.last_seen_at), sealed = coalesce(q.sealed, :sealed),
+      context = CASE WHEN q.sealed IS NULL THEN o.context ELSE q.context END,
+      fetch_id = CASE WHEN q.sealed IS NULL THEN o.fetch_id ELSE q.fetch_id END,
+      resolved_at = CASE WHEN o.resolved_at IS NOT NULL THEN q.resolved_at END
+    FROM quarantine o WHERE q.id = :twin AND o.id = :id
+""")
+
+
+def reseal(connection: Connection, key: bytes, *, after_id: int = 0, many: int = 100) -> Resealed:
+    """Seal the next entries with the first key; to be repeated from `last_id` on. Safe twice, and beside who seals.
+
+    An entry whose bytes were sealed with the first key meanwhile becomes one with that. Raises IntegrityError where
+    that happens at this very moment: repeat the transaction.
+    """
+    table = quarantine.c
+    query = select(quarantine).where(table.sealed.is_not(None), table.id > after_id).order_by(table.id).limit(many)
+    rows = connection.execute(query.with_for_update()).mappings().all()
+    outcomes = [_reseal_one(connection, key, row) for row in rows]
+    return Resealed(
+        done=outcomes.count("done"),
+        already=outcomes.count("already"),
+        not_opened=outcomes.count("not_opened"),
+        last_id=rows[-1]["id"] if len(rows) == many else None,
+    )
+
+
+def _reseal_one(connection: Connection, key: bytes, row: RowMapping) -> str:
+    first, box = key.split()[0], _box(key)
+    try:
+        raw = box.decrypt(row["sealed"])
+    except InvalidToken:
+        return "not_opened"
+    once = Unreadable(reason=row["reason"], raw=raw, provider_key=row["provider_key"], once=True)
+    is_once = any(_fingerprint(each, once) == bytes(row["fingerprint"]) for each in key.split())
+    item = once if is_once else Unreadable(reason=row["reason"], raw=raw, provider_key=row["provider_key"])
+    fingerprint = _fingerprint(first, item)
+    if fingerprint == bytes(row["fingerprint"]):
+        return "already"
+    sealed = box.rotate(bytes(row["sealed"]))
+    names = {"account_id": row["account_id"], "fingerprint": fingerprint}
+    twin = connection.execute(_TWIN, names).scalar_one_or_none()
+    this = quarantine.c.id == row["id"]
+    if twin is None:
+        connection.execute(update(quarantine).where(this).values(sealed=sealed, fingerprint=fingerprint))
+    else:
+        connection.execute(_JOIN, {"twin": twin, "id": row["id"], "sealed": sealed})
+        connection.execute(delete(quarantine).where(this))
+    return "done"
 
 
 def resolve(connection: Connection, entry_id: int) -> bool:

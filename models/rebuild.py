@@ -1,7 +1,7 @@
 """The shared table, recomputed from its history, and the history's facts derived again from its raw items."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, text
@@ -10,16 +10,23 @@ from models.deliveries import (
     delete_deliveries,
     find_differing,
     load_histories,
+    load_whole_histories,
     lock_deliveries,
     refold,
     rewrite_histories,
 )
-from models.merge import Observation, fold_values, observe
+from models.history import holds
+from models.merge import Observation, observe
 from models.report import DeliveryReport, KeptStatement
 from models.tables import delivery_status
 from models.vocabulary import Granularity, Source
 
 CHUNK = 1000
+
+Restate = Callable[[KeptStatement], DeliveryReport | None]
+"""The report that an adapter makes of a kept statement; None where it makes none, and the stored facts stay."""
+RestateOf = Callable[[str], Restate]
+"""`Restate` of an account."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,35 +37,40 @@ class RebuildResult:
     """Rows recomputed."""
     differed: int
     """Rows that were not what their history says, and were written."""
+    doubtful: int = 0
+    """Rows that are not what their only statement said, and whose raw item does not prove what that was: left alone."""
 
 
 def rebuild(
     connection: Connection,
     account_id: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    restate_of: RestateOf | None = None,
 ) -> RebuildResult:
     """Recompute every row (of one account, or of all) from its observations; afterwards the table is what they say.
 
-    Of a final row `message_time` is recomputed only where it is missing: it is fixed then (`models.sending_time`).
+    Where the row itself holds the facts of its only statement, their hash shows whether it still is what was reported.
+    If not, the facts are derived from the raw item by `restate_of`, and written if they have that hash. Of a final row
+    `message_time` is recomputed only where it is missing: it is fixed then (`models.sending_time`).
 
     Streams in chunks of 1000 rows, so memory does not grow with the table. Locks and writes only rows that differ, and
     may run beside the workers. `on_progress` gets (rows done, rows in all). The caller commits.
     """
     mine = delivery_status.c.account_id == account_id if account_id is not None else delivery_status.c.id > 0
     total = connection.execute(select(func.count()).select_from(delivery_status).where(mine)).scalar_one()
-    done = differed = 0
+    done = differed = doubtful = 0
     wrote_orders = False
-    for found in _chunks(connection, mine):
-        written = _rebuild_chunk(connection, found)
-        differed += len(written)
-        wrote_orders = wrote_orders or any(found[place] is Granularity.ORDER for place in written)
-        done += len(found)
+    for deliveries in _chunks(connection, mine):
+        written, unproven = _rebuild_chunk(connection, deliveries, restate_of)
+        differed, doubtful = differed + len(written), doubtful + unproven
+        wrote_orders = wrote_orders or any(deliveries[place] is Granularity.ORDER for place in written)
+        done += len(deliveries)
         if on_progress is not None:
             on_progress(done, max(total, done))
     if wrote_orders:
         # Messages before their order took their time from it as it was.
-        differed += sum(len(_rebuild_chunk(connection, found)) for found in _chunks(connection, mine))
-    return RebuildResult(deliveries=done, differed=differed)
+        differed += sum(len(_rebuild_chunk(connection, again, restate_of)[0]) for again in _chunks(connection, mine))
+    return RebuildResult(deliveries=done, differed=differed, doubtful=doubtful)
 
 
 def _chunks(connection: Connection, mine: ColumnElement[bool]) -> Iterator[dict[int, Granularity]]:
@@ -72,18 +84,59 @@ def _chunks(connection: Connection, mine: ColumnElement[bool]) -> Iterator[dict[
         last = found[-1].id
 
 
-def _rebuild_chunk(connection: Connection, deliveries: dict[int, Granularity]) -> set[int]:
-    histories = load_histories(connection, list(deliveries))
-    rows = {place: fold_values(deliveries[place], history.values()) for place, history in histories.items()}
-    differing = find_differing(connection, rows)
+def _rebuild_chunk(
+    connection: Connection, deliveries: dict[int, Granularity], restate_of: RestateOf | None
+) -> tuple[set[int], int]:
+    """The rows that were written, and how many are doubtful."""
+    histories, from_rows = load_whole_histories(connection, list(deliveries))
+    changed = {place for place in from_rows if not all(map(holds, histories[place].values()))}
+    said = {place: (deliveries[place], history.values()) for place, history in histories.items()}
+    differing = find_differing(connection, said) - changed
+    if changed:
+        # All at once: two locks one after the other would not be in the writers' order.
+        lock_deliveries(connection, sorted(differing | changed))
     # What differed without a lock may have been a neighbour's commit in between: the fold under the lock decides.
-    return refold(connection, {place: deliveries[place] for place in differing})
+    written = refold(connection, {place: deliveries[place] for place in differing})
+    restored, doubtful = _restore_changed(connection, sorted(changed), restate_of)
+    return written | restored, doubtful
+
+
+def _restore_changed(connection: Connection, ids: Sequence[int], restate_of: RestateOf | None) -> tuple[set[int], int]:
+    """Give rows that were changed by hand what their only statement says, where its raw item proves what it was."""
+    histories, from_rows = load_whole_histories(connection, ids, with_statements=True)
+    proven: dict[int, tuple[Granularity, Sequence[Observation]]] = {}
+    doubtful = 0
+    for row in _subjects(connection, sorted(from_rows)):
+        [seen] = histories[row["id"]].values()
+        given = None if restate_of is None else _proven(row, seen, restate_of(row["account_id"]))
+        if given is None:
+            doubtful += 1
+        else:
+            proven[row["id"]] = (Granularity(row["granularity"]), [given])
+    return rewrite_histories(connection, proven), doubtful
+
+
+def _proven(row: RowMapping, seen: Observation, restate: Restate) -> Observation | None:
+    """The observation with the facts that have its hash, derived from its raw item; None where there are none such.
+
+    What came from the tracked id may be what was changed, so each such fact is tried with the row's value and without.
+    """
+    for dropped in ((), *((name,) for name in _FROM_OTHER_ROWS), _FROM_OTHER_ROWS):
+        facts = msgspec.structs.replace(seen.facts, **dict.fromkeys(dropped))
+        today = _restated(row, msgspec.structs.replace(seen, facts=facts), restate)
+        if today.content_hash == seen.content_hash and holds(today):
+            return today
+    return None
+
+
+def _subjects(connection: Connection, ids: Sequence[int]) -> Sequence[RowMapping]:
+    """What names these deliveries."""
+    names = ("id", "account_id", "granularity", "provider_key", "parent_key", "recipient")
+    query = select(*(delivery_status.c[name] for name in names)).where(delivery_status.c.id.in_(ids))
+    return connection.execute(query).mappings().all()
 
 
 # ------------------------------------------------------------------------------------------------------- facts again
-
-Restate = Callable[[KeptStatement], DeliveryReport | None]
-"""The report that an adapter makes of a kept statement; None where it makes none, and the stored facts stay."""
 
 _FROM_OTHER_ROWS = ("client_ref", "recipient")
 """Facts that a report may have from its tracked id: kept where the statement itself does not name them."""
@@ -128,11 +181,9 @@ _Derived = tuple[tuple[Granularity, Sequence[Observation]], bool]
 
 def _derived(connection: Connection, ids: Sequence[int], restate: Restate) -> dict[int, _Derived]:
     """By delivery: its observations with today's facts, and whether any of them differs from what is stored."""
-    columns = (delivery_status.c[name] for name in ("id", "granularity", "provider_key", "parent_key", "recipient"))
-    rows = connection.execute(select(*columns).where(delivery_status.c.id.in_(ids))).mappings()
     histories = load_histories(connection, ids, with_statements=True)
     derived: dict[int, _Derived] = {}
-    for row in rows:
+    for row in _subjects(connection, ids):
         stored = list(histories.get(row["id"], {}).values())
         if stored:
             today = [_restated(row, seen, restate) for seen in stored]
@@ -158,15 +209,18 @@ def _restated(row: RowMapping, seen: Observation, restate: Restate) -> Observati
     if report is None:
         return seen
     from_ids = {
-        name: seen.facts[name]
+        name: getattr(seen.facts, name)
         for name in _FROM_OTHER_ROWS
-        if getattr(report, name) is None and seen.facts.get(name) is not None
+        if getattr(report, name) is None and getattr(seen.facts, name) is not None
     }
-    full = replace(report, granularity=granularity, provider_key=row["provider_key"], source=seen.source, **from_ids)
+    full = msgspec.structs.replace(
+        report, facts=None, granularity=granularity, provider_key=row["provider_key"], source=seen.source, **from_ids
+    )
     today = observe(full, asked_at=seen.as_of)
     return msgspec.structs.replace(
         seen,
         facts=today.facts,
+        encoded=None,
         content_hash=today.content_hash,
         # A time that could not be read when the statement was stored may be readable now.
         as_of=seen.as_of if today.as_of is None else today.as_of,

@@ -5,7 +5,6 @@ start, with `REFERENCE` as the reason; a list that names the id opens it (`model
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 
 from sqlalchemy import Connection, text
 
@@ -54,7 +53,7 @@ def with_references(
     if not found:
         return given
     return [
-        replace(report, client_ref=next((found[key] for key in _keys(report, kinds) if key in found), None))
+        report.completed(client_ref=next((found[key] for key in _keys(report, kinds) if key in found), None))
         if _lacks_one(report)
         else report
         for report in given

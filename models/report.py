@@ -9,23 +9,26 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
+import msgspec
+
+from models.facts import Facts
+from models.storable import clean_key
 from models.vocabulary import Granularity, Reason, Source, Status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrackedKey:
+class TrackedKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Names one tracked id of an account: what a sender registered or a list sweep discovered."""
 
     id_kind: str
     value: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryReport:
+class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """One statement of a provider about one subject.
 
-    Everything except `as_of`, `provider_time`, `source`, `statement` and `tracked` is the *normalised statement*: two
-    reports that agree on it are the same observation, whatever form it had (114 or "114", list or detail).
+    Everything except `as_of`, `provider_time`, `source`, `statement`, `tracked` and `facts` is the *normalised
+    statement*: two reports that agree on it are the same observation, whatever form it had (114 or "114", list or
+    detail).
     """
 
     granularity: Granularity
@@ -51,7 +54,7 @@ class DeliveryReport:
     valid_until: datetime | None = None
     day: date | None = None
     """Conversations only: the UTC day that is counted."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """Provider fields worth keeping, never message text, names or links; JSON values."""
 
     source: Source = Source.POLL
@@ -60,10 +63,33 @@ class DeliveryReport:
     callbacks and send replies the provider's own time, or None where there is none (the earliest possible)."""
     provider_time: datetime | None = None
     """The provider's own time of the event, as reported, for the history only."""
-    statement: Mapping[str, Any] = field(default_factory=dict)
+    statement: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """The raw item with message text, names and links removed."""
     tracked: TrackedKey | None = None
     """The tracked id that this report answers, where there is one."""
+    facts: Facts | None = None
+    """What `models.merge.normalise` makes of this report, where its maker has made it already. It says nothing of its
+    own, so it does not count when reports are compared; who replaces another field sets it to None."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DeliveryReport):
+            return NotImplemented
+        names = (name for name in self.__struct_fields__ if name != "facts")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def completed(self, *, client_ref: str | None = None, recipient: str | None = None) -> "DeliveryReport":
+        """The report with what the sender registered where the provider does not state it."""
+        client_ref, recipient = self.client_ref or client_ref, self.recipient or recipient
+        if client_ref == self.client_ref and recipient == self.recipient:
+            return self
+        stored = {
+            "client_ref": None if client_ref is None else clean_key(client_ref),
+            "recipient": None if recipient is None else clean_key(recipient),
+        }
+        facts = None if self.facts is None else msgspec.structs.replace(self.facts, **stored)
+        return msgspec.structs.replace(self, client_ref=client_ref, recipient=recipient, facts=facts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

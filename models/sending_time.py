@@ -41,24 +41,30 @@ def _values(own: str, order: str, first_seen: str) -> str:
     )
 
 
-# Of a new row `r`. OFFSET 0: the look-up is made once, not for each use of it.
-OF_NEW: Final = f"""CROSS JOIN LATERAL (
-    SELECT CASE WHEN r.sent_at IS NULL THEN {order_time("%(account)s", "r.granularity", "r.parent_key")} END AS sent_at
-    OFFSET 0
-  ) o"""
-NEW_VALUES: Final = _values("r.sent_at", "o.sent_at", "now()")
+def _is_fixed(d: str) -> str:
+    return f"({d}.is_final AND {d}.message_time IS NOT NULL AND {d}.first_seen_at <> now())"
 
-# Of a stored row `d` that is about to become `r`.
-_IS_FIXED: Final = "(d.is_final AND d.message_time IS NOT NULL AND d.first_seen_at <> now())"
-_ORDER: Final = order_time("d.account_id", "d.granularity", "r.parent_key")
+
+_LACKS: Final = "r.sent_at IS NULL AND r.parent_key IS NOT NULL"
+
+# Both writers look the order up where they read their rows `r`, not where these meet the table: the planner must not
+# choose how to join by what the look-up costs.
+ORDER_OF_NEW: Final = f"""CASE WHEN {_LACKS}
+    THEN {order_time("%(account)s", "r.granularity", "r.parent_key")} END AS order_sent_at"""
+ORDER_OF_STORED: Final = f"""CASE WHEN {_LACKS} THEN (
+    SELECT {order_time("stored.account_id", "stored.granularity", "r.parent_key")}
+    FROM delivery_status stored WHERE stored.id = r.id AND NOT {_is_fixed("stored")}
+  ) END AS order_sent_at"""
+
+# Of a new row `r`, and of a stored row `d` that is about to become `r`.
+NEW_VALUES: Final = _values("r.sent_at", "r.order_sent_at", "now()")
 NEXT_VALUES: Final = f"""(
-  SELECT CASE WHEN {_IS_FIXED} THEN d.message_time ELSE t.at END,
-         CASE WHEN {_IS_FIXED} THEN d.message_time_source ELSE t.source END
-  FROM (SELECT CASE WHEN r.sent_at IS NULL AND NOT {_IS_FIXED} THEN {_ORDER} END AS sent_at OFFSET 0) o,
-  LATERAL (SELECT {_values("r.sent_at", "o.sent_at", "d.first_seen_at")}) AS t(at, source)
+  SELECT CASE WHEN {_is_fixed("d")} THEN d.message_time ELSE t.at END,
+         CASE WHEN {_is_fixed("d")} THEN d.message_time_source ELSE t.source END
+  FROM (SELECT {_values("r.sent_at", "r.order_sent_at", "d.first_seen_at")}) AS t(at, source)
 )"""
-MOVES: Final = f"""(NOT {_IS_FIXED}
-  AND d.message_time IS DISTINCT FROM coalesce(r.sent_at, {_ORDER}, d.first_seen_at))"""
+MOVES: Final = f"""(NOT {_is_fixed("d")}
+  AND d.message_time IS DISTINCT FROM coalesce(r.sent_at, r.order_sent_at, d.first_seen_at))"""
 """Whether `NEXT_VALUES` differ from what the row has. (Equal times with another source are the same time.)"""
 
 _MOVED_BY_ORDERS: Final = """

@@ -36,6 +36,8 @@ def utc(moment: datetime | None) -> datetime | None:
 
 def iso_time(moment: datetime) -> str | None:
     """The moment as ISO 8601 in UTC; None where it lies outside the calendar."""
+    if moment.tzinfo is UTC:
+        return moment.isoformat()
     stored = utc(moment)
     return None if stored is None else stored.isoformat()
 
@@ -59,6 +61,8 @@ def clean_text(text: str) -> str:
 
 def clean_key(text: str) -> str:
     """Clean text that fits an index entry; a longer one keeps its beginning and ends in its hash."""
+    if len(text) <= _LONGEST_KEY and text.isascii() and "\0" not in text:
+        return text
     text = clean_text(text)
     if len(text) <= _LONGEST_KEY:
         return text
@@ -66,8 +70,13 @@ def clean_key(text: str) -> str:
     return f"{text[: _LONGEST_KEY - len(digest) - 1]}~{digest}"
 
 
-def clean_json(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object that jsonb accepts: `value` itself wherever it is acceptable as it is."""
+def clean_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A JSON object that jsonb accepts: `value` itself wherever it is acceptable as it is.
+
+    A Struct in the place of a mapping is the word of its maker that nothing in it has to be changed.
+    """
+    if isinstance(value, msgspec.Struct):
+        return value
     try:
         if isinstance(value, dict) and _is_acceptable(msgspec.json.encode(value)):
             return value

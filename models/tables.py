@@ -173,6 +173,7 @@ fetches = Table(
     Column("state", Text, nullable=False, server_default=text("'ready'")),
     Column("priority", SmallInteger, nullable=False, server_default=text("100")),
     Column("available_at", _TIME, nullable=False, server_default=func.now()),
+    # No longer written or read, kept for processes of the previous version.
     Column("hinted_at", _TIME),
     Column("lease_token", Uuid),
     Column("lease_until", _TIME),
@@ -212,7 +213,6 @@ Index(
     postgresql_where=fetches.c.state == "ready",
 )
 Index("ix_fetches_sending", fetches.c.lease_until, postgresql_where=fetches.c.state == "sending")
-Index("ix_fetches_hinted", fetches.c.hinted_at, postgresql_where=text("state = 'ready' AND hinted_at IS NOT NULL"))
 Index("ix_fetches_poll", fetches.c.poll_id, fetches.c.state)
 Index("ix_fetches_dead", fetches.c.account_id, fetches.c.id.desc(), postgresql_where=fetches.c.state == "dead")
 
@@ -350,18 +350,19 @@ Index(
 Index("ix_delivery_status_account_time", delivery_status.c.account_id, delivery_status.c.message_time)
 Index("ix_delivery_status_time", delivery_status.c.message_time, postgresql_using="brin")
 
+# No foreign key and nothing but its key: each would cost every new row more than the observation itself. A trigger
+# removes the history of a delivery that is deleted. `facts` is null where the row says them (`models.history`).
 observations = Table(
     "observations",
     metadata,
-    Column("id", BigInteger, Identity(), primary_key=True),
-    Column("delivery_id", BigInteger, ForeignKey("delivery_status.id", ondelete="CASCADE"), nullable=False),
+    Column("delivery_id", BigInteger, nullable=False),
     Column("content_hash", LargeBinary, nullable=False),
     Column("source", Text, nullable=False),
     Column("as_of", _TIME),
     Column("as_of_last", _TIME),
     Column("provider_time", _TIME),
     Column("first_seen_at", _TIME, nullable=False, server_default=func.now()),
-    Column("facts", JSONB, nullable=False),
+    Column("facts", JSONB),
     Column("statement", JSONB, nullable=False),
     UniqueConstraint("delivery_id", "content_hash"),
     _one_of("source", [word.value for word in Source]),
@@ -420,6 +421,14 @@ api_tokens = Table(
     Column("last_used_at", _TIME),
     UniqueConstraint("sha256"),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9-]*$'", name="name_is_slug"),
+)
+
+# Sessions of the status page that were ended by a log-out, until their cookie has expired anyway.
+ended_sessions = Table(
+    "ended_sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("expires_at", _TIME, nullable=False),
 )
 
 # Requests that were rejected for an account, by kind. Apart from `accounts`, whose rows the limiter locks: a stranger

@@ -2,8 +2,9 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
+import msgspec
 from sqlalchemy import Connection, RowMapping, text
 
 from models.database import json_parameter
@@ -48,7 +49,6 @@ _KNOWN = text("""
 _HELD = text("""
     SELECT t.id FROM tracked_ids t JOIN fetches f ON f.id = t.fetch_id WHERE f.poll_id = :poll_id
 """)
-_OF_FETCH = text("SELECT * FROM tracked_ids WHERE fetch_id = :fetch_id ORDER BY id")
 
 
 def due_ids(connection: Connection, account_id: str, many: int) -> Sequence[RowMapping]:
@@ -81,9 +81,33 @@ def held_ids(connection: Connection, poll_id: int) -> set[int]:
     return set(connection.execute(_HELD, {"poll_id": poll_id}).scalars())
 
 
-def ids_of_fetch(connection: Connection, fetch_id: int) -> Sequence[RowMapping]:
-    """The tracked rows that a fetch asks for."""
-    return connection.execute(_OF_FETCH, {"fetch_id": fetch_id}).mappings().all()
+class AskedId(TypedDict):
+    """What a fetch has to know of an id that it asks for."""
+
+    id: int
+    id_kind: str
+    value: str
+    whole: str | None
+    client_ref: str | None
+    recipient: str | None
+    expected: int | None
+    sent_at: datetime
+    valid_until: datetime
+    last_checked_at: datetime | None
+    incomplete_answers: int
+    answer_fingerprint: str | None
+
+
+IDS_OF_FETCH = f"""(
+    SELECT json_agg(i ORDER BY i.id)::text
+    FROM (SELECT {", ".join(AskedId.__annotations__)} FROM tracked_ids t WHERE t.fetch_id = taken.id) AS i)"""
+"""SQL for the ids that the fetch `taken` asks for, read by `ids_of_fetch`: in the statement that takes it."""
+_read_ids = msgspec.json.Decoder(list[AskedId]).decode
+
+
+def ids_of_fetch(found: str | None) -> list[AskedId]:
+    """What `IDS_OF_FETCH` has given."""
+    return _read_ids(found) if found is not None else []
 
 
 REFERENCE = "reference"

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from core.zones import time_zone, zone_names
 from models.accounts import AccountSettings
 from models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS
 from providers.account_values import Mistake, Section
 from providers.adapter import Adapter, OptionSpec, ProviderRecord
+from providers.addresses import fault_of
 from providers.registry import ADAPTERS
 from providers.retry import RetryPolicy
 from providers.statuses import MAPPABLE, STATUS_MAP, read_meaning
@@ -165,27 +165,17 @@ def _id(table: Section) -> str:
 def _base_url(table: Section, record: ProviderRecord | None) -> str:
     """The address without a slash at its end; the provider's public one by default."""
     default = record.base_url if record else ""
+    allow_plain_http = table.flag("allow_plain_http", default=False)
     url = table.take("base_url", default)
     if url is None:
         table.wrong("base_url", "it is missing", "the address of your account at this provider, it has no public one")
         return ""
     if record is None and url == "":
         return ""
-    if not isinstance(url, str) or not _is_http(url):
-        table.wrong("base_url", "it is no web address", 'base_url = "https://host/path", no user, query or fragment')
+    if (fault := fault_of(url, allow_plain_http=allow_plain_http)) is not None:
+        table.wrong("base_url", *fault)
         return ""
-    return url.rstrip("/")
-
-
-def _is_http(url: str) -> bool:
-    """Whether it is http(s)://host[:port][/path] and nothing more."""
-    try:
-        parts = urlsplit(url)
-        port_is_right = parts.port is None or parts.port > 0
-    except ValueError:
-        return False
-    plain = not (parts.username or parts.password or parts.query or parts.fragment)
-    return parts.scheme in {"http", "https"} and bool(parts.hostname) and plain and port_is_right and " " not in url
+    return str(url).rstrip("/")
 
 
 def _timezone(table: Section) -> str:

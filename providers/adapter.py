@@ -124,6 +124,8 @@ class ProviderRecord:
     """Tails of the callback routes (`""` is the bare one); None: the provider has no route of a fixed name."""
     optional_credentials: tuple[str, ...] = ()
     """Names that may stand beside any of the sets; they do not tell one account from another."""
+    user_names: tuple[str, ...] = ()
+    """Credentials that only name the user: no secrets, and reports may rightly contain them."""
     derived_secret: Callable[[Mapping[str, str]], str] | None = None
     """What requests carry in place of the credentials where it is made from them: to be masked like them."""
     callback_secret: str | None = None

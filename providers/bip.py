@@ -92,6 +92,7 @@ RECORD: Final = ProviderRecord(
     title="BiP",
     base_url="https://tims.turkcell.com.tr/tes/rest/spi",
     credentials=(("callback_user", "callback_password"),),
+    user_names=("callback_user",),
     limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
     poll=PollNumbers(steps_seconds=(60.0,)),
     validity_hours=72.0,

@@ -338,6 +338,11 @@ def _named_zone(utc: str | None, sign: str | None, hours: str | None, minutes: s
     return timezone(offset if sign == "+" else -offset)
 
 
+def is_no_time(text: str) -> bool:
+    """Whether a text means that there is no time: blank, or MySQL's zero date."""
+    return _is_absent(text, _NO_TIME)
+
+
 def epoch_milliseconds(value: Any) -> datetime | None:
     """A moment given as milliseconds since 1970, in UTC; None for everything else.
 

@@ -17,6 +17,10 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import msgspec
+from msgspec import UNSET
+
+from models.facts import Facts
 from models.keys import join_key, split_key
 from models.report import DeliveryReport, IdAnswer, KeptStatement, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status
@@ -56,6 +60,7 @@ from providers.diyalog_webhook import APP_SECRET, MESSAGE_TEXT, is_signed, read_
 from providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, TryAgainSoon
 from providers.ids import whole_number
 from providers.numbers import plain
+from providers.plain import Count, NotPlainError, PlainItem, Text, Unset, Whole, plain_key, read_plain, report_facts
 
 COUNTED: Final = "sendMessageCount"
 """The provider has no status word; what it states is this field, so its name stands where the word would."""
@@ -132,6 +137,7 @@ class Diyalog:
         title="Diyalog",
         base_url=None,
         credentials=(("access_key_id", "access_key_secret", "requester_userid"),),
+        user_names=("requester_userid",),
         limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
         poll=PollNumbers(steps_seconds=(60.0, 300.0), growth=1.6, max_seconds=1800.0, forget_days=7.0),
         # The day on which a customer was registered is counted final up to 72 h later; one day more reads it twice.
@@ -207,27 +213,14 @@ class Diyalog:
         """The conversation-days on a page, and which page comes next (see `_next`)."""
         _check(account, answer)
         answer = in_utf8(answer)
+        try:
+            return _parse_plain(account, fetch, answer)
+        except NotPlainError:
+            pass
         items = as_list(load_json(answer.body))
         if items is None:
             raise AnswerNotUnderstood("The answer is not a list of conversations.", raw=answer.body)
-        read = [_read(item) for item in items]
-        reports = tuple(found for found in read if isinstance(found, DeliveryReport))
-        seen = tuple(report.provider_key for report in reports)
-        unreadable = [found for found in read if isinstance(found, Unreadable)]
-        news = any(key not in fetch.seen_before for key in seen)
-        child = _next(fetch, full=len(items) >= PAGE_SIZE, news=news)
-        if len(items) >= PAGE_SIZE and (fetch.spec.params["page"] >= MAX_PAGES or _stale(fetch, news=news) > MAX_STALE):
-            reason = "The list goes on past the last page that is read, or its pages repeat themselves."
-            unreadable.append(Unreadable(reason=reason, raw=b""))
-        found = bool(seen or fetch.seen_before)
-        key = TrackedKey(id_kind=_KIND, value=str(fetch.spec.params["customer"]))
-        return Parsed(
-            reports=reports,
-            children=() if child is None else (child,),
-            answers=(IdAnswer(key=key, found=found),) if child is None else (),
-            seen=seen,
-            unreadable=tuple(unreadable),
-        )
+        return _walk(fetch, [_read(item) for item in items])
 
     def error_text(self, answer: Answer) -> str | None:
         """The text of an answer that is an error: this provider's errors are nothing but text."""
@@ -255,6 +248,33 @@ class Diyalog:
     def authorise_callback(self, account: Account, callback: Callback) -> bool:
         """Whether `X-Signature` is that of the body, by the bot's `app_secret`."""
         return is_signed(account.credentials.get(APP_SECRET, ""), callback)
+
+
+def _parse_plain(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
+    """What `Diyalog.parse` gives for an answer in which everything is plain."""
+    del account
+    return _walk(fetch, [_read_plain(item) for item in read_plain(_DECODE, answer.body)])
+
+
+def _walk(fetch: Fetch, read: Sequence[DeliveryReport | Unreadable]) -> Parsed:
+    """What the items of a page say, and which page comes next."""
+    reports = tuple(found for found in read if isinstance(found, DeliveryReport))
+    seen = tuple(report.provider_key for report in reports)
+    unreadable = [found for found in read if isinstance(found, Unreadable)]
+    news = any(key not in fetch.seen_before for key in seen)
+    child = _next(fetch, full=len(read) >= PAGE_SIZE, news=news)
+    if len(read) >= PAGE_SIZE and (fetch.spec.params["page"] >= MAX_PAGES or _stale(fetch, news=news) > MAX_STALE):
+        reason = "The list goes on past the last page that is read, or its pages repeat themselves."
+        unreadable.append(Unreadable(reason=reason, raw=b""))
+    found = bool(seen or fetch.seen_before)
+    key = TrackedKey(id_kind=_KIND, value=str(fetch.spec.params["customer"]))
+    return Parsed(
+        reports=reports,
+        children=() if child is None else (child,),
+        answers=(IdAnswer(key=key, found=found),) if child is None else (),
+        seen=seen,
+        unreadable=tuple(unreadable),
+    )
 
 
 def _milliseconds(day: date, zone: tzinfo) -> int:
@@ -414,6 +434,44 @@ def _read(item: Any) -> DeliveryReport | Unreadable:
         extra={"is_group": group != 0, "sender": sender, "group_id": group, "day": day.isoformat()},
         statement=scrub({name: item[name] for name in _STATED if name in item}),
     )
+
+
+class _PlainDay(PlainItem):
+    """A conversation-day; what may name a person is emptied before the item is kept."""
+
+    senderId: Whole | Text  # noqa: N815 - the provider's names
+    receiverId: Whole | Text  # noqa: N815
+    messagingDate: Whole  # noqa: N815
+    sendMessageCount: Count  # noqa: N815
+    isGroupMessaging: bool | Unset | None = UNSET  # noqa: N815
+    groupId: Whole | Unset | None = UNSET  # noqa: N815
+    conversationDetailLink: str | Unset | None = UNSET  # noqa: N815
+    nameOfReceiver: str | Unset | None = UNSET  # noqa: N815
+    nameOfSender: str | Unset | None = UNSET  # noqa: N815
+
+
+_DECODE: Final = msgspec.json.Decoder(list[_PlainDay]).decode
+
+
+def _read_plain(item: _PlainDay) -> DeliveryReport:
+    """What `_read` gives for a plain item."""
+    item.conversationDetailLink = item.nameOfReceiver = item.nameOfSender = UNSET
+    sender, receiver, date_of = plain_key(item.senderId), plain_key(item.receiverId), _day(item.messagingDate)
+    group = item.groupId or 0
+    if date_of is None or item.isGroupMessaging is (group == 0):
+        raise NotPlainError
+    day, (status, reason) = date_of.isoformat(), STATUS[COUNTED]
+    facts = Facts(
+        day=day,
+        extra={"day": day, "group_id": group, "is_group": group != 0, "sender": sender},
+        parent_key=sender,
+        provider_status=COUNTED,
+        reason=reason,
+        recipient=receiver,
+        status=status,
+        total=item.sendMessageCount,
+    )
+    return report_facts(Granularity.CONVERSATION, join_key(sender, receiver, group, day), facts, item, None)
 
 
 def _day(value: Any) -> date | None:

@@ -76,7 +76,9 @@ from providers.iletimerkezi_orders import (
     scheduled_order,
     summarise_order,
 )
+from providers.iletimerkezi_plain import read_plain_response
 from providers.iletimerkezi_webhook import MESSAGE_TEXT, WEBHOOK_SECRET, WORDS, read_webhook
+from providers.plain import NotPlainError
 from providers.statuses import judge
 
 OK: Final = 200
@@ -181,6 +183,11 @@ class Iletimerkezi:
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
         """Orders of a list page, or recipients of an order; the code in the body decides, then the HTTP status."""
         answer = in_utf8(answer)
+        if answer.status == HTTPStatus.OK:
+            try:
+                return _parse_plain(account, fetch, answer)
+            except NotPlainError:
+                pass
         code, response = _response(answer)
         if PROBE in fetch.spec.params:
             _refuse(code, answer)
@@ -295,6 +302,23 @@ def _response(answer: Answer) -> tuple[int, Mapping[str, Any]]:
     if not isinstance(response, dict):
         raise AnswerNotUnderstood("The answer holds no response object.", raw=answer.body)
     return code, response
+
+
+def _parse_plain(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
+    """What `Iletimerkezi.parse` gives for an answer in which everything is plain."""
+    if PROBE in fetch.spec.params:
+        raise NotPlainError
+    response = read_plain_response(answer.body)
+    if as_int(response["status"]) != OK:
+        raise NotPlainError
+    if ORDER in fetch.spec.params:
+        parsed = _parse_order(account, fetch, answer, code=OK, response=response)
+    else:
+        parsed = _parse_list(account, fetch, answer, response)
+    if parsed.unreadable:
+        # What is put away has to be as it was given.
+        raise NotPlainError
+    return parsed
 
 
 def _refuse(code: int, answer: Answer) -> None:

@@ -9,8 +9,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from msgspec import UNSET, UnsetType
+
+from models.facts import Facts
 from models.keys import join_key, split_key
 from models.report import DeliveryReport, Hint, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status
@@ -18,7 +21,17 @@ from providers.adapter import Account, Parsed
 from providers.decoding import Fields, as_count, as_int, as_key, as_text, dump_item, scrub
 from providers.errors import AnswerNotUnderstood
 from providers.ids import bare
+from providers.iletimerkezi_plain import PlainOrder, PlainRecipient
 from providers.numbers import recipient
+from providers.plain import (
+    NotPlainError,
+    plain_amount,
+    plain_count,
+    plain_key,
+    plain_text,
+    plain_time,
+    report_facts,
+)
 from providers.statuses import judge
 
 SENDING: Final = "113"
@@ -105,6 +118,8 @@ def read_order(item: Any, account: Account, now: datetime | None = None) -> Orde
     `now`: when the answer came. A `sendAt` after that is the plan of an order that is still to be sent: the status is
     `scheduled`, `sent_at` stays empty, and the plan is kept as `send_at` in `extra`. None: the moment is not known.
     """
+    if isinstance(item, PlainOrder):
+        return _read_plain_order(item, account, now)
     if not isinstance(item, dict):
         return Unreadable(reason="An order is not an object.", raw=dump_item(item))
     given, code = as_key(item.get("id")), code_text(item.get("status"))
@@ -113,14 +128,9 @@ def read_order(item: Any, account: Account, now: datetime | None = None) -> Orde
     order = bare(given)
     fields = Fields(item, account.timezone)
     counts = {name: fields.count(name) for name in _COUNTERS}
-    status, reason = judge(account, ORDER_STATUS, code)
-    why = "An order has a status code that is not documented."
-    if code == FINISHED:
-        status, why = judge_finished(**counts), "A finished order lacks its counts or they do not add up."
     submitted_at, sending_at = fields.time("submitAt"), fields.time("sendAt")
     is_ahead = now is not None and sending_at is not None and sending_at > now
-    if code == SCHEDULED or (is_ahead and code == SENDING):
-        status = Status.SCHEDULED
+    status, reason = _judge_order(account, code, counts, is_ahead=is_ahead)
     extra = {
         "sender": fields.text("sender"),
         "submit_at": submitted_at.isoformat() if submitted_at else None,
@@ -143,6 +153,9 @@ def read_order(item: Any, account: Account, now: datetime | None = None) -> Orde
         # What is still to be sent cannot have outlived its validity, whatever the tracked id says of that.
         tracked=None if status is Status.SCHEDULED else TrackedKey(id_kind=ORDER, value=order),
     )
+    why = "An order has a status code that is not documented."
+    if code == FINISHED:
+        why = "A finished order lacks its counts or they do not add up."
     unknown = Unreadable(reason=why, raw=dump_item(_statement(item)), provider_key=order)
     wrong = fields.unreadable("An order", _statement(item))
     return Order(
@@ -154,6 +167,60 @@ def read_order(item: Any, account: Account, now: datetime | None = None) -> Orde
         sending_at=sending_at,
         is_ahead=is_ahead,
     )
+
+
+def _judge_order(
+    account: Account, code: str, counts: Mapping[str, int | None], *, is_ahead: bool
+) -> tuple[Status, Reason | None]:
+    if code == SCHEDULED or (is_ahead and code == SENDING):
+        return Status.SCHEDULED, None
+    if code == FINISHED:
+        return judge_finished(**counts), None
+    return judge(account, ORDER_STATUS, code)
+
+
+def _read_plain_order(item: PlainOrder, account: Account, now: datetime | None) -> Order:
+    """What `read_order` gives for an order of a plain list."""
+    order, code, zone = bare(plain_key(item.id)), _plain_code(item.status), account.timezone
+    counts = {name: plain_count(getattr(item, name)) for name in _COUNTERS}
+    submitted, sending = plain_time(item.submitAt, zone), plain_time(item.sendAt, zone)
+    submitted_at, sending_at = (None if text is None else datetime.fromisoformat(text) for text in (submitted, sending))
+    is_ahead = now is not None and sending_at is not None and sending_at > now
+    status, reason = _judge_order(account, code, counts, is_ahead=is_ahead)
+    if status is Status.UNKNOWN or item.message is not UNSET:
+        raise NotPlainError
+    extra = {
+        "sender": plain_text(item.sender),
+        "submit_at": submitted,
+        "send_at": sending if is_ahead else None,
+        "price": plain_amount(item.price),
+    }
+    facts = Facts(
+        extra={name: value for name, value in extra.items() if value is not None} or None,
+        provider_status=code,
+        reason=reason,
+        sent_at=None if is_ahead else sending,
+        status=status,
+        total=counts["total"],
+        delivered=counts["delivered"],
+        undelivered=counts["undelivered"],
+        waiting=counts["waiting"],
+    )
+    tracked = None if status is Status.SCHEDULED else TrackedKey(id_kind=ORDER, value=order)
+    return Order(
+        id=order,
+        report=report_facts(Granularity.ORDER, order, facts, item, tracked),
+        unreadable=(),
+        unreadable_fields=(),
+        submitted_at=submitted_at,
+        sending_at=sending_at,
+        is_ahead=is_ahead,
+    )
+
+
+def _plain_code(value: str | float | UnsetType | None) -> str:
+    """What `code_text` gives."""
+    return str(int(text)) if (text := plain_key(value)).isdecimal() else text
 
 
 def scheduled_order(order: str, total: int | None, account: Account) -> DeliveryReport:
@@ -239,6 +306,9 @@ def read_recipients(items: Sequence[Any]) -> tuple[list[Recipient], list[Unreada
 
 
 def _recipient(item: Any) -> Recipient | Unreadable:
+    if isinstance(item, PlainRecipient):
+        number = recipient(plain_key(item.number))
+        return Recipient(number=number, code=_plain_code(item.status), statement=cast("Mapping[str, Any]", item))
     stated = isinstance(item, dict)
     raw, code = (as_key(item.get("number")), code_text(item.get("status"))) if stated else (None, None)
     if raw is None or code is None:
@@ -304,16 +374,20 @@ def restate_recipient(key: str, statement: Mapping[str, Any], account: Account) 
 
 def _recipient_report(order: str, one: Recipient, ordinal: int, account: Account | None) -> DeliveryReport:
     status, reason = message_status(one.code, account)
+    key, tracked = join_key(order, one.number, ordinal), TrackedKey(id_kind=ORDER, value=order)
+    if isinstance(one.statement, PlainRecipient):
+        facts = Facts(parent_key=order, provider_status=one.code, reason=reason, recipient=one.number, status=status)
+        return report_facts(Granularity.MESSAGE, key, facts, one.statement, tracked)
     return DeliveryReport(
         granularity=Granularity.MESSAGE,
-        provider_key=join_key(order, one.number, ordinal),
+        provider_key=key,
         parent_key=order,
         recipient=one.number,
         status=status,
         reason=reason,
         provider_status=one.code,
         statement=one.statement,
-        tracked=TrackedKey(id_kind=ORDER, value=order),
+        tracked=tracked,
     )
 
 

@@ -106,6 +106,7 @@ _FULL_PREFIX: Final = re.compile(r"\+|00")
 _FULL: Final = re.compile(r"[1-9][0-9]{6,14}")
 _TURKISH: Final = re.compile(r"90[1-9][0-9]{9}")
 _WITH_COUNTRY: Final = re.compile(r"90[0-9]{10}|900[1-9][0-9]{9}")
+_LENGTH_WITH_COUNTRY: Final = 12
 _TRUNK_ZERO: Final = re.compile(r"900([1-9][0-9]{9})")
 _MOBILE: Final = re.compile(r"5[0-9]{9}")
 _NATIONAL: Final = re.compile(r"0?([2-58][0-9]{9})")
@@ -117,6 +118,9 @@ def e164(text: str, *, foreign: bool = False) -> str | None:
     `foreign`: the provider says that the number is abroad, so its digits are full international ones (a Cuban
     `5351234567` is not the Turkish mobile number that it looks like).
     """
+    if len(text) == _LENGTH_WITH_COUNTRY and text.startswith("90") and text.isascii() and text.isdigit():
+        # The usual form: all that follows would come to the same.
+        return f"+{text}"
     digits = _SEPARATORS.sub("", text)
     full = _FULL_PREFIX.match(digits)
     if full:

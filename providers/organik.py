@@ -10,15 +10,16 @@ documents (README, ERROR_CODES). The key stands in the URL's path, so no URL may
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
+import msgspec
+
 from models.report import DeliveryReport, Discovered, Hint, IdAnswer, KeptStatement, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Reason, Status, is_final
+from models.vocabulary import is_final
 from providers.adapter import (
     Account,
     Answer,
@@ -35,16 +36,13 @@ from providers.adapter import (
 )
 from providers.decoding import (
     KEY_LIMIT,
-    Fields,
     as_int,
     as_key,
-    as_text,
     check_http,
     dump_item,
     in_utf8,
     load_json,
     refuse_client_error,
-    scrub,
 )
 from providers.errors import (
     AnswerNotUnderstood,
@@ -55,7 +53,7 @@ from providers.errors import (
     TryAgainSoon,
 )
 from providers.ids import bare, text_id, whole_id, whole_number
-from providers.numbers import plain, recipient
+from providers.numbers import plain
 from providers.organik_codes import CODES, REPLY_ERRORS
 from providers.organik_replies import Reply, read_reply
 from providers.organik_requests import (
@@ -73,66 +71,10 @@ from providers.organik_requests import (
     sent_key,
     xml_body,
 )
+from providers.organik_rows import STATUS, read_plain_rows, read_row, report_plain_row
 from providers.organik_sends import read_send_reply
 from providers.organik_through import attribute
-from providers.statuses import judge_unlisted
-
-STATUS: Final[Mapping[int, tuple[Status, Reason | None]]] = {
-    0: (Status.SCHEDULED, None),  # "henüz gönderilmedi"
-    1: (Status.ENROUTE, None),  # "operatöre iletildi"
-    2: (Status.DELIVERED, None),  # "alıcıya iletildi"
-    3: (Status.UNDELIVERABLE, Reason.INVALID_NUMBER),  # "hatalı numara"; an errorcode knows better
-    4: (Status.EXPIRED, Reason.EXPIRED),  # "zaman aşımı"; an errorcode knows better
-}
-"""`status` of a row, with the reason that holds where no errorcode gives another."""
-
-REASON: Final[Mapping[int, Reason]] = {
-    1: Reason.INVALID_NUMBER,
-    2: Reason.INVALID_NUMBER,  # "Operator numarası hatalı"
-    3: Reason.ABSENT,
-    4: Reason.ABSENT,  # "Pasif Numara"
-    5: Reason.OPTED_OUT,  # "Kampanya smslerine kapalı numara"
-    6: Reason.CONTENT,  # "Operator Kriterlerine uymayan mesaj içeriği"
-    7: Reason.ABSENT,
-    8: Reason.SMS_BARRED,  # "SMS alımına kapalı."
-    9: Reason.HANDSET,
-    10: Reason.NETWORK,
-    11: Reason.NETWORK,
-    12: Reason.HANDSET,
-    13: Reason.NETWORK,
-    14: Reason.HANDSET,
-    15: Reason.NETWORK,
-    16: Reason.HANDSET,
-    17: Reason.HANDSET,
-    18: Reason.NETWORK,
-    19: Reason.NETWORK,
-    20: Reason.NETWORK,
-    21: Reason.NETWORK,
-    22: Reason.OTHER,  # "Operator işlemi onaylayamadı."
-    23: Reason.OPTED_OUT,  # "İYS Retli numara listesinde": the national consent register
-    88: Reason.TEST,
-    99: Reason.INVALID_NUMBER,  # "Hatalı numara"; it stands beside status 4 in the documents' own sample
-}
-"""`errorcode` of a row: explains status 3 and 4 and never touches 0, 1, 2. An unknown one is `other`."""
-
-_STATED: Final = (
-    "gsm",
-    "transaction_id",
-    "gsm_track_id",
-    "delivery_track_id",
-    "create_date",
-    "start_date",
-    "finish_date",
-    "status",
-    "sms_count",
-    "credit_amount",
-    "is_foreign_gsm",
-    "errorcode",
-)
-"""The documented fields of a row, kept as its statement. A field that is not known may be a text or a name."""
-
-REFUSALS: Final = frozenset({5, 6, 8, 23})
-"""Errorcodes that turn status 3 or 4 into `rejected`: the message was refused, it did not fail to reach the phone."""
+from providers.plain import NotPlainError, plain_text
 
 ERROR: Final[Mapping[int, type[ProviderError]]] = {
     1: TryAgainSoon,  # unknown fault
@@ -179,6 +121,7 @@ def gsm_id(value: str) -> str:
 
 
 RECORD: Final = ProviderRecord(
+    user_names=("username",),
     derived_secret=sent_key,
     name="organik",
     title="Organik Haberleşme",
@@ -252,6 +195,11 @@ class Organik:
         if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
             check_http(answer)
         answer = in_utf8(answer)
+        if answer.status == HTTPStatus.OK:
+            try:
+                return _parse_plain(account, fetch, answer)
+            except NotPlainError:
+                pass
         try:
             reply = read_reply(answer.body)
         except AnswerNotUnderstood:
@@ -262,9 +210,10 @@ class Organik:
             return _parse_error(fetch, answer, reply)
         check_http(answer)
         refuse_client_error(answer)
-        return (
-            _parse_through(account, fetch, reply.rows) if is_through(fetch) else _parse_rows(account, fetch, reply.rows)
-        )
+        if is_through(fetch):
+            return _parse_through(fetch, [read_row(account, row, None) for row in reply.rows])
+        owned = ((_owner(fetch, named, row), row) for named in (_named(fetch),) for row in reply.rows)
+        return _parse_rows(account, fetch, ((owner, *read_row(account, row, owner)) for owner, row in owned))
 
     def error_text(self, answer: Answer) -> str | None:
         """`error.message` of a reply that refuses."""
@@ -278,9 +227,9 @@ class Organik:
 
         An id may have further rows, so one of them settles nothing.
         """
-        report, troubles = _report(account, row := load_json(item), None)
+        report, troubles = read_row(account, row := load_json(item), None)
         if report is not None and not is_through(fetch):
-            report = replace(report, tracked=_owner(fetch, _named(fetch), row))
+            report = msgspec.structs.replace(report, tracked=_owner(fetch, _named(fetch), row))
         return Parsed(reports=(report,) if report else (), unreadable=troubles)
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
@@ -309,7 +258,7 @@ class Organik:
     def restate(self, account: Account, kept: KeptStatement) -> DeliveryReport | None:
         """One row of a report, or what a send reply said about a refused number or send."""
         if "response" not in kept.statement:
-            return _report(account, kept.statement, None)[0]
+            return read_row(account, kept.statement, None)[0]
         reply = read_send_reply(dump_item(kept.statement))
         return next((report for report in reply.reports if report.provider_key == kept.provider_key), None)
 
@@ -357,12 +306,11 @@ def _parse_error_through(fetch: Fetch, code: int) -> Parsed:
     return Parsed(children=tuple(batch_of("gsm_track", [key.value]) for key in keys_of(fetch)))
 
 
-def _parse_through(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parsed:
+def _parse_through(fetch: Fetch, read: Sequence[tuple[DeliveryReport | None, tuple[Unreadable, ...]]]) -> Parsed:
     """The rows of transactions that were asked for in the place of gsm ids, and what they settle of these.
 
     An id that is not among its transaction's rows is asked for alone.
     """
-    read = [_report(account, row, None) for row in rows]
     reports = [report for report, _ in read if report is not None]
     # A row that cannot be read may be any of them.
     is_whole = len(reports) == len(read)
@@ -381,27 +329,46 @@ def _parse_through(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parse
                 IdAnswer(key=key, found=True, settled=settled and is_sure, is_incomplete=settled and not is_sure)
             )
     return Parsed(
-        reports=tuple(replace(report, tracked=owners.get(report.provider_key)) for report in reports),
+        reports=tuple(msgspec.structs.replace(report, tracked=owners.get(report.provider_key)) for report in reports),
         children=tuple(batch_of("gsm_track", [key.value]) for key in lacking),
         answers=tuple(answers),
         unreadable=tuple(trouble for _, troubles in read for trouble in troubles),
     )
 
 
-def _parse_rows(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parsed:
+def _parse_plain(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
+    """What `Organik.parse` gives for an answer in which everything is plain."""
+    rows = read_plain_rows(answer.body)
+    if is_through(fetch):
+        return _parse_through(fetch, [(report_plain_row(account, row, None), ()) for row in rows])
+    kind, named = fetch.spec.params["by"], _named(fetch)
+    if _sole_owner(fetch) is not None:
+        raise NotPlainError
+    field, read = f"{kind}_id", []
+    for row in rows:
+        value = plain_text(getattr(row, field))
+        # Nearly always an answer writes an id as it was asked for.
+        owner = None if value is None else named.get(value) or named.get(one_form(kind, value))
+        read.append((owner, report_plain_row(account, row, owner), ()))
+    return _parse_rows(account, fetch, read)
+
+
+def _parse_rows(
+    account: Account,
+    fetch: Fetch,
+    read: Iterable[tuple[TrackedKey | None, DeliveryReport | None, tuple[Unreadable, ...]]],
+) -> Parsed:
+    """What rows settle: each with the id asked for that it answers, its report, and what could not be understood."""
     reports: dict[TrackedKey | None, list[DeliveryReport]] = {}
     unreadable: list[Unreadable] = []
     spoiled: set[TrackedKey | None] = set()
-    # Ids are compared in one form; of two spellings of one id, both stored by an earlier version, both are answered.
-    named = _named(fetch)
-    for row in rows:
-        owner = _owner(fetch, named, row)
-        report, troubles = _report(account, row, owner)
+    for owner, report, troubles in read:
         unreadable += troubles
         if report is not None:
             reports.setdefault(owner, []).append(report)
         else:
             spoiled.add(owner)
+    named = _named(fetch)
     answers: list[IdAnswer] = []
     discovered: list[Discovered] = []
     for key in keys_of(fetch):
@@ -419,77 +386,28 @@ def _parse_rows(account: Account, fetch: Fetch, rows: Sequence[Any]) -> Parsed:
 
 
 def _named(fetch: Fetch) -> dict[str, TrackedKey]:
-    """The ids asked for, by the one form in which ids are compared."""
+    """The ids asked for, by the one form in which ids are compared.
+
+    Of two spellings of one id, both stored by an earlier version, both are answered.
+    """
     return {one_form(key.id_kind, key.value): key for key in keys_of(fetch)}
+
+
+def _sole_owner(fetch: Fetch) -> TrackedKey | None:
+    """The id that went alone because rows name it differently: every row answers it."""
+    kind, ids = fetch.spec.params["by"], fetch.spec.params["ids"]
+    is_alone = kind == "gsm_track" and len(ids) == 1 and as_int(ids[0], minimum=0) is None
+    return TrackedKey(id_kind=kind, value=ids[0]) if is_alone else None
 
 
 def _owner(fetch: Fetch, named: Mapping[str, TrackedKey], row: Any) -> TrackedKey | None:
     """The id asked for that this row answers; None where the row names none of them."""
-    kind, ids = fetch.spec.params["by"], fetch.spec.params["ids"]
-    if kind == "gsm_track" and len(ids) == 1 and as_int(ids[0], minimum=0) is None:
-        return TrackedKey(id_kind=kind, value=ids[0])
+    sole = _sole_owner(fetch)
+    if sole is not None:
+        return sole
+    kind = fetch.spec.params["by"]
     value = as_key(row.get(f"{kind}_id")) if isinstance(row, dict) else None
     return named.get(one_form(kind, value)) if value is not None else None
-
-
-def _report(
-    account: Account, row: Any, owner: TrackedKey | None
-) -> tuple[DeliveryReport | None, tuple[Unreadable, ...]]:
-    """The report of one row, and what of it could not be understood."""
-    key = as_key(row.get("gsm_track_id")) if isinstance(row, dict) else None
-    number = as_int(row.get("status")) if key is not None else None
-    word = str(number) if number is not None else (as_text(row.get("status"), limit=100) if key is not None else None)
-    if key is None or word is None:
-        return None, (Unreadable(reason="A row lacks `gsm_track_id` or `status`.", raw=dump_item(row)),)
-    fields = Fields(row, account.timezone)
-    status, reason, error = _judge(account, number, word, fields)
-    foreign = fields.whole("is_foreign_gsm")
-    gsm = fields.text("gsm", limit=100)
-    report = DeliveryReport(
-        granularity=Granularity.MESSAGE,
-        provider_key=key,
-        parent_key=fields.read("transaction_id", as_key),
-        client_ref=fields.text("delivery_track_id"),
-        recipient=recipient(gsm, foreign=foreign == 1) if gsm else None,
-        status=status,
-        reason=reason,
-        provider_status=word,
-        provider_error=error,
-        segments=fields.count("sms_count"),
-        credits=fields.amount("credit_amount"),
-        # While it is only scheduled, the start is a plan.
-        sent_at=None if status is Status.SCHEDULED else fields.time("start_date"),
-        done_at=fields.time("finish_date") if is_final(status) else None,
-        extra=_extra(fields, foreign),
-        statement=scrub({name: row[name] for name in _STATED if name in row}),
-        tracked=owner,
-    )
-    troubles = fields.unreadable("A row")
-    if status is Status.UNKNOWN:
-        unknown = Unreadable(reason="Unknown value in `status`.", raw=dump_item(row), provider_key=key)
-        troubles = (unknown, *troubles)
-    return report, troubles
-
-
-def _extra(fields: Fields, foreign: int | None) -> dict[str, Any]:
-    created = fields.time("create_date")
-    extra = {"is_foreign_gsm": foreign, "create_date": None if created is None else created.isoformat()}
-    return {name: value for name, value in extra.items() if value is not None}
-
-
-def _judge(account: Account, number: int | None, word: str, fields: Fields) -> tuple[Status, Reason | None, str | None]:
-    """(status, reason, raw errorcode) of a row. An errorcode that is absent (XML) is not 0: it just says nothing."""
-    given = fields.text("errorcode", limit=100)
-    code = as_int(given)
-    # 0 says that there is no error.
-    raw = None if code == 0 else str(code) if code is not None else given
-    if number is None or number not in STATUS:
-        return *judge_unlisted(account, word), raw
-    status, reason = STATUS[number]
-    if status not in {Status.UNDELIVERABLE, Status.EXPIRED} or raw is None:
-        return status, reason, raw
-    explained = REASON.get(code, Reason.OTHER) if code is not None else Reason.OTHER
-    return (Status.REJECTED if code in REFUSALS else status), explained, raw
 
 
 def _settle(

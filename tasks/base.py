@@ -1,20 +1,18 @@
-"""What every task of ours can do: reach the runtime of its process, and send what its step returned."""
+"""What every task of ours can do: reach the runtime of its process, and carry out the effects of its step."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from celery import Task
 from sqlalchemy.exc import SQLAlchemyError
 
+from core import clock
 from core.logging import bind_context, clear_context, get_logger, origin
 from models.availability import is_unavailable, took_too_long
+from tasks.effects import Effects
 from tasks.messages import Message
 from tasks.runtime import Runtime
 
 log = get_logger(__name__)
-
-SHORTEST_DELAY_SECONDS = 0.002
-"""A shorter wait is none: the message's way takes longer."""
 
 
 class DatabaseAwayError(Exception):
@@ -53,25 +51,40 @@ class UlakTask(Task):
         return result
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """Bind the log's context once."""
+        """Bind the log's context once, and note the moment for `_show`."""
+        self.request.began_boot = clock.boot()
         clear_context()
         bind_context(task=self.name, task_id=task_id)
 
-    def send(self, messages: Iterable[Message]) -> None:
-        """Publish after the commit. One that cannot be published is only a delay: the reconciler says it again."""
-        for message in messages:
-            if message.countdown_seconds > SHORTEST_DELAY_SECONDS:
-                self.app.delays.put(message)
-            elif not publish_or_log(self.app, message):
-                return
+    def emit(self, effects: Effects) -> None:
+        """Publish and log, after the commit. A message that is lost only costs time: the reconciler repeats it."""
+        for message in effects.messages:
+            self.app.delays.put(message)
+        effects.write_log()
+        if effects.shown and not self.send_events:
+            self._show(", ".join(effects.shown))
+
+    def _show(self, what: str) -> None:
+        """Have Flower list this run as one that has succeeded; the idle runs of such a task send no events."""
+        received = {"name": self.name, "args": "", "kwargs": what}
+        runtime = clock.boot() - self.request.began_boot
+        try:
+            for event, fields in {
+                "task-received": received,
+                "task-started": {},
+                "task-succeeded": {"runtime": runtime},
+            }.items():
+                self.send_event(event, retry=False, **fields)
+        except self.app.connection_errors() as error:
+            log.debug("task.not_shown", error=type(error).__name__)
 
 
 def publish_or_log(app: Any, message: Message) -> bool:
-    """Send one message; False, with a line in the log, when the broker cannot be reached."""
+    """Send one message; False, with a line in the log, when that fails. Raises nothing: the work is committed."""
     try:
         publish(app, message)
-    except app.connection_errors() as error:
-        log.warning("message.not_published", message=message.task, error=type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - the thread that publishes must outlive whatever a broken connection does
+        log.warning("message.not_published", message=message.task, error=origin(error))
         return False
     return True
 

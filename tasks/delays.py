@@ -1,8 +1,8 @@
-"""Messages that wait a moment before they are published: in the memory of the process that decided on them.
+"""Where the messages of a worker wait for their moment, and one thread publishes them: nobody waits for the broker.
 
 Celery's own countdown is a moment of the wall clock, which the consumer compares with *its* clock; where two hosts'
-clocks are apart by minutes, hints would come minutes late or spin. Here the wait is a boot-clock duration. What is lost
-with the process is a hint or a timer, and the reconciler says those again.
+clocks are apart by minutes, messages would come minutes late or spin. Here the delay is a boot-clock duration. What is
+lost with the process is a message, and the reconciler repeats those.
 """
 
 import heapq
@@ -15,7 +15,10 @@ from tasks.messages import Message
 
 
 class Delays:
-    """A heap of waiting messages and one daemon thread that publishes each at its moment."""
+    """A heap of waiting messages and one daemon thread that publishes each at its moment.
+
+    So a request whose permit holds for a second never waits for a broker that is away.
+    """
 
     def __init__(self, publish: Callable[[Message], object]) -> None:
         """`publish` is called in the thread; it must not raise."""
@@ -24,9 +27,13 @@ class Delays:
         self._numbers = count()
         self._changed = Condition()
         self._thread: Thread | None = None
+        self._is_closed = False
 
     def put(self, message: Message) -> None:
-        """Publish `message` after its countdown."""
+        """Publish `message` after its countdown; at once when the process is stopping."""
+        if self._is_closed:
+            self._publish(message.early())
+            return
         with self._changed:
             moment = clock.boot() + message.countdown_seconds
             heapq.heappush(self._waiting, (moment, next(self._numbers), message))
@@ -36,11 +43,12 @@ class Delays:
             self._changed.notify()
 
     def flush(self) -> None:
-        """Publish everything at once: the process ends. A hint that comes too early only leads to a further look."""
+        """Publish everything, and all that comes yet, at once: the process is stopping. Too early costs a look."""
+        self._is_closed = True
         with self._changed:
             rest, self._waiting = [message for _, _, message in sorted(self._waiting)], []
         for message in rest:
-            self._publish(message)
+            self._publish(message.early())
 
     def _run(self) -> None:
         while True:

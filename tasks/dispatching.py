@@ -1,16 +1,18 @@
-"""The dispatch task: hints for the fetches that may go now."""
+"""The wake-up of an account."""
 
 from celery import shared_task
 
 from core import names
 from models.database import retry_transaction
-from models.ledger.dispatch import dispatch
+from models.ledger.taking import wake
 from tasks.base import UlakTask
-from tasks.messages import messages_of
+from tasks.effects import Effects
+from tasks.messages import call_up
 
 
-@shared_task(name=names.DISPATCH_ACCOUNT, bind=True)
+# The fetch that it wakes is what Flower lists.
+@shared_task(name=names.DISPATCH_ACCOUNT, bind=True, send_events=False)
 def dispatch_account(self: UlakTask, *, account_id: str) -> None:
-    """Hint as many ready fetches as the account may make within about a second, and re-arm its timer."""
-    decided = retry_transaction(self.runtime.engine, lambda connection: dispatch(connection, account_id))
-    self.send(messages_of(decided))
+    """Publish a message that drains the account, now if it may make a call, or for its next attempt."""
+    wanted = retry_transaction(self.runtime.engine, lambda connection: wake(connection, account_id, by_message=True))
+    self.emit(Effects(messages=[*call_up(wanted)]))

@@ -1,19 +1,21 @@
-"""The fetch tasks: two names for two kinds, so that Flower and metrics tell them apart."""
+"""The fetch tasks: two names for two kinds, so that Flower and metrics tell them apart. Either drains an account."""
 
 from celery import shared_task
 
 from core import names
 from tasks.base import UlakTask
-from tasks.steps import fetching
+from tasks.steps.draining import drain
 
 
 @shared_task(name=names.FETCH_PAGE, bind=True)
 def fetch_page(self: UlakTask, *, fetch_id: int) -> None:
-    """Make one page fetch, if it is ready and its account may be asked now."""
-    self.send(fetching.make_fetch(self.runtime, fetch_id))
+    """Make this page fetch, or the account's best one if it is gone, and further ones while they may be made."""
+    for effects in drain(self.runtime, fetch_id):
+        self.emit(effects)
 
 
 @shared_task(name=names.FETCH_BATCH, bind=True)
 def fetch_batch(self: UlakTask, *, fetch_id: int) -> None:
-    """Make one fetch of detailed reports for ids, if it is ready and its account may be asked now."""
-    self.send(fetching.make_fetch(self.runtime, fetch_id))
+    """The same, beginning with a fetch of detailed reports for ids."""
+    for effects in drain(self.runtime, fetch_id):
+        self.emit(effects)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core import names
-from models.ledger.dispatch import Dispatch
+from models.ledger.taking import CallUp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +18,8 @@ class Message:
     """How long it waits in the process that decided on it (`tasks.delays`), a few seconds at the most."""
     display: str = ""
     """What Flower shows in place of the arguments: the account's slug, kind and page; no secret, no number."""
+    wakes: str = ""
+    """The account that has no other message on its way."""
     queue: str = field(default="")
 
     def __post_init__(self) -> None:
@@ -25,12 +27,19 @@ class Message:
         if not self.queue:
             object.__setattr__(self, "queue", names.QUEUE_OF_TASK[self.task])
 
+    def early(self) -> "Message":
+        """What to publish before the countdown is over.
+
+        The account counts on a message at the moment that it has noted, and this one is not that any more.
+        """
+        return dispatch_account(self.wakes) if self.wakes and self.countdown_seconds else self
+
 
 _FETCH_TASKS = {"page": names.FETCH_PAGE, "batch": names.FETCH_BATCH}
 
 
 def dispatch_account(account_id: str, *, countdown_seconds: float = 0.0) -> Message:
-    """Look which fetches of the account may be made."""
+    """Look whether a fetch of the account may be made, and have it made."""
     return Message(
         task=names.DISPATCH_ACCOUNT,
         kwargs={"account_id": account_id},
@@ -48,17 +57,16 @@ def poll_account(account_id: str, poll_id: int) -> Message:
     )
 
 
-def messages_of(dispatch: Dispatch) -> list[Message]:
-    """The hints and the timer that a dispatch decided on."""
-    messages = [
+def call_up(wanted: CallUp | None) -> tuple[Message, ...]:
+    """The message that starts or continues the draining of an account, if one is wanted."""
+    if wanted is None:
+        return ()
+    return (
         Message(
-            task=_FETCH_TASKS[hint.kind],
-            kwargs={"fetch_id": hint.fetch_id},
-            countdown_seconds=hint.delay_seconds,
-            display=f"{dispatch.account_id} {hint.label}",
-        )
-        for hint in dispatch.hints
-    ]
-    if dispatch.wake_in_seconds is not None:
-        messages.append(dispatch_account(dispatch.account_id, countdown_seconds=dispatch.wake_in_seconds))
-    return messages
+            task=_FETCH_TASKS[wanted.kind],
+            kwargs={"fetch_id": wanted.fetch_id},
+            countdown_seconds=wanted.delay_seconds,
+            display=f"{wanted.account_id} {wanted.label}",
+            wakes=wanted.account_id,
+        ),
+    )

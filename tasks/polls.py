@@ -7,13 +7,20 @@ from celery import shared_task
 from core import names
 from providers.numbers import plain
 from tasks.base import UlakTask
+from tasks.effects import Effects
 from tasks.steps import ondemand, planning
 
 
-@shared_task(name=names.POLL_PROVIDER, bind=True)
+# Most ticks find nothing due: Flower lists those that have planned polls, with their accounts.
+@shared_task(name=names.POLL_PROVIDER, bind=True, send_events=False)
 def poll_provider(self: UlakTask, *, provider: str) -> None:
     """Plan a poll for each account of the provider that has something due."""
-    self.send(planning.plan_due(self.runtime, provider))
+    planned = Effects()
+    for effects in planning.plan_due(self.runtime, provider):
+        planned.shown += effects.shown
+        effects.shown.clear()
+        self.emit(effects)
+    self.emit(planned)
 
 
 @shared_task(name=names.POLL_ACCOUNT, bind=True)
@@ -31,7 +38,7 @@ def poll_account(
         window = (_day(window_from), _day(window_to))
         key = f"task:{self.request.id}"
         poll_id = ondemand.open_on_demand(self.runtime, account_id, trigger="task", key=key, window=window)
-    self.send(planning.plan_poll(self.runtime, account_id, poll_id))
+    self.emit(planning.plan_poll(self.runtime, account_id, poll_id))
 
 
 def _day(text: str | None) -> date | None:

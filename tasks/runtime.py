@@ -5,25 +5,31 @@ announces no start of a worker process.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from threading import Lock
+from threading import Event, Lock
 
 from sqlalchemy import Engine, RowMapping
 
 from core import clock
 from core.redaction import register_secret
-from core.settings import Settings, generated_secret, resolve_reference
+from core.settings import CredentialError, Settings, generated_secret, resolve_reference
 from core.zones import time_zone
 from models.ledger.clockwatch import ClockWatch
-from models.quarantine import new_key
+from models.ledger.taking import Holder
+from models.quarantine import check_key, new_key
+from models.report import DeliveryReport
 from providers.adapter import Account, Adapter
+from providers.echoes import secrets_of, without_echoes
 from providers.http import HttpDoor
 from providers.registry import adapter_for
 from providers.way_out import WayOut, resolved
 from tasks.rejections import RejectionLog
 
 CREDENTIALS_LAST_SECONDS = 60.0
+SEAL_KEY = "seal_key"
+"""The name of a file in the home."""
 
 
 @dataclass(slots=True)
@@ -59,6 +65,13 @@ class Runtime:
     roll: Callable[[], float] = random.random
     rejections: RejectionLog = field(default_factory=RejectionLog)
     watch: ClockWatch = field(default_factory=ClockWatch, repr=False)
+    stopping: Event = field(default_factory=Event, repr=False)
+    """Set when the process is stopping: a drain ends with the call that it makes."""
+
+    @property
+    def holder(self) -> Holder:
+        """This process as one that takes fetches."""
+        return Holder(watch=self.watch, lease_margin_seconds=self.lease_margin_seconds)
 
     def account(self, row: RowMapping) -> Account:
         """The account as its adapter sees it; `CredentialError` where a reference leads nowhere."""
@@ -68,6 +81,17 @@ class Runtime:
         if derived is not None:
             register_secret(derived(credentials))
         return account
+
+    def without_echoes(self, row: RowMapping, reports: Sequence[DeliveryReport]) -> Sequence[DeliveryReport]:
+        """The reports as they may be stored: the account's own credentials in them are masked.
+
+        A credential that cannot be resolved here was not in any request of this process.
+        """
+        credentials: dict[str, str] = {}
+        for name, reference in row["credentials"].items():
+            with suppress(CredentialError):
+                credentials[name] = self.credentials.get(reference)
+        return without_echoes(reports, secrets_of(adapter_for(row["provider"]).record, credentials))
 
     def way_out(self, row: RowMapping) -> WayOut:
         """How the account's requests leave, made ready; `CredentialError` where its `ca_file` or `proxy` is of no use.
@@ -101,7 +125,22 @@ def adapter_of(row: RowMapping) -> Adapter:
 
 
 def seal_key(settings: Settings) -> bytes:
-    """The key that seals the quarantine: of the configured file, or generated in the home."""
+    """What seals the quarantine, in the form of `models.quarantine`: of the configured file, or generated in the home.
+
+    `CredentialError` where the file holds anything else than keys.
+    """
+    place = settings.seal_key_file or settings.home / "secrets" / SEAL_KEY
     if settings.seal_key_file is not None:
-        return resolve_reference(f"file:{settings.seal_key_file}").encode()
-    return generated_secret(settings.home, "seal_key", lambda: new_key().decode()).encode()
+        text = resolve_reference(f"file:{place}")
+    else:
+        text = generated_secret(settings.home, SEAL_KEY, lambda: new_key().decode())
+    for each in text.split():
+        register_secret(each)
+    try:
+        check_key(text.encode())
+    except ValueError:
+        raise CredentialError(
+            f"The seal key in {place} is none: write one Fernet key a line, the one that seals first "
+            "(deploy/env.example says how one is made)."
+        ) from None
+    return text.encode()

@@ -7,13 +7,14 @@ from tasks.base import UlakTask
 from tasks.steps import upkeep
 
 
-@shared_task(name=names.UPKEEP_RECONCILE, bind=True)
+# Its own log line says when there was something to heal.
+@shared_task(name=names.UPKEEP_RECONCILE, bind=True, send_events=False)
 def reconcile(self: UlakTask) -> None:
-    """Heal whatever was lost: leases, hints, polls."""
-    self.send(upkeep.reconcile(self.runtime))
+    """Heal whatever was lost: leases, messages, polls."""
+    self.emit(upkeep.reconcile(self.runtime))
 
 
-@shared_task(name=names.UPKEEP_EXPIRE, bind=True)
+@shared_task(name=names.UPKEEP_EXPIRE, bind=True, send_events=False)
 def expire(self: UlakTask) -> None:
     """Say `unreported` where a pushing provider stayed silent past validity."""
     upkeep.expire(self.runtime)
@@ -22,4 +23,4 @@ def expire(self: UlakTask) -> None:
 @shared_task(name=names.UPKEEP_PRUNE, bind=True)
 def prune(self: UlakTask) -> None:
     """Delete what is old."""
-    upkeep.prune(self.runtime)
+    self.emit(upkeep.prune(self.runtime))

@@ -15,13 +15,16 @@ from itertools import count
 from sqlalchemy import Engine, text
 
 from core import clock, names
-from models.ledger.dispatch import dispatch
+from models.database import retry_transaction
+from models.ledger.taking import wake
 from models.quarantine import new_key
 from providers.http import HttpDoor
 from providers.registry import ADAPTERS
-from tasks.messages import Message, messages_of
+from tasks.effects import Effects
+from tasks.messages import Message, call_up
 from tasks.runtime import CredentialCache, Runtime
-from tasks.steps import fetching, planning, upkeep
+from tasks.steps import planning, upkeep
+from tasks.steps.draining import drain
 
 
 def make_runtime(
@@ -95,6 +98,12 @@ class Driver:
                     heapq.heappush(self._heap, (due, next(self._numbers), message))
             self._change.notify_all()
 
+    def emit(self, steps: Iterable[Effects]) -> None:
+        """Publish and log what a step returns, as it goes on."""
+        for effects in steps:
+            self.send(effects.messages)
+            effects.write_log()
+
     def until(self, condition: Callable[[], object], *, seconds: float) -> bool:
         """Beat until `condition` holds or the time is over; says which."""
         end = time.monotonic() + seconds
@@ -103,10 +112,10 @@ class Driver:
             if self._plans and now >= next_tick:
                 next_tick = now + self.runtime.tick_seconds
                 for provider in ADAPTERS:
-                    self.send(planning.plan_due(self.runtime, provider))
+                    self.emit(planning.plan_due(self.runtime, provider))
             if now >= next_reconcile:
                 next_reconcile = now + self._reconcile_seconds
-                self.send(upkeep.reconcile(self.runtime))
+                self.emit([upkeep.reconcile(self.runtime)])
             if condition():
                 return True
             time.sleep(0.05)
@@ -118,7 +127,7 @@ class Driver:
             if message is None:
                 return
             try:
-                self.send(perform(self.runtime, message))
+                self.emit(performed(self.runtime, message))
                 self.taken[message.task] += 1
             except Exception as error:  # noqa: BLE001 - it is raised where the driver ends
                 self.failures.append(error)
@@ -133,17 +142,28 @@ class Driver:
         return None
 
 
-def perform(runtime: Runtime, message: Message) -> list[Message]:
-    """What the task of a message does: one step; returns what the step wants to be sent."""
+def performed(runtime: Runtime, message: Message) -> Iterator[Effects]:
+    """What the task of a message does: one step; gives what the step wants to be done, as it goes on."""
     values = message.kwargs
     if message.task in {names.FETCH_PAGE, names.FETCH_BATCH}:
-        return fetching.make_fetch(runtime, values["fetch_id"])
-    if message.task == names.POLL_ACCOUNT:
-        return planning.plan_poll(runtime, values["account_id"], values["poll_id"])
-    if message.task == names.DISPATCH_ACCOUNT:
-        with runtime.engine.begin() as connection:
-            return messages_of(dispatch(connection, values["account_id"]))
-    raise AssertionError(message.task)
+        yield from drain(runtime, values["fetch_id"])
+    elif message.task == names.POLL_ACCOUNT:
+        yield planning.plan_poll(runtime, values["account_id"], values["poll_id"])
+    elif message.task == names.DISPATCH_ACCOUNT:
+        wanted = retry_transaction(runtime.engine, lambda c: wake(c, values["account_id"], by_message=True))
+        yield Effects(messages=[*call_up(wanted)])
+    else:
+        raise AssertionError(message.task)
+
+
+def perform(runtime: Runtime, message: Message) -> list[Message]:
+    """What the step of a message wants to be sent, once it has come to its end."""
+    return sent_by(performed(runtime, message))
+
+
+def sent_by(steps: Iterable[Effects]) -> list[Message]:
+    """The messages of a step that is run to its end."""
+    return [message for effects in steps for message in effects.messages]
 
 
 def scalar(engine: Engine, query: str, **values: object) -> object:

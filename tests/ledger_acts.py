@@ -12,15 +12,16 @@ from sqlalchemy import Engine, RowMapping, text
 
 from core import clock
 from models import tracked
-from models.ledger import limiter, planning
+from models.ledger import planning, taking
 from models.ledger.clockwatch import ClockWatch
 from providers.adapter import Answer, Parsed
 from providers.errors import ProviderError, TryAgainSoon
 from providers.http import Sent
+from tasks.effects import Effects
 from tasks.runtime import Runtime
 from tasks.steps import upkeep
-from tasks.steps.asking import Asked, Prepared
-from tasks.steps.fetching import _prepare, _understand
+from tasks.steps.asking import Asked
+from tasks.steps.draining import prepare, understood
 from tasks.steps.finishing import finish
 from tasks.steps.planning import _plan_scheduled
 from tasks.steps.trouble import return_unsent
@@ -115,13 +116,24 @@ def add_ids(engine: Engine, account_id: str, values: Sequence[str], kind: str = 
         return [by_value[value] for value in values]
 
 
-Took = limiter.Taken | limiter.NotYet | limiter.Stepped | limiter.Gone
-
-
-def take(engine: Engine, fetch_id: int, watch: ClockWatch | None = None) -> Took:
-    """Hold a fetch, in a transaction of its own; `watch`: of the process that does so."""
+def take(engine: Engine, fetch_id: int, watch: ClockWatch | None = None) -> taking.Took:
+    """Take the best fetch of this one's account, this one among equals; `watch`: of the process that does so."""
+    holder = taking.Holder(watch=watch or ClockWatch(), lease_margin_seconds=1.0)
     with engine.begin() as connection:
-        return limiter.take(connection, fetch_id, watch=watch or ClockWatch(), lease_margin_seconds=1.0)
+        return taking.take(connection, holder, fetch_id=fetch_id)
+
+
+def take_next(engine: Engine, account_id: str) -> taking.Took:
+    """Take the account's best fetch."""
+    holder = taking.Holder(watch=ClockWatch(), lease_margin_seconds=1.0)
+    with engine.begin() as connection:
+        return taking.take(connection, holder, account_id=account_id)
+
+
+def woken(engine: Engine, account_id: str, *, by_message: bool = True) -> taking.CallUp | None:
+    """The message with which the account goes on."""
+    with engine.begin() as connection:
+        return taking.wake(connection, account_id, by_message=by_message)
 
 
 def row(engine: Engine, table: str, row_id: object) -> RowMapping:
@@ -139,24 +151,30 @@ def execute(engine: Engine, statement: str, **values: object) -> int:
 class Held:
     """A fetch that a worker holds: prepared and taken; `answer` finishes it as if the provider had said that."""
 
-    def __init__(self, runtime: Runtime, fetch_id: int) -> None:
-        prepared = _prepare(runtime, fetch_id)
-        assert isinstance(prepared, Prepared)
-        taken = take(runtime.engine, fetch_id, runtime.watch)
-        assert isinstance(taken, limiter.Taken), taken
-        self.runtime, self.prepared, self.taken = runtime, prepared, taken
+    def __init__(self, runtime: Runtime, fetch: int | taking.Taken) -> None:
+        """`fetch`: its id, or what was taken."""
+        taken = take(runtime.engine, fetch, runtime.watch) if isinstance(fetch, int) else fetch
+        assert isinstance(taken, taking.Taken), taken
+        assert fetch == taken.fetch_id or fetch is taken
+        self.runtime, self.prepared, self.taken = runtime, prepare(runtime, taken), taken
 
     def answer(self, body: bytes | ProviderError, *, status: int = 200) -> None:
         """Finish with an answer of these bytes, or with an error in its place."""
         outcome = body if isinstance(body, ProviderError) else Answer(status=status, body=body)
         sent = Sent(outcome=outcome, duration_seconds=0.01, answered_boot=clock.boot())
-        said: Parsed | ProviderError = _understand(self.prepared, sent)
-        finish(Asked(runtime=self.runtime, prepared=self.prepared, taken=self.taken, sent=sent), said)
+        self._finish(sent, understood(self.prepared, sent))
 
     def finish(self, parsed: Parsed) -> None:
         """Finish with what an answer is taken to say."""
         sent = Sent(outcome=Answer(status=200), duration_seconds=0.01, answered_boot=clock.boot())
-        finish(Asked(runtime=self.runtime, prepared=self.prepared, taken=self.taken, sent=sent), parsed)
+        self._finish(sent, parsed)
+
+    def _finish(self, sent: Sent, said: Parsed | ProviderError) -> None:
+        """Finish, and take nothing further."""
+        asked = Asked(runtime=self.runtime, prepared=self.prepared, taken=self.taken, sent=sent)
+        effects = Effects()
+        finish(asked, said, effects, lambda _: taking.Gone())
+        effects.write_log()
 
 
 def vairo_body(value: str, word: str, key: int = 1) -> bytes:

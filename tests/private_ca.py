@@ -36,12 +36,13 @@ class Authority:
         self.file = folder / f"{name}-ca.pem"
         self.file.write_bytes(self.pem)
 
-    def server_context(self) -> ssl.SSLContext:
-        """The TLS context of a server at 127.0.0.1, ::1 or localhost that this authority vouches for."""
+    def server_context(self, *names: str) -> ssl.SSLContext:
+        """The TLS context of a server at 127.0.0.1, ::1, localhost or `names` that this authority vouches for."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "server")])
         hosts = [x509.IPAddress(ip_address(each)) for each in ("127.0.0.1", "::1")]
-        alternatives = x509.SubjectAlternativeName([x509.DNSName("localhost"), *hosts])
+        called = map(x509.DNSName, ("localhost", *names))
+        alternatives = x509.SubjectAlternativeName([*called, *hosts])
         built = self._builder(name, key).add_extension(alternatives, critical=False)
         private = key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         chain = self._folder / f"{self._name}-server.pem"

@@ -1,10 +1,10 @@
 """Statements of providers, for laws: few times, words and values, so that ties and repetitions are frequent."""
 
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from models.report import DeliveryReport
 from models.vocabulary import Granularity, Reason, Source, Status

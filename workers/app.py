@@ -116,7 +116,9 @@ class UlakApp(Celery):
 
     def connection_errors(self) -> tuple[type[BaseException], ...]:
         """What publishing raises when the broker cannot be reached."""
-        return (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError, UnknownBrokerError)
+        # kombu stumbles over a connection that was torn while a message was published: its channel has none then.
+        torn = AttributeError
+        return (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError, UnknownBrokerError, torn)
 
     def _connection(self, url: str | None, *args: Any, **kwargs: Any) -> Any:
         """To the configured Redis, else to the one that runs in the home; never to Celery's default, a stranger's."""
@@ -249,10 +251,15 @@ def _withdraw(**_: Any) -> None:
 
 
 @worker_shutting_down.connect
-def _publish_what_waits(**_: Any) -> None:
-    """A stopping worker leaves its timers to the others."""
+def _stop_draining(**_: Any) -> None:
+    """A stopping worker ends its drains with the calls that it makes, and leaves its messages to the others."""
     # In a thread: the signal comes inside a signal handler, where a lock that this thread holds would never be free.
-    Thread(target=app.delays.flush, name="flush", daemon=True).start()
+    Thread(target=_hand_over, name="hand over", daemon=True).start()
+
+
+def _hand_over() -> None:
+    app.runtime().stopping.set()
+    app.delays.flush()
 
 
 if get_current_context(silent=True) is not None:

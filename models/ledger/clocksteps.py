@@ -236,13 +236,13 @@ _NOW_T = "t AS MATERIALIZED (SELECT clock_timestamp() AS now)"
 _FETCHES_BACK = text(f"""
     WITH {_NOW_T}
     UPDATE fetches f SET available_at = {_wait("f.available_at", "t.now")},
-        hinted_at = CASE WHEN f.hinted_at <= t.now THEN f.hinted_at END, created_at = least(f.created_at, t.now),
+        created_at = least(f.created_at, t.now),
         lease_until = CASE WHEN EXISTS (SELECT FROM calls c
                 WHERE c.account_id = f.account_id AND c.fetch_id = f.id AND c.answered_at IS NULL
                   AND c.asked_at > t.now)
             THEN {_wait("f.lease_until", "t.now")} ELSE f.lease_until END
     FROM t WHERE f.state IN ('ready', 'sending')
-      AND greatest(f.available_at, f.lease_until, f.hinted_at, f.created_at) > t.now
+      AND greatest(f.available_at, f.lease_until, f.created_at) > t.now
 """)
 # A tick that was planned under the old clock is planned again under the new one.
 _POLLS_BACK = text(f"""

@@ -27,6 +27,8 @@ class CallEnd:
     """How one HTTP request ended."""
 
     call_id: int
+    endpoint: str = ""
+    """What was asked, for the audit."""
     outcome: str
     http_status: int | None
     duration_seconds: float
@@ -42,65 +44,58 @@ def lock_account(connection: Connection, account_id: str) -> RowMapping:
     return connection.execute(_LOCK_ACCOUNT, {"account_id": account_id}).mappings().one()
 
 
-_FENCE = text("""
-    SELECT id FROM fetches WHERE id = :fetch_id AND state = 'sending' AND lease_token = CAST(:token AS uuid)
-    FOR NO KEY UPDATE
-""")
-
-
-def fence(connection: Connection, fetch_id: int, token: UUID) -> None:
-    """Hold the fetch while the lease is still ours; else FencedError, and the caller's transaction rolls back."""
-    if connection.execute(_FENCE, {"fetch_id": fetch_id, "token": str(token)}).one_or_none() is None:
-        raise FencedError
-
-
-_HOLD_READY = text("SELECT poll_id FROM fetches WHERE id = :fetch_id AND state = 'ready' FOR NO KEY UPDATE")
-
-
-def hold_ready(connection: Connection, fetch_id: int) -> int | None:
-    """Hold a fetch that stands ready, and give its poll; None where it does not stand ready."""
-    poll_id: int | None = connection.execute(_HOLD_READY, {"fetch_id": fetch_id}).scalar_one_or_none()
-    return poll_id
-
-
+# Held while the lease is still ours.
+_HELD = """
+        SELECT id FROM fetches WHERE id = %(fetch_id)s AND state = 'sending' AND lease_token = %(token)s
+        FOR NO KEY UPDATE
+"""
 # The database's clock minus the time since the answer: later than the truth by the statement's way, never earlier.
 # Where that clock was set back since the question, the request's own time tells better.
-_CLOSE_CALL = text("""
-    UPDATE calls SET
-        answered_at = greatest(asked_at + make_interval(secs => :duration_seconds),
-                               clock_timestamp() - make_interval(secs => :seconds_since)),
-        released_at = greatest(asked_at + make_interval(secs => :duration_seconds),
-                               clock_timestamp() - make_interval(secs => :seconds_since)),
-        outcome = :outcome, http_status = :http_status, duration_seconds = :duration_seconds
-    WHERE id = :call_id AND answered_at IS NULL
-    RETURNING least(asked_at, clock_timestamp())
-""")
+_ANSWERED = """greatest(c.asked_at + make_interval(secs => %(duration_seconds)s),
+                               clock_timestamp() - make_interval(secs => %(seconds_since)s))"""
+_CLOSE_CALL = f"""
+    WITH held AS ({_HELD}), closed AS (
+        UPDATE calls c SET answered_at = {_ANSWERED}, released_at = {_ANSWERED}, endpoint = %(endpoint)s,
+            outcome = %(outcome)s, http_status = %(http_status)s, duration_seconds = %(duration_seconds)s
+        FROM held WHERE c.id = %(call_id)s AND c.answered_at IS NULL
+        RETURNING least(c.asked_at, clock_timestamp()) AS asked_at
+    )
+    SELECT closed.asked_at FROM held LEFT JOIN closed ON true
+"""
 
 
-def close_call(connection: Connection, end: CallEnd) -> datetime | None:
-    """Write how a call ended; its slot is free `per_seconds` after the answer.
+def close_call(connection: Connection, fetch_id: int, token: UUID, end: CallEnd) -> datetime | None:
+    """Hold the fetch while the lease is still ours, and write how its call ended; FencedError where the lease is lost.
 
-    Returns when it was asked by the clock as it is now, which may have been stepped since; None for an ended call.
+    The call's slot is free `per_seconds` after the answer. Returns when it was asked by the clock as it is now, which
+    may have been stepped since; None for an ended call.
     """
-    asked_at: datetime | None = connection.execute(
-        _CLOSE_CALL,
-        {
-            "call_id": end.call_id,
-            "outcome": end.outcome,
-            "http_status": end.http_status,
-            "duration_seconds": end.duration_seconds,
-            "seconds_since": end.seconds_since,
-        },
-    ).scalar_one_or_none()
+    parameters = {name: getattr(end, name) for name in CallEnd.__slots__} | {"fetch_id": fetch_id, "token": token}
+    found = connection.exec_driver_sql(_CLOSE_CALL, parameters).one_or_none()
+    if found is None:
+        raise FencedError
+    asked_at: datetime | None = found.asked_at
     return asked_at
 
 
-_DROP_CALL = text("DELETE FROM calls WHERE id = :call_id AND answered_at IS NULL")
+_DROP_CALL = f"""
+    WITH held AS ({_HELD}), dropped AS (
+        DELETE FROM calls c USING held WHERE c.id = %(call_id)s AND c.answered_at IS NULL
+    )
+    SELECT clock_timestamp() FROM held
+"""
 
 
-def drop_call(connection: Connection, call_id: int) -> None:
-    """Take back the row of a call of which not a byte has left: it was never made, and its slot is free at once."""
-    connection.execute(_DROP_CALL, {"call_id": call_id})
+def drop_call(connection: Connection, fetch_id: int, token: UUID, call_id: int) -> datetime:
+    """Hold the fetch like `close_call`, and take back the row of its call, of which not a byte has left.
+
+    It was never made, and its slot is free at once. Returns PostgreSQL's clock.
+    """
+    parameters = {"fetch_id": fetch_id, "token": token, "call_id": call_id}
+    now: datetime | None = connection.exec_driver_sql(_DROP_CALL, parameters).scalar_one_or_none()
+    if now is None:
+        raise FencedError
+    return now
 
 
 _NOW = text("SELECT clock_timestamp()")
@@ -126,32 +121,33 @@ def recent_outcomes(connection: Connection, account_id: str, many: int, *, since
     return list(connection.execute(_RECENT, parameters).scalars())[::-1]
 
 
-_TRACKED = text("""
+_TRACKED = """
     WITH given AS (
-        SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
+        SELECT * FROM jsonb_to_recordset(CAST(%(rows)s AS jsonb)) AS g(
             id bigint, next_check_at timestamptz, found boolean, close_reason text, is_incomplete boolean,
             fingerprint text)
     ), locked AS (
-        SELECT t.id, t.fetch_id = :fetch_id AS is_held,
+        SELECT t.id, t.fetch_id = %(fetch_id)s AS is_held,
             -- A list asked later has shown a change since: this answer is too old to close the id.
-            CASE WHEN t.changed_as_of > :as_of THEN NULL ELSE g.close_reason END AS closing,
-            CASE WHEN t.changed_as_of > :as_of THEN t.next_check_at ELSE g.next_check_at END AS next_check_at,
+            CASE WHEN t.changed_as_of > %(as_of)s THEN NULL ELSE g.close_reason END AS closing,
+            CASE WHEN t.changed_as_of > %(as_of)s THEN t.next_check_at ELSE g.next_check_at END AS next_check_at,
             g.found, g.is_incomplete, g.fingerprint
-        FROM tracked_ids t JOIN given g USING (id) WHERE t.closed_at IS NULL
+        -- By the key, or the plan may read every open id to join them with the few that are given.
+        FROM tracked_ids t JOIN given g USING (id) WHERE t.id = ANY(%(ids)s::bigint[]) AND t.closed_at IS NULL
         ORDER BY t.id FOR NO KEY UPDATE OF t
     )
     UPDATE tracked_ids t SET
         fetch_id = CASE WHEN l.is_held OR l.closing IS NOT NULL THEN NULL ELSE t.fetch_id END,
-        last_checked_at = :asked_at,
+        last_checked_at = %(asked_at)s,
         incomplete_answers = CASE WHEN l.is_incomplete THEN t.incomplete_answers + 1 ELSE 0 END,
         answer_fingerprint = l.fingerprint,
-        last_found_at = CASE WHEN l.found THEN :asked_at ELSE t.last_found_at END,
+        last_found_at = CASE WHEN l.found THEN %(asked_at)s ELSE t.last_found_at END,
         next_check_at = CASE WHEN l.closing IS NULL THEN coalesce(l.next_check_at, clock_timestamp()) END,
         closed_at = CASE WHEN l.closing IS NOT NULL THEN clock_timestamp() END,
         close_reason = l.closing
     FROM locked l WHERE t.id = l.id
     RETURNING t.account_id, t.closed_at IS NOT NULL AND t.whole <> t.value AS is_closed_part, t.whole
-""")
+"""
 
 
 def update_tracked(
@@ -164,7 +160,8 @@ def update_tracked(
     """
     if rows:
         parameters = {"rows": json_parameter(rows), "fetch_id": fetch_id, "asked_at": asked_at, "as_of": as_of}
-        written = connection.execute(_TRACKED, parameters).all()
+        parameters["ids"] = [row["id"] for row in rows]
+        written = connection.exec_driver_sql(_TRACKED, parameters).all()
         closed = {(row.account_id, row.whole) for row in written if row.is_closed_part}
         for account_id, whole in sorted(closed):
             check_wholes(connection, account_id, [whole])
@@ -251,39 +248,43 @@ def discover(
         connection.execute(_REOPEN, parameters)
 
 
-_END_FETCH = text("""
-    UPDATE fetches SET state = :state, finished_at = clock_timestamp(), lease_token = NULL, lease_until = NULL,
-        seen = CAST(:seen AS jsonb), page = CAST(:page AS jsonb), last_error = :error, attempts = attempts + :counted
-    WHERE id = :fetch_id
-""")
+_END_FETCH = """
+    UPDATE fetches SET state = %(state)s, finished_at = clock_timestamp(), lease_token = NULL, lease_until = NULL,
+        seen = %(seen)s::jsonb, page = %(page)s::jsonb, last_error = %(error)s, attempts = attempts + %(counted)s
+    WHERE id = %(fetch_id)s
+"""
 
 
-def end_fetch(
-    connection: Connection,
-    fetch_id: int,
-    *,
-    state: str,
-    seen: tuple[str, ...] = (),
-    page: Mapping[str, Any] | None = None,
-    error: str | None = None,
-    counted: bool = False,
-) -> None:
-    """Put the fetch into its last state: `done`, `dead` or `cancelled`."""
-    connection.execute(
-        _END_FETCH,
-        {
-            "fetch_id": fetch_id,
-            "state": state,
-            "seen": json_parameter(list(seen)) if seen else None,
-            "page": json_parameter(page) if page is not None else None,
-            "error": error,
-            "counted": int(counted),
-        },
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchEnd:
+    """The last state of a fetch: `done`, `dead` or `cancelled`."""
+
+    fetch_id: int
+    state: str
+    seen: tuple[str, ...] = ()
+    page: Mapping[str, Any] | None = None
+    error: str | None = None
+    counted: bool = False
+
+    def parameters(self) -> dict[str, Any]:
+        """Of the statement."""
+        return {
+            "fetch_id": self.fetch_id,
+            "state": self.state,
+            "seen": json_parameter(list(self.seen)) if self.seen else None,
+            "page": json_parameter(self.page) if self.page is not None else None,
+            "error": self.error,
+            "counted": int(self.counted),
+        }
+
+
+def end_fetch(connection: Connection, end: FetchEnd) -> None:
+    """Put the fetch into its last state."""
+    connection.exec_driver_sql(_END_FETCH, end.parameters())
 
 
 _RETURN = text("""
-    UPDATE fetches f SET state = 'ready', available_at = :available_at, hinted_at = NULL, lease_token = NULL,
+    UPDATE fetches f SET state = 'ready', available_at = :available_at, lease_token = NULL,
         lease_until = NULL, attempts = attempts + :counted, last_error = :error, claims = :claims,
         params = coalesce(CAST(:params AS jsonb), params), params_hash = coalesce(:params_hash, params_hash),
         label = coalesce(:label, label), round = round + :rounds
@@ -350,43 +351,35 @@ class PollCounts:
     """A window of the plan was left to another poll: this one cannot vouch for the days it planned to sweep."""
 
 
-_COUNT = text("""
+_IS_LAST = "state = 'running' AND planned_at IS NOT NULL AND open_fetches - %(ended)s + %(children)s = 0"
+_COUNT = f"""
     UPDATE polls SET
-        open_fetches = open_fetches - :ended + :children, fetches = fetches + :children, dead = dead + :dead,
-        calls = calls + :calls, reports = reports + :reports, new = new + :new, advanced = advanced + :advanced,
-        unchanged = unchanged + :unchanged, drifting = drifting OR :drifting,
-        sweep_through = CASE WHEN :unswept THEN NULL ELSE sweep_through END
-    WHERE id = :poll_id
-    RETURNING open_fetches, state, planned_at
-""")
-_END_POLL = text(f"""
-    UPDATE polls SET state = {ended_state_sql()}, finished_at = clock_timestamp()
-    WHERE id = :poll_id AND state = 'running' AND open_fetches = 0 AND planned_at IS NOT NULL
-    RETURNING state
-""")
+        open_fetches = open_fetches - %(ended)s + %(children)s, fetches = fetches + %(children)s,
+        dead = dead + %(dead)s, calls = calls + %(calls)s, reports = reports + %(reports)s, new = new + %(new)s,
+        advanced = advanced + %(advanced)s, unchanged = unchanged + %(unchanged)s,
+        drifting = drifting OR %(drifting)s, sweep_through = CASE WHEN %(unswept)s THEN NULL ELSE sweep_through END,
+        state = CASE WHEN {_IS_LAST}
+            THEN {ended_state_sql("dead + %(dead)s", "(drifting OR %(drifting)s)")} ELSE state END,
+        finished_at = CASE WHEN {_IS_LAST} THEN clock_timestamp() ELSE finished_at END
+    WHERE id = %(poll_id)s
+    RETURNING CASE WHEN open_fetches = 0 AND state LIKE 'complete%%' THEN state END AS ended
+"""
+# The fetch is held already, so it does not matter which of the two is written first.
+_END_AND_COUNT = f"WITH end_of_fetch AS ({_END_FETCH}) {_COUNT}"
 
 
-def count_poll(connection: Connection, poll_id: int, counts: PollCounts) -> str | None:
-    """Add the counts; whoever brings `open_fetches` to 0 ends the poll. Returns the last state where it ended here."""
-    row = connection.execute(
-        _COUNT,
-        {
-            "poll_id": poll_id,
-            "ended": counts.ended,
-            "children": counts.children,
-            "dead": counts.dead,
-            "calls": counts.calls,
-            "reports": counts.reports,
-            "new": counts.new,
-            "advanced": counts.advanced,
-            "unchanged": counts.unchanged,
-            "drifting": counts.drifting,
-            "unswept": counts.unswept,
-        },
-    ).one()
-    if row.open_fetches > 0 or row.state != "running":
-        return None
-    return connection.execute(_END_POLL, {"poll_id": poll_id}).scalar_one_or_none()
+def count_poll(connection: Connection, poll_id: int, counts: PollCounts, end: FetchEnd | None = None) -> str | None:
+    """Add the counts; the finisher that brings `open_fetches` to 0 ends the poll.
+
+    Returns the last state where the poll ended here. `end`: of a fetch that this transaction
+    holds, written in the same statement.
+    """
+    parameters = {name: getattr(counts, name) for name in PollCounts.__slots__} | {"poll_id": poll_id}
+    statement = _COUNT
+    if end is not None:
+        statement, parameters = _END_AND_COUNT, parameters | end.parameters()
+    ended: str | None = connection.exec_driver_sql(statement, parameters).scalar_one()
+    return ended
 
 
 _ACCOUNT = text("""

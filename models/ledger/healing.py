@@ -24,7 +24,7 @@ _ABANDON_CALLS = text("""
       AND gives_up_at < statement_timestamp()
 """)
 _RELEASE = text("""
-    UPDATE fetches f SET state = 'ready', lease_token = NULL, lease_until = NULL, hinted_at = NULL,
+    UPDATE fetches f SET state = 'ready', lease_token = NULL, lease_until = NULL,
         available_at = clock_timestamp(), last_error = 'LeaseExpired: no answer was written in time'
     WHERE f.id = :fetch_id AND NOT EXISTS (
         SELECT 1 FROM fetches o
@@ -99,10 +99,11 @@ _WAITING = text("""
       AND (a.not_before IS NULL OR a.not_before < clock_timestamp() + interval '5 seconds')
       AND (a.breaker_state = 'closed' OR a.breaker_until IS NULL
            OR a.breaker_until < clock_timestamp() + interval '5 seconds')
-      AND (a.wake_at IS NULL OR a.wake_at < clock_timestamp() - interval '1 second')
+      AND (a.wake_at IS NULL OR a.wake_at < clock_timestamp() - make_interval(secs => :lasts))
+      -- One with a call of just now goes on with its answer, whatever became of its messages.
+      AND (a.last_asked_at IS NULL OR a.last_asked_at < clock_timestamp() - make_interval(secs => :lasts))
       AND EXISTS (SELECT 1 FROM fetches f WHERE f.account_id = a.id AND f.state = 'ready'
-            AND f.available_at < clock_timestamp() + interval '5 seconds'
-            AND (f.hinted_at IS NULL OR f.hinted_at < clock_timestamp() - make_interval(secs => :hint_lasts)))
+            AND f.available_at < clock_timestamp() + interval '5 seconds')
     ORDER BY a.id
 """)
 
@@ -118,9 +119,9 @@ def unplanned_polls(connection: Connection) -> tuple[tuple[str, int], ...]:
     return tuple((row.account_id, row.id) for row in connection.execute(_UNPLANNED))
 
 
-def waiting_accounts(connection: Connection, *, hint_lasts_seconds: float) -> tuple[str, ...]:
-    """Accounts with ready work that nobody was told of, or whose hints were lost."""
-    return tuple(connection.execute(_WAITING, {"hint_lasts": hint_lasts_seconds}).scalars())
+def waiting_accounts(connection: Connection, *, lasts_seconds: float) -> tuple[str, ...]:
+    """Accounts with ready work that go on neither by a call nor by a message, which counts as lost after so long."""
+    return tuple(connection.execute(_WAITING, {"lasts": lasts_seconds}).scalars())
 
 
 _PRUNE_CALLS = text("""

@@ -1,7 +1,7 @@
 """How the threads of all workers are shared out: the trouble of one account takes no threads from the others.
 
 A call holds a thread until it is answered or given up, so an account that hangs would hold as many as its concurrency
-allows. Three rules, applied where a hint is given and again where a call is made, once half of all threads are taken:
+allows. Three rules, applied at each take (`models.ledger.taking`) once half of all threads are taken:
 
 1. The first call of an account is always allowed, unless the account is slow (rule 3) and the slow have taken all.
 2. Further ones leave a quarter of the threads free; while other accounts wait, none has more than its even part.
@@ -59,70 +59,77 @@ def share(pool: Pool) -> int:
     return min(many, max(first, pool.threads // 2 - pool.slow_others))
 
 
-# Columns of a statement that has `t` (now) and `PRESSURE_PARAMETERS`: whether there is anything to share out.
-PRESSURE_COLUMNS = """
-    (SELECT coalesce(sum(w.threads), 0)::int FROM workers w
-      WHERE w.seen_at > t.now - make_interval(secs => :announced_lasts)) AS threads,
-    (SELECT count(*) FROM calls c WHERE c.answered_at IS NULL AND c.gives_up_at > t.now) AS in_the_air
+_PRESSURE = """
+    SELECT (SELECT coalesce(sum(w.threads), 0)::int FROM workers w
+             WHERE w.seen_at > clock_timestamp() - make_interval(secs => %(announced_lasts)s)) AS threads,
+           (SELECT count(*) FROM calls c
+             WHERE c.answered_at IS NULL AND c.gives_up_at > clock_timestamp()) AS in_the_air
 """
-PRESSURE_PARAMETERS = {"announced_lasts": ANNOUNCED_LASTS_SECONDS}
-
-_POOL = text("""
+_POOL = """
     WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), in_air AS MATERIALIZED (
         SELECT c.account_id AS holder, count(*) AS many,
-               bool_or(c.asked_at < t.now - make_interval(secs => :patience)) AS is_slow
+               bool_or(c.asked_at < t.now - make_interval(secs => %(patience)s)) AS is_slow
         FROM calls c, t WHERE c.answered_at IS NULL AND c.gives_up_at > t.now GROUP BY 1
     ), crowd AS MATERIALIZED (
         SELECT a.id AS waiter FROM accounts a, t
-        WHERE a.enabled AND a.crowded_at > t.now - make_interval(secs => :crowded_lasts) AND a.id <> :account_id
+        WHERE a.enabled AND a.crowded_at > t.now - make_interval(secs => %(crowded_lasts)s) AND a.id <> %(account_id)s
     ), answered AS MATERIALIZED (
-        SELECT c.released_at - c.asked_at > make_interval(secs => :patience) AS was_slow,
-               c.released_at > t.now - make_interval(secs => :gives_way) AS is_fresh
-        FROM calls c, t WHERE c.account_id = :account_id AND c.released_at <= t.now
+        SELECT c.released_at - c.asked_at > make_interval(secs => %(patience)s) AS was_slow,
+               c.released_at > t.now - make_interval(secs => %(gives_way)s) AS is_fresh
+        FROM calls c, t WHERE c.account_id = %(account_id)s AND c.released_at <= t.now
         ORDER BY c.released_at DESC LIMIT 1
     )
-    SELECT (SELECT coalesce(sum(many), 0)::int FROM in_air WHERE holder <> :account_id) AS others,
-           (SELECT coalesce(sum(many), 0)::int FROM in_air WHERE holder <> :account_id AND is_slow) AS slow_others,
-           (SELECT count(*)::int FROM (SELECT holder FROM in_air WHERE holder <> :account_id
+    SELECT (SELECT coalesce(sum(many), 0)::int FROM in_air WHERE holder <> %(account_id)s) AS others,
+           (SELECT coalesce(sum(many), 0)::int FROM in_air WHERE holder <> %(account_id)s AND is_slow) AS slow_others,
+           (SELECT count(*)::int FROM (SELECT holder FROM in_air WHERE holder <> %(account_id)s
              UNION SELECT waiter FROM crowd) each_once) AS rivals,
            EXISTS (SELECT 1 FROM crowd) AS is_crowded,
-           coalesce((SELECT is_slow FROM in_air WHERE holder = :account_id), false)
+           coalesce((SELECT is_slow FROM in_air WHERE holder = %(account_id)s), false)
            OR coalesce((SELECT was_slow FROM answered), false) AS is_slow,
            coalesce((SELECT is_fresh FROM answered), false)
            AND EXISTS (SELECT 1 FROM crowd WHERE waiter NOT IN (SELECT holder FROM in_air)) AS gives_way
-""")
+"""
 
 
-def threads_left(connection: Connection, account_id: str, look: RowMapping, *, mine: int, wanted: int) -> int:
-    """How many of the `wanted` further calls the account may make, where it has `mine` in the air or hinted.
+PRESSURE = f"""(
+    SELECT p.threads, p.in_the_air, CASE WHEN p.threads > 0 AND p.in_the_air + 2 > p.threads / 2
+        THEN (SELECT row_to_json(pool) FROM ({_POOL}) AS pool) END AS pool
+    FROM ({_PRESSURE}) AS p)
+"""
+"""SQL, as a row with `sharing_parameters`: what `threads_left` has to know. The pool is looked at where it matters."""
 
-    `look`: a row with `PRESSURE_COLUMNS`.
-    """
-    threads: int = look["threads"]
-    if threads == 0 or look["in_the_air"] + wanted <= threads // 2:
-        return wanted
-    parameters = {
-        "account_id": account_id,
+
+def sharing_parameters() -> dict[str, float]:
+    """Of `PRESSURE`, beside `account_id`."""
+    return {
+        "announced_lasts": ANNOUNCED_LASTS_SECONDS,
         "patience": PATIENCE_SECONDS,
         "crowded_lasts": CROWDED_LASTS_SECONDS,
         "gives_way": GIVES_WAY_SECONDS,
     }
-    pool = Pool(threads=threads, **connection.execute(_POOL, parameters).mappings().one())
-    return max(0, min(wanted, share(pool) - mine))
 
 
-_STANDING = text(f"""
-    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now)
-    SELECT {PRESSURE_COLUMNS}, (SELECT count(*) FROM accounts a
-             WHERE a.enabled AND a.crowded_at > t.now - make_interval(secs => :crowded_lasts)) AS crowded
-    FROM t
-""")
+def threads_left(seen: RowMapping, *, mine: int, wanted: int) -> int:
+    """How many of the `wanted` (one or two) further calls the account may make, where `mine` are unanswered.
+
+    `seen`: a row with the columns of `PRESSURE`.
+    """
+    threads: int = seen["threads"]
+    if threads == 0 or seen["in_the_air"] + wanted <= threads // 2:
+        return wanted
+    return max(0, min(wanted, share(Pool(threads=threads, **seen["pool"])) - mine))
+
+
+_STANDING = f"""
+    SELECT p.threads, (SELECT count(*) FROM accounts a
+        WHERE a.enabled AND a.crowded_at > clock_timestamp() - make_interval(secs => %(crowded_lasts)s)) AS crowded
+    FROM ({_PRESSURE}) AS p
+"""
 
 
 def standing(connection: Connection) -> tuple[int, int]:
     """(threads of all workers, accounts that wait for some), for people to watch."""
-    parameters = PRESSURE_PARAMETERS | {"crowded_lasts": CROWDED_LASTS_SECONDS}
-    row = connection.execute(_STANDING, parameters).one()
+    row = connection.exec_driver_sql(_STANDING, sharing_parameters()).one()
     return row.threads, row.crowded
 
 

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, text
 from models.report import WalkedPage
 
 
-def ended_state_sql() -> str:
+def ended_state_sql(dead: str = "dead", drifting: str = "drifting") -> str:
     """SQL for the state in which a poll ends once nothing is open."""
-    return "(CASE WHEN dead > 0 OR drifting THEN 'complete_with_errors' ELSE 'complete' END)"
+    return f"(CASE WHEN {dead} > 0 OR {drifting} THEN 'complete_with_errors' ELSE 'complete' END)"
 
 
 _CHAIN = text("""

@@ -1,27 +1,31 @@
 """What the parts of a fetch step hand to one another."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, RowMapping
 
 from core import clock
-from models.ledger.finishing import CallEnd
-from models.ledger.limiter import Taken
+from models.ledger.finishing import CallEnd, close_call
+from models.ledger.taking import Taken, Took
 from models.quarantine import seal
 from models.report import TrackedKey, Unreadable
+from models.tracked import AskedId
 from providers.adapter import Account, Adapter, Fetch, Request
 from providers.http import Sent
 from providers.way_out import WayOut
+from tasks.effects import Effects
 from tasks.runtime import Runtime
 from tasks.steps.bodies import body_context
-from tasks.steps.events import Events
+
+Follow = Callable[[Connection], Took]
+"""The end of a finishing transaction: takes what comes next, or has it taken by another thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """All that is needed to ask and to understand the answer, read before the fetch is held."""
+    """All that is needed to ask and to understand the answer."""
 
     row: RowMapping = field(repr=False)
     """The account's row."""
@@ -30,8 +34,8 @@ class Prepared:
     fetch: Fetch = field(repr=False)
     request: Request
     way_out: WayOut
-    tracked: Mapping[TrackedKey, RowMapping] = field(repr=False)
-    """The tracked rows that the fetch holds."""
+    tracked: Mapping[TrackedKey, AskedId] = field(repr=False)
+    """The ids that the fetch asks for."""
     behind: timedelta = timedelta(0)
     """By how much the request takes PostgreSQL's clock to be behind; its response must be judged by the same."""
 
@@ -45,17 +49,20 @@ class Asked:
     taken: Taken
     sent: Sent
 
-    def call_end(self, outcome: str) -> CallEnd:
-        """How the call ended; the time since the answer is read as late as can be."""
-        return CallEnd(
+    def close_call(self, connection: Connection, outcome: str) -> datetime | None:
+        """Fence, and write how the call ended (`models.ledger.finishing.close_call`)."""
+        end = CallEnd(
             call_id=self.taken.permit.call_id,
+            endpoint=self.prepared.request.endpoint,
             outcome=outcome,
             http_status=self.sent.answer.status if self.sent.answer is not None else None,
             duration_seconds=self.sent.duration_seconds,
+            # Read as late as can be.
             seconds_since=max(0.0, clock.boot() - self.sent.answered_boot),
         )
+        return close_call(connection, self.taken.fetch_id, self.taken.lease_token, end)
 
-    def put_away(self, connection: Connection, events: Events, items: tuple[Unreadable, ...]) -> None:
+    def put_away(self, connection: Connection, effects: Effects, items: tuple[Unreadable, ...]) -> None:
         """Keep what was not understood, sealed, with the reason."""
         if not items:
             return
@@ -74,4 +81,4 @@ class Asked:
         )
         # What is kept once comes again with every item of its kind.
         for reason in sorted({item.reason for item in items if new or not item.once}):
-            events.warning("quarantine.kept", fetch=self.taken.fetch_id, reason=reason)
+            effects.warning("quarantine.kept", fetch=self.taken.fetch_id, reason=reason)

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.content_coding import ContentCodingError, ExpandedTooLargeError, UnsupportedCodingError
 from core.logging import get_logger, origin
 from core.settings import CredentialError
-from models.database import retry_transaction, transaction
+from models.database import transaction
 from models.deliveries import upsert
 from models.quarantine import seal
 from models.references import with_references
@@ -19,6 +19,7 @@ from providers.adapter import Callback, Parsed
 from providers.decoding import drop_fields, in_utf8
 from providers.errors import AnswerNotUnderstood, ProviderError
 from providers.numbers import trimmed
+from tasks.effects import Effects, commit
 from tasks.runtime import Runtime, account_without_credentials, adapter_of
 from tasks.steps.bodies import body_context, unpacked
 from tasks.steps.hints import ask_now, place
@@ -160,7 +161,7 @@ def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
         except AnswerNotUnderstood as error:
             # Nothing of it is kept: what cannot be read may hold these fields anywhere.
             lost = Parsed(unreadable=(Unreadable(reason=error.message, raw=b""),))
-            return retry_transaction(runtime.engine, lambda c: _store(c, runtime, row, callback, lost))
+            return _stored(runtime, row, callback, lost)
         callback = replace(callback, body=drop_fields(callback.body, adapter.record.callback_drops))
     if fault is not None:
         raise _refused(runtime, row, callback, fault)
@@ -176,23 +177,34 @@ def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
         log.error("callback.parse_failed", tail=callback.tail, error=origin(error))  # noqa: TRY400
         reason = f"Reading the body failed with {type(error).__name__}."
         parsed = Parsed(unreadable=(Unreadable(reason=reason, raw=callback.body),))
-    return retry_transaction(runtime.engine, lambda c: _store(c, runtime, row, callback, parsed))
+    return _stored(runtime, row, callback, parsed)
 
 
 def _refused(runtime: Runtime, row: RowMapping, callback: Callback, fault: ContentCodingError) -> BodyRefusedError:
     """Keep a body that cannot be unpacked, count it, and return the error that says so."""
     refused = BodyRefusedError(fault)
     kept = Parsed(unreadable=(Unreadable(reason=refused.sentence, raw=callback.body),))
-    retry_transaction(runtime.engine, lambda c: _store(c, runtime, row, callback, kept))
+    _stored(runtime, row, callback, kept)
     _count(runtime, row, next(kind for error, kind in _CODING_FAULTS if isinstance(fault, error)))
     return refused
 
 
-def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: Callback, parsed: Parsed) -> Received:
+def _stored(runtime: Runtime, row: RowMapping, callback: Callback, parsed: Parsed) -> Received:
+    """Store it, then say so in the log."""
+    effects = Effects()
+    received = commit(runtime.engine, effects, lambda c, mine: _store(c, mine, runtime, row, callback, parsed))
+    effects.write_log()
+    return received
+
+
+def _store(  # noqa: PLR0917 - what `ingest` has found out
+    connection: Connection, effects: Effects, runtime: Runtime, row: RowMapping, callback: Callback, parsed: Parsed
+) -> Received:
     """One transaction: the deliveries, their history, and what was not understood."""
     placed = place(connection, row["id"], parsed.hints)
     kinds = adapter_of(row).record.reference_kinds
-    reports = with_references(connection, row["id"], kinds, (*parsed.reports, *placed.reports))
+    said = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
+    reports = with_references(connection, row["id"], kinds, said)
     result = upsert(connection, row["id"], row["provider"], reports, asked_at=None)
     registered = register_named(connection, row, parsed.discovered)
     ask_now(connection, row, placed.ask)
@@ -205,8 +217,10 @@ def _store(connection: Connection, runtime: Runtime, row: RowMapping, callback: 
             unreadable=parsed.unreadable,
             context=body_context(callback),
         )
-        log.warning("quarantine.kept", account=row["id"], reasons=sorted({item.reason for item in parsed.unreadable}))
-    log.info(
+        effects.warning(
+            "quarantine.kept", account=row["id"], reasons=sorted({item.reason for item in parsed.unreadable})
+        )
+    effects.info(
         "callback.stored",
         account=row["id"],
         tail=callback.tail,

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, IntegrityError, InternalError, ProgrammingError
 
 from core.logging import get_logger, origin
@@ -14,15 +14,17 @@ from models.deliveries import UpsertResult, upsert
 from models.ledger import finishing as ledger
 from models.ledger import planning
 from models.ledger.deadletters import clear_dead, subjects_of_ids
+from models.ledger.taking import Took
 from models.quarantine import resolve_answers
 from models.references import with_references
 from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
+from models.tracked import AskedId
 from models.vocabulary import Source, Status, is_open
 from providers.adapter import FetchSpec, Parsed
 from providers.errors import OurBug, ProviderError
 from schedules.policy import check_again, first_check, next_check
-from tasks.steps.asking import Asked
-from tasks.steps.events import Events, commit
+from tasks.effects import Effects, commit
+from tasks.steps.asking import Asked, Follow
 from tasks.steps.pausing import success_changes
 from tasks.steps.planning import new_fetch
 from tasks.steps.sweeping import further_pages, judge_window
@@ -32,32 +34,35 @@ from tasks.steps.trouble import breaker_changes, finish_trouble
 log = get_logger(__name__)
 
 
-def finish(asked: Asked, outcome: Parsed | ProviderError) -> None:
+def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, follow: Follow) -> Took:
     """Write the outcome in one transaction, repeated whole on a deadlock; FencedError when the lease was lost.
 
-    What PostgreSQL refuses to store is our bug: the fetch is then finished as such, its bytes kept in quarantine.
+    `follow` is its end; returns what comes of that. What PostgreSQL refuses to store is our bug: the fetch is then
+    finished as such, its bytes kept in quarantine. Trouble takes nothing, but has the account go on by a message.
     """
     if isinstance(outcome, ProviderError):
-        finish_trouble(asked, outcome)
-        return
+        return finish_trouble(asked, outcome, effects)
+
+    def run(connection: Connection, mine: Effects) -> Took:
+        _finish_done(connection, mine, asked, outcome)
+        # The last lock, taken without waiting: its holder may be waiting for one of ours.
+        return follow(connection)
+
     try:
-        state = commit(asked.runtime.engine, lambda c, events: _finish_done(c, events, asked, outcome))
+        return commit(asked.runtime.engine, effects, run)
     except (DataError, IntegrityError, InternalError, ProgrammingError) as error:
         if is_unavailable(error):
             raise
         log.error("fetch.store_failed", fetch=asked.taken.fetch_id, error=origin(error))  # noqa: TRY400
-        finish_trouble(asked, OurBug(f"Storing the answer failed with {type(error.orig).__name__}."))
-        return
-    if state is not None:
-        log.info("poll.ended", state=state)
+        bug = OurBug(f"Storing the answer failed with {type(error.orig).__name__}.")
+        return finish_trouble(asked, bug, effects)
 
 
-def _finish_done(connection: Connection, events: Events, asked: Asked, parsed: Parsed) -> str | None:
-    """The finishing transaction of an answer. Returns the poll's last state where this fetch ended it."""
-    if not asked.taken.state.is_clean or parsed.learned:
-        _reset_account(connection, events, asked, parsed.learned)
-    ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
-    asked_at = ledger.close_call(connection, asked.call_end("ok")) or asked.taken.asked_at
+def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed: Parsed) -> None:
+    """What an answer changes."""
+    if not asked.taken.is_clean or parsed.learned:
+        _reset_account(connection, effects, asked, parsed.learned)
+    asked_at = asked.close_call(connection, "ok") or asked.taken.asked_at
     kinds = asked.prepared.adapter.record.reference_kinds
     reports = with_references(connection, asked.taken.account_id, kinds, _completed(asked, parsed, asked_at))
     result = upsert(
@@ -66,7 +71,7 @@ def _finish_done(connection: Connection, events: Events, asked: Asked, parsed: P
     if asked.taken.attempts > 0:
         # Whatever put a whole answer away has counted an attempt, so that the usual fetch pays nothing for this.
         resolve_answers(connection, asked.taken.fetch_id)
-    asked.put_away(connection, events, parsed.unreadable)
+    asked.put_away(connection, effects, parsed.unreadable)
     _track_wholes(connection, asked, stepped=asked_at - asked.taken.asked_at)
     continued = {key for spec in parsed.children for key in spec.ids}
     ledger.update_tracked(
@@ -80,24 +85,24 @@ def _finish_done(connection: Connection, events: Events, asked: Asked, parsed: P
     page = parsed.page
     specs = further_pages(connection, asked, parsed)
     children = _insert_children(connection, asked, specs)
-    ledger.end_fetch(
-        connection,
-        asked.taken.fetch_id,
-        state="done",
-        seen=parsed.seen,
-        page=None if page is None else asdict(page),
+    end = ledger.FetchEnd(
+        fetch_id=asked.taken.fetch_id, state="done", seen=parsed.seen, page=None if page is None else asdict(page)
     )
+    # A fetch that goes on elsewhere ends first: its window is judged by what has ended.
+    goes_on = bool(children) or "window" in asked.taken.params
+    if goes_on:
+        ledger.end_fetch(connection, end)
     if children < len(specs):
         # Ids were left to children that are not to be: of a cancelled poll, or equal to a fetch that stands ready.
         ledger.free_tracked(connection, asked.taken.fetch_id)
-    if asked.prepared.row["has_dead"]:
+    if asked.taken.has_dead:
         read = [row["id"] for key, row in asked.prepared.tracked.items() if key not in continued]
         clear_dead(connection, asked.taken.account_id, subjects_of_ids(read), asked.taken.asked_at)
     further, drifting = 0, False
     # Otherwise there is nothing that a cancelled poll would have to take back, and the count takes the lock.
-    if children or "window" in asked.taken.params:
+    if goes_on:
         children, further, drifting = _continue_walk(connection, asked, children)
-    events.info(
+    effects.info(
         "fetch.stored",
         fetch=asked.taken.fetch_id,
         label=asked.taken.label,
@@ -108,7 +113,9 @@ def _finish_done(connection: Connection, events: Events, asked: Asked, parsed: P
         seconds=round(asked.sent.duration_seconds, 3),
     )
     counts = _counts(result, len(parsed.reports), children + further, drifting=drifting)
-    return ledger.count_poll(connection, asked.taken.poll_id, counts)
+    state = ledger.count_poll(connection, asked.taken.poll_id, counts, None if goes_on else end)
+    if state is not None:
+        effects.info("poll.ended", state=state)
 
 
 def _continue_walk(connection: Connection, asked: Asked, children: int) -> tuple[int, int, bool]:
@@ -135,14 +142,14 @@ def _counts(result: UpsertResult, reports: int, children: int, *, drifting: bool
     )
 
 
-def _reset_account(connection: Connection, events: Events, asked: Asked, learned: Mapping[str, Any]) -> None:
+def _reset_account(connection: Connection, effects: Effects, asked: Asked, learned: Mapping[str, Any]) -> None:
     """A success closes the breaker, ends an automatic pause and forgets the throttling."""
     row = ledger.lock_account(connection, asked.taken.account_id)
     changes: dict[str, Any] = {"throttles": 0, "learned": learned}
     changes |= success_changes(row, asked_at=asked.taken.asked_at)
     changes |= breaker_changes(row, recent=[], failed=False)
     if row["breaker_state"] != "closed" and changes.get("breaker_state") == "closed":
-        events.info("account.recovered", account=row["id"])
+        effects.info("account.recovered", account=row["id"])
     ledger.update_account(connection, row, changes)
 
 
@@ -151,24 +158,22 @@ def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Deliver
 
     `asked_at`: by the clock as it is now.
     """
+    registered = {
+        key: (row["client_ref"], row["recipient"], row["valid_until"]) for key, row in asked.prepared.tracked.items()
+    }
     reports: list[DeliveryReport] = []
-    for report in parsed.reports:
-        row = asked.prepared.tracked.get(report.tracked) if report.tracked is not None else None
+    for report in asked.runtime.without_echoes(asked.prepared.row, parsed.reports):
+        row = registered.get(report.tracked) if report.tracked is not None else None
         if row is None:
             reports.append(report)
             continue
-        full = report
-        # A copy costs as much as normalising the report, and most providers name both themselves.
-        if not (report.client_ref and report.recipient):
-            full = replace(
-                report,
-                client_ref=report.client_ref or row["client_ref"],
-                recipient=report.recipient or row["recipient"],
-            )
+        client_ref, recipient, validity_ends = row
+        full = report.completed(client_ref=client_ref, recipient=recipient)
         reports.append(full)
-        valid_until = max(full.valid_until or row["valid_until"], row["valid_until"])
-        if is_open(full.status) and full.status is not Status.UNKNOWN and asked_at >= valid_until:
-            reports.append(unreported(full, valid_until))
+        if is_open(full.status) and full.status is not Status.UNKNOWN:
+            valid_until = max(full.valid_until or validity_ends, validity_ends)
+            if asked_at >= valid_until:
+                reports.append(unreported(full, valid_until))
     return reports
 
 
@@ -200,7 +205,7 @@ def _tracked_rows(
     ]
 
 
-def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None, stepped: timedelta) -> Mapping[str, Any]:
+def _tracked_row(asked: Asked, row: AskedId, answer: IdAnswer | None, stepped: timedelta) -> Mapping[str, Any]:
     """One id's next check by the poll policy, or the reason why it is closed."""
     found = answer is not None and answer.found
     closing: str | None = None
@@ -220,7 +225,7 @@ def _tracked_row(asked: Asked, row: RowMapping, answer: IdAnswer | None, stepped
     }
 
 
-def _next_check(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> datetime | None:
+def _next_check(asked: Asked, row: AskedId, answer: IdAnswer | None) -> datetime | None:
     """When an id that stays open is asked for again; None once the provider is taken to have forgotten it."""
     polling, numbers = asked.prepared.adapter.record.poll, policy_numbers(asked.prepared.row)
     now = asked.taken.asked_at
@@ -245,7 +250,7 @@ def _next_check(asked: Asked, row: RowMapping, answer: IdAnswer | None) -> datet
     return by_age
 
 
-def _is_first_after_validity(row: RowMapping, now: datetime) -> bool:
+def _is_first_after_validity(row: AskedId, now: datetime) -> bool:
     """Whether this is the first answer about the id since its validity has ended."""
     checked_at, valid_until = row["last_checked_at"], row["valid_until"]
     return bool(now >= valid_until and (checked_at is None or checked_at < valid_until))

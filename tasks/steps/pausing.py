@@ -12,7 +12,7 @@ from sqlalchemy import Connection, RowMapping
 from models.accounts import PausedBy
 from models.ledger import finishing as ledger
 from providers.retry import pause_seconds
-from tasks.steps.events import Events
+from tasks.effects import Effects
 
 
 def refusal_changes(row: RowMapping, reason: str, *, asked_at: datetime | None = None) -> dict[str, Any]:
@@ -53,10 +53,10 @@ def is_paused(row: RowMapping) -> bool:
     return row["paused_until"] is not None and row["paused_until"] > row["now"]
 
 
-def pause_without_credentials(connection: Connection, row: RowMapping, events: Events, reason: str) -> None:
+def pause_without_credentials(connection: Connection, row: RowMapping, effects: Effects, reason: str) -> None:
     """Pause a locked account whose credentials cannot be found; nothing was asked of its provider."""
     changes = refusal_changes(row, reason)
     told = {"last_trouble": reason, "last_trouble_at": row["now"]}
     ledger.update_account(connection, row, {**changes, **told})
     if changes:
-        events.warning("account.paused", account=row["id"], reason=reason, until=changes["paused_until"])
+        effects.warning("account.paused", account=row["id"], reason=reason, until=changes["paused_until"])

@@ -4,7 +4,7 @@ A plan holds no more than the account can fetch within a short horizon, the most
 due never waits behind hours of older plans. Missed ticks are never made up for: the next one sees all that is due.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from math import ceil
@@ -17,7 +17,6 @@ from models.availability import is_unavailable
 from models.database import transaction
 from models.heartbeats import beat, planning_of
 from models.ledger import planning
-from models.ledger.dispatch import dispatch
 from models.ledger.finishing import lock_account
 from models.ledger.hashing import params_hash
 from models.ledger.pace import (
@@ -30,14 +29,15 @@ from models.ledger.pace import (
     ready_work,
     roll_watermark,
 )
+from models.ledger.taking import wake
 from models.report import TrackedKey
 from models.tracked import due_ids, held_ids, known_ids, open_ids, soonest_ids
 from providers.adapter import Account, Adapter, DueId, FetchSpec
 from providers.registry import adapter_for
 from schedules.windows import closed_windows, sweep_start
-from tasks.messages import Message, messages_of
+from tasks.effects import Effects, commit
+from tasks.messages import call_up
 from tasks.runtime import Runtime, adapter_of
-from tasks.steps.events import Events, commit
 from tasks.steps.pausing import is_paused, pause_without_credentials
 from tasks.steps.tracking import due_id, register
 
@@ -71,21 +71,19 @@ class Plan:
     """The same of the closed days."""
 
 
-def plan_due(runtime: Runtime, provider: str) -> list[Message]:
+def plan_due(runtime: Runtime, provider: str) -> Iterator[Effects]:
     """Plan a poll for each account of the provider that has something due; each in a transaction of its own."""
     with transaction(runtime.engine) as connection:
         account_ids = plannable_accounts(connection, provider, _pace(provider))
         beat(connection, planning_of(provider))
-    messages: list[Message] = []
     for account_id in account_ids:
         try:
-            messages += _plan_scheduled(runtime, account_id)
+            yield _plan_scheduled(runtime, account_id)
         except Exception as error:
             if is_unavailable(error):
                 raise
             # One account's trouble must not keep the others from being planned.
             log.error("poll.plan_failed", account=account_id, error=origin(error))  # noqa: TRY400
-    return messages
 
 
 def _pace(provider: str) -> Pace:
@@ -99,40 +97,43 @@ def _pace(provider: str) -> Pace:
     )
 
 
-def _plan_scheduled(runtime: Runtime, account_id: str) -> list[Message]:
+def _plan_scheduled(runtime: Runtime, account_id: str) -> Effects:
     """One tick of one account."""
 
-    def run(connection: Connection, events: Events) -> list[Message]:
+    def run(connection: Connection, effects: Effects) -> None:
         row = lock_account(connection, account_id)
-        account = _account_or_pause(runtime, connection, events, row)
+        account = _account_or_pause(runtime, connection, effects, row)
         if account is None:
-            return []
+            return
         promote_waiting(
             connection, account_id, priority=planning.PRIORITY_YOUNG, waited_seconds=PROMOTE_SECONDS * _factor(row)
         )
         plan = _scheduled_plan(connection, row, account)
         tick = _floor(row["now"], runtime.tick_seconds)
-        if plan.fetches and not _open_and_fill(connection, events, account_id, plan, tick):
+        if plan.fetches and not _open_and_fill(connection, effects, account_id, plan, tick):
             # The tick was planned already: what has fallen due since is the next one's, and nothing is noted as done.
-            return []
+            return
         if plan.opens_today or plan.opens_closed:
             mark_planned(connection, account_id, today=plan.opens_today, closed=plan.opens_closed)
-        return messages_of(dispatch(connection, account_id)) if plan.fetches else []
+        if plan.fetches:
+            effects.send(*call_up(wake(connection, account_id)))
 
-    return commit(runtime.engine, run)
+    effects = Effects()
+    commit(runtime.engine, effects, run)
+    return effects
 
 
-def _account_or_pause(runtime: Runtime, connection: Connection, events: Events, row: RowMapping) -> Account | None:
+def _account_or_pause(runtime: Runtime, connection: Connection, effects: Effects, row: RowMapping) -> Account | None:
     """The adapter's account; None when its credentials cannot be found, with the account paused for a while."""
     try:
         return runtime.account(row)
     except CredentialError as error:
         if not is_paused(row):
-            pause_without_credentials(connection, row, events, str(error))
+            pause_without_credentials(connection, row, effects, str(error))
         return None
 
 
-def _open_and_fill(connection: Connection, events: Events, account_id: str, plan: Plan, tick: datetime) -> bool:
+def _open_and_fill(connection: Connection, effects: Effects, account_id: str, plan: Plan, tick: datetime) -> bool:
     """Open the tick's poll with its plan; False where the tick was planned already, which is left alone."""
     new = planning.NewPoll(account_id=account_id, trigger="schedule", scheduled_for=tick)
     poll_id, created = planning.open_poll(connection, new)
@@ -140,7 +141,8 @@ def _open_and_fill(connection: Connection, events: Events, account_id: str, plan
         return False
     inserted = planning.insert_fetches(connection, poll_id, account_id, plan.fetches)
     planning.close_plan(connection, poll_id, inserted, sweep_through=plan.sweep_through)
-    events.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted)
+    effects.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted)
+    effects.shown.append(f"{account_id} poll {poll_id}")
     return True
 
 
@@ -306,28 +308,31 @@ def new_fetch(
 # -------------------------------------------------------------------------------------------- on demand
 
 
-def plan_poll(runtime: Runtime, account_id: str, poll_id: int) -> list[Message]:
+def plan_poll(runtime: Runtime, account_id: str, poll_id: int) -> Effects:
     """Plan a poll that was opened on demand; one that is planned already, or cancelled, is left alone."""
 
-    def run(connection: Connection, events: Events) -> list[Message]:
+    def run(connection: Connection, effects: Effects) -> None:
         row = lock_account(connection, account_id)
-        account = _account_or_pause(runtime, connection, events, row)
+        account = _account_or_pause(runtime, connection, effects, row)
         poll = planning.lock_poll(connection, poll_id)
         if account is None or poll is None or poll["planned_at"] is not None or poll["state"] != "running":
-            return []
-        _fill_on_demand(connection, events, row, account, poll)
-        return messages_of(dispatch(connection, account_id))
+            return
+        _fill_on_demand(connection, effects, row, account, poll)
+        effects.send(*call_up(wake(connection, account_id)))
 
-    return commit(runtime.engine, run)
+    effects = Effects()
+    commit(runtime.engine, effects, run)
+    return effects
 
 
 def _fill_on_demand(
-    connection: Connection, events: Events, row: RowMapping, account: Account, poll: RowMapping
+    connection: Connection, effects: Effects, row: RowMapping, account: Account, poll: RowMapping
 ) -> None:
     """Give the poll its fetches: taken over where they stand ready, its own where they are in the air or missing."""
     adapter, priority = adapter_of(row), planning.PRIORITY_ON_DEMAND
     if poll["window_from"] is not None and adapter.record.plan_range is not None:
-        _fill_range(connection, events, row, account, poll, adapter.record.plan_range)
+        of_range = _range_fetches(connection, row, account, poll, adapter.record.plan_range)
+        _close_on_demand(connection, effects, poll, of_range)
         return
     windows = _wanted_windows(row, account, adapter, poll)
     today = row["now"].astimezone(account.timezone).date()
@@ -338,23 +343,28 @@ def _fill_on_demand(
     held = held_ids(connection, poll["id"])
     rest = [tracked for tracked in wanted if tracked["id"] not in held]
     fetches = sweeps + fetches_for(adapter, account, rest, row["now"], priority)
+    _close_on_demand(connection, effects, poll, fetches, taken=taken)
+
+
+def _close_on_demand(
+    connection: Connection, effects: Effects, poll: RowMapping, fetches: Sequence[planning.NewFetch], *, taken: int = 0
+) -> None:
+    """Give the poll these fetches, beside the `taken` ones, and say that its plan is complete."""
+    account_id, poll_id = poll["account_id"], poll["id"]
     # Windows hold no ids, and a fetch may have let go of its own: these are known by what they ask.
     hashes = [params_hash(fetch.kind, fetch.params) for fetch in fetches]
-    taken += planning.take_over(connection, poll["id"], account.id, hashes=hashes, ids=[], priority=priority)
-    inserted = planning.insert_fetches(connection, poll["id"], account.id, fetches)
-    planning.close_plan(connection, poll["id"], inserted + taken)
-    events.info("poll.planned", account=account.id, poll=poll["id"], fetches=inserted, taken_over=taken)
+    taken += planning.take_over(
+        connection, poll_id, account_id, hashes=hashes, ids=[], priority=planning.PRIORITY_ON_DEMAND
+    )
+    inserted = planning.insert_fetches(connection, poll_id, account_id, fetches)
+    planning.close_plan(connection, poll_id, inserted + taken)
+    effects.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted, taken_over=taken)
 
 
-def _fill_range(  # noqa: PLR0917 - what `_fill_on_demand` has read
-    connection: Connection,
-    events: Events,
-    row: RowMapping,
-    account: Account,
-    poll: RowMapping,
-    plan_range: PlanRange,
-) -> None:
-    """Give the poll the fetches that ask for ids over its days: those it names, or all that were ever registered.
+def _range_fetches(
+    connection: Connection, row: RowMapping, account: Account, poll: RowMapping, plan_range: PlanRange
+) -> list[planning.NewFetch]:
+    """The fetches that ask for ids over the poll's days: those it names, or all that were ever registered.
 
     Nothing is taken over by id, since what stands ready for an id asks for other days.
     """
@@ -363,14 +373,7 @@ def _fill_range(  # noqa: PLR0917 - what `_fill_on_demand` has read
     else:
         wanted = register(connection, row, account, adapter_of(row), poll["ids"])
     specs = plan_range(account, [due_id(tracked) for tracked in wanted], poll["window_from"], poll["window_to"])
-    fetches = [new_fetch(spec, priority=planning.PRIORITY_ON_DEMAND) for spec in specs]
-    hashes = [params_hash(fetch.kind, fetch.params) for fetch in fetches]
-    taken = planning.take_over(
-        connection, poll["id"], account.id, hashes=hashes, ids=[], priority=planning.PRIORITY_ON_DEMAND
-    )
-    inserted = planning.insert_fetches(connection, poll["id"], account.id, fetches)
-    planning.close_plan(connection, poll["id"], inserted + taken)
-    events.info("poll.planned", account=account.id, poll=poll["id"], fetches=inserted, taken_over=taken)
+    return [new_fetch(spec, priority=planning.PRIORITY_ON_DEMAND) for spec in specs]
 
 
 def _wanted_windows(row: RowMapping, account: Account, adapter: Adapter, poll: RowMapping) -> list[tuple[date, date]]:

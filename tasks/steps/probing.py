@@ -5,6 +5,7 @@ What it learns is learned: a refused key pauses the account as it does at any ca
 """
 
 from dataclasses import dataclass, replace
+from threading import Event
 
 from sqlalchemy import Connection, text
 
@@ -14,7 +15,7 @@ from models.ledger import planning
 from models.ledger.deadletters import put_away
 from tasks.messages import Message
 from tasks.runtime import Runtime, adapter_of
-from tasks.steps.fetching import make_fetch
+from tasks.steps.draining import drain
 from tasks.steps.planning import new_fetch
 from tasks.steps.tracking import account_row
 
@@ -43,11 +44,16 @@ def probe(runtime: Runtime, account_id: str, *, patience_seconds: float) -> Prob
     if adapter_of(row).record.probe is None:
         return None
     poll_id, fetch_id = retry_transaction(runtime.engine, lambda connection: _open(connection, account_id))
+    # This process makes one call at a time, and leaves what is ready beside it to the workers.
+    runtime = replace(runtime, stopping=Event())
+    runtime.stopping.set()
     ends = clock.boot() + patience_seconds
     messages: list[Message] = []
     state, error = "ready", None
     while state in {"ready", "sending"} and error is None and clock.boot() < ends:
-        messages += make_fetch(runtime, fetch_id)
+        for effects in drain(runtime, fetch_id):
+            effects.write_log()
+            messages += effects.messages
         with runtime.engine.connect() as connection:
             state, error = connection.execute(_STATE, {"fetch_id": fetch_id}).one()
         if state == "sending" or (state == "ready" and error is None):

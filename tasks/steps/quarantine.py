@@ -65,7 +65,8 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
     if isinstance(parsed, Parsed) and (parsed.reports or parsed.hints or is_item) and not parsed.unreadable:
         placed = place(connection, row["id"], parsed.hints)
         kinds = adapter_of(row).record.reference_kinds
-        reports = with_references(connection, row["id"], kinds, (*parsed.reports, *placed.reports))
+        said = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
+        reports = with_references(connection, row["id"], kinds, said)
         result = upsert(connection, row["id"], row["provider"], reports, asked_at=as_of)
         # An id that is split goes on as others, which only a fetch registers: it stays open, and is asked again.
         final = [answer.key for answer in parsed.answers if answer.settled and answer.close_reason is None]

@@ -6,15 +6,15 @@ may write beside it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, RowMapping
 
 from models.accounts import list_accounts
 from models.database import retry_transaction
 from models.ledger.finishing import database_now, discover
-from models.rebuild import RereadChunk, remove_repetitions, reread_chunk, surplus_orders
+from models.rebuild import RereadChunk, Restate, RestateOf, remove_repetitions, reread_chunk, surplus_orders
 from models.vocabulary import Granularity
 from providers.adapter import ProviderRecord
 from tasks.runtime import account_without_credentials, adapter_of
@@ -46,7 +46,7 @@ def reread_statements(
         wanted = [account.id for account in list_accounts(connection) if account_id in {None, account.id}]
         rows = [account_row(connection, each) for each in wanted]
     for row in rows:
-        restate = partial(adapter_of(row).restate, account_without_credentials(row))
+        restate = _restate(row)
         chunk = RereadChunk(last_id=0)
         while chunk.last_id is not None:
             read = partial(reread_chunk, account_id=row["id"], restate=restate, after_id=chunk.last_id)
@@ -61,6 +61,15 @@ def reread_statements(
                 on_progress(result.deliveries)
         result = replace(result, removed=result.removed + _remove_phantoms(engine, row["id"], adapter_of(row).record))
     return result
+
+
+def restate_of(connection: Connection) -> RestateOf:
+    """For `rebuild`: how each account's adapter reads kept statements today."""
+    return cache(lambda account_id: _restate(account_row(connection, account_id)))
+
+
+def _restate(row: RowMapping) -> Restate:
+    return partial(adapter_of(row).restate, account_without_credentials(row))
 
 
 def _remove_phantoms(engine: Engine, account_id: str, record: ProviderRecord) -> int:

@@ -40,7 +40,7 @@ def judge_window(connection: Connection, asked: Asked) -> tuple[int, bool]:
     verdict = judge_reading(reads)
     first, last = (date.fromisoformat(day) for day in window)
     if verdict.is_complete:
-        if asked.prepared.row["has_dead"]:
+        if asked.taken.has_dead:
             clear_dead(connection, asked.taken.account_id, subjects_of_window(first, last), asked.taken.asked_at)
         return 0, False
     if not verdict.pages:

@@ -40,7 +40,7 @@ def validity_of(row: RowMapping) -> timedelta:
     return timedelta(hours=float(row["options"].get("validity_hours", adapter_of(row).record.validity_hours)))
 
 
-def is_whole(row: RowMapping) -> bool:
+def is_whole(row: RowMapping | tracked.AskedId) -> bool:
     """Whether the tracked row is a whole (a send) whose parts are tracked ids too."""
     return bool(row["whole"] is not None and row["whole"] == row["value"])
 
@@ -51,7 +51,7 @@ def normal_id(adapter: Adapter, kind: str, value: str) -> tuple[str, str]:
     return kind, adapter.record.id_forms.get(kind, plain)(value)
 
 
-def due_id(row: RowMapping | Mapping[str, Any]) -> DueId:
+def due_id(row: RowMapping | Mapping[str, Any] | tracked.AskedId) -> DueId:
     """A tracked row as the adapter gets it."""
     return DueId(
         key=TrackedKey(id_kind=row["id_kind"], value=row["value"]),

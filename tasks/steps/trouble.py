@@ -7,14 +7,13 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from core.logging import get_logger
 from models.accounts import PausedBy
 from models.database import retry_transaction
 from models.ledger import finishing as ledger
 from models.ledger import planning
 from models.ledger.deadletters import count_dead
 from models.ledger.hashing import params_hash
-from models.ledger.limiter import Taken
+from models.ledger.taking import NotYet, Taken, wake
 from models.report import Unreadable
 from providers.breaker import after
 from providers.errors import (
@@ -28,13 +27,11 @@ from providers.errors import (
     TryAgainSoon,
 )
 from providers.retry import GiveUp, Pause, RetryAt, RetryPolicy, decide
+from tasks.effects import Effects, commit
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.asking import Asked
-from tasks.steps.events import Events, commit
-from tasks.steps.pausing import refusal_changes
+from tasks.steps.pausing import pause_without_credentials, refusal_changes
 from tasks.steps.tracking import policy_numbers
-
-log = get_logger(__name__)
 
 OUTCOMES: Mapping[type[ProviderError], str] = {
     TryAgainSoon: "failed",
@@ -81,39 +78,43 @@ def _outcome(error: ProviderError) -> str:
     return REQUEST_FAILED if failed_alone else OUTCOMES[type(error)]
 
 
-def finish_trouble(asked: Asked, error: ProviderError) -> None:
-    """Write a failure in one transaction, and say so in one line."""
+def finish_trouble(asked: Asked, error: ProviderError, effects: Effects) -> NotYet:
+    """Write a failure in one transaction, say so in one line, and give the account's next attempt."""
     roll = asked.runtime.roll()
-    done = commit(asked.runtime.engine, lambda c, events: _finish_trouble(c, events, asked, error, roll))
-    level = logging.INFO if isinstance(error, TryAgainAt) else logging.WARNING
-    log.log(
-        level,
-        "fetch.failed",
-        fetch=asked.taken.fetch_id,
-        label=asked.taken.label,
-        endpoint=asked.prepared.request.endpoint,
-        error=type(error).__name__,
-        why=error.message,
-        code=error.code,
-        said=error.detail,
-        then=done,
-    )
+
+    def run(connection: Connection, mine: Effects) -> NotYet:
+        done = _finish_trouble(connection, mine, asked, error, roll)
+        mine.line(
+            logging.INFO if isinstance(error, TryAgainAt) else logging.WARNING,
+            "fetch.failed",
+            fetch=asked.taken.fetch_id,
+            label=asked.taken.label,
+            endpoint=asked.prepared.request.endpoint,
+            error=type(error).__name__,
+            why=error.message,
+            code=error.code,
+            said=error.detail,
+            then=done,
+        )
+        account_id = asked.taken.account_id
+        return NotYet(account_id=account_id, why=type(error).__name__, call_up=wake(connection, account_id))
+
+    return commit(asked.runtime.engine, effects, run)
 
 
 def _finish_trouble(
     connection: Connection,
-    events: Events,
+    effects: Effects,
     asked: Asked,
     error: ProviderError,
     roll: float,
 ) -> str:
     """The finishing transaction of a failure; returns what happens to the fetch, for the log."""
     row = ledger.lock_account(connection, asked.taken.account_id)
-    ledger.fence(connection, asked.taken.fetch_id, asked.taken.lease_token)
-    asked_at = ledger.close_call(connection, asked.call_end(_outcome(error))) or row["now"]
+    asked_at = asked.close_call(connection, _outcome(error)) or row["now"]
     if isinstance(error, AnswerNotUnderstood | OurBug) and asked.sent.answer is not None:
         raw = error.raw if isinstance(error, AnswerNotUnderstood) and error.raw else asked.sent.answer.body
-        asked.put_away(connection, events, (Unreadable(reason=error.message, raw=raw),))
+        asked.put_away(connection, effects, (Unreadable(reason=error.message, raw=raw),))
     if isinstance(error, AnswerNotUnderstood):
         ledger.forget_fingerprints(connection, asked.taken.fetch_id)
     policy = RetryPolicy(**row["retry"])
@@ -130,9 +131,9 @@ def _finish_trouble(
     ledger.update_account(connection, row, changes)
     if "paused_until" in changes:
         until, reason = changes["paused_until"], changes["pause_reason"]
-        events.warning("account.paused", account=row["id"], reason=reason, until=until)
+        effects.warning("account.paused", account=row["id"], reason=reason, until=until)
     elif changes.get("breaker_state") == "open":
-        events.warning("account.breaker_opened", account=row["id"], until=changes["breaker_until"])
+        effects.warning("account.breaker_opened", account=row["id"], until=changes["breaker_until"])
     if failed_with_account(row, error, changes) and not isinstance(decision, Pause):
         decision = RetryAt(at=row["now"], counted=False, not_before=changes.get("breaker_until", row["breaker_until"]))
     return _put_back(connection, asked, error, decision, now=row["now"], asked_at=asked_at)
@@ -199,11 +200,11 @@ def _put_back(
         # The ids rest as long as the longest wait of the poll policy.
         rest = asked_at + timedelta(seconds=ease_seconds(asked.prepared.row))
         return _end(
-            connection, asked, state="dead", error=f"{type(error).__name__}: {decision.reason}", not_before=rest
+            connection, asked.taken, state="dead", error=f"{type(error).__name__}: {decision.reason}", not_before=rest
         )
     if isinstance(error, TryAgainAt) and isinstance(decision, RetryAt) and asked.prepared.tracked:
         # The ids wait for the moment that the provider named; the poll need not stay open for days.
-        return _end(connection, asked, state="done", error=text, not_before=decision.at)
+        return _end(connection, asked.taken, state="done", error=text, not_before=decision.at)
     # Trouble of the account is gated by the account's own row, so that a resume needs to touch no fetch.
     is_of_account = isinstance(decision, Pause) or decision.not_before is not None
     at = now if is_of_account or isinstance(decision, Pause) else decision.at
@@ -213,7 +214,7 @@ def _put_back(
         connection, asked.taken.fetch_id, available_at=at, error=text, counted=counted, restart=restart
     ):
         # An equal fetch stands ready meanwhile: it asks instead, of another poll.
-        return _end(connection, asked, state="cancelled", error=text)
+        return _end(connection, asked.taken, state="cancelled", error=text)
     ledger.count_poll(connection, asked.taken.poll_id, ledger.PollCounts(calls=1))
     if planning.cancel_if_ended(connection, asked.taken.poll_id):
         return "cancelled"
@@ -222,20 +223,21 @@ def _put_back(
 
 def _end(
     connection: Connection,
-    asked: Asked,
+    taken: Taken,
     *,
     state: str,
     error: str,
     not_before: datetime | None = None,
+    is_asked: bool = True,
 ) -> str:
     """End the fetch without an answer, and free its ids for a later poll, not before `not_before`."""
-    ledger.end_fetch(connection, asked.taken.fetch_id, state=state, error=error, counted=True)
+    ledger.end_fetch(connection, ledger.FetchEnd(fetch_id=taken.fetch_id, state=state, error=error, counted=is_asked))
     if state == "dead":
-        count_dead(connection, asked.taken.fetch_id)
-    ledger.free_tracked(connection, asked.taken.fetch_id, not_before=not_before)
-    unswept = state != "dead" and "window" in asked.taken.params
-    counts = ledger.PollCounts(ended=1, dead=int(state == "dead"), calls=1, unswept=unswept)
-    ledger.count_poll(connection, asked.taken.poll_id, counts)
+        count_dead(connection, taken.fetch_id)
+    ledger.free_tracked(connection, taken.fetch_id, not_before=not_before)
+    unswept = state != "dead" and "window" in taken.params
+    counts = ledger.PollCounts(ended=1, dead=int(state == "dead"), calls=int(is_asked), unswept=unswept)
+    ledger.count_poll(connection, taken.poll_id, counts)
     return state
 
 
@@ -246,40 +248,40 @@ def ease_seconds(row: RowMapping) -> float:
     return float(longest) * float(numbers["time_factor"])
 
 
-def bury_unasked(runtime: Runtime, row: RowMapping, fetch_id: int, error: str) -> None:
-    """End a ready fetch whose request cannot be built: no hint would ever bring it on. `row`: the account's."""
+def bury_unasked(runtime: Runtime, effects: Effects, taken: Taken, error: str) -> None:
+    """End a held fetch whose request cannot be built: no later attempt could build it. Its call was never made."""
 
     def run(connection: Connection) -> None:
-        poll_id = ledger.hold_ready(connection, fetch_id)
-        if poll_id is None:
-            return
-        rest = ledger.database_now(connection) + timedelta(seconds=ease_seconds(row))
-        ledger.end_fetch(connection, fetch_id, state="dead", error=error)
-        count_dead(connection, fetch_id)
-        ledger.free_tracked(connection, fetch_id, not_before=rest)
-        ledger.count_poll(connection, poll_id, ledger.PollCounts(ended=1, dead=1))
+        now = ledger.drop_call(connection, taken.fetch_id, taken.lease_token, taken.permit.call_id)
+        rest = now + timedelta(seconds=ease_seconds(taken.account))
+        _end(connection, taken, state="dead", error=error, not_before=rest, is_asked=False)
 
     retry_transaction(runtime.engine, run)
-    log.warning("fetch.unaskable", fetch=fetch_id, account=row["id"], why=error)
+    effects.warning("fetch.unaskable", fetch=taken.fetch_id, account=taken.account_id, why=error)
+
+
+def return_without_credentials(runtime: Runtime, effects: Effects, taken: Taken, reason: str) -> None:
+    """Pause an account whose credentials cannot be found, and return its fetch, uncounted: nothing was asked."""
+
+    def run(connection: Connection, mine: Effects) -> None:
+        pause_without_credentials(connection, ledger.lock_account(connection, taken.account_id), mine, reason)
+        _return_unsent(connection, taken, "Unsent: the credentials could not be found")
+
+    commit(runtime.engine, effects, run)
 
 
 def return_unsent(runtime: Runtime, taken: Taken) -> None:
     """Not a byte has left: the slot is free again at once, and the fetch ready, uncounted."""
+    reason = "Unsent: more than a second passed between the ledger's commit and the request"
+    retry_transaction(runtime.engine, lambda connection: _return_unsent(connection, taken, reason))
 
-    def run(connection: Connection) -> None:
-        ledger.fence(connection, taken.fetch_id, taken.lease_token)
-        ledger.drop_call(connection, taken.permit.call_id)
-        now = ledger.database_now(connection)
-        reason = "Unsent: more than a second passed between the ledger's commit and the request"
-        # As if it had not been taken, that is all: claims of workers that died with it stay counted.
-        if ledger.return_fetch(
-            connection, taken.fetch_id, available_at=now, error=reason, counted=False, claims=taken.claims - 1
-        ):
-            planning.cancel_if_ended(connection, taken.poll_id)
-            return
-        ledger.free_tracked(connection, taken.fetch_id)
-        ledger.end_fetch(connection, taken.fetch_id, state="cancelled", error=reason)
-        counts = ledger.PollCounts(ended=1, unswept="window" in taken.params)
-        ledger.count_poll(connection, taken.poll_id, counts)
 
-    retry_transaction(runtime.engine, run)
+def _return_unsent(connection: Connection, taken: Taken, reason: str) -> None:
+    now = ledger.drop_call(connection, taken.fetch_id, taken.lease_token, taken.permit.call_id)
+    # As if it had not been taken, that is all: claims of workers that died with it stay counted.
+    if ledger.return_fetch(
+        connection, taken.fetch_id, available_at=now, error=reason, counted=False, claims=taken.claims - 1
+    ):
+        planning.cancel_if_ended(connection, taken.poll_id)
+    else:
+        _end(connection, taken, state="cancelled", error=reason, is_asked=False)

@@ -4,22 +4,21 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, RowMapping, text
 
-from core.logging import get_logger
 from models.database import retry_transaction, transaction
 from models.deliveries import upsert
 from models.heartbeats import RECONCILE, beat
 from models.ledger import healing
-from models.ledger.dispatch import HINT_LASTS_SECONDS
+from models.ledger.taking import MESSAGE_LASTS_SECONDS
 from models.quarantine import prune as prune_quarantine
 from models.report import DeliveryReport
 from models.sending_time import fill_missing
+from models.sessions import prune as prune_sessions
 from models.vocabulary import Granularity, Source, Status
 from providers.registry import ADAPTERS
-from tasks.messages import Message, dispatch_account, poll_account
+from tasks.effects import Effects
+from tasks.messages import dispatch_account, poll_account
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps import clocks
-
-log = get_logger(__name__)
 
 KEEP_CALLS_DAYS = 14
 LEASES_AT_ONCE = 200
@@ -29,8 +28,8 @@ EXPIRE_AT_ONCE = 500
 FILL_CHUNKS = 20
 
 
-def reconcile(runtime: Runtime) -> list[Message]:
-    """Re-ready expired leases, end polls that are done, and say again what nobody was told."""
+def reconcile(runtime: Runtime) -> Effects:
+    """Re-ready expired leases, end polls that are done, and repeat messages that nobody acted on."""
     # First: what follows compares stored times with the clock.
     clocks.look(runtime)
     healed = _release_expired(runtime)
@@ -38,15 +37,17 @@ def reconcile(runtime: Runtime) -> list[Message]:
         ended = healing.end_polls(connection)
     with transaction(runtime.engine) as connection:
         unplanned = healing.unplanned_polls(connection)
-        waiting = healing.waiting_accounts(connection, hint_lasts_seconds=HINT_LASTS_SECONDS)
+        waiting = healing.waiting_accounts(connection, lasts_seconds=MESSAGE_LASTS_SECONDS)
         beat(connection, RECONCILE)
+    effects = Effects()
     filled = fill_missing(runtime.engine, chunks=FILL_CHUNKS)
     if filled:
-        log.info("upkeep.times_filled", rows=filled)
+        effects.info("upkeep.times_filled", rows=filled)
     if healed or ended:
-        log.info("upkeep.healed", leases=healed, polls=ended)
-    messages = [poll_account(account_id, poll_id) for account_id, poll_id in unplanned]
-    return messages + [dispatch_account(account_id) for account_id in waiting]
+        effects.info("upkeep.healed", leases=healed, polls=ended)
+    effects.send(*(poll_account(account_id, poll_id) for account_id, poll_id in unplanned))
+    effects.send(*map(dispatch_account, waiting))
+    return effects
 
 
 def _release_expired(runtime: Runtime) -> dict[str, int]:
@@ -119,8 +120,8 @@ def _expire_account(connection: Connection, row: RowMapping) -> int:
     return result.advanced
 
 
-def prune(runtime: Runtime) -> dict[str, int]:
-    """Delete old calls, ended fetches and polls, and stale quarantine, in short transactions of a few thousand rows."""
+def prune(runtime: Runtime) -> Effects:
+    """Delete old calls, ended fetches, polls and sessions, and stale quarantine, a few thousand rows at a time."""
     counts = {"calls": 0, "fetches": 0, "polls": 0}
     for _ in range(PRUNE_BATCHES):
         with transaction(runtime.engine) as connection:
@@ -130,6 +131,8 @@ def prune(runtime: Runtime) -> dict[str, int]:
             break
     with transaction(runtime.engine) as connection:
         counts["quarantine"] = prune_quarantine(connection)
+        counts["sessions"] = prune_sessions(connection)
+    effects = Effects()
     if any(counts.values()):
-        log.info("upkeep.pruned", **counts)
-    return counts
+        effects.info("upkeep.pruned", **counts)
+    return effects

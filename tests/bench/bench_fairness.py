@@ -3,8 +3,12 @@
 The provider is a few lines over HTTP. Nine accounts are healthy in every case, so the control run has the same nine
 and a healthy tenth. `calls/s`: answered calls of the nine; `silence`: the longest time that any of the nine got no
 answer, in which a time-out of the sick one would show; ratios to the control run.
+
+`WITHOUT="even patience yielding all" make bench BENCH=fairness` measures each case again without each of these rules
+(`without_rules.py`), beside the run with all of them.
 """
 
+import os
 import sys
 import tempfile
 import time
@@ -64,22 +68,24 @@ CASES: Sequence[tuple[str, Callable[[Request], Reply], int, int]] = (
 
 def main(url: str) -> None:
     """Print one row for each case."""
-    print("case                        calls/s  ratio  silence s  ratio")
+    print("case                        without   calls/s  ratio  silence s  ratio")
     control: Mapping[str, float] | None = None
-    for number, (name, answer, many, concurrency) in enumerate(CASES):
-        found = _measure(url, f"bench_fairness_{number}", answer, many, concurrency)
-        control = control or found
-        print(
-            f"{name:<27} {found['calls']:>7.1f}  {found['calls'] / control['calls']:.2f}  {found['silence']:>8.2f}"
-            f"  {found['silence'] / control['silence']:>6.1f}",
-            flush=True,
-        )
+    for number, case in enumerate(CASES):
+        for rule in ["", *os.environ.get("WITHOUT", "").split()]:
+            found = _measure(url, f"bench_fairness_{number}_{rule}", rule, *case[1:])
+            control = control or found
+            print(
+                f"{case[0]:<27} {rule or '-':<8} {found['calls']:>8.1f}  {found['calls'] / control['calls']:.2f}"
+                f"  {found['silence']:>8.2f}  {found['silence'] / control['silence']:>6.1f}",
+                flush=True,
+            )
 
 
-def _measure(
-    url: str, database: str, answer: Callable[[Request], Reply], many: int, concurrency: int
+def _measure(  # noqa: PLR0917 - a case, spread out
+    url: str, database: str, rule: str, answer: Callable[[Request], Reply], many: int, concurrency: int
 ) -> dict[str, float]:
     """One run: the nine and the sick from the same moment on, so that whatever they can hold they hold."""
+    program = [str(Path(__file__).with_name("without_rules.py")), rule] if rule else ["-m", "workers.cli.main"]
     with (
         tempfile.TemporaryDirectory(prefix="ulak-bench-") as name,
         migrated_database(url, database) as engine,
@@ -93,7 +99,7 @@ def _measure(
         for _ in range(many):
             _account(engine, tiny.address("sick"), key, requests=40, concurrency=concurrency)
         valkey = ValkeyServer(folder, durable=False)
-        with worker_processes(url_of(url, database), valkey.start(), folder, 1, threads=THREADS):
+        with worker_processes(url_of(url, database), valkey.start(), folder, 1, threads=THREADS, program=program):
             wait_for_calls(engine)
             time.sleep(WARM_SECONDS + SPAN_SECONDS)
             found = _found(engine)

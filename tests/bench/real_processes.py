@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,8 +40,16 @@ def migrated_database(url: str, name: str) -> Iterator[Engine]:
 
 
 @contextmanager
-def worker_processes(database_url: str, redis_url: str, folder: Path, workers: int, *, threads: int) -> Iterator[None]:
-    """Workers and a beat that ticks every second; ended at the end."""
+def worker_processes(
+    database_url: str,
+    redis_url: str,
+    folder: Path,
+    workers: int,
+    *,
+    threads: int,
+    program: Sequence[str] = ("-m", "workers.cli.main"),
+) -> Iterator[None]:
+    """Workers and a beat that ticks every second; ended at the end. `program`: what is run in the place of `ulak`."""
     env = {
         **{name: value for name, value in os.environ.items() if not name.startswith("ULAK_")},
         "PYTHONPATH": str(ROOT),
@@ -54,7 +62,7 @@ def worker_processes(database_url: str, redis_url: str, folder: Path, workers: i
     running = []
     try:
         for command in [*commands, ["beat"]]:
-            argv = [sys.executable, "-m", "workers.cli.main", *command]
+            argv = [sys.executable, *program, *command]
             running.append(
                 subprocess.Popen(argv, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             )

@@ -64,7 +64,7 @@ def freeze_before_finishing(system: System, strength: int) -> int:
     """A worker is frozen between answer and finishing transaction, past its lease: the late finisher is fenced."""
     for _ in range(strength):
         fenced, hits = system.log_lines("fetch.fenced"), len(system.read_hits())
-        late = system.trapped_worker(iter(["fence:before:1:stop"]))
+        late = system.trapped_worker(iter(["close_call:before:1:stop"]))
         system.crashes += 1
         wait_hits(system, hits + 1)
         wait_lost_leases(system)
@@ -256,8 +256,8 @@ def repeat_messages(system: System, strength: int) -> int:
     return len(caught)
 
 
-def replay_hints(system: System, strength: int) -> int:
-    """A hint for every fetch there ever was, twice, in a drawn order."""
+def replay_messages(system: System, strength: int) -> int:
+    """A message for every fetch there ever was, twice, in a drawn order."""
     app = make_app(Settings(redis_url=SecretStr(system.valkey.url)))
     rows = system.query("SELECT id, kind FROM fetches ORDER BY id DESC LIMIT :many", many=200 * strength)
     replayed = [row for row in rows for _ in range(2)]
@@ -575,7 +575,7 @@ LONG: tuple[Fault, ...] = (
     Fault("broker cut off", cut_redis, 2),
     Fault("broker half open", half_open_redis, 2),
     Fault("messages repeated", repeat_messages, 2),
-    Fault("hints replayed", replay_hints, 2),
+    Fault("messages replayed", replay_messages, 2),
     Fault("PostgreSQL restarted fast", restart_postgres_fast, 2),
     Fault("PostgreSQL restarted at once", restart_postgres_immediate, 2),
     Fault("sessions terminated", terminate_backends, 3),

@@ -11,10 +11,10 @@ from system import DEADLINE_SECONDS, LEASE_SECONDS, System
 from truth import differences, stored_rows
 
 RECOVERY_SECONDS = LEASE_SECONDS + 10
-"""What a fault may cost: its lease, the look that finds it, and a hint that counts as lost."""
+"""What a fault may cost: its lease, the look that finds it, and a message that counts as lost."""
 PATIENCE_SECONDS = 120.0
-FRESH_SECONDS = 6.0
-"""How soon a planned fetch is asked on a day without faults: well below a lost hint's ten seconds."""
+FRESH_SECONDS = 3.0
+"""How soon a planned fetch is asked on a day without faults: well below the five seconds of a lost message."""
 
 _OPEN = """
     SELECT f.id, f.state, f.lease_token FROM fetches f JOIN accounts a ON a.id = f.account_id

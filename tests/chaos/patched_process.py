@@ -18,21 +18,22 @@ from pathlib import Path
 from typing import Any
 
 POINTS: dict[str, tuple[str, str]] = {
-    "take": ("models.ledger.limiter", "take"),
+    "take": ("tasks.steps.draining", "take"),
+    "look": ("models.ledger.taking", "look"),
+    "permit": ("models.ledger.taking", "_permit"),
     "request": ("providers.http", "HttpDoor.send"),
-    "fence": ("models.ledger.finishing", "fence"),
-    "close_call": ("models.ledger.finishing", "close_call"),
+    "close_call": ("tasks.steps.asking", "close_call"),
     "upsert": ("tasks.steps.finishing", "upsert"),
     "update_tracked": ("models.ledger.finishing", "update_tracked"),
     "discover": ("models.ledger.finishing", "discover"),
     "insert_fetches": ("models.ledger.planning", "insert_fetches"),
     "end_fetch": ("models.ledger.finishing", "end_fetch"),
     "count_poll": ("models.ledger.finishing", "count_poll"),
-    "dispatch": ("tasks.steps.fetching", "dispatch"),
     "publish": ("tasks.base", "publish"),
     "ack": ("celery.worker.request", "Request.acknowledge"),
 }
 COMMITS = ("take_commit", "finish_commit")
+"""Of a take by a message, and of the end of a call, which takes the next one."""
 ALL_POINTS = (*POINTS, *COMMITS)
 
 _local = threading.local()
@@ -80,7 +81,8 @@ def set_trap(trap: Trap) -> None:
             def watched(*args: Any, **kwargs: Any) -> Any:
                 trap.pass_by(point, "before")
                 result = original(*args, **kwargs)
-                _local.commit = {"take": "take_commit", "fence": "finish_commit"}.get(point, commit_of_thread())
+                if point == "close_call" or (point == "take" and not commit_of_thread()):
+                    _local.commit = "finish_commit" if point == "close_call" else "take_commit"
                 trap.pass_by(point, "after")
                 return result
 
@@ -113,7 +115,10 @@ def commit_of_thread() -> str:
 
 def remove_fence() -> None:
     """A finisher that lost its lease writes nevertheless."""
-    wrap(("models.ledger.finishing", "fence"), lambda _: lambda *_args, **_kwargs: None)
+    finishing: Any = importlib.import_module("models.ledger.finishing")
+    fenced = "state = 'sending' AND lease_token = %(token)s"
+    assert fenced in finishing._CLOSE_CALL
+    finishing._CLOSE_CALL = finishing._CLOSE_CALL.replace(fenced, "%(token)s::uuid IS NOT NULL")
 
 
 def skip_call_row() -> None:
@@ -128,7 +133,7 @@ def skip_call_row() -> None:
 
         return take
 
-    wrap(("models.ledger.limiter", "take"), make)
+    wrap(("tasks.steps.draining", "take"), make)
 
 
 def free_slot_at_sending() -> None:
@@ -146,14 +151,15 @@ def free_slot_at_sending() -> None:
         return take
 
     def make_close(original: Callable[..., Any]) -> Callable[..., Any]:
-        def close_call(connection: Any, end: Any) -> None:
-            original(connection, end)
+        def close_call(connection: Any, fetch_id: int, token: Any, end: Any) -> Any:
+            asked_at = original(connection, fetch_id, token, end)
             connection.exec_driver_sql(f"UPDATE calls SET released_at = asked_at WHERE id = {end.call_id}")
+            return asked_at
 
         return close_call
 
-    wrap(("models.ledger.limiter", "take"), make_take)
-    wrap(("models.ledger.finishing", "close_call"), make_close)
+    wrap(("tasks.steps.draining", "take"), make_take)
+    wrap(("tasks.steps.asking", "close_call"), make_close)
 
 
 def merge_by_arrival() -> None:
@@ -179,21 +185,22 @@ def publish_before_commit() -> None:
     app = importlib.import_module("workers.app").app
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def messages_of(dispatch: Any) -> Any:
-            for message in original(dispatch):
+        def call_up(wanted: Any) -> Any:
+            for message in original(wanted):
                 base.publish(app, message)
             # Long enough that the message is taken before the commit.
             time.sleep(1.0)
-            return []
+            return ()
 
-        return messages_of
+        return call_up
 
-    wrap(("tasks.steps.planning", "messages_of"), make)
+    wrap(("tasks.steps.planning", "call_up"), make)
 
 
 def switch_reconcile_off() -> None:
     """Nobody looks for what was lost."""
-    wrap(("tasks.steps.upkeep", "reconcile"), lambda _: lambda *_args, **_kwargs: [])
+    effects = importlib.import_module("tasks.effects")
+    wrap(("tasks.steps.upkeep", "reconcile"), lambda _: lambda *_args, **_kwargs: effects.Effects())
 
 
 BREAKS: dict[str, Callable[[], None]] = {

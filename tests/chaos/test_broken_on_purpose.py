@@ -70,7 +70,7 @@ def test_a_merge_by_arrival_is_seen(table: Table) -> None:
 
 
 def test_a_publish_before_the_commit_is_seen(table: Table) -> None:
-    """Messages that speak of rows that are not there yet fall flat: the work waits until a hint counts as lost."""
+    """Messages that speak of rows that are not there yet fall flat: the work waits until a message counts as lost."""
     # Threads enough that no message waits for one until after the commit.
     wrong = seen_when_broken(table, "publish_before_commit", look_at_lateness, threads=32)
     assert any(each.startswith("late") for each in wrong)
@@ -118,12 +118,12 @@ def freeze_and_thaw(system: System) -> list[str]:
 def _freeze_and_thaw(system: System) -> list[str]:
     """Frozen before their fence, past their leases, while others do their work."""
     more(system)
-    late = [system.trapped_worker(iter(["fence:before:1:stop"])) for _ in range(3)]
+    late = [system.trapped_worker(iter(["close_call:before:1:stop"])) for _ in range(3)]
     wait_hits(system, len(late))
     system.crashes += len(late)
     held = [row.id for row in system.query("SELECT id FROM fetches WHERE state = 'sending'")]
     open_ones = "SELECT count(*) FROM fetches WHERE id = ANY(:held) AND state IN ('ready', 'sending')"
-    # Frozen workers take messages, too, so that what they hold may be hinted several times before another makes it.
+    # Frozen workers take messages, too, so that what they hold may be named several times before another makes it.
     system.until(lambda: not system.number(open_ones, held=held), what="the work of the others", seconds=120)
     for worker in late:
         worker.signal(signal.SIGCONT)

@@ -105,9 +105,10 @@ def test_eight_processes_keep_windows_of_a_second_to_a_minute(
 def test_a_limiter_that_frees_a_slot_at_sending_is_seen(
     migrated_database: Engine, redis_url: str, tmp_path: Path
 ) -> None:
-    """The same run with workers that free a slot when they send, not when they are answered, breaks limits."""
+    """A longer run with workers that free a slot when they send, not when they are answered, breaks limits."""
     scene = Scene(migrated_database, redis_url, tmp_path, FIRST, breaks="slot_freed_at_sending")
-    assert run_with(scene, 3, SHORT_COURSE, pause_seconds=1.0)
+    # Only requests that are answered late show it: on a busy machine some passes have none.
+    assert run_with(scene, 3, SHORT_COURSE * 3, pause_seconds=1.0)
 
 
 # ------------------------------------------------------------------------------------------- the judgement

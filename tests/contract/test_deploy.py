@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from core.settings import LIFELINE_VARIABLE, PREFIX, READY_VARIABLE, Settings
+from core.settings import LIFELINE_VARIABLE, NEED_CREDENTIALS, PREFIX, READY_VARIABLE, SECRETS_OF, Settings
 
 HOME = Path(__file__).parents[2]
 DEPLOY = HOME / "deploy"
@@ -23,6 +23,7 @@ MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 LOCKS = sorted((HOME / "requirements").glob("*.txt"))
 GIT_REFUSES = 128
+SECRETS = {f"{PREFIX}{name.upper()}" for names in SECRETS_OF.values() for name in names}
 OURS = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} - {LIFELINE_VARIABLE, READY_VARIABLE}
 
 
@@ -111,13 +112,119 @@ def test_every_api_process_signs_log_ins_with_one_secret() -> None:
     assert list(made["stringData"]) == [variable.removeprefix(mount["mountPath"] + "/")]
 
 
+def env_files() -> dict[str, set[str]]:
+    """The settings that `env.example` puts into each file."""
+    text = (DEPLOY / "env.example").read_text(encoding="utf-8")
+    parts = re.split(r"^# ======== (\S+\.env):.*$", text, flags=re.MULTILINE)
+    return {
+        name: set(re.findall(r"^#?(ULAK_[A-Z_]+)=", body, re.MULTILINE))
+        for name, body in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+Given = dict[str, tuple[set[str], bool]]
+"""By process: the secret settings that it gets, and whether what accounts.toml refers to."""
+
+
+def given_by_compose() -> Given:
+    """Of each service that is one of ours."""
+    found: Given = {}
+    for service in compose()["services"].values():
+        if "build" in service:
+            files: list[str] = service["env_file"]
+            names = set(service.get("environment", {})).union(*(env_files()[name] for name in files))
+            found[service["command"][0]] = (names & SECRETS, "providers.env" in files)
+    return found
+
+
+def given_by_kubernetes() -> Given:
+    """Of each pod."""
+    held = {
+        each["metadata"]["name"]: set(each["stringData" if each["kind"] == "Secret" else "data"])
+        for each in manifests()
+        if each["kind"] in {"Secret", "ConfigMap"}
+    }
+    found: Given = {}
+    for each in manifests():
+        if each["kind"] in {"Deployment", "Job"}:
+            [container] = each["spec"]["template"]["spec"]["containers"]
+            sources = [next(iter(source.values()))["name"] for source in container["envFrom"]]
+            names = {variable["name"] for variable in container.get("env", [])}.union(*(held[name] for name in sources))
+            found[container["args"][0]] = (names & SECRETS, "ulak-providers" in sources)
+    return found
+
+
+def given_by_systemd() -> Given:
+    """Of each unit."""
+    found: Given = {}
+    for path in UNITS:
+        text = path.read_text(encoding="utf-8")
+        files = re.findall(r"^EnvironmentFile=-?/etc/ulak/(\S+)$", text, re.MULTILINE)
+        names = set().union(*(env_files()[name] for name in files))
+        found[re.split(r"[-@.]", path.name)[1]] = (names & SECRETS, "providers.env" in files)
+    return found
+
+
+@pytest.mark.parametrize("given", [given_by_compose, given_by_kubernetes, given_by_systemd])
+def test_each_process_gets_the_secrets_that_it_needs_and_no_other(given: Callable[[], Given]) -> None:
+    """Whoever takes over Flower, the largest foreign web surface, has neither the database nor a key."""
+    needed = {
+        name: ({f"{PREFIX}{each.upper()}" for each in secrets}, name in NEED_CREDENTIALS)
+        for name, secrets in SECRETS_OF.items()
+    }
+    found = given()
+    assert found == {name: needed[name] for name in found}
+    assert {"worker", "api", "beat", "flower", "migrate"} <= found.keys()
+
+
+def test_files_of_secrets_are_mounted_only_where_they_are_needed() -> None:
+    """The seal key at workers and API, the page's secret at the API."""
+    services = [each for each in compose()["services"].values() if "build" in each]
+    mounted = {each["command"][0]: set(each["secrets"]) for each in services if "secrets" in each}
+    both = {"ulak_seal_key", "ulak_page_secret"}
+    assert mounted == {"worker": {"ulak_seal_key"}, "api": both}
+    ours = [each for each in manifests() if each["kind"] in {"Deployment", "Job"}]
+    pods = {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in ours}
+    volumes = {
+        name: {volume["secret"]["secretName"] for volume in pod.get("volumes", []) if "secret" in volume}
+        for name, pod in pods.items()
+    }
+    assert {name: files for name, files in volumes.items() if files} == {
+        "ulak-worker": {"ulak-seal-key"},
+        "ulak-api": {"ulak-seal-key", "ulak-page-secret"},
+    }
+
+
+def test_flower_only_shows_where_it_is_deployed() -> None:
+    """A page that frames it, or a browser that remembers the password, stops no worker."""
+    [container] = [
+        each["spec"]["template"]["spec"]["containers"][0]
+        for each in manifests()
+        if each["kind"] == "Deployment" and each["metadata"]["name"] == "ulak-flower"
+    ]
+    assert compose()["services"]["flower"]["environment"]["ULAK_FLOWER_READ_ONLY"] == "true"
+    assert {"name": "ULAK_FLOWER_READ_ONLY", "value": "true"} in container["env"]
+    assert "ULAK_FLOWER_READ_ONLY=true" in (DEPLOY / "systemd" / "ulak-flower.service").read_text(encoding="utf-8")
+
+
+def test_the_proxy_in_front_of_compose_is_trusted_and_nobody_else() -> None:
+    """It comes from the gateway of the network that the file makes; without it no cookie would be Secure."""
+    [network] = compose()["networks"]["default"]["ipam"]["config"]
+    api = compose()["services"]["api"]
+    assert api["environment"]["ULAK_TRUSTED_PROXIES"] == network["gateway"]
+    assert all(port.startswith("127.0.0.1:") for port in api["ports"])
+
+
 @pytest.mark.skipif(shutil.which("git") is None or not (HOME / ".git").exists(), reason="needs git and a clone")
 def test_what_compose_lets_people_make_is_never_committed() -> None:
     """The env files and every secret's file beside the Compose file are ignored by git."""
     parsed = compose()
-    made = {".env", "accounts.toml", parsed["x-ulak"]["env_file"]}
+    made = {".env", "accounts.toml"} | {
+        name for each in parsed["services"].values() for name in each.get("env_file", [])
+    }
     made |= {each["file"].removeprefix("./") for each in parsed["secrets"].values()}
-    assert made == {".env", "accounts.toml", "ulak.env", "seal_key", "page_secret"}
+    env_files = {"ulak.env", "providers.env", "api.env", "flower.env"}
+    assert made == {".env", "accounts.toml", "seal_key", "page_secret", *env_files}
     paths = sorted(f"deploy/{name}" for name in made)
     done = subprocess.run(["git", "check-ignore", *paths], cwd=HOME, capture_output=True, text=True, check=False)
     if done.returncode == GIT_REFUSES:

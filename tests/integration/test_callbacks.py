@@ -4,7 +4,6 @@ import itertools
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -329,7 +328,7 @@ def test_push_before_or_after_the_poll_ends_in_the_same_row(
     assert all(row == bare[0] for row in bare)
     hook(server)
     with transaction(migrated_database) as connection:
-        failed = replace(polled, status=Status.UNDELIVERABLE, provider_status="112")
+        failed = msgspec.structs.replace(polled, status=Status.UNDELIVERABLE, provider_status="112")
         upsert(connection, "toplu", "iletimerkezi", [failed], asked_at=now)
         [(status, conflict)] = connection.execute(text("SELECT status, conflict FROM delivery_status")).all()
     assert (status, conflict) == ("undeliverable", True)

@@ -146,12 +146,13 @@ def test_json_has_every_column_of_the_shared_table(ulak: Ulak) -> None:
     [
         ("-1+1", "'-1+1"),
         ("@SUM(A1)", "'@SUM(A1)"),
-        ("\t=1+1", "'\t=1+1"),
-        ("\r=1+1", "'\r=1+1"),
-        ("ref\r=1+1", "ref\r=1+1"),  # one cell: a bare carriage return must not begin a row
-        ("ref\n=1+1", "ref\n=1+1"),
+        ("\t=1+1", "'\t'=1+1"),
+        ("\r=1+1", "'\r'=1+1"),
+        ("ref\r=1+1", "ref\r'=1+1"),  # one cell: a bare carriage return must not begin a row
+        ("ref\n=1+1", "ref\n'=1+1"),
         ('one, "two"', 'one, "two"'),
-        ("+1", "+1"),
+        ("+1", "'+1"),
+        ("+905301234567", "+905301234567"),
     ],
 )
 def test_no_reference_becomes_a_formula_or_a_row_of_its_own(

@@ -4,11 +4,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
-from driving import make_runtime, scalar
+from driving import make_runtime, scalar, sent_by
 from ledger_acts import (
     Held,
     add_account,
@@ -28,16 +28,15 @@ from sqlalchemy import Engine, text
 from tiny_provider import Reply, Request, TinyProvider
 
 from models.heartbeats import RECONCILE, beat, standstills
-from models.ledger import limiter
+from models.ledger import taking
 from models.ledger.clocksteps import last_step
 from models.ledger.clockwatch import ClockWatch
 from models.ledger.planning import NewPoll, close_plan, open_poll
-from providers.adapter import Answer
+from providers.adapter import Answer, Parsed
 from providers.http import Sent
 from tasks.runtime import Runtime
 from tasks.steps import clocks, planning, upkeep
-from tasks.steps.asking import Prepared
-from tasks.steps.fetching import _corrected, _prepare, make_fetch
+from tasks.steps.draining import drain, prepare, understood
 from tasks.steps.tracking import track
 
 HOUR = 3600.0
@@ -91,7 +90,7 @@ def ahead(engine: Engine, column: str, table: str, where: str = "true", **values
 def try_take(runtime: Runtime, fetch_id: int) -> Any:
     """Take a fetch as the step does: a step of the clock is settled first."""
     taken = take(runtime.engine, fetch_id, runtime.watch)
-    if isinstance(taken, limiter.Stepped):
+    if isinstance(taken, taking.Stepped):
         clocks.settle(runtime)
         taken = take(runtime.engine, fetch_id, runtime.watch)
     return taken
@@ -101,7 +100,7 @@ def planned_within(runtime: Runtime, account_id: str, *, seconds: float) -> bool
     """Whether beat's ticks bring a fetch of the account's list within so long."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        planning.plan_due(runtime, "iletimerkezi")
+        list(planning.plan_due(runtime, "iletimerkezi"))
         if fetches_of(runtime.engine, account_id, "ready"):
             return True
         time.sleep(0.1)
@@ -120,12 +119,12 @@ def test_a_slot_stays_held_through_a_step_of_the_clock(
     account_id = add_account(shifted.engine, requests=1, per_seconds=60.0, options={"deadline_seconds": 5.0})
     _, [first, second] = add_poll(shifted.engine, account_id, [fetch(1), fetch(2)])
     began = time.monotonic()
-    assert isinstance(take(shifted.engine, first, runtime.watch), limiter.Taken)
+    assert isinstance(take(shifted.engine, first, runtime.watch), taking.Taken)
     clocks.look(runtime)
     shifted.step(seconds)
     worker = restarted(runtime) if is_new else runtime
     taken = try_take(worker, second)
-    assert isinstance(taken, limiter.NotYet)
+    assert isinstance(taken, taking.NotYet)
     assert taken.why == "limit used"
     assert steps(shifted.engine) == [round(seconds)]
     # Asked a moment ago, given up in five seconds at the most, free a minute later.
@@ -137,7 +136,7 @@ def test_a_slot_stays_held_through_a_step_of_the_clock(
         "UPDATE calls SET asked_at = asked_at - interval '66 s', gives_up_at = gives_up_at - interval '66 s',"
         " released_at = released_at - interval '66 s'",
     )
-    assert isinstance(try_take(worker, second), limiter.Taken)
+    assert isinstance(try_take(worker, second), taking.Taken)
 
 
 @pytest.mark.parametrize("seconds", [HOUR, -HOUR])
@@ -186,9 +185,9 @@ def test_a_worker_of_a_new_machine_sees_by_the_stored_times_that_the_clock_was_s
     """It knows no earlier reading; but what has happened cannot lie ahead."""
     account_id = add_account(shifted.engine, requests=1, per_seconds=60.0, options={"deadline_seconds": 5.0})
     _, [first, second] = add_poll(shifted.engine, account_id, [fetch(1), fetch(2)])
-    assert isinstance(take(shifted.engine, first, runtime.watch), limiter.Taken)
+    assert isinstance(take(shifted.engine, first, runtime.watch), taking.Taken)
     shifted.step(-HOUR)
-    assert isinstance(try_take(restarted(runtime, elsewhere=True), second), limiter.NotYet)
+    assert isinstance(try_take(restarted(runtime, elsewhere=True), second), taking.NotYet)
     assert -3602 < steps(shifted.engine)[0] < -3590
     assert 3.0 < ahead(shifted.engine, "released_at", "calls") <= 5.0
     # Whoever saw the step itself finds it noted.
@@ -200,7 +199,7 @@ def test_a_lease_of_before_the_step_neither_ends_early_nor_late(runtime: Runtime
     """What is on its way is not asked a second time; what was lost is found when it would have been."""
     account_id = add_account(shifted.engine, options={"deadline_seconds": 5.0})
     _, [fetch_id] = add_poll(shifted.engine, account_id, [fetch(1)])
-    assert isinstance(take(shifted.engine, fetch_id, runtime.watch), limiter.Taken)
+    assert isinstance(take(shifted.engine, fetch_id, runtime.watch), taking.Taken)
     for seconds in (HOUR, -2 * HOUR):
         shifted.step(seconds)
         upkeep.reconcile(runtime)
@@ -292,12 +291,12 @@ def test_lists_are_opened_at_their_interval_after_the_clock_was_set_back(
     shifted.step(HOUR)
     clocks.look(runtime)
     account_id = add_account(shifted.engine, provider="iletimerkezi", poll={"every_seconds": 0.01})
-    planning.plan_due(runtime, "iletimerkezi")
+    list(planning.plan_due(runtime, "iletimerkezi"))
     made = fetches_of(shifted.engine, account_id, "ready")
     shifted.step(-HOUR)
     upkeep.reconcile(runtime)
     for fetch_id in made:
-        assert isinstance(try_take(runtime, fetch_id), limiter.Taken)
+        assert isinstance(try_take(runtime, fetch_id), taking.Taken)
     execute(
         shifted.engine,
         "UPDATE fetches SET state = 'cancelled', finished_at = now(), lease_token = NULL, lease_until = NULL",
@@ -341,7 +340,7 @@ def test_rests_of_an_account_keep_their_length_when_the_clock_is_set_back(
     )
     execute(
         shifted.engine,
-        "UPDATE fetches SET available_at = clock_timestamp() + interval '40 s', hinted_at = clock_timestamp()",
+        "UPDATE fetches SET available_at = clock_timestamp() + interval '40 s'",
     )
     shifted.step(-HOUR)
     clocks.look(runtime)
@@ -350,7 +349,6 @@ def test_rests_of_an_account_keep_their_length_when_the_clock_is_set_back(
     assert 35.0 < ahead(shifted.engine, "available_at", "fetches", "id = :id", id=fetch_id) <= 40.0
     account = row(shifted.engine, "accounts", account_id)
     assert (account["wake_at"], account["paused_until"]) == (None, named)
-    assert row(shifted.engine, "fetches", fetch_id)["hinted_at"] is None
 
 
 def test_an_account_that_was_told_to_be_silent_is_so_through_a_step_forward(
@@ -481,7 +479,7 @@ def test_readiness_names_times_that_lie_ahead_until_a_worker_has_moved_them(
     account_id = add_account(shifted.engine)
     _, [fetch_id] = add_poll(shifted.engine, account_id, [fetch(1)])
     take(shifted.engine, fetch_id, runtime.watch)
-    planning.plan_due(runtime, "vairo")
+    list(planning.plan_due(runtime, "vairo"))
     upkeep.reconcile(runtime)
     with shifted.engine.connect() as connection:
         assert standstills(connection) == []
@@ -529,9 +527,9 @@ def test_a_watch_that_cannot_name_its_machine_still_sees_its_own_steps(shifted: 
     watch = ClockWatch(boot_id=None)
     account_id = add_account(shifted.engine)
     _, ids = add_poll(shifted.engine, account_id, [fetch(1), fetch(2)])
-    assert isinstance(take(shifted.engine, ids[0], watch), limiter.Taken)
+    assert isinstance(take(shifted.engine, ids[0], watch), taking.Taken)
     shifted.step(20.0)
-    assert isinstance(take(shifted.engine, ids[1], watch), limiter.Stepped)
+    assert isinstance(take(shifted.engine, ids[1], watch), taking.Stepped)
     with shifted.engine.begin() as connection:
         watch.keep(connection)
     assert scalar(shifted.engine, "SELECT count(*) FROM clock_readings WHERE boot_id IS NULL") == 0
@@ -636,7 +634,7 @@ def test_what_was_sent_just_now_is_no_plan_for_a_clock_that_was_set_back_too_far
         # Lists have nothing to do with it.
         execute(shifted.engine, "UPDATE accounts SET planned_at = clock_timestamp()")
         for fetch_id in plan(runtime, account_id):
-            make_fetch(runtime, fetch_id)
+            sent_by(drain(runtime, fetch_id))
     rows = "SELECT status, sent_at FROM delivery_status WHERE granularity = 'order' ORDER BY provider_key"
     with shifted.engine.connect() as connection:
         found = [tuple(each) for each in connection.execute(text(rows))]
@@ -655,14 +653,21 @@ def test_a_response_is_judged_by_the_clock_that_its_request_was_made_by(
     [fetch_id] = plan(runtime, account_id)
     at = now(shifted.engine)
     received = Sent(outcome=Answer(status=403, received_at=at), duration_seconds=0.1, answered_boot=0.0)
-    early = _prepare(runtime, fetch_id)
+    held = Held(runtime, fetch_id)
+    early = held.prepared
     shifted.step(-HOUR)
     clocks.look(runtime)
-    late = _prepare(runtime, fetch_id)
-    assert isinstance(early, Prepared)
-    assert isinstance(late, Prepared)
+    late = prepare(runtime, held.taken)
     for prepared, seconds in ((early, 0.0), (late, HOUR)):
-        judged = _corrected(prepared, received).outcome
-        assert isinstance(judged, Answer)
-        assert judged.received_at is not None
-        assert (judged.received_at - at).total_seconds() == pytest.approx(seconds, abs=0.5)
+        judged: list[Answer] = []
+
+        class Recording:
+            """Reads nothing; keeps what it is given."""
+
+            def parse(self, *given: Any, judged: list[Answer] = judged) -> Parsed:
+                judged.append(given[2])
+                return Parsed()
+
+        understood(replace(prepared, adapter=cast("Any", Recording())), received)
+        assert judged[0].received_at is not None
+        assert (judged[0].received_at - at).total_seconds() == pytest.approx(seconds, abs=0.5)

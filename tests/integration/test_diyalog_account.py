@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from api_server import Said, Server, serving
 from command_line import Ulak, ulak
-from driving import Driver, make_runtime, scalar
+from driving import Driver, make_runtime, scalar, sent_by
 from ledger_acts import add_account, add_ids, deliveries, execute, row
 from sqlalchemy import Engine, text
 from stored_rows import stored_rows
@@ -164,7 +164,7 @@ def test_a_fetch_that_stands_ready_for_a_customer_does_not_take_the_place_of_its
         add_ids(engine, account_id, ["1"], kind="customer")
         plain = open_on_demand(runtime, account_id, trigger="cli")
         days = open_on_demand(runtime, account_id, trigger="cli", window=(date(2026, 3, 1), date(2026, 3, 1)))
-        messages = [*plan_poll(runtime, account_id, plain), *plan_poll(runtime, account_id, days)]
+        messages = sent_by(plan_poll(runtime, account_id, each) for each in (plain, days))
         with Driver(runtime, plans=False).running() as driver:
             driver.send(messages)
             ended = "SELECT count(*) FROM polls WHERE state = 'complete'"

@@ -240,7 +240,7 @@ def test_a_transaction_that_lost_its_session_before_the_commit_is_repeated_in_a_
 
 
 def test_a_transaction_that_loses_session_after_session_is_not_repeated_for_ever(database: Database) -> None:
-    """Twice, then the caller hears of it."""
+    """Twice, or once more where the first session was used without a ping; then the caller gets the error."""
     runs: list[int] = []
 
     def run(connection: Connection) -> None:
@@ -250,7 +250,7 @@ def test_a_transaction_that_loses_session_after_session_is_not_repeated_for_ever
 
     with pytest.raises(DBAPIError) as lost:
         retry_transaction(database.engine, run)
-    assert (len(runs), is_unavailable(lost.value)) == (2, True)
+    assert (len(runs) in {2, 3}, is_unavailable(lost.value)) == (True, True)
 
 
 def test_a_transaction_whose_commit_had_no_answer_is_not_repeated(database: Database) -> None:

@@ -61,7 +61,7 @@ def test_a_tick_over_two_thousand_idle_accounts_is_one_question(
     execute(engine, "ANALYZE")
     asked.clear()
     began = time.perf_counter()
-    assert plan_due(runtime, provider) == []
+    assert list(plan_due(runtime, provider)) == []
     took = time.perf_counter() - began
     assert len(asked) <= 4
     # It takes some hundredths of a second; two thousand questions would take many times this, even on a busy machine.
@@ -69,7 +69,7 @@ def test_a_tick_over_two_thousand_idle_accounts_is_one_question(
     busy = f"{account_id}-77"
     add_ids(engine, busy, ["s1:+905321234567" if provider == "vairo" else "7"], kind="number")
     asked.clear()
-    plan_due(runtime, provider)
+    list(plan_due(runtime, provider))
     assert len(fetches_of(engine, busy, "ready")) == 1
     assert len(asked) < 40
 
@@ -94,7 +94,7 @@ def test_whatever_is_due_makes_its_account_a_candidate(runtime: Runtime) -> None
         for column, value in values.items():
             execute(engine, f"UPDATE accounts SET {column} = :v WHERE id = :a", v=value, a=account_id)
         cases[account_id] = name
-    plan_due(runtime, "iletimerkezi")
+    list(plan_due(runtime, "iletimerkezi"))
     planned = {name for account_id, name in cases.items() if fetches_of(engine, account_id, "ready")}
     assert planned == {"never swept", "interval over", "own interval over"}
 
@@ -104,8 +104,8 @@ def test_a_fetch_that_waits_too_long_is_raised_though_nothing_else_is_due(runtim
     engine = runtime.engine
     account_id = add_account(engine)
     _, [waiting] = add_poll(engine, account_id, [fetch(1, priority=60)])
-    plan_due(runtime, "vairo")
+    list(plan_due(runtime, "vairo"))
     assert row(engine, "fetches", waiting)["priority"] == 60
     execute(engine, "UPDATE fetches SET available_at = now() - interval '2 minutes'")
-    plan_due(runtime, "vairo")
+    list(plan_due(runtime, "vairo"))
     assert row(engine, "fetches", waiting)["priority"] == 30

@@ -33,6 +33,7 @@ from models.ledger import finishing as ledger
 from models.ledger import planning
 from providers.adapter import Answer, FetchSpec, Parsed
 from providers.errors import TryAgainSoon
+from tasks.effects import Effects
 from tasks.runtime import Runtime
 from tasks.steps.ondemand import open_on_demand
 from tasks.steps.planning import plan_poll
@@ -129,7 +130,7 @@ def test_a_poll_that_was_cancelled_before_it_was_planned_asks_nothing(runtime: R
     poll_id = open_on_demand(runtime, account_id, trigger="api")
     with runtime.engine.begin() as connection:
         planning.cancel(connection, poll_id)
-    assert plan_poll(runtime, account_id, poll_id) == []
+    assert plan_poll(runtime, account_id, poll_id) == Effects()
     assert fetches_of(runtime.engine, account_id, "ready") == []
 
 
@@ -159,7 +160,7 @@ def test_an_on_demand_poll_takes_over_ready_fetches_and_makes_its_own_for_those_
     held = Held(runtime, first)
     poll_id = open_on_demand(runtime, account_id, trigger="api")
     plan_poll(runtime, account_id, poll_id)
-    assert plan_poll(runtime, account_id, poll_id) == []
+    assert plan_poll(runtime, account_id, poll_id) == Effects()
     mine = fetches_of(engine, account_id, "ready")
     assert (len(mine), second in mine, first in mine) == (2, True, False)
     assert [row(engine, "polls", each)["open_fetches"] for each in (scheduled, poll_id)] == [1, 2]
@@ -182,7 +183,7 @@ def test_a_poll_whose_planning_message_comes_twice_asks_once(runtime: Runtime) -
     plan_poll(runtime, account_id, poll_id)
     [fetch_id] = fetches_of(engine, account_id, "ready")
     take(engine, fetch_id)
-    assert plan_poll(runtime, account_id, poll_id) == []
+    assert plan_poll(runtime, account_id, poll_id) == Effects()
     assert (fetches_of(engine, account_id, "ready"), row(engine, "polls", poll_id)["open_fetches"]) == ([], 1)
 
 
@@ -196,7 +197,7 @@ def test_a_page_that_continues_a_chain_is_not_taken_over(runtime: Runtime) -> No
     with engine.begin() as connection:
         child = fetch(2, chain="c", ids=[tracked_id])
         planning.insert_fetches(connection, poll_id, account_id, [child])
-        ledger.end_fetch(connection, first, state="done", seen=("a",))
+        ledger.end_fetch(connection, ledger.FetchEnd(fetch_id=first, state="done", seen=("a",)))
         ledger.count_poll(connection, poll_id, ledger.PollCounts(ended=1, children=1))
     with engine.begin() as connection:
         new, _ = planning.open_poll(connection, planning.NewPoll(account_id=account_id, trigger="api"))

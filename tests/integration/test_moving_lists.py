@@ -66,7 +66,7 @@ def swept(runtime: Runtime, moving: MovingList, *, days_ago: int) -> tuple[str, 
                                  options={"details": False, "deadline_seconds": 30.0})  # fmt: skip
         poll_id = open_on_demand(runtime, account_id, trigger="api", window=(day, day))
         with Driver(runtime, plans=False).running() as driver:
-            driver.send(plan_poll(runtime, account_id, poll_id))
+            driver.emit([plan_poll(runtime, account_id, poll_id)])
             state = "SELECT state FROM polls WHERE id = :id"
             assert driver.until(lambda: scalar(engine, state, id=poll_id) != "running", seconds=60)
     assert miscounted_polls(engine, account_id) == []

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from api_server import Server, serving
 from command_line import Ulak, ulak
@@ -308,8 +308,8 @@ def test_a_row_of_an_earlier_version_heals_with_the_next_answer(migrated_databas
         provider_status="2",
         sent_at=at,
     )
-    old = replace(new, provider_error="0")
-    planned = replace(old, status=Status.SCHEDULED, provider_status="0", sent_at=at + timedelta(days=9))
+    old = msgspec.structs.replace(new, provider_error="0")
+    planned = msgspec.structs.replace(old, status=Status.SCHEDULED, provider_status="0", sent_at=at + timedelta(days=9))
     for report, minute in ((planned, 0), (old, 1), (new, 2)):
         with transaction(migrated_database) as connection:
             upsert(connection, account_id, "organik", [report], asked_at=at + timedelta(minutes=minute))

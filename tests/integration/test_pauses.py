@@ -5,19 +5,18 @@ from datetime import timedelta
 
 import pytest
 from driving import Driver, make_runtime, scalar
-from ledger_acts import Held, add_account, add_ids, deliveries, execute, plan, row, take, vairo_body
+from ledger_acts import Held, add_account, add_ids, deliveries, execute, plan, row, take, vairo_body, woken
 from sqlalchemy import Engine
 from tiny_provider import Reply, Request, TinyProvider, vairo_reply
 
 from core import clock
 from core.settings import CredentialError
 from models.accounts import AccountSettings, apply, load, pause, resume
-from models.ledger import limiter
-from models.ledger.dispatch import dispatch
+from models.ledger import taking
 from models.overview import overview
 from providers.errors import AnswerNotUnderstood, PauseAccount, TryAgainSoon
 from tasks.runtime import Runtime
-from tasks.steps import fetching
+from tasks.steps.draining import drain
 
 REFUSED = PauseAccount("Vairo refuses the api_key.", code="401")
 IDS = [f"s{n}:+9053212345{n:02}" for n in range(12)]
@@ -49,10 +48,10 @@ def pass_time(engine: Engine, account_id: str) -> None:
     execute(engine, "UPDATE accounts SET paused_until = clock_timestamp() WHERE id = :a", a=account_id)
 
 
-def hinted(engine: Engine, account_id: str) -> int:
-    """How many calls may be made now."""
-    with engine.begin() as connection:
-        return len(dispatch(connection, account_id).hints)
+def may_call(engine: Engine, account_id: str) -> bool:
+    """Whether a call may be made now."""
+    found = woken(engine, account_id)
+    return found is not None and found.delay_seconds == 0
 
 
 def answer(held: Held, word: str = "DELIVERED") -> None:
@@ -68,7 +67,7 @@ def test_a_refused_account_is_probed_after_a_minute_then_ever_more_rarely(runtim
     for _ in range(7):
         held.answer(REFUSED)
         minutes.append((paused(engine, account_id)[2] or 0) / 60)
-        assert isinstance(take(engine, held.taken.fetch_id), limiter.NotYet)
+        assert isinstance(take(engine, held.taken.fetch_id), taking.NotYet)
         pass_time(engine, account_id)
         held = Held(runtime, held.taken.fetch_id)
     assert minutes == [1, 2, 4, 8, 16, 30, 30]
@@ -81,17 +80,17 @@ def test_a_refused_account_is_probed_after_a_minute_then_ever_more_rarely(runtim
 
 
 def test_after_an_automatic_pause_one_call_is_made_and_no_second_before_its_answer(runtime: Runtime) -> None:
-    """Neither a hint nor a message that was late lets a second call through."""
+    """No message, however late, lets a second call through."""
     engine = runtime.engine
     account_id, [first, second, *others] = held_calls(runtime, 6)
     for held in (first, second, *others):
         held.answer(REFUSED)
     pass_time(engine, account_id)
-    assert hinted(engine, account_id) == 1
+    assert may_call(engine, account_id)
     probe = Held(runtime, first.taken.fetch_id)
-    assert [type(take(engine, held.taken.fetch_id)) for held in (second, *others)] == [limiter.NotYet] * 5
+    assert [type(take(engine, held.taken.fetch_id)) for held in (second, *others)] == [taking.NotYet] * 5
     answer(probe)
-    assert all(isinstance(take(engine, held.taken.fetch_id), limiter.Taken) for held in (second, *others))
+    assert all(isinstance(take(engine, held.taken.fetch_id), taking.Taken) for held in (second, *others))
 
 
 def test_of_many_calls_that_are_refused_at_once_one_pauses_the_account(runtime: Runtime) -> None:
@@ -144,9 +143,9 @@ def test_an_operators_pause_stays_whatever_a_probe_on_its_way_is_told(runtime: R
         "operator",
         "A person says so.",
     )
-    assert isinstance(take(engine, second.taken.fetch_id), limiter.NotYet)
+    assert isinstance(take(engine, second.taken.fetch_id), taking.NotYet)
     pass_time(engine, account_id)
-    assert isinstance(take(engine, second.taken.fetch_id), limiter.Taken)
+    assert isinstance(take(engine, second.taken.fetch_id), taking.Taken)
 
 
 def test_an_operators_pause_takes_the_place_of_an_automatic_one(runtime: Runtime) -> None:
@@ -173,7 +172,7 @@ def test_only_a_successful_response_ends_an_automatic_pause(runtime: Runtime, er
     assert paused(engine, account_id)[:2] == ("automatic", 1)
     execute(engine, "UPDATE accounts SET breaker_until = now() WHERE id = :a", a=account_id)
     probe = Held(runtime, second.taken.fetch_id)
-    assert hinted(engine, account_id) == 0
+    assert not may_call(engine, account_id)
     answer(probe)
     assert paused(engine, account_id) == (None, 0, None)
 
@@ -191,7 +190,7 @@ def test_missing_credentials_pause_likewise(shared_database: Engine) -> None:
     [fetch_id] = plan(whole, account_id)
     found = []
     looks: list[Callable[[], object]] = [
-        lambda: fetching.make_fetch(missing, fetch_id),
+        lambda: list(drain(missing, fetch_id)),
         lambda: plan(missing, account_id),
     ]
     for look in looks:

@@ -109,7 +109,7 @@ def test_faults_of_every_kind_change_nothing_in_the_end(
 
     # What rests an account for half a minute is waited out faster here; the rest itself is the ledger's test.
     wake = "UPDATE accounts SET breaker_until = now() WHERE breaker_state <> 'closed' AND breaker_until > now()"
-    lost = "UPDATE fetches SET hinted_at = NULL WHERE state = 'ready' AND hinted_at < now() - interval '2 seconds'"
+    lost = "UPDATE accounts SET wake_at = NULL WHERE wake_at < now() - interval '2 seconds'"
     told = is_told(migrated_database, sandbox)
 
     def is_done() -> bool:

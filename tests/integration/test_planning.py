@@ -1,11 +1,11 @@
-"""What is planned and hinted when: sweeps and their watermark, fair plans, the dispatcher's timers."""
+"""What is planned when: sweeps and their watermark, fair plans; and when an account is woken."""
 
 from datetime import date, timedelta
 from typing import Any
 
 import msgspec
 import pytest
-from driving import make_runtime, miscounted_polls
+from driving import make_runtime, miscounted_polls, perform
 from ledger_acts import (
     Held,
     add_account,
@@ -17,16 +17,18 @@ from ledger_acts import (
     plan,
     row,
     take,
+    take_next,
+    woken,
 )
 from sqlalchemy import Engine
 
 from core import clock
 from models.ledger import finishing as ledger
-from models.ledger import limiter, planning
-from models.ledger.dispatch import Dispatch, dispatch
+from models.ledger import planning, taking
+from models.ledger.clockwatch import ClockWatch
 from models.ledger.pace import oldest_open_order, promote_waiting
+from tasks.messages import call_up
 from tasks.runtime import Runtime
-from tasks.steps import fetching
 from tasks.steps.ondemand import open_on_demand
 from tasks.steps.planning import _plan_scheduled, plan_due, plan_poll
 
@@ -210,7 +212,7 @@ def test_a_window_that_drifts_is_not_forgotten_when_another_is_whole(runtime: Ru
     poll_id, ids = add_poll(engine, account_id, [fetch(1), fetch(2)], sweep_through=clock.now().date())
     for fetch_id, drifting in zip(ids, (True, False), strict=True):
         with engine.begin() as connection:
-            ledger.end_fetch(connection, fetch_id, state="done")
+            ledger.end_fetch(connection, ledger.FetchEnd(fetch_id=fetch_id, state="done"))
             ledger.count_poll(connection, poll_id, ledger.PollCounts(ended=1, drifting=drifting))
     assert row(engine, "polls", poll_id)["state"] == "complete_with_errors"
 
@@ -281,8 +283,9 @@ def test_a_fetch_that_waits_behind_younger_ones_is_raised(runtime: Runtime) -> N
     _, ids = add_poll(engine, account_id, [fetch(1, priority=60), fetch(2, priority=30)])
     execute(engine, "UPDATE fetches SET available_at = now() - interval '2 minutes' WHERE id = :id", id=ids[0])
     plan(runtime, account_id)
-    with engine.begin() as connection:
-        assert [hint.fetch_id for hint in dispatch(connection, account_id).hints] == [ids[0]]
+    found = take_next(engine, account_id)
+    assert isinstance(found, taking.Taken)
+    assert found.fetch_id == ids[0]
 
 
 def test_raising_what_waits_lowers_nothing(runtime: Runtime) -> None:
@@ -304,7 +307,7 @@ def test_one_account_that_cannot_be_planned_keeps_no_other_from_it(runtime: Runt
     for account_id in (first, second):
         add_ids(runtime.engine, account_id, ["s1:+905321234567"])
     execute(runtime.engine, "UPDATE accounts SET timezone = 'No/Where' WHERE id = :a", a=first)
-    plan_due(runtime, "vairo")
+    list(plan_due(runtime, "vairo"))
     execute(runtime.engine, "UPDATE accounts SET enabled = false WHERE id = :a", a=first)
     assert [len(fetches_of(runtime.engine, each, "ready")) for each in (first, second)] == [0, 1]
 
@@ -348,57 +351,85 @@ def test_an_id_that_is_being_asked_for_fills_no_further_batch(runtime: Runtime) 
     assert row(engine, "fetches", fetch_id)["params"]["ids"] == ["2"]
 
 
-# ------------------------------------------------------------------------------------------ dispatching
-def test_a_timer_is_armed_for_the_next_free_slot_and_for_the_next_retry(runtime: Runtime) -> None:
-    """What waits for a slot beyond the horizon, or for its retry, is looked at again then, and not before."""
+# ------------------------------------------------------------------------------------------ waking
+def test_a_message_comes_for_the_next_free_slot_and_for_the_next_retry(runtime: Runtime) -> None:
+    """What waits for a slot, or for its retry, is tried again then, and not before; one message is on its way."""
     engine = runtime.engine
     account_id = add_account(engine, requests=1, per_seconds=4)
     _, ids = add_poll(engine, account_id, [fetch(1), fetch(2)])
     began = clock.boot()
     taken = take(engine, ids[0])
-    assert isinstance(taken, limiter.Taken)
+    assert isinstance(taken, taking.Taken)
+    assert taken.call_up is None
     with engine.begin() as connection:
         end = ledger.CallEnd(call_id=taken.permit.call_id, outcome="ok", http_status=200, duration_seconds=0.0,
                              seconds_since=0.0)  # fmt: skip
-        ledger.close_call(connection, end)
-        slot = dispatch(connection, account_id)
-        again = dispatch(connection, account_id)
-    assert (slot.hints, again.wake_in_seconds) == ((), None)
-    assert slot.wake_in_seconds is not None
-    assert 4 - (clock.boot() - began) - 0.1 <= slot.wake_in_seconds <= 4.1
+        ledger.close_call(connection, taken.fetch_id, taken.lease_token, end)
+    slot, again = (woken(engine, account_id, by_message=False) for _ in range(2))
+    assert (slot and slot.fetch_id, again) == (ids[1], None)
+    assert slot is not None
+    assert 4 - (clock.boot() - began) - 0.1 <= slot.delay_seconds <= 4.1
     execute(engine, "UPDATE accounts SET wake_at = now() - interval '1 second' WHERE id = :a", a=account_id)
-    with engine.begin() as connection:
-        assert dispatch(connection, account_id).wake_in_seconds is not None, "a timer that is spent is armed anew"
+    assert woken(engine, account_id, by_message=False) is None, "it may have been published, and not been heard yet"
+    found = take_heard(engine, ids[1])
+    assert isinstance(found, taking.NotYet)
+    assert found.call_up is not None, "a message that was heard is on its way no more"
+    early = take_heard(engine, ids[1])
+    assert isinstance(early, taking.NotYet)
+    assert early.call_up is None, "the account's message is another one, and due later"
+    # That one is published early when its process stops.
+    [message] = perform(runtime, call_up(found.call_up)[0].early())
+    assert (message.kwargs, message.countdown_seconds > 2) == ({"fetch_id": ids[1]}, True)
     other = add_account(engine)
     _, ids = add_poll(engine, other, [fetch(1), fetch(2)])
     began = clock.boot()
     execute(engine, "UPDATE fetches SET available_at = now() + interval '4 seconds' WHERE id = :id", id=ids[1])
+    retry = take_next(engine, other)
+    assert isinstance(retry, taking.Taken)
+    assert retry.call_up is not None
+    assert (retry.fetch_id, retry.call_up.fetch_id) == (ids[0], ids[1])
+    assert 4 - (clock.boot() - began) - 0.1 <= retry.call_up.delay_seconds <= 4.1
+
+
+def take_heard(engine: Engine, fetch_id: int) -> taking.Took:
+    """Take as one to whom a message has come."""
+    holder = taking.Holder(watch=ClockWatch(), lease_margin_seconds=1.0)
     with engine.begin() as connection:
-        retry = dispatch(connection, other)
-    assert [hint.fetch_id for hint in retry.hints] == [ids[0]]
-    assert retry.wake_in_seconds is not None
-    assert 4 - (clock.boot() - began) - 0.1 <= retry.wake_in_seconds <= 4.1
+        return taking.take(connection, holder, fetch_id=fetch_id, by_message=True)
 
 
-def test_an_account_that_is_switched_off_is_not_hinted(runtime: Runtime) -> None:
-    """Its fetches could not be taken, and each hint of them would bring the next."""
+def test_each_take_has_one_further_message_published_while_there_is_room(runtime: Runtime) -> None:
+    """Until the concurrency or the work is used up; a message that is on its way already is not repeated."""
+    engine = runtime.engine
+    account_id = add_account(engine, concurrency=3)
+    _, ids = add_poll(engine, account_id, [fetch(number) for number in range(5)])
+    found = [take_heard(engine, ids[0]), take_next(engine, account_id), take_heard(engine, ids[0])]
+    assert [each.fetch_id for each in found if isinstance(each, taking.Taken)] == ids[:3]
+    call_ups = [each.call_up for each in found if isinstance(each, taking.Taken | taking.NotYet)]
+    assert [each and (each.fetch_id, each.delay_seconds) for each in call_ups] == [(ids[1], 0.0), None, None]
+    assert take_heard(engine, ids[0]) == taking.NotYet(account_id=account_id, why="concurrency used")
+
+
+def test_an_account_that_is_switched_off_is_not_woken(runtime: Runtime) -> None:
+    """Its fetches could not be taken, and each message would bring the next."""
     engine = runtime.engine
     account_id = add_account(engine)
-    _, [fetch_id] = add_poll(engine, account_id, [fetch(1)])
+    add_poll(engine, account_id, [fetch(1)])
     execute(engine, "UPDATE accounts SET enabled = false WHERE id = :a", a=account_id)
-    with engine.begin() as connection:
-        assert dispatch(connection, account_id) == Dispatch(account_id=account_id)
-    assert row(engine, "fetches", fetch_id)["hinted_at"] is None
+    assert woken(engine, account_id) is None
+    assert row(engine, "accounts", account_id)["wake_at"] is None
 
 
-def test_a_slot_whose_fetch_was_cancelled_goes_to_the_next(runtime: Runtime) -> None:
-    """The hint of a cancelled fetch wakes the dispatcher: nothing waits for the reconciler."""
+def test_a_message_whose_fetch_was_cancelled_has_the_next_one_made(runtime: Runtime) -> None:
+    """Nothing waits for the reconciler."""
     engine = runtime.engine
     account_id = add_account(engine, concurrency=1)
     poll_id, [first] = add_poll(engine, account_id, [fetch(1, priority=10)])
     _, [second] = add_poll(engine, account_id, [fetch(2)])
-    with engine.begin() as connection:
-        assert [hint.fetch_id for hint in dispatch(connection, account_id).hints] == [first]
+    found = woken(engine, account_id)
+    assert (found and found.fetch_id) == first
     with engine.begin() as connection:
         planning.cancel(connection, poll_id)
-    assert [each.kwargs for each in fetching.make_fetch(runtime, first)] == [{"fetch_id": second}]
+    taken = take_heard(engine, first)
+    assert isinstance(taken, taking.Taken)
+    assert taken.fetch_id == second

@@ -70,7 +70,7 @@ def test_it_is_ready_once_the_ticks_are_worked_off(server: Server, runtime: Runt
         503,
         ["The tick 'plan vairo' has never been worked off.", "The tick 'reconcile' has never been worked off."],
     )
-    planning.plan_due(runtime, "vairo")
+    list(planning.plan_due(runtime, "vairo"))
     upkeep.reconcile(runtime)
     assert told(server.ask("GET", "/readyz")) == (200, [])
 

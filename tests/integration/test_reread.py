@@ -20,7 +20,7 @@ from core.settings import load_settings
 from models.quarantine import list_quarantine
 from models.report import TrackedKey
 from models.vocabulary import Reason, Status
-from providers import bip, iletimerkezi_orders, iletimerkezi_webhook, organik, vairo
+from providers import bip, iletimerkezi_orders, iletimerkezi_webhook, organik, organik_rows, vairo
 from providers.adapter import Callback
 from providers.decoding import as_int
 from sandbox.server import Sandbox
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.timeout(200)
 
 TABLES: dict[str, tuple[Any, object]] = {
     "vairo": (vairo.STATUS, "QUEUED_AT_OPERATOR"),
-    "organik": (organik.STATUS, 7),
+    "organik": (organik_rows.STATUS, 7),
     "iletimerkezi": (iletimerkezi_orders.MESSAGE_STATUS, "119"),
 }
 """Each provider's table of words, and the word that the sandbox says though it is not documented."""
@@ -378,7 +378,7 @@ def test_one_row_of_several_does_not_close_the_id_that_they_belong_to(
     ]
     Held(runtime, fetch_id).answer(msgspec.json.encode({"response": {"result": True, "data": rows}}))
     [(entry, _)] = entries(engine)
-    monkeypatch.setitem(organik.STATUS, 7, (Status.REJECTED, Reason.OTHER))
+    monkeypatch.setitem(organik_rows.STATUS, 7, (Status.REJECTED, Reason.OTHER))
     done = reread(runtime, entry)
     assert done is not None
     assert done.understood

@@ -21,11 +21,11 @@ from stored_rows import stored_rows
 from core.settings import load_settings
 from models.changes import read_changes
 from models.database import transaction
-from models.deliveries import upsert
-from models.merge import content_hash
+from models.deliveries import load_histories, upsert
+from models.facts import Facts, content_hash
 from models.rebuild import rebuild
 from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
+from models.vocabulary import Granularity, Source, Status
 from providers.adapter import Answer, Callback, Fetch
 from providers.organik import ADAPTER as ORGANIK
 from providers.organik_requests import batch_of
@@ -77,18 +77,25 @@ def organik_rows(**varied: Any) -> list[DeliveryReport]:
 def age(engine: Engine, changes: Mapping[str, Any], *, but: tuple[str, ...] = ()) -> None:
     """Give every stored statement the facts that an earlier version derived, and the rows what follows from them."""
     with engine.begin() as connection:
-        for row in connection.execute(
-            text("SELECT delivery_id, content_hash, facts FROM observations WHERE source <> 'ours'")
-        ).all():
-            facts = {name: value for name, value in {**row.facts, **changes}.items() if name not in but}
-            given = {"id": row.delivery_id, "old": row.content_hash, "new": content_hash(facts)}
-            connection.execute(
-                text(
-                    "UPDATE observations SET facts = CAST(:facts AS jsonb), content_hash = :new"
-                    " WHERE delivery_id = :id AND content_hash = :old"
-                ),
-                {**given, "facts": json.dumps(facts)},
-            )
+        ids = connection.execute(text("SELECT id FROM delivery_status")).scalars().all()
+        for place, history in load_histories(connection, ids).items():
+            for seen in history.values():
+                if seen.source is Source.OURS:
+                    continue
+                said = {**msgspec.to_builtins(seen.facts), **changes}
+                facts = {name: value for name, value in said.items() if name not in but}
+                connection.execute(
+                    text(
+                        "UPDATE observations SET facts = CAST(:facts AS jsonb), content_hash = :new"
+                        " WHERE delivery_id = :id AND content_hash = :old"
+                    ),
+                    {
+                        "id": place,
+                        "old": seen.content_hash,
+                        "new": content_hash(msgspec.convert(facts, Facts)),
+                        "facts": json.dumps(facts),
+                    },
+                )
 
 
 def test_rereading_what_was_just_stored_changes_nothing(
@@ -178,7 +185,7 @@ def test_the_senders_reference_and_our_own_statements_stay(migrated_database: En
     answer = Answer(status=200, body=body.replace(b"DELIVERED", b"WAITING"))
     [report] = VAIRO.parse(account_without_credentials(row), fetch, answer).reports
     with transaction(engine) as connection:
-        reports = [replace(report, client_ref="order-7"), unreported(report, NOON)]
+        reports = [msgspec.structs.replace(report, client_ref="order-7"), unreported(report, NOON)]
         upsert(connection, account, "vairo", reports, asked_at=NOON)
         before = stored_rows(connection, account)
     assert reread_statements(engine) == RereadResult(deliveries=1)

@@ -5,13 +5,26 @@ from typing import Any
 
 import pytest
 from driving import Driver, make_runtime, scalar
-from ledger_acts import Held, add_account, add_ids, add_poll, execute, fetch, fetches_of, plan, row, vairo_body
+from ledger_acts import (
+    Held,
+    add_account,
+    add_ids,
+    add_poll,
+    execute,
+    fetch,
+    fetches_of,
+    plan,
+    row,
+    take,
+    take_next,
+    vairo_body,
+)
 from sqlalchemy import Engine
 from test_planning import list_body
 from tiny_provider import Request, TinyProvider, vairo_reply
 
-from models.ledger.dispatch import dispatch
 from models.ledger.planning import PRIORITY_ON_DEMAND, rank_of_next_page
+from models.ledger.taking import Taken
 from tasks.runtime import Runtime
 from tasks.steps.ondemand import open_on_demand
 from tasks.steps.planning import plan_poll
@@ -37,16 +50,9 @@ def on_demand(runtime: Runtime, account_id: str) -> int:
 
 def calls_in_turn(runtime: Runtime, account_id: str) -> Iterator[tuple[str, Held]]:
     """The calls that a worker would make, one after the other: (`on demand` or `scheduled`, the call)."""
-    # The hints that planning gave are lost.
-    execute(runtime.engine, "UPDATE fetches SET hinted_at = NULL WHERE account_id = :a", a=account_id)
-    while True:
-        with runtime.engine.begin() as connection:
-            hints = dispatch(connection, account_id).hints
-        if not hints:
-            return
-        for hint in hints:
-            held = Held(runtime, hint.fetch_id)
-            yield "on demand" if held.taken.priority <= PRIORITY_ON_DEMAND else "scheduled", held
+    while isinstance(found := take_next(runtime.engine, account_id), Taken):
+        held = Held(runtime, found)
+        yield "on demand" if held.taken.priority <= PRIORITY_ON_DEMAND else "scheduled", held
 
 
 def answer(held: Held, word: str = "WAITING") -> None:
@@ -95,45 +101,35 @@ def test_without_scheduled_work_on_demand_has_every_call_and_the_reverse(runtime
     for name, mine, other in (("on demand", 10, 60), ("scheduled", 60, 10)):
         account_id = add_account(engine, concurrency=1)
         add_poll(engine, account_id, [fetch(n, priority=mine, send=str(n)) for n in range(6)])
-        order = [priority for _, priority in zip(range(3), hinted(engine, account_id), strict=False)]
+        order = [priority for _, priority in zip(range(3), ranks(engine, account_id), strict=False)]
         add_poll(engine, account_id, [fetch(n, priority=other, send=str(n)) for n in range(10, 13)])
-        found[name] = [*order, *hinted(engine, account_id)]
+        found[name] = [*order, *ranks(engine, account_id)]
     assert found == {
         "on demand": [10, 10, 10, 60, 10, 60, 10, 60, 10],
         "scheduled": [60, 60, 60, 10, 60, 10, 60, 10, 60],
     }
 
 
-def hinted(engine: Engine, account_id: str) -> Iterator[int]:
+def ranks(engine: Engine, account_id: str) -> Iterator[int]:
     """The ranks of the fetches in the order in which they may be made, each one made at once."""
-    while True:
-        with engine.begin() as connection:
-            hints = dispatch(connection, account_id).hints
-        if not hints:
-            return
-        [hint] = hints
-        made = (
-            "INSERT INTO calls (account_id, fetch_id, asked_at, gives_up_at, answered_at, released_at, outcome)"
-            " SELECT :a, :f, t, t, t, t, 'ok' FROM (SELECT clock_timestamp() AS t) AS at"
-        )
-        execute(engine, made, a=account_id, f=hint.fetch_id)
-        execute(engine, "UPDATE fetches SET state = 'done', finished_at = now() WHERE id = :f", f=hint.fetch_id)
-        yield int(row(engine, "fetches", hint.fetch_id)["priority"])
+    while isinstance(found := take_next(engine, account_id), Taken):
+        done = "UPDATE calls SET answered_at = asked_at, released_at = asked_at, outcome = 'ok' WHERE fetch_id = :f"
+        execute(engine, done, f=found.fetch_id)
+        yield found.priority
 
 
-def test_several_hints_at_once_take_turns(runtime: Runtime) -> None:
-    """What a wide limit allows within a second is shared out as well, after what is on its way already."""
+def test_several_calls_at_once_take_turns(runtime: Runtime) -> None:
+    """What a wide limit allows at once is shared out as well, whichever fetch a message names."""
     engine = runtime.engine
-    account_id = add_account(engine, concurrency=5)
+    account_id = add_account(engine, concurrency=13)
     add_poll(engine, account_id, [fetch(n, priority=10) for n in range(20)])
-    with engine.begin() as connection:
-        assert len(dispatch(connection, account_id).hints) == 5
-    execute(engine, "UPDATE accounts SET limit_concurrency = 13 WHERE id = :a", a=account_id)
-    add_poll(engine, account_id, [fetch(n, priority=30) for n in range(30, 50)])
-    with engine.begin() as connection:
-        hints = dispatch(connection, account_id).hints
-    ranks = [row(engine, "fetches", hint.fetch_id)["priority"] for hint in hints]
-    assert ranks == [30, 30, 30, 30, 30, 10, 30, 10]
+    found = [take_next(engine, account_id) for _ in range(5)]
+    _, ids = add_poll(engine, account_id, [fetch(n, priority=30) for n in range(30, 50)])
+    found += [take(engine, ids[-1]) for _ in range(8)]
+    assert [each.priority for each in found if isinstance(each, Taken)] == [10] * 5 + [30, 10] * 4
+    # The one that was named goes first among its own kind.
+    assert isinstance(found[5], Taken)
+    assert found[5].fetch_id == ids[-1]
 
 
 def test_a_list_that_an_on_demand_poll_reads_is_read_on_before_its_ids(runtime: Runtime) -> None:

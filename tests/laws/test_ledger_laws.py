@@ -8,11 +8,12 @@ from driving import make_runtime, miscounted_polls
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from ledger_acts import Held, add_account, add_ids, execute, expire_lease
+from ledger_acts import Held, add_account, add_ids, execute, expire_lease, take
 from sqlalchemy import Engine, text
 
 from models.ledger import finishing as ledger
 from models.ledger import planning
+from models.ledger.taking import Taken
 from models.report import IdAnswer
 from providers.adapter import FetchSpec, Parsed
 from providers.errors import PauseAccount, RequestIsWrong, SlowDown, TryAgainSoon
@@ -73,7 +74,10 @@ class LedgerMachine(RuleBasedStateMachine):
         execute(self.engine, "UPDATE fetches SET available_at = now() WHERE account_id = :a", a=self.account_id)
         ready = self.fetches("ready")
         if ready:
-            self.held.append(Held(self.runtime, ready[which % len(ready)]))
+            # The one that is named goes first among its own kind, on demand or scheduled, which take turns.
+            taken = take(self.engine, ready[which % len(ready)], self.runtime.watch)
+            assert isinstance(taken, Taken)
+            self.held.append(Held(self.runtime, taken))
 
     @rule(which=st.integers(0, 20), settled=st.booleans(), children=st.integers(0, 3))
     @precondition(lambda self: self.held)

@@ -252,22 +252,51 @@ def test_a_mistake_says_what_would_be_right(text: str, sentence: str) -> None:
     assert "s3cr3t" not in repr(caught.value.mistakes)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "host",
-        "http://",
-        "https://user:s3cr3t@host",
-        "https://host?api_key=s3cr3t",
-        "https://host:99999",
-        "http://ho st",
-    ],
-)
-def test_an_address_that_would_hold_a_secret_or_leads_nowhere_is_refused(url: str) -> None:
-    """The address is shown and logged, so it may hold nothing but host and path."""
-    [mistake] = _mistakes(ACCOUNT.replace("[account.cred", f'base_url = "{url}"\n[account.cred'))
+REFUSED = [
+    "", "host", "http://", "https://user:s3cr3t@host", "https://@host", "https://host?api_key=s3cr3t", "https://host#x",
+    "https://host:99999", "https://host:0", "https://ho st", "file:///etc/passwd", "gopher://host", "unix:/run/x",
+    "javascript:alert(1)", "https:host", "//host", "https://host\\t/", "https://host\\r\\nX: y", "https://host/%00",
+    "https://host/%0d%0aX", "https://host/%7F", "https://\u0430pple.com", "https://host/ğ", "https://host\\\\@x",
+    "https://host/" + "a" * 5000, "https://-host", "https://ho..st", "https://169.254.169.254/latest/meta-data",
+    "https://[fe80::1]/", "https://[::ffff:169.254.169.254]/", "https://0.0.0.0/", "https://[::]/", "https://224.0.0.1/",
+    "https://0xa9fea9fe/", "https://2852039166/", "https://0251.0376.0251.0376/", "https://169.254.43518/",
+    "https://127.1/", "https://1.2.3.256/", "https://host\u200b/", "https://[::1", "https://host:8x",
+]  # fmt: skip
+IN_THE_CLEAR = [
+    "http://example.com", "http://sms.firma.internal:8080/api", "http://10.0.0.5", "http://[fd00::2]:80/x",
+    "http://127.0.0.1.example.com", "http://localhost.example.com", "HTTP://example.com",
+]  # fmt: skip
+TAKEN = [
+    "https://example.com", "https://example.com:8443/api/v1/", "https://xn--firma-xxa.example", "https://10.0.0.5/x",
+    "https://[2001:db8::1]:443/", "http://127.0.0.1:9403", "http://127.8.9.1", "http://[::1]:80", "http://localhost:1/x",
+    "http://vairo.localhost", "https://under_score.example", "https://example.com./x%20y",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", REFUSED)
+def test_what_is_no_address_of_a_provider_is_refused(url: str) -> None:
+    """Whoever may write the file still cannot lead our credentials into the cloud's metadata or past what is shown."""
+    [mistake] = _mistakes(
+        ACCOUNT.replace("[account.cred", f'base_url = "{url}"\nallow_plain_http = true\n[account.cred')
+    )
     assert (mistake.line, mistake.where) == (4, "base_url")
     assert "s3cr3t" not in str(mistake)
+
+
+@pytest.mark.parametrize("url", IN_THE_CLEAR)
+def test_plain_http_beyond_this_host_is_taken_only_by_order(url: str) -> None:
+    """The credentials are in every request."""
+    [mistake] = _mistakes(ACCOUNT.replace("[account.cred", f'base_url = "{url}"\n[account.cred'))
+    assert "travel readable for everybody on the way; right would be: https" in str(mistake)
+    ordered = ACCOUNT.replace("[account.cred", f'base_url = "{url}"\nallow_plain_http = true\n[account.cred')
+    assert [account.base_url for account in parse_accounts(ordered)] == [url]
+
+
+@pytest.mark.parametrize("url", TAKEN)
+def test_https_and_this_host_need_no_order(url: str) -> None:
+    """The sandbox and a tunnel at loopback are plain; nothing of theirs leaves the host."""
+    [account] = parse_accounts(ACCOUNT.replace("[account.cred", f'base_url = "{url}"\n[account.cred'))
+    assert account.base_url == url.rstrip("/")
 
 
 @pytest.mark.parametrize("value", ['"s3cr3t"', "12345", '"env:"', '"env:A-B"', '"file:"', '"ENV:KEY"', '["env:KEY"]'])

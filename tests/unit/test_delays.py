@@ -2,9 +2,14 @@
 
 import threading
 import time
+from functools import partial
+from typing import Any
 
+from core import names
+from models.ledger.taking import CallUp
+from tasks.base import publish_or_log
 from tasks.delays import Delays
-from tasks.messages import Message, dispatch_account
+from tasks.messages import Message, call_up, dispatch_account
 
 
 class Taken:
@@ -35,6 +40,28 @@ def test_messages_leave_in_the_order_of_their_moments_and_none_too_early() -> No
         assert after >= seconds
 
 
+def test_a_message_that_cannot_be_published_does_not_end_the_thread_that_publishes() -> None:
+    """Kombu raises what it likes on a connection that was torn meanwhile; the next message finds another one."""
+    sent: list[str] = []
+    arrived = threading.Event()
+
+    class App:
+        """Of which the first connection is torn."""
+
+        def send_task(self, name: str, **_: Any) -> None:
+            """Fail once."""
+            sent.append(name)
+            if len(sent) == 1:
+                raise AttributeError("'NoneType' object has no attribute 'client'")
+            arrived.set()
+
+    delays = Delays(partial(publish_or_log, App()))
+    delays.put(dispatch_account("one", countdown_seconds=0.01))
+    delays.put(dispatch_account("two", countdown_seconds=0.05))
+    assert arrived.wait(60)
+    assert sent == [names.DISPATCH_ACCOUNT] * 2
+
+
 def test_what_waits_is_published_at_once_when_the_process_ends() -> None:
     """Each exactly once, though its moment has not come."""
     taken = Taken()
@@ -44,3 +71,22 @@ def test_what_waits_is_published_at_once_when_the_process_ends() -> None:
     delays.flush()
     delays.flush()
     assert [name for name, _ in taken.messages] == ["one", "two"]
+
+
+def test_a_message_that_is_published_early_has_the_account_look_again() -> None:
+    """The ledger counts on a message at the moment that it has noted, and nobody else would publish one then."""
+    published: list[Message] = []
+    delays = Delays(published.append)
+    late, due = (
+        call_up(CallUp(account_id="one", fetch_id=7, kind="page", label="page 1", delay_seconds=seconds))
+        for seconds in (60.0, 0.0)
+    )
+    delays.put(late[0])
+    delays.flush()
+    delays.put(late[0])
+    delays.put(due[0])
+    assert [(each.task, dict(each.kwargs)) for each in published] == [
+        (names.DISPATCH_ACCOUNT, {"account_id": "one"}),
+        (names.DISPATCH_ACCOUNT, {"account_id": "one"}),
+        (names.FETCH_PAGE, {"fetch_id": 7}),
+    ]

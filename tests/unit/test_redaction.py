@@ -1,5 +1,7 @@
 """What is masked, and what must stay readable, case by case."""
 
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -196,3 +198,90 @@ def test_a_value_that_contains_itself_ends() -> None:
     loop: list[object] = []
     loop.append(loop)
     assert repr(redact_value(loop)).count("[") == 8
+
+
+TOKEN = "ulak_" + "Ab3_-xYz9" * 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "X-Request-Id: {}", "'{}'", "/v1/accounts?t={}", "Bearer {}", "token is {}.", '{{"t": "{}"}}', "{}{}", "x={};",
+        "\n{}\n", "given {} to", "<{}>",
+    ],
+)  # fmt: skip
+def test_our_own_token_is_masked_although_no_process_knows_it(text: str) -> None:
+    """Only its hash is stored; somebody sends it as a request's id by mistake."""
+    assert "Ab3_" not in redact_text(text.format(TOKEN, TOKEN))
+    assert redact_text("ulak_callback_seconds_count_of_all_that_was_stored") == (
+        "ulak_callback_seconds_count_of_all_that_was_stored"
+    )
+
+
+SECRET = "Gizli/Şifre+42=&~x"
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "Gizli/Şifre+42=&~x", "Gizli%2F%C5%9Eifre%2B42%3D%26~x", "Gizli%2f%c5%9eifre%2b42%3d%26~x",
+        "Gizli/%C5%9Eifre%2B42%3D%26~x", "Gizli/%c5%9eifre%2b42%3d%26~x", "Gizli/\\u015eifre+42=&~x",
+        "Gizli\\/\\u015eifre+42=&~x", "Gizli/Şifre+42=&amp;~x",
+    ],
+)  # fmt: skip
+def test_a_known_secret_is_masked_as_every_writer_spells_it(spelled: str) -> None:
+    """URLs in either case and with slashes kept, JSON with slashes escaped, HTML."""
+    register_secret(SECRET)
+    assert redact_text(f"sent {spelled} there") == "sent *** there"
+
+
+@pytest.mark.parametrize("user", ["", "u", "us", "ulak", "firma-adi"])
+@pytest.mark.parametrize("encode", [b64encode, urlsafe_b64encode])
+def test_a_known_secret_is_masked_within_base64(user: str, encode: Callable[[bytes], bytes]) -> None:
+    """As a Basic header holds it, without the header's name beside it."""
+    secret = "quartz-lantern-1907?>"
+    register_secret(secret)
+    sent = encode(f"{user}:{secret}:x".encode()).decode()
+    shown = redact_text(f"said {sent}")
+    assert "***" in shown
+    left = max(shown.removeprefix("said ").split("***"), key=len)
+    assert len(left) <= len(user) * 2 + 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{{\\"password\\": \\"{}\\"}}', '{{\\\\\\"api_key\\\\\\": \\\\\\"{}\\\\\\"}}', "hash={}", "key={}",
+        "key: {}", "token={}",
+        "'key': '{}'", '"hash":"{}"', "Cookie: a={}; b={}", "cookie: ulak_session={}", "Set-Cookie: a={}; Path=/",
+        "şifre={}", "Şifre: {}", "ŞİFRE={}", "sifre={}", "parola: {}", "Parola={}", "api-token={}",
+        "(b'Cookie', b'a={}')",
+        "pwd={}", "x-api-key: {}", "secret={}",
+    ],
+)  # fmt: skip
+def test_the_name_before_it_gives_a_secret_away(text: str) -> None:
+    """In JSON within JSON, in Turkish and in cookies, too."""
+    assert "lantern" not in redact_text(text.format("lantern", "lantern"))
+
+
+@pytest.mark.parametrize("text", ["provider_key=m-1", "params_hash: x", "no-key: x", "monkey=banana", "keys: 3"])
+def test_a_word_that_only_ends_like_one_is_no_name_of_a_secret(text: str) -> None:
+    """Keys of deliveries are what a line is read for."""
+    assert redact_text(text) == text
+
+
+GAPS = [
+    ",", "_", "\t", "\n", "\r\n", "   ", "\u2009", "\u202f", "\u2007", "\u3000", "\u2013", "\u2011", "\u2212", "\u200b",
+    "\u2060", "\ufeff", "\u00ad", "\u200d", "%20", "&nbsp;", ", ", " - ", "\u00a0\u00a0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("gap", GAPS, ids=ascii)
+@pytest.mark.parametrize("start", ["+90", "0", ""])
+def test_a_number_is_masked_however_it_is_parted(gap: str, start: str) -> None:
+    """Blanks, dashes and invisible marks of every kind."""
+    number = start + (gap if start == "+90" else "") + gap.join(("532", "123", "45", "67"))
+    shown = redact_text(f"to {number} failed")
+    assert "123" not in shown
+    assert "45" not in shown
+    assert redact_text(shown) == shown

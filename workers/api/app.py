@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.security import HTTPBearer
 
+from core.settings import Settings, load_settings
 from tasks.runtime import Runtime
 from workers.api import (
     accounts,
@@ -25,6 +26,7 @@ from workers.api import (
 from workers.api.auth import GUARDED, BearerGuard
 from workers.api.bodies import BodyCap, JsonBodies, PackedBodies
 from workers.api.doorway import Doorway
+from workers.api.hosts import KnownHosts
 from workers.api.means import Means, Publish
 from workers.api.readiness import PATIENCE_SECONDS, Readiness
 
@@ -40,12 +42,14 @@ def make_api(
     token: str | None = None,
     publish: Publish | None = None,
     probe_seconds: float = PATIENCE_SECONDS,
+    settings: Settings | None = None,
 ) -> FastAPI:
     """The application over this runtime.
 
     `token`: accepted beside those of `ulak tokens`. `publish`: tells the workers what was committed; without it they
-    find it by themselves within seconds. `probe_seconds`: how long `/readyz` may take.
+    find it by themselves within seconds. `probe_seconds`: how long `/readyz` may take. `settings`: where it is reached.
     """
+    settings = settings or load_settings()
     means = Means(runtime=runtime, token=token, publish=publish)
 
     readiness = Readiness.beside(runtime.engine, probe_seconds)
@@ -83,7 +87,9 @@ def make_api(
     api.add_middleware(BodyCap)
     api.add_middleware(BearerGuard, means=means)
     api.add_middleware(callbacks.CallbackPaths)
-    api.add_middleware(Doorway)
+    if settings.listens_on_loopback:
+        api.add_middleware(KnownHosts, public_url=settings.public_url)
+    api.add_middleware(Doorway, is_https=settings.is_https)
     return api
 
 

@@ -1,6 +1,7 @@
 """What happens to every request: an id, one line in the log, and an answer even where we have a bug."""
 
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
@@ -19,15 +20,20 @@ from workers.api.problems import problem
 log = get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
+DEFAULTS: Mapping[str, str] = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Of every answer that says nothing else: most hold people's numbers."""
+HTTPS_ONLY: Mapping[str, str] = {"Strict-Transport-Security": "max-age=31536000"}
+
 _QUIET = ("/healthz", "/readyz", "/metrics")
 
 
 class Doorway:
     """The outermost layer. Logs a route's template, never its path or query: those hold ids and numbers."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """`app`: what answers."""
+    def __init__(self, app: ASGIApp, *, is_https: bool = False) -> None:
+        """`app`: what answers. `is_https`: whether browsers reach it over https only."""
         self._app = app
+        self._defaults = {**DEFAULTS, **(HTTPS_ONLY if is_https else {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -41,7 +47,10 @@ class Doorway:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                for name, value in self._defaults.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         with bound_contextvars(request_id=request_id):

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from core.logging import get_logger
 from core.settings import Settings
-from tasks.base import publish
+from tasks.base import publish_or_log
 from tasks.messages import Message
 from tasks.runtime import Runtime
 from workers.connections import NothingRunningError, app_for
@@ -51,10 +51,7 @@ def publisher(settings: Settings) -> Publish:
             except NothingRunningError as error:
                 log.warning("message.not_published", message=message.task, error=type(error).__name__)
                 return
-        try:
-            publish(found[0], message)
-        except found[0].connection_errors() as error:
-            log.warning("message.not_published", message=message.task, error=type(error).__name__)
+        publish_or_log(found[0], message)
 
     return send
 

@@ -13,7 +13,7 @@ from models.database import retry_transaction, transaction
 from models.ledger.finishing import database_now
 from models.overview import AccountState, paused_by, state_of
 from providers.accounts import read_accounts
-from workers.cli.output import write_json, write_table
+from workers.cli.output import write_json, write_line, write_table
 from workers.cli.session import session, tell
 
 log = get_logger(__name__)
@@ -39,7 +39,7 @@ def apply_file(
     names = {"created": done.created, "changed": done.changed, "unchanged": done.unchanged, "disabled": done.disabled}
     for word, ids in names.items():
         for account_id in ids:
-            print(f"{word} {account_id}")
+            write_line(f"{word} {account_id}")
     if done.missing:
         tell(f"Not in the file, still running (--prune disables them): {', '.join(done.missing)}")
 

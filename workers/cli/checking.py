@@ -18,13 +18,16 @@ from models.accounts import AccountRecord, list_accounts
 from models.ledger.clocksteps import last_step
 from models.overview import AccountState, state_of
 from models.schema import NEWER, UnfitDatabaseError, check_encoding, schema_is_current, schema_is_newer
+from models.transport import transport_fault
 from providers.accounts import DEFAULT_TIMEZONE, AccountsFileError, read_accounts
+from providers.addresses import is_readable_on_the_way
+from providers.errors import as_sentence
 from providers.registry import adapter_for
 from providers.way_out import check_way_out
 from tasks.steps.probing import probe
 from tasks.steps.tracking import account_row
 from workers.cli.failures import sentence_of
-from workers.cli.output import moment
+from workers.cli.output import moment, write_line
 from workers.cli.session import FAILED, Session, session, tell
 from workers.connections import NothingRunningError, redis_url
 
@@ -44,6 +47,15 @@ class Finding:
     problem: str | None
     """What is wrong and what to do; None where it is ok."""
     detail: str = ""
+    warning: str = ""
+    """What works and should still be put right; it does not count as wrong."""
+
+    @property
+    def text(self) -> str:
+        """What is printed behind the name."""
+        if self.problem or self.warning:
+            return self.problem or f"warning: {self.warning}"
+        return f"ok ({self.detail})" if self.detail else "ok"
 
 
 def register(app: typer.Typer) -> None:
@@ -57,8 +69,7 @@ def check(context: typer.Context) -> None:
     failed = 0
     for finding in _findings(run):
         failed += finding.problem is not None
-        line = finding.problem or f"ok{f' ({finding.detail})' if finding.detail else ''}"
-        print(f"{finding.what}: {line}")
+        write_line(f"{finding.what}: {finding.text}")
     if failed:
         tell(f"{failed} of these need attention.")
         raise typer.Exit(FAILED)
@@ -66,11 +77,14 @@ def check(context: typer.Context) -> None:
 
 def _findings(run: Session) -> Iterator[Finding]:
     yield Finding("settings", None, "; ".join([f"home {run.settings.home}", *_without_effect()]))
+    where = run.settings.public_url or ("on this host" if run.settings.listens_on_loopback else "behind a proxy")
+    yield Finding("status page", None, where, warning=_exposure(run))
     yield Finding("time zones", None, _time_zones())
     database = _guarded("PostgreSQL", run, _postgres)
     yield database
     if database.problem is None:
         yield _guarded("database session", run, _database_session)
+        yield _transport(run)
         yield _guarded("schema", run, _schema)
         yield _guarded("clocks", run, _clocks)
     yield _guarded("Redis", run, _redis)
@@ -84,8 +98,8 @@ def _guarded(what: str, run: Session, look: Callable[[Session], tuple[str | None
     try:
         problem, detail = look(run)
     except (NothingRunningError, UnfitDatabaseError, SQLAlchemyError, RedisError, AccountsFileError) as error:
-        told = sentence_of(error, run)
-        return Finding(what, told[0] if told else f"failed with {type(error).__name__}")
+        known = sentence_of(error, run)
+        return Finding(what, known[0] if known else f"failed with {type(error).__name__}")
     return Finding(what, problem, detail)
 
 
@@ -123,6 +137,28 @@ def _database_session(run: Session) -> tuple[str | None, str]:
         )
         return problem, ""
     return None, f"UTC, statements end after {statement}"
+
+
+def _transport(run: Session) -> Finding:
+    """Whether the way to the database is encrypted and its end verified."""
+    with run.engine.connect() as connection:
+        fault = transport_fault(connection)
+    remedy = "add ?sslmode=verify-full&sslrootcert=FILE to ULAK_DATABASE_URL"
+    warnings = {
+        None: "",
+        "unencrypted": f"numbers and the password travel unencrypted to another host: {remedy}",
+        "unverified": f"the server's certificate is not verified, so another could stand in for it: {remedy}",
+    }
+    return Finding("database transport", None, "verified, or on this host", warning=warnings[fault])
+
+
+def _exposure(run: Session) -> str:
+    """What is missing where the status page is reached from elsewhere."""
+    known = run.settings
+    if known.listens_on_loopback or known.public_url or known.trusted_proxies:
+        return ""
+    where = "it listens beyond this host, and neither ULAK_PUBLIC_URL nor ULAK_TRUSTED_PROXIES is set"
+    return f"{where}: behind https its cookies get no Secure"
 
 
 def _schema(run: Session) -> tuple[str | None, str]:
@@ -188,13 +224,15 @@ def _accounts(run: Session) -> Iterator[Finding]:
         with run.engine.connect() as connection:
             records = [record for record in list_accounts(connection) if record.enabled]
     except SQLAlchemyError:
-        return  # The schema is not there: told already.
+        return  # The schema is not there: reported already.
     for record in records:
         what, missing = f"account {record.id}", missing_credentials(record)
         if missing:
             yield Finding(what, missing)
-        else:
-            yield _guarded(what, run, lambda run, record=record: _asked(run, record))  # type: ignore[misc]
+            continue
+        if is_readable_on_the_way(record.base_url):
+            yield Finding(what, None, warning="its base_url is plain http: the credentials can be read on the way")
+        yield _guarded(what, run, lambda run, record=record: _asked(run, record))  # type: ignore[misc]
 
 
 def _asked(run: Session, record: AccountRecord) -> tuple[str | None, str]:
@@ -207,7 +245,7 @@ def _asked(run: Session, record: AccountRecord) -> tuple[str | None, str]:
         ends = "" if until is None else f" until {moment(until)}"
         return (
             None,
-            f"credentials found; not asked, as it is {state.value}{ends}: {redact_text(reason or '')}{crowding}",
+            f"credentials found; not asked, as it is {state.value}{ends}: {redact_text(as_sentence(reason))}{crowding}",
         )
     probed = probe(run.runtime, record.id, patience_seconds=PROBE_SECONDS)
     if probed is None:

@@ -12,6 +12,7 @@ from workers.cli import (
     checking,
     deliveries,
     explaining,
+    leftovers,
     polling,
     processes,
     readers,
@@ -37,14 +38,15 @@ class Commands(TyperGroup):
         except (typer.Exit, typer.Abort, TyperException, BrokenPipeError):
             raise  # Typer tells these itself: wrong usage with the usage line and exit code 2.
         except Exception as error:
-            told = sentence_of(error, ctx.obj)
-            if told is None:
+            known = sentence_of(error, ctx.obj)
+            if known is None:
                 configure_logging("cli", level="warning")
                 log.exception("command.failed", command=ctx.invoked_subcommand)
                 tell(f"This is a bug in Ulak ({type(error).__name__}); the lines above say where.")
                 raise typer.Exit(FAILED) from error
-            tell(told[0])
-            raise typer.Exit(told[1]) from error
+            for line in known[0].split("\n"):
+                tell(line)
+            raise typer.Exit(known[1]) from error
 
 
 app = typer.Typer(
@@ -75,6 +77,7 @@ for module in (
     status,
     deliveries,
     explaining,
+    leftovers,
     upkeep,
     readers,
     tokens,

@@ -13,7 +13,7 @@ from providers.codes import explain_codes, with_meaning
 from providers.ids import whole_number
 from providers.numbers import lookup_form, plain, same_number_spellings, trimmed
 from workers.cli.deliveries import CODES, as_delivery, shown_codes
-from workers.cli.output import moment, write_json, write_table
+from workers.cli.output import moment, write_json, write_line, write_table
 from workers.cli.session import CommandError, session, tell
 
 MOST_EXPLAINED = 20
@@ -47,8 +47,8 @@ def explain_some(
     for each in told:
         _write_explanation(each)
     for row in waiting:
-        print(f"{row['account_id']} {row['tracked']}: {row['status']}. Registered {moment(row['first_seen_at'])},")
-        print("  and the provider has said nothing about it yet.")
+        write_line(f"{row['account_id']} {row['tracked']}: {row['status']}. Registered {moment(row['first_seen_at'])},")
+        write_line("  and the provider has said nothing about it yet.")
     if len(rows) > MOST_EXPLAINED:
         tell(f"Only the first {MOST_EXPLAINED} are explained: name one by its row id (`ulak deliveries` shows it).")
 
@@ -92,7 +92,7 @@ def _codes_of(found: Explanation, each: Statement) -> dict[str, Any]:
 def _write_explanation(found: Explanation) -> None:
     row = found.delivery
     final = "final" if row["is_final"] else "open"
-    print(
+    write_line(
         f"{row['granularity']} {row['provider_key']} of {row['account_id']} (row {row['id']}): {row['status']}, {final}"
     )
     named = ("recipient", "client_ref", "parent_key")
@@ -105,14 +105,14 @@ def _write_explanation(found: Explanation) -> None:
     facts += [(name, row[name]) for name in counts] + [(name, moment(row[name])) for name in times]
     for name, value in facts:
         if value not in {None, ""}:
-            print(f"  {name.replace('_', ' ')}: {value}")
+            write_line(f"  {name.replace('_', ' ')}: {value}")
     if found.conflicting:
-        print(f"  CONFLICT: the provider said {' and '.join(found.conflicting)} of the same message")
+        write_line(f"  CONFLICT: the provider said {' and '.join(found.conflicting)} of the same message")
     write_table(
         ("", "status", "provider says", "source", "said as of", "came to us", "why", "gave"),
         [_statement_cells(found, each) for each in found.statements],
     )
-    print()
+    write_line()
 
 
 def _statement_cells(found: Explanation, each: Statement) -> Sequence[Any]:

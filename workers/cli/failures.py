@@ -8,6 +8,8 @@ import redis.exceptions
 import sqlalchemy.exc
 from sqlalchemy import make_url
 
+from core.plain_text import one_line
+from core.redaction import redact_text
 from core.settings import CredentialError, SettingsError
 from models.accounts import AccountsRefusedError
 from models.availability import READ_ONLY, is_unavailable, sqlstate_of, took_too_long
@@ -78,7 +80,12 @@ def _other_sentence(error: Exception) -> str | None:
             "The operating system refuses" if error.filename is None else f"{error.filename} cannot be read or written"
         )
         return f"{what}: {error.strerror}."
-    return str(error) if isinstance(error, _OURS) else None
+    return _sentence_of_ours(error) if isinstance(error, _OURS) else None
+
+
+def _sentence_of_ours(error: Exception) -> str:
+    """As it is; what may quote a provider is masked and kept from making lines of its own."""
+    return one_line(redact_text(str(error))) if isinstance(error, ProviderError) else str(error)
 
 
 def _certificate_fault(error: BaseException) -> str | None:

@@ -1,4 +1,7 @@
-"""How data is written to stdout: a table for people, JSON and CSV for programs."""
+"""How data is written to stdout: a table or lines for people, JSON and CSV for programs.
+
+The only place of the command line that prints: what providers and callers wrote cannot act on the terminal.
+"""
 
 import csv
 import json
@@ -12,6 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from core.plain_text import csv_cell, escaped_json, one_line
 
 STYLES = {
     "ok": "green",
@@ -31,6 +36,11 @@ LAST_COLUMN = 20
 """The least width of a table's last column."""
 
 
+def write_line(text: Any = "") -> None:
+    """One line, whatever the text holds."""
+    print(one_line(str(text)), flush=True)
+
+
 def write_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A drawn table on a terminal; otherwise plain columns, one line a row, no colour."""
     cells = [[_cell(value) for value in row] for row in rows]
@@ -41,7 +51,7 @@ def write_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     lines = [list(headers), *cells]
     widths = [max(len(line[place]) for line in lines) for place in range(len(headers))]
     for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        write_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def draw_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
@@ -66,7 +76,7 @@ def console_for(table: Table) -> Console:
 
 def write_json(value: Any, *, indent: int | None = 2) -> None:
     """One JSON document; without `indent` on one line."""
-    print(json.dumps(plain(value), ensure_ascii=False, indent=indent), flush=True)
+    print(_json(value, indent=indent), flush=True)
 
 
 def write_json_array(rows: Iterable[Mapping[str, Any]]) -> int:
@@ -74,7 +84,7 @@ def write_json_array(rows: Iterable[Mapping[str, Any]]) -> int:
     many = 0
     print("[", end="")
     for row in rows:
-        print(",\n" if many else "\n", json.dumps(plain(row), ensure_ascii=False), sep="", end="")
+        print(",\n" if many else "\n", _json(row), sep="", end="")
         many += 1
     print("\n]")
     return many
@@ -97,6 +107,10 @@ def write_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
         writer.writerow([_csv_value(plain(row.get(column))) for column in columns])
         many += 1
     return many
+
+
+def _json(value: Any, *, indent: int | None = None) -> str:
+    return escaped_json(json.dumps(plain(value), ensure_ascii=False, indent=indent))
 
 
 def plain(value: Any) -> Any:
@@ -142,12 +156,10 @@ def _cell(value: Any) -> str:
         return moment(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    # A line break or a control character of a provider's text must not draw on the terminal.
-    return "".join(character if character.isprintable() else " " for character in str(value))
+    return one_line(str(value))
 
 
 def _csv_value(value: Any) -> Any:
     if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False)
-    # A spreadsheet would run what begins like a formula; `+90…` is a number of a person and stays as it is.
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "-", "@", "\t", "\r")) else value
+        return csv_cell(_json(value))
+    return csv_cell(value) if isinstance(value, str) else value

@@ -15,7 +15,7 @@ from models.overview import AccountState, state_of
 from tasks.messages import poll_account
 from tasks.steps.ondemand import open_on_demand
 from tasks.steps.tracking import account_row
-from workers.cli.output import moment, write_json, write_table
+from workers.cli.output import moment, write_json, write_line, write_table
 from workers.cli.session import (
     FAILED,
     TIMED_OUT,
@@ -59,7 +59,7 @@ def poll(
     window = (_day("--from", first), _day("--to", last))
     poll_id = open_on_demand(run.runtime, account, trigger="cli", window=window)
     run.publish(poll_account(account, poll_id))
-    print(poll_id, flush=True)
+    write_line(poll_id)
     if wait:
         _wait(run, poll_id, timeout)
     elif (pause := _pause(run, account)) is not None:

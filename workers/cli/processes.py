@@ -157,6 +157,9 @@ def flower() -> None:
     celery = _celery(settings)
     import flower.options  # noqa: F401, PLC0415 - defines the options that are set below
 
+    from workers.flower_pages import protect  # noqa: PLC0415 - imports Flower
+
+    protect()
     celery.log_process = "flower"
     # Set here and not on the command line: the password must not stand in the process list.
     flower_options.basic_auth = [flower_auth(settings)]
@@ -169,6 +172,8 @@ def flower() -> None:
             f"--port={settings.flower_port or 5555}",
             f"--address={settings.bind}",
             "--max-tasks=10000",
+            # What a task is about (account, page or poll) is shown in place of its arguments.
+            "--tasks-columns=name,kwargs,state,received,runtime,worker,uuid",
             "--purge-offline-workers=60",
             # A busy worker answers, but not within a second.
             "--inspect-timeout=3000",
@@ -202,7 +207,7 @@ def api() -> None:
 
     settings = _begin("api")
     runtime = runtime_for(settings, threads=API_THREADS, application_name="ulak-api")
-    application = make_api(runtime, token=api_token(settings), publish=publisher(settings))
+    application = make_api(runtime, token=api_token(settings), publish=publisher(settings), settings=settings)
     add_pages(application, runtime, settings)
     config = uvicorn.Config(
         application,

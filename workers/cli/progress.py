@@ -8,6 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from core import clock
+from core.plain_text import one_line
+from core.redaction import redact_text
 from models.overview import AccountOverview
 from providers.errors import as_sentence
 
@@ -30,7 +32,7 @@ class Progress:
     def say(self, what: str, text: str) -> None:
         """One line of what was done."""
         # Paths and sentences may hold brackets, which are no markup.
-        self.console.print(Text.assemble((f"{what:<10}", "bold"), f" {text}"))
+        self.console.print(Text.assemble((f"{what:<10}", "bold"), f" {one_line(text)}"))
 
     def show(self, accounts: Sequence[AccountOverview], reasons: Sequence[str] | None) -> None:
         """The present state; `reasons`: what is still missing until settled, None where nobody waits for that."""
@@ -42,7 +44,7 @@ class Progress:
             return
         if clock.boot() - self._last_line >= PLAIN_EVERY_SECONDS:
             self._last_line = clock.boot()
-            self.console.print(_line(accounts, reasons))
+            self.console.print(Text(one_line(_line(accounts, reasons))))
 
     def close(self) -> None:
         """Stop drawing the table, so that what is said next stands below it."""
@@ -62,12 +64,12 @@ class Progress:
 
 def _table(accounts: Sequence[AccountOverview], reasons: Sequence[str] | None) -> Table:
     """One row per account."""
-    caption = f"waiting: {'; '.join(reasons[:3])}" if reasons else None
+    caption = Text(one_line(f"waiting: {'; '.join(reasons[:3])}")) if reasons else None
     table = Table(caption=caption, caption_justify="left")
     for name in ("account", "state", "final", "open", "ids open", "waiting", "calls/min", "limit", "last trouble"):
         table.add_column(name, justify="right" if name in {"final", "open", "ids open", "waiting"} else "left")
     for account in accounts:
-        table.add_row(
+        cells = (
             account.id,
             account.state,
             str(account.final_deliveries),
@@ -76,8 +78,10 @@ def _table(accounts: Sequence[AccountOverview], reasons: Sequence[str] | None) -
             str(account.ready_fetches),
             str(account.calls_last_minute),
             f"{account.busy_slots}/{account.limit_requests}",
-            as_sentence(account.last_trouble)[:40],
+            redact_text(as_sentence(account.last_trouble))[:40],
         )
+        # A provider's words may hold brackets, which are no markup.
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
     return table
 
 

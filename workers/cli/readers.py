@@ -6,6 +6,7 @@ import typer
 
 from models.database import transaction
 from models.readers import READABLE, ReaderError, grant_reader, grants
+from workers.cli.output import write_line
 from workers.cli.session import CommandError, session, tell
 
 
@@ -34,6 +35,6 @@ def grant(
     except ReaderError as error:
         raise CommandError(str(error)) from error
     for statement in statements:
-        print(f"{statement};")
+        write_line(f"{statement};")
     if not only_print:
         tell(f"{role} may read {', '.join(READABLE)}, and nothing else of Ulak.")

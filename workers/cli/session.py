@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from sqlalchemy import Connection, Engine
 
 from core.logging import configure_logging
+from core.plain_text import one_line
 from core.settings import Settings, load_settings
 from models.accounts import load
 from tasks.base import publish
@@ -103,8 +104,8 @@ def refuse_empty(given: Mapping[str, str | None]) -> None:
 
 
 def tell(text: str) -> None:
-    """Say a sentence of our own to the person, at stderr. What others wrote goes through `redact_text` first."""
-    typer.echo(text, err=True)
+    """Say a sentence to the person, at stderr, on one line. What others wrote goes through `redact_text` first."""
+    typer.echo(one_line(text), err=True)
 
 
 @contextmanager

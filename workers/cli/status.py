@@ -15,7 +15,7 @@ from models.accounts import PausedBy, UnknownAccountError
 from models.overview import AccountOverview, overview
 from models.rejections import Rejected
 from providers.errors import as_sentence
-from workers.cli.output import console_for, draw_table, duration, moment, write_json, write_table
+from workers.cli.output import console_for, draw_table, duration, moment, write_json, write_line, write_table
 from workers.cli.session import Session, session, tell
 
 WATCH_SECONDS = 2.0
@@ -63,7 +63,7 @@ def status(
     write_table(HEADERS, [cells(each) for each in accounts])
     for each in accounts:
         if each.reason:
-            tell(f"{each.id} is {each.state}: {redact_text(each.reason)}{_until(each)}")
+            tell(f"{each.id} is {each.state}: {redact_text(as_sentence(each.reason))}{_until(each)}")
         for rejected in each.rejected:
             tell(f"{each.id} rejected {_times(rejected)}, last {_age(each, rejected)} ago: {rejected.sentence}")
     tell(f"Generated secrets lie in {run.settings.home / 'secrets'}; `ulak secrets show` prints them.")
@@ -92,7 +92,7 @@ def _watch(run: Session, account: str | None, *, as_json: bool) -> None:
                 live.update(Group(table, Text(moment(clock.now()), style="dim")), refresh=True)
             else:
                 write_table(HEADERS, [cells(each) for each in accounts])
-                print(flush=True)
+                write_line()
             clock.sleep(max(WATCH_SECONDS, took * SHARE_OF_TIME))
 
 

@@ -6,7 +6,7 @@ import typer
 
 from models.database import transaction
 from models.tokens import TokenNameError, create_token, list_tokens, revoke_token
-from workers.cli.output import write_json, write_table
+from workers.cli.output import write_json, write_line, write_table
 from workers.cli.session import UsageError, session, tell
 
 tokens = typer.Typer(name="tokens", help="Named, revocable tokens of the task API.", no_args_is_help=True)
@@ -26,7 +26,7 @@ def create_one(context: typer.Context, name: TokenName) -> None:
             token = create_token(connection, name)
     except TokenNameError as error:
         raise UsageError(str(error)) from error
-    print(token)
+    write_line(token)
     tell("Keep it now: it is not shown again.")
 
 

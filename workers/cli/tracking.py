@@ -15,6 +15,7 @@ from providers.numbers import plain, trimmed
 from tasks.steps.idcheck import IdCheck
 from tasks.steps.tracking import MOST_AT_ONCE, account_row, track
 from workers.cli.idfiles import HEADER, BadLine, GoodLine, UnusableFileError, read_ids
+from workers.cli.output import write_line
 from workers.cli.session import Bar, CommandError, Session, UsageError, progress, refuse_empty, session, tell
 
 MOST_TOLD = 50
@@ -54,7 +55,7 @@ def track_ids(
         registration.take_file(file)
     if not registration.taken + registration.bad:
         raise UsageError(f"The file holds no ids: right would be one a line, as JSON or as csv below {HEADER}.")
-    print(f"{registration.taken} registered, {registration.new} of them new")
+    write_line(f"{registration.taken} registered, {registration.new} of them new")
     if registration.bad:
         raise CommandError(f"{registration.bad} lines were not registered; put them right and register them again.")
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from core import clock
 from core.logging import configure_logging, get_logger
 from core.redis import connect
-from core.settings import Settings, load_settings
+from core.settings import SECRETS_OF, Settings, environment_of, load_settings
 from models.accounts import apply, list_accounts
 from models.database import retry_transaction
 from models.overview import AccountOverview, overview, unsettled
@@ -34,6 +34,7 @@ from workers.supervisor import ChildFailedError, Supervisor
 log = get_logger(__name__)
 
 API_PORT, FLOWER_PORT = 8000, 5555
+CHILDREN = ("worker", "beat", "api", "flower")
 DEMO_TICK_SECONDS = 1.0
 LOOK_SECONDS = 1.0
 SETTLED_LOOKS = 3
@@ -183,16 +184,15 @@ class Up:
         api_port = choose_port(settings.api_port, API_PORT, settings.bind)
         flower_port = choose_port(settings.flower_port, FLOWER_PORT, settings.bind)
         settings = settings.model_copy(update={"api_port": api_port, "flower_port": flower_port})
-        env = _environment(settings, demo=self.plan.is_demo)
+        env = {name: _environment(settings, name, demo=self.plan.is_demo) for name in CHILDREN}
         for number in range(1, self.plan.workers + 1):
             argv = ("worker", "--name", f"worker-{number}", "--threads", str(self.plan.threads))
-            own = env | _metrics_port(settings, number)
+            own = env["worker"] | _metrics_port(settings, number)
             self.supervisor.add(_child(f"worker-{number}", argv, own, grace_seconds=25.0, tier=3))
-        self.supervisor.add(_child("beat", ("beat",), env, tier=2))
-        self.supervisor.add(_child("api", ("api",), env, tier=2))
+        self.supervisor.add(_child("beat", ("beat",), env["beat"], tier=2))
+        self.supervisor.add(_child("api", ("api",), env["api"], tier=2))
         if self.plan.flower:
-            secrets.flower_auth(settings)
-            self.supervisor.add(_child("flower", ("flower",), env, tier=2, grace_seconds=3.0))
+            self.supervisor.add(_child("flower", ("flower",), env["flower"], tier=2, grace_seconds=3.0))
         return settings
 
     def _play_sender(self, demo: SandboxRun, runtime: Runtime, settings: Settings) -> None:
@@ -269,16 +269,19 @@ class Look:
         self.runtime.engine.dispose()
 
 
-def _environment(settings: Settings, *, demo: bool) -> dict[str, str]:
-    """What children are to see: the resolved addresses and ports."""
-    env = {
+def _environment(settings: Settings, process: str, *, demo: bool) -> dict[str, str]:
+    """All that a child is to see: the resolved addresses and ports, and of the secrets those that it needs."""
+    env = environment_of(process) | {
         "ULAK_HOME": str(settings.home),
         "ULAK_API_PORT": str(settings.api_port),
         "ULAK_FLOWER_PORT": str(settings.flower_port),
     }
-    if settings.database_url and settings.redis_url:
-        env["ULAK_DATABASE_URL"] = settings.database_url.get_secret_value()
-        env["ULAK_REDIS_URL"] = settings.redis_url.get_secret_value()
+    for name in sorted(SECRETS_OF[process] & {"database_url", "redis_url"}):
+        url: SecretStr | None = getattr(settings, name)
+        if url is not None:
+            env[f"ULAK_{name.upper()}"] = url.get_secret_value()
+    if process == "flower":
+        env["ULAK_FLOWER_AUTH"] = secrets.flower_auth(settings)
     if demo:
         env["ULAK_TICK_SECONDS"] = str(DEMO_TICK_SECONDS)
     return env
@@ -301,7 +304,9 @@ def _child(
     """A child that is one of our own commands."""
     # -P: the working directory may hold packages that are called as ours are.
     argv = (sys.executable, "-P", "-m", "workers.cli.main", *arguments)
-    return ChildSpec(name=name, argv=argv, env=env, tier=tier, grace_seconds=grace_seconds, announces=True)
+    return ChildSpec(
+        name=name, argv=argv, env=env, inherit_env=False, tier=tier, grace_seconds=grace_seconds, announces=True
+    )
 
 
 def _where(url: str) -> str:

@@ -41,7 +41,7 @@ def log_in(seen: Anyone, form: Fields) -> Response:
         log.warning("page.login_refused", why=text)
         return seen.render("login.html", status=status, next=target, wrong=text)
 
-    if not site.sessions.signer.is_mark("form", seen.id, form.get("form_mark", "")):
+    if not site.form_marks.fits(seen.id, form.get("form_mark", "")):
         return again("login.stale", HTTPStatus.FORBIDDEN)
     if site.attempts.are_too_many(address, clock.boot()):
         return again("login.too_often", HTTPStatus.TOO_MANY_REQUESTS)
@@ -50,7 +50,7 @@ def log_in(seen: Anyone, form: Fields) -> Response:
         site.attempts.note_failure(address, clock.boot())
         return again("login.wrong", HTTPStatus.UNAUTHORIZED)
     response = seen.go(target)
-    seen.log_in(response, site.sessions.open(holder, clock.now()))
+    seen.log_in(response, site.sessions.open(holder))
     log.info("page.logged_in", holder=holder)
     return response
 
@@ -59,7 +59,7 @@ def log_in(seen: Anyone, form: Fields) -> Response:
 def log_out(seen: Member, _: Form) -> Response:
     """End the session."""
     if seen.session is not None:
-        seen.site.sessions.end(seen.session, clock.now())
+        seen.site.sessions.end(seen.session)
     response = seen.go("/")
     seen.log_out(response)
     return response

@@ -44,16 +44,19 @@ def find_alarms(
     waiting: Mapping[str, Waiting],
     every_seconds: Mapping[str, float],
     rested: Collection[str] = (),
+    *,
+    transport: str | None = None,
 ) -> list[Alarm]:
     """Everything that is wrong, the broken before what is on hold before the late, each in the order of the accounts.
 
     `every_seconds`: of each provider, where its account says nothing else. `rested`: accounts that were not to be asked
-    a moment ago, so that what waits there has waited rightly.
+    a moment ago, so that what waits there has waited rightly. `transport`: what `models.transport` says.
     """
+    whole = [Alarm(kind=f"database_{transport}", severity="warn", fix="database_transport")] if transport else []
     enabled = [account for account in accounts if account.enabled]
     if not enabled:
-        return [Alarm(kind="no_accounts", severity="bad")]
-    found = [*_stalled([account for account in enabled if account.id not in rested], waiting, every_seconds)]
+        return [Alarm(kind="no_accounts", severity="bad"), *whole]
+    found = [*whole, *_stalled([account for account in enabled if account.id not in rested], waiting, every_seconds)]
     for account in enabled:
         found += _state(account)
         found += _leftovers(account)

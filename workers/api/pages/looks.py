@@ -10,6 +10,7 @@ from sqlalchemy import Engine, text
 from core import clock
 from models.attention import waiting
 from models.overview import AccountOverview, AccountState, overview
+from models.transport import transport_fault
 from workers.api.pages.alarms import STALLED_SECONDS, Alarm, find_alarms
 
 LASTS_SECONDS = 2.0
@@ -66,6 +67,12 @@ class Looker:
     def _see(self) -> Look:
         with self.engine.connect() as connection:
             accounts = overview(connection)
-            found = find_alarms(accounts, waiting(connection), self.every_seconds, self._note_rest(accounts))
+            found = find_alarms(
+                accounts,
+                waiting(connection),
+                self.every_seconds,
+                self._note_rest(accounts),
+                transport=transport_fault(connection),
+            )
             as_of = accounts[0].as_of if accounts else connection.execute(text("SELECT now()")).scalar_one()
         return Look(as_of=as_of, accounts=accounts, alarms=found)

@@ -21,10 +21,10 @@ from workers.api.means import Means
 from workers.api.pages import actions
 from workers.api.pages.looks import Looker
 from workers.api.pages.searches import STATUSES, Found, Seal, Search, find
-from workers.api.pages.sessions import Sessions, Signer
+from workers.api.pages.sessions import FormMarks, Keys, Sessions
 from workers.api.pages.showing import STATIC, environment
 from workers.api.pages.trouble import PageRoute
-from workers.api.pages.visits import Member, MissingError, Site, Visit
+from workers.api.pages.visits import YEAR_SECONDS, Member, MissingError, Site, Visit
 from workers.connections import paces
 from workers.secrets import api_token
 
@@ -43,12 +43,13 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, default_respo
 def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
     """Add the status page to what `workers.api.app.make_api` made."""
     means: Means = api.state.means
-    signer = Signer(_secret(settings))
+    keys = Keys(_secret(settings))
     api.state.pages = Site(
         runtime=runtime,
         settings=settings,
-        sessions=Sessions(engine=runtime.engine, signer=signer, token=api_token(settings)),
-        seal=Seal(signer.key("search")),
+        sessions=Sessions(engine=runtime.engine, keys=keys, token=api_token(settings)),
+        form_marks=FormMarks(keys.box("form")),
+        seal=Seal(keys.box("search")),
         looker=Looker(runtime.engine, {name: pace.every_seconds for name, pace in paces().items()}),
         templates=environment(),
         publish=means.send,
@@ -56,7 +57,17 @@ def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
     )
     api.include_router(router)
     api.include_router(actions.router)
-    api.mount("/static", StaticFiles(directory=STATIC), name="static")
+    api.mount("/static", KeptFiles(directory=STATIC), name="static")
+
+
+class KeptFiles(StaticFiles):
+    """Files that a browser keeps: each address names its content."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """The file."""
+        answer = super().file_response(*args, **kwargs)
+        answer.headers["Cache-Control"] = f"public, max-age={YEAR_SECONDS}, immutable"
+        return answer
 
 
 def _is_pulled(adapter: Adapter) -> bool:
@@ -154,7 +165,7 @@ def show_delivery(seen: Member, delivery_id: int) -> Response:
     if found is None:
         raise MissingError
     # The history is told as it happened; the explanation comes the greatest first.
-    line = sorted(found.statements, key=lambda each: (each.observation["first_seen_at"], each.observation["id"]))
+    line = sorted(found.statements, key=lambda each: each.place)
     return seen.render("delivery.html", row=found.delivery, line=line, conflicting=found.conflicting)
 
 

@@ -3,7 +3,6 @@
 A search may hold a person's number, so it travels in the address only sealed: no history, log or referrer can tell it.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -58,9 +57,9 @@ def search_of(fields: Mapping[str, str]) -> Search:
 class Seal:
     """Seals searches for the address."""
 
-    def __init__(self, key: bytes) -> None:
-        """`key`: 32 bytes."""
-        self._fernet = Fernet(base64.urlsafe_b64encode(key))
+    def __init__(self, box: Fernet) -> None:
+        """`box`: for this purpose alone."""
+        self._fernet = box
 
     def close(self, search: Search) -> str:
         """The search, unreadable."""

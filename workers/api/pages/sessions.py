@@ -1,26 +1,29 @@
-"""Who is logged in: signed cookies, tokens for forms, and a brake on guessing.
+"""Who is logged in: sealed cookies, marks for forms, and a brake on guessing.
 
-A session lives in its cookie alone, signed with a secret of the home: it ends after twelve hours, at log-out (in this
-process), when the token it was opened with is revoked or replaced, and when the secret is removed.
+A session lives in its cookie, sealed with a key made of the home's secret. It ends after twelve hours, at log-out, when
+the token it was opened with is revoked or replaced, and when the secret is removed, at every API process alike.
 """
 
 import base64
-import binascii
 import hmac
 import secrets
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import datetime
-from hashlib import sha256
+from datetime import datetime, timedelta
 from threading import Lock
 
 import msgspec
+from cryptography.fernet import Fernet, InvalidToken
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import Engine
 
-from models.tokens import PREFIX, digest, holder_of, list_tokens
+from models.database import transaction
+from models.sessions import end_session, is_valid
+from models.tokens import PREFIX, digest, holder_of
 from workers.api.auth import CONFIGURED
 
-LASTS_SECONDS = 12 * 3600
+LASTS = timedelta(hours=12)
 LONGEST_TOKEN = 512
 LONGEST_COOKIE = 1024
 
@@ -35,30 +38,48 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     holder: str
     """The token's name; `configured` for `ULAK_API_TOKEN`."""
     id: str
-    expires: int
-    """Seconds since 1970."""
     mark: str = ""
     """Ties a session of the configured token to its value."""
 
 
-class Signer:
-    """Signs and checks with keys derived from one secret."""
+class Keys:
+    """Keys for separate purposes, derived from one secret (HKDF, RFC 5869)."""
 
     def __init__(self, secret: str) -> None:
         """`secret`: of the home, or of this process alone."""
         self._secret = secret.encode()
 
-    def key(self, purpose: str) -> bytes:
-        """A key of 32 bytes for one purpose."""
-        return hmac.digest(self._secret, b"key:" + purpose.encode(), sha256)
+    def box(self, purpose: str) -> Fernet:
+        """What seals, and opens again, for one purpose."""
+        return Fernet(self._derived(purpose))
 
-    def mark(self, purpose: str, text: str) -> str:
-        """What only this signer can say of `text` for `purpose`."""
-        return _encode(hmac.digest(self.key(purpose), text.encode("utf-8", "surrogateescape"), sha256))
+    def mark_of(self, token: str) -> str:
+        """Identifies a token without revealing it."""
+        return self._derived(f"token:{token}").decode()
 
-    def is_mark(self, purpose: str, text: str, mark: str) -> bool:
-        """Whether `mark` is what this signer says of `text`, compared in constant time."""
-        return hmac.compare_digest(self.mark(purpose, text).encode(), mark.encode("utf-8", "surrogateescape"))
+    def _derived(self, purpose: str) -> bytes:
+        info = purpose.encode("utf-8", "surrogateescape")
+        return base64.urlsafe_b64encode(HKDF(SHA256(), length=32, salt=None, info=info).derive(self._secret))
+
+
+class FormMarks:
+    """What a visitor's forms carry, so that another site cannot make a browser send one."""
+
+    def __init__(self, box: Fernet) -> None:
+        """`box`: for this purpose alone."""
+        self._box = box
+
+    def make(self, visit_id: str) -> str:
+        """A mark for a form of this visitor."""
+        return self._box.encrypt(_bytes(visit_id)).decode()
+
+    def fits(self, visit_id: str, mark: str) -> bool:
+        """Whether the mark was made for this visitor."""
+        try:
+            found = self._box.decrypt(_bytes(mark))
+        except InvalidToken:
+            return False
+        return hmac.compare_digest(found, _bytes(visit_id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +87,9 @@ class Sessions:
     """Opens, reads and ends sessions."""
 
     engine: Engine
-    signer: Signer
+    keys: Keys
     token: str = field(repr=False)
     """The configured token."""
-    _ended: dict[str, int] = field(default_factory=dict, repr=False)
-    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def holder(self, token: str) -> str | None:
         """Whose token this is; None where it is nobody's. Asks the database only about what may be one of ours."""
@@ -80,46 +99,44 @@ class Sessions:
             return None
         return holder_of(self.engine, token)
 
-    def open(self, holder: str, now: datetime) -> Session:
+    def open(self, holder: str) -> Session:
         """A new session."""
-        mark = self._token_mark() if holder == CONFIGURED else ""
-        expires = int(now.timestamp()) + LASTS_SECONDS
-        return Session(holder=holder, id=secrets.token_urlsafe(18), expires=expires, mark=mark)
+        mark = self.keys.mark_of(self.token) if holder == CONFIGURED else ""
+        return Session(holder=holder, id=secrets.token_urlsafe(18), mark=mark)
 
-    def write(self, session: Session) -> str:
+    def write(self, session: Session, now: datetime) -> str:
         """The session as its cookie."""
-        payload = _encode(msgspec.json.encode(session))
-        return f"{payload}.{self.signer.mark('session', payload)}"
+        return self._box().encrypt_at_time(msgspec.json.encode(session), int(now.timestamp())).decode()
 
     def read(self, cookie: str, now: datetime) -> Session | None:
-        """The session of a cookie; None where it is not ours, is over, or its token is no more."""
-        payload, dot, mark = cookie.partition(".")
-        if not dot or len(cookie) > LONGEST_COOKIE or not self.signer.is_mark("session", payload, mark):
+        """The session of a cookie; None where it is not ours, is over, or its token is no more.
+
+        Raises the database's errors: what may have been ended elsewhere lets nobody in.
+        """
+        if len(cookie) > LONGEST_COOKIE:
             return None
         try:
-            session = msgspec.json.decode(_decode(payload), type=Session)
-        except (binascii.Error, ValueError, msgspec.MsgspecError):
+            content = self._box().decrypt_at_time(_bytes(cookie), int(LASTS.total_seconds()), int(now.timestamp()))
+            session = msgspec.json.decode(content, type=Session)
+        except (InvalidToken, msgspec.MsgspecError):
             return None
-        is_over = session.expires <= now.timestamp() or session.id in self._ended
-        return None if is_over or not self._stands(session) else session
+        return session if self._is_valid(session) else None
 
-    def end(self, session: Session, now: datetime) -> None:
-        """Refuse the cookie from now on, should somebody have kept a copy."""
-        with self._lock:
-            for gone in [each for each, expires in self._ended.items() if expires <= now.timestamp()]:
-                del self._ended[gone]
-            self._ended[session.id] = session.expires
+    def end(self, session: Session) -> None:
+        """Refuse the cookie from now on at every process, should somebody have kept a copy."""
+        with transaction(self.engine) as connection:
+            end_session(connection, session.id, lasts=LASTS)
 
-    def _stands(self, session: Session) -> bool:
-        """Whether the token that opened the session would still open one."""
-        if session.holder == CONFIGURED:
-            return hmac.compare_digest(session.mark.encode(), self._token_mark().encode())
+    def _is_valid(self, session: Session) -> bool:
+        """Whether nobody ended the session, and the token that opened it would still open one."""
+        is_configured = session.holder == CONFIGURED
+        if is_configured and not hmac.compare_digest(_bytes(session.mark), _bytes(self.keys.mark_of(self.token))):
+            return False
         with self.engine.connect() as connection:
-            tokens = list_tokens(connection)
-        return any(token.name == session.holder and token.revoked_at is None for token in tokens)
+            return is_valid(connection, session.id, token_name=None if is_configured else session.holder)
 
-    def _token_mark(self) -> str:
-        return self.signer.mark("token", self.token)
+    def _box(self) -> Fernet:
+        return self.keys.box("session")
 
 
 @dataclass(slots=True)
@@ -152,9 +169,6 @@ def _recent(times: deque[float], now: float) -> deque[float]:
     return times
 
 
-def _encode(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
-
-
-def _decode(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+def _bytes(text: str) -> bytes:
+    """Also of what a stranger sent: headers may hold any byte."""
+    return text.encode("utf-8", "surrogatepass")

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from core import clock
+from core.plain_text import without_bidi
 from core.redaction import redact_text
 from providers.codes import with_meaning
 from providers.errors import as_sentence
@@ -134,10 +135,18 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_in_order,
     )
     made.filters.update(mask=mask, scrub=scrub, tone=tone, pretty=pretty, code=with_meaning, sentence=as_sentence)
     made.globals.update(languages=tuple(CATALOGUES), static=_static_addresses())
     return made
+
+
+def _in_order(value: Any) -> Any:
+    """A value of a template, without characters that would turn the text around it."""
+    if isinstance(value, Markup):
+        return Markup(without_bidi(value))  # noqa: S704 - it was markup before
+    return without_bidi(value) if isinstance(value, str) else value
 
 
 def _static_addresses() -> dict[str, str]:

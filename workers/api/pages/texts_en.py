@@ -71,6 +71,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.warn": "Attention",
     "alarm.no_accounts": "No account is set up, so nobody is asked.",
     "alarm.no_accounts.fix": "Write an accounts.toml and apply it: `ulak accounts apply accounts.toml`.",
+    "alarm.database_unencrypted": "Numbers and the database's password travel unencrypted to another host.",
+    "alarm.database_unverified": "The database's certificate is not verified: another server could stand in for it.",
+    "alarm.database_transport.fix": "Add `?sslmode=verify-full&sslrootcert=FILE` to ULAK_DATABASE_URL.",
     "alarm.stalled": "Nobody works: {accounts} should have been asked {since}, and no call is made.",
     "alarm.stalled.fix": "See that a worker and beat run and reach Redis and PostgreSQL (`ulak check`). Work waits in "
     "the database and goes on by itself once they do; nothing is lost.",

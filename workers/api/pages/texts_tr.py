@@ -69,6 +69,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.warn": "Dikkat",
     "alarm.no_accounts": "Hiç hesap tanımlı değil; bu yüzden kimseye sorulmuyor.",
     "alarm.no_accounts.fix": "Bir accounts.toml yazıp uygulayın: `ulak accounts apply accounts.toml`.",
+    "alarm.database_unencrypted": "Numaralar ve veritabanının parolası başka bir makineye şifrelenmeden gidiyor.",
+    "alarm.database_unverified": "Veritabanının sertifikası doğrulanmıyor: yerine başka bir sunucu geçebilir.",
+    "alarm.database_transport.fix": "ULAK_DATABASE_URL adresine `?sslmode=verify-full&sslrootcert=DOSYA` ekleyin.",
     "alarm.stalled": "Kimse çalışmıyor: {accounts} için sorulması gereken şeyler bekliyor (en eskisi {since}), ama "
     "hiç çağrı yapılmıyor.",
     "alarm.stalled.fix": "Bir worker ile beat'in çalıştığına, Redis'e ve PostgreSQL'e ulaştığına bakın (`ulak "

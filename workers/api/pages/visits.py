@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http import HTTPStatus
 from secrets import token_urlsafe
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from workers.api.means import Publish
 from workers.api.pages.language import CATALOGUES, Language, choose
 from workers.api.pages.looks import Looker
 from workers.api.pages.searches import Seal
-from workers.api.pages.sessions import LASTS_SECONDS, Attempts, Session, Sessions
+from workers.api.pages.sessions import LASTS, Attempts, FormMarks, Session, Sessions
 from workers.api.pages.showing import Show
 
 SESSION_COOKIE, VISIT_COOKIE, LANGUAGE_COOKIE = "ulak_session", "ulak_visit", "ulak_language"
@@ -50,6 +51,7 @@ class Site:
     runtime: Runtime
     settings: Settings
     sessions: Sessions
+    form_marks: FormMarks
     seal: Seal
     looker: Looker
     templates: Environment
@@ -57,6 +59,17 @@ class Site:
     push_only: frozenset[str]
     """Providers that are never asked."""
     attempts: Attempts = field(default_factory=Attempts)
+
+    def cookie_name(self, name: str) -> str:
+        """The cookie's name; `__Host-` lets a browser take it from this host over https only, from no neighbour of it.
+
+        RFC 6265bis, section 4.1.3.2.
+        """
+        return f"__Host-{name}" if self.settings.is_https else name
+
+    def cookie(self, request: Request, name: str) -> str | None:
+        """What the visitor's cookie of this name holds."""
+        return request.cookies.get(self.cookie_name(name))
 
 
 class PageError(Exception):
@@ -108,14 +121,14 @@ class Visit:
     @property
     def form_mark(self) -> str:
         """What every form of this visitor carries, and no other site can know."""
-        return self.site.sessions.signer.mark("form", self.id)
+        return self.site.form_marks.make(self.id)
 
     def render(self, template: str, *, status: HTTPStatus = HTTPStatus.OK, **values: Any) -> Response:
         """A page."""
         body = self.site.templates.get_template(template).render(self._context() | values)
         response = HTMLResponse(body, status_code=status, headers=dict(HEADERS))
         if self.session is None:
-            self._keep(response, VISIT_COOKIE, self.id, LASTS_SECONDS)
+            self._keep(response, VISIT_COOKIE, self.id, LASTS)
         return response
 
     def go(self, path: str, told: str | None = None) -> Response:
@@ -125,7 +138,7 @@ class Visit:
 
     def log_in(self, response: Response, session: Session) -> None:
         """Give the session to the browser."""
-        self._keep(response, SESSION_COOKIE, self.site.sessions.write(session), LASTS_SECONDS)
+        self._keep(response, SESSION_COOKIE, self.site.sessions.write(session, clock.now()), LASTS)
         self._forget(response, VISIT_COOKIE)
 
     def log_out(self, response: Response) -> None:
@@ -134,17 +147,22 @@ class Visit:
 
     def speak(self, response: Response, language: str) -> None:
         """Remember the language."""
-        self._keep(response, LANGUAGE_COOKIE, language, YEAR_SECONDS)
+        self._keep(response, LANGUAGE_COOKIE, language, timedelta(seconds=YEAR_SECONDS))
 
-    def _keep(self, response: Response, name: str, value: str, seconds: int) -> None:
+    def _keep(self, response: Response, name: str, value: str, lasts: timedelta) -> None:
+        seconds, name = int(lasts.total_seconds()), self.site.cookie_name(name)
         response.set_cookie(
             name, value, max_age=seconds, path="/", httponly=True, samesite="strict", secure=self._is_secure()
         )
 
     def _forget(self, response: Response, name: str) -> None:
+        name = self.site.cookie_name(name)
         response.delete_cookie(name, path="/", httponly=True, samesite="strict", secure=self._is_secure())
 
     def _is_secure(self) -> bool:
+        """As `ULAK_PUBLIC_URL` says; where it is unset, as this request came in."""
+        if self.site.settings.public_url is not None:
+            return self.site.settings.is_https
         return self.request.url.scheme == "https"
 
     def _context(self) -> dict[str, Any]:
@@ -183,21 +201,22 @@ class Visit:
 def visit(request: Request) -> Visit:
     """Whoever asks."""
     site: Site = request.app.state.pages
-    cookies = request.cookies
-    session = site.sessions.read(cookies[SESSION_COOKIE], clock.now()) if SESSION_COOKIE in cookies else None
+    cookie = site.cookie(request, SESSION_COOKIE)
+    session = None if cookie is None else site.sessions.read(cookie, clock.now())
     if session is not None:
         request.state.caller = session.holder
-    language = choose(cookies.get(LANGUAGE_COOKIE), request.headers.get("accept-language"))
-    visit_id = session.id if session else cookies.get(VISIT_COOKIE) or token_urlsafe(18)
-    return Visit(site=site, request=request, language=language, session=session, id=visit_id)
+    return _visit(site, request, session)
 
 
 def anonymous(request: Request) -> Visit:
     """The same without asking who it is, which may need a database that is away."""
-    site: Site = request.app.state.pages
-    language = choose(request.cookies.get(LANGUAGE_COOKIE), request.headers.get("accept-language"))
-    visit_id = request.cookies.get(VISIT_COOKIE) or token_urlsafe(18)
-    return Visit(site=site, request=request, language=language, session=None, id=visit_id)
+    return _visit(request.app.state.pages, request, None)
+
+
+def _visit(site: Site, request: Request, session: Session | None) -> Visit:
+    language = choose(site.cookie(request, LANGUAGE_COOKIE), request.headers.get("accept-language"))
+    visit_id = session.id if session else site.cookie(request, VISIT_COOKIE) or token_urlsafe(18)
+    return Visit(site=site, request=request, language=language, session=session, id=visit_id)
 
 
 def member(seen: Annotated[Visit, Depends(visit)]) -> Visit:
@@ -227,7 +246,7 @@ Member = Annotated[Visit, Depends(member)]
 
 def check_form(seen: Visit, form: Mapping[str, str]) -> None:
     """Refuse a form that another site made this visitor send."""
-    if not seen.site.sessions.signer.is_mark("form", seen.id, form.get("form_mark", "")):
+    if not seen.site.form_marks.fits(seen.id, form.get("form_mark", "")):
         raise FormRefusedError
 
 

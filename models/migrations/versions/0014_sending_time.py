@@ -10,8 +10,8 @@ from alembic import op
 
 from models.views import create_views, drop_views, write_comments
 
-revision = "0012"
-down_revision = "0010"
+revision = "0014"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from models.ledger.finishing import FencedError
-from tasks.steps.events import Events, commit
+from tasks.effects import Effects, commit
 
 
 @pytest.fixture
@@ -29,27 +29,31 @@ def test_a_transaction_that_is_repeated_tells_its_events_once(shared_database: E
     """Those of the attempt that was committed."""
     attempts: list[int] = []
 
-    def run(connection: Connection, events: Events) -> None:
+    def run(connection: Connection, mine: Effects) -> None:
         attempts.append(len(attempts) + 1)
-        events.info("thing.done", attempt=attempts[-1])
+        mine.info("thing.done", attempt=attempts[-1])
         assert lines == []
         if attempts[-1] < 3:
             _fail(connection, "40P01")
 
-    commit(shared_database, run)
+    effects = Effects()
+    commit(shared_database, effects, run)
+    effects.write_log()
+    effects.write_log()
     assert lines == [{"event": "thing.done", "attempt": 3, "log_level": "info"}]
 
 
 def test_a_transaction_that_is_rolled_back_tells_nothing(shared_database: Engine, lines: list[Any]) -> None:
     """An error that is not repeated goes through."""
 
-    def run(connection: Connection, events: Events) -> None:
-        events.warning("thing.done")
+    def run(connection: Connection, mine: Effects) -> None:
+        mine.warning("thing.done")
         _fail(connection, "22012")
 
+    effects = Effects()
     with pytest.raises(DBAPIError):
-        commit(shared_database, run)
-    assert lines == []
+        commit(shared_database, effects, run)
+    assert (lines, effects) == ([], Effects())
 
 
 def test_an_answer_that_could_not_be_stored_is_not_said_to_be(shared_database: Engine, lines: list[Any]) -> None:

@@ -1,0 +1,300 @@
+"""The one decision about the next call of an account, and the rate limiter: it is the ledger of calls.
+
+A call may be made when, under the account's row lock, fewer than `requests` rows of `calls` are busy and fewer than
+`concurrency` are unanswered. A row is busy until `released_at + per_seconds`, where `released_at` is the moment at
+which the request was answered, or given up (asked_at + deadline) while no answer is known. So two arrivals on one
+slot are at least `per_seconds` apart at the provider, whatever the network does, and with `requests` slots no sliding
+window can hold more. Precondition: a request reaches the provider before its answer or its deadline.
+
+It is durable, needs no clock but PostgreSQL's, and no recovery after a crash. That this clock was stepped is noticed
+before a call is allowed (`clockwatch`), and what was stored before is moved with it (`clocksteps`).
+
+A take that is refused for now, or that leaves room for another call, causes one message: work waits as rows, and at
+most one message of an account is on its way. `accounts.wake_at` is its moment; one that nobody took within
+`MESSAGE_LASTS_SECONDS` is lost.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, RowMapping
+
+from core import clock
+from models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Reading
+from models.ledger.deciding import Decision, decide, look
+from models.ledger.sharing import CROWDED_LASTS_SECONDS
+from models.ledger.walks import seen_in_chain
+from models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS, Permit
+from models.tracked import IDS_OF_FETCH, AskedId, ids_of_fetch
+
+MESSAGE_LASTS_SECONDS = 5.0
+"""After this a message that nobody took counts as lost."""
+TIMER_CAP_SECONDS = 5.0
+"""The longest delay of a message; what is due later is found by `upkeep.reconcile`."""
+EARLY = timedelta(milliseconds=20)
+"""Moments of messages that are no further apart count as one."""
+BUSY_SECONDS = 0.1
+"""When to try again where another transaction holds the fetch that was chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallUp:
+    """A message to publish after the commit: start draining the account, with this fetch, in `delay_seconds`."""
+
+    account_id: str
+    fetch_id: int
+    kind: str
+    label: str
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A fetch that this worker now holds, with the call row that permits its one request."""
+
+    fetch_id: int
+    poll_id: int
+    account_id: str
+    kind: str
+    params: Mapping[str, Any] = field(repr=False)
+    label: str
+    round: int
+    priority: int
+    attempts: int
+    claims: int
+    lease_token: UUID
+    asked_at: datetime
+    as_of: datetime
+    """When the question was asked, in the order of the account's questions: it never decreases, and after a step of the
+    clock back it runs ahead of the clock until that has caught up. What an answer states is true as of it."""
+    permit: Permit
+    account: RowMapping = field(repr=False)
+    """The account's row, with PostgreSQL's `now`."""
+    has_dead: bool
+    """Whether the account has dead letters."""
+    tracked: Sequence[AskedId] = field(repr=False)
+    """The ids that it asks for."""
+    seen_before: Mapping[str, int] = field(repr=False)
+    call_up: CallUp | None = None
+    """Set where another thread could make a further call of this account meanwhile, now or soon."""
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether a success has nothing to reset at the account."""
+        account = self.account
+        return bool(account["breaker_state"] == "closed" and account["breaker_failures"] == account["throttles"] == 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotYet:
+    """No call may be made now, or there is none to make; nothing was counted."""
+
+    account_id: str
+    why: str
+    call_up: CallUp | None = None
+    """The next attempt, unless an answer or a message that is on its way brings it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stepped:
+    """The database's clock was stepped: no call may be made before that is settled. Nothing was counted or written."""
+
+    account_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """Another transaction holds the account: to be repeated in a transaction of its own, which waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """There is no such fetch or account."""
+
+
+Took = Taken | NotYet | Stepped | Busy | Gone
+"""What comes of a take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who takes: the clock watch of its process, and how long a lease lasts beyond the deadline."""
+
+    watch: ClockWatch = field(repr=False)
+    lease_margin_seconds: float
+
+
+MAY_GO = "left to another thread"
+
+_LOCK = """
+    SELECT a.*, clock_timestamp() AS now FROM accounts a
+    WHERE a.id = coalesce(%(account_id)s::text, (SELECT f.account_id FROM fetches f WHERE f.id = %(fetch_id)s::bigint))
+    FOR NO KEY UPDATE OF a
+"""
+_LOCK_UNLESS_BUSY = f"{_LOCK} SKIP LOCKED"
+
+# Never waits for a fetch: this may be the end of a transaction that holds a poll, for which its holder may wait.
+_PERMIT = f"""
+    WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), moment AS MATERIALIZED (
+        SELECT now AS asked_at, greatest(now, %(latest)s::timestamptz + interval '1 microsecond') AS as_of FROM t
+    ), chosen AS (
+        SELECT id FROM fetches WHERE id = %(fetch_id)s AND state = 'ready' FOR NO KEY UPDATE SKIP LOCKED
+    ), taken AS (
+        UPDATE fetches f
+        SET state = 'sending', lease_token = %(token)s, claims = f.claims + 1,
+            lease_until = m.asked_at + make_interval(secs => %(lease_seconds)s)
+        FROM chosen, moment m WHERE f.id = chosen.id
+        RETURNING f.*
+    ), called AS (
+        INSERT INTO calls (account_id, fetch_id, asked_at, gives_up_at, released_at)
+        SELECT taken.account_id, taken.id, m.asked_at,
+               m.asked_at + make_interval(secs => %(deadline)s), m.asked_at + make_interval(secs => %(deadline)s)
+        FROM taken, moment m
+        RETURNING id
+    ), account AS (
+        UPDATE accounts a SET last_asked_at = m.asked_at, last_as_of = m.as_of, breaker_state = %(breaker_state)s,
+            wake_at = %(wake_at)s, crowded_at = %(crowded_at)s
+        FROM called, moment m WHERE a.id = %(account_id)s
+    )
+    SELECT taken.*, called.id AS call_id, m.asked_at, m.as_of, {IDS_OF_FETCH} AS tracked FROM taken, called, moment m
+"""
+
+_COLUMNS = ("poll_id", "account_id", "kind", "params", "label", "round", "priority", "attempts", "claims")
+_TIMES = ("lease_token", "asked_at", "as_of")
+_NOTE = "UPDATE accounts SET wake_at = %(wake_at)s, crowded_at = %(crowded_at)s WHERE id = %(account_id)s"
+
+
+def take(
+    connection: Connection,
+    holder: Holder | None,
+    *,
+    account_id: str | None = None,
+    fetch_id: int | None = None,
+    by_message: bool = False,
+    may_wait: bool = True,
+) -> Took:
+    """Turn the best ready fetch of an account into a held one and write its call row, in one, if one may be made now.
+
+    The account by its id, or by that of the fetch to begin with. The caller commits at once: no byte leaves before.
+    The lease lasts deadline + margin; a worker that finishes later may find that another one holds the fetch
+    (`lease_token` differs). After `Stepped` the step is to be settled first.
+
+    `holder` None: only look, and have another thread take by a message (`NotYet.call_up`). `by_message`: a
+    message has led here, so none is on its way any more, unless that is due later; without a holder, none at all.
+    `may_wait` False: at the end of a transaction that holds other locks, and must not wait for the account.
+    """
+    parameters = {"account_id": account_id, "fetch_id": fetch_id}
+    row = connection.exec_driver_sql(_LOCK if may_wait else _LOCK_UNLESS_BUSY, parameters).mappings().one_or_none()
+    if row is None:
+        return Gone() if may_wait else Busy()
+    if holder is not None:
+        holder.watch.begin(connection)
+    before_look = clock.boot()
+    seen = look(connection, row, fetch_id)
+    now: datetime = seen["now"]
+    if holder is not None:
+        reading = Reading.between(before_look, now, clock.boot())
+        if holder.watch.has_stepped(reading) or _lies_ahead(row["last_asked_at"], now):
+            return Stepped(account_id=row["id"])
+    armed: datetime | None = row["wake_at"]
+    if by_message and armed is not None and (holder is None or armed <= now + EARLY):
+        armed = None
+    decision = decide(connection, row, seen)
+    if decision.why is None and holder is not None:
+        taken = _permit(connection, holder, row, seen, decision, armed=armed)
+        if taken is not None:
+            return taken
+    if decision.why is None:
+        why, wait = (MAY_GO, 0.0) if holder is None else ("busy", BUSY_SECONDS)
+        decision = replace(decision, why=why, at=now + timedelta(seconds=wait), next=decision.fetch)
+    noted, call_up = _noted(row, now, decision, armed)
+    if any(row[name] != value for name, value in noted.items()):
+        connection.exec_driver_sql(_NOTE, noted | {"account_id": row["id"]})
+    return NotYet(account_id=row["id"], why=decision.why or "", call_up=call_up)
+
+
+def wake(connection: Connection, account_id: str, *, by_message: bool = False) -> CallUp | None:
+    """The message with which the account goes on, now or at its next attempt; None if it has nothing to do.
+
+    Nor where such a message is on its way, unless `by_message`.
+    """
+    found = take(connection, None, account_id=account_id, by_message=by_message)
+    return found.call_up if isinstance(found, NotYet) else None
+
+
+def _lies_ahead(moment: datetime | None, now: datetime) -> bool:
+    """Whether what has happened lies in the future: then the clock was set back, whether anybody saw it or not."""
+    return moment is not None and moment > now + timedelta(seconds=TOLERATED_SECONDS)
+
+
+def _noted(
+    row: RowMapping, now: datetime, decision: Decision, armed: datetime | None
+) -> tuple[dict[str, datetime | None], CallUp | None]:
+    """What the others have to know, in columns of the account, and the message to publish.
+
+    None where one is on its way already: `armed` is its moment.
+    """
+    noted = {"wake_at": armed, "crowded_at": None}
+    if decision.is_crowded:
+        noted_at = row["crowded_at"]
+        is_fresh = noted_at is not None and noted_at > now - timedelta(seconds=CROWDED_LASTS_SECONDS / 2)
+        noted["crowded_at"] = noted_at if is_fresh else now
+    at, fetch = decision.at, decision.next
+    if at is None or fetch is None or at > now + timedelta(seconds=TIMER_CAP_SECONDS):
+        return noted, None
+    if armed is not None and now - timedelta(seconds=MESSAGE_LASTS_SECONDS) < armed <= at + EARLY:
+        return noted, None
+    noted["wake_at"] = at
+    delay = max(0.0, (at - now).total_seconds())
+    names = {name: fetch[name] for name in ("kind", "label")}
+    return noted, CallUp(account_id=row["id"], fetch_id=fetch["id"], delay_seconds=delay, **names)
+
+
+def _permit(
+    connection: Connection,
+    holder: Holder,
+    row: RowMapping,
+    seen: RowMapping,
+    decision: Decision,
+    *,
+    armed: datetime | None,
+) -> Taken | None:
+    """Hold the fetch and write its call row; None where another transaction holds or has just ended it."""
+    if decision.fetch is None:
+        return None
+    deadline = float(min(row["options"].get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS))
+    noted, call_up = _noted(row, seen["now"], decision, armed)
+    # Read before the row is written: the second that the door allows begins at the latest possible commit or earlier.
+    before_commit = clock.boot()
+    parameters = noted | {
+        "account_id": row["id"],
+        "fetch_id": decision.fetch["id"],
+        "token": uuid4(),
+        "latest": max((each for each in (row["last_as_of"], row["last_asked_at"]) if each is not None), default=None),
+        "deadline": deadline,
+        "lease_seconds": deadline + holder.lease_margin_seconds,
+        "breaker_state": "closed" if row["breaker_state"] == "closed" else "probing",
+    }
+    taken = connection.exec_driver_sql(_PERMIT, parameters).mappings().one_or_none()
+    if taken is None:
+        return None
+    permit = Permit(
+        call_id=taken["call_id"],
+        account_id=row["id"],
+        asked_at=taken["asked_at"],
+        committed_boot=before_commit,
+        deadline_seconds=deadline,
+    )
+    return Taken(
+        fetch_id=taken["id"],
+        **{name: taken[name] for name in _COLUMNS + _TIMES},
+        permit=permit,
+        account=row,
+        has_dead=seen["has_dead"],
+        tracked=ids_of_fetch(taken["tracked"]),
+        seen_before=seen_in_chain(connection, taken["poll_id"], taken["params"], taken["round"]),
+        call_up=call_up,
+    )

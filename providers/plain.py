@@ -1,0 +1,177 @@
+"""The fast way to read an answer: bytes straight into Structs, where everything in it is plain.
+
+Plain is what documents and samples show: no field but the documented ones, each of a type that it is known to have,
+texts of printable ASCII, times in the provider's usual form. An adapter declares an item as a subclass of `PlainItem`
+and makes of it exactly the reports that its tolerant reader would make; where anything is not plain it raises
+`NotPlainError`, and the tolerant reader reads the whole answer. `tests/laws/test_plain_laws.py` holds both equal.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date, datetime, timedelta
+from functools import lru_cache
+from typing import Annotated, Any, Final, TypeVar, cast
+from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec import Meta, UnsetType
+
+from models.facts import Facts
+from models.report import DeliveryReport, TrackedKey
+from models.vocabulary import Granularity
+from providers.decoding import KEY_LIMIT, MAX_COUNT, MAX_INT, as_amount, as_count, is_no_time, local_time
+
+Unset = UnsetType
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+Whole = Annotated[int, Meta(ge=0, le=MAX_INT)]
+Text = Annotated[str, Meta(max_length=KEY_LIMIT)]
+"""No text that an item keeps may be longer, so none would be cut."""
+
+Plain = Whole | float | Text | UnsetType | None
+"""A field that the tolerant reader's functions read."""
+
+_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-5][0-9]:[0-5][0-9]").fullmatch
+_HOUR: Final = len("2016-11-02 11")
+_ALMOST_AN_HOUR: Final = timedelta(minutes=59, seconds=59)
+_Body = TypeVar("_Body")
+
+
+class NotPlainError(Exception):
+    """Something in the answer is not plain: the tolerant reader has to read it."""
+
+
+class PlainItem(msgspec.Struct, eq=False, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """The documented fields of an item, as given; UNSET where it lacks one. It is used like the JSON object.
+
+    It becomes the report's statement, so an adapter sets what must not be kept to UNSET.
+    """
+
+    def __getitem__(self, name: str) -> Any:
+        value = getattr(self, name) if name in self.__struct_fields__ else msgspec.UNSET
+        if value is msgspec.UNSET:
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self.__struct_fields__ if getattr(self, name) is not msgspec.UNSET)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    keys, items, values, get = Mapping.keys, Mapping.items, Mapping.values, Mapping.get
+    __contains__, __eq__, __hash__ = Mapping.__contains__, Mapping.__eq__, None  # type: ignore[assignment]
+
+
+Mapping.register(PlainItem)
+
+
+def read_plain(decode: Callable[[bytes], _Body], body: bytes) -> _Body:
+    """The body as the decoder's Struct; `NotPlainError` where it is not one."""
+    try:
+        return decode(body)
+    except msgspec.MsgspecError:
+        raise NotPlainError from None
+
+
+def plain_text(value: Any) -> str | None:
+    """What `as_key` and `Fields.text` give; None where there is no text."""
+    if isinstance(value, str):
+        if value.isprintable() and value.isascii() and (not value or (value[0] != " " != value[-1])):
+            return value or None
+        raise NotPlainError
+    if value is None or isinstance(value, UnsetType):
+        return None
+    if isinstance(value, float):
+        raise NotPlainError
+    return str(value)
+
+
+def plain_key(value: Any) -> str:
+    """What `as_key` gives; `NotPlainError` where it gives none."""
+    text = plain_text(value)
+    if text is None:
+        raise NotPlainError
+    return text
+
+
+def plain_count(value: float | str | UnsetType | None) -> int | None:
+    """What `Fields.count` gives; None where there is none."""
+    if value is None or value is msgspec.UNSET or value == "":
+        return None
+    count = None if isinstance(value, float) else as_count(value)
+    if count is None:
+        raise NotPlainError
+    return count
+
+
+def plain_time(text: float | str | UnsetType | None, zone: ZoneInfo) -> str | None:
+    """What `Fields.time` gives, as ISO 8601; None where there is no time."""
+    if text is None or text is msgspec.UNSET or text == "":
+        return None
+    if not isinstance(text, str):
+        raise NotPlainError
+    if _TIME(text):
+        hour = _utc_hour(text[:_HOUR], zone)
+        if hour is not None:
+            return f"{hour}{text[_HOUR:]}+00:00"
+    if not (text.isascii() and text.isprintable()):
+        raise NotPlainError
+    moment = local_time(text, zone)
+    if moment is None and not is_no_time(text):
+        raise NotPlainError
+    return None if moment is None else moment.isoformat()
+
+
+def report_facts(
+    granularity: Granularity, key: str, facts: Facts, item: PlainItem, tracked: TrackedKey | None
+) -> DeliveryReport:
+    """The report of a plain item, made of its facts, in which every value is storable as it is."""
+    return DeliveryReport(
+        granularity=granularity,
+        provider_key=key,
+        status=facts.status,
+        provider_status=facts.provider_status,
+        parent_key=facts.parent_key,
+        client_ref=facts.client_ref,
+        recipient=facts.recipient,
+        reason=facts.reason,
+        provider_error=facts.provider_error,
+        total=facts.total,
+        delivered=facts.delivered,
+        undelivered=facts.undelivered,
+        waiting=facts.waiting,
+        segments=facts.segments,
+        credits=facts.credits,
+        sent_at=None if facts.sent_at is None else datetime.fromisoformat(facts.sent_at),
+        done_at=None if facts.done_at is None else datetime.fromisoformat(facts.done_at),
+        valid_until=None if facts.valid_until is None else datetime.fromisoformat(facts.valid_until),
+        day=None if facts.day is None else date.fromisoformat(facts.day),
+        extra=facts.extra or {},
+        statement=cast("Mapping[str, Any]", item),
+        tracked=tracked,
+        facts=facts,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _utc_hour(hour: str, zone: ZoneInfo) -> str | None:
+    """The UTC hour of a local hour (`2016-11-02 11` → `2016-11-02T08`); None where it is not one whole UTC hour."""
+    first, last = local_time(f"{hour}:00:00", zone), local_time(f"{hour}:59:59", zone)
+    if first is None or last is None or first.minute or first.second or last - first != _ALMOST_AN_HOUR:
+        return None
+    return first.isoformat()[:_HOUR]
+
+
+@lru_cache(maxsize=1024)
+def _amount(value: str) -> float | None:
+    return as_amount(value)
+
+
+def plain_amount(value: float | str | UnsetType | None) -> float | None:
+    """What `Fields.amount` gives; None where there is none."""
+    if value is None or isinstance(value, UnsetType) or value == "":
+        return None
+    amount = _amount(value) if isinstance(value, str) else as_amount(value)
+    if amount is None:
+        raise NotPlainError
+    return amount

@@ -1,0 +1,30 @@
+"""`ulak worker` with rules of `models.ledger.sharing` switched off: `python without_rules.py RULE worker --name …`.
+
+RULE: `even` (the even part while others wait), `patience` (half of the threads for the slow), `yielding` (a slow
+account gives way after its answer), `all`. The production code knows nothing of this.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from models.ledger import sharing
+from models.ledger.sharing import Pool
+from workers.cli.main import main
+
+share = sharing.share
+OFF = {"even": {"is_crowded": False}, "patience": {"is_slow": False}, "yielding": {"gives_way": False}}
+
+
+def share_without(rule: str, pool: Pool) -> int:
+    """How many calls the account may have in the air, without the rule."""
+    return pool.threads if rule == "all" else share(replace(pool, **OFF[rule]))
+
+
+if __name__ == "__main__":
+    rule = sys.argv.pop(1)
+    sharing.share = lambda pool: share_without(rule, pool)
+    sys.argv[0] = "ulak"
+    main()

@@ -1,0 +1,148 @@
+"""One message drains an account: the transaction that stores a response takes the next fetch."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from driving import make_runtime, scalar, sent_by
+from ledger_acts import add_account, add_ids, expire_lease, fetches_of, plan, row
+from sqlalchemy import Engine, event, text
+from tiny_provider import Reply, Request, TinyProvider, vairo_reply
+
+from core import names
+from tasks.runtime import Runtime
+from tasks.steps import draining, upkeep
+from tasks.steps.draining import drain
+
+MANY = 6
+
+
+@pytest.fixture
+def runtime(migrated_database: Engine) -> Iterator[Runtime]:
+    """A runtime whose credentials are always found."""
+    made = make_runtime(migrated_database, resolve=lambda _: "secret")
+    yield made
+    made.door.close()
+
+
+@pytest.fixture
+def commits(migrated_database: Engine) -> Iterator[list[str]]:
+    """The transactions that write, as they are committed."""
+    found: list[str] = []
+
+    def note(connection: Any) -> None:
+        is_written = connection.connection.dbapi_connection.execute("SELECT pg_current_xact_id_if_assigned()")
+        if is_written.fetchone()[0] is not None:
+            found.append("written")
+
+    event.listen(migrated_database, "commit", note)
+    yield found
+    event.remove(migrated_database, "commit", note)
+
+
+@pytest.fixture
+def tiny() -> Iterator[TinyProvider]:
+    """A provider that reports every number as delivered."""
+    with TinyProvider(lambda request: vairo_reply(request, "DELIVERED")) as running:
+        yield running
+
+
+def account_of(runtime: Runtime, tiny: TinyProvider, **limit: Any) -> tuple[str, list[int]]:
+    """An account with some ready fetches."""
+    account_id = add_account(runtime.engine, base_url=tiny.address("a"), options={"deadline_seconds": 20.0}, **limit)
+    add_ids(runtime.engine, account_id, [f"s{n}:+9053212345{n:02}" for n in range(MANY)])
+    return account_id, plan(runtime, account_id)
+
+
+def test_one_message_makes_every_call_with_one_transaction_each(
+    runtime: Runtime, tiny: TinyProvider, commits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the take that the message has led to; nothing is left to be published."""
+    monkeypatch.setattr(draining, "DRAIN_SECONDS", 60.0)
+    account_id, ids = account_of(runtime, tiny, concurrency=1)
+    commits.clear()
+    assert sent_by(drain(runtime, ids[0])) == []
+    assert len(commits) == MANY + 1
+    assert (len(tiny.requests("a")), len(fetches_of(runtime.engine, account_id, "done"))) == (MANY, MANY)
+    assert row(runtime.engine, "polls", row(runtime.engine, "fetches", ids[0])["poll_id"])["state"] == "complete"
+
+
+@pytest.mark.parametrize("reason", ["the time is over", "the process stops"])
+def test_a_drain_hands_over_by_a_message_at_the_next_boundary(
+    runtime: Runtime, tiny: TinyProvider, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """What it holds is finished; the message names the best fetch of those that are left."""
+    if reason == "the time is over":
+        monkeypatch.setattr(draining, "DRAIN_SECONDS", 0.0)
+    else:
+        runtime.stopping.set()
+    account_id, ids = account_of(runtime, tiny, concurrency=1)
+    [message] = sent_by(drain(runtime, ids[0]))
+    assert (message.task, message.kwargs, message.countdown_seconds) == (names.FETCH_BATCH, {"fetch_id": ids[1]}, 0.0)
+    assert message.display.startswith(f"{account_id} send s1")
+    assert fetches_of(runtime.engine, account_id, "sending") == []
+    assert len(tiny.requests("a")) == 1
+
+
+def test_a_response_is_stored_while_another_holds_the_account(runtime: Runtime, tiny: TinyProvider) -> None:
+    """The end of a call never waits for the account; the next take does, in a transaction of its own."""
+    account_id, ids = account_of(runtime, tiny, concurrency=1)
+    steps = drain(runtime, ids[0])
+    next(steps)
+    worker = threading.Thread(target=lambda: list(steps))
+    with runtime.engine.begin() as other:
+        other.execute(text("SELECT FROM accounts WHERE id = :a FOR NO KEY UPDATE"), {"a": account_id})
+        worker.start()
+        end = time.monotonic() + 30
+        while not fetches_of(runtime.engine, account_id, "done"):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        time.sleep(0.3)
+        assert len(fetches_of(runtime.engine, account_id, "done")) == 1
+    worker.join(60)
+    assert len(fetches_of(runtime.engine, account_id, "done")) > 1
+
+
+def test_a_fetch_whose_worker_dies_before_its_request_comes_back(runtime: Runtime, tiny: TinyProvider) -> None:
+    """It was taken with the commit of the response before; its lease runs out, and its call counts as made."""
+    account_id, ids = account_of(runtime, tiny, concurrency=1)
+    steps = drain(runtime, ids[0])
+    for _ in range(2):
+        next(steps)
+    steps.close()
+    assert fetches_of(runtime.engine, account_id, "done", "sending") == ids[:2]
+    expire_lease(runtime.engine, ids[1])
+    upkeep.reconcile(runtime)
+    assert fetches_of(runtime.engine, account_id, "ready") == ids[1:]
+    calls = "SELECT count(*) FROM calls WHERE account_id = :a"
+    assert scalar(runtime.engine, calls, a=account_id) == 2
+    list(drain(runtime, ids[1]))
+    assert fetches_of(runtime.engine, account_id, "done") == ids
+
+
+def test_an_error_ends_the_drain_and_the_account_goes_on_by_a_message(runtime: Runtime) -> None:
+    """At once where others are ready; the failed one waits for its retry."""
+
+    def reply(_: Request) -> Reply:
+        return Reply(b"", status=500)
+
+    with TinyProvider(reply) as tiny:
+        account_id, ids = account_of(runtime, tiny, concurrency=1, retry={"base_seconds": 60.0})
+        [message] = sent_by(drain(runtime, ids[0]))
+        assert (message.kwargs, message.countdown_seconds, len(tiny.requests("a"))) == ({"fetch_id": ids[1]}, 0.0, 1)
+    assert row(runtime.engine, "fetches", ids[0])["state"] == "ready"
+    assert row(runtime.engine, "accounts", account_id)["breaker_failures"] == 1
+
+
+def test_further_threads_are_called_up_one_after_the_other(runtime: Runtime, tiny: TinyProvider) -> None:
+    """The message leaves before the request, so that the next thread need not wait for its response."""
+    _, ids = account_of(runtime, tiny, concurrency=MANY)
+    first, second = drain(runtime, ids[0]), drain(runtime, ids[1])
+    [message] = next(first).messages
+    assert (message.kwargs, message.countdown_seconds, tiny.requests("a")) == ({"fetch_id": ids[1]}, 0.0, [])
+    [message] = next(second).messages
+    assert message.kwargs == {"fetch_id": ids[2]}
+    first.close()
+    second.close()
