@@ -84,7 +84,7 @@ single messages. `message_time` is always there:
 $time_sources
 It follows what is reported until the row is final, and is fixed then: a report never moves a final message to another
 day. When the time of an order becomes known, its open messages get it in the same transaction. Rows that were stored
-before Ulak had this column get it within hours of the update; until then it is null.
+before Ulak had this column get it after the update, a million in about 20 minutes; until then it is null.
 
 ## Statuses
 

@@ -1,5 +1,6 @@
 """The schema of the database: brought to the newest revision, and asked whether it is there."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -8,11 +9,20 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
 
+from core import clock
+from models.availability import sqlstate_of
 from models.database import transaction
 
 NEWER = "The schema is newer than this program: install the version of Ulak that migrated it."
+LOCK_SECONDS = 0.5
+LOCK_ATTEMPTS = 300
+LOCK_PAUSE_SECONDS = 2.0
+"""What workers have to themselves between two attempts of a migration to lock their tables."""
 _LOCK = 0x756C616B  # "ulak"; one advisory lock per database
+_LOCKED = {"40P01", "55P03"}
+"""SQLSTATEs of a migration that did not get its locks: a deadlock, and time out."""
 
 
 class UnfitDatabaseError(Exception):
@@ -38,11 +48,21 @@ def alembic_config() -> Config:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the schema to the newest revision, in one transaction; does nothing where it is there already.
+    """Bring the schema to the newest revision; does nothing where it is there already.
+
+    An empty database receives all revisions in one transaction. In one with a schema, where workers may be running,
+    each revision has its own, so that it holds no locks but those it needs. It waits for them `LOCK_SECONDS` at a time,
+    so that no worker queues behind it for longer, and tries again; after `LOCK_ATTEMPTS` it raises `OperationalError`.
 
     Several processes may do so at once: the others wait for the first and then find nothing to do. Raises
     `UnfitDatabaseError`, nothing made, where the database's encoding or its present schema allows none of this.
     """
+    while _retry_locked(lambda: _upgrade(engine)):
+        pass
+
+
+def _upgrade(engine: Engine) -> bool:
+    """Run the next revision, or all of them on an empty database; whether there was one to run."""
     config = alembic_config()
     with transaction(engine) as connection:
         check_encoding(connection)
@@ -51,8 +71,26 @@ def migrate(engine: Engine) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         if schema_is_newer(connection):
             raise UnfitDatabaseError(NEWER)
+        current = set(MigrationContext.configure(connection).get_current_heads())
+        if current == known_revisions()[0]:
+            return False
+        if current:
+            connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, "+1" if current else "head")
+    return True
+
+
+def _retry_locked(run: Callable[[], bool]) -> bool:
+    """Repeat `run` until it gets its locks; its result."""
+    for _ in range(LOCK_ATTEMPTS - 1):
+        try:
+            return run()
+        except OperationalError as error:
+            if sqlstate_of(error) not in _LOCKED:
+                raise
+        clock.sleep(LOCK_PAUSE_SECONDS)
+    return run()
 
 
 def schema_is_behind(connection: Connection) -> bool:

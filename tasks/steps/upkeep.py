@@ -25,7 +25,7 @@ LEASES_AT_ONCE = 200
 PRUNE_ROWS = 5000
 PRUNE_BATCHES = 200
 EXPIRE_AT_ONCE = 500
-FILL_CHUNKS = 20
+FILL_CHUNKS = 5
 
 
 def reconcile(runtime: Runtime) -> Effects:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,6 +12,7 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from database_fixtures import add_account
+from driving import scalar
 from previous_history import DELETE, EXPLAIN, REVISION, migrate_previous, previous_histories, previous_upsert
 from sqlalchemy import Connection, Engine, text
 from stored_rows import stored_rows
@@ -22,7 +24,7 @@ from models.history import holds
 from models.lookups import explain, history
 from models.rebuild import RebuildResult, rebuild
 from models.report import DeliveryReport
-from models.schema import alembic_config, migrate
+from models.schema import alembic_config, migrate, schema_is_current
 from models.sending_time import fill_missing
 from models.vocabulary import Granularity, Source, Status
 from models.withdrawing import withdraw_unreported
@@ -140,6 +142,20 @@ def test_the_migration_lets_workers_pass_while_somebody_holds_the_tables(previou
     assert max(waited) < 2
     with transaction(previous) as connection:
         assert len(ids(connection)) == len(waited)
+
+
+def test_a_revision_waits_for_its_tables_without_those_of_the_one_before(previous: Engine) -> None:
+    """No deadlock with a worker that holds a fetch while it stores deliveries, contrary to the order of revisions."""
+    with ThreadPoolExecutor(1) as pool, previous.connect() as worker:
+        worker.execute(text("UPDATE fetches SET priority = priority"))
+        migrating = pool.submit(migrate, previous)
+        waits = "SELECT count(*) FROM pg_locks WHERE relation = 'fetches'::regclass AND NOT granted"
+        while not scalar(previous, waits):
+            time.sleep(0.01)
+        previous_upsert(worker, "before", [say(Status.DELIVERED, "a")], asked_at=NOON)
+        worker.commit()
+        migrating.result(30)
+    assert schema_is_current(previous)
 
 
 def test_facts_are_kept_as_long_as_the_previous_version_may_read_them(previous: Engine) -> None:

@@ -11,19 +11,13 @@ going too, and read the number of an observation:
 that no previous version can be running. The next version's migration does the same everywhere else.
 """
 
-import time
-
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.exc import OperationalError
 
 revision = "0011"
 down_revision = "0010"
 branch_labels = None
 depends_on = None
-
-LOCK_ATTEMPTS = 300
-"""Each waits at most half a second, so that nobody waits longer behind it, and leaves the workers two."""
 
 _IS_NEW = "SELECT xmin = pg_current_xact_id()::xid FROM pg_class WHERE oid = 'observations'::regclass"
 
@@ -91,16 +85,4 @@ def _iso(column: str) -> str:
 
 def lock() -> None:
     """Both tables, in the writers' order. What follows is quick: it changes the catalog alone."""
-    connection = op.get_bind()
-    for attempt in range(LOCK_ATTEMPTS):
-        try:
-            with connection.begin_nested():
-                connection.execute(sa.text("SET LOCAL lock_timeout = 500"))
-                connection.execute(sa.text("LOCK TABLE delivery_status, observations IN ACCESS EXCLUSIVE MODE"))
-                connection.execute(sa.text("SET LOCAL lock_timeout = DEFAULT"))
-        except OperationalError:
-            if attempt == LOCK_ATTEMPTS - 1:
-                raise
-            time.sleep(2)
-        else:
-            return
+    op.execute("LOCK TABLE delivery_status, observations IN ACCESS EXCLUSIVE MODE")

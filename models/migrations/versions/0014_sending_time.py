@@ -1,11 +1,10 @@
-"""A time to group and filter by in every row, its indexes, views for readers, and comments that explain it all.
+"""A time to group and filter by in every row, views for readers, and comments that explain it all.
 
 Only additions. Workers of the previous version write rows without a time: a trigger gives it to them, and never fires
 for a writer that knows the column. The next version's migration drops it. Rows of before get theirs from upkeep, in
 small transactions.
 """
 
-import sqlalchemy as sa
 from alembic import op
 
 from models.views import create_views, drop_views, write_comments
@@ -15,20 +14,22 @@ down_revision = "0013"
 branch_labels = None
 depends_on = None
 
+CHECK = "ck_delivery_status_message_time_source_known"
 VIEWS_AND_COMMENTS = "6e03e5a856da5504"
 """`models.views.fingerprint` of what this revision makes."""
 
 
 def upgrade() -> None:
-    op.add_column("delivery_status", sa.Column("message_time", sa.DateTime(timezone=True), nullable=True))
-    op.add_column("delivery_status", sa.Column("message_time_source", sa.Text(), nullable=True))
-    op.create_check_constraint(
-        op.f("ck_delivery_status_message_time_source_known"),
-        "delivery_status",
-        "message_time_source IN ('own', 'order', 'first_seen')",
-    )
-    op.create_index("ix_delivery_status_account_time", "delivery_status", ["account_id", "message_time"])
-    op.create_index("ix_delivery_status_time", "delivery_status", ["message_time"], postgresql_using="brin")
+    # Where the table is large, the columns and their indexes may have been made before (docs/operations.md).
+    op.execute("""
+        ALTER TABLE delivery_status ADD COLUMN IF NOT EXISTS message_time timestamptz,
+          ADD COLUMN IF NOT EXISTS message_time_source text
+    """)
+    # The next revision looks at the rows that there are, without keeping anybody waiting.
+    op.execute(f"""
+        ALTER TABLE delivery_status ADD CONSTRAINT {CHECK}
+        CHECK (message_time_source IN ('own', 'order', 'first_seen')) NOT VALID
+    """)
     op.execute("""
         CREATE FUNCTION set_message_time() RETURNS trigger LANGUAGE plpgsql AS $$
         DECLARE
@@ -62,8 +63,6 @@ def downgrade() -> None:
     op.execute("DROP TRIGGER set_message_time_of_open ON delivery_status")
     op.execute("DROP TRIGGER set_message_time_of_new ON delivery_status")
     op.execute("DROP FUNCTION set_message_time()")
-    op.drop_index("ix_delivery_status_time", "delivery_status")
-    op.drop_index("ix_delivery_status_account_time", "delivery_status")
-    op.drop_constraint(op.f("ck_delivery_status_message_time_source_known"), "delivery_status")
+    op.drop_constraint(op.f(CHECK), "delivery_status")
     for column in ("message_time_source", "message_time"):
         op.drop_column("delivery_status", column)

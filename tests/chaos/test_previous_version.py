@@ -1,0 +1,118 @@
+"""A rolling upgrade: workers and a beat of the previous version run beside this version's on one database."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from worker_fleet import (
+    ROOT,
+    Fleet,
+    assert_nothing_was_repeated,
+    has_asked,
+    is_told,
+    polled_accounts,
+    polled_sends,
+    until,
+)
+
+from models.database import make_engine
+from models.schema import migrate
+from sandbox.server import Sandbox
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+PREVIOUS = "109eeca"
+"""The newest commit of the previous version."""
+PREPARE = """
+import json, sys
+from pathlib import Path
+from demo_accounts import apply_accounts, register_sends
+from driving import make_runtime
+from models.database import make_engine
+from models.schema import migrate
+url, folder, accounts, sends = sys.argv[1:]
+engine = make_engine(url)
+migrate(engine)
+apply_accounts(engine, json.loads(accounts), Path(folder))
+runtime = make_runtime(engine, threads=1)
+register_sends(runtime, json.loads(sends))
+runtime.door.close()
+engine.dispose()
+"""
+
+
+@pytest.fixture(scope="module")
+def previous_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its files."""
+    folder = tmp_path_factory.mktemp("previous")
+    archive = subprocess.run(["git", "archive", PREVIOUS], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
+    return folder
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """Stand-ins that take a moment for each answer, so that requests are always under way."""
+    with Sandbox(seed=33, speed=30, scale="small") as running:
+        running.control("POST", "/settings", {"latency_seconds": 0.4})
+        yield running
+
+
+def test_a_rolling_upgrade_loses_and_repeats_nothing(
+    make_database: Callable[..., str], redis_url: str, sandbox: Sandbox, previous_version: Path, tmp_path: Path
+) -> None:
+    """The schema changes under the previous workers; then one is replaced, the beat, and the other one last."""
+    url = make_database()
+    engine = make_engine(url)
+    fleet = Fleet(engine, redis_url, tmp_path)
+    work = (json.dumps(polled_accounts(sandbox)), json.dumps(polled_sends(sandbox)))
+    path = os.pathsep.join((str(previous_version), str(previous_version / "tests")))
+    subprocess.run(
+        [sys.executable, "-c", PREPARE, url, str(tmp_path), *work],
+        env={**fleet.env, "PYTHONPATH": path},
+        cwd=previous_version,
+        check=True,
+    )
+    try:
+        for name in ("beat", "old-1", "old-2"):
+            fleet.start(name, checkout=previous_version)
+        until(lambda: len(sandbox.log()) > 10, seconds=90, what="calls of the previous version")
+        migrate(engine)
+        wait_for_calls(sandbox, 10)
+        assert fleet.stop("old-1")[0] == 0
+        fleet.start("new-1")
+        fleet.wait_ready("new-1")
+        before = {name: stored(fleet, name) for name in ("old-2", "new-1")}
+        for beat in (ROOT, previous_version, ROOT):
+            wait_for_calls(sandbox, 15)
+            fleet.stop("beat")
+            fleet.start("beat", checkout=beat)
+        until(
+            lambda: all(stored(fleet, name) > many + 5 for name, many in before.items()),
+            seconds=90,
+            what="responses stored by both versions",
+        )
+        until(lambda: is_told(engine, sandbox), seconds=180, what="the truth in the table")
+        for name in ("old-2", "new-1"):
+            assert fleet.stop(name)[0] == 0
+        assert_nothing_was_repeated(engine, sandbox)
+        logs = "".join(fleet.log(name) for name in ("old-1", "old-2", "new-1", "beat"))
+        assert [line for line in logs.splitlines() if '"level":"error"' in line] == []
+    finally:
+        fleet.end()
+        engine.dispose()
+
+
+def wait_for_calls(sandbox: Sandbox, many: int) -> None:
+    """Return when the stand-ins have had so many more requests."""
+    until(partial(has_asked, sandbox, len(sandbox.log()) + many), seconds=90, what=f"{many} calls")
+
+
+def stored(fleet: Fleet, name: str) -> int:
+    """How many responses the worker has stored."""
+    return fleet.log(name).count("fetch.stored")
