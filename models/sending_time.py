@@ -96,7 +96,7 @@ def moved_by_orders(
     return set(connection.exec_driver_sql(_MOVED_BY_ORDERS, parameters).scalars())
 
 
-# ------------------------------------------------------------------------------------- rows of before this column
+# --------------------------------------------------------------------------------------- rows stored before this column
 
 # The end of the index that holds the rows without a time: whatever the planner believes about how many there are.
 _FILL = text(f"""
@@ -118,7 +118,7 @@ SELECT a.id FROM accounts a CROSS JOIN LATERAL (
 
 
 def fill_missing(engine: Engine, *, chunks: int) -> int:
-    """Give up to `chunks` times `FILL_ROWS` rows of before this column their time; returns how many.
+    """Give up to `chunks` times `FILL_ROWS` rows stored before this column their time; returns how many.
 
     Each chunk in a transaction of its own that waits for nobody. The rows are not fed as changes: nothing that a
     provider reported has changed.

@@ -322,7 +322,7 @@ delivery_status = Table(
     # gaps, whoever committed first.
     Column("changed_in", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
     Column("extra", JSONB, nullable=False, server_default=_EMPTY),
-    # Null only in rows of before there was this column, until upkeep has filled them (`models.sending_time`).
+    # Null only in rows stored before this column, until upkeep has filled them (`models.sending_time`).
     Column("message_time", _TIME),
     Column("message_time_source", Text),
     UniqueConstraint("account_id", "granularity", "provider_key"),

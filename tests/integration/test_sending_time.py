@@ -1,5 +1,7 @@
 """`message_time` in the table: orders that come late, rows of the previous version, and rows of before the column."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -173,3 +175,26 @@ def test_upkeep_fills_the_times_of_rows_of_before_the_column(migrated_database: 
     with transaction(migrated_database) as connection:
         assert times(connection) == {"o": (NOON, "own")} | {str(n): (NOON, "order") for n in range(many)}
         assert connection.execute(text("SELECT max(changed_in) FROM delivery_status")).scalar_one() == fed
+
+
+def test_an_order_dates_its_messages_though_another_transaction_was_first_with_one(migrated_database: Engine) -> None:
+    """The batch is looked up again for that one message; the order that it inserted before still counts."""
+    with transaction(migrated_database) as connection:
+        write(connection, message("stored"))
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(migrated_database) as first:
+            write(first, message("both"))
+
+            def second() -> None:
+                with transaction(migrated_database) as connection:
+                    write(connection, message("both", Status.DELIVERED), order(NOON))
+
+            writing = pool.submit(second)
+            waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
+            end = time.monotonic() + 60
+            while first.execute(text(waits)).scalar_one() == 0:
+                assert time.monotonic() < end, "nobody waits for the message"
+                time.sleep(0.02)
+        writing.result(60)
+    with transaction(migrated_database) as connection:
+        assert times(connection) == {"stored": (NOON, "order"), "both": (NOON, "order"), "o": (NOON, "own")}

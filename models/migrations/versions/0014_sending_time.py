@@ -1,8 +1,8 @@
 """A time to group and filter by in every row, views for readers, and comments that explain it all.
 
 Only additions. Workers of the previous version write rows without a time: a trigger gives it to them, and never fires
-for a writer that knows the column. The next version's migration drops it. Rows of before get theirs from upkeep, in
-small transactions.
+for a writer that knows the column. The next version's migration drops it. Rows stored earlier get theirs from upkeep,
+in small transactions.
 """
 
 from alembic import op
