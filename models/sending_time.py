@@ -67,6 +67,8 @@ MOVES: Final = f"""(NOT {_is_fixed("d")}
   AND d.message_time IS DISTINCT FROM coalesce(r.sent_at, r.order_sent_at, d.first_seen_at))"""
 """Whether `NEXT_VALUES` differ from what the row has. (Equal times with another source are the same time.)"""
 
+# Both look-ups are ranges of one key in the order of keys, as `order_time` is: of several indexes that begin with the
+# account only one serves that order.
 _MOVED_BY_ORDERS: Final = """
 SELECT m.id
 FROM jsonb_to_recordset(%(orders)s::jsonb) AS r(provider_key text, sent_at timestamptz)
@@ -75,8 +77,12 @@ CROSS JOIN LATERAL (
   WHERE account_id = %(account)s AND granularity = 'order' AND provider_key BETWEEN r.provider_key AND r.provider_key
   ORDER BY provider_key LIMIT 1
 ) o
-JOIN delivery_status m ON m.account_id = %(account)s AND m.parent_key = r.provider_key AND m.granularity = 'message'
-WHERE (o.sent_at IS DISTINCT FROM r.sent_at OR o.first_seen_at = now())
+CROSS JOIN LATERAL (
+  SELECT id, granularity, is_final, sent_at, message_time, first_seen_at FROM delivery_status
+  WHERE account_id = %(account)s AND parent_key BETWEEN r.provider_key AND r.provider_key
+  ORDER BY parent_key OFFSET 0
+) m
+WHERE (o.sent_at IS DISTINCT FROM r.sent_at OR o.first_seen_at = now()) AND m.granularity = 'message'
   AND m.sent_at IS NULL AND m.message_time IS DISTINCT FROM r.sent_at AND (NOT m.is_final OR m.first_seen_at = now())
 """
 
