@@ -189,7 +189,7 @@ def test_lives_only_go_forward() -> None:
     """A final row never changes, except from delivered to read; rows never go away."""
     final: dict[tuple[str, str], str] = {}
     open_seen = 0
-    with Sandbox(seed=6, speed=150, scale="demo") as sandbox:
+    with Sandbox(seed=6, speed=75, scale="demo") as sandbox:
         while not sandbox.control("GET", "/truth/settled")["settled"]:
             rows = {(r["provider"], r["provider_key"]): r for r in sandbox.truth()}
             open_seen += sum(not row["is_final"] for row in rows.values())
