@@ -8,7 +8,8 @@ How a batch is written, and why nobody can be hurt by another doing the same:
    inserted them first; those are looked up again and treated as existing. Facts that the row says alone are left out
    (`models.history`).
 3. Existing deliveries are locked in order of their ids, then (a new statement sees what the last holder committed)
-   their whole history is loaded, folded with what came in, and written in one statement.
+   their whole history is loaded, folded with what came in, and written: orders first, for messages may take their time
+   from them (`models.sending_time`), then the rest. With them those messages whose order came with another time.
 
 A transaction waits for others' uncommitted inserts only in step 2 and for row locks only in step 3, each in one order
 for all, so two batches cannot wait for each other.
@@ -23,6 +24,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from core.metrics import SIZES, histogram
+from models import sending_time
 from models.database import execute, json_parameter
 from models.facts import Facts, content_hash
 from models.history import KEEPS_FACTS, ROW_OF_ONLY, restore, row_says
@@ -120,11 +122,13 @@ WHERE o.found IS NULL OR NOT (
 # only where another transaction was first, its deliveries are picked out by a hashed list.
 _INSERT = f"""
 WITH r AS MATERIALIZED (
-  SELECT nextval('delivery_status_id_seq') AS id, s.* FROM jsonb_to_recordset(%(rows)s::jsonb)
-    AS s(n integer, granularity text, provider_key text, {_RECORD}, {_SEEN_RECORD}, further jsonb)
+  SELECT nextval('delivery_status_id_seq') AS id, r.*, {sending_time.ORDER_OF_NEW}
+  FROM jsonb_to_recordset(%(rows)s::jsonb)
+    AS r(n integer, granularity text, provider_key text, {_RECORD}, {_SEEN_RECORD}, further jsonb)
 ), inserted AS (
-  INSERT INTO delivery_status (id, account_id, provider, granularity, provider_key, {_COLUMNS})
-  SELECT r.id, %(account)s, %(provider)s, r.granularity, r.provider_key, {_VALUES} FROM r ORDER BY r.n
+  INSERT INTO delivery_status (id, account_id, provider, granularity, provider_key, {_COLUMNS}, {sending_time.COLUMNS})
+  SELECT r.id, %(account)s, %(provider)s, r.granularity, r.provider_key, {_VALUES}, {sending_time.NEW_VALUES}
+  FROM r ORDER BY r.n
   ON CONFLICT (account_id, granularity, provider_key) DO NOTHING
   RETURNING id
 ), first_seen AS (
@@ -154,8 +158,14 @@ USING jsonb_to_recordset(%(rows)s::jsonb) AS r(delivery_id bigint, content_hash 
 WHERE o.delivery_id = r.delivery_id AND o.content_hash = decode(r.content_hash, 'base64')
 """
 
-# The columns are compared, so that an observation that changes nothing in the row leaves the row alone. The planner
-# takes the list of rows for a single one (`+ 0`), so it looks them up by their ids and never joins the whole table.
+# Rows as they should be, with the time of their order; and whether the stored one differs. The columns are compared, so
+# that an observation that changes nothing in the row leaves the row alone. The planner takes the list of rows for a
+# single one (`+ 0`), so it looks them up by their ids and never joins the whole table.
+_NEXT = f"""
+  SELECT r.*, {sending_time.ORDER_OF_STORED} FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(id bigint, {_RECORD})
+"""
+_IS_OTHER = f"r.id + 0 = r.id AND (({_STORED}) IS DISTINCT FROM ({_VALUES}) OR {sending_time.MOVES})"
+
 _ADVANCE = f"""
 WITH kept AS (
   INSERT INTO observations (delivery_id, {_SEEN_COLUMNS})
@@ -165,17 +175,15 @@ WITH kept AS (
   SET as_of = excluded.as_of, as_of_last = excluded.as_of_last, source = excluded.source,
       provider_time = excluded.provider_time, facts = coalesce(observations.facts, excluded.facts),
       statement = CASE WHEN excluded.statement = '{{}}' THEN observations.statement ELSE excluded.statement END
-)
-UPDATE delivery_status d SET ({_COLUMNS}) = ROW ({_VALUES}), changed_at = clock_timestamp(),
-  changed_in = pg_current_xact_id()::text::bigint
-FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(id bigint, {_RECORD})
-WHERE d.id = r.id AND r.id + 0 = r.id AND ({_STORED}) IS DISTINCT FROM ({_VALUES})
+), r AS MATERIALIZED ({_NEXT})
+UPDATE delivery_status d SET ({_COLUMNS}) = ROW ({_VALUES}), ({sending_time.COLUMNS}) = {sending_time.NEXT_VALUES},
+  changed_at = clock_timestamp(), changed_in = pg_current_xact_id()::text::bigint
+FROM r WHERE d.id = r.id AND {_IS_OTHER}
 RETURNING d.id
 """
 
 _DIFFER = f"""
-SELECT d.id FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(id bigint, {_RECORD}) JOIN delivery_status d USING (id)
-WHERE r.id + 0 = r.id AND ({_STORED}) IS DISTINCT FROM ({_VALUES})
+WITH r AS MATERIALIZED ({_NEXT}) SELECT d.id FROM r JOIN delivery_status d USING (id) WHERE {_IS_OTHER}
 """
 
 
@@ -213,8 +221,11 @@ def _write(connection: Connection, account_id: str, provider: str, incoming: Map
         new.update(set(fresh).difference(unknown))
         if unknown:
             continue
-        found, moved = _advance(connection, {place: (key[0], incoming[key]) for place, key in existing.items()})
-        advanced.update(existing[place] for place in moved)
+        dated = _dated_by_orders(connection, account_id, {*new, *existing.values()}, incoming)
+        said: dict[int, tuple[Granularity, History]] = {place: (Granularity.MESSAGE, {}) for place in dated}
+        said |= {place: (key[0], incoming[key]) for place, key in existing.items()}
+        found, moved = _advance(connection, said)
+        advanced.update(existing[place] for place in moved if place in existing)
         unknown = sorted(key for place, key in existing.items() if place not in found)
         existing.clear()
         if not unknown:
@@ -227,6 +238,18 @@ def _write(connection: Connection, account_id: str, provider: str, incoming: Map
         unchanged=len(keys) - len(new) - len(advanced),
         changed=frozenset(new | advanced),
     )
+
+
+def _dated_by_orders(
+    connection: Connection, account_id: str, written: Iterable[Key], incoming: Mapping[Key, History]
+) -> set[int]:
+    """Messages whose time may move, because one of the orders that are being written came with a sending time."""
+    times = {
+        key: {at for seen in incoming[granularity, key].values() if (at := seen.facts.sent_at) is not None}
+        for granularity, key in written
+        if granularity is Granularity.ORDER
+    }
+    return sending_time.moved_by_orders(connection, account_id, times)
 
 
 def _gather(reports: Iterable[DeliveryReport], asked_at: datetime | None) -> dict[Key, History]:
@@ -364,7 +387,7 @@ def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, Histo
         return set(), set()
     found = lock_deliveries(connection, list(said))
     stored, from_rows = load_whole_histories(connection, found)
-    rows: list[bytes] = []
+    rows: _Rows = ([], [])
     seen: list[_Kept] = []
     for place in found:
         granularity, heard = said[place]
@@ -372,12 +395,26 @@ def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, Histo
         whole = merge_history([*known.values(), *heard.values()])
         if not whole:
             continue
-        rows.append(_row_of(place, granularity, whole.values()))
+        rows[granularity is not Granularity.ORDER].append(_row_of(place, granularity, whole.values()))
         # The row is about to say something else than the first statement alone.
         completes = place in from_rows and len(whole) > 1
         seen += (_kept(one, delivery_id=place) for one in whole.values() if completes or _moves(one, known))
-    parameters = {"rows": _json_array(rows), "seen": json_parameter(seen)}
-    return set(found), {place for (place,) in execute(connection, _ADVANCE, parameters)}
+    return set(found), _write_rows(connection, rows, seen)
+
+
+_Rows = tuple[list[bytes], list[bytes]]
+"""Rows of orders, and all others."""
+
+
+def _write_rows(connection: Connection, rows: _Rows, seen: Sequence[_Kept]) -> set[int]:
+    """Write these observations and rows, orders first; ids whose row changed."""
+    written = set[int]()
+    for group in rows:
+        if group:
+            parameters = {"rows": _json_array(group), "seen": json_parameter(seen)}
+            written.update(place for (place,) in execute(connection, _ADVANCE, parameters))
+            seen = ()
+    return written
 
 
 def _moves(one: Observation, known: History) -> bool:
@@ -414,17 +451,16 @@ def rewrite_histories(
     stored. Observations that became equal are merged into one.
     """
     stored = load_histories(connection, list(histories))
-    rows: list[bytes] = []
+    rows: _Rows = ([], [])
     seen: list[_Kept] = []
     dropped: list[dict[str, Any]] = []
     for place, (granularity, observations) in sorted(histories.items()):
         whole, known = merge_history(observations), stored.get(place, {})
-        rows.append(_row_of(place, granularity, whole.values()))
+        rows[granularity is not Granularity.ORDER].append(_row_of(place, granularity, whole.values()))
         seen += (_kept(one, delivery_id=place) for one in whole.values() if _moves(one, known))
         dropped += ({"delivery_id": place, "content_hash": digest} for digest in known if digest not in whole)
     execute(connection, _DROP_OBSERVATIONS, {"rows": json_parameter(dropped)})
-    parameters = {"rows": _json_array(rows), "seen": json_parameter(seen)}
-    return {place for (place,) in execute(connection, _ADVANCE, parameters)}
+    return _write_rows(connection, rows, seen)
 
 
 _DELETE = """
@@ -498,6 +534,9 @@ def load_whole_histories(
 def find_differing(
     connection: Connection, histories: Mapping[int, tuple[Granularity, Collection[Observation]]]
 ) -> set[int]:
-    """Ids of those deliveries whose stored row is not what these histories say. Locks and writes nothing."""
+    """Ids of those deliveries whose stored row is not what these histories say. Locks and writes nothing.
+
+    Their times are compared, too: with what follows from these histories and the stored row of the order.
+    """
     rows = [_row_of(place, granularity, history) for place, (granularity, history) in histories.items()]
     return {place for (place,) in execute(connection, _DIFFER, {"rows": _json_array(rows)})}

@@ -1,10 +1,10 @@
 """The shared table, recomputed from its history, and the history's facts derived again from its raw items."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, func, select, text
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, text
 
 from models.deliveries import (
     delete_deliveries,
@@ -50,31 +50,44 @@ def rebuild(
     """Recompute every row (of one account, or of all) from its observations; afterwards the table is what they say.
 
     Where the row itself holds the facts of its only statement, their hash shows whether it still is what was reported.
-    If not, the facts are derived from the raw item by `restate_of`, and written if they have that hash.
+    If not, the facts are derived from the raw item by `restate_of`, and written if they have that hash. Of a final row
+    `message_time` is recomputed only where it is missing: it is fixed then (`models.sending_time`).
 
     Streams in chunks of 1000 rows, so memory does not grow with the table. Locks and writes only rows that differ, and
     may run beside the workers. `on_progress` gets (rows done, rows in all). The caller commits.
     """
     mine = delivery_status.c.account_id == account_id if account_id is not None else delivery_status.c.id > 0
     total = connection.execute(select(func.count()).select_from(delivery_status).where(mine)).scalar_one()
-    done = differed = doubtful = last = 0
+    done = differed = doubtful = 0
+    wrote_orders = False
+    for deliveries in _chunks(connection, mine):
+        written, unproven = _rebuild_chunk(connection, deliveries, restate_of)
+        differed, doubtful = differed + len(written), doubtful + unproven
+        wrote_orders = wrote_orders or any(deliveries[place] is Granularity.ORDER for place in written)
+        done += len(deliveries)
+        if on_progress is not None:
+            on_progress(done, max(total, done))
+    if wrote_orders:
+        # Messages before their order took their time from it as it was.
+        differed += sum(len(_rebuild_chunk(connection, again, restate_of)[0]) for again in _chunks(connection, mine))
+    return RebuildResult(deliveries=done, differed=differed, doubtful=doubtful)
+
+
+def _chunks(connection: Connection, mine: ColumnElement[bool]) -> Iterator[dict[int, Granularity]]:
+    last = 0
     while True:
         page = select(delivery_status.c.id, delivery_status.c.granularity).where(mine, delivery_status.c.id > last)
         found = connection.execute(page.order_by(delivery_status.c.id).limit(CHUNK)).all()
         if not found:
-            return RebuildResult(deliveries=done, differed=differed, doubtful=doubtful)
-        deliveries = {place: Granularity(granularity) for place, granularity in found}
-        written, unproven = _rebuild_chunk(connection, deliveries, restate_of)
-        differed, doubtful = differed + written, doubtful + unproven
-        done, last = done + len(found), found[-1].id
-        if on_progress is not None:
-            on_progress(done, max(total, done))
+            return
+        yield {place: Granularity(granularity) for place, granularity in found}
+        last = found[-1].id
 
 
 def _rebuild_chunk(
     connection: Connection, deliveries: dict[int, Granularity], restate_of: RestateOf | None
-) -> tuple[int, int]:
-    """How many rows were written, and how many are doubtful."""
+) -> tuple[set[int], int]:
+    """The rows that were written, and how many are doubtful."""
     histories, from_rows = load_whole_histories(connection, list(deliveries))
     changed = {place for place in from_rows if not all(map(holds, histories[place].values()))}
     said = {place: (deliveries[place], history.values()) for place, history in histories.items()}
@@ -83,12 +96,12 @@ def _rebuild_chunk(
         # All at once: two locks one after the other would not be in the writers' order.
         lock_deliveries(connection, sorted(differing | changed))
     # What differed without a lock may have been a neighbour's commit in between: the fold under the lock decides.
-    written = len(refold(connection, {place: deliveries[place] for place in differing}))
+    written = refold(connection, {place: deliveries[place] for place in differing})
     restored, doubtful = _restore_changed(connection, sorted(changed), restate_of)
-    return written + restored, doubtful
+    return written | restored, doubtful
 
 
-def _restore_changed(connection: Connection, ids: Sequence[int], restate_of: RestateOf | None) -> tuple[int, int]:
+def _restore_changed(connection: Connection, ids: Sequence[int], restate_of: RestateOf | None) -> tuple[set[int], int]:
     """Give rows that were changed by hand what their only statement says, where its raw item proves what it was."""
     histories, from_rows = load_whole_histories(connection, ids, with_statements=True)
     proven: dict[int, tuple[Granularity, Sequence[Observation]]] = {}
@@ -100,7 +113,7 @@ def _restore_changed(connection: Connection, ids: Sequence[int], restate_of: Res
             doubtful += 1
         else:
             proven[row["id"]] = (Granularity(row["granularity"]), [given])
-    return len(rewrite_histories(connection, proven)), doubtful
+    return rewrite_histories(connection, proven), doubtful
 
 
 def _proven(row: RowMapping, seen: Observation, restate: Restate) -> Observation | None:

@@ -30,6 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from models.meanings import COLUMNS, TABLE, TimeSource
 from models.vocabulary import Granularity, Reason, Source, Status
 
 metadata = MetaData(
@@ -321,13 +322,20 @@ delivery_status = Table(
     # gaps, whoever committed first.
     Column("changed_in", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
     Column("extra", JSONB, nullable=False, server_default=_EMPTY),
+    # Null only in rows stored before this column, until upkeep has filled them (`models.sending_time`).
+    Column("message_time", _TIME),
+    Column("message_time_source", Text),
     UniqueConstraint("account_id", "granularity", "provider_key"),
     _one_of("granularity", [word.value for word in Granularity]),
     _one_of("status", [word.value for word in Status]),
     _one_of("reason", [word.value for word in Reason]),
+    _one_of("message_time_source", [word.value for word in TimeSource]),
     # Rows advance in place; room on the page keeps the updates off the indexes.
     postgresql_with={"fillfactor": "80"},
+    comment=TABLE,
 )
+for _column in delivery_status.c:
+    _column.comment = COLUMNS[_column.name]
 Index("ix_delivery_status_recipient", delivery_status.c.recipient)
 Index("ix_delivery_status_client_ref", delivery_status.c.client_ref)
 Index("ix_delivery_status_changed", delivery_status.c.changed_in, delivery_status.c.id)
@@ -338,6 +346,9 @@ Index(
     delivery_status.c.first_seen_at,
     postgresql_where=text("NOT is_final"),
 )
+# Ranges of time: of one account, and of all of them.
+Index("ix_delivery_status_account_time", delivery_status.c.account_id, delivery_status.c.message_time)
+Index("ix_delivery_status_time", delivery_status.c.message_time, postgresql_using="brin")
 
 # No foreign key and nothing but its key: each would cost every new row more than the observation itself. A trigger
 # removes the history of a delivery that is deleted. `facts` is null where the row says them (`models.history`).

@@ -59,6 +59,24 @@ class OptionSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CodeMeanings:
+    """What a provider's codes mean, in a few words each, for people. Nothing is decided by it."""
+
+    status: Mapping[Granularity, Mapping[str, str]] = field(default_factory=dict)
+    """By what the row is about: each code that `provider_status` may hold."""
+    error: Mapping[str, str] = field(default_factory=dict)
+    """Each code that `provider_error` may hold."""
+
+    def of_status(self, granularity: Granularity, code: str) -> str | None:
+        """What a status code means; None for one that is not documented."""
+        return self.status.get(granularity, {}).get(code)
+
+    def of_error(self, code: str | None) -> str | None:
+        """What an error code means; None for none, or one that is not documented."""
+        return None if code is None else self.error.get(code)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderRecord:
     """All that the rooms above `providers/` know of a provider."""
 
@@ -78,6 +96,8 @@ class ProviderRecord:
     status_codes: frozenset[str] = frozenset()
     """The documented status codes, as text, of a provider that may use others too: those an account's `status_map` may
     name (`providers.statuses`). Empty: the provider has no such codes."""
+    meanings: CodeMeanings = field(default_factory=CodeMeanings)
+    """What the codes mean that deliveries of this provider hold."""
     id_kinds: tuple[str, ...] = ()
     """Kinds of tracked ids that a sender may register (`ulak track`)."""
     id_forms: Mapping[str, Callable[[str], str]] = field(default_factory=dict)

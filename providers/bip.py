@@ -32,6 +32,7 @@ from providers.adapter import (
     ProviderRecord,
     Request,
 )
+from providers.bip_codes import CODES
 from providers.decoding import (
     EMPTY,
     Fields,
@@ -110,6 +111,7 @@ RECORD: Final = ProviderRecord(
             meaning="addresses or networks that callbacks may come from; empty: any",
         ),
     ),
+    meanings=CODES,
     callback_tails=("", "report"),
 )
 

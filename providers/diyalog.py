@@ -55,6 +55,7 @@ from providers.decoding import (
     scrub,
     text_for_people,
 )
+from providers.diyalog_codes import CODES
 from providers.diyalog_webhook import APP_SECRET, MESSAGE_TEXT, SIGNATURE, is_signed, read_webhook, restate_event
 from providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, TryAgainSoon
 from providers.ids import whole_number
@@ -164,6 +165,7 @@ class Diyalog:
                 meaning="isGroupMessaging: only groups (true), only private (false), both (unset)",
             ),
         ),
+        meanings=CODES,
         id_kinds=(_KIND,),
         id_forms={_KIND: customer_id},
         reference_kinds={"conversation": Granularity.CONVERSATION},

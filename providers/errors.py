@@ -141,3 +141,12 @@ class AnswerNotUnderstood(ProviderError):
 
 class OurBug(ProviderError):
     """Our own code failed; the text names the exception's class only."""
+
+
+_CLASSES: Final = "|".join(("LeaseExpired", *(kind.__name__ for kind in ProviderError.__subclasses__())))
+_CLASS_NAME: Final = re.compile(rf"\b(?:{_CLASSES}): ")
+
+
+def as_sentence(text: str | None) -> str:
+    """A stored error as people read it: its sentence, without the class that says what Ulak does about it."""
+    return _CLASS_NAME.sub("", text or "")

@@ -55,6 +55,7 @@ from providers.errors import (
     TryAgainSoon,
 )
 from providers.ids import bare, whole_id
+from providers.iletimerkezi_codes import CODES
 from providers.iletimerkezi_orders import (
     FINISHED,
     MESSAGE_STATUS,
@@ -147,6 +148,7 @@ class Iletimerkezi:
                 maximum=10,
             ),
         ),
+        meanings=CODES,
         sweep_window_days=10,
         id_forms={ORDER: whole_id},
         status_codes=frozenset({*ORDER_STATUS, FINISHED, *MESSAGE_STATUS, *WORDS}),

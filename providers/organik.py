@@ -55,6 +55,7 @@ from providers.errors import (
 )
 from providers.ids import bare, text_id, whole_id, whole_number
 from providers.numbers import plain
+from providers.organik_codes import CODES, REPLY_ERRORS
 from providers.organik_replies import Reply, read_reply
 from providers.organik_requests import (
     FEWEST_THROUGH,
@@ -140,6 +141,7 @@ RECORD: Final = ProviderRecord(
         ),
         OptionSpec(name="batch_size", type=int, default=100, meaning="most ids in one call", minimum=1, maximum=1000),
     ),
+    meanings=CODES,
     id_kinds=KINDS,
     id_forms={"transaction": whole_id, "gsm_track": gsm_id, "delivery_track": text_id},
     status_codes=frozenset(map(str, STATUS)),
@@ -297,7 +299,7 @@ def _parse_error(fetch: Fetch, answer: Answer, reply: Reply) -> Parsed:
     if code in MAY_BE_ONE_ID and len(ids) > 1:
         kind, half = fetch.spec.params["by"], len(ids) // 2
         return Parsed(children=(batch_of(kind, ids[:half]), batch_of(kind, ids[half:])))
-    raise ERROR[code](f"Organik answered error {code}.", code=str(code))
+    raise ERROR[code](REPLY_ERRORS[code], code=str(code))
 
 
 def _parse_error_through(fetch: Fetch, code: int) -> Parsed:

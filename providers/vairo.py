@@ -48,6 +48,7 @@ from providers.ids import bare, whole_id, whole_number
 from providers.numbers import e164, national_number, person, plain
 from providers.pull_only import PullOnly
 from providers.statuses import judge
+from providers.vairo_codes import CODES, REQUEST_ERRORS
 
 STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
     "DEFAULT": (Status.SCHEDULED, None),  # "Henüz işlem yapılmamış."
@@ -169,6 +170,7 @@ RECORD: Final = ProviderRecord(
             choices=("national", "international", "plus"),
         ),
     ),
+    meanings=CODES,
     id_kinds=(NUMBER,),
     id_forms={NUMBER: number_id, SEND: whole_id},
     number_part={NUMBER: 1},
@@ -312,7 +314,7 @@ def _refuse(answer: Answer, said: Any) -> None:
     if answer.status in {401, 403} or "api_key" in text:
         raise PauseAccount("Vairo refuses the api_key.", code=str(answer.status))
     if text in ERROR:
-        raise ERROR[text](f"Vairo refuses the request ({text}).", code=text)
+        raise ERROR[text](f"Vairo refuses the request: {REQUEST_ERRORS[text]}.", code=text)
 
 
 def _parse_number(account: Account, fetch: Fetch, answer: Answer) -> Parsed:

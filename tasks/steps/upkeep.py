@@ -11,6 +11,7 @@ from models.ledger import healing
 from models.ledger.taking import MESSAGE_LASTS_SECONDS
 from models.quarantine import prune as prune_quarantine
 from models.report import DeliveryReport
+from models.sending_time import fill_missing
 from models.sessions import prune as prune_sessions
 from models.vocabulary import Granularity, Source, Status
 from providers.registry import ADAPTERS
@@ -25,6 +26,7 @@ LEASES_AT_ONCE = 200
 PRUNE_ROWS = 5000
 PRUNE_BATCHES = 200
 EXPIRE_AT_ONCE = 500
+FILL_CHUNKS = 5
 
 
 def reconcile(runtime: Runtime) -> Effects:
@@ -39,6 +41,9 @@ def reconcile(runtime: Runtime) -> Effects:
         unplanned = healing.unplanned_polls(connection)
         waiting = healing.waiting_accounts(connection, lasts_seconds=MESSAGE_LASTS_SECONDS)
         beat(connection, RECONCILE)
+    filled = fill_missing(runtime.engine, chunks=FILL_CHUNKS)
+    if filled:
+        effects.info("upkeep.times_filled", rows=filled)
     if healed or ended:
         effects.info("upkeep.healed", leases=healed, polls=ended)
     effects.send(*(poll_account(account_id, poll_id) for account_id, poll_id in unplanned))

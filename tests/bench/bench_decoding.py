@@ -27,7 +27,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
 from canned_pages import rows_of, transaction_of  # noqa: E402 -- found through the path above
 
-from models import deliveries  # noqa: E402
+from models import deliveries, sending_time  # noqa: E402
 from models.facts import encode_facts  # noqa: E402
 from models.merge import observe  # noqa: E402
 from models.report import DeliveryReport, TrackedKey  # noqa: E402
@@ -74,6 +74,8 @@ class Sink:
             return self._history
         if sql is deliveries._LOCK:
             return Found((place,) for place in sorted(parameters["ids"]))
+        if sql is sending_time._MOVED_BY_ORDERS:
+            return Found()
         rows = msgspec.json.decode(parameters["rows"])
         if sql is deliveries._PROBE:
             return Found((row["n"], self._ids.get(row["provider_key"]), False) for row in rows)

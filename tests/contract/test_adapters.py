@@ -312,3 +312,28 @@ def test_a_fetch_without_tracked_rows_is_understood_too() -> None:
             bare = Fetch(spec=FetchSpec(kind=fetch.spec.kind, params=fetch.spec.params, ids=fetch.spec.ids))
             with pytest.raises(ProviderError):
                 ADAPTERS[name].parse(account(name), bare, Answer(status=200, body=b"<html>"))
+
+
+@EVERY
+def test_every_code_that_a_delivery_may_hold_has_a_meaning(name: str) -> None:
+    """A row that is added to a status or reason table is explained to people, too; nothing else is."""
+    meanings = ADAPTERS[name].record.meanings
+    explained = {code for table in meanings.status.values() for code in table}
+    by_title = dict(tables(name))
+    codes = {str(raw) for title, table in by_title.items() if "STATUS" in title or title == "EVENTS" for raw in table}
+    causes = {str(raw) for title in ("REASON", "REFUSAL", "RESULT") for raw in by_title.get(title, ())}
+    assert codes - explained == set()
+    assert causes - meanings.error.keys() == set()
+    assert ADAPTERS[name].record.status_codes - {"accepted", "delivered", "undelivered"} - explained == set()
+    texts = [*meanings.error.values(), *(text for table in meanings.status.values() for text in table.values())]
+    assert [text for text in texts if text != text.strip() or text.endswith(".") or not text] == []
+
+
+@EVERY
+def test_every_error_that_a_table_lists_is_a_sentence(name: str) -> None:
+    """What people read of a refused request is no bare code."""
+    by_title = dict(tables(name))
+    for title in ("REPLY_ERRORS", "REQUEST_ERRORS"):
+        assert by_title.get(title, by_title.get("ERROR", {})).keys() == by_title.get("ERROR", {}).keys()
+    sentences = [*by_title.get("REPLY_ERRORS", {}).values(), *(text for _, text in by_title.get("ERRORS", {}).values())]
+    assert [text for text in sentences if not text.endswith(".") or not text[:1].isalpha()] == []

@@ -188,3 +188,27 @@ def test_a_pasted_number_is_found(api: Api, mark: str) -> None:
     tell(api, said(Status.DELIVERED, "a", recipient="+905301234567", client_ref="c-1"))
     for query in ({"recipient": f"{mark}+90 530{mark}1234567{mark}"}, {"client_ref": f"{mark}c-1{mark}"}):
         assert [row["provider_key"] for row in api.get("/v1/deliveries", **query)["deliveries"]] == ["a"]
+
+
+def test_the_providers_codes_are_explained(api: Api) -> None:
+    """In a search, in the history and in the feed of changes; null where no document says what a code means."""
+    coded = DeliveryReport(
+        granularity=Granularity.MESSAGE,
+        provider_key="coded",
+        status=Status.SENT,
+        provider_status="SENT",
+        provider_error="SEND_ERROR",
+    )
+    tell(api, coded, said(Status.SENT, "strange"))
+    meanings = {
+        "provider_status_meaning": "sent, but the operator gives no delivery reports",
+        "provider_error_meaning": "sending failed, for various causes",
+    }
+    known, strange = api.get("/v1/deliveries")["deliveries"]
+    assert meanings.items() <= known.items()
+    assert (strange["provider_status_meaning"], strange["provider_error_meaning"]) == (None, None)
+    assert (strange["message_time"], strange["message_time_source"]) == (strange["first_seen_at"], "first_seen")
+    explained = api.get(f"/v1/deliveries/{known['id']}")
+    codes = {"provider_status": "SENT", "provider_error": "SEND_ERROR", **meanings}
+    assert codes.items() <= explained.items()
+    assert codes.items() <= explained["history"][0].items()

@@ -18,6 +18,7 @@ from task_api import TOKEN, Api, api
 
 from models.database import transaction
 from models.deliveries import upsert
+from models.meanings import COLUMNS, GRANULARITIES, REASONS, STATUSES
 from models.report import DeliveryReport
 from models.vocabulary import Granularity, Status
 
@@ -49,6 +50,19 @@ def test_every_operation_is_documented(api: Api) -> None:
                 for status, answer in operation["responses"].items():
                     form = "application/json" if status.startswith("2") else "application/problem+json"
                     assert list(answer["content"]) == [form], (where, status)
+
+
+def test_every_field_of_a_delivery_is_described_as_the_column_is(api: Api) -> None:
+    """By the same sentence; the words that a field may hold each with their meaning."""
+    schemas: dict[str, Any] = api.get("/openapi.json")["components"]["schemas"]
+    for name in ("Delivery", "ExplainedDelivery"):
+        described = {field: about.get("description", "") for field, about in schemas[name]["properties"].items()}
+        assert set(COLUMNS) - described.keys() == {"changed_in"}
+        assert [field for field, said in described.items() if not said] == []
+        assert [field for field in described.keys() & COLUMNS.keys() if COLUMNS[field] not in described[field]] == []
+        listed: dict[str, Any] = {"status": STATUSES, "reason": REASONS, "granularity": GRANULARITIES}
+        for field, words in listed.items():
+            assert [word for word, said in words.items() if f"- `{word}`: {said}" not in described[field]] == []
 
 
 def test_the_interactive_document_asks_no_other_host(api: Api) -> None:

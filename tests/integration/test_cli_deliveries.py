@@ -128,7 +128,8 @@ def test_every_form_keeps_to_its_limit(ulak: Ulak) -> None:
 def test_json_has_every_column_of_the_shared_table(ulak: Ulak) -> None:
     """Times in UTC, and `tracked` for what was never answered."""
     (row,) = json.loads(ulak("deliveries", "--ref", "siparis-1", "--format", "json").out)
-    for name in ("id", "first_seen_at", "changed_at"):
+    assert row["message_time"] == row["first_seen_at"]
+    for name in ("id", "first_seen_at", "changed_at", "message_time"):
         assert row.pop(name)
     assert row == {
         "account_id": "kampanya", "provider": "vairo", "granularity": "message", "provider_key": "m-1",
@@ -136,6 +137,7 @@ def test_json_has_every_column_of_the_shared_table(ulak: Ulak) -> None:
         "reason": None, "provider_status": "delivered", "provider_error": None, "conflict": False, "total": None,
         "delivered": None, "undelivered": None, "waiting": None, "segments": None, "credits": None, "sent_at": None,
         "done_at": "2026-05-01T12:00:00Z", "valid_until": None, "extra": {}, "tracked": None,
+        "message_time_source": "first_seen", "provider_status_meaning": None, "provider_error_meaning": None,
     }  # fmt: skip
 
 
@@ -265,6 +267,35 @@ def test_an_explanation_says_what_won_and_why(ulak: Ulak, ident: str) -> None:
     assert "the greatest: it decides the status" in shown.out
     assert "loses by class" in shown.out
     assert "reason:" not in shown.out
+
+
+def test_codes_statuses_and_reasons_are_explained_where_people_see_them(ulak: Ulak, migrated_database: Engine) -> None:
+    """From the adapter's table, beside the code; a code that no document knows stands alone."""
+    with transaction(migrated_database) as connection:
+        add_account(connection, "marka", provider="organik")
+        fields = {"provider_status": "3", "provider_error": "23", "reason": Reason.OPTED_OUT, "client_ref": "coded"}
+        strange = report("o-2", Status.UNKNOWN, provider_status="7", client_ref="strange")
+        upsert(connection, "marka", "organik", [report("o-1", Status.REJECTED, **fields), strange], asked_at=NOON)
+    explained = ulak("explain", "coded").out
+    for line in (
+        "status: rejected: The provider or operator refused the message; it was never handed over. Final.",
+        "reason: opted_out: The person does not accept such messages",
+        "provider status: 3: wrong number",
+        "provider error: 23: the number has refused consent (İYS)",
+    ):
+        assert f"  {line}" in explained
+    (told,) = json.loads(ulak("explain", "coded", "--json").out)["deliveries"]
+    meanings = {
+        "provider_status_meaning": "wrong number",
+        "provider_error_meaning": "the number has refused consent (İYS)",
+    }
+    assert meanings.items() <= told["delivery"].items()
+    assert ({"provider_status": "3", "provider_error": "23"} | meanings).items() <= told["statements"][0].items()
+    assert "3: wrong number; 23: the number has refused consent (İYS)" in ulak("deliveries", "--ref", "coded").out
+    (row,) = csv.DictReader(io.StringIO(ulak("deliveries", "--ref", "coded", "--format", "csv").out))
+    assert meanings.items() <= row.items()
+    (row,) = json.loads(ulak("deliveries", "--ref", "strange", "--format", "json").out)
+    assert (row["provider_status"], row["provider_status_meaning"]) == ("7", None)
 
 
 @pytest.mark.parametrize("ident", ["14094857", "0014094857", " 14094857\u200b", "1409\u200b4857", "١٤٠٩٤٨٥٧"])

@@ -184,7 +184,8 @@ def test_a_dead_fetch_is_asked_again_by_its_open_ids(ulak: Ulak, migrated_databa
     ulak("track", "kampanya", "number=771:+905301234567", "number=771:+905301234568", "number=772:+905301234567")
     bury(migrated_database, '{"call": "NumaraRaporu", "send": "771", "number": "+905301234567"}')
     listed = ulak("dead", "list")
-    assert "TryAgainSoon: the provider did not answer" in listed.out
+    assert "the provider did not answer" in listed.out
+    assert "TryAgainSoon" not in listed.out
     assert "905301234567" not in listed.out
     result = ulak("dead", "retry", "1")
     assert (result.code, result.out) == (0, "1: poll 2\n")

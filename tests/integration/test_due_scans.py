@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from driving import make_runtime, scalar
 from ledger_acts import Held, add_account, add_ids, add_poll, execute, expire_lease, vairo_body
+from msgspec.structs import replace
 from sqlalchemy import Connection, Engine, event, text
 
 from models import database, tracked
@@ -171,7 +172,7 @@ def test_the_ids_of_an_answer_are_found_by_their_key(migrated_database: Engine) 
 
 
 def write_deliveries(connection: Connection, account_id: str) -> None:
-    """New deliveries, one with two statements; one that moves; one that is explained, and deleted."""
+    """New deliveries, one with two statements; one that moves; one that an order dates: it is explained and deleted."""
 
     def say(key: str, *statuses: Status) -> None:
         batch = [
@@ -187,6 +188,15 @@ def write_deliveries(connection: Connection, account_id: str) -> None:
     say(f"{key} twice", Status.ENROUTE, Status.DELIVERED)
     say(key, Status.DELIVERED)
     say(key, Status.EXPIRED)
+    order, message = (
+        DeliveryReport(
+            granularity=granularity, provider_key=f"{key} {granularity}", status=Status.ENROUTE, provider_status="1"
+        )
+        for granularity in (Granularity.ORDER, Granularity.MESSAGE)
+    )
+    for report in (order, replace(message, parent_key=order.provider_key), replace(order, sent_at=NOON)):
+        upsert(connection, account_id, "vairo", [report], asked_at=NOON)
+    upsert(connection, account_id, "vairo", [replace(message, status=Status.DELIVERED)], asked_at=NOON)
     assert stored_keys(connection, account_id, [(Granularity.MESSAGE, key)])
     [found] = connection.execute(text("SELECT id FROM delivery_status ORDER BY id DESC LIMIT 1")).scalars()
     told = explain(connection, found)

@@ -25,6 +25,7 @@ from models.lookups import explain, history
 from models.rebuild import RebuildResult, rebuild
 from models.report import DeliveryReport
 from models.schema import alembic_config, migrate, schema_is_current
+from models.sending_time import fill_missing
 from models.vocabulary import Granularity, Source, Status
 from models.withdrawing import withdraw_unreported
 
@@ -108,6 +109,7 @@ def test_workers_of_the_previous_version_write_through_the_migration(previous: E
         worker.join()
     assert failures == []
     assert longest[0] < 3
+    fill_missing(previous, chunks=100)
     with transaction(previous) as connection:
         assert set(stored_facts(connection)) == {True}
         assert len(stored_facts(connection)) == 5 * (sum(told.values()) + 20)

@@ -1,6 +1,8 @@
 """The schema: migrations and tables say the same, and any number of processes may migrate at once."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from alembic import command
@@ -13,6 +15,8 @@ from models.database import PREPARE_AFTER, TRANSACTION_ATTEMPTS, make_engine, re
 from models.ledger.finishing import lock_account
 from models.schema import alembic_config, migrate, schema_is_current
 from models.tables import metadata
+
+ROOT = Path(__file__).parents[2]
 
 # Columns with types and defaults, constraints, indexes and storage options: all that PostgreSQL knows of the tables.
 _CATALOG = """
@@ -53,6 +57,26 @@ def test_migrations_make_exactly_what_the_tables_say(migrated_database: Engine, 
     engine.dispose()
     with migrated_database.connect() as connection:
         assert catalog(connection) == expected
+
+
+def test_the_indexes_of_a_large_table_may_be_built_before_the_migration(
+    migrated_database: Engine, fresh_database: str
+) -> None:
+    """By the statements of docs/operations.md; the migration ends with the same schema."""
+    engine = make_engine(fresh_database, pool_size=1)
+    with transaction(engine) as connection:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0013")
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    [statements] = (block for block in re.findall(r"```sql\n(.*?)```", page, re.DOTALL) if "CONCURRENTLY" in block)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for statement in statements.removesuffix(";\n").split(";\n"):
+            connection.execute(text(statement))
+    migrate(engine)
+    with engine.connect() as connection, migrated_database.connect() as plain:
+        assert catalog(connection) == catalog(plain)
+    engine.dispose()
 
 
 def test_the_schema_is_current_only_after_migrating(fresh_database: str) -> None:

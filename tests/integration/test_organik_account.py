@@ -145,8 +145,11 @@ def test_a_refused_key_in_a_turkish_charset_pauses_the_account(runtime: Runtime,
             assert driver.until(lambda: scalar(runtime.engine, paused), seconds=40)
     assert len(tiny.requests("o")) == 1
     account = row(runtime.engine, "accounts", account_id)
-    assert account["pause_reason"] == "Organik answered error 99. [99]"
-    assert account["last_trouble"] == f'PauseAccount: Organik answered error 99. The provider says: "{said}"'
+    assert account["pause_reason"] == "Organik refuses the key, or its user may not use this function. [99]"
+    assert (
+        account["last_trouble"]
+        == f'PauseAccount: Organik refuses the key, or its user may not use this function. The provider says: "{said}"'
+    )
 
 
 def test_a_charset_that_is_not_true_is_the_reason_in_quarantine(runtime: Runtime) -> None:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 import structlog
 from database_fixtures import add_account
+from markupsafe import escape
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from task_api import running, runtime_on
@@ -24,11 +25,13 @@ from core.logging import configure_logging
 from core.settings import CredentialError, load_settings
 from models.database import make_engine, transaction
 from models.deliveries import upsert
+from models.meanings import COLUMNS, REASONS, STATUSES
 from models.report import DeliveryReport
 from models.tokens import create_token, revoke_token
 from models.vocabulary import Granularity, Reason, Status
 from tasks.messages import Message
 from workers.api.app import make_api
+from workers.api.pages.meanings import TURKISH
 from workers.api.pages.routes import add_pages
 from workers.attempts import MOST
 
@@ -288,7 +291,7 @@ BROKEN = [
     (("WITH asked AS (INSERT INTO calls (account_id, asked_at, gives_up_at, answered_at, released_at, outcome)"
       " SELECT 'kampanya', t, t, t, t, 'bug' FROM (SELECT now() - interval '90 seconds' AS t) AS at)"
       " UPDATE accounts SET last_trouble = 'OurBug: x', last_trouble_at = now()"),
-     "kampanya is asked and has never given a usable answer: OurBug: x", "This is a mistake in Ulak"),
+     "kampanya is asked and has never given a usable answer: x", "This is a mistake in Ulak"),
     ("UPDATE accounts SET last_trouble = 'TryAgainSoon: +905301234567', last_trouble_at = now()",
      WELL, "every thing"),
     ("UPDATE fetches SET state = 'dead', finished_at = now(), last_error = 'RequestIsWrong: no such list'",
@@ -350,7 +353,8 @@ def test_what_is_broken_is_said_first_with_what_to_do(
     if told == WELL:
         # A single trouble is shown at its account and is no alarm; a number in it is masked.
         assert told in words
-        assert "TryAgainSoon: +90*******67" in words
+        assert "+90*******67" in words
+        assert "TryAgainSoon" not in words
         return
     assert told in words
     assert advice in words
@@ -433,7 +437,8 @@ def test_what_was_given_up_is_shown_and_asked_again(
     dead = "UPDATE fetches SET state = 'dead', last_error = 'RequestIsWrong: +905301234567', params = cast(:p AS jsonb)"
     change(migrated_database, dead, p=params)
     words = page.get("/accounts/kampanya")
-    assert "RequestIsWrong: +90*******67" in words
+    assert "+90*******67" in words
+    assert "RequestIsWrong" not in words
     change(migrated_database, "UPDATE fetches SET times = 29")
     assert "29 times" in page.get("/accounts/kampanya")
     words = page.press("/accounts/kampanya/retry", next="/accounts/kampanya")
@@ -534,6 +539,26 @@ def test_the_history_says_what_won_and_why(start: Start, deliveries: dict[str, i
     for unknown in ("/deliveries/999999", f"/deliveries/{2**70}", "/accounts/nobody"):
         page.get(unknown)
         assert page.page.status_code == 404
+
+
+def test_codes_and_words_are_explained(start: Start, migrated_database: Engine, deliveries: dict[str, int]) -> None:
+    """The provider's codes beside their meaning, in the facts and in the history; words of ours in tooltips."""
+    assert deliveries
+    with transaction(migrated_database) as connection:
+        add_account(connection, "marka", provider="organik")
+        fields = {"provider_status": "3", "provider_error": "23", "reason": Reason.OPTED_OUT}
+        upsert(connection, "marka", "organik", [report("o-1", Status.REJECTED, **fields)], asked_at=NOON)
+    row = change(migrated_database, "SELECT id FROM delivery_status WHERE provider_key = 'o-1'")
+    page = start().log_in()
+    words = page.get(f"/deliveries/{row}")
+    assert "3: wrong number" in words.partition("History")[0]
+    assert "3: wrong number, error 23: the number has refused consent (İYS)" in words.partition("History")[2]
+    assert STATUSES[Status.REJECTED] in words
+    for meaning in (STATUSES[Status.REJECTED], REASONS[Reason.OPTED_OUT], COLUMNS["message_time"]):
+        assert f'title="{escape(meaning)}"' in page.page.text
+    page.get(f"/deliveries/{row}", **{"accept-language": "tr"})
+    for key in ("status.rejected", "reason.opted_out", "field.message_time", "message_time_source.first_seen"):
+        assert f'title="{escape(TURKISH[f"means.{key}"])}"' in page.page.text
 
 
 def test_a_conflict_is_marked(start: Start, deliveries: dict[str, int]) -> None:

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from core.redaction import register_secret
 from providers.adapter import Answer
-from providers.errors import DETAIL_LIMIT, TryAgainSoon, readable_detail
+from providers.errors import (
+    DETAIL_LIMIT,
+    AnswerNotUnderstood,
+    OurBug,
+    PauseAccount,
+    RequestIsWrong,
+    SlowDown,
+    TryAgainAt,
+    TryAgainSoon,
+    as_sentence,
+    readable_detail,
+)
 from providers.registry import ADAPTERS
 
 
@@ -90,3 +101,11 @@ def test_the_words_of_each_provider_are_found(provider: str, status: int, told: 
 def test_looking_for_words_never_fails(name: str, status: int, told: bytes) -> None:
     """Whatever the answer is."""
     ADAPTERS[name].error_text(Answer(status=status, body=told, headers={"content-type": "x; charset=iso-8859-9"}))
+
+
+def test_people_read_the_sentence_of_an_error_without_its_class() -> None:
+    """The class says what Ulak does next; it stays in what is stored. Other words with a colon stay, too."""
+    for kind in (PauseAccount, TryAgainSoon, TryAgainAt, SlowDown, RequestIsWrong, AnswerNotUnderstood, OurBug):
+        assert as_sentence(f"{kind.__name__}: Organik refuses the key.") == "Organik refuses the key."
+    assert as_sentence("Counted with 7; before: TryAgainSoon: Busy.") == "Counted with 7; before: Busy."
+    assert (as_sentence("Kampanya: it says so."), as_sentence(None)) == ("Kampanya: it says so.", "")

@@ -7,11 +7,12 @@ from string import Formatter
 
 import pytest
 
+from models.meanings import COLUMNS, TimeSource
 from models.merge import KEY_PARTS
 from models.overview import AccountState
 from models.rejections import Rejection
 from models.vocabulary import Granularity, Reason, Source, Status
-from workers.api.pages import texts_en, texts_tr
+from workers.api.pages import meanings, texts_en, texts_tr
 from workers.api.pages.language import CATALOGUES, Language, choose
 from workers.api.pages.showing import Show, environment, mask
 
@@ -33,6 +34,17 @@ def test_both_languages_have_the_same_texts() -> None:
     assert all(text.strip() == text != "" for texts in CATALOGUES.values() for text in texts.values())
 
 
+def test_every_tooltip_is_there_in_both_languages() -> None:
+    """Each word and column that has a meaning has one in Turkish, in the same order, and as a sentence."""
+    english, turkish = meanings.ENGLISH, meanings.TURKISH
+    assert list(english) == list(turkish)
+    assert [key for key, sentence in turkish.items() if sentence[-1] != "." or sentence == english[key]] == []
+    groups = {"status": Status, "reason": Reason, "source": Source, "granularity": Granularity}
+    words = {f"means.{group}.{word}" for group, kind in groups.items() for word in kind}
+    words |= {f"means.message_time_source.{word}" for word in TimeSource} | {f"means.field.{name}" for name in COLUMNS}
+    assert english.keys() == words
+
+
 def test_turkish_is_not_english() -> None:
     """Only names and bare patterns may read alike."""
     same = {key for key, pattern in texts_en.TEXTS.items() if texts_tr.TEXTS[key] == pattern}
@@ -44,7 +56,7 @@ def test_turkish_is_not_english() -> None:
 def test_every_word_of_ours_has_a_text(code: str) -> None:
     """A status, reason, source, kind, state or part of a merge key that an update adds must be named here too."""
     groups = {"status": Status, "reason": Reason, "source": Source, "granularity": Granularity, "state": AccountState}
-    groups["rejected"] = Rejection
+    groups |= {"rejected": Rejection, "message_time_source": TimeSource}
     words = {f"{group}.{word.value.replace(' ', '_')}" for group, kind in groups.items() for word in kind}
     words |= {f"lost.{part}" for parts in KEY_PARTS.values() for part in parts}
     assert words - CATALOGUES[code].keys() == set()
@@ -97,7 +109,7 @@ def test_templates_and_code_ask_only_for_texts_that_there_are_and_leave_none_unu
     assert asked - texts_en.TEXTS.keys() == set()
     parts = set(re.findall(r"[a-z_]+(?:\.[a-z_]+)*", "\n".join(sources)))
     groups = "alarm state status rejected reason source granularity field lost trigger poll language told span"
-    made = tuple(f"{group}." for group in groups.split())
+    made = tuple(f"{group}." for group in [*groups.split(), "message_time_source"])
     unused = [
         key
         for key in texts_en.TEXTS

@@ -15,7 +15,7 @@ from core.logging import get_logger
 from models.changes import Change, ChangeCursor, CursorGoneError, FeedMovedError, read_changes, renew_feed
 from models.database import transaction
 from workers.api.cursors import LARGEST, decode, encode, wrong_cursor
-from workers.api.deliveries import Delivery
+from workers.api.deliveries import Delivery, delivery_of
 from workers.api.fields import Cursor, Given, Limit
 from workers.api.means import Have, Means
 from workers.api.problems import ProblemError, documented
@@ -109,4 +109,4 @@ def _read(means: Means, after: ChangeCursor | None, limit: int) -> tuple[list[Ch
 def _entry(change: Change) -> Entry:
     if change.delivery is None:
         return Entry(op="erase", id=change.id, version=change.changed_in, delivery=None)
-    return Entry(op="put", id=change.id, version=change.changed_in, delivery=Delivery(**change.delivery))
+    return Entry(op="put", id=change.id, version=change.changed_in, delivery=delivery_of(change.delivery))

@@ -1,15 +1,18 @@
 """The shared table, looked up."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection, RowMapping
 
 from models.lookups import Explanation, explain, find_deliveries, open_tracked
+from models.meanings import COLUMNS, GRANULARITIES, REASONS, SOURCES, STATUSES, TIME_SOURCES, TimeSource
 from models.vocabulary import Granularity, Reason, Source, Status
+from providers.codes import explain_codes
 from providers.numbers import same_number_spellings, trimmed
 from workers.api.cursors import decode_page, encode_page
 from workers.api.fields import AccountId, Cursor, Given, Limit, Moment, RowId, Text
@@ -19,41 +22,66 @@ from workers.api.problems import ProblemError, check_account, documented
 router = APIRouter(tags=["deliveries"])
 
 
+def _listed(meaning: str, words: Mapping[Any, str]) -> str:
+    """A column's meaning with that of each word it may hold."""
+    return meaning + "".join(f"\n- `{word}`: {said}" for word, said in words.items())
+
+
+_DESCRIPTIONS: Final[Mapping[str, str]] = {
+    **COLUMNS,
+    "granularity": _listed(COLUMNS["granularity"], GRANULARITIES),
+    "status": _listed(COLUMNS["status"], STATUSES),
+    "reason": _listed(COLUMNS["reason"], REASONS),
+    "message_time_source": _listed(COLUMNS["message_time_source"], TIME_SOURCES),
+    "source": _listed("How the report reached Ulak.", SOURCES),
+    "provider_status_meaning": "What provider_status means by the provider's documents; null where they do not say.",
+    "provider_error_meaning": "What provider_error means by the provider's documents; null where they do not say.",
+}
+
+
+def _column(name: str, **more: Any) -> Any:
+    """A field that is described like the column of this name."""
+    return Field(description=_DESCRIPTIONS[name], **more)
+
+
 class Delivery(BaseModel):
     """One row of the shared table, as its columns are."""
 
-    id: int
-    account_id: str
-    provider: str
-    granularity: Granularity
-    provider_key: str
-    parent_key: str | None
-    client_ref: str | None
-    recipient: Annotated[str | None, Field(description="E.164 where it is a number.", examples=["+905301234567"])]
-    status: Status
-    is_final: bool
-    reason: Reason | None
-    provider_status: str
-    provider_error: str | None
-    conflict: Annotated[bool, Field(description="The provider said two different finals of one message.")]
-    total: int | None
-    delivered: int | None
-    undelivered: int | None
-    waiting: int | None
-    segments: int | None
-    credits: Annotated[
-        float | None,
-        Field(
-            description="The provider's price of this message or send in its own credits. Whether it is what was spent"
-            " differs by provider (docs/providers), so do not add it up for a bill without reading that page."
-        ),
-    ]
-    sent_at: datetime | None
-    done_at: datetime | None
-    valid_until: datetime | None
-    first_seen_at: datetime
-    changed_at: datetime
-    extra: dict[str, Any]
+    id: Annotated[int, _column("id")]
+    account_id: Annotated[str, _column("account_id")]
+    provider: Annotated[str, _column("provider")]
+    granularity: Annotated[Granularity, _column("granularity")]
+    provider_key: Annotated[str, _column("provider_key")]
+    parent_key: Annotated[str | None, _column("parent_key")]
+    client_ref: Annotated[str | None, _column("client_ref")]
+    recipient: Annotated[str | None, _column("recipient", examples=["+905301234567"])]
+    status: Annotated[Status, _column("status")]
+    is_final: Annotated[bool, _column("is_final")]
+    reason: Annotated[Reason | None, _column("reason")]
+    provider_status: Annotated[str, _column("provider_status")]
+    provider_status_meaning: Annotated[str | None, _column("provider_status_meaning", examples=["sending completed"])]
+    provider_error: Annotated[str | None, _column("provider_error")]
+    provider_error_meaning: Annotated[str | None, _column("provider_error_meaning")]
+    conflict: Annotated[bool, _column("conflict")]
+    total: Annotated[int | None, _column("total")]
+    delivered: Annotated[int | None, _column("delivered")]
+    undelivered: Annotated[int | None, _column("undelivered")]
+    waiting: Annotated[int | None, _column("waiting")]
+    segments: Annotated[int | None, _column("segments")]
+    credits: Annotated[float | None, _column("credits")]
+    message_time: Annotated[datetime | None, _column("message_time")]
+    message_time_source: Annotated[TimeSource | None, _column("message_time_source")]
+    sent_at: Annotated[datetime | None, _column("sent_at")]
+    done_at: Annotated[datetime | None, _column("done_at")]
+    valid_until: Annotated[datetime | None, _column("valid_until")]
+    first_seen_at: Annotated[datetime, _column("first_seen_at")]
+    changed_at: Annotated[datetime, _column("changed_at")]
+    extra: Annotated[dict[str, Any], _column("extra")]
+
+
+def delivery_of(row: Mapping[Any, Any]) -> Delivery:
+    """A row of the table as the API shows it."""
+    return Delivery(**row, **explain_codes(row))
 
 
 class Unanswered(BaseModel):
@@ -83,8 +111,12 @@ class Deliveries(BaseModel):
 class Statement(BaseModel):
     """One distinct statement about a delivery."""
 
-    status: Status
-    source: Source
+    status: Annotated[Status, _column("status")]
+    provider_status: Annotated[str, _column("provider_status")]
+    provider_status_meaning: Annotated[str | None, _column("provider_status_meaning")]
+    provider_error: Annotated[str | None, _column("provider_error")]
+    provider_error_meaning: Annotated[str | None, _column("provider_error_meaning")]
+    source: Annotated[Source, _column("source")]
     as_of: Annotated[datetime | None, Field(description="The least time at which it was made; null: none is known.")]
     first_seen_at: datetime
     won: Annotated[bool, Field(description="It decides the status.")]
@@ -143,7 +175,7 @@ def search(asked: Annotated[DeliverySearch, Query()], means: Have) -> Deliveries
         named = asked.recipient is not None or asked.client_ref is not None
         unanswered = _unanswered(connection, asked, recipients, client_ref) if named and after is None else []
     return Deliveries(
-        deliveries=[Delivery(**row) for row in rows],
+        deliveries=[delivery_of(row) for row in rows],
         unanswered=unanswered,
         cursor=encode_page(rows[-1]["id"], question) if len(rows) == asked.limit else None,
     )
@@ -160,7 +192,9 @@ def show(delivery_id: RowId, means: Have) -> ExplainedDelivery:
         found = explain(connection, delivery_id)
     if found is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such delivery.")
-    return ExplainedDelivery(**found.delivery, conflicting=list(found.conflicting), history=_history(found))
+    return ExplainedDelivery(
+        **found.delivery, **explain_codes(found.delivery), conflicting=list(found.conflicting), history=_history(found)
+    )
 
 
 def _unanswered(
@@ -181,7 +215,10 @@ def _unanswered(
 def _history(found: Explanation) -> list[Statement]:
     return [
         Statement(
-            status=each.observation["facts"]["status"],
+            status=facts["status"],
+            provider_status=facts["provider_status"],
+            provider_error=facts.get("provider_error"),
+            **explain_codes({**found.delivery, "provider_error": None, **facts}),
             source=each.observation["source"],
             as_of=each.observation["as_of"],
             first_seen_at=each.observation["first_seen_at"],
@@ -191,4 +228,5 @@ def _history(found: Explanation) -> list[Statement]:
             statement=each.observation["statement"],
         )
         for each in found.statements
+        for facts in [each.observation["facts"]]
     ]

@@ -22,6 +22,7 @@ from models.schema import NEWER, UnfitDatabaseError, check_encoding, schema_is_c
 from models.transport import transport_fault
 from providers.accounts import DEFAULT_TIMEZONE, AccountsFileError, read_accounts
 from providers.addresses import is_readable_on_the_way
+from providers.errors import as_sentence
 from providers.registry import adapter_for
 from providers.way_out import check_way_out
 from tasks.steps.probing import probe
@@ -264,7 +265,7 @@ def _asked(run: Session, record: AccountRecord) -> tuple[str | None, str]:
         ends = "" if until is None else f" until {moment(until)}"
         return (
             None,
-            f"credentials found; not asked, as it is {state.value}{ends}: {redact_text(reason or '')}{crowding}",
+            f"credentials found; not asked, as it is {state.value}{ends}: {redact_text(as_sentence(reason))}{crowding}",
         )
     probed = probe(run.runtime, record.id, patience_seconds=PROBE_SECONDS)
     if probed is None:

@@ -11,9 +11,11 @@ from workers.cli import (
     accounts,
     checking,
     deliveries,
+    explaining,
     leftovers,
     polling,
     processes,
+    readers,
     status,
     tokens,
     tracking,
@@ -65,5 +67,19 @@ def begin(context: typer.Context) -> None:
     context.call_on_close(context.obj.close)
 
 
-for module in (up, processes, checking, accounts, tracking, polling, status, deliveries, leftovers, upkeep, tokens):
+for module in (
+    up,
+    processes,
+    checking,
+    accounts,
+    tracking,
+    polling,
+    status,
+    deliveries,
+    explaining,
+    leftovers,
+    upkeep,
+    readers,
+    tokens,
+):
     module.register(app)

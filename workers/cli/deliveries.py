@@ -1,4 +1,4 @@
-"""`ulak deliveries` and `ulak explain`: look-ups in the shared table."""
+"""`ulak deliveries`: look-ups in the shared table."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,33 +13,36 @@ from sqlalchemy import Connection, RowMapping
 from core.zones import time_zone
 from models.accounts import load
 from models.ledger.finishing import database_now
-from models.lookups import Explanation, Statement, explain, find_by_any, find_deliveries, open_tracked
+from models.lookups import find_deliveries, open_tracked
 from models.tables import delivery_status
 from models.tracked import REFERENCE
 from models.vocabulary import STATUS_CLASS, Status
-from providers.ids import whole_number
-from providers.numbers import lookup_form, plain, same_number_spellings, trimmed
-from workers.cli.output import moment, write_csv, write_json, write_json_array, write_line, write_table
-from workers.cli.session import CommandError, UsageError, refuse_empty, session, tell
+from providers.codes import explain_codes, with_meaning
+from providers.numbers import lookup_form, same_number_spellings, trimmed
+from workers.cli.output import moment, write_csv, write_json_array, write_table
+from workers.cli.session import UsageError, refuse_empty, session, tell
 
 OPEN = "open"
 """Registered, and no provider has answered yet. As `--status`: that, and every delivery that is not final."""
 UNANSWERED = "unanswered"
 """Registered, never answered, and nobody is asked any more."""
 STATUSES = (*(word.value for word in Status), OPEN, UNANSWERED)
-COLUMNS = (*(column.name for column in delivery_status.c if column.name != "changed_in"), "tracked")
+CODES = ("provider_status", "provider_error")
+COLUMNS = (
+    *(column.name for column in delivery_status.c if column.name != "changed_in"),
+    "tracked",
+    *(f"{name}_meaning" for name in CODES),
+)
 FORMATS = ("table", "json", "csv")
 TABLE_LIMIT = 200
 PAGE = 1000
-MOST_EXPLAINED = 20
 _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def register(app: typer.Typer) -> None:
-    """Add `deliveries` and `explain`."""
+    """Add `deliveries`."""
     app.command()(deliveries)
-    app.command("explain")(explain_some)
 
 
 def deliveries(
@@ -94,7 +97,10 @@ def _moment(text: str | None, zone: ZoneInfo, now: datetime) -> datetime | None:
 def _write_page(rows: Iterator[Mapping[str, Any]], limit: int) -> None:
     shown = list(islice(rows, limit))
     write_table(
-        ("id", "account", "recipient", "status", "reason", "provider key", "client ref", "sent", "done", "changed"),
+        (
+            *("id", "account", "recipient", "status", "reason", "provider says"),
+            *("provider key", "client ref", "sent", "done", "changed"),
+        ),
         [
             (
                 row["id"],
@@ -102,6 +108,7 @@ def _write_page(rows: Iterator[Mapping[str, Any]], limit: int) -> None:
                 row["recipient"],
                 f"{row['status']}{' (conflict)' if row['conflict'] else ''}",
                 row["reason"],
+                shown_codes(row),
                 row["provider_key"] or row["tracked"],
                 row["client_ref"],
                 moment(row["sent_at"]),
@@ -113,6 +120,15 @@ def _write_page(rows: Iterator[Mapping[str, Any]], limit: int) -> None:
     )
     if next(rows, None) is not None:
         tell(f"There are more than {limit}: narrow the search, raise --limit, or use --format csv.")
+
+
+def shown_codes(row: Mapping[str, Any]) -> str | None:
+    """The provider's own codes, explained; None for an id that was never answered."""
+    if row["provider_status"] is None:
+        return None
+    same = row["provider_error"] in {None, row["provider_status"]}
+    shown = (with_meaning(row, name) for name in (CODES[:1] if same else CODES))
+    return "; ".join(code for code in shown if code)
 
 
 class Search:
@@ -154,7 +170,7 @@ class Search:
             limit=PAGE,
             after_id=after,
         ):
-            yield from ({**row, "tracked": None} for row in page)
+            yield from ({**row, "tracked": None, **explain_codes(row)} for row in page)
             after = page[-1]["id"]
 
     def _unanswered(self, connection: Connection, recipient: str | None) -> Iterator[Mapping[str, Any]]:
@@ -168,7 +184,7 @@ class Search:
             after_id=after,
         ):
             for row in page:
-                shown = _as_delivery(row)
+                shown = as_delivery(row)
                 if self._status in {None, shown["status"]} and (
                     self._since is None or row["registered_at"] >= self._since
                 ):
@@ -176,7 +192,7 @@ class Search:
             after = page[-1]["id"]
 
 
-def _as_delivery(row: RowMapping) -> dict[str, Any]:
+def as_delivery(row: RowMapping) -> dict[str, Any]:
     """A registered id that was never answered, in the columns of a delivery."""
     return dict.fromkeys(COLUMNS) | {
         "account_id": row["account_id"],
@@ -193,101 +209,3 @@ def _as_delivery(row: RowMapping) -> dict[str, Any]:
         "extra": {},
         "tracked": f"{row['id_kind']}={row['value']}",
     }
-
-
-# ---------------------------------------------------------------------------------------------- explain
-
-
-def explain_some(
-    context: typer.Context,
-    ident: Annotated[str, typer.Argument(metavar="ID", help="Row id, provider key, client reference or number.")],
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-) -> None:
-    """Every statement about a delivery: what won, and why. One ID may mean several deliveries."""
-    run, rows, waiting = session(context), list[RowMapping](), list[dict[str, Any]]()
-    with run.engine.connect() as connection:
-        # As it was given; else in the forms in which ids are stored.
-        for form in dict.fromkeys((trimmed(ident), plain(ident), whole_number(ident) or "")):
-            if form and not rows and not waiting:
-                rows = list(find_by_any(connection, form, recipient=lookup_form(form), limit=MOST_EXPLAINED + 1))
-                waiting = _waiting(connection, form)
-        told = [found for row in rows[:MOST_EXPLAINED] if (found := explain(connection, row["id"])) is not None]
-    if not told and not waiting:
-        raise CommandError("Nothing is known by that id.")
-    if as_json:
-        write_json({"deliveries": [_document(each) for each in told], "unanswered": waiting})
-        return
-    for each in told:
-        _write_explanation(each)
-    for row in waiting:
-        write_line(f"{row['account_id']} {row['tracked']}: {row['status']}. Registered {moment(row['first_seen_at'])},")
-        write_line("  and the provider has said nothing about it yet.")
-    if len(rows) > MOST_EXPLAINED:
-        tell(f"Only the first {MOST_EXPLAINED} are explained: name one by its row id (`ulak deliveries` shows it).")
-
-
-def _waiting(connection: Connection, ident: str) -> list[dict[str, Any]]:
-    """Registered ids that were never answered and that the person may mean."""
-    found = {row["id"]: row for row in open_tracked(connection, client_ref=ident)}
-    for recipient in same_number_spellings(ident):
-        found |= {row["id"]: row for row in open_tracked(connection, recipient=recipient)}
-    return [_as_delivery(row) for _, row in sorted(found.items())]
-
-
-def _document(found: Explanation) -> dict[str, Any]:
-    return {
-        "delivery": dict(found.delivery),
-        "conflicting": found.conflicting,
-        "statements": [
-            {
-                "status": each.observation["facts"]["status"],
-                "source": each.observation["source"],
-                "as_of": each.observation["as_of"],
-                "first_seen_at": each.observation["first_seen_at"],
-                "won": each.lost_by is None,
-                "lost_by": each.lost_by,
-                "gave": each.gave,
-                "statement": each.observation["statement"],
-            }
-            for each in found.statements
-        ],
-    }
-
-
-def _write_explanation(found: Explanation) -> None:
-    row = found.delivery
-    final = "final" if row["is_final"] else "open"
-    write_line(
-        f"{row['granularity']} {row['provider_key']} of {row['account_id']} (row {row['id']}): {row['status']}, {final}"
-    )
-    named = ("recipient", "client_ref", "parent_key", "reason", "provider_status", "provider_error")
-    counts = ("total", "delivered", "undelivered", "waiting", "segments", "credits")
-    times = ("sent_at", "done_at", "valid_until", "first_seen_at", "changed_at")
-    facts = [(name, row[name]) for name in (*named, *counts)] + [(name, moment(row[name])) for name in times]
-    for name, value in facts:
-        if value not in {None, ""}:
-            write_line(f"  {name.replace('_', ' ')}: {value}")
-    if found.conflicting:
-        write_line(f"  CONFLICT: the provider said {' and '.join(found.conflicting)} of the same message")
-    write_table(
-        ("", "status", "source", "said as of", "came to us", "why", "gave"),
-        [_statement_cells(each) for each in found.statements],
-    )
-    write_line()
-
-
-def _statement_cells(each: Statement) -> Sequence[Any]:
-    seen = each.observation
-    why = (
-        "the greatest: it decides the status" if each.lost_by is None else f"loses by {each.lost_by.replace('_', ' ')}"
-    )
-    return (
-        "*" if each.lost_by is None else "",
-        seen["facts"]["status"],
-        seen["source"],
-        moment(seen["as_of"]) or "not said",
-        moment(seen["first_seen_at"]),
-        why,
-        ", ".join(each.gave),
-    )

@@ -1,16 +1,17 @@
 """`ulak dead` and `ulak quarantine`: what was given up and what could not be understood."""
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
-from sqlalchemy import Engine, RowMapping
+from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 
 from models.database import retry_transaction, transaction
 from models.ledger.deadletters import list_dead
 from models.quarantine import Resealed, list_quarantine, reseal, resolve
+from providers.errors import as_sentence
 from tasks.steps.deadletters import retry_dead
 from tasks.steps.quarantine import reread
 from workers.cli.output import write_json, write_line, write_table
@@ -43,7 +44,8 @@ def list_dead_fetches(context: typer.Context, *, account: AccountOption = None, 
         check_account(connection, account)
         rows = list_dead(connection, account=account, limit=PAGE)
     names = ("id", "account_id", "poll_id", "label", "attempts", "times", "subjects", "last_error", "finished_at")
-    _write_rows(rows, names, as_json=as_json)
+    shown = rows if as_json else [{**row, "last_error": as_sentence(row["last_error"])} for row in rows]
+    _write_rows(shown, names, as_json=as_json)
 
 
 @dead.command("retry")
@@ -190,7 +192,7 @@ def _named(ids: list[int] | None, *, every: bool) -> list[int]:
     return ids or []
 
 
-def _write_rows(rows: Sequence[RowMapping], names: Sequence[str], *, as_json: bool) -> None:
+def _write_rows(rows: Sequence[Mapping[Any, Any]], names: Sequence[str], *, as_json: bool) -> None:
     """The rows as JSON, or these columns as a table, with a word where there may be more."""
     if as_json:
         write_json(rows)

@@ -11,6 +11,7 @@ from core import clock
 from core.plain_text import one_line
 from core.redaction import redact_text
 from models.overview import AccountOverview
+from providers.errors import as_sentence
 
 PLAIN_EVERY_SECONDS = 5.0
 PLAIN_WIDTH = 140
@@ -77,7 +78,7 @@ def _table(accounts: Sequence[AccountOverview], reasons: Sequence[str] | None) -
             str(account.ready_fetches),
             str(account.calls_last_minute),
             f"{account.busy_slots}/{account.limit_requests}",
-            redact_text(account.last_trouble or "")[:40],
+            redact_text(as_sentence(account.last_trouble))[:40],
         )
         # A provider's words may hold brackets, which are no markup.
         table.add_row(*(Text(one_line(cell)) for cell in cells))

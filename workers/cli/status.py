@@ -14,6 +14,7 @@ from core.redaction import redact_text
 from models.accounts import PausedBy, UnknownAccountError
 from models.overview import AccountOverview, overview
 from models.rejections import Rejected
+from providers.errors import as_sentence
 from workers.cli.output import console_for, draw_table, duration, moment, write_json, write_line, write_table
 from workers.cli.session import Session, session, tell
 
@@ -62,7 +63,7 @@ def status(
     write_table(HEADERS, [cells(each) for each in accounts])
     for each in accounts:
         if each.reason:
-            tell(f"{each.id} is {each.state}: {redact_text(each.reason)}{_until(each)}")
+            tell(f"{each.id} is {each.state}: {redact_text(as_sentence(each.reason))}{_until(each)}")
         for rejected in each.rejected:
             tell(f"{each.id} rejected {_times(rejected)}, last {_age(each, rejected)} ago: {rejected.sentence}")
     tell(f"Generated secrets lie in {run.settings.home / 'secrets'}; `ulak secrets show` prints them.")
@@ -136,7 +137,7 @@ def _trouble(account: AccountOverview) -> str:
     parts = [f"{_times(each)} rejected ({_age(account, each)} ago)" for each in account.rejected[:1]]
     if account.last_trouble is not None and account.last_trouble_at is not None:
         age = (account.as_of - account.last_trouble_at).total_seconds()
-        parts.insert(0, f"{account.last_trouble} ({duration(age)} ago)")
+        parts.insert(0, f"{as_sentence(account.last_trouble)} ({duration(age)} ago)")
     return "; ".join(parts)
 
 

@@ -8,9 +8,11 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
-from workers.api.pages import texts_en, texts_tr
+from workers.api.pages import meanings, texts_en, texts_tr
 
-CATALOGUES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType({"en": texts_en.TEXTS, "tr": texts_tr.TEXTS})
+CATALOGUES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
+    {"en": {**texts_en.TEXTS, **meanings.ENGLISH}, "tr": {**texts_tr.TEXTS, **meanings.TURKISH}}
+)
 DEFAULT: Final = "en"
 ONE: Final = ".one"
 """Ends the key of the text for exactly one `n`."""
@@ -36,6 +38,10 @@ class Language:
     def word(self, group: str, code: str) -> str:
         """The word for a code of ours (`status`, `sent`); the code itself where there is no text for it."""
         return CATALOGUES[self.code].get(f"{group}.{code.replace(' ', '_')}", code)
+
+    def meaning(self, group: str, code: str) -> str:
+        """What a word of ours or a column (`field`) means, as a sentence; empty where there is none."""
+        return CATALOGUES[self.code].get(f"means.{group}.{code}", "")
 
     def _pattern(self, key: str, values: Mapping[str, object]) -> str:
         texts = CATALOGUES[self.code]

@@ -15,6 +15,8 @@ from markupsafe import Markup
 from core import clock
 from core.plain_text import without_bidi
 from core.redaction import redact_text
+from providers.codes import with_meaning
+from providers.errors import as_sentence
 from workers.api.pages.alarms import Alarm
 from workers.api.pages.language import CATALOGUES, Language
 
@@ -61,9 +63,13 @@ class Show:
             return self.moment(value)
         if isinstance(value, Decimal | float):
             return f"{value:f}".rstrip("0").rstrip(".") if "." in f"{value:f}" else f"{value:f}"
-        if name in {"status", "reason", "granularity"}:
+        if name in {"status", "reason", "granularity", "message_time_source"}:
             return self.language.word(name, value)
         return value
+
+    def meaning(self, group: str, code: str) -> str:
+        """What a word of ours or a column (`field`) means, for a tooltip."""
+        return self.language.meaning(group, code)
 
     def times(self) -> str:
         """What the script needs to tell times in this language."""
@@ -76,7 +82,7 @@ class Show:
             return self.span(value)
         if name == "account":
             return Markup('<a href="/accounts/{0}">{0}</a>').format(value)
-        return redact_text(value) if name == "reason" else value
+        return redact_text(as_sentence(value)) if name == "reason" else value
 
     def _utc(self, moment: datetime) -> str:
         return self.language.say("time.utc", when=f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}")
@@ -131,7 +137,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=_in_order,
     )
-    made.filters.update(mask=mask, scrub=scrub, tone=tone, pretty=pretty)
+    made.filters.update(mask=mask, scrub=scrub, tone=tone, pretty=pretty, code=with_meaning, sentence=as_sentence)
     made.globals.update(languages=tuple(CATALOGUES), static=_static_addresses())
     return made
 

@@ -262,6 +262,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "source.callback": "pushed by the provider",
     "source.send_reply": "reply to the sending",
     "source.ours": "our own conclusion",
+    "message_time_source.own": "its own",
+    "message_time_source.order": "its order's",
+    "message_time_source.first_seen": "first seen",
     "granularity.message": "message",
     "granularity.order": "order",
     "granularity.conversation": "conversation day",
@@ -308,6 +311,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "field.sent_at": "Sent",
     "field.done_at": "Done",
     "field.valid_until": "Valid until",
+    "field.message_time": "Time",
+    "field.message_time_source": "Source of the time",
     "field.first_seen_at": "First seen",
     "field.changed_at": "Last changed",
     # --- times

@@ -264,6 +264,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "source.callback": "sağlayıcı iletti",
     "source.send_reply": "gönderimin yanıtı",
     "source.ours": "kendi sonucumuz",
+    "message_time_source.own": "kendisinin",
+    "message_time_source.order": "siparişinin",
+    "message_time_source.first_seen": "ilk görülme",
     "granularity.message": "ileti",
     "granularity.order": "sipariş",
     "granularity.conversation": "konuşma günü",
@@ -310,6 +313,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "field.sent_at": "Gönderildi",
     "field.done_at": "Sonuçlandı",
     "field.valid_until": "Geçerlilik sonu",
+    "field.message_time": "Zaman",
+    "field.message_time_source": "Zamanın kaynağı",
     "field.first_seen_at": "İlk görüldü",
     "field.changed_at": "Son değişiklik",
     # --- zamanlar

@@ -1,0 +1,27 @@
+"""The provider's own codes of a delivery, explained from the tables of its adapter."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.vocabulary import Granularity
+from providers.adapter import CodeMeanings
+from providers.registry import ADAPTERS
+
+
+def explain_codes(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """What the codes of a row mean: `provider_status_meaning`, `provider_error_meaning`; None where nobody says it.
+
+    `row` has the columns `provider`, `granularity`, `provider_status` and `provider_error` of the delivery table.
+    """
+    adapter = ADAPTERS.get(row["provider"])
+    meanings = CodeMeanings() if adapter is None else adapter.record.meanings
+    return {
+        "provider_status_meaning": meanings.of_status(Granularity(row["granularity"]), row["provider_status"]),
+        "provider_error_meaning": meanings.of_error(row["provider_error"]),
+    }
+
+
+def with_meaning(row: Mapping[Any, Any], column: str) -> str | None:
+    """The code in a column as people see it: `114: sending completed`."""
+    code, meaning = row[column], explain_codes(row)[f"{column}_meaning"]
+    return code if meaning is None else f"{code}: {meaning}"

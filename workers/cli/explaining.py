@@ -1,0 +1,132 @@
+"""`ulak explain`: one delivery with every statement about it, what won and why."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import Connection, RowMapping
+
+from models.lookups import Explanation, Statement, explain, find_by_any, open_tracked
+from models.meanings import REASONS, STATUSES
+from models.vocabulary import Reason, Status
+from providers.codes import explain_codes, with_meaning
+from providers.ids import whole_number
+from providers.numbers import lookup_form, plain, same_number_spellings, trimmed
+from workers.cli.deliveries import CODES, as_delivery, shown_codes
+from workers.cli.output import moment, write_json, write_line, write_table
+from workers.cli.session import CommandError, session, tell
+
+MOST_EXPLAINED = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add `explain`."""
+    app.command("explain")(explain_some)
+
+
+def explain_some(
+    context: typer.Context,
+    ident: Annotated[str, typer.Argument(metavar="ID", help="Row id, provider key, client reference or number.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Every statement about a delivery: what won, and why. One ID may mean several deliveries."""
+    run, rows, waiting = session(context), list[RowMapping](), list[dict[str, Any]]()
+    with run.engine.connect() as connection:
+        # As it was given; else in the forms in which ids are stored.
+        for form in dict.fromkeys((trimmed(ident), plain(ident), whole_number(ident) or "")):
+            if form and not rows and not waiting:
+                rows = list(find_by_any(connection, form, recipient=lookup_form(form), limit=MOST_EXPLAINED + 1))
+                waiting = _waiting(connection, form)
+        told = [found for row in rows[:MOST_EXPLAINED] if (found := explain(connection, row["id"])) is not None]
+    if not told and not waiting:
+        raise CommandError("Nothing is known by that id.")
+    if as_json:
+        write_json({"deliveries": [_document(each) for each in told], "unanswered": waiting})
+        return
+    for each in told:
+        _write_explanation(each)
+    for row in waiting:
+        write_line(f"{row['account_id']} {row['tracked']}: {row['status']}. Registered {moment(row['first_seen_at'])},")
+        write_line("  and the provider has said nothing about it yet.")
+    if len(rows) > MOST_EXPLAINED:
+        tell(f"Only the first {MOST_EXPLAINED} are explained: name one by its row id (`ulak deliveries` shows it).")
+
+
+def _waiting(connection: Connection, ident: str) -> list[dict[str, Any]]:
+    """Registered ids that were never answered and that the person may mean."""
+    found = {row["id"]: row for row in open_tracked(connection, client_ref=ident)}
+    for recipient in same_number_spellings(ident):
+        found |= {row["id"]: row for row in open_tracked(connection, recipient=recipient)}
+    return [as_delivery(row) for _, row in sorted(found.items())]
+
+
+def _document(found: Explanation) -> dict[str, Any]:
+    return {
+        "delivery": {**found.delivery, **explain_codes(found.delivery)},
+        "conflicting": found.conflicting,
+        "statements": [
+            {
+                "status": each.observation["facts"]["status"],
+                **_codes_of(found, each),
+                "source": each.observation["source"],
+                "as_of": each.observation["as_of"],
+                "first_seen_at": each.observation["first_seen_at"],
+                "won": each.lost_by is None,
+                "lost_by": each.lost_by,
+                "gave": each.gave,
+                "statement": each.observation["statement"],
+            }
+            for each in found.statements
+        ],
+    }
+
+
+def _codes_of(found: Explanation, each: Statement) -> dict[str, Any]:
+    """The provider's codes in one statement, explained."""
+    facts = each.observation["facts"]
+    said = {name: facts.get(name) for name in CODES}
+    return said | explain_codes({**found.delivery, **said})
+
+
+def _write_explanation(found: Explanation) -> None:
+    row = found.delivery
+    final = "final" if row["is_final"] else "open"
+    write_line(
+        f"{row['granularity']} {row['provider_key']} of {row['account_id']} (row {row['id']}): {row['status']}, {final}"
+    )
+    named = ("recipient", "client_ref", "parent_key")
+    counts = ("total", "delivered", "undelivered", "waiting", "segments", "credits")
+    times = ("sent_at", "done_at", "valid_until", "message_time", "first_seen_at", "changed_at")
+    facts: list[tuple[str, Any]] = [("status", f"{row['status']}: {STATUSES[Status(row['status'])]}")]
+    facts += [(name, row[name]) for name in named]
+    facts += [("reason", row["reason"] and f"{row['reason']}: {REASONS[Reason(row['reason'])]}")]
+    facts += [(name, with_meaning(row, name)) for name in CODES]
+    facts += [(name, row[name]) for name in counts] + [(name, moment(row[name])) for name in times]
+    for name, value in facts:
+        if value not in {None, ""}:
+            write_line(f"  {name.replace('_', ' ')}: {value}")
+    if found.conflicting:
+        write_line(f"  CONFLICT: the provider said {' and '.join(found.conflicting)} of the same message")
+    write_table(
+        ("", "status", "provider says", "source", "said as of", "came to us", "why", "gave"),
+        [_statement_cells(found, each) for each in found.statements],
+    )
+    write_line()
+
+
+def _statement_cells(found: Explanation, each: Statement) -> Sequence[Any]:
+    seen = each.observation
+    why = (
+        "the greatest: it decides the status" if each.lost_by is None else f"loses by {each.lost_by.replace('_', ' ')}"
+    )
+    return (
+        "*" if each.lost_by is None else "",
+        seen["facts"]["status"],
+        shown_codes({**found.delivery, **_codes_of(found, each)}),
+        seen["source"],
+        moment(seen["as_of"]) or "not said",
+        moment(seen["first_seen_at"]),
+        why,
+        ", ".join(each.gave),
+    )
