@@ -1,12 +1,12 @@
 """How a process records who did, saw or erased what; `models.events` says what is stored."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from secrets import token_urlsafe
 from threading import Lock
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import clock
@@ -15,6 +15,8 @@ from core.settings import CredentialError, Settings, generated_secret, resolve_r
 from core.strength import is_example
 from models.database import transaction
 from models.events import Event, person_mark, record
+from models.keys import split_key
+from models.vocabulary import Granularity
 from providers.numbers import person
 
 log = get_logger(__name__)
@@ -44,6 +46,17 @@ def person_key(settings: Settings) -> bytes:
             f"The secret in {settings.person_key_file} is {fault}: give at least {SHORTEST_KEY} characters."
         )
     return secret.encode()
+
+
+Row = Mapping[str, Any] | RowMapping
+
+
+def people_of(row: Row) -> list[str]:
+    """Whom the row is about: its recipient; of a conversation both sides, which its key names too."""
+    people = [row["recipient"]]
+    if row.get("granularity") == Granularity.CONVERSATION.value:
+        people += [row["parent_key"], *split_key(row["provider_key"])[:2]]
+    return list(dict.fromkeys(each for each in people if each))
 
 
 @dataclass(slots=True)

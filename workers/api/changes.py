@@ -18,10 +18,10 @@ from models.database import transaction
 from workers.api.cursors import LARGEST, decode, encode, wrong_cursor
 from workers.api.deliveries import Delivery, note_reading, shown
 from workers.api.fields import Cursor, Given, Limit
-from workers.api.masking import Row
 from workers.api.means import Have, Means
 from workers.api.problems import ProblemError, documented
 from workers.api.rights import NEEDS_READ, Caller, Who
+from workers.recording import Row
 
 log = get_logger(__name__)
 router = APIRouter(tags=["changes"])

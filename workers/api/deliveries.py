@@ -16,10 +16,11 @@ from models.vocabulary import Granularity, Reason, Source, Status
 from providers.numbers import same_number_spellings, trimmed
 from workers.api.cursors import decode_page, encode_page
 from workers.api.fields import AccountId, Cursor, Given, Limit, Moment, RowId, Text
-from workers.api.masking import Row, masked_row, masked_value, people_of
+from workers.api.masking import masked_row, masked_value
 from workers.api.means import Have, Means
 from workers.api.problems import ProblemError, check_account, documented
 from workers.api.rights import NEEDS_READ, NEEDS_SUPPORT, Caller, Who, forbidden
+from workers.recording import Row, people_of
 
 router = APIRouter(tags=["deliveries"])
 

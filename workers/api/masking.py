@@ -3,14 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import RowMapping
-
 from core.redaction import redact_text, redact_value
-from models.keys import split_key
-from models.vocabulary import Granularity
 from providers.numbers import same_number_spellings
+from workers.recording import Row, people_of
 
-Row = Mapping[str, Any] | RowMapping
 _SHOWN_DIGITS: Final = 2
 _SHORTEST_MASKED: Final = 6
 _SHORTEST_FOUND: Final = 4
@@ -26,14 +22,6 @@ def mask(recipient: str | None) -> str:
         return "•" * len(recipient)
     start = 3 if recipient.startswith("+") else 0
     return f"{recipient[:start]}•••••••{recipient[-_SHOWN_DIGITS:]}"
-
-
-def people_of(row: Row) -> list[str]:
-    """Whom the row is about: its recipient; of a conversation both sides, which its key names too."""
-    people = [row["recipient"]]
-    if row.get("granularity") == Granularity.CONVERSATION.value:
-        people += [row["parent_key"], *split_key(row["provider_key"])[:2]]
-    return list(dict.fromkeys(each for each in people if each))
 
 
 def masked_row(row: Row) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typer.exceptions import TyperException
 from core.logging import configure_logging, get_logger
 from workers.cli import (
     accounts,
+    audit,
     checking,
     deliveries,
     leftovers,
@@ -65,5 +66,18 @@ def begin(context: typer.Context) -> None:
     context.call_on_close(context.obj.close)
 
 
-for module in (up, processes, checking, accounts, tracking, polling, status, deliveries, leftovers, upkeep, tokens):
+for module in (
+    up,
+    processes,
+    checking,
+    accounts,
+    tracking,
+    polling,
+    status,
+    deliveries,
+    leftovers,
+    upkeep,
+    tokens,
+    audit,
+):
     module.register(app)

@@ -23,7 +23,7 @@ from models.quarantine import list_quarantine
 from providers.adapter import Adapter
 from providers.registry import ADAPTERS
 from tasks.runtime import Runtime
-from workers.api.masking import Row, masked_row, masked_value, people_of
+from workers.api.masking import masked_row, masked_value
 from workers.api.means import Means
 from workers.api.pages import actions, entrance
 from workers.api.pages.looks import Looker
@@ -34,6 +34,7 @@ from workers.api.pages.sign_on import sign_on_for
 from workers.api.pages.trouble import PageRoute
 from workers.api.pages.visits import YEAR_SECONDS, ForbiddenError, Form, Member, MissingError, Site, Supporter, Visit
 from workers.connections import paces
+from workers.recording import Row, people_of
 from workers.secrets import api_token
 from workers.strength import short_path_secrets, short_settings
 
