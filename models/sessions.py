@@ -27,8 +27,8 @@ def end_session(connection: Connection, session_id: str, *, lasts: timedelta) ->
 
     False where it was over already: of several who end it, one hears True.
     """
-    values = insert(ended_sessions).values(id=session_id, expires_at=func.now() + lasts)
-    return bool(connection.execute(values.on_conflict_do_nothing()).rowcount)
+    values = insert(ended_sessions).values(id=session_id, expires_at=func.now() + lasts).on_conflict_do_nothing()
+    return connection.execute(values.returning(ended_sessions.c.id)).one_or_none() is not None
 
 
 def end_sessions_of(connection: Connection, person: str) -> None:

@@ -92,7 +92,8 @@ def _let_in(seen: Visit, sign_on: SignOn, identity: Identity, target: str) -> Re
     site = seen.site
     session = site.sessions.open_for(identity, sign_on)
     site.recorder.try_add(Event(action=Action.SESSION_OPENED, actor=identity.actor, via=Via.PAGE))
-    response = seen.render("entered.html", target=local_path(target))
+    # The address holds the answer, which no form should repeat.
+    response = seen.render("entered.html", target=local_path(target), here="/")
     seen.end_sign_on(response)
     seen.log_in(response, session)
     log.info("page.logged_in", holder=identity.actor.caller)
@@ -105,6 +106,6 @@ def _refused(seen: Visit, error: SignOnError) -> Response:
     text, status = f"sso.{error.kind}", _STATUSES[error.kind]
     if error.kind in {"stale", "wrong"} and seen.site.failed.note(address_of(seen.request.scope)):
         text, status = "login.too_often", HTTPStatus.TOO_MANY_REQUESTS
-    response = seen.render("login.html", status=status, next="/", wrong=text)
+    response = seen.render("login.html", status=status, next="/", wrong=text, here="/")
     seen.end_sign_on(response)
     return response
