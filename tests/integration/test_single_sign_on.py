@@ -627,3 +627,22 @@ def test_what_ends_sessions_of_people_is_forgotten_in_time(ulak: Ulak, migrated_
     prune(runtime_on(migrated_database))
     with transaction(migrated_database) as connection:
         assert connection.execute(text("SELECT person FROM ended_people")).scalars().all() == ["new"]
+
+
+def test_check_asks_the_provider_whether_people_could_log_in(
+    ulak: Ulak, provider: Provider, settings_of: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line: ok with the issuer, or what is wrong."""
+
+    def line() -> str:
+        [found] = [each for each in ulak("check").out.splitlines() if each.startswith("single sign-on")]
+        return found
+
+    settings_of()
+    assert line() == f"single sign-on: ok ({provider.issuer})"
+    provider.replies = {"/keys": (200, JSON, b'{"keys": []}')}
+    assert line() == "single sign-on: the provider shows no key that signs"
+    monkeypatch.setenv("ULAK_OIDC_ROLES", "x")
+    assert line().startswith("single sign-on: ULAK_OIDC_ROLES is wrong")
+    monkeypatch.delenv("ULAK_OIDC_ISSUER")
+    assert "single sign-on" not in ulak("check").out
