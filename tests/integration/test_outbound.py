@@ -1,5 +1,6 @@
 """The one client for requests that go to nobody's messaging provider: what ends them, and what no error holds."""
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,18 @@ CANARY = "canary-in-the-address"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
+def whole_request(peer: socket.socket) -> bytes:
+    """Head and body, however they are cut on their way."""
+    request = b""
+    while b"\r\n\r\n" not in request and (part := peer.recv(65_536)):
+        request += part
+    head, _, body = request.partition(b"\r\n\r\n")
+    length = int((re.findall(rb"(?i)content-length: (\d+)", head) or [b"0"])[0])
+    while len(body) < length and (part := peer.recv(65_536)):
+        body += part
+    return head + b"\r\n\r\n" + body
+
+
 @contextmanager
 def answering(*parts: bytes, pause: float = 0.0, context: object = None) -> Iterator[tuple[int, list[bytes]]]:
     """A server that writes these parts, with pauses, to whoever sends something; its port, and what was sent."""
@@ -28,7 +41,7 @@ def answering(*parts: bytes, pause: float = 0.0, context: object = None) -> Iter
             try:
                 sock, _ = listener.accept()
                 with context.wrap_socket(sock, server_side=True) if context else sock as peer:  # type: ignore[attr-defined]
-                    heard.append(peer.recv(65_536))
+                    heard.append(whole_request(peer))
                     for part in parts:
                         peer.sendall(part)
                         ended.wait(pause)

@@ -93,7 +93,7 @@ def _let_in(seen: Visit, sign_on: SignOn, identity: Identity, target: str) -> Re
     session = site.sessions.open_for(identity, sign_on)
     site.recorder.try_add(Event(action=Action.SESSION_OPENED, actor=identity.actor, via=Via.PAGE))
     # The address holds the answer, which no form should repeat.
-    response = seen.render("entered.html", target=local_path(target), here="/")
+    response = seen.render("entered.html", target=target, here="/")
     seen.end_sign_on(response)
     seen.log_in(response, session)
     log.info("page.logged_in", holder=identity.actor.caller)
