@@ -5,6 +5,7 @@ process with one sentence that says what to do and never shows a secret.
 """
 
 import os
+import pwd
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -54,7 +55,17 @@ _BARE: Final = re.compile(
 SECRETS_OF: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "worker": frozenset({"database_url", "redis_url", "seal_key_file"}),
-        "api": frozenset({"database_url", "redis_url", "seal_key_file", "page_secret_file", "api_token"}),
+        "api": frozenset(
+            {
+                "database_url",
+                "redis_url",
+                "seal_key_file",
+                "page_secret_file",
+                "api_token",
+                "person_key_file",
+                "oidc_client_secret",
+            }
+        ),
         "beat": frozenset({"redis_url"}),
         "flower": frozenset({"redis_url", "flower_auth"}),
         "migrate": frozenset({"database_url"}),
@@ -132,6 +143,23 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
+def _issuer(url: str) -> str:
+    """An OpenID provider's issuer: https, or on this host; without query and fragment (OpenID Connect Core, 2)."""
+    parts = urlsplit(_web_address(url))
+    is_safe = parts.scheme == "https" or is_loopback(parts.hostname or "")
+    if not is_safe or parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", url):
+        raise ValueError(url)
+    return url
+
+
+def _scopes(text: str) -> str:
+    """Words of OAuth, RFC 6749 section 3.3; `openid` must be among them."""
+    words = text.split()
+    if "openid" not in words or not all(re.fullmatch(r"[!#-\[\]-~]+", word) for word in words):
+        raise ValueError(text)
+    return " ".join(words)
+
+
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
@@ -196,6 +224,14 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[str | None, AfterValidator(lambda text: text and _networks(text))] = None
     seal_key_file: AbsolutePath | None = None
     page_secret_file: AbsolutePath | None = None
+    person_key_file: AbsolutePath | None = None
+    oidc_issuer: Annotated[str | None, AfterValidator(lambda url: url and _issuer(url))] = None
+    oidc_client_id: str | None = None
+    oidc_client_secret: Annotated[SecretStr, AfterValidator(_needs_no_example)] | None = None
+    oidc_scopes: Annotated[str, AfterValidator(_scopes)] = "openid profile email"
+    oidc_claim: Annotated[str, Field(min_length=1)] = "groups"
+    oidc_roles: str | None = None
+    oidc_ca_file: AbsolutePath | None = None
     postgres_bin: AbsolutePath | None = None
     valkey_bin: AbsolutePath | None = None
     worker_threads: Annotated[int, Field(ge=1, le=64)] = 16
@@ -251,6 +287,16 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "10.0.0.5,192.168.7.0/24 (no host names, no bits beyond the prefix), or unset it to trust this host",
         "seal_key_file": "give the path of a secret file, or unset it to have one generated",
         "page_secret_file": "give the path of a secret file, or unset it to have one generated",
+        "person_key_file": "give the path of a secret file, or unset it to have one generated",
+        "oidc_issuer": "write the provider's issuer exactly as its /.well-known/openid-configuration says, https (http "
+        "on this host only), or unset it to have no single sign-on",
+        "oidc_client_id": "give the id under which Ulak is registered at the provider of the sign-on",
+        "oidc_client_secret": "give the secret that the provider of the sign-on made, or unset it for a public client",
+        "oidc_scopes": "write scopes separated by blanks, openid among them",
+        "oidc_claim": "give the name of the claim that says who belongs to which group",
+        "oidc_roles": "write GROUP=ROLE or GROUP=ROLE@ACCOUNT,ACCOUNT, separated by semicolons; roles are read, "
+        "support, operate, admin",
+        "oidc_ca_file": "give the path of a PEM file with certificates, or unset it to trust the system's",
         "postgres_bin": "give the folder that holds the programs postgres and initdb",
         "valkey_bin": "give the path of the program valkey-server or redis-server",
         "worker_threads": "give a number of threads from 1 to 64",
@@ -359,6 +405,16 @@ def trusted_proxies_before() -> str | None:
         return None
 
 
+def invoking_user() -> str:
+    """The user of this host who runs this process; of `sudo`, the one who called it. For the record, not for rights."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = str(os.getuid())
+    sudo = os.environ.get("SUDO_USER", "") if os.geteuid() == 0 else ""
+    return sudo if re.fullmatch(r"[A-Za-z0-9._@\\-]{1,64}", sudo) else name
+
+
 def libpq_options() -> str | None:
     """`PGOPTIONS`: libpq itself would not read it, since our sessions begin with options of their own."""
     return os.environ.get("PGOPTIONS")
@@ -465,5 +521,7 @@ def _register_secrets_of(settings: Settings) -> None:
             register_secret(unquote(password))
     if settings.api_token:
         register_secret(settings.api_token.get_secret_value())
+    if settings.oidc_client_secret:
+        register_secret(settings.oidc_client_secret.get_secret_value())
     if settings.flower_auth:
         register_secret(settings.flower_auth.get_secret_value().partition(":")[2])

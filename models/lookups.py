@@ -1,6 +1,6 @@
 """Readers of the shared table, for the command line and the HTTP API. Nothing here writes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -31,6 +31,7 @@ def find_deliveries(
     connection: Connection,
     *,
     account: str | None = None,
+    accounts: Collection[str] | None = None,
     status: str | None = None,
     recipient: str | Sequence[str] | None = None,
     client_ref: str | None = None,
@@ -41,7 +42,7 @@ def find_deliveries(
     """Rows that match everything given, in the order of their ids; the last id is the cursor of the next page.
 
     `recipient` is E.164 (or a provider's own id of a person), or several spellings of one; a conversation is found by
-    either of its people. `since` compares with `changed_at`.
+    either of its people. `since` compares with `changed_at`. `accounts`: only of these.
     """
     table = delivery_status.c
     wanted: list[ColumnElement[bool]] = [table.id > after_id]
@@ -52,6 +53,8 @@ def find_deliveries(
         wanted.append(table.id.in_(union(*_about(people)).subquery().select()))
     if since is not None:
         wanted.append(table.changed_at >= since)
+    if accounts is not None:
+        wanted.append(table.account_id.in_(sorted(accounts)))
     query = select(*_COLUMNS).where(and_(*wanted)).order_by(table.id).limit(limit)
     return connection.execute(query).mappings().all()
 
@@ -98,6 +101,7 @@ def open_tracked(
     connection: Connection,
     *,
     account: str | None = None,
+    accounts: Collection[str] | None = None,
     recipient: str | None = None,
     client_ref: str | None = None,
     limit: int = LIMIT,
@@ -105,7 +109,8 @@ def open_tracked(
 ) -> Sequence[RowMapping]:
     """Ids that senders registered and no provider has answered for yet: people see them as open deliveries.
 
-    With `closed_at` set, nobody asks for them any more; they stay unanswered. In the order of their ids.
+    With `closed_at` set, nobody asks for them any more; they stay unanswered. In the order of their ids. `accounts`:
+    only of these.
     """
     table = tracked_ids.c
     same_ref = and_(
@@ -116,6 +121,8 @@ def open_tracked(
     wanted = [table.id > after_id, table.origin == "sender", table.last_found_at.is_(None), ~exists().where(same_ref)]
     given = ((table.account_id, account), (table.recipient, recipient), (table.client_ref, client_ref))
     wanted += (column == value for column, value in given if value is not None)
+    if accounts is not None:
+        wanted.append(table.account_id.in_(sorted(accounts)))
     query = select(tracked_ids).where(and_(*wanted)).order_by(table.id).limit(limit)
     return connection.execute(query).mappings().all()
 
@@ -216,3 +223,8 @@ def _gifts(granularity: Granularity, ranked: Sequence[Observation]) -> dict[byte
 def _deciding_part(granularity: Granularity, greatest: Sequence[Any], key: Sequence[Any]) -> str | None:
     parts = zip(KEY_PARTS[granularity], greatest, key, strict=True)
     return next((name for name, more, less in parts if more != less), None)
+
+
+def deliveries_about(connection: Connection, people: Sequence[str]) -> Sequence[int]:
+    """The ids of all rows about a person, given in every spelling."""
+    return [row.id for row in connection.execute(union(*_about(people)))]

@@ -419,6 +419,9 @@ api_tokens = Table(
     Column("created_at", _TIME, nullable=False, server_default=func.now()),
     Column("revoked_at", _TIME),
     Column("last_used_at", _TIME),
+    # The previous version knows no roles: what it makes may do everything, as all tokens could there.
+    Column("role", Text, nullable=False, server_default=text("'admin'")),
+    Column("accounts", ARRAY(Text)),
     UniqueConstraint("sha256"),
     CheckConstraint("name ~ '^[a-z0-9][a-z0-9-]*$'", name="name_is_slug"),
 )
@@ -430,6 +433,35 @@ ended_sessions = Table(
     Column("id", Text, primary_key=True),
     Column("expires_at", _TIME, nullable=False),
 )
+
+# People of the single sign-on whose sessions from before a moment are over, until those cookies have expired anyway.
+ended_people = Table(
+    "ended_people",
+    metadata,
+    Column("person", Text, primary_key=True),
+    Column("ended_at", _TIME, nullable=False, server_default=text("clock_timestamp()")),
+)
+
+# Who did, saw or erased what. Triggers of the migration refuse to change or delete a row. No foreign key: an event
+# outlives what it is about.
+events = Table(
+    "events",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("at", _TIME, nullable=False, server_default=text("clock_timestamp()")),
+    Column("action", Text, nullable=False),
+    Column("actor_kind", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("actor_label", Text),
+    Column("via", Text, nullable=False),
+    Column("account_id", Text),
+    Column("delivery_id", BigInteger),
+    Column("person", LargeBinary),
+    Column("details", JSONB, nullable=False, server_default=text("'{}'")),
+)
+Index("ix_events_account", events.c.account_id, events.c.id)
+Index("ix_events_person", events.c.person, events.c.id, postgresql_where=events.c.person.is_not(None))
+Index("ix_events_delivery", events.c.delivery_id, events.c.id, postgresql_where=events.c.delivery_id.is_not(None))
 
 # Requests that were rejected for an account, by kind. Apart from `accounts`, whose rows the limiter locks: a stranger
 # can cause these.

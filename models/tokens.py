@@ -2,7 +2,7 @@
 
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -12,7 +12,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.logging import get_logger, origin
+from models.access import Access, Role, grant_of
 from models.database import transaction
+from models.events import Kind
 from models.tables import api_tokens
 
 log = get_logger(__name__)
@@ -33,6 +35,17 @@ class TokenRecord:
     revoked_at: datetime | None
     last_used_at: datetime | None
     """To the hour, and missing where it could not be written: enough to see which tokens nobody uses."""
+    role: str
+    accounts: Sequence[str] | None
+    """For these alone; None: for all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bearer:
+    """Whose token it is, and what it opens."""
+
+    name: str
+    access: Access
 
 
 def digest(token: str) -> bytes:
@@ -40,12 +53,21 @@ def digest(token: str) -> bytes:
     return sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
-def create_token(connection: Connection, name: str) -> str:
-    """A new token, shown this once. A name is given once, so that a log line always means the same holder."""
+def create_token(
+    connection: Connection, name: str, *, role: Role = Role.ADMIN, accounts: Collection[str] | None = None
+) -> str:
+    """A new token, shown this once. A name is given once, so that a log line always means the same holder.
+
+    `accounts`: the role holds for these alone; None: for all. They must exist.
+    """
     if not (name.isascii() and name.replace("-", "").isalnum() and name == name.lower() and name[0] != "-"):
         raise TokenNameError(f"{name!r} is no name for a token: use a-z, 0-9 and -.")
+    if name == Kind.CONFIGURED:
+        raise TokenNameError(f"{name!r} means the bearer of ULAK_API_TOKEN: give the token another name.")
     token = PREFIX + secrets.token_urlsafe(32)
-    values = insert(api_tokens).values(name=name, sha256=digest(token)).on_conflict_do_nothing(index_elements=["name"])
+    limited = None if accounts is None else sorted(set(accounts))
+    values = insert(api_tokens).values(name=name, sha256=digest(token), role=role.value, accounts=limited)
+    values = values.on_conflict_do_nothing(index_elements=["name"])
     if connection.execute(values.returning(api_tokens.c.name)).one_or_none() is None:
         raise TokenNameError(f"There is a token {name!r} already (or was): give the new one another name.")
     return token
@@ -54,7 +76,8 @@ def create_token(connection: Connection, name: str) -> str:
 def list_tokens(connection: Connection) -> Sequence[TokenRecord]:
     """All tokens by name, revoked ones too."""
     table = api_tokens.c
-    query = select(table.name, table.created_at, table.revoked_at, table.last_used_at).order_by(table.name)
+    columns = (table.name, table.created_at, table.revoked_at, table.last_used_at, table.role, table.accounts)
+    query = select(*columns).order_by(table.name)
     return [TokenRecord(**row) for row in connection.execute(query).mappings()]
 
 
@@ -77,22 +100,21 @@ _TOUCH = text("""
 """)
 
 
-def holder_of(engine: Engine, token: str) -> str | None:
-    """The name of the token, where it is one of ours and not revoked. Notes the hour of its use, if that works."""
+def bearer_of(engine: Engine, token: str) -> Bearer | None:
+    """Whose token it is, where it is one of ours and not revoked. Notes the hour of its use, if that works."""
     given = digest(token)
     table = api_tokens.c
     is_noted = func.coalesce(table.last_used_at >= func.date_trunc("hour", func.now()), False)
     is_read_only = func.current_setting("transaction_read_only") == "on"
-    query = select(table.name, table.sha256, (is_noted | is_read_only).label("rests"))
+    query = select(table.name, table.sha256, table.role, table.accounts, (is_noted | is_read_only).label("rests"))
     with engine.connect() as connection:
         row = connection.execute(query.where(table.sha256 == given, table.revoked_at.is_(None))).one_or_none()
     # The index compares digests, which tell nothing of the token; the answer itself is compared in constant time.
     if row is None or not hmac.compare_digest(bytes(row.sha256), given):
         return None
-    name: str = row.name
     if not row.rests:
-        _note_use(engine, name)
-    return name
+        _note_use(engine, row.name)
+    return Bearer(name=row.name, access=grant_of(row.role, row.accounts))
 
 
 def _note_use(engine: Engine, name: str) -> None:

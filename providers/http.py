@@ -184,7 +184,7 @@ class HttpDoor:
             line.transport.close()
 
     @contextmanager
-    def _lent(self, way_out: WayOut) -> Iterator["_Transport"]:
+    def _lent(self, way_out: WayOut) -> Iterator["Transport"]:
         """The transport of this way, shared by all who use it; a changed `ca_file` gets a new one.
 
         One that was replaced is closed when its last user is done.
@@ -195,7 +195,7 @@ class HttpDoor:
             line = self._lines.get(way_out)
             if line is None or line.version != version:
                 # Building a TLS context costs some 50 ms, so it is built once.
-                made = _Line(transport=_Transport(self._limits, self._deadline, way_out), version=version)
+                made = _Line(transport=Transport(self._limits, self._deadline, way_out), version=version)
                 gone = self._replace(way_out, made)
                 line = made
             line.users += 1
@@ -235,7 +235,7 @@ class HttpDoor:
             return moment
 
     def _outcome(
-        self, transport: "_Transport", request: Request, reading: "_Reading"
+        self, transport: "Transport", request: Request, reading: "_Reading"
     ) -> tuple[Answer | ProviderError, Answer | None]:
         """The answer, or the error that stands for what httpx raised; and the answer that such an error refuses."""
         try:
@@ -323,16 +323,17 @@ def _unpacked(body: bytes, declared: str | None, cap: int, reading: _Reading) ->
 class _Line:
     """A transport and who uses it at the moment."""
 
-    transport: "_Transport"
+    transport: "Transport"
     version: tuple[int, int, int] | None
     users: int = 0
     used_at: float = 0.0
 
 
-class _Transport(httpx.HTTPTransport):
-    """httpx's transport over sockets that obey the deadline."""
+class Transport(httpx.HTTPTransport):
+    """httpx's transport over sockets that obey the deadline. The door's, and that of `workers.api.outbound`."""
 
     def __init__(self, limits: httpx.Limits, deadline: Deadline, way_out: WayOut) -> None:
+        """`deadline`: shared with whoever sends."""
         # Lines of these two show URLs (INFO) and headers (DEBUG), that is keys.
         for name in ("httpx", "httpcore"):
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -71,8 +72,9 @@ def runtime_on(engine: Engine) -> Runtime:
 
 
 @pytest.fixture
-def api(migrated_database: Engine) -> Iterator[Api]:
+def api(migrated_database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     """A running API over an empty database, and a client that bears its token."""
+    monkeypatch.setenv("ULAK_HOME", str(tmp_path / "home"))
     sent: list[Message] = []
     runtime = runtime_on(migrated_database)
     app = make_api(runtime, token=TOKEN, publish=sent.append)

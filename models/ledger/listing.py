@@ -1,6 +1,6 @@
 """Polls as people and programs see them. Nothing here writes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, case, select
@@ -25,11 +25,15 @@ def polls_of_key(connection: Connection, key: str) -> Sequence[RowMapping]:
     return connection.execute(query.where(polls.c.idempotency_key == key).order_by(polls.c.id)).mappings().all()
 
 
-def running_on_demand(connection: Connection, *, account: str | None = None, limit: int = 100) -> Sequence[RowMapping]:
-    """On-demand polls that have not ended, the newest first."""
+def running_on_demand(
+    connection: Connection, *, account: str | None = None, accounts: Collection[str] | None = None, limit: int = 100
+) -> Sequence[RowMapping]:
+    """On-demand polls that have not ended, the newest first; `accounts`: only of these."""
     wanted = [polls.c.state == "running", polls.c.trigger != "schedule"]
     if account is not None:
         wanted.append(polls.c.account_id == account)
+    if accounts is not None:
+        wanted.append(polls.c.account_id.in_(sorted(accounts)))
     query = select(*_COLUMNS).where(*wanted).order_by(polls.c.id.desc()).limit(limit)
     return connection.execute(query).mappings().all()
 
@@ -38,13 +42,16 @@ def list_polls(
     connection: Connection,
     *,
     account: str | None = None,
+    accounts: Collection[str] | None = None,
     state: str | None = None,
     limit: int = 100,
     before_id: int | None = None,
 ) -> Sequence[RowMapping]:
-    """Polls, the newest first; the last id is the cursor (`before_id`) of the next page."""
+    """Polls, the newest first; the last id is the cursor (`before_id`) of the next page. `accounts`: only of these."""
     given: tuple[tuple[ColumnElement[Any], Any], ...] = ((polls.c.account_id, account), (polls.c.state, state))
     wanted = [column == value for column, value in given if value is not None]
+    if accounts is not None:
+        wanted.append(polls.c.account_id.in_(sorted(accounts)))
     if before_id is not None:
         wanted.append(polls.c.id < before_id)
     query = select(*_COLUMNS).where(*wanted).order_by(polls.c.id.desc()).limit(limit)

@@ -1,6 +1,6 @@
 """Asking again for what was given up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -28,11 +28,14 @@ class Retried:
     """To be published after the commit, which is done."""
 
 
-def retry_dead(runtime: Runtime, fetch_id: int, *, trigger: str) -> Retried | None:
+def retry_dead(
+    runtime: Runtime, fetch_id: int, *, trigger: str, also: Callable[[Connection, str, Retried], None] | None = None
+) -> Retried | None:
     """Open a new poll for what a dead letter leaves unread, and take it off the list; None where there is none.
 
     A page of a list window is asked for with its whole window, since only that can be judged complete. A batch is asked
-    for by its ids that are still open; where all are closed or erased, nothing is left to ask.
+    for by its ids that are still open; where all are closed or erased, nothing is left to ask. `also`: what is done in
+    the same transaction, with the account and the result.
     """
 
     def run(connection: Connection) -> Retried | None:
@@ -52,6 +55,8 @@ def retry_dead(runtime: Runtime, fetch_id: int, *, trigger: str) -> Retried | No
             retried = _ask_ids(connection, runtime, row, found, trigger)
         told = "nothing is left to ask" if retried.poll_id is None else f"asked again by poll {retried.poll_id}"
         put_away(connection, found["id"], told)
+        if also is not None:
+            also(connection, account_id, retried)
         return retried
 
     return retry_transaction(runtime.engine, run)

@@ -1,10 +1,10 @@
 """Opening a poll on demand: the row first; its plan follows from a message, or from the reconciler if that is lost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import Final
 
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
 from models.database import transaction
 from models.ledger import planning
@@ -54,10 +54,12 @@ def open_on_demand(
     key: str | None = None,
     window: Window = (None, None),
     ids: Sequence[Mapping[str, str]] | None = None,
+    also: Callable[[Connection, int], None] | None = None,
 ) -> int:
     """Insert a poll and give its id; with a `key` that was used before, the id of that poll.
 
-    Raises LookupError where there is no such account or it is disabled, and WrongPollError.
+    `also`: what is done in the same transaction with the id of a poll that was inserted. Raises LookupError where there
+    is no such account or it is disabled, and WrongPollError.
     """
     start, end = window
     with transaction(runtime.engine) as connection:
@@ -67,7 +69,7 @@ def open_on_demand(
         mistake = poll_mistake(account, window)
         if mistake is not None:
             raise WrongPollError(*mistake)
-        poll_id, _ = planning.open_poll(
+        poll_id, is_new = planning.open_poll(
             connection,
             planning.NewPoll(
                 account_id=account_id,
@@ -77,6 +79,8 @@ def open_on_demand(
                 ids=ids,
             ),
         )
+        if also is not None and poll_id is not None and is_new:
+            also(connection, poll_id)
     if poll_id is None:
         raise RuntimeError("A poll was neither inserted nor found")
     return poll_id

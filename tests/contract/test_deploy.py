@@ -100,9 +100,10 @@ def test_two_beats_run() -> None:
 def test_every_api_process_signs_log_ins_with_one_secret() -> None:
     """A log-in at one replica holds at the others, and over restarts: the home of a container is lost with it."""
     service = compose()["services"]["api"]
-    [secret] = [each for each in service["secrets"] if each != "ulak_seal_key"]
+    [secret] = [each for each in service["secrets"] if each not in {"ulak_seal_key", "ulak_person_key"}]
     assert service["environment"]["ULAK_PAGE_SECRET_FILE"] == f"/run/secrets/{secret}"
     assert service["environment"]["ULAK_SEAL_KEY_FILE"] == "/run/secrets/ulak_seal_key"
+    assert service["environment"]["ULAK_PERSON_KEY_FILE"] == "/run/secrets/ulak_person_key"
     [api] = [each for each in manifests() if each["kind"] == "Deployment" and each["metadata"]["name"] == "ulak-api"]
     pod = api["spec"]["template"]["spec"]
     [variable] = [each["value"] for each in pod["containers"][0]["env"] if each["name"] == "ULAK_PAGE_SECRET_FILE"]
@@ -178,11 +179,11 @@ def test_each_process_gets_the_secrets_that_it_needs_and_no_other(given: Callabl
 
 
 def test_files_of_secrets_are_mounted_only_where_they_are_needed() -> None:
-    """The seal key at workers and API, the page's secret at the API."""
+    """The seal key at workers and API, the page's secret and the key of the record at the API."""
     services = [each for each in compose()["services"].values() if "build" in each]
     mounted = {each["command"][0]: set(each["secrets"]) for each in services if "secrets" in each}
-    both = {"ulak_seal_key", "ulak_page_secret"}
-    assert mounted == {"worker": {"ulak_seal_key"}, "api": both}
+    of_api = {"ulak_seal_key", "ulak_page_secret", "ulak_person_key"}
+    assert mounted == {"worker": {"ulak_seal_key"}, "api": of_api}
     ours = [each for each in manifests() if each["kind"] in {"Deployment", "Job"}]
     pods = {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in ours}
     volumes = {
@@ -191,7 +192,7 @@ def test_files_of_secrets_are_mounted_only_where_they_are_needed() -> None:
     }
     assert {name: files for name, files in volumes.items() if files} == {
         "ulak-worker": {"ulak-seal-key"},
-        "ulak-api": {"ulak-seal-key", "ulak-page-secret"},
+        "ulak-api": {"ulak-seal-key", "ulak-page-secret", "ulak-person-key"},
     }
 
 
@@ -224,7 +225,7 @@ def test_what_compose_lets_people_make_is_never_committed() -> None:
     }
     made |= {each["file"].removeprefix("./") for each in parsed["secrets"].values()}
     env_files = {"ulak.env", "providers.env", "api.env", "flower.env"}
-    assert made == {".env", "accounts.toml", "seal_key", "page_secret", *env_files}
+    assert made == {".env", "accounts.toml", "seal_key", "page_secret", "person_key", *env_files}
     paths = sorted(f"deploy/{name}" for name in made)
     done = subprocess.run(["git", "check-ignore", *paths], cwd=HOME, capture_output=True, text=True, check=False)
     if done.returncode == GIT_REFUSES:

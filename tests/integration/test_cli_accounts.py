@@ -13,7 +13,7 @@ from database_fixtures import add_account
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from core.settings import REMEDIES, Settings
+from core.settings import REMEDIES, Settings, invoking_user
 from models.database import transaction
 from workers.cli.failures import database_place
 from workers.cli.session import Session
@@ -72,13 +72,13 @@ def test_a_pause_is_shown_with_its_reason_until_it_is_resumed(ulak: Ulak, accoun
     """Data on stdout, the reason and where secrets lie on stderr."""
     ulak("accounts", "apply", accounts_file)
     paused = ulak("accounts", "pause", "kampanya", "--why", "new key on Monday")
-    assert paused.err.splitlines()[1:] == ["kampanya is paused."]
+    assert paused.err == "kampanya is paused.\n"
     assert ulak("accounts", "pause", "kampanya").err == "kampanya was paused already.\n"
     shown = ulak("status")
     assert shown.out.splitlines()[1].split("  ")[:2] == ["kampanya", "paused"]
     assert "kampanya is paused: new key on Monday (paused by an operator until it is resumed)\n" in shown.err
     assert "secrets" in shown.err
-    assert ulak("accounts", "resume", "kampanya").err.splitlines()[1:] == ["kampanya is resumed."]
+    assert ulak("accounts", "resume", "kampanya").err == "kampanya is resumed.\n"
     (account,) = json.loads(ulak("status", "kampanya", "--json").out)["accounts"]
     assert (account["state"], account["until"], account["open_deliveries"]) == ("ok", None, 0)
     unknown = ulak("accounts", "resume", "nobody")
@@ -89,19 +89,20 @@ def test_a_pause_is_shown_with_its_reason_until_it_is_resumed(ulak: Ulak, accoun
     )
 
 
-def test_a_pause_and_its_end_are_one_line_each_of_the_log(ulak: Ulak, accounts_file: str) -> None:
-    """Which account and why, a number in the reason masked; a pause that changes nothing is no event."""
+def test_a_pause_and_its_end_are_one_sentence_and_one_event_each(ulak: Ulak, accounts_file: str) -> None:
+    """Which account, by whom and why, a number in the reason masked; a pause that changes nothing is no event."""
     ulak("accounts", "apply", accounts_file)
     runs = [("pause", "--why", "asked by +905301234567"), ("pause",), ("resume",)]
     said = [ulak("accounts", verb, "kampanya", *words).err for verb, *words in runs]
-    events = [json.loads(line) for text in said for line in text.splitlines() if line.startswith("{")]
-    names = ("event", "account", "process")
-    assert [tuple(each[name] for name in names) for each in events] == [
-        ("account.paused", "kampanya", "cli"),
-        ("account.resumed", "kampanya", "cli"),
+    assert said == ["kampanya is paused.\n", "kampanya was paused already.\n", "kampanya is resumed.\n"]
+    events = json.loads(ulak("events", "--account", "kampanya", "--json").out)
+    assert [(each["action"], each["via"], each["actor"]) for each in events] == [
+        ("account.resumed", "cli", invoking_user()),
+        ("account.paused", "cli", invoking_user()),
+        ("account.created", "cli", invoking_user()),
     ]
-    assert events[0]["reason"].startswith("asked by ")
-    assert "5301234567" not in "".join(said)
+    assert events[1]["details"]["reason"].startswith("asked by ")
+    assert "5301234567" not in json.dumps(events)
 
 
 def test_check_says_ok_or_what_to_do(

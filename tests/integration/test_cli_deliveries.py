@@ -456,8 +456,9 @@ def test_an_erased_number_is_nowhere_any_more(ulak: Ulak) -> None:
     """In any usual spelling, deliveries and registered ids alike; the number is not repeated."""
     result = ulak("erase", "0530 123 45 67", "--yes")
     assert (result.code, result.out.splitlines()[0]) == (0, "2 deliveries, 3 statements, 0 registered ids,")
-    (event,) = map(json.loads, result.err.splitlines())
-    assert (event["event"], event["deliveries"], event["observations"]) == ("recipient.erased", 2, 3)
+    assert result.err == ""
+    (event,) = json.loads(ulak("events", "--recipient", "+905301234567", "--action", "person.erased", "--json").out)
+    assert (event["details"]["deliveries"], event["details"]["observations"]) == (2, 3)
     assert ulak("erase", "05301234569", "--yes").out.startswith("0 deliveries, 0 statements, 1 registered ids,\n")
     assert found(ulak) == [THREE]
     assert "5301234567" not in result.out + result.err

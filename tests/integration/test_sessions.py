@@ -15,9 +15,11 @@ from task_api import running, runtime_on
 
 from core.settings import SettingsError, load_settings
 from models.database import make_engine, transaction
+from models.events import Kind
 from models.tokens import create_token, revoke_token
 from tasks.steps.upkeep import prune
 from workers.api.app import make_api
+from workers.api.auth import CONFIGURED
 from workers.api.pages.routes import add_pages
 from workers.api.pages.sessions import LASTS, Keys, Session, Sessions
 
@@ -228,9 +230,9 @@ def sessions_with(secret: str, token: str = TOKEN) -> Sessions:
 def test_a_cookie_of_another_secret_token_time_or_purpose_opens_nothing() -> None:
     """Each is refused before the database is asked."""
     mine = sessions_with("k" * 40)
-    session = mine.open("configured")
+    session = mine.open(CONFIGURED.actor)
     cookie = mine.write(session, NOW)
-    body = Session(holder="configured", id="x", mark=Keys("k" * 40).mark_of("another token"))
+    body = Session(holder="configured", kind=Kind.CONFIGURED, id="x", mark=Keys("k" * 40).mark_of("another token"))
     forged = [
         sessions_with("l" * 40).write(session, NOW),
         mine.write(body, NOW),

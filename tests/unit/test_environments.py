@@ -9,7 +9,8 @@ from workers.cli.up import CHILDREN, _environment
 SECRET = {
     "ULAK_DATABASE_URL": "postgresql://u:canary@h/d", "ULAK_REDIS_URL": "redis://:canary@h",
     "ULAK_API_TOKEN": "canary-token", "ULAK_FLOWER_AUTH": "u:canary", "ULAK_SEAL_KEY_FILE": "/canary",
-    "ULAK_PAGE_SECRET_FILE": "/canary-2",
+    "ULAK_PAGE_SECRET_FILE": "/canary-2", "ULAK_PERSON_KEY_FILE": "/canary-3",
+    "ULAK_OIDC_CLIENT_SECRET": "canary-of-the-sign-on",
 }  # fmt: skip
 FOREIGN = {"VAIRO_KEY": "canary-k", "CELERY_BROKER_URL": "canary-c", "PGPASSWORD": "canary-p", "AWS_SECRET": "canary-a"}
 OPEN = {"PATH": "/bin", "HOME": "/root", "LANG": "tr_TR.UTF-8", "LC_ALL": "C", "TZ": "UTC", "ULAK_LOG_LEVEL": "debug",

@@ -7,14 +7,16 @@ from string import Formatter
 
 import pytest
 
+from models.events import Action, Kind
 from models.meanings import COLUMNS, TimeSource
 from models.merge import KEY_PARTS
 from models.overview import AccountState
 from models.rejections import Rejection
 from models.vocabulary import Granularity, Reason, Source, Status
+from workers.api.masking import mask
 from workers.api.pages import meanings, texts_en, texts_tr
 from workers.api.pages.language import CATALOGUES, Language, choose
-from workers.api.pages.showing import Show, environment, mask
+from workers.api.pages.showing import Show, environment
 
 PAGES = Path(texts_en.__file__).parent
 TEMPLATES = sorted((PAGES / "templates").glob("*.html"))
@@ -56,7 +58,7 @@ def test_turkish_is_not_english() -> None:
 def test_every_word_of_ours_has_a_text(code: str) -> None:
     """A status, reason, source, kind, state or part of a merge key that an update adds must be named here too."""
     groups = {"status": Status, "reason": Reason, "source": Source, "granularity": Granularity, "state": AccountState}
-    groups |= {"rejected": Rejection, "message_time_source": TimeSource}
+    groups |= {"rejected": Rejection, "message_time_source": TimeSource, "action": Action, "actor": Kind}
     words = {f"{group}.{word.value.replace(' ', '_')}" for group, kind in groups.items() for word in kind}
     words |= {f"lost.{part}" for parts in KEY_PARTS.values() for part in parts}
     assert words - CATALOGUES[code].keys() == set()
@@ -109,7 +111,7 @@ def test_templates_and_code_ask_only_for_texts_that_there_are_and_leave_none_unu
     assert asked - texts_en.TEXTS.keys() == set()
     parts = set(re.findall(r"[a-z_]+(?:\.[a-z_]+)*", "\n".join(sources)))
     groups = "alarm state status rejected reason source granularity field lost trigger poll language told span"
-    made = tuple(f"{group}." for group in [*groups.split(), "message_time_source"])
+    made = tuple(f"{group}." for group in [*groups.split(), "message_time_source", "action", "actor", "sso"])
     unused = [
         key
         for key in texts_en.TEXTS

@@ -5,19 +5,23 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Path, Request
+from fastapi import APIRouter, BackgroundTasks, Path
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
 from core.logging import get_logger
+from core.redaction import redact_text
+from models.access import Role
 from models.accounts import UnknownAccountError, pause, resume
 from models.database import transaction
+from models.events import Action, record
 from models.ledger.finishing import database_now
 from models.overview import AccountOverview, overview
 from tasks.messages import dispatch_account
 from workers.api.fields import AccountId, Given, Moment, Text
 from workers.api.means import Have
-from workers.api.problems import ProblemError, documented, wrong_fields
+from workers.api.problems import documented, unknown_account, wrong_fields
+from workers.api.rights import NEEDS_OPERATE, NEEDS_READ, Who
 
 log = get_logger(__name__)
 
@@ -95,55 +99,59 @@ class Pause(Given):
     until: Annotated[Moment | None, Field(description="Absent: until somebody resumes it.")] = None
 
 
-@router.get("/accounts", summary="How every account stands")
-def show_all(means: Have) -> Accounts:
+@router.get("/accounts", dependencies=[NEEDS_READ], summary="How every account stands")
+def show_all(means: Have, who: Who) -> Accounts:
     """State, limit use, freshness and open work of every account. Counts rows: not for every second."""
     with means.engine.connect() as connection:
-        return Accounts(accounts=[_view(each) for each in overview(connection)])
+        return Accounts(accounts=[_view(each) for each in overview(connection) if who.access.may(Role.READ, each.id)])
 
 
 @router.post(
     "/accounts/{account}/pause",
+    dependencies=[NEEDS_OPERATE],
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Ask the account nothing",
 )
-def pause_one(account: OneAccount, means: Have, request: Request, why: Pause | None = None) -> Account:
+def pause_one(account: OneAccount, means: Have, who: Who, why: Pause | None = None) -> Account:
     """Takes the place of an automatic pause; an operator's pause that lasts longer already stays."""
     why = why or Pause()
+    who.admit(Role.OPERATE, account)
     with transaction(means.engine) as connection:
         if why.until is not None and why.until <= database_now(connection):
             raise wrong_fields([("body.until", "lies in the past")])
         try:
             is_changed = pause(connection, account, why.until, why.reason)
         except UnknownAccountError:
-            raise _unknown() from None
+            raise unknown_account() from None
+        if is_changed:
+            details = {"reason": redact_text(why.reason), "until": why.until and why.until.isoformat()}
+            record(connection, who.event(Action.ACCOUNT_PAUSED, account=account, details=details))
         found = _found(connection, account)
     if is_changed:
-        caller = request.state.caller
+        caller = who.actor.caller
         log.warning("account.paused", account=account, caller=caller, reason=why.reason, until=why.until)
     return found
 
 
 @router.post(
     "/accounts/{account}/resume",
+    dependencies=[NEEDS_OPERATE],
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Ask the account again",
 )
-def resume_one(account: OneAccount, means: Have, request: Request, later: BackgroundTasks) -> Account:
+def resume_one(account: OneAccount, means: Have, who: Who, later: BackgroundTasks) -> Account:
     """Ends a pause, an open breaker and throttling."""
+    who.admit(Role.OPERATE, account)
     with transaction(means.engine) as connection:
         try:
             resume(connection, account)
         except UnknownAccountError:
-            raise _unknown() from None
+            raise unknown_account() from None
+        record(connection, who.event(Action.ACCOUNT_RESUMED, account=account))
         found = _found(connection, account)
-    log.warning("account.resumed", account=account, caller=request.state.caller)
+    log.warning("account.resumed", account=account, caller=who.actor.caller)
     later.add_task(means.send, dispatch_account(account))
     return found
-
-
-def _unknown() -> ProblemError:
-    return ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
 
 
 def _found(connection: Connection, account: str) -> Account:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.security import HTTPBearer
@@ -16,6 +16,7 @@ from workers.api import (
     callbacks,
     changes,
     deliveries,
+    events,
     manual,
     metrics,
     polls,
@@ -31,11 +32,16 @@ from workers.api.heads import Heads
 from workers.api.hosts import KnownHosts
 from workers.api.means import Means, Publish
 from workers.api.readiness import PATIENCE_SECONDS, Readiness
+from workers.api.rights import roles_of
+from workers.recording import Recorder, person_key
+
+_PARTS: Final = (polls, tracked, deliveries, changes, accounts, reports, events)
 
 DESCRIPTION = """One truthful delivery-status table over all messaging providers.
 
-Everything under `/v1` needs `Authorization: Bearer <token>`. Every error is `application/problem+json`. Times have an
-offset; unknown fields and parameters are refused. Send `X-Request-Id` to find your request in the log."""
+Everything under `/v1` needs `Authorization: Bearer <token>`, with the role that the operation names. Every error is
+`application/problem+json`. Times have an offset; unknown fields and parameters are refused. Send `X-Request-Id` to find
+your request in the log."""
 
 
 def make_api(
@@ -55,7 +61,8 @@ def make_api(
     may take to come. `bodies`: what those of all requests may hold together. `settings`: where it is reached.
     """
     settings = settings or load_settings()
-    means = Means(runtime=runtime, token=token, publish=publish)
+    recorder = Recorder(runtime.engine, lambda: person_key(settings))
+    means = Means(runtime=runtime, token=token, publish=publish, recorder=recorder)
 
     readiness = Readiness.beside(runtime.engine, probe_seconds)
 
@@ -106,23 +113,37 @@ def _guarded() -> APIRouter:
     every = problems.documented(
         HTTPStatus.BAD_REQUEST,
         HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.FORBIDDEN,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         HTTPStatus.UNPROCESSABLE_ENTITY,
         HTTPStatus.SERVICE_UNAVAILABLE,
     )
     router = APIRouter(prefix=GUARDED, dependencies=[Security(bearer)], responses=every)
-    for part in (polls, tracked, deliveries, changes, accounts, reports):
+    for part in _PARTS:
         router.include_router(part.router)
     return router
 
 
 def _document_problems(api: FastAPI) -> None:
-    """Put the form of all errors into the OpenAPI document."""
+    """Put the form of all errors, and the role that each operation needs, into the OpenAPI document."""
     make = api.openapi
+    roles = {
+        (GUARDED + route.path, method.lower()): role
+        for part in _PARTS
+        for route, role in roles_of(part.router.routes)
+        for method in route.methods or ()
+    }
 
     def openapi() -> dict[str, Any]:
+        is_new = api.openapi_schema is None
         document = make()
+        if not is_new:
+            return document
+        for (path, method), role in roles.items():
+            operation = document["paths"][path][method]
+            operation["x-ulak-role"] = role.value
+            operation["description"] += f"\n\nNeeds the role `{role.value}`."
         document["components"].setdefault("schemas", {})["Problem"] = dict(problems.SCHEMA)
         return document
 

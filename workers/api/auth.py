@@ -10,14 +10,17 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from models.tokens import PREFIX, digest, holder_of
+from models.access import EVERYTHING
+from models.events import Actor, Kind
+from models.tokens import PREFIX, Bearer, bearer_of, digest
 from workers.api.guessing import address_of, slow_down
 from workers.api.means import Means
 from workers.api.problems import database_problem, problem
+from workers.api.rights import Caller
 
 GUARDED = "/v1"
-CONFIGURED = "configured"
-"""What the log calls the bearer of `ULAK_API_TOKEN`."""
+CONFIGURED = Caller(actor=Actor(kind=Kind.CONFIGURED, name=Kind.CONFIGURED.value), access=EVERYTHING)
+"""The bearer of `ULAK_API_TOKEN`."""
 _OURS = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
 
 
@@ -37,7 +40,7 @@ class BearerGuard:
         await (self._app if refusal is None else refusal)(scope, receive, send)
 
     async def _refusal(self, scope: Scope) -> Response | None:
-        """None where the caller is known, whose name then stands in the request's state."""
+        """None where the caller is known, who then stands in the request's state."""
         scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
         token = token.strip()
         try:
@@ -47,7 +50,7 @@ class BearerGuard:
                 raise
             return answer
         if caller is not None:
-            scope.setdefault("state", {})["caller"] = caller
+            scope.setdefault("state", {}).update(who=caller, caller=caller.actor.caller)
             return None
         if token and self._means.failed.note(address_of(scope)):
             return slow_down()
@@ -55,11 +58,17 @@ class BearerGuard:
         refusal.headers["WWW-Authenticate"] = 'Bearer realm="ulak"'
         return refusal
 
-    async def _caller(self, token: str) -> str | None:
-        """The bearer's name. What cannot be a token of ours costs no look-up."""
+    async def _caller(self, token: str) -> Caller | None:
+        """The bearer. What cannot be a token of ours costs no look-up."""
         if self._configured is not None and hmac.compare_digest(digest(token), self._configured):
             return CONFIGURED
         return await run_in_threadpool(self._holder, token) if _OURS.fullmatch(token) else None
 
-    def _holder(self, token: str) -> str | None:
-        return holder_of(self._means.engine, token)
+    def _holder(self, token: str) -> Caller | None:
+        bearer = bearer_of(self._means.engine, token)
+        return None if bearer is None else bearer_caller(bearer)
+
+
+def bearer_caller(bearer: Bearer) -> Caller:
+    """The bearer of a named token."""
+    return Caller(actor=Actor(kind=Kind.TOKEN, name=bearer.name), access=bearer.access)

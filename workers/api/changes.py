@@ -12,13 +12,16 @@ from starlette.concurrency import run_in_threadpool
 
 from core import clock
 from core.logging import get_logger
+from models.access import Role
 from models.changes import Change, ChangeCursor, CursorGoneError, FeedMovedError, read_changes, renew_feed
 from models.database import transaction
 from workers.api.cursors import LARGEST, decode, encode, wrong_cursor
-from workers.api.deliveries import Delivery, delivery_of
+from workers.api.deliveries import Delivery, note_reading, shown
 from workers.api.fields import Cursor, Given, Limit
 from workers.api.means import Have, Means
 from workers.api.problems import ProblemError, documented
+from workers.api.rights import NEEDS_READ, Caller, Who
+from workers.recording import Row
 
 log = get_logger(__name__)
 router = APIRouter(tags=["changes"])
@@ -57,26 +60,28 @@ class FeedSearch(Given):
 
 @router.get(
     "/changes",
+    dependencies=[NEEDS_READ],
     responses=documented(HTTPStatus.GONE),
     summary="The feed of changes",
 )
-async def feed(asked: Annotated[FeedSearch, Query()], means: Have, request: Request) -> Feed:
+async def feed(asked: Annotated[FeedSearch, Query()], means: Have, who: Who, request: Request) -> Feed:
     """Every change of the shared table, in order, exactly once by cursor; without a cursor from the beginning.
 
     A row that changed several times comes once, as it stands now. 410: begin again without a cursor, and drop what you
-    hold.
+    hold. A token that is limited to accounts gets the rows of these, and all erasures, which name nobody. Numbers are
+    masked below the role operate.
     """
     after = None if asked.cursor is None else parse_cursor(asked.cursor)
     until = clock.boot() + asked.wait
     while True:
-        changes, cursor = await run_in_threadpool(_read, means, after, asked.limit)
+        entries, cursor, more = await run_in_threadpool(_entries, means, who, after, asked.limit)
         left = until - clock.boot()
-        if changes or left <= 0 or await request.is_disconnected():
+        if entries or more or left <= 0 or await request.is_disconnected():
             break
         # A waiter holds neither a thread nor a connection.
         await asyncio.sleep(min(LOOK_SECONDS, left))
         after = cursor
-    return Feed(changes=[_entry(each) for each in changes], cursor=text_of(cursor), more=len(changes) == asked.limit)
+    return Feed(changes=entries, cursor=text_of(cursor), more=more)
 
 
 def text_of(cursor: ChangeCursor) -> str:
@@ -106,7 +111,22 @@ def _read(means: Means, after: ChangeCursor | None, limit: int) -> tuple[list[Ch
         return _read(means, after, limit)
 
 
-def _entry(change: Change) -> Entry:
+def _entries(
+    means: Means, who: Caller, after: ChangeCursor | None, limit: int
+) -> tuple[list[Entry], ChangeCursor, bool]:
+    """What this caller may know of the next changes, the cursor behind them, and whether there are more."""
+    changes, cursor = _read(means, after, limit)
+    rows: list[Row] = [each.delivery for each in changes if each.delivery is not None]
+    note_reading(means, who, rows)
+    entries = [_entry(each, who) for each in changes if _may_know(each, who)]
+    return entries, cursor, len(changes) == limit
+
+
+def _may_know(change: Change, who: Caller) -> bool:
+    return change.delivery is None or who.access.may(Role.READ, change.delivery["account_id"])
+
+
+def _entry(change: Change, who: Caller) -> Entry:
     if change.delivery is None:
         return Entry(op="erase", id=change.id, version=change.changed_in, delivery=None)
-    return Entry(op="put", id=change.id, version=change.changed_in, delivery=delivery_of(change.delivery))
+    return Entry(op="put", id=change.id, version=change.changed_in, delivery=shown(change.delivery, who))

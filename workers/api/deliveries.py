@@ -1,6 +1,6 @@
 """The shared table, looked up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final
@@ -9,6 +9,8 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection, RowMapping
 
+from models.access import Role
+from models.events import Action, Event
 from models.lookups import Explanation, explain, find_deliveries, open_tracked
 from models.meanings import COLUMNS, GRANULARITIES, REASONS, SOURCES, STATUSES, TIME_SOURCES, TimeSource
 from models.vocabulary import Granularity, Reason, Source, Status
@@ -16,8 +18,11 @@ from providers.codes import explain_codes
 from providers.numbers import same_number_spellings, trimmed
 from workers.api.cursors import decode_page, encode_page
 from workers.api.fields import AccountId, Cursor, Given, Limit, Moment, RowId, Text
-from workers.api.means import Have
+from workers.api.masking import masked_row, masked_value
+from workers.api.means import Have, Means
 from workers.api.problems import ProblemError, check_account, documented
+from workers.api.rights import NEEDS_READ, NEEDS_SUPPORT, Caller, Who, forbidden
+from workers.recording import Row, people_of
 
 router = APIRouter(tags=["deliveries"])
 
@@ -29,6 +34,7 @@ def _listed(meaning: str, words: Mapping[Any, str]) -> str:
 
 _DESCRIPTIONS: Final[Mapping[str, str]] = {
     **COLUMNS,
+    "recipient": f"{COLUMNS['recipient']} Masked below the role operate.",
     "granularity": _listed(COLUMNS["granularity"], GRANULARITIES),
     "status": _listed(COLUMNS["status"], STATUSES),
     "reason": _listed(COLUMNS["reason"], REASONS),
@@ -77,11 +83,6 @@ class Delivery(BaseModel):
     first_seen_at: Annotated[datetime, _column("first_seen_at")]
     changed_at: Annotated[datetime, _column("changed_at")]
     extra: Annotated[dict[str, Any], _column("extra")]
-
-
-def delivery_of(row: Mapping[Any, Any]) -> Delivery:
-    """A row of the table as the API shows it."""
-    return Delivery(**row, **explain_codes(row))
 
 
 class Unanswered(BaseModel):
@@ -150,12 +151,19 @@ class DeliverySearch(Given):
     limit: Limit = 100
 
 
-@router.get("/deliveries", responses=documented(HTTPStatus.NOT_FOUND), summary="Deliveries")
-def search(asked: Annotated[DeliverySearch, Query()], means: Have) -> Deliveries:
+@router.get("/deliveries", dependencies=[NEEDS_READ], responses=documented(HTTPStatus.NOT_FOUND), summary="Deliveries")
+def search(asked: Annotated[DeliverySearch, Query()], means: Have, who: Who) -> Deliveries:
     """Pages go by row id, which never changes: a row that changes while you page is neither skipped nor repeated.
 
     A recipient that is no phone number is searched as it stands, since it may be a provider's own id of a person.
+    To look for a person takes the role support, and is recorded. Numbers are masked below the role operate.
     """
+    role = Role.READ if asked.recipient is None else Role.SUPPORT
+    if asked.account is not None:
+        who.admit(role, asked.account)
+    elif not who.access.may(role):
+        raise forbidden(role)
+    accounts = who.access.accounts(role)
     recipients = same_number_spellings(asked.recipient) if asked.recipient else None
     client_ref = trimmed(asked.client_ref) if asked.client_ref is not None else None
     question = ("deliveries", asked.account, asked.status, recipients, client_ref, asked.since)
@@ -165,6 +173,7 @@ def search(asked: Annotated[DeliverySearch, Query()], means: Have) -> Deliveries
         rows = find_deliveries(
             connection,
             account=asked.account,
+            accounts=accounts,
             status=asked.status,
             recipient=recipients,
             client_ref=client_ref,
@@ -173,46 +182,113 @@ def search(asked: Annotated[DeliverySearch, Query()], means: Have) -> Deliveries
             after_id=after or 0,
         )
         named = asked.recipient is not None or asked.client_ref is not None
-        unanswered = _unanswered(connection, asked, recipients, client_ref) if named and after is None else []
+        waiting = _unanswered(connection, asked, who, recipients, client_ref) if named and after is None else []
+    if asked.recipient is not None:
+        mark = means.recorder.mark(asked.recipient)
+        means.recorder.try_add(who.event(Action.PERSON_SEARCHED, account=asked.account, person=mark))
+    else:
+        note_reading(means, who, rows)
+        note_reading(means, who, waiting)
     return Deliveries(
-        deliveries=[delivery_of(row) for row in rows],
-        unanswered=unanswered,
+        deliveries=[shown(row, who) for row in rows],
+        unanswered=[_unanswered_view(row, who) for row in waiting],
         cursor=encode_page(rows[-1]["id"], question) if len(rows) == asked.limit else None,
     )
 
 
 @router.get(
     "/deliveries/{delivery_id}",
+    dependencies=[NEEDS_READ],
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="One delivery with its history",
 )
-def show(delivery_id: RowId, means: Have) -> ExplainedDelivery:
-    """Every distinct statement about the delivery, which one won and why."""
+def show(delivery_id: RowId, means: Have, who: Who) -> ExplainedDelivery:
+    """Every distinct statement about the delivery, which one won and why. Recorded, unless its numbers are masked."""
+    found = _found(means, who, delivery_id)
+    may_see = who.access.may(Role.OPERATE, found.delivery["account_id"])
+    if may_see:
+        for event in _seen(means, who, found, Action.DELIVERY_VIEWED):
+            means.recorder.try_add(event)
+    return _explained(found, may_see=may_see)
+
+
+@router.post(
+    "/deliveries/{delivery_id}/reveal",
+    dependencies=[NEEDS_SUPPORT],
+    responses=documented(HTTPStatus.NOT_FOUND),
+    summary="One delivery with its number",
+)
+def reveal(delivery_id: RowId, means: Have, who: Who) -> ExplainedDelivery:
+    """The same with the number in full. That it was shown, and to whom, is recorded first; without that, 503."""
+    found = _found(means, who, delivery_id)
+    who.admit(Role.SUPPORT, found.delivery["account_id"])
+    means.recorder.add(*_seen(means, who, found, Action.NUMBER_REVEALED))
+    return _explained(found, may_see=True)
+
+
+def shown(row: Row, who: Caller) -> Delivery:
+    """The row as this caller may see it."""
+    seen = row if who.access.may(Role.OPERATE, row["account_id"]) else masked_row(row)
+    return Delivery(**seen, **explain_codes(seen))
+
+
+def note_reading(means: Means, who: Caller, rows: Sequence[Row]) -> None:
+    """Record, once an hour, that the caller reads numbers in full and many at once."""
+    for account in sorted({row["account_id"] for row in rows if row["recipient"] is not None}):
+        if who.access.may(Role.OPERATE, account):
+            means.recorder.add_hourly(who.event(Action.DELIVERIES_READ, account=account))
+
+
+def _found(means: Means, who: Caller, delivery_id: int) -> Explanation:
+    """The delivery, where the caller may know of it."""
     with means.engine.connect() as connection:
         found = explain(connection, delivery_id)
-    if found is None:
+    if found is None or not who.access.may(Role.READ, found.delivery["account_id"]):
         raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such delivery.")
+    return found
+
+
+def _seen(means: Means, who: Caller, found: Explanation, action: Action) -> list[Event]:
+    """One event for each person that the delivery is about."""
+    row = found.delivery
+    about = {"account": row["account_id"], "delivery_id": row["id"]}
+    return [who.event(action, person=mark, **about) for mark in means.recorder.marks(people_of(row))]
+
+
+def _explained(found: Explanation, *, may_see: bool) -> ExplainedDelivery:
+    row = found.delivery if may_see else masked_row(found.delivery)
+    people = None if may_see else people_of(found.delivery)
     return ExplainedDelivery(
-        **found.delivery, **explain_codes(found.delivery), conflicting=list(found.conflicting), history=_history(found)
+        **row, **explain_codes(row), conflicting=list(found.conflicting), history=_history(found, people)
     )
 
 
 def _unanswered(
-    connection: Connection, asked: DeliverySearch, recipients: tuple[str, ...] | None, client_ref: str | None
-) -> list[Unanswered]:
+    connection: Connection,
+    asked: DeliverySearch,
+    who: Caller,
+    recipients: tuple[str, ...] | None,
+    client_ref: str | None,
+) -> list[RowMapping]:
     if asked.status is not None or asked.since is not None:
         return []
+    accounts = who.access.accounts(Role.READ if recipients is None else Role.SUPPORT)
     found: dict[int, RowMapping] = {}
     for recipient in recipients or (None,):
-        for row in open_tracked(connection, account=asked.account, recipient=recipient, client_ref=client_ref):
+        for row in open_tracked(
+            connection, account=asked.account, accounts=accounts, recipient=recipient, client_ref=client_ref
+        ):
             found[row["id"]] = row
-    return [
-        Unanswered(kind=row["id_kind"], **{name: row[name] for name in Unanswered.model_fields if name in row})
-        for _, row in sorted(found.items())
-    ]
+    return [row for _, row in sorted(found.items())]
 
 
-def _history(found: Explanation) -> list[Statement]:
+def _unanswered_view(row: RowMapping, who: Caller) -> Unanswered:
+    seen = row if who.access.may(Role.OPERATE, row["account_id"]) else masked_row(row)
+    return Unanswered(kind=row["id_kind"], **{name: seen[name] for name in Unanswered.model_fields if name in seen})
+
+
+def _history(found: Explanation, people: Sequence[str] | None) -> list[Statement]:
+    """The statements; without the numbers of these people, where they are given."""
     return [
         Statement(
             status=facts["status"],
@@ -225,8 +301,12 @@ def _history(found: Explanation) -> list[Statement]:
             won=each.lost_by is None,
             lost_by=each.lost_by,
             gave=list(each.gave),
-            statement=each.observation["statement"],
+            statement=_statement(each.observation["statement"], people),
         )
         for each in found.statements
         for facts in [each.observation["facts"]]
     ]
+
+
+def _statement(statement: dict[str, Any], people: Sequence[str] | None) -> dict[str, Any]:
+    return statement if people is None else masked_value(statement, people)

@@ -14,6 +14,7 @@ from tasks.messages import Message
 from tasks.runtime import Runtime
 from workers.attempts import FailedAttempts
 from workers.connections import NothingRunningError, app_for
+from workers.recording import Recorder
 
 log = get_logger(__name__)
 
@@ -29,6 +30,8 @@ class Means:
     """The configured bearer token, beside those of the table."""
     publish: Publish | None = None
     """Sends a message after the commit; never raises. None: the reconciler finds everything."""
+    recorder: Recorder
+    """Of who did and saw what."""
     failed: FailedAttempts = field(default_factory=FailedAttempts, repr=False)
     """Wrong secrets of this process's callers, whatever they were sent to."""
 

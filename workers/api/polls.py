@@ -9,7 +9,9 @@ from fastapi import APIRouter, BackgroundTasks, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, RowMapping
 
+from models.access import Role
 from models.database import retry_transaction
+from models.events import Action, record
 from models.ledger import planning
 from models.ledger.listing import find_poll, list_polls, polls_of_key
 from models.tracked import account_of
@@ -19,7 +21,8 @@ from tasks.steps.ondemand import open_on_demand, poll_mistake
 from workers.api.cursors import decode_page, encode_page
 from workers.api.fields import AccountId, Cursor, Given, IdempotencyKey, Limit, RowId, Text
 from workers.api.means import Have, Means
-from workers.api.problems import ProblemError, check_account, documented, wrong_fields
+from workers.api.problems import ProblemError, check_account, documented, unknown_account, wrong_fields
+from workers.api.rights import NEEDS_OPERATE, NEEDS_READ, Caller, Who
 
 MOST_IDS = 1000
 
@@ -101,15 +104,23 @@ class PollSearch(Given):
 
 @router.post(
     "/polls",
+    dependencies=[NEEDS_OPERATE],
     status_code=HTTPStatus.ACCEPTED,
     responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
     summary="Ask an account now",
 )
 def create(
-    new: NewPoll, means: Have, later: BackgroundTasks, response: Response, idempotency_key: IdempotencyKey = None
+    new: NewPoll,
+    means: Have,
+    *,
+    who: Who,
+    later: BackgroundTasks,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
 ) -> Poll:
     """Opens a poll; its plan follows within seconds. The same Idempotency-Key gives the same poll."""
-    poll = open_poll(means, new, idempotency_key)
+    who.admit(Role.OPERATE, new.account)
+    poll = open_poll(means, who, new, idempotency_key)
     if not poll.planned:
         # After the answer: a broker that is away costs the caller nothing.
         later.add_task(means.send, poll_account(poll.account, poll.id))
@@ -117,31 +128,44 @@ def create(
     return poll
 
 
-@router.get("/polls/{poll_id}", responses=documented(HTTPStatus.NOT_FOUND), summary="One poll")
-def show(poll_id: RowId, means: Have) -> Poll:
+@router.get(
+    "/polls/{poll_id}", dependencies=[NEEDS_READ], responses=documented(HTTPStatus.NOT_FOUND), summary="One poll"
+)
+def show(poll_id: RowId, means: Have, who: Who) -> Poll:
     """State and progress of a poll."""
     with means.engine.connect() as connection:
-        return _found(connection, poll_id)
+        return _found(connection, who, poll_id)
 
 
 @router.delete(
     "/polls/{poll_id}",
+    dependencies=[NEEDS_OPERATE],
     responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
     summary="Cancel a poll",
 )
-def cancel(poll_id: RowId, means: Have) -> Poll:
+def cancel(poll_id: RowId, means: Have, who: Who) -> Poll:
     """What it has not asked yet is not asked; what is in the air is still stored. 409 where it has ended by itself."""
-    retry_transaction(means.engine, lambda connection: planning.cancel(connection, poll_id))
     with means.engine.connect() as connection:
-        poll = _found(connection, poll_id)
+        who.admit(Role.OPERATE, _found(connection, who, poll_id).account)
+
+    def run(connection: Connection) -> None:
+        if planning.cancel(connection, poll_id) is not None:
+            account = _found(connection, who, poll_id).account
+            record(connection, who.event(Action.POLL_CANCELLED, account=account, details={"poll": poll_id}))
+
+    retry_transaction(means.engine, run)
+    with means.engine.connect() as connection:
+        poll = _found(connection, who, poll_id)
     if poll.state != "cancelled":
         raise ProblemError(HTTPStatus.CONFLICT, f"The poll has ended already: it is {poll.state.replace('_', ' ')}.")
     return poll
 
 
-@router.get("/polls", responses=documented(HTTPStatus.NOT_FOUND), summary="Polls")
-def search(asked: Annotated[PollSearch, Query()], means: Have) -> Polls:
+@router.get("/polls", dependencies=[NEEDS_READ], responses=documented(HTTPStatus.NOT_FOUND), summary="Polls")
+def search(asked: Annotated[PollSearch, Query()], means: Have, who: Who) -> Polls:
     """Polls, the newest first. Those that are opened while you page stand before your first page."""
+    if asked.account is not None:
+        who.admit(Role.READ, asked.account)
     question = ("polls", asked.account, asked.state, asked.task)
     before = decode_page(asked.cursor, question)
     with means.engine.connect() as connection:
@@ -150,27 +174,40 @@ def search(asked: Annotated[PollSearch, Query()], means: Have) -> Polls:
             rows: Sequence[RowMapping] = [
                 row
                 for row in polls_of_key(connection, asked.task)
-                if asked.account in {None, row["account_id"]} and asked.state in {None, row["state"]}
+                if who.access.may(Role.READ, row["account_id"])
+                and asked.account in {None, row["account_id"]}
+                and asked.state in {None, row["state"]}
             ]
             return Polls(polls=[_view(row) for row in rows], cursor=None)
-        rows = list_polls(connection, account=asked.account, state=asked.state, limit=asked.limit, before_id=before)
+        rows = list_polls(
+            connection,
+            account=asked.account,
+            accounts=who.access.accounts(Role.READ),
+            state=asked.state,
+            limit=asked.limit,
+            before_id=before,
+        )
     full = len(rows) == asked.limit
     return Polls(polls=[_view(row) for row in rows], cursor=encode_page(rows[-1]["id"], question) if full else None)
 
 
-def open_poll(means: Means, new: NewPoll, key: str | None) -> Poll:
+def open_poll(means: Means, who: Caller, new: NewPoll, key: str | None) -> Poll:
     """Open the poll, or give the one of this key; 422 where that one asked for something else."""
     with means.engine.connect() as connection:
         known = polls_of_key(connection, key) if key is not None else []
         if known:
             return _same(known, new)
         _check(connection, new)
+
+    def also(connection: Connection, poll_id: int) -> None:
+        record(connection, who.event(Action.POLL_OPENED, account=new.account, details={"poll": poll_id}))
+
     poll_id = open_on_demand(
-        means.runtime, new.account, trigger="api", key=key, window=(new.first, new.last), ids=_ids(new)
+        means.runtime, new.account, trigger="api", key=key, window=(new.first, new.last), ids=_ids(new), also=also
     )
     with means.engine.connect() as connection:
         # Two requests with one key may have come at once.
-        return _found(connection, poll_id) if key is None else _same(polls_of_key(connection, key), new)
+        return _found(connection, who, poll_id) if key is None else _same(polls_of_key(connection, key), new)
 
 
 def _same(known: Sequence[RowMapping], new: NewPoll) -> Poll:
@@ -190,7 +227,7 @@ def _check(connection: Connection, new: NewPoll) -> None:
     """Refuse what could never be asked, each field by name."""
     row = account_of(connection, new.account)
     if row is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
+        raise unknown_account()
     if not row["enabled"]:
         raise ProblemError(HTTPStatus.CONFLICT, "The account is disabled: enable it in the accounts file first.")
     mistake = poll_mistake(row, (new.first, new.last))
@@ -204,9 +241,9 @@ def _check(connection: Connection, new: NewPoll) -> None:
         raise wrong_fields(mistakes)
 
 
-def _found(connection: Connection, poll_id: int) -> Poll:
+def _found(connection: Connection, who: Caller, poll_id: int) -> Poll:
     row = find_poll(connection, poll_id)
-    if row is None:
+    if row is None or not who.access.may(Role.READ, row["account_id"]):
         raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such poll.")
     return _view(row)
 

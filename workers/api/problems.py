@@ -69,10 +69,15 @@ def wrong_fields(mistakes: Sequence[tuple[str, str]]) -> ProblemError:
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"The request is wrong: {named}.", mistakes)
 
 
+def unknown_account() -> ProblemError:
+    """404: there is no such account, or the caller may not know of it."""
+    return ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
+
+
 def check_account(connection: Connection, account: str | None) -> None:
     """404 where a search is narrowed to an account that is not there: an empty answer would say that it has nothing."""
     if account is not None and account_of(connection, account) is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
+        raise unknown_account()
 
 
 def problem(status: HTTPStatus, detail: str, **more: Any) -> JSONResponse:

@@ -9,6 +9,8 @@ from sqlalchemy import RowMapping
 from starlette.concurrency import run_in_threadpool
 
 from core.logging import get_logger
+from models.access import Role
+from models.events import Action
 from models.rejections import Rejection
 from models.tracked import account_of
 from providers.adapter import Callback
@@ -17,7 +19,8 @@ from tasks.steps.callbacks import BodyRefusedError, Received, ingest, reject
 from workers.api.bodies import headers_of, not_unpacked, read_counted
 from workers.api.fields import AccountId
 from workers.api.means import Have, Means
-from workers.api.problems import ProblemError, documented
+from workers.api.problems import ProblemError, documented, unknown_account
+from workers.api.rights import NEEDS_OPERATE, Who
 
 log = get_logger(__name__)
 router = APIRouter(tags=["reports"])
@@ -40,6 +43,7 @@ class Stored(BaseModel):
 
 @router.post(
     "/reports/{account}",
+    dependencies=[NEEDS_OPERATE],
     response_model=Stored,
     response_model_exclude_defaults=True,
     responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
@@ -52,11 +56,13 @@ class Stored(BaseModel):
         }
     },
 )
-async def hand_over(account: Annotated[AccountId, Path()], request: Request, means: Have) -> Any:
+async def hand_over(account: Annotated[AccountId, Path()], request: Request, means: Have, who: Who) -> Any:
     """Stores what the reply says. Handing the same reply over again changes nothing."""
+    who.admit(Role.OPERATE, account)
     row = await run_in_threadpool(_row, means, account)
     body = await read_counted(request, means.runtime, row)
     given = Callback(tail=SEND_REPLY, body=body, headers=headers_of(request))
+    await run_in_threadpool(means.recorder.add_hourly, who.event(Action.REPORTS_HANDED_OVER, account=account))
     stored = await run_in_threadpool(_store, means, row, given)
     return stored if isinstance(stored, Response) else Stored.model_validate(stored, from_attributes=True)
 
@@ -65,7 +71,7 @@ def _row(means: Means, account: str) -> RowMapping:
     with means.engine.connect() as connection:
         row = account_of(connection, account)
     if row is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
+        raise unknown_account()
     return row
 
 

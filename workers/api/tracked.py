@@ -12,13 +12,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from core.redaction import redact_text
+from models.access import Role
+from models.events import Action
 from models.tracked import account_of
 from tasks.steps.idcheck import IdCheck
 from tasks.steps.tracking import MOST_AT_ONCE, track
 from workers.api.bodies import TRACKED_CAP_BYTES, read_body
 from workers.api.fields import in_our_time
 from workers.api.means import Have, Means
-from workers.api.problems import ProblemError, documented, wrong_fields
+from workers.api.problems import ProblemError, documented, unknown_account, wrong_fields
+from workers.api.rights import NEEDS_OPERATE, Caller, Who
 
 MOST_IDS = 100_000
 REGISTERED, REFUSED = "registered", "refused"
@@ -104,6 +107,7 @@ _BODY_SCHEMA = {
 
 @router.post(
     "/tracked",
+    dependencies=[NEEDS_OPERATE],
     response_model=Tracked,
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Register ids so that they get polled",
@@ -113,20 +117,22 @@ _BODY_SCHEMA = {
     "deliveries, also to those that are stored already.",
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _BODY_SCHEMA}}}},
 )
-async def register(request: Request, means: Have) -> Response:
+async def register(request: Request, means: Have, who: Who) -> Response:
     """Registers ids; committed when the answer comes."""
     body = await read_body(request)
-    answer = await run_in_threadpool(register_body, means, body)
+    answer = await run_in_threadpool(register_body, means, who, body)
     return Response(answer, media_type="application/json")
 
 
-def register_body(means: Means, body: bytes) -> bytes:
+def register_body(means: Means, who: Caller, body: bytes) -> bytes:
     """Register what the body names; the answer as JSON."""
     given = _envelope(body)
+    who.admit(Role.OPERATE, given.account)
     with means.engine.connect() as connection:
         row = account_of(connection, given.account.replace("\0", ""))
     if row is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
+        raise unknown_account()
+    means.recorder.add_hourly(who.event(Action.IDS_REGISTERED, account=row["id"]))
     check = IdCheck(row)
     good: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []

@@ -1,23 +1,24 @@
 """`ulak accounts`: apply a file, list, pause, resume."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from sqlalchemy import Connection
 
-from core.logging import get_logger
-from models.accounts import AccountRecord, apply, list_accounts, load, pause, resume
+from core.redaction import redact_text
+from models.accounts import AccountRecord, AccountSettings, Applied, apply, list_accounts, load, pause, resume
 from models.database import retry_transaction, transaction
+from models.events import Action, record
 from models.ledger.finishing import database_now
 from models.overview import AccountState, paused_by, state_of
 from providers.accounts import read_accounts
 from workers.cli.output import write_json, write_line, write_table
-from workers.cli.session import session, tell
+from workers.cli.session import event_of, session, tell
 from workers.strength import REPORTED, require_strong_paths
-
-log = get_logger(__name__)
 
 commands = typer.Typer(name="accounts", help="The accounts that are asked.", no_args_is_help=True)
 AccountId = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")]
@@ -37,7 +38,8 @@ def apply_file(
     """Make the accounts what the file says; a wrong file is refused whole."""
     specs = read_accounts(file)
     short = require_strong_paths(session(context).settings, specs)
-    done = retry_transaction(session(context).engine, lambda c: apply(c, specs, prune=prune))
+    run = session(context)
+    done = retry_transaction(run.engine, lambda c: apply_recorded(c, specs, prune=prune))
     names = {"created": done.created, "changed": done.changed, "unchanged": done.unchanged, "disabled": done.disabled}
     for word, ids in names.items():
         for account_id in ids:
@@ -46,6 +48,20 @@ def apply_file(
         tell(f"Not in the file, still running (--prune disables them): {', '.join(done.missing)}")
     if short:
         tell(f"The secret of the callback address is {REPORTED}: {', '.join(short)}")
+
+
+def apply_recorded(connection: Connection, specs: Iterable[AccountSettings], *, prune: bool) -> Applied:
+    """Apply the file, and record for each account what became of it."""
+    done = apply(connection, specs, prune=prune)
+    changes = (
+        (Action.ACCOUNT_CREATED, done.created),
+        (Action.ACCOUNT_CHANGED, done.changed),
+        (Action.ACCOUNT_DISABLED, done.disabled),
+    )
+    for action, ids in changes:
+        for account_id in ids:
+            record(connection, event_of(action, account=account_id))
+    return done
 
 
 @commands.command("list")
@@ -107,18 +123,21 @@ def pause_one(
     why: Annotated[str, typer.Option(help="What people are told.")] = "paused by hand",
 ) -> None:
     """Ask the account nothing until it is resumed."""
-    with transaction(session(context).engine) as connection:
+    run = session(context)
+    with transaction(run.engine) as connection:
         changed = pause(connection, account, None, why)
-    if changed:
-        log.warning("account.paused", account=account, reason=why)
+        if changed:
+            event = run.event(Action.ACCOUNT_PAUSED, account=account, details={"reason": redact_text(why)})
+            record(connection, event)
     tell(f"{account} is paused." if changed else f"{account} was paused already.")
 
 
 @commands.command("resume")
 def resume_one(context: typer.Context, account: AccountId) -> None:
     """Ask the account again: ends a pause, an open breaker and throttling."""
-    with transaction(session(context).engine) as connection:
+    run = session(context)
+    with transaction(run.engine) as connection:
         resume(connection, account)
         enabled = load(connection, account).enabled
-    log.warning("account.resumed", account=account)
+        record(connection, run.event(Action.ACCOUNT_RESUMED, account=account))
     tell(f"{account} is resumed." if enabled else f"{account} is resumed but still disabled in the accounts file.")

@@ -12,7 +12,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from core import clock
 from core.redaction import redact_text
 from core.redis import connect
-from core.settings import CredentialError, ignored_variables, resolve_reference, trusted_proxies_before
+from core.settings import (
+    CredentialError,
+    SettingsError,
+    ignored_variables,
+    resolve_reference,
+    trusted_proxies_before,
+)
 from core.strength import ADVICE, SHORTEST
 from core.zones import host_differs, zone_rules
 from models.accounts import AccountRecord, list_accounts
@@ -81,6 +87,8 @@ def _findings(run: Session) -> Iterator[Finding]:
     yield Finding("settings", None, "; ".join([f"home {run.settings.home}", *_without_effect()]))
     where = run.settings.public_url or ("on this host" if run.settings.listens_on_loopback else "behind a proxy")
     yield Finding("status page", None, where, warning=_exposure(run))
+    if run.settings.oidc_issuer is not None:
+        yield _guarded("single sign-on", run, _sign_on)
     if short := short_settings(run.settings):
         yield Finding("secrets", None, warning=f"{' and '.join(short)}: {REPORTED}; {ADVICE}")
     yield Finding("time zones", None, _time_zones())
@@ -163,6 +171,21 @@ def _exposure(run: Session) -> str:
         return ""
     where = "it listens beyond this host, and neither ULAK_PUBLIC_URL nor ULAK_TRUSTED_PROXIES is set"
     return f"{where}: behind https its cookies get no Secure"
+
+
+def _sign_on(run: Session) -> tuple[str | None, str]:
+    """Whether the settings are whole, and the provider answers with what a log-in needs."""
+    from workers.api.pages.sign_on import SignOnError, sign_on_for  # noqa: PLC0415 - Authlib costs a quarter second
+
+    try:
+        sign_on = sign_on_for(run.settings)
+        if sign_on is not None:
+            sign_on.check()
+    except (SettingsError, SignOnError) as error:
+        return str(error), ""
+    except CredentialError as error:
+        return f"ULAK_OIDC_CA_FILE: {error}", ""
+    return None, run.settings.oidc_issuer or ""
 
 
 def _schema(run: Session) -> tuple[str | None, str]:

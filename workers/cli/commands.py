@@ -9,6 +9,7 @@ from typer.exceptions import TyperException
 from core.logging import configure_logging, get_logger
 from workers.cli import (
     accounts,
+    audit,
     checking,
     deliveries,
     explaining,
@@ -81,5 +82,6 @@ for module in (
     upkeep,
     readers,
     tokens,
+    audit,
 ):
     module.register(app)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
@@ -12,6 +12,7 @@ from sqlalchemy import Connection, RowMapping
 
 from core.zones import time_zone
 from models.accounts import load
+from models.events import Action
 from models.ledger.finishing import database_now
 from models.lookups import find_deliveries, open_tracked
 from models.tables import delivery_status
@@ -62,9 +63,12 @@ def deliveries(
     if status is not None and status not in STATUSES:
         raise UsageError(f"--status must be one of: {', '.join(STATUSES)}.")
     refuse_empty({"--account": account, "--recipient": recipient, "--ref": ref})
-    with session(context).engine.connect() as connection:
+    run = session(context)
+    with run.engine.connect() as connection:
         zone = time_zone(load(connection, account).timezone if account is not None else "UTC")
-        search = Search(account, status, recipient, ref, _moment(since, zone, database_now(connection)))
+        search = Search(account, status, recipient, ref, moment_of(since, database_now(connection), zone))
+        action = Action.DELIVERIES_READ if recipient is None else Action.PERSON_SEARCHED
+        run.saw(run.event(action, account=account, person=run.recorder.mark(recipient)))
         rows = search.rows(connection)
         first = next(rows, None)
         if first is None and recipient is not None and lookup_form(recipient) is None:
@@ -81,8 +85,8 @@ def deliveries(
             _write_page(rows, limit or TABLE_LIMIT)
 
 
-def _moment(text: str | None, zone: ZoneInfo, now: datetime) -> datetime | None:
-    """The time that `--since` means; bare days and times are of `zone`, ages before `now`."""
+def moment_of(text: str | None, now: datetime, zone: ZoneInfo | None = None) -> datetime | None:
+    """The time that `--since` means; bare days and times are of `zone` (None: UTC), ages before `now`."""
     if text is None:
         return None
     if ago := _AGO.fullmatch(text):
@@ -91,7 +95,7 @@ def _moment(text: str | None, zone: ZoneInfo, now: datetime) -> datetime | None:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise UsageError("--since must be a day, a time (2026-05-01T12:30) or an age (90m, 24h, 7d).") from None
-    return found if found.tzinfo else found.replace(tzinfo=zone)
+    return found if found.tzinfo else found.replace(tzinfo=zone or UTC)
 
 
 def _write_page(rows: Iterator[Mapping[str, Any]], limit: int) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Connection, RowMapping
 
+from models.events import Action
 from models.lookups import Explanation, Statement, explain, find_by_any, open_tracked
 from models.meanings import REASONS, STATUSES
 from models.vocabulary import Reason, Status
@@ -15,6 +16,7 @@ from providers.numbers import lookup_form, plain, same_number_spellings, trimmed
 from workers.cli.deliveries import CODES, as_delivery, shown_codes
 from workers.cli.output import moment, write_json, write_line, write_table
 from workers.cli.session import CommandError, session, tell
+from workers.recording import people_of
 
 MOST_EXPLAINED = 20
 
@@ -41,6 +43,12 @@ def explain_some(
         told = [found for row in rows[:MOST_EXPLAINED] if (found := explain(connection, row["id"])) is not None]
     if not told and not waiting:
         raise CommandError("Nothing is known by that id.")
+    if lookup_form(ident) is not None:
+        run.saw(run.event(Action.PERSON_SEARCHED, person=run.recorder.mark(ident)))
+    for each in told:
+        about = {"account": each.delivery["account_id"], "delivery_id": each.delivery["id"]}
+        marks = run.recorder.marks(people_of(each.delivery))
+        run.saw(*(run.event(Action.DELIVERY_VIEWED, person=mark, **about) for mark in marks))
     if as_json:
         write_json({"deliveries": [_document(each) for each in told], "unanswered": waiting})
         return

@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
 from models.database import retry_transaction, transaction
+from models.events import Action, record
 from models.ledger.deadletters import list_dead
 from models.quarantine import Resealed, list_quarantine, reseal, resolve
 from providers.errors import as_sentence
-from tasks.steps.deadletters import retry_dead
+from tasks.steps.deadletters import Retried, retry_dead
 from tasks.steps.quarantine import reread
 from workers.cli.output import write_json, write_line, write_table
 from workers.cli.session import CommandError, Session, UsageError, check_account, progress, session, tell
@@ -61,7 +62,12 @@ def retry_dead_fetches(
         if not ids:
             tell(f"There are no dead fetches{_of(account)}, so nothing is asked again.")
             return
-    retried = [retry_dead(run.runtime, fetch_id, trigger="cli") for fetch_id in _named(ids, every=every)]
+
+    def also(connection: Connection, of: str, retried: Retried) -> None:
+        details = {"fetch": retried.fetch_id, "poll": retried.poll_id}
+        record(connection, run.event(Action.DEAD_RETRIED, account=of, details=details))
+
+    retried = [retry_dead(run.runtime, fetch_id, trigger="cli", also=also) for fetch_id in _named(ids, every=every)]
     for fetch_id, result in zip(ids or [], retried, strict=True):
         if result is None:
             tell(f"{fetch_id} is no dead fetch.")
@@ -93,7 +99,11 @@ def retry_entries(
     """Read entries again with the code as it is today; what is understood is stored and leaves the list."""
     run = session(context)
     failed = 0
-    for entry_id in _chosen_entries(run, ids, account, every=every, done="read again"):
+    wanted = _chosen_entries(run, ids, account, every=every, done="read again")
+    if wanted:
+        details = {"entries": len(wanted)}
+        run.recorder.add(run.event(Action.QUARANTINE_RETRIED, account=account, details=details))
+    for entry_id in wanted:
         result = reread(run.runtime, entry_id)
         outcome = "is not in quarantine" if result is None else result.why
         failed += result is None or not result.understood
@@ -126,6 +136,9 @@ def discard_entries(
         # Each by itself: a fetch that ends well may resolve any of them at this moment.
         with transaction(run.engine) as connection:
             is_done = resolve(connection, entry_id)
+            if is_done:
+                details = {"entry": entry_id}
+                record(connection, run.event(Action.QUARANTINE_DISCARDED, account=account, details=details))
         missing += not is_done
         write_line(f"{entry_id}: {'discarded' if is_done else 'is not in quarantine'}")
     if missing and not every:
@@ -153,6 +166,7 @@ def reseal_entries(context: typer.Context) -> None:
             if part.last_id is None:
                 break
             place = part.last_id
+    run.recorder.add(run.event(Action.QUARANTINE_RESEALED, details={"entries": total.done}))
     write_line(f"{total.done} entries sealed with the first key, {total.already} were already")
     if total.not_opened:
         raise CommandError(f"{total.not_opened} cannot be opened with any key of the file: add the one that can.")

@@ -4,11 +4,12 @@ from datetime import date
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import RowMapping
+from sqlalchemy import Connection, RowMapping
 
 from core import clock
 from core.redaction import redact_text
 from models.database import retry_transaction
+from models.events import Action, record
 from models.ledger import planning
 from models.ledger.listing import find_poll, list_polls
 from models.overview import AccountState, state_of
@@ -57,7 +58,11 @@ def poll(
     """
     run = session(context)
     window = (_day("--from", first), _day("--to", last))
-    poll_id = open_on_demand(run.runtime, account, trigger="cli", window=window)
+
+    def also(connection: Connection, opened: int) -> None:
+        record(connection, run.event(Action.POLL_OPENED, account=account, details={"poll": opened}))
+
+    poll_id = open_on_demand(run.runtime, account, trigger="cli", window=window, also=also)
     run.publish(poll_account(account, poll_id))
     write_line(poll_id)
     if wait:
@@ -154,7 +159,16 @@ def cancel(
 ) -> None:
     """End a running poll: what it has not asked yet is not asked; what is in the air is still stored."""
     run = session(context)
-    cancelled = retry_transaction(run.engine, lambda connection: planning.cancel(connection, poll_id))
+
+    def cancel_recorded(connection: Connection) -> int | None:
+        cancelled = planning.cancel(connection, poll_id)
+        if cancelled is not None:
+            row = find_poll(connection, poll_id)
+            account = None if row is None else row["account_id"]
+            record(connection, run.event(Action.POLL_CANCELLED, account=account, details={"poll": poll_id}))
+        return cancelled
+
+    cancelled = retry_transaction(run.engine, cancel_recorded)
     if cancelled is None:
         raise CommandError(f"Poll {poll_id} is {_poll_row(run, poll_id)['state'].replace('_', ' ')} already.")
     tell(f"Poll {poll_id} is cancelled; {cancelled} fetches will not be made.")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -13,12 +14,14 @@ from sqlalchemy import Connection, Engine
 
 from core.logging import configure_logging
 from core.plain_text import one_line
-from core.settings import Settings, load_settings
+from core.settings import Settings, invoking_user, load_settings
 from models.accounts import load
+from models.events import Action, Actor, Event, Kind, Via
 from tasks.base import publish
 from tasks.messages import Message
 from tasks.runtime import Runtime
 from workers.connections import NothingRunningError, app_for, engine_for, runtime_for
+from workers.recording import Recorder, person_key
 
 DONE, FAILED, WRONG_USAGE, TIMED_OUT = 0, 1, 2, 3
 """The exit codes of every command."""
@@ -50,6 +53,22 @@ class Session:
         """The database."""
         return engine_for(self.settings)
 
+    @cached_property
+    def recorder(self) -> Recorder:
+        """Records who did and saw what."""
+        return Recorder(self.engine, lambda: person_key(self.settings))
+
+    def event(self, action: Action, **more: Any) -> Event:
+        """What this command does."""
+        return event_of(action, **more)
+
+    def saw(self, *events: Event) -> None:
+        """Record what the command is about to show. Where nothing can be written, it is shown all the same."""
+        for event in events:
+            if not self.recorder.try_add(event):
+                tell("That you look at this could not be recorded.")
+                return
+
     @property
     def runtime(self) -> Runtime:
         """The means of the steps."""
@@ -79,6 +98,11 @@ class Session:
             self._runtime.door.close()
         if "engine" in self.__dict__:
             self.engine.dispose()
+
+
+def event_of(action: Action, **more: Any) -> Event:
+    """What the user of this host did by a command."""
+    return Event(action=action, actor=Actor(kind=Kind.CLI, name=invoking_user()), via=Via.CLI, **more)
 
 
 def session(context: typer.Context) -> Session:

@@ -4,12 +4,21 @@ from typing import Annotated
 
 import typer
 
+from models.access import Role
+from models.accounts import load
 from models.database import transaction
+from models.events import Action, record
 from models.tokens import TokenNameError, create_token, list_tokens, revoke_token
 from workers.cli.output import write_json, write_line, write_table
 from workers.cli.session import UsageError, session, tell
 
 tokens = typer.Typer(name="tokens", help="Named, revocable tokens of the task API.", no_args_is_help=True)
+_MAY = {
+    Role.READ: "sees how everything stands, numbers masked",
+    Role.SUPPORT: "may look for people and see one number at a time, which is recorded",
+    Role.OPERATE: "may poll, pause, register and hand over, and reads numbers in full",
+    Role.ADMIN: "may do everything",
+}
 TokenName = Annotated[str, typer.Argument(metavar="NAME", help="Who holds it; stands in the log.")]
 
 
@@ -19,15 +28,28 @@ def register(app: typer.Typer) -> None:
 
 
 @tokens.command("create")
-def create_one(context: typer.Context, name: TokenName) -> None:
+def create_one(
+    context: typer.Context,
+    name: TokenName,
+    role: Annotated[Role, typer.Option(help="What it may do; each role includes those before it.")] = Role.READ,
+    account: Annotated[
+        list[str] | None, typer.Option(help="Only for this account; may be given several times.")
+    ] = None,
+) -> None:
     """Make a token and print it, this once: only its SHA-256 is kept."""
+    run = session(context)
     try:
-        with transaction(session(context).engine) as connection:
-            token = create_token(connection, name)
+        with transaction(run.engine) as connection:
+            for each in account or ():
+                load(connection, each)
+            token = create_token(connection, name, role=role, accounts=account or None)
+            details = {"name": name, "role": role.value, "accounts": account or None}
+            record(connection, run.event(Action.TOKEN_CREATED, details=details))
     except TokenNameError as error:
         raise UsageError(str(error)) from error
     write_line(token)
-    tell("Keep it now: it is not shown again.")
+    limited = f", only of {', '.join(account)}" if account else ""
+    tell(f"Keep it now: it is not shown again. It {_MAY[role]}{limited}.")
 
 
 @tokens.command("list")
@@ -40,13 +62,19 @@ def list_all(
     if as_json:
         write_json(records)
         return
-    cells = [(each.name, each.created_at, each.last_used_at, each.revoked_at) for each in records]
-    write_table(("name", "created", "last used", "revoked"), cells)
+    cells = [
+        (each.name, each.role, ", ".join(each.accounts or ["all"]), each.created_at, each.last_used_at, each.revoked_at)
+        for each in records
+    ]
+    write_table(("name", "role", "accounts", "created", "last used", "revoked"), cells)
 
 
 @tokens.command("revoke")
 def revoke_one(context: typer.Context, name: TokenName) -> None:
     """Refuse a token from now on. Its name is not given again."""
-    with transaction(session(context).engine) as connection:
+    run = session(context)
+    with transaction(run.engine) as connection:
         changed = revoke_token(connection, name)
+        if changed:
+            record(connection, run.event(Action.TOKEN_REVOKED, details={"name": name}))
     tell(f"{name} is revoked." if changed else f"{name} was revoked already.")

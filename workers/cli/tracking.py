@@ -11,6 +11,7 @@ import typer
 from sqlalchemy import RowMapping
 
 from core.zones import time_zone
+from models.events import Action
 from providers.numbers import plain, trimmed
 from tasks.steps.idcheck import IdCheck
 from tasks.steps.tracking import MOST_AT_ONCE, account_row, track
@@ -49,6 +50,7 @@ def track_ids(
     run = session(context)
     with run.runtime.engine.connect() as connection:
         row = account_row(connection, account)
+    run.recorder.add(run.event(Action.IDS_REGISTERED, account=account))
     registration = Registration(run, row)
     registration.take_all(_given(ids or [], ref, IdCheck(row)))
     if file is not None:

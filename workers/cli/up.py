@@ -14,7 +14,7 @@ from core.logging import configure_logging, get_logger
 from core.redis import connect
 from core.settings import SECRETS_OF, Settings, environment_of, load_settings
 from core.strength import create_home
-from models.accounts import apply, list_accounts
+from models.accounts import list_accounts
 from models.database import retry_transaction
 from models.overview import AccountOverview, overview, unsettled
 from models.schema import migrate
@@ -22,6 +22,7 @@ from providers.accounts import read_accounts
 from tasks.runtime import Runtime
 from workers import secrets
 from workers.children import ChildSpec
+from workers.cli.accounts import apply_recorded
 from workers.cli.checking import missing_credentials
 from workers.cli.progress import Progress
 from workers.connections import paces
@@ -168,7 +169,7 @@ class Up:
             return
         specs = read_accounts(path)
         short = require_strong_paths(self.plan.settings, specs)
-        applied = retry_transaction(runtime.engine, lambda c: apply(c, specs, prune=False))
+        applied = retry_transaction(runtime.engine, lambda c: apply_recorded(c, specs, prune=False))
         text = f"{len(specs)} from {path}"
         if applied.missing:
             text += f"; not in the file, still running: {', '.join(applied.missing)}"

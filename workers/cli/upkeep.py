@@ -1,16 +1,18 @@
 """`ulak migrate`, `ingest`, `rebuild`, `erase`, `secrets`: what operators do by hand."""
 
 import sys
+from contextlib import suppress
 from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy import Connection
 
-from core.logging import get_logger
 from core.redaction import NUMBER_MASK, redact_text
 from models.database import retry_transaction, transaction
-from models.erasure import check_person, erase, is_number
+from models.erasure import Erased, check_person, erase, is_number
+from models.events import Action, record
 from models.rebuild import rebuild
 from models.schema import migrate
 from providers.adapter import Callback
@@ -23,8 +25,6 @@ from workers import secrets
 from workers.cli.output import write_line
 from workers.cli.session import CommandError, UsageError, check_account, progress, session, tell
 from workers.connections import NothingRunningError, database_url, redis_url
-
-log = get_logger(__name__)
 
 SEND_REPLY = "send_reply"
 
@@ -63,6 +63,7 @@ def ingest_file(
     body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     if not body.strip():
         raise UsageError("There is nothing to store: give the body byte for byte as the provider gave it.")
+    run.recorder.add(run.event(Action.REPORTS_HANDED_OVER, account=account))
     done = ingest(run.runtime, row, Callback(tail=tail, body=body))
     write_line(f"{done.reports} reports: {done.new} new, {done.advanced} advanced, {done.unchanged} unchanged")
     if done.registered:
@@ -84,9 +85,11 @@ def rebuild_table(
     After an update that reads providers' statements better than before, --reread applies it to what is stored already,
     in batches next to running workers. It makes no request to a provider.
     """
-    engine = session(context).engine
+    run = session(context)
+    engine = run.engine
     with engine.connect() as connection:
         check_account(connection, account, "ACCOUNT")
+    run.recorder.add(run.event(Action.TABLE_REBUILT, account=account))
     if reread:
         with progress("reading statements again") as bar:
             again = reread_statements(engine, account, on_progress=bar.show)
@@ -120,11 +123,18 @@ def erase_recipient(
         if not sys.stdin.isatty():
             raise UsageError("Erasing cannot be undone, and nobody is there to be asked: say --yes if it is meant.")
         typer.confirm("Remove everything that is stored about this recipient?", abort=True, err=True)
-    gone = retry_transaction(session(context).engine, lambda connection: erase(connection, person))
+    run = session(context)
+    mark = run.recorder.require_mark(person)
+
+    def erase_recorded(connection: Connection) -> Erased:
+        gone = erase(connection, person)
+        # How much, never whose: see `models.erasure.Erased`.
+        record(connection, run.event(Action.PERSON_ERASED, person=mark, details=asdict(gone)))
+        return gone
+
+    gone = retry_transaction(run.engine, erase_recorded)
     if not any(astuple(gone)):
         raise CommandError(_nothing_found(person))
-    # How much, never whose: see `models.erasure.Erased`.
-    log.warning("recipient.erased", **asdict(gone))
     write_line(f"{gone.deliveries} deliveries, {gone.observations} statements, {gone.tracked_ids} registered ids,")
     asked = f"what {gone.fetches} fetches and {gone.polls} polls asked for"
     write_line(f"{gone.quarantined} quarantine entries and {asked} are removed")
@@ -152,7 +162,8 @@ def _nothing_found(person: str) -> str:
 @secrets_group.command("show")
 def show_secrets(context: typer.Context) -> None:
     """Print what programs need to come in: on stdout, one NAME=value a line."""
-    settings = session(context).settings
+    run = session(context)
+    settings = run.settings
     for name, find in (("ULAK_DATABASE_URL", database_url), ("ULAK_REDIS_URL", redis_url)):
         try:
             write_line(f"{name}={find(settings)}")
@@ -161,3 +172,6 @@ def show_secrets(context: typer.Context) -> None:
     write_line(f"ULAK_API_TOKEN={secrets.api_token(settings)}")
     write_line(f"ULAK_FLOWER_AUTH={secrets.flower_auth(settings)}")
     tell(f"Generated secrets lie in {settings.home / 'secrets'}.")
+    # Last: the secrets are what somebody needs who looks for why the database cannot be reached.
+    with suppress(NothingRunningError):
+        run.saw(run.event(Action.SECRETS_SHOWN))

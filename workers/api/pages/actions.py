@@ -5,22 +5,26 @@ from http import HTTPStatus
 from typing import Final
 
 from fastapi import APIRouter
+from sqlalchemy import Connection
 from starlette.responses import Response
 
 from core.logging import get_logger
+from core.redaction import redact_text
+from models.access import Role
 from models.accounts import UnknownAccountError, load, pause, resume
 from models.database import retry_transaction, transaction
+from models.events import Action, Event, Via, record
 from models.ledger.deadletters import list_dead
 from models.ledger.finishing import database_now
 from models.overview import AccountState
 from tasks.messages import Message, dispatch_account, poll_account
-from tasks.steps.deadletters import retry_dead
+from tasks.steps.deadletters import Retried, retry_dead
 from tasks.steps.ondemand import WrongPollError, open_on_demand
 from workers.api.guessing import address_of
 from workers.api.pages.language import CATALOGUES
 from workers.api.pages.searches import search_of
 from workers.api.pages.trouble import PageRoute
-from workers.api.pages.visits import Anyone, Fields, Form, Member, MissingError, Visit, check_form, local_path
+from workers.api.pages.visits import Anyone, Fields, Form, Member, MissingError, Operator, Visit, check_form, local_path
 
 log = get_logger(__name__)
 
@@ -41,20 +45,21 @@ def log_in(seen: Anyone, form: Fields) -> Response:
 
     if not site.form_marks.fits(seen.id, form.get("form_mark", "")):
         return again("login.stale", HTTPStatus.FORBIDDEN)
-    holder = site.sessions.holder(form.get("token", "").strip())
-    if holder is None and site.failed.note(address_of(seen.request.scope)):
+    bearer = site.sessions.bearer(form.get("token", "").strip())
+    if bearer is None and site.failed.note(address_of(seen.request.scope)):
         return again("login.too_often", HTTPStatus.TOO_MANY_REQUESTS)
-    if holder is None:
+    if bearer is None or not bearer.access.may(Role.READ):
         log.warning("page.login_refused")
         return again("login.wrong", HTTPStatus.UNAUTHORIZED)
+    site.recorder.try_add(Event(action=Action.SESSION_OPENED, actor=bearer.actor, via=Via.PAGE))
     response = seen.go(target)
-    seen.log_in(response, site.sessions.open(holder))
-    log.info("page.logged_in", holder=holder)
+    seen.log_in(response, site.sessions.open(bearer.actor))
+    log.info("page.logged_in", holder=bearer.actor.caller)
     return response
 
 
 @router.post("/logout")
-def log_out(seen: Member, _: Form) -> Response:
+def log_out(seen: Anyone, _: Form) -> Response:
     """End the session."""
     if seen.session is not None:
         seen.site.sessions.end(seen.session)
@@ -80,7 +85,7 @@ def search_deliveries(seen: Member, form: Form) -> Response:
 
 
 @router.post("/accounts/{account}/poll")
-def poll_now(seen: Member, form: Form, account: str) -> Response:
+def poll_now(seen: Operator, form: Form, account: str) -> Response:
     """Ask the account now. The form's own mark is the key: pressed twice, it is one poll."""
     runtime = seen.site.runtime
     key = f"page:{form.get('once', '')[:40]}"
@@ -91,8 +96,12 @@ def poll_now(seen: Member, form: Form, account: str) -> Response:
         raise MissingError from None
     if not is_enabled:
         return _done(seen, form, "disabled")
+
+    def also(connection: Connection, poll_id: int) -> None:
+        record(connection, seen.event(Action.POLL_OPENED, account=account, details={"poll": poll_id}))
+
     try:
-        poll_id = open_on_demand(runtime, account, trigger="page", key=key)
+        poll_id = open_on_demand(runtime, account, trigger="page", key=key, also=also)
     except WrongPollError:
         return _done(seen, form, "push_only")
     log.info("page.poll_opened", account=account, poll=poll_id)
@@ -102,13 +111,13 @@ def poll_now(seen: Member, form: Form, account: str) -> Response:
 
 
 @router.post("/accounts/{account}/pause")
-def pause_account(seen: Member, form: Form, account: str) -> Response:
+def pause_account(seen: Operator, form: Form, account: str) -> Response:
     """Let the account rest, with a reason that names who said so and when."""
     reason = " ".join(form.get("reason", "").split())[:LONGEST_REASON].replace("\x00", "")
     if not reason:
         return _done(seen, form, "reason_missing")
     hours = form.get("hours", "")
-    holder = seen.session.holder if seen.session else ""
+    holder = seen.caller.actor.shown
     try:
         with transaction(seen.site.runtime.engine) as connection:
             # By the clock that ends the pause: this host's may be wrong.
@@ -116,6 +125,9 @@ def pause_account(seen: Member, form: Form, account: str) -> Response:
             until = now + timedelta(hours=int(hours)) if hours in map(str, PAUSE_HOURS) else None
             told = seen.language.say("account.by", reason=reason, holder=holder, when=f"{now:%Y-%m-%d %H:%M}")
             is_changed = pause(connection, account, until, told)
+            if is_changed:
+                details = {"reason": redact_text(reason), "until": until and until.isoformat()}
+                record(connection, seen.event(Action.ACCOUNT_PAUSED, account=account, details=details))
     except UnknownAccountError:
         raise MissingError from None
     log.info("page.account_paused", account=account, until=until, changed=is_changed)
@@ -123,10 +135,15 @@ def pause_account(seen: Member, form: Form, account: str) -> Response:
 
 
 @router.post("/accounts/{account}/resume")
-def resume_account(seen: Member, form: Form, account: str) -> Response:
+def resume_account(seen: Operator, form: Form, account: str) -> Response:
     """End every rest of the account."""
+
+    def run(connection: Connection) -> None:
+        resume(connection, account)
+        record(connection, seen.event(Action.ACCOUNT_RESUMED, account=account))
+
     try:
-        retry_transaction(seen.site.runtime.engine, lambda connection: resume(connection, account))
+        retry_transaction(seen.site.runtime.engine, run)
     except UnknownAccountError:
         raise MissingError from None
     log.info("page.account_resumed", account=account)
@@ -134,11 +151,16 @@ def resume_account(seen: Member, form: Form, account: str) -> Response:
 
 
 @router.post("/accounts/{account}/retry")
-def retry_account(seen: Member, form: Form, account: str) -> Response:
+def retry_account(seen: Operator, form: Form, account: str) -> Response:
     """Ask again for what the account gave up."""
     with seen.site.runtime.engine.connect() as connection:
         rows = list_dead(connection, account=account, limit=MOST_RETRIED)
-    retried = [retry_dead(seen.site.runtime, row["id"], trigger="page") for row in rows]
+
+    def also(connection: Connection, of: str, retried: Retried) -> None:
+        details = {"fetch": retried.fetch_id, "poll": retried.poll_id}
+        record(connection, seen.event(Action.DEAD_RETRIED, account=of, details=details))
+
+    retried = [retry_dead(seen.site.runtime, row["id"], trigger="page", also=also) for row in rows]
     messages = [message for each in retried if each is not None for message in each.messages]
     log.info("page.dead_retried", account=account, fetches=len(rows))
     return _done(seen, form, "retry" if messages else "retry_nothing", *messages)

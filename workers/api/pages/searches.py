@@ -3,13 +3,14 @@
 A search may hold a person's number, so it travels in the address only sealed: no history, log or referrer can tell it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 from cryptography.fernet import Fernet, InvalidToken
 from sqlalchemy import Connection, RowMapping
 
+from models.access import Access, Role
 from models.lookups import find_by_any, find_deliveries, open_tracked
 from models.vocabulary import Status
 from providers.numbers import lookup_form, same_number_spellings, trimmed
@@ -75,13 +76,18 @@ class Seal:
             return None
 
 
-def find(connection: Connection, search: Search, *, after_id: int) -> Found:
-    """One page of what matches, in the order of the row ids."""
+def find(connection: Connection, search: Search, access: Access, *, after_id: int) -> Found:
+    """One page of what matches and may be known, in the order of the row ids.
+
+    A person is looked for only in the accounts for which the caller has the role support.
+    """
     if search.id:
-        return _find_id(connection, search)
+        return _find_id(connection, search, access)
+    accounts = access.accounts(Role.SUPPORT if search.recipient else Role.READ)
     rows = find_deliveries(
         connection,
         account=search.account or None,
+        accounts=accounts,
         status=search.status or None,
         recipient=same_number_spellings(search.recipient) if search.recipient else None,
         client_ref=search.client_ref or None,
@@ -90,15 +96,28 @@ def find(connection: Connection, search: Search, *, after_id: int) -> Found:
     )
     return Found(
         rows=rows[:PAGE],
-        unanswered=[] if after_id or search.status else _unanswered(connection, search),
+        unanswered=[] if after_id or search.status else _unanswered(connection, search, accounts),
         next_after=rows[PAGE - 1]["id"] if len(rows) > PAGE else None,
     )
 
 
-def _find_id(connection: Connection, search: Search) -> Found:
+def person_of(search: Search) -> str | None:
+    """Whom the search is for; None where it is for no person."""
+    return search.recipient or lookup_form(search.id)
+
+
+def _find_id(connection: Connection, search: Search, access: Access) -> Found:
     """The few rows that an id may mean."""
     rows = find_by_any(connection, search.id, recipient=lookup_form(search.id), limit=MOST_OF_AN_ID)
-    return Found(rows=[row for row in rows if _matches(row, search)])
+    return Found(rows=[row for row in rows if _matches(row, search) and _may_find(row, search, access)])
+
+
+def _may_find(row: RowMapping, search: Search, access: Access) -> bool:
+    """Whether the row may be found by this id: by a person's only with the role support."""
+    account = row["account_id"]
+    is_named = search.id in {str(row["id"]), row["provider_key"], row["client_ref"]}
+    needed = Role.READ if is_named and not search.recipient else Role.SUPPORT
+    return access.may(needed, account)
 
 
 def _matches(row: RowMapping, search: Search) -> bool:
@@ -107,7 +126,7 @@ def _matches(row: RowMapping, search: Search) -> bool:
     return row["recipient"] in persons and all(not word or row[name] == word for name, word in given)
 
 
-def _unanswered(connection: Connection, search: Search) -> list[RowMapping]:
+def _unanswered(connection: Connection, search: Search, accounts: Collection[str] | None) -> list[RowMapping]:
     """Registered ids that no provider has answered; without a person or a reference they would be everybody's."""
     if not search.recipient and not search.client_ref:
         return []
@@ -118,6 +137,7 @@ def _unanswered(connection: Connection, search: Search) -> list[RowMapping]:
         for row in open_tracked(
             connection,
             account=search.account or None,
+            accounts=accounts,
             recipient=person,
             client_ref=search.client_ref or None,
             limit=PAGE,

@@ -17,14 +17,13 @@ from core.plain_text import without_bidi
 from core.redaction import redact_text
 from providers.codes import with_meaning
 from providers.errors import as_sentence
+from workers.api.masking import mask
 from workers.api.pages.alarms import Alarm
 from workers.api.pages.language import CATALOGUES, Language
 
 HERE: Final = Path(__file__).parent
 STATIC: Final = HERE / "static"
 _UNITS: Final = (("d", 86400), ("h", 3600), ("min", 60))
-_SHOWN_DIGITS: Final = 2
-_SHORTEST_MASKED: Final = 6
 _TIME_WORDS: Final = ("time.ago", "time.in", "time.now", "span.s", "span.min", "span.h", "span.d")
 
 
@@ -90,16 +89,6 @@ class Show:
     def _time(self, moment: datetime, told: str, how: str) -> Markup:
         stamp = moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         return Markup('<time datetime="{}" title="{}" data-{}>{}</time>').format(stamp, self._utc(moment), how, told)
-
-
-def mask(recipient: str | None) -> str:
-    """A person's number or id as a list shows it: its country and its end."""
-    if not recipient:
-        return ""
-    if len(recipient) < _SHORTEST_MASKED:
-        return "•" * len(recipient)
-    start = 3 if recipient.startswith("+") else 0
-    return f"{recipient[:start]}•••••••{recipient[-_SHOWN_DIGITS:]}"
 
 
 def scrub(text: str | None) -> str:

@@ -1,29 +1,36 @@
 """One request of one visitor: who it is, in which language, with which forms; and the answers it may get."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from http import HTTPStatus
 from secrets import token_urlsafe
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
+from cryptography.fernet import Fernet
 from fastapi import Depends, Request
 from jinja2 import Environment
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from core import clock
 from core.settings import Settings
+from models.access import Access, Role
+from models.events import Action, Event, Via
 from tasks.runtime import Runtime
 from workers.api.means import Publish
 from workers.api.pages.language import CATALOGUES, Language, choose
-from workers.api.pages.looks import Looker
+from workers.api.pages.looks import Look, Looker
 from workers.api.pages.searches import Seal
-from workers.api.pages.sessions import LASTS, FormMarks, Session, Sessions
+from workers.api.pages.sessions import LASTS, FormMarks, Seat, Session, Sessions
 from workers.api.pages.showing import Show
+from workers.api.pages.sign_on import SignOn
+from workers.api.rights import Caller
 from workers.attempts import FailedAttempts
+from workers.recording import Recorder
 
 SESSION_COOKIE, VISIT_COOKIE, LANGUAGE_COOKIE = "ulak_session", "ulak_visit", "ulak_language"
+SIGN_ON_COOKIE = "ulak_sign_on"
 YEAR_SECONDS = 365 * 24 * 3600
 FORM_CAP_BYTES = 16 * 1024
 MOST_FIELDS = 30
@@ -61,6 +68,10 @@ class Site:
     """Providers that are never asked."""
     failed: FailedAttempts
     """Shared with the task API and the callbacks."""
+    recorder: Recorder
+    sign_on: SignOn | None
+    attempts: Fernet
+    """Seals what a log-in by single sign-on began with."""
 
     def cookie_name(self, name: str) -> str:
         """The cookie's name; `__Host-` lets a browser take it from this host over https only, from no neighbour of it.
@@ -95,6 +106,13 @@ class MissingError(PageError):
     status = HTTPStatus.NOT_FOUND
 
 
+class ForbiddenError(PageError):
+    """The visitor's role does not do."""
+
+    status = HTTPStatus.FORBIDDEN
+    text = "error.role"
+
+
 class FormRefusedError(PageError):
     """The form did not come from a page of this visitor."""
 
@@ -116,9 +134,46 @@ class Visit:
     site: Site
     request: Request
     language: Language
-    session: Session | None
+    seat: Seat | None
     id: str
     """What this visitor's forms are bound to: the session, before it a cookie of its own."""
+
+    @property
+    def session(self) -> Session | None:
+        """The session, where somebody is logged in."""
+        return None if self.seat is None else self.seat.session
+
+    @property
+    def access(self) -> Access:
+        """What the visitor may do; nothing, where nobody is logged in."""
+        return Access() if self.seat is None else self.seat.caller.access
+
+    @property
+    def caller(self) -> Caller:
+        """Who is logged in; `LoginNeededError` where nobody is."""
+        if self.seat is None:
+            raise LoginNeededError
+        return self.seat.caller
+
+    def event(self, action: Action, **more: Any) -> Event:
+        """What this visitor did or saw."""
+        return Event(action=action, actor=self.caller.actor, via=Via.PAGE, **more)
+
+    def admit(self, role: Role, account: str) -> None:
+        """`MissingError` where the visitor may not know of the account, `ForbiddenError` where the role does not do."""
+        if not self.access.may(Role.READ, account):
+            raise MissingError
+        if not self.access.may(role, account):
+            raise ForbiddenError
+
+    def look(self) -> Look:
+        """How all stands, of what the visitor may know."""
+        look, sees_all = self.site.looker.look(), self.access.may_everywhere(Role.READ)
+        known = [account for account in look.accounts if self.access.may(Role.READ, account.id)]
+        alarms = [
+            each for each in look.alarms if sees_all or (each.account and self.access.may(Role.READ, each.account))
+        ]
+        return replace(look, accounts=known, alarms=alarms)
 
     @property
     def form_mark(self) -> str:
@@ -151,10 +206,25 @@ class Visit:
         """Remember the language."""
         self._keep(response, LANGUAGE_COOKIE, language, timedelta(seconds=YEAR_SECONDS))
 
-    def _keep(self, response: Response, name: str, value: str, lasts: timedelta) -> None:
+    def begin_sign_on(self, response: Response, sealed: str, lasts: timedelta) -> None:
+        """Remember what the log-in began with. Lax: the provider's page sends the browser back."""
+        self._keep(response, SIGN_ON_COOKIE, sealed, lasts, samesite="lax")
+
+    def end_sign_on(self, response: Response) -> None:
+        """Forget it."""
+        self._forget(response, SIGN_ON_COOKIE)
+
+    def _keep(
+        self,
+        response: Response,
+        name: str,
+        value: str,
+        lasts: timedelta,
+        samesite: Literal["strict", "lax"] = "strict",
+    ) -> None:
         seconds, name = int(lasts.total_seconds()), self.site.cookie_name(name)
         response.set_cookie(
-            name, value, max_age=seconds, path="/", httponly=True, samesite="strict", secure=self._is_secure()
+            name, value, max_age=seconds, path="/", httponly=True, samesite=samesite, secure=self._is_secure()
         )
 
     def _forget(self, response: Response, name: str) -> None:
@@ -176,6 +246,8 @@ class Visit:
             "lang": self.language.code,
             "show": Show(self.language),
             "session": self.session,
+            "may": lambda role, account=None: self.access.may(Role(role), account),
+            "sso": self.site.sign_on is not None,
             "form_mark": self.form_mark,
             "once": token_urlsafe(9),
             "told": f"told.{told}" if known else None,
@@ -204,10 +276,10 @@ def visit(request: Request) -> Visit:
     """Whoever asks."""
     site: Site = request.app.state.pages
     cookie = site.cookie(request, SESSION_COOKIE)
-    session = None if cookie is None else site.sessions.read(cookie, clock.now())
-    if session is not None:
-        request.state.caller = session.holder
-    return _visit(site, request, session)
+    seat = None if cookie is None else site.sessions.read(cookie, clock.now())
+    if seat is not None:
+        request.state.caller = seat.caller.actor.caller
+    return _visit(site, request, seat)
 
 
 def anonymous(request: Request) -> Visit:
@@ -215,10 +287,10 @@ def anonymous(request: Request) -> Visit:
     return _visit(request.app.state.pages, request, None)
 
 
-def _visit(site: Site, request: Request, session: Session | None) -> Visit:
+def _visit(site: Site, request: Request, seat: Seat | None) -> Visit:
     language = choose(site.cookie(request, LANGUAGE_COOKIE), request.headers.get("accept-language"))
-    visit_id = session.id if session else site.cookie(request, VISIT_COOKIE) or token_urlsafe(18)
-    return Visit(site=site, request=request, language=language, session=session, id=visit_id)
+    visit_id = seat.session.id if seat else site.cookie(request, VISIT_COOKIE) or token_urlsafe(18)
+    return Visit(site=site, request=request, language=language, seat=seat, id=visit_id)
 
 
 def member(seen: Annotated[Visit, Depends(visit)]) -> Visit:
@@ -226,6 +298,20 @@ def member(seen: Annotated[Visit, Depends(visit)]) -> Visit:
     if seen.session is None:
         raise LoginNeededError
     return seen
+
+
+def needs(role: Role) -> Callable[[Visit], Visit]:
+    """Whoever is logged in and has the role; where the address names an account, for that account."""
+
+    def member_with_role(seen: Annotated[Visit, Depends(member)]) -> Visit:
+        account = seen.request.path_params.get("account")
+        if account is not None:
+            seen.admit(role, account)
+        elif not seen.access.may(role):
+            raise ForbiddenError
+        return seen
+
+    return member_with_role
 
 
 async def fields(request: Request) -> Mapping[str, str]:
@@ -243,7 +329,9 @@ async def fields(request: Request) -> Mapping[str, str]:
 
 Fields = Annotated[Mapping[str, str], Depends(fields)]
 Anyone = Annotated[Visit, Depends(visit)]
-Member = Annotated[Visit, Depends(member)]
+Member = Annotated[Visit, Depends(needs(Role.READ))]
+Supporter = Annotated[Visit, Depends(needs(Role.SUPPORT))]
+Operator = Annotated[Visit, Depends(needs(Role.OPERATE))]
 
 
 def check_form(seen: Visit, form: Mapping[str, str]) -> None:
@@ -252,7 +340,7 @@ def check_form(seen: Visit, form: Mapping[str, str]) -> None:
         raise FormRefusedError
 
 
-def member_form(seen: Member, form: Fields) -> Mapping[str, str]:
+def member_form(seen: Annotated[Visit, Depends(member)], form: Fields) -> Mapping[str, str]:
     """The fields of a form that somebody who is logged in has sent from our own page."""
     check_form(seen, form)
     return form

@@ -1,0 +1,126 @@
+"""How a process records who did, saw or erased what; `models.events` says what is stored."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from secrets import token_urlsafe
+from threading import Lock
+from typing import Any, Final
+
+from sqlalchemy import Engine, RowMapping
+from sqlalchemy.exc import SQLAlchemyError
+
+from core import clock
+from core.logging import get_logger, origin
+from core.settings import CredentialError, Settings, generated_secret, resolve_reference
+from core.strength import is_example
+from models.database import transaction
+from models.events import Event, person_mark, record
+from models.keys import split_key
+from models.vocabulary import Granularity
+from providers.numbers import person
+
+log = get_logger(__name__)
+
+PERSON_KEY: Final = "person_key"
+SHORTEST_KEY: Final = 32
+HOUR_SECONDS: Final = 3600.0
+MOST_REMEMBERED: Final = 10_000
+
+
+def person_key(settings: Settings) -> bytes:
+    """What makes people in `events` unreadable: of the configured file, or generated in the home.
+
+    `CredentialError` where there is none: the file holds no secret, or the home cannot be written.
+    """
+    if settings.person_key_file is None:
+        try:
+            return generated_secret(settings.home, PERSON_KEY, lambda: token_urlsafe(32)).encode()
+        except OSError as error:
+            raise CredentialError(
+                f"No person key can be kept in {settings.home} ({error.strerror}): set ULAK_PERSON_KEY_FILE."
+            ) from None
+    secret = resolve_reference(f"file:{settings.person_key_file}")
+    if len(secret) < SHORTEST_KEY or is_example(secret):
+        fault = "an example" if is_example(secret) else "too short"
+        raise CredentialError(
+            f"The secret in {settings.person_key_file} is {fault}: give at least {SHORTEST_KEY} characters."
+        )
+    return secret.encode()
+
+
+Row = Mapping[str, Any] | RowMapping
+
+
+def people_of(row: Row) -> list[str]:
+    """Whom the row is about: its recipient; of a conversation both sides, which its key names too."""
+    people = [row["recipient"]]
+    if row.get("granularity") == Granularity.CONVERSATION.value:
+        people += [row["parent_key"], *split_key(row["provider_key"])[:2]]
+    return list(dict.fromkeys(each for each in people if each))
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Of one process. For any number of threads."""
+
+    engine: Engine
+    key: Callable[[], bytes] = field(repr=False)
+    _noted: dict[tuple[str, ...], float] = field(default_factory=dict, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def mark(self, whom: str | None) -> bytes | None:
+        """What stands for this person; None for nobody, and where there is no key, which is logged."""
+        if not whom:
+            return None
+        try:
+            return self.require_mark(whom)
+        except CredentialError as error:
+            log.warning("event.person_unknown", why=str(error))
+            return None
+
+    def marks(self, people: Sequence[str]) -> list[bytes | None]:
+        """What stands for each of these people; one None where there is nobody."""
+        return list(dict.fromkeys(self.mark(each) for each in people)) or [None]
+
+    def require_mark(self, whom: str) -> bytes:
+        """The same; `CredentialError` where there is no key."""
+        return person_mark(self.key(), person(whom))
+
+    def add(self, event: Event, *more: Event) -> None:
+        """Record these, now. Raises the database's errors: what must be recorded first is not done then."""
+        with transaction(self.engine) as connection:
+            for each in (event, *more):
+                record(connection, each)
+
+    def try_add(self, event: Event) -> bool:
+        """Record it where that is possible; False, and a line in the log, where the database takes no writes.
+
+        For what programs read, which goes on while PostgreSQL is read-only.
+        """
+        try:
+            self.add(event)
+        except SQLAlchemyError as error:
+            log.warning(
+                "event.not_recorded",
+                action=event.action.value,
+                actor=event.actor.caller,
+                account=event.account,
+                delivery=event.delivery_id,
+                error=origin(error),
+            )
+            return False
+        return True
+
+    def add_hourly(self, event: Event) -> None:
+        """The same, once an hour for each actor, action and account: for what programs do all the time."""
+        key, now = (event.actor.kind, event.actor.name, event.action, event.account or ""), clock.boot()
+        with self._lock:
+            last = self._noted.get(key)
+            if last is not None and now - last < HOUR_SECONDS:
+                return
+        if not self.try_add(event):
+            return
+        with self._lock:
+            if len(self._noted) >= MOST_REMEMBERED:
+                self._noted.clear()
+            self._noted[key] = now
