@@ -43,13 +43,9 @@ ROWS = 500
 class Found(list[tuple[Any, ...]]):
     """The rows that a statement returns."""
 
-    def all(self) -> "Found":
+    def fetchall(self) -> "Found":
         """All of them."""
         return self
-
-    def scalars(self) -> list[Any]:
-        """The first column."""
-        return [row[0] for row in self]
 
 
 class Sink:
@@ -58,10 +54,17 @@ class Sink:
     def __init__(self, stored: Sequence[DeliveryReport] = ()) -> None:
         """`stored`: the reports of which the deliveries are known."""
         self.seconds = 0.0
+        # To `models.database.execute` it is the connection, the driver's connection and the cursor.
+        self.connection = self.dbapi_connection = self.dispatch = self
+        self.before_cursor_execute = ()
         self._ids = {report.provider_key: place for place, report in enumerate(stored)}
         self._history = Found(_history_row(place, report) for place, report in enumerate(stored))
 
-    def exec_driver_sql(self, sql: str, parameters: dict[str, Any]) -> Found:
+    def cursor(self, **_: Any) -> "Sink":
+        """Of the driver's connection."""
+        return self
+
+    def execute(self, sql: str, parameters: dict[str, Any]) -> Found:
         """What PostgreSQL would return."""
         start = thread_time()
         try:
@@ -79,7 +82,7 @@ class Sink:
         rows = msgspec.json.decode(parameters["rows"])
         if sql is deliveries._PROBE:
             return Found((row["n"], self._ids.get(row["provider_key"]), False) for row in rows)
-        return Found((row["n" if sql is deliveries._INSERT else "id"],) for row in rows)
+        return Found() if sql is deliveries._INSERT else Found((row["id"],) for row in rows)
 
 
 def _history_row(place: int, report: DeliveryReport) -> tuple[Any, ...]:

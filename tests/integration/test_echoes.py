@@ -3,7 +3,6 @@
 import json
 from base64 import b64encode
 from collections.abc import Callable
-from html import escape
 from typing import Any
 
 import pytest
@@ -156,8 +155,13 @@ def test_no_depth_hides_an_echo_and_nothing_else_is_changed(statement: dict[str,
         provider_error=secret,
     )  # fmt: skip
     [shown] = without_echoes([hidden], frozenset({secret}))
-    for body in (json.dumps(secret).encode(), json.dumps(secret, ensure_ascii=False).encode("utf-8", "surrogatepass"),
-                 f"<a>{escape(secret)}</a>".encode("utf-8", "surrogatepass")):  # fmt: skip
+    units = secret.encode("utf-16-be", "surrogatepass")
+    for body in (
+        secret.encode("utf-8", "surrogatepass"),
+        json.dumps(secret).encode(),
+        "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(units[::2], units[1::2], strict=True)).encode(),
+        "".join(f"&#{ord(letter)};" for letter in secret).encode(),
+    ):
         assert without_echoes([hidden], frozenset({secret}), body=body) == [shown]
     assert secret not in str(list(shown.statement["a"])) + str([*shown.statement]) + str(shown.extra)
     assert (shown.extra, shown.provider_status, shown.provider_error) == ({"sender": "***"}, "***", "***")
