@@ -13,7 +13,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
-from models.database import json_parameter, transaction
+from models.database import execute, json_parameter, transaction
 from models.meanings import TimeSource
 from models.vocabulary import Granularity
 
@@ -99,7 +99,7 @@ def moved_by_orders(
     if not orders:
         return set()
     parameters = {"orders": json_parameter(orders), "account": account_id}
-    return set(connection.exec_driver_sql(_MOVED_BY_ORDERS, parameters).scalars())
+    return {place for (place,) in execute(connection, _MOVED_BY_ORDERS, parameters)}
 
 
 # --------------------------------------------------------------------------------------- rows stored before this column

@@ -301,12 +301,12 @@ def _history(found: Explanation, people: Sequence[str] | None) -> list[Statement
             won=each.lost_by is None,
             lost_by=each.lost_by,
             gave=list(each.gave),
-            statement=_statement(each.observation["statement"], people),
+            statement=_masked(each.observation["statement"], people),
         )
         for each in found.statements
-        for facts in [each.observation["facts"]]
+        for facts in [_masked(each.observation["facts"], people)]
     ]
 
 
-def _statement(statement: dict[str, Any], people: Sequence[str] | None) -> dict[str, Any]:
-    return statement if people is None else masked_value(statement, people)
+def _masked(value: dict[str, Any], people: Sequence[str] | None) -> dict[str, Any]:
+    return value if people is None else masked_value(value, people)
