@@ -180,7 +180,7 @@ def test_an_operator_sees_accounts_move_and_pauses_one(driver: Chrome, ulak: Run
 
 
 def test_support_finds_a_delivery_and_reads_its_history(driver: Chrome, ulak: RunningUlak) -> None:
-    """By a number as people write it; the list masks it, the delivery shows it with what won and why."""
+    """By a number as people write it; list and delivery mask it until it is revealed; what won and why."""
     told = (
         "SELECT recipient FROM delivery_status d WHERE recipient LIKE '+905%' AND is_final AND granularity = 'message'"
     )
@@ -198,12 +198,15 @@ def test_support_finds_a_delivery_and_reads_its_history(driver: Chrome, ulak: Ru
     assert all(number not in row.text and "•••••••" in row.text for row in rows)
     row = value(ulak, f"{several} AND recipient = '{number}' ORDER BY id LIMIT 1".replace("recipient", "id", 1))
     page.press(f"table.rows a[href='/deliveries/{row}']")
+    assert number not in page.words()
+    page.press(f"form[action='/deliveries/{row}/reveal'] button")
     assert number in page.words()
     assert number not in driver.title + driver.current_url
     assert len(page.all(".line li")) > 1
     assert len(page.all(".line li.won")) == 1
     assert "This statement decides the status" in page.words()
     page.picture("delivery")
+    driver.back()
     driver.back()
     assert page.all("table.rows tbody tr")
     assert page.complaints() == []
