@@ -70,7 +70,9 @@ shaped = st.one_of(
 @given(st.text() | shaped | st.lists(fragments | shaped, max_size=6).map("".join))
 def test_a_text_that_is_left_alone_holds_nothing_to_be_masked(text: str) -> None:
     """The quick look at most values of a line finds whatever the forms would mask."""
-    assert redact_text(text) == redaction._mask_forms(text)
+    # Other tests of this process have registered secrets.
+    known = redaction._OUR_TOKEN.sub(redaction.MASK, redaction._KNOWN.mask(text))
+    assert redact_text(text) == redaction._mask_forms(known)
 
 
 @EXAMPLES
