@@ -33,6 +33,8 @@ def ulak(migrated_database: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("ULAK_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.chdir(tmp_path)
+    # What an API in this process logs must not end up in a command's output, which is `sys.stdout` meanwhile.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     handlers, level, hook = logging.getLogger().handlers[:], logging.getLogger().level, sys.excepthook
 
     def run(*words: str, stdin: bytes = b"") -> Ran:
