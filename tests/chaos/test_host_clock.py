@@ -110,12 +110,16 @@ def restart_on(host: HostClock, process: Process) -> None:
 
 
 def readiness(system: System) -> tuple[int, str]:
-    """Status and body of `/readyz`."""
+    """Status and body of `/readyz`; status 0 while the API starts."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{system.api_port}/readyz", timeout=10) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+    except urllib.error.URLError as error:
+        if not isinstance(error.reason, ConnectionError):
+            raise
+        return 0, ""
 
 
 def asked_since(system: System, seen: int) -> set[str]:
