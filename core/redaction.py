@@ -160,10 +160,6 @@ class KnownSecrets:
         """The text without any known secret."""
         return self._pattern.sub(MASK, text) if self._pattern else text
 
-    def is_in(self, text: str) -> bool:
-        """Whether this text would be masked; cheap for a long one."""
-        return any(form in text for form in self._forms)
-
     def is_in_json(self, document: str) -> bool:
         """Whether a text of this document would be masked; cheap for a long one. Non-ASCII is not escaped in it."""
         return any(form in document for form in self._in_json)

@@ -88,10 +88,8 @@ class Runtime:
             register_secret(derived(credentials))
         return account
 
-    def without_echoes(
-        self, row: Record, reports: Sequence[DeliveryReport], *, body: bytes | None = None
-    ) -> Sequence[DeliveryReport]:
-        """The reports, read from this body, as they may be stored: the account's own credentials in them are masked.
+    def without_echoes(self, row: Record, reports: Sequence[DeliveryReport]) -> Sequence[DeliveryReport]:
+        """The reports as they may be stored: the account's own credentials in them are masked.
 
         A credential that cannot be resolved here was not in any request of this process.
         """
@@ -99,7 +97,7 @@ class Runtime:
         for name, reference in row["credentials"].items():
             with suppress(CredentialError):
                 credentials[name] = self.credentials.get(reference)
-        return without_echoes(reports, secrets_of(adapter_for(row["provider"]).record, credentials), body=body)
+        return without_echoes(reports, secrets_of(adapter_for(row["provider"]).record, credentials))
 
     def way_out(self, row: Record) -> WayOut:
         """How the account's requests leave, made ready; `CredentialError` where its `ca_file` or `proxy` is of no use.

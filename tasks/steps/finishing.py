@@ -158,9 +158,7 @@ def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Deliver
 
     `asked_at`: by the clock as it is now.
     """
-    answer = asked.sent.answer
-    body = None if answer is None else answer.body
-    stated = asked.runtime.without_echoes(asked.prepared.row, parsed.reports, body=body)
+    stated = asked.runtime.without_echoes(asked.prepared.row, parsed.reports)
     registered = {
         key: row
         for key, row in asked.prepared.tracked.items()

@@ -61,9 +61,18 @@ def organik(request: Request) -> Reply:
     return Reply(json.dumps({"response": {"result": True, "data": [row]}}).encode())
 
 
+def in_two_bytes(request: Request) -> Reply:
+    """The same in UTF-16, which shows by its zeros: every byte is one of ASCII, and no word is in the body as it is."""
+    return Reply(organik(request).body.decode().encode("utf-16-le"))
+
+
 @pytest.mark.parametrize(
     ("provider", "answer", "ident"),
-    [("vairo", vairo, ("number", "771:+905321230000")), ("organik", organik, ("transaction", "880"))],
+    [
+        ("vairo", vairo, ("number", "771:+905321230000")),
+        ("organik", organik, ("transaction", "880")),
+        ("organik", in_two_bytes, ("transaction", "880")),
+    ],
 )
 def test_a_poll_stores_no_echoed_credential(
     migrated_database: Engine, provider: str, answer: Callable[[Request], Reply], ident: tuple[str, str]
@@ -155,14 +164,6 @@ def test_no_depth_hides_an_echo_and_nothing_else_is_changed(statement: dict[str,
         provider_error=secret,
     )  # fmt: skip
     [shown] = without_echoes([hidden], frozenset({secret}))
-    units = secret.encode("utf-16-be", "surrogatepass")
-    for body in (
-        secret.encode("utf-8", "surrogatepass"),
-        json.dumps(secret).encode(),
-        "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(units[::2], units[1::2], strict=True)).encode(),
-        "".join(f"&#{ord(letter)};" for letter in secret).encode(),
-    ):
-        assert without_echoes([hidden], frozenset({secret}), body=body) == [shown]
     assert secret not in str(list(shown.statement["a"])) + str([*shown.statement]) + str(shown.extra)
     assert (shown.extra, shown.provider_status, shown.provider_error) == ({"sender": "***"}, "***", "***")
     assert without_echoes([shown], frozenset({secret}))[0] == shown
