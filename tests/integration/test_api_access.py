@@ -2,43 +2,27 @@
 
 import io
 import json
-import logging
 from collections.abc import Iterator
 
 import httpx
 import pytest
-import structlog
 from command_line import Ulak, ulak
 from database_fixtures import add_account
 from fastapi.routing import APIRoute
+from log_lines import lines
 from sqlalchemy import Engine, text
 from task_api import TOKEN, Api, api, running, runtime_on
 
 from core import clock
-from core.logging import configure_logging
 from models.database import make_engine, transaction
 from models.tokens import create_token, revoke_token
 from workers.api.app import make_api
 from workers.api.doorway import request_id_of
 
-__all__ = ["api", "ulak"]
+__all__ = ["api", "lines", "ulak"]
 
 NUMBER = "905301234567"
 PROBLEM = "application/problem+json"
-
-
-@pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """The log of this process, as JSON lines."""
-    stream = io.StringIO()
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    configure_logging("api", "json", stream=stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
 
 
 def guarded_routes(api: Api) -> list[tuple[str, str]]:

@@ -20,11 +20,11 @@ import pytest
 from api_server import Said, Server, serving
 from ledger_acts import Held, add_ids, plan, vairo_body
 from ledger_acts import add_account as add_polled
+from log_lines import lines
 from pydantic import SecretStr
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from stored_rows import stored_rows
-from test_api_access import lines
 from test_callbacks import LOGIN, SECRETS, apply_accounts, notice
 
 from core import clock

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-import structlog
 from api_process import push_head
 from fastapi import FastAPI, Request
+from log_lines import lines
 from starlette.responses import Response
 
 from core import clock
-from core.logging import configure_logging
 from workers.api import listening
 from workers.api.listening import BoundedServer, Seldom, server_config
+
+__all__ = ["lines"]
 
 ASK = b"GET /ask HTTP/1.1\r\nHost: u\r\n\r\n"
 
@@ -143,20 +144,6 @@ def test_the_limit_of_connections_lies_below_that_of_descriptors(app: FastAPI, m
         config = server_config(app, host="127.0.0.1", port=0)
         assert config.limit_concurrency is not None
         assert config.limit_concurrency + config.backlog + listening.SPARE_DESCRIPTORS <= descriptors
-
-
-@pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """The log of this process."""
-    stream = io.StringIO()
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    configure_logging("api", "json", stream=stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
 
 
 def test_no_stranger_fills_the_log(lines: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,15 +12,14 @@ from typing import Any
 
 import httpx
 import pytest
-import structlog
 from database_fixtures import add_account
+from log_lines import lines
 from markupsafe import escape
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from task_api import running, runtime_on
 
 from core import clock
-from core.logging import configure_logging
 from core.settings import CredentialError, load_settings
 from models.database import make_engine, transaction
 from models.deliveries import upsert
@@ -34,6 +32,8 @@ from workers.api.app import make_api
 from workers.api.pages.meanings import TURKISH
 from workers.api.pages.routes import add_pages
 from workers.attempts import MOST
+
+__all__ = ["lines"]
 
 TOKEN = "canary-token-of-the-page"
 NUMBER = "+905301234567"
@@ -118,20 +118,6 @@ def one_more(engine: Engine) -> Iterator[Browser]:
             yield Browser(client, [])
     finally:
         runtime.door.close()
-
-
-@pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """The log of this process."""
-    stream = io.StringIO()
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    configure_logging("api", "json", stream=stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
 
 
 def change(engine: Engine, statement: str, **values: Any) -> Any:

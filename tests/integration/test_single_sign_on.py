@@ -3,7 +3,6 @@
 import hmac
 import io
 import json
-import logging
 import re
 import time
 from base64 import urlsafe_b64encode
@@ -14,18 +13,17 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-import structlog
 from command_line import Ulak, ulak
 from database_fixtures import add_account
 from fastapi import FastAPI
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
+from log_lines import lines
 from oidc_provider import CLIENT_ID, CLIENT_SECRET, Provider
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from task_api import running, runtime_on
 
-from core.logging import configure_logging
 from core.settings import SettingsError, load_settings
 from models.access import Grant, Role
 from models.database import transaction
@@ -33,7 +31,7 @@ from workers.api.app import make_api
 from workers.api.pages.routes import add_pages
 from workers.api.pages.sign_on import grants_by_group, sign_on_for
 
-__all__ = ["ulak"]
+__all__ = ["lines", "ulak"]
 
 PUBLIC = "http://127.0.0.1:8000"
 ROLES = "destek=support@kampanya; yöneticiler=admin; izleyen=read; CN=Nöbet,OU=Ulak=operate"
@@ -122,20 +120,6 @@ def start(migrated_database: Engine, settings_of: Callable[..., None]) -> Iterat
     yield browser
     for close in closers:
         close()
-
-
-@pytest.fixture
-def lines() -> Iterator[io.StringIO]:
-    """The log of this process."""
-    stream = io.StringIO()
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    configure_logging("api", "json", stream=stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
 
 
 Start = Callable[..., Browser]
