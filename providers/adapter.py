@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from models.permit import DEFAULT_DEADLINE_SECONDS
 from models.report import DeliveryReport, Discovered, Hint, IdAnswer, KeptStatement, TrackedKey, Unreadable
-from models.vocabulary import Granularity
+from models.vocabulary import Granularity, Status
 
 JsonObject = Mapping[str, Any]
 LARGEST_ANSWER_BYTES = 32 * 1024 * 1024
@@ -64,12 +64,14 @@ class CodeMeanings:
 
     status: Mapping[Granularity, Mapping[str, str]] = field(default_factory=dict)
     """By what the row is about: each code that `provider_status` may hold."""
+    in_rows_of: Mapping[Status, Mapping[str, str]] = field(default_factory=dict)
+    """Codes that mean something else in reports of this status."""
     error: Mapping[str, str] = field(default_factory=dict)
     """Each code that `provider_error` may hold."""
 
-    def of_status(self, granularity: Granularity, code: str) -> str | None:
-        """What a status code means; None for one that is not documented."""
-        return self.status.get(granularity, {}).get(code)
+    def of_status(self, granularity: Granularity, status: Status, code: str) -> str | None:
+        """What a status code means in a report of this status; None for one that is not documented."""
+        return self.in_rows_of.get(status, {}).get(code) or self.status.get(granularity, {}).get(code)
 
     def of_error(self, code: str | None) -> str | None:
         """What an error code means; None for none, or one that is not documented."""

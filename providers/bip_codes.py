@@ -1,12 +1,12 @@
 """What BiP's codes mean, for people. Sources: bip.com, pages user-actions and error-handling.
 
-The same number stands in notices (`reporttype`) and in reports of sends (`resultcode`); only 0 and 1 are in both.
+Notices (`reporttype`) and reports of sends (`resultcode`) share the numbers 0 and 1; the status tells them apart.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
-from models.vocabulary import Granularity
+from models.vocabulary import Granularity, Status
 from providers.adapter import CodeMeanings
 
 _RESULTS: Final[Mapping[str, str]] = {
@@ -28,12 +28,10 @@ _RESULTS: Final[Mapping[str, str]] = {
 
 CODES: Final = CodeMeanings(
     status={
-        Granularity.MESSAGE: {
-            **_RESULTS,
-            "0": "in a report of a send: accepted; in a notice: delivered",
-            "1": "in a report of a send: general error; in a notice: read",
-        },
+        Granularity.MESSAGE: {**_RESULTS, "0": "accepted"},
         Granularity.ORDER: _RESULTS,
     },
+    # Which number says which is an option of the account.
+    in_rows_of={status: dict.fromkeys("01", status.value) for status in (Status.DELIVERED, Status.READ)},
     error=_RESULTS,
 )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from models.vocabulary import Granularity
+from models.vocabulary import Granularity, Status
 from providers.adapter import CodeMeanings
 from providers.registry import ADAPTERS
 
@@ -11,12 +11,15 @@ from providers.registry import ADAPTERS
 def explain_codes(row: Mapping[Any, Any]) -> dict[str, Any]:
     """What the codes of a row mean: `provider_status_meaning`, `provider_error_meaning`; None where nobody says it.
 
-    `row` has the columns `provider`, `granularity`, `provider_status` and `provider_error` of the delivery table.
+    `row` has the columns `provider`, `granularity`, `status`, `provider_status` and `provider_error` of the delivery
+    table, for a statement with its own.
     """
     adapter = ADAPTERS.get(row["provider"])
     meanings = CodeMeanings() if adapter is None else adapter.record.meanings
     return {
-        "provider_status_meaning": meanings.of_status(Granularity(row["granularity"]), row["provider_status"]),
+        "provider_status_meaning": meanings.of_status(
+            Granularity(row["granularity"]), Status(row["status"]), row["provider_status"]
+        ),
         "provider_error_meaning": meanings.of_error(row["provider_error"]),
     }
 

@@ -13,6 +13,7 @@ from models.report import DeliveryReport
 from models.vocabulary import Granularity, Reason, Source, Status
 from providers.adapter import Account, Answer, Callback, Fetch, FetchSpec, Parsed
 from providers.bip import ADAPTER, RECORD, RESULT, send_time
+from providers.codes import explain_codes
 from providers.errors import AnswerNotUnderstood, OurBug, RequestIsWrong
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "bip"
@@ -462,3 +463,25 @@ def test_a_head_of_a_report_that_cannot_be_read_is_named(name: str) -> None:
     parsed = parse(body)
     assert [trouble.reason for trouble in parsed.unreadable] == [f"A report has a `{name}` that cannot be read."]
     assert [report.provider_key for report in parsed.reports] == ["r1"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "meaning"),
+    [
+        (Status.ENROUTE, "0", "accepted"),
+        (Status.DELIVERED, "0", "delivered"),
+        (Status.READ, "1", "read"),
+        # Where the account's options give the number another meaning.
+        (Status.DELIVERED, "1", "delivered"),
+        (Status.REJECTED, "1", "general error"),
+        (Status.REJECTED, "301", "the person is no BiP user"),
+        (Status.READ, "7", None),
+    ],
+)
+def test_a_number_that_notices_and_results_share_means_what_the_status_says(
+    status: Status, code: str, meaning: str | None
+) -> None:
+    """A message that was read shows no general error."""
+    row = {"provider": "bip", "granularity": "message", "provider_error": None}
+    explained = explain_codes({**row, "status": status, "provider_status": code})
+    assert explained["provider_status_meaning"] == meaning

@@ -94,7 +94,7 @@ def _codes_of(found: Explanation, each: Statement) -> dict[str, Any]:
     """The provider's codes in one statement, explained."""
     facts = each.observation["facts"]
     said = {name: facts.get(name) for name in CODES}
-    return said | explain_codes({**found.delivery, **said})
+    return said | explain_codes({**found.delivery, **said, "status": facts["status"]})
 
 
 def _write_explanation(found: Explanation) -> None:
