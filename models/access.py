@@ -9,7 +9,7 @@ class Role(StrEnum):
     """From the least to the most; each includes those before it."""
 
     READ = "read"
-    """How everything stands, with people's numbers masked."""
+    """See the state of everything, with people's numbers masked."""
     SUPPORT = "support"
     """Looks for a person, and shows one number at a time; each is recorded."""
     OPERATE = "operate"
@@ -18,7 +18,7 @@ class Role(StrEnum):
     """Also reads who did and saw what."""
 
     def includes(self, other: "Role") -> bool:
-        """Whether whoever has this role may do what `other` may."""
+        """Whether this role may do what `other` may."""
         return _RANK[self] >= _RANK[other]
 
 

@@ -1,7 +1,7 @@
 """Who did, saw or erased what: the append-only table `events`.
 
 PostgreSQL itself refuses to change or delete a row. No row holds a person's number: where an event is about a person,
-`person` is a keyed hash of the number, so that whoever knows number and key finds the events, also after an erasure.
+`person` is a keyed hash of the number, so that the events can be found by number and key, also after an erasure.
 """
 
 import hmac
@@ -74,7 +74,7 @@ ABOUT_ENTRY = frozenset(
     }
 )
 OPEN_TO_ALL = frozenset(Action) - ABOUT_PEOPLE - ABOUT_ENTRY
-"""What was done to an account: shown to whoever may see the account."""
+"""What was done to an account: shown to everyone who may see the account."""
 
 
 class Kind(StrEnum):
@@ -135,12 +135,12 @@ class Event:
 
 
 def person_mark(key: bytes, person: str) -> bytes:
-    """What stands for a person in `events`. `person`: E.164, or a provider's own id."""
+    """The identifier of a person in `events`. `person`: E.164, or a provider's own id."""
     return hmac.digest(key, _PERSON + person.encode("utf-8", "surrogatepass"), "sha256")
 
 
 def record(connection: Connection, event: Event) -> None:
-    """Append the event; it stands when the caller commits."""
+    """Append the event; it is durable once the caller commits."""
     values = {
         "action": event.action.value,
         "actor_kind": event.actor.kind.value,

@@ -92,7 +92,7 @@ def moved_by_orders(
 ) -> set[int]:
     """Ids of messages that may take their time from these orders, of which a report says when they were sent.
 
-    `times` by the order's key. Locks nothing: whoever locks the messages afterwards computes their times anew.
+    `times` by the order's key. Locks nothing: the caller locks the messages afterwards and computes their times anew.
     """
     said: Iterable[tuple[str, datetime | str]] = ((order, at) for order, given in times.items() for at in given)
     orders = [{"provider_key": order, "sent_at": at} for order, at in said]

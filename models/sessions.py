@@ -25,7 +25,7 @@ def database_now(connection: Connection) -> datetime:
 def end_session(connection: Connection, session_id: str, *, lasts: timedelta) -> bool:
     """Refuse the session from the commit on; `lasts`: how long its cookie would be valid at most.
 
-    False where it was over already: of several who end it, one hears True.
+    False where it was over already: of several callers one gets True.
     """
     values = insert(ended_sessions).values(id=session_id, expires_at=func.now() + lasts).on_conflict_do_nothing()
     return connection.execute(values.returning(ended_sessions.c.id)).one_or_none() is not None

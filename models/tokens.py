@@ -106,13 +106,13 @@ def bearer_of(engine: Engine, token: str) -> Bearer | None:
     table = api_tokens.c
     is_noted = func.coalesce(table.last_used_at >= func.date_trunc("hour", func.now()), False)
     is_read_only = func.current_setting("transaction_read_only") == "on"
-    query = select(table.name, table.sha256, table.role, table.accounts, (is_noted | is_read_only).label("rests"))
+    query = select(table.name, table.sha256, table.role, table.accounts, (is_noted | is_read_only).label("needs_no_note"))
     with engine.connect() as connection:
         row = connection.execute(query.where(table.sha256 == given, table.revoked_at.is_(None))).one_or_none()
     # The index compares digests, which tell nothing of the token; the answer itself is compared in constant time.
     if row is None or not hmac.compare_digest(bytes(row.sha256), given):
         return None
-    if not row.rests:
+    if not row.needs_no_note:
         _note_use(engine, row.name)
     return Bearer(name=row.name, access=grant_of(row.role, row.accounts))
 

@@ -1,4 +1,4 @@
-"""What stands in the place of a status at Diyalog, which has no status codes, for people."""
+"""Diyalog has no status codes: what its rows hold in their place, explained for people."""
 
 from typing import Final
 

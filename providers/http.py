@@ -333,7 +333,7 @@ class Transport(httpx.HTTPTransport):
     """httpx's transport over sockets that obey the deadline. The door's, and that of `workers.api.outbound`."""
 
     def __init__(self, limits: httpx.Limits, deadline: Deadline, way_out: WayOut) -> None:
-        """`deadline`: shared with whoever sends."""
+        """`deadline`: shared with the sender."""
         # Lines of these two show URLs (INFO) and headers (DEBUG), that is keys.
         for name in ("httpx", "httpcore"):
             logging.getLogger(name).setLevel(logging.WARNING)

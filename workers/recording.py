@@ -69,7 +69,7 @@ class Recorder:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def mark(self, whom: str | None) -> bytes | None:
-        """What stands for this person; None for nobody, and where there is no key, which is logged."""
+        """The identifier of this person; None for nobody, and where there is no key, which is logged."""
         if not whom:
             return None
         try:
@@ -79,7 +79,7 @@ class Recorder:
             return None
 
     def marks(self, people: Sequence[str]) -> list[bytes | None]:
-        """What stands for each of these people; one None where there is nobody."""
+        """The identifiers of these people; one None where there is nobody."""
         return list(dict.fromkeys(self.mark(each) for each in people)) or [None]
 
     def require_mark(self, whom: str) -> bytes:

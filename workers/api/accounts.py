@@ -99,7 +99,7 @@ class Pause(Given):
     until: Annotated[Moment | None, Field(description="Absent: until somebody resumes it.")] = None
 
 
-@router.get("/accounts", dependencies=[NEEDS_READ], summary="How every account stands")
+@router.get("/accounts", dependencies=[NEEDS_READ], summary="State of every account")
 def show_all(means: Have, who: Who) -> Accounts:
     """State, limit use, freshness and open work of every account. Counts rows: not for every second."""
     with means.engine.connect() as connection:

@@ -40,7 +40,7 @@ class BearerGuard:
         await (self._app if refusal is None else refusal)(scope, receive, send)
 
     async def _refusal(self, scope: Scope) -> Response | None:
-        """None where the caller is known, who then stands in the request's state."""
+        """None where the caller is known; the request's state then names it."""
         scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
         token = token.strip()
         try:

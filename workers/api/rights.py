@@ -18,7 +18,7 @@ from workers.api.problems import ProblemError, unknown_account
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Whoever sent the request."""
+    """The sender of the request."""
 
     actor: Actor
     access: Access

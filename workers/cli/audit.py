@@ -65,7 +65,7 @@ def show_events(
     headers = ("id", "when", "who", "kind", "via", "action", "account", "delivery", "details")
     write_table(headers, [_cells(row) for row in rows])
     if recipient is not None:
-        tell("Whoever reads numbers in bulk may have seen this one too: --action deliveries.read shows them.")
+        tell("Callers who read numbers in bulk may have seen this one too: --action deliveries.read lists them.")
 
 
 def _document(row: RowMapping) -> dict[str, Any]:

@@ -40,19 +40,19 @@ def explain_some(
             if form and not rows and not waiting:
                 rows = list(find_by_any(connection, form, recipient=lookup_form(form), limit=MOST_EXPLAINED + 1))
                 waiting = _waiting(connection, form)
-        told = [found for row in rows[:MOST_EXPLAINED] if (found := explain(connection, row["id"])) is not None]
-    if not told and not waiting:
+        explained = [found for row in rows[:MOST_EXPLAINED] if (found := explain(connection, row["id"])) is not None]
+    if not explained and not waiting:
         raise CommandError("Nothing is known by that id.")
     if lookup_form(ident) is not None:
         run.saw(run.event(Action.PERSON_SEARCHED, person=run.recorder.mark(ident)))
-    for each in told:
+    for each in explained:
         about = {"account": each.delivery["account_id"], "delivery_id": each.delivery["id"]}
         marks = run.recorder.marks(people_of(each.delivery))
         run.saw(*(run.event(Action.DELIVERY_VIEWED, person=mark, **about) for mark in marks))
     if as_json:
-        write_json({"deliveries": [_document(each) for each in told], "unanswered": waiting})
+        write_json({"deliveries": [_document(each) for each in explained], "unanswered": waiting})
         return
-    for each in told:
+    for each in explained:
         _write_explanation(each)
     for row in waiting:
         write_line(f"{row['account_id']} {row['tracked']}: {row['status']}. Registered {moment(row['first_seen_at'])},")

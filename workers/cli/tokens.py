@@ -14,7 +14,7 @@ from workers.cli.session import UsageError, session, tell
 
 tokens = typer.Typer(name="tokens", help="Named, revocable tokens of the task API.", no_args_is_help=True)
 _MAY = {
-    Role.READ: "sees how everything stands, numbers masked",
+    Role.READ: "sees the state of everything, numbers masked",
     Role.SUPPORT: "may look for people and see one number at a time, which is recorded",
     Role.OPERATE: "may poll, pause, register and hand over, and reads numbers in full",
     Role.ADMIN: "may do everything",

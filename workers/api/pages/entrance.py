@@ -55,7 +55,7 @@ def come_back(seen: Anyone) -> Response:
     sign_on = _sign_on(seen)
     try:
         attempt = _attempt(seen)
-        # Before the code is used: whoever comes twice with one answer, at whichever process, is let in once.
+        # Before the code is used: an answer that comes twice, at whichever process, logs in once.
         _use_once(seen, attempt)
         identity = sign_on.finish(attempt, dict(seen.request.query_params))
     except SignOnError as error:

@@ -147,7 +147,7 @@ def show_account(seen: Member, account: str) -> Response:
 
 
 def _events(connection: Connection, seen: Visit, account: str) -> Sequence[RowMapping]:
-    """What was done to the account; administrators also see who looked at whose number."""
+    """What was done to the account; administrators also see who viewed whose number."""
     actions_shown = None if seen.access.may(Role.ADMIN, account) else OPEN_TO_ALL
     return list_events(connection, accounts=[account], actions=actions_shown, limit=EVENTS_SHOWN)
 

@@ -184,7 +184,7 @@ class Sessions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
-    """A session that stands, and whose it is."""
+    """A valid session, and its caller."""
 
     session: Session
     caller: Caller

@@ -265,7 +265,7 @@ class SignOn:
     # ----------------------------------------------------------------------------------------------- the token
 
     def _claims(self, metadata: Mapping[str, Any], attempt: Attempt, answer: Mapping[str, Any]) -> dict[str, Any]:
-        """What the ID token says, once all that may be wrong with it has been looked at."""
+        """The claims of the ID token, fully verified."""
         text = answer.get("id_token")
         if not isinstance(text, str) or len(text) > LONGEST_TOKEN:
             raise SignOnError("wrong", "the provider gave no ID token")

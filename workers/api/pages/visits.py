@@ -167,7 +167,7 @@ class Visit:
             raise ForbiddenError
 
     def look(self) -> Look:
-        """How all stands, of what the visitor may know."""
+        """The state of everything that the visitor may see."""
         look, sees_all = self.site.looker.look(), self.access.may_everywhere(Role.READ)
         known = [account for account in look.accounts if self.access.may(Role.READ, account.id)]
         alarms = [
@@ -301,7 +301,7 @@ def member(seen: Annotated[Visit, Depends(visit)]) -> Visit:
 
 
 def needs(role: Role) -> Callable[[Visit], Visit]:
-    """Whoever is logged in and has the role; where the address names an account, for that account."""
+    """The visitor who is logged in and has the role; where the address names an account, for that account."""
 
     def member_with_role(seen: Annotated[Visit, Depends(member)]) -> Visit:
         account = seen.request.path_params.get("account")
