@@ -21,7 +21,7 @@ from models.vocabulary import Status
 from providers.adapter import Account, Adapter, Answer, Callback, Fetch, FetchSpec, Parsed
 from providers.errors import ProviderError
 from providers.http import RESPONSE_CAP_BYTES
-from tasks.runtime import Runtime, adapter_of
+from tasks.runtime import Runtime, account_without_credentials, adapter_of
 from tasks.steps.bodies import body_headers, unpacked
 from tasks.steps.hints import ask_now, place
 from tasks.steps.tracking import account_row, asked_by, due_id
@@ -110,7 +110,7 @@ def _asked_ids(
     candidates = open_ids_of(connection, entry.account_id, params)
     return {
         TrackedKey(id_kind=tracked["id_kind"], value=tracked["value"]): tracked
-        for tracked in asked_by(adapter_of(row), runtime.account(row), candidates, params, row["now"])
+        for tracked in asked_by(adapter_of(row), account_without_credentials(row), candidates, params, row["now"])
     }
 
 
@@ -118,7 +118,7 @@ def _parse(
     runtime: Runtime, row: RowMapping, entry: Opened, asked: Mapping[TrackedKey, RowMapping], asked_at: datetime | None
 ) -> tuple[Parsed | str, bool]:
     """What the adapter makes of the bytes now, or a sentence why it makes nothing of them; whether they are an item."""
-    adapter, account = adapter_of(row), runtime.account(row)
+    adapter, account = adapter_of(row), account_without_credentials(row)
     source, _, kind = entry.origin.partition(":")
     try:
         if source == "callback":

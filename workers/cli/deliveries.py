@@ -29,6 +29,7 @@ UNANSWERED = "unanswered"
 STATUSES = (*(word.value for word in Status), OPEN, UNANSWERED)
 COLUMNS = (*(column.name for column in delivery_status.c if column.name != "changed_in"), "tracked")
 FORMATS = ("table", "json", "csv")
+DELIMITERS = {",": ",", ";": ";", "|": "|", "tab": "\t"}
 TABLE_LIMIT = 200
 PAGE = 1000
 MOST_EXPLAINED = 20
@@ -51,11 +52,19 @@ def deliveries(
     ref: Annotated[str | None, typer.Option(help="Only with the sender's own id.")] = None,
     since: Annotated[str | None, typer.Option(help="Changed since: a day, a time, or 90m, 24h, 7d ago.")] = None,
     form: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
+    delimiter: Annotated[
+        str, typer.Option(help="Between the columns of csv: a comma, `;` (Excel in Turkish), `|` or tab.")
+    ] = ",",
     limit: Annotated[int | None, typer.Option(min=1, help=f"At most so many (table: {TABLE_LIMIT}).")] = None,
 ) -> None:
-    """Deliveries that match everything given. A registered id that was never answered shows as open."""
+    """Search deliveries.
+
+    Everything given must match. A registered id that the provider has not reported yet is shown as open.
+    """
     if form not in FORMATS:
         raise UsageError(f"--format must be one of: {', '.join(FORMATS)}.")
+    if DELIMITERS.get(delimiter) is None or (delimiter != "," and form != "csv"):
+        raise UsageError("--delimiter must be one of , ; | tab, and goes with --format csv.")
     if status is not None and status not in STATUSES:
         raise UsageError(f"--status must be one of: {', '.join(STATUSES)}.")
     refuse_empty({"--account": account, "--recipient": recipient, "--ref": ref})
@@ -73,7 +82,7 @@ def deliveries(
         if form == "json":
             write_json_array(islice(rows, limit))
         elif form == "csv":
-            write_csv(COLUMNS, islice(rows, limit))
+            write_csv(COLUMNS, islice(rows, limit), delimiter=DELIMITERS[delimiter])
         else:
             _write_page(rows, limit or TABLE_LIMIT)
 
@@ -204,7 +213,10 @@ def explain_some(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Every statement about a delivery: what won, and why. One ID may mean several deliveries."""
+    """Show every report about a delivery, and which one decided.
+
+    One ID may mean several deliveries.
+    """
     run, rows, waiting = session(context), list[RowMapping](), list[dict[str, Any]]()
     with run.engine.connect() as connection:
         # As it was given; else in the forms in which ids are stored.

@@ -9,7 +9,7 @@ from models.tokens import TokenNameError, create_token, list_tokens, revoke_toke
 from workers.cli.output import write_json, write_line, write_table
 from workers.cli.session import UsageError, session, tell
 
-tokens = typer.Typer(name="tokens", help="Named, revocable tokens of the task API.", no_args_is_help=True)
+tokens = typer.Typer(name="tokens", help="Create, list and revoke tokens of the HTTP API.", no_args_is_help=True)
 TokenName = Annotated[str, typer.Argument(metavar="NAME", help="Who holds it; stands in the log.")]
 
 
@@ -20,7 +20,10 @@ def register(app: typer.Typer) -> None:
 
 @tokens.command("create")
 def create_one(context: typer.Context, name: TokenName) -> None:
-    """Make a token and print it, this once: only its SHA-256 is kept."""
+    """Create a token and print it once.
+
+    Only its SHA-256 is stored.
+    """
     try:
         with transaction(session(context).engine) as connection:
             token = create_token(connection, name)
@@ -34,7 +37,7 @@ def create_one(context: typer.Context, name: TokenName) -> None:
 def list_all(
     context: typer.Context, *, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
 ) -> None:
-    """Every token by name; when it was used, to the hour."""
+    """List tokens with the hour of their last use."""
     with session(context).engine.connect() as connection:
         records = list_tokens(connection)
     if as_json:
@@ -46,7 +49,10 @@ def list_all(
 
 @tokens.command("revoke")
 def revoke_one(context: typer.Context, name: TokenName) -> None:
-    """Refuse a token from now on. Its name is not given again."""
+    """Revoke a token.
+
+    Its name cannot be used again.
+    """
     with transaction(session(context).engine) as connection:
         changed = revoke_token(connection, name)
     tell(f"{name} is revoked." if changed else f"{name} was revoked already.")

@@ -34,7 +34,9 @@ def track_ids(
     file: Annotated[Path | None, typer.Option(help="A csv or jsonl file; - reads stdin.")] = None,
     ref: Annotated[str | None, typer.Option(help="Your own reference for each KIND=VALUE.")] = None,
 ) -> None:
-    """Register ids that were sent, so that they get polled. Doing it again changes nothing.
+    """Register ids of what was sent, so that they are polled.
+
+    Registering an id again changes nothing.
 
     Some kinds (`order`, `conversation`) are found without being registered: for them only the reference is kept, and
     attached to the deliveries, also to those that are stored already.
