@@ -5,6 +5,7 @@ from datetime import date
 from celery import shared_task
 
 from core import names
+from models.ledger.listing import key_of_task
 from providers.numbers import plain
 from tasks.base import UlakTask
 from tasks.effects import Effects
@@ -39,7 +40,7 @@ def poll_account(
     account_id = plain(account_id)
     if poll_id is None:
         window = (_day(window_from), _day(window_to))
-        key = f"task:{self.request.id}"
+        key = key_of_task(self.request.id)
         poll_id = ondemand.open_on_demand(self.runtime, account_id, trigger="task", key=key, window=window)
     self.emit(planning.plan_poll(self.runtime, account_id, poll_id))
 

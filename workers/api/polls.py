@@ -11,7 +11,7 @@ from sqlalchemy import Connection, RowMapping
 
 from models.database import retry_transaction
 from models.ledger import planning
-from models.ledger.listing import find_poll, list_polls, polls_of_key
+from models.ledger.listing import find_poll, key_of_task, list_polls, polls_of_key
 from models.tracked import account_of
 from tasks.messages import poll_account
 from tasks.steps.idcheck import IdCheck
@@ -149,7 +149,7 @@ def search(asked: Annotated[PollSearch, Query()], means: Have) -> Polls:
         if asked.task is not None:
             rows: Sequence[RowMapping] = [
                 row
-                for row in polls_of_key(connection, asked.task)
+                for row in polls_of_key(connection, asked.task, key_of_task(asked.task))
                 if asked.account in {None, row["account_id"]} and asked.state in {None, row["state"]}
             ]
             return Polls(polls=[_view(row) for row in rows], cursor=None)
