@@ -221,5 +221,8 @@ _ACCOUNT = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE id = :ac
 
 
 def account_of(connection: Connection, account_id: str) -> RowMapping | None:
-    """The account's row as it stands, unlocked, with PostgreSQL's `now`."""
+    """The account's row as it stands, unlocked, with PostgreSQL's `now`; None where there is none."""
+    if "\0" in account_id:
+        # PostgreSQL takes no such text, and addresses of callbacks are whatever strangers write.
+        return None
     return connection.execute(_ACCOUNT, {"account_id": account_id}).mappings().one_or_none()

@@ -59,9 +59,9 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
     if entry is None:
         return None
     row = account_row(connection, entry.account_id)
-    asked = _asked_ids(connection, runtime, row, entry)
+    asked = _asked_ids(connection, row, entry)
     as_of = None if entry.origin.startswith("callback:") else _as_of(connection, entry)
-    parsed, is_item = _parse(runtime, row, entry, asked, as_of)
+    parsed, is_item = _parse(row, entry, asked, as_of)
     if isinstance(parsed, Parsed) and (parsed.reports or parsed.hints or is_item) and not parsed.unreadable:
         placed = place(connection, row["id"], parsed.hints)
         kinds = adapter_of(row).record.reference_kinds
@@ -97,9 +97,7 @@ def _what_came_of_it(parsed: Parsed, reports: Sequence[DeliveryReport]) -> str:
     return "understood: it says nothing about any delivery"
 
 
-def _asked_ids(
-    connection: Connection, runtime: Runtime, row: RowMapping, entry: Opened
-) -> Mapping[TrackedKey, RowMapping]:
+def _asked_ids(connection: Connection, row: RowMapping, entry: Opened) -> Mapping[TrackedKey, RowMapping]:
     """The ids, still open, that the fetch of this entry asked for: those that the adapter would ask for in that way.
 
     None for one page of several: only all of them together settle an id.
@@ -115,7 +113,7 @@ def _asked_ids(
 
 
 def _parse(
-    runtime: Runtime, row: RowMapping, entry: Opened, asked: Mapping[TrackedKey, RowMapping], asked_at: datetime | None
+    row: RowMapping, entry: Opened, asked: Mapping[TrackedKey, RowMapping], asked_at: datetime | None
 ) -> tuple[Parsed | str, bool]:
     """What the adapter makes of the bytes now, or a sentence why it makes nothing of them; whether they are an item."""
     adapter, account = adapter_of(row), account_without_credentials(row)

@@ -174,9 +174,7 @@ def test_csv_may_have_the_delimiter_that_a_spreadsheet_expects(
     ref = f'one{sign}"two",three'
     with transaction(migrated_database) as connection:
         upsert(connection, "kampanya", "vairo", [report("odd", Status.DELIVERED, client_ref=ref)], asked_at=NOON)
-    plain, other = (
-        ulak("deliveries", "--format", "csv", *words).out for words in ([], ["--delimiter", delimiter])
-    )
+    plain, other = (ulak("deliveries", "--format", "csv", *words).out for words in ([], ["--delimiter", delimiter]))
     assert other.startswith(f"id{sign}account_id{sign}")
     rows = list(csv.reader(io.StringIO(other, newline=""), delimiter=sign))
     assert rows == list(csv.reader(io.StringIO(plain, newline="")))

@@ -111,12 +111,20 @@ def _guarded() -> APIRouter:
 
 
 def _document_problems(api: FastAPI) -> None:
-    """Put the form of all errors into the OpenAPI document."""
+    """Put the form of all errors into the OpenAPI document in place of FastAPI's own, which is never sent."""
     make = api.openapi
 
     def openapi() -> dict[str, Any]:
         document = make()
-        document["components"].setdefault("schemas", {})["Problem"] = dict(problems.SCHEMA)
+        schemas = document["components"].setdefault("schemas", {})
+        schemas["Problem"] = dict(problems.SCHEMA)
+        for never_sent in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(never_sent, None)
+        [(wrong, ours)] = problems.documented(HTTPStatus.UNPROCESSABLE_ENTITY).items()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                if str(wrong) in operation["responses"]:
+                    operation["responses"][str(wrong)] = ours
         return document
 
     api.openapi = openapi  # type: ignore[method-assign]

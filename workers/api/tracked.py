@@ -18,6 +18,7 @@ from workers.api.bodies import TRACKED_CAP_BYTES, read_body
 from workers.api.fields import in_our_time
 from workers.api.means import Have, Means
 from workers.api.problems import ProblemError, documented, wrong_fields
+from workers.api.wording import mistake_in
 
 MOST_IDS = 100_000
 REGISTERED, REFUSED = "registered", "refused"
@@ -119,7 +120,7 @@ def register_body(means: Means, body: bytes) -> bytes:
     """Register what the body names; the answer as JSON."""
     given = _envelope(body)
     with means.engine.connect() as connection:
-        row = account_of(connection, given.account.replace("\0", ""))
+        row = account_of(connection, given.account)
     if row is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
     check = IdCheck(row)
@@ -146,7 +147,8 @@ def _envelope(body: bytes) -> Envelope:
     try:
         given = msgspec.json.decode(body, type=Envelope)
     except msgspec.ValidationError as error:
-        raise wrong_fields([("body", sentence(error))]) from None
+        field, what = mistake_in(error, Envelope.__struct_fields__)
+        raise wrong_fields([(f"body.{field}".removesuffix("."), what)]) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "The body cannot be read: it must be JSON in UTF-8.") from None
     if not given.ids:
@@ -162,7 +164,8 @@ def read_item(raw: msgspec.Raw | bytes, check: IdCheck) -> tuple[dict[str, Any] 
     try:
         item = msgspec.json.decode(raw, type=Item)
     except msgspec.ValidationError as error:
-        return None, sentence(error)
+        field, what = mistake_in(error, Item.__struct_fields__)
+        return None, f"{field or 'the id'} {what}"
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None, "this is no JSON object in UTF-8"
     fields = {name: value for name in Item.__struct_fields__ if (value := getattr(item, name)) is not None}
@@ -180,12 +183,3 @@ def _mistake(name: str, value: Any) -> str | None:
         except ValueError as error:
             return f"{name} {error}"
     return None
-
-
-def sentence(error: msgspec.ValidationError) -> str:
-    """What msgspec found, by the field's name: `value: expected str, got int`. It quotes no value."""
-    what, _, where = str(error).partition(" - at `$")
-    place = where.strip("`").lstrip(".")
-    told = redact_text(what.replace("`", ""))
-    told = told[:1].lower() + told[1:]
-    return f"{place}: {told}" if place else told

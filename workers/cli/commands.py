@@ -42,7 +42,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 class Commands(TyperGroup):
     """The root group: an error becomes one sentence on stderr and the exit code that it stands for."""
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's signature
         """The commands by group, each with its summary on one line."""
         summaries = {name: self.commands[name].get_short_help_str(formatter.width) for name in self.commands}
         widest = max(map(len, summaries))

@@ -49,5 +49,5 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
 
 
 def epilog(lines: Sequence[str]) -> str:
-    """The examples as the end of a help text; `\\b` keeps the lines as they are."""
+    """The examples as the end of a help text. The first line tells Typer not to wrap the others."""
     return "\n".join(("\b", "Examples:" if len(lines) > 1 else "Example:", *(f"  {line}" for line in lines)))

@@ -20,7 +20,9 @@ PAGE = 500
 RESEAL_ATTEMPTS = 5
 
 dead = typer.Typer(name="dead", help="List dead letters, or retry them.", no_args_is_help=True)
-quarantine = typer.Typer(name="quarantine", help="List, retry or discard what could not be parsed.", no_args_is_help=True)
+quarantine = typer.Typer(
+    name="quarantine", help="List, retry or discard what could not be parsed.", no_args_is_help=True
+)
 AccountOption = Annotated[str | None, typer.Option("--account", help="Only of this account.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Ids = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Which.")]
@@ -143,7 +145,8 @@ def discard_entries(
 def reseal_entries(context: typer.Context) -> None:
     """Encrypt entries with the first key of the seal key file.
 
-    Afterwards the other keys can be removed from the file. Safe twice, and beside running workers; docs/operations.md has the whole procedure.
+    Afterwards the other keys can be removed from the file. Safe twice, and beside running workers;
+    docs/operations.md has the whole procedure.
     """
     run = session(context)
     key, engine = run.runtime.seal_key, run.engine

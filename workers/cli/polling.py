@@ -51,9 +51,9 @@ def poll(
 ) -> None:
     """Poll an account now.
 
-    Prints the poll's id. Without days: its whole lookback and every open id. Days are in the account's time zone. With --wait the exit code
-    is 1 where the poll ended with errors or was cancelled or the account is paused, and 3 after the time-out (the poll
-    goes on in both).
+    Prints the poll's id. Without days: its whole lookback and every open id. Days are in the account's time zone.
+    With --wait the exit code is 1 if the poll ended with errors or was cancelled or the account is paused, and 3 after
+    the time-out (the poll goes on in both).
     """
     run = session(context)
     window = (_day("--from", first), _day("--to", last))
