@@ -21,6 +21,7 @@ import msgspec
 from models.report import DeliveryReport, Discovered, Hint, IdAnswer, KeptStatement, TrackedKey, Unreadable
 from models.vocabulary import is_final
 from providers.adapter import (
+    REFERENCES_OF_MESSAGES,
     Account,
     Answer,
     Callback,
@@ -138,7 +139,8 @@ RECORD: Final = ProviderRecord(
         OptionSpec(name="batch_size", type=int, default=100, meaning="most ids in one call", minimum=1, maximum=1000),
     ),
     id_kinds=KINDS,
-    id_forms={"transaction": whole_id, "gsm_track": gsm_id, "delivery_track": text_id},
+    id_forms={"transaction": whole_id, "gsm_track": gsm_id, "delivery_track": text_id, "order": whole_id},
+    reference_kinds=REFERENCES_OF_MESSAGES,
     status_codes=frozenset(map(str, STATUS)),
     optional_credentials=(WEBHOOK_SECRET,),
     callback_secret=WEBHOOK_SECRET,

@@ -15,12 +15,15 @@ from workers.api import (
     callbacks,
     changes,
     deliveries,
+    lookups,
     manual,
     metrics,
     polls,
     probes,
     problems,
+    registered,
     reports,
+    summaries,
     tracked,
 )
 from workers.api.auth import GUARDED, BearerGuard
@@ -105,7 +108,7 @@ def _guarded() -> APIRouter:
         HTTPStatus.SERVICE_UNAVAILABLE,
     )
     router = APIRouter(prefix=GUARDED, dependencies=[Security(bearer)], responses=every)
-    for part in (polls, tracked, deliveries, changes, accounts, reports):
+    for part in (polls, tracked, registered, deliveries, lookups, summaries, changes, accounts, reports):
         router.include_router(part.router)
     return router
 

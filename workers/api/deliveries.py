@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection, RowMapping
 
-from models.lookups import Explanation, explain, find_deliveries, open_tracked
+from models.lookups import Explanation, explain
+from models.searches import find_deliveries, open_tracked
 from models.vocabulary import Granularity, Reason, Source, Status
 from providers.numbers import same_number_spellings, trimmed
 from workers.api.cursors import decode_page, encode_page
@@ -113,7 +114,15 @@ class DeliverySearch(Given):
         ),
     ] = None
     client_ref: Text | None = None
+    provider_key: Annotated[
+        Text | None, Field(description="The provider's id of the message, order or conversation.")
+    ] = None
+    parent_key: Annotated[Text | None, Field(description="All rows under this key, such as an order's messages.")] = (
+        None
+    )
+    granularity: Granularity | None = None
     since: Annotated[Moment | None, Field(description="Changed since then. To keep a copy use /v1/changes.")] = None
+    until: Annotated[Moment | None, Field(description="Changed before then.")] = None
     cursor: Cursor | None = None
     limit: Limit = 100
 
@@ -122,30 +131,40 @@ class DeliverySearch(Given):
 def search(asked: Annotated[DeliverySearch, Query()], means: Have) -> Deliveries:
     """Pages go by row id, which never changes: a row that changes while you page is neither skipped nor repeated.
 
+    Follow `cursor` until it is null: without a recipient, reference or key a page looks through a part of the table, so
+    that it may have few rows, or none, though more follow.
+
     A recipient that is no phone number is searched as it stands, since it may be a provider's own id of a person.
     """
     recipients = same_number_spellings(asked.recipient) if asked.recipient else None
     client_ref = trimmed(asked.client_ref) if asked.client_ref is not None else None
-    question = ("deliveries", asked.account, asked.status, recipients, client_ref, asked.since)
+    key = trimmed(asked.provider_key) if asked.provider_key is not None else None
+    parent = trimmed(asked.parent_key) if asked.parent_key is not None else None
+    filters = (asked.account, asked.status, recipients, client_ref, key, parent, asked.granularity)
+    question = ("deliveries", *filters, asked.since, asked.until)
     after = decode_page(asked.cursor, question)
     with means.engine.connect() as connection:
         check_account(connection, asked.account)
-        rows = find_deliveries(
+        page = find_deliveries(
             connection,
             account=asked.account,
             status=asked.status,
             recipient=recipients,
             client_ref=client_ref,
+            provider_key=key,
+            parent_key=parent,
+            granularity=asked.granularity,
             since=asked.since,
+            until=asked.until,
             limit=asked.limit,
             after_id=after or 0,
         )
         named = asked.recipient is not None or asked.client_ref is not None
         unanswered = _unanswered(connection, asked, recipients, client_ref) if named and after is None else []
     return Deliveries(
-        deliveries=[Delivery(**row) for row in rows],
+        deliveries=[Delivery(**row) for row in page.rows],
         unanswered=unanswered,
-        cursor=encode_page(rows[-1]["id"], question) if len(rows) == asked.limit else None,
+        cursor=encode_page(page.next_after, question) if page.next_after is not None else None,
     )
 
 
@@ -166,16 +185,16 @@ def show(delivery_id: RowId, means: Have) -> ExplainedDelivery:
 def _unanswered(
     connection: Connection, asked: DeliverySearch, recipients: tuple[str, ...] | None, client_ref: str | None
 ) -> list[Unanswered]:
-    if asked.status is not None or asked.since is not None:
+    others = (asked.status, asked.since, asked.until, asked.provider_key, asked.parent_key, asked.granularity)
+    if any(other is not None for other in others):
         return []
-    found: dict[int, RowMapping] = {}
-    for recipient in recipients or (None,):
-        for row in open_tracked(connection, account=asked.account, recipient=recipient, client_ref=client_ref):
-            found[row["id"]] = row
-    return [
-        Unanswered(kind=row["id_kind"], **{name: row[name] for name in Unanswered.model_fields if name in row})
-        for _, row in sorted(found.items())
-    ]
+    rows = open_tracked(connection, account=asked.account, recipient=recipients, client_ref=client_ref)
+    return [unanswered_of(row) for row in rows]
+
+
+def unanswered_of(row: RowMapping) -> Unanswered:
+    """A tracked row that no provider has answered for, as the API shows it."""
+    return Unanswered(kind=row["id_kind"], **{name: row[name] for name in Unanswered.model_fields if name in row})
 
 
 def _history(found: Explanation) -> list[Statement]:

@@ -83,7 +83,7 @@ _ITEM_SCHEMA = {
         "valid_until": _TIME_SCHEMA,
     },
 }
-_BODY_SCHEMA = {
+BODY_SCHEMA = {
     "type": "object",
     "required": ["account", "ids"],
     "additionalProperties": False,
@@ -104,10 +104,10 @@ _BODY_SCHEMA = {
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Register ids so that they get polled",
     description=f"Up to {MOST_IDS} ids and {TRACKED_CAP_BYTES // 2**20} MiB in one request. Idempotent: what is "
-    "registered already stays. A wrong id is refused by itself; the others are registered. `order` and `conversation` "
-    "are found without this: for them only `client_ref` is kept and attached to the "
-    "deliveries, also to those that are stored already.",
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _BODY_SCHEMA}}}},
+    "registered already stays. A wrong id is refused by itself; the others are registered. `order`, "
+    "`message` and `conversation` name deliveries by the provider's key and are not polled: only `client_ref` is kept "
+    "and attached to the deliveries, including those that are stored already.",
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": BODY_SCHEMA}}}},
 )
 async def register(request: Request, means: Have) -> Response:
     """Registers ids; committed when the answer comes."""
@@ -118,7 +118,7 @@ async def register(request: Request, means: Have) -> Response:
 
 def register_body(means: Means, body: bytes) -> bytes:
     """Register what the body names; the answer as JSON."""
-    given = _envelope(body)
+    given = envelope_of(body)
     with means.engine.connect() as connection:
         row = account_of(connection, given.account)
     if row is None:
@@ -143,7 +143,8 @@ def register_body(means: Means, body: bytes) -> bytes:
     return msgspec.json.encode(counts | {"results": results})
 
 
-def _envelope(body: bytes) -> Envelope:
+def envelope_of(body: bytes) -> Envelope:
+    """The ids that a body holds, none read yet; a problem where it is no such body."""
     try:
         given = msgspec.json.decode(body, type=Envelope)
     except msgspec.ValidationError as error:
@@ -160,7 +161,15 @@ def _envelope(body: bytes) -> Envelope:
 
 
 def read_item(raw: msgspec.Raw | bytes, check: IdCheck) -> tuple[dict[str, Any] | None, str | None]:
-    """One id as the step takes it, or (None, what is wrong with it and what would be right)."""
+    """One id that can be registered, or (None, what is wrong with it and what would be right)."""
+    fields, why = read_fields(raw)
+    if fields is not None and (why := check.why_not(fields)) is not None:
+        return None, redact_text(why)
+    return fields, why
+
+
+def read_fields(raw: msgspec.Raw | bytes) -> tuple[dict[str, Any] | None, str | None]:
+    """What is given of one id, as the step takes it, or (None, what is wrong with it and what would be right)."""
     try:
         item = msgspec.json.decode(raw, type=Item)
     except msgspec.ValidationError as error:
@@ -170,8 +179,7 @@ def read_item(raw: msgspec.Raw | bytes, check: IdCheck) -> tuple[dict[str, Any] 
         return None, "this is no JSON object in UTF-8"
     fields = {name: value for name in Item.__struct_fields__ if (value := getattr(item, name)) is not None}
     mistakes = [mistake for name, value in fields.items() if (mistake := _mistake(name, value))]
-    why = "; ".join(mistakes) or check.why_not(fields)
-    return (None, redact_text(why)) if why else (fields, None)
+    return (None, redact_text("; ".join(mistakes))) if mistakes else (fields, None)
 
 
 def _mistake(name: str, value: Any) -> str | None:

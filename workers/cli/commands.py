@@ -32,7 +32,7 @@ log = get_logger(__name__)
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "Run it": ("up", "worker", "beat", "api", "flower"),
     "Accounts and polls": ("accounts", "status", "poll", "polls"),
-    "Deliveries": ("track", "deliveries", "explain", "ingest"),
+    "Deliveries": ("track", "untrack", "deliveries", "explain", "ingest"),
     "Upkeep": ("migrate", "check", "dead", "quarantine", "rebuild", "erase"),
     "Access": ("tokens", "secrets"),
 }

@@ -25,9 +25,15 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "ulak track marka-sms --file ids.csv",
         "cat ids.jsonl | ulak track marka-sms --file -",
     ),
+    "untrack": (
+        "ulak untrack marka-sms transaction=123456",
+        "ulak untrack marka-sms --file ids.csv",
+    ),
     "deliveries": (
         "ulak deliveries --account marka-sms --status undeliverable --since 24h",
         "ulak deliveries --recipient '0530 123 45 67'",
+        "ulak deliveries --parent-key 7001 --granularity message",
+        "ulak deliveries --file references.txt --format csv",
         "ulak deliveries --since 2026-05-01 --format csv --delimiter ';' > may.csv",
     ),
     "explain": ("ulak explain order-77", "ulak explain 4711 --json"),

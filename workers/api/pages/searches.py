@@ -10,11 +10,14 @@ import msgspec
 from cryptography.fernet import Fernet, InvalidToken
 from sqlalchemy import Connection, RowMapping
 
-from models.lookups import find_by_any, find_deliveries, open_tracked
+from models.lookups import find_by_any
+from models.searches import find_deliveries, open_tracked
 from models.vocabulary import Status
 from providers.numbers import lookup_form, same_number_spellings, trimmed
 
 PAGE = 50
+MOST_PARTS = 10
+"""How many parts of the table a page looks through for its rows."""
 LASTS_SECONDS = 12 * 3600
 LONGEST_WORD = 200
 LONGEST_SEALED = 4000
@@ -79,19 +82,26 @@ def find(connection: Connection, search: Search, *, after_id: int) -> Found:
     """One page of what matches, in the order of the row ids."""
     if search.id:
         return _find_id(connection, search)
-    rows = find_deliveries(
-        connection,
-        account=search.account or None,
-        status=search.status or None,
-        recipient=same_number_spellings(search.recipient) if search.recipient else None,
-        client_ref=search.client_ref or None,
-        limit=PAGE + 1,
-        after_id=after_id,
-    )
+    rows: list[RowMapping] = []
+    place: int | None = after_id
+    for _ in range(MOST_PARTS):
+        page = find_deliveries(
+            connection,
+            account=search.account or None,
+            status=search.status or None,
+            recipient=same_number_spellings(search.recipient) if search.recipient else None,
+            client_ref=search.client_ref or None,
+            limit=PAGE + 1 - len(rows),
+            after_id=place or 0,
+        )
+        rows += page.rows
+        place = page.next_after
+        if place is None or len(rows) > PAGE:
+            break
     return Found(
         rows=rows[:PAGE],
         unanswered=[] if after_id or search.status else _unanswered(connection, search),
-        next_after=rows[PAGE - 1]["id"] if len(rows) > PAGE else None,
+        next_after=rows[PAGE - 1]["id"] if len(rows) > PAGE else place,
     )
 
 
