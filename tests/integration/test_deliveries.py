@@ -20,18 +20,12 @@ from models.database import retry_transaction, transaction
 from models.deliveries import UpsertResult, upsert
 from models.erasure import Erased, NoPersonError, erase
 from models.ledger.hashing import params_hash
-from models.lookups import (
-    explain,
-    find_by_any,
-    find_deliveries,
-    find_delivery,
-    history,
-    open_tracked,
-)
+from models.lookups import explain, find_by_any, find_delivery, history
 from models.merge import Row, fold, observe
 from models.quarantine import list_quarantine, new_key, seal
 from models.rebuild import RebuildResult, rebuild
 from models.report import DeliveryReport, Unreadable
+from models.searches import find_deliveries, open_tracked
 from models.vocabulary import Granularity, Reason, Source, Status
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -285,7 +279,7 @@ def test_look_ups_find_a_delivery_by_whatever_is_known(migrated_database: Engine
         assert find_deliveries(connection, account=account, status="delivered").rows == [every[1]]
         assert find_deliveries(connection, recipient="+905301234567", client_ref="ref-2").rows == []
         assert find_deliveries(connection, limit=1, after_id=every[0]["id"]).rows == [every[1]]
-        assert find_deliveries(connection, since=datetime(2100, 1, 1, tzinfo=UTC)) == []
+        assert find_deliveries(connection, since=datetime(2100, 1, 1, tzinfo=UTC)).rows == []
         assert every[-1] in find_deliveries(connection, since=every[-1]["changed_at"]).rows
         assert find_delivery(connection, wanted["id"]) == wanted
         assert find_delivery(connection, -1) is None

@@ -24,6 +24,8 @@ _FIELDS: Mapping[Identifier, str] = {
     Identifier.RECIPIENT: "recipients",
 }
 Asked = Annotated[list[Text], Field(max_length=MOST_ASKED)]
+NONE: list[str] = []
+"""pydantic copies a default."""
 
 
 class Lookup(Given):
@@ -34,11 +36,11 @@ class Lookup(Given):
     )
 
     account: Annotated[AccountId | None, Field(description="Only of this account.")] = None
-    client_refs: Annotated[Asked, Field(description="Your own references.")] = []
-    provider_keys: Annotated[Asked, Field(description="The providers' ids of messages, orders or conversations.")] = []
-    recipients: Annotated[
-        Asked, Field(description="Numbers in any usual spelling, or a provider's ids of people.")
-    ] = []
+    client_refs: Annotated[Asked, Field(description="Your own references.")] = NONE
+    provider_keys: Annotated[Asked, Field(description="The providers' ids of messages, orders, conversations.")] = NONE
+    recipients: Annotated[Asked, Field(description="Numbers in any usual spelling, or providers' ids of people.")] = (
+        NONE
+    )
 
 
 class LookedUp(BaseModel):

@@ -98,8 +98,10 @@ class Untracked(BaseModel):
 
 @router.get("/tracked", responses=documented(HTTPStatus.NOT_FOUND), summary="Tracked ids")
 def search(asked: Annotated[TrackedSearch, Query()], means: Have) -> TrackedIds:
-    """Pages go by row id. Follow `cursor` until it is null: without a reference, a recipient or a whole id a page looks
-    through a part of the table, so that it may have few rows, or none, though more follow.
+    """Pages go by row id; follow `cursor` until it is null.
+
+    Without a reference, a recipient or a whole id a page looks through a part of the table, so that it may have few
+    rows, or none, though more follow.
     """
     recipients = same_number_spellings(asked.recipient) if asked.recipient else None
     client_ref = trimmed(asked.client_ref) if asked.client_ref is not None else None
@@ -127,8 +129,9 @@ def search(asked: Annotated[TrackedSearch, Query()], means: Have) -> TrackedIds:
 
 @router.delete("/tracked", responses=documented(HTTPStatus.NOT_FOUND), summary="Stop polling one id")
 def untrack_one(asked: Annotated[OneId, Query()], means: Have) -> TrackedId:
-    """Closes the id; what is stored about it stays, and so does its reference. Repeating it changes nothing, and
-    registering the id again opens it. An answer that is on its way is still stored.
+    """Closes the id; what is stored about it stays, and so does its reference.
+
+    Repeating it changes nothing; registering the id again opens it. An answer that is on its way is still stored.
     """
     item = {"kind": asked.kind, "value": asked.value}
     with means.engine.connect() as connection:
@@ -143,7 +146,6 @@ def untrack_one(asked: Annotated[OneId, Query()], means: Have) -> TrackedId:
 
 @router.post(
     "/tracked/untrack",
-    response_model=Untracked,
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Stop polling many ids",
     description=f"Up to {MOST_IDS} ids and {TRACKED_CAP_BYTES // 2**20} MiB in one request, in the form of "
@@ -184,5 +186,5 @@ def _untrack_body(means: Means, body: bytes) -> Untracked:
 
 def _view(row: RowMapping) -> TrackedId:
     same = {name: row[name] for name in TrackedId.model_fields if name in row}
-    state = "open" if row["closed_at"] is None else "closed"
+    state: Literal["open", "closed"] = "open" if row["closed_at"] is None else "closed"
     return TrackedId(**same, account=row["account_id"], kind=row["id_kind"], state=state)

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
@@ -56,8 +56,10 @@ class Summaries(BaseModel):
 
 @router.get("/summary", responses=documented(HTTPStatus.NOT_FOUND), summary="What became of the latest messages")
 def summary(asked: Annotated[SummarySearch, Query()], means: Have) -> Summaries:
-    """Delivered, failed and pending messages by account, of the last day or since a time. Orders and conversations are
-    not counted: they are no messages."""
+    """Delivered, failed and pending messages by account, of the last day or since a time.
+
+    Orders and conversations are not counted: they are no messages.
+    """
     with means.engine.connect() as connection:
         check_account(connection, asked.account)
         now = database_now(connection)
@@ -73,5 +75,5 @@ def summary(asked: Annotated[SummarySearch, Query()], means: Have) -> Summaries:
     )
 
 
-def _counts(each: Summary) -> dict[str, object]:
+def _counts(each: Summary) -> dict[str, Any]:
     return {name: getattr(each, name) for name in Counts.model_fields}
