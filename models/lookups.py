@@ -14,8 +14,8 @@ from models.tables import accounts, delivery_status, observations
 from models.vocabulary import Granularity, Source
 
 LIMIT = 100
-_LARGEST_ID = 2**63 - 1
-_LONGEST_ID = len(str(_LARGEST_ID))
+LARGEST_ID = 2**63 - 1
+_LONGEST_ID = len(str(LARGEST_ID))
 
 COLUMNS = [column for column in delivery_status.c if column.name != "changed_in"]
 
@@ -36,7 +36,7 @@ def find_by_any(
     """
     table = delivery_status.c
     ways = [by_key(ident), *about([ident, recipient or ident]), select(table.id).where(table.client_ref == ident)]
-    if ident.isascii() and ident.isdigit() and len(ident) <= _LONGEST_ID and int(ident) <= _LARGEST_ID:
+    if ident.isascii() and ident.isdigit() and len(ident) <= _LONGEST_ID and int(ident) <= LARGEST_ID:
         ways.append(select(table.id).where(table.id == int(ident)))
     # A union of index look-ups; one OR over all of them would read the whole table.
     query = select(*COLUMNS).where(table.id.in_(union(*ways).subquery().select()))

@@ -8,22 +8,23 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+from models.lookups import LARGEST_ID
 from models.vocabulary import FAILURES, Granularity, Status
 
 LONGEST: Final = timedelta(days=7)
-_STRAY: Final = timedelta(minutes=10)
-"""By how much rows may lie out of the order of their ids: the longest transaction that writes any."""
+PART_ROWS: Final = 50_000
+"""How many rows are read at once; also by how many a row may lie behind those that came after its time."""
 SUCCESSES: Final = frozenset({Status.DELIVERED, Status.READ})
 
-# Ids are given in the order in which deliveries come, so the period's are the last ones: found by walking back from the
-# newest row, which reads the period and no more.
-_COUNTS = text("""
-    SELECT d.account_id, d.status, count(*) AS many FROM delivery_status d
-    WHERE d.id > coalesce((
-        SELECT b.id FROM delivery_status b WHERE b.first_seen_at < :before ORDER BY b.id DESC LIMIT 1), 0)
-      AND d.first_seen_at >= :since AND d.granularity = :message
-      AND (CAST(:account AS text) IS NULL OR d.account_id = :account)
-    GROUP BY d.account_id, d.status ORDER BY d.account_id, d.status
+_PART = text("""
+    WITH part AS MATERIALIZED (
+        SELECT id, account_id, status, granularity, first_seen_at FROM delivery_status
+        WHERE id < :before ORDER BY id DESC LIMIT :many
+    )
+    SELECT (SELECT min(id) FROM part) AS first_id, p.account_id, p.status,
+           count(*) FILTER (
+               WHERE p.granularity = :message AND (CAST(:account AS text) IS NULL OR p.account_id = :account)) AS many
+    FROM part p WHERE p.first_seen_at >= :since GROUP BY p.account_id, p.status ORDER BY p.account_id, p.status
 """)
 
 
@@ -64,13 +65,19 @@ class Summary:
 def summarise(connection: Connection, since: datetime, account: str | None = None) -> dict[str, Summary]:
     """By account: the messages (no orders, no conversations) that were first seen since then.
 
-    Reads the rows of that period and no others.
+    Ids are given in the order in which deliveries come, so the table is read backwards, part by part, up to the first
+    part that has nothing of the period: that is the period and one part more, however large the table is.
     """
-    parameters = {"since": since, "before": since - _STRAY, "account": account, "message": Granularity.MESSAGE.value}
+    parameters = {"since": since, "account": account, "message": Granularity.MESSAGE.value, "many": PART_ROWS}
     found: dict[str, dict[str, int]] = {}
-    for row in connection.execute(_COUNTS, parameters):
-        found.setdefault(row.account_id, {})[row.status] = row.many
-    return {account_id: Summary(statuses=statuses) for account_id, statuses in found.items()}
+    before = LARGEST_ID
+    while rows := connection.execute(_PART, {**parameters, "before": before}).all():
+        for row in rows:
+            if row.many:
+                counts = found.setdefault(row.account_id, {})
+                counts[row.status] = counts.get(row.status, 0) + row.many
+        before = rows[0].first_id
+    return {account_id: Summary(statuses=dict(sorted(counts.items()))) for account_id, counts in found.items()}
 
 
 def total_of(summaries: Sequence[Summary]) -> Summary:

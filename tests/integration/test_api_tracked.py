@@ -51,7 +51,7 @@ def test_each_id_gets_its_own_result(api: Api) -> None:
     problems = {each["index"]: each["problem"] for each in answer["results"] if each["result"] == "refused"}
     assert (answer["registered"], answer["new"], answer["refused"], len(answer["results"])) == (2, 2, 9, 11)
     assert problems == {
-        1: "kind must be one of: transaction, delivery_track, gsm_track",
+        1: "kind must be one of: transaction, delivery_track, gsm_track, order, message",
         2: "value is missing: it must be given",
         3: "value is no text: give a string",
         4: "sent_at is no time with an offset: give one such as 2026-05-01T10:00:00Z",
