@@ -96,7 +96,8 @@ def test_no_request_is_answered_in_the_words_of_a_library(
             refused[f"{method} {path}"] = refused.get(f"{method} {path}", 0) + (answer.status_code == 422)
             assert_ours(answer, f"{method} {path} {field}")
     without = {where for where, many in refused.items() if not many}
-    assert without <= {"post /v1/reports/{account}", "post /callbacks/{provider}/{account}"}, without
+    # Both take bytes, and read their addresses themselves.
+    assert [where for where in without if not where.startswith(("post /v1/reports", "post /callbacks"))] == []
     assert sum(refused.values()) > 300
 
 
