@@ -216,11 +216,12 @@ def reading(large: Engine) -> Iterator[Reading]:
 def test_no_combination_of_filters_reads_a_table(large: Engine, reading: Reading) -> None:
     """Each page reads what an index leads to, or its part; also one that finds nothing."""
     since = datetime.now(UTC) - timedelta(days=1)
-    deliveries = DELIVERIES | {
+    deliveries = {
+        **DELIVERIES,
         "recipient": ["+90530100", "90530100"], "client_ref": "r100", "provider_key": "k200", "parent_key": "p50",
         "status": "rejected", "since": since, "until": since + timedelta(hours=1),
     }  # fmt: skip
-    tracked = TRACKED | {"value": "v200", "recipient": "+90530100", "client_ref": "r100", "kind": "number"}
+    tracked = {**TRACKED, "value": "v200", "recipient": "+90530100", "client_ref": "r100", "kind": "number"}
     asked: Sequence[tuple[Callable[..., Page], Mapping[str, Any]]] = (
         (find_deliveries, deliveries), (find_tracked, tracked),
     )  # fmt: skip
