@@ -121,8 +121,8 @@ def assert_ours(answer: httpx.Response, where: str) -> None:
         (
             "/v1/deliveries?stat=open",
             (
-                "query.stat is not known here: known are account, status, recipient, client_ref, provider_key, parent_key,"
-                " granularity, since, until, cursor, limit"
+                "query.stat is not known here: known are account, status, recipient, client_ref, provider_key,"
+                " parent_key, granularity, since, until, cursor, limit"
             ),
         ),
         ("/v1/deliveries?since=yesterday", f"query.since {wording.TIME}"),
