@@ -1,4 +1,4 @@
-"""A sender's own references for deliveries that are found without being registered: orders of a list, conversations.
+"""A sender's own references for deliveries by their keys: orders, messages, conversations. Nothing is polled for them.
 
 A reference is a row of `tracked_ids`. Where nothing else has made it an id to be asked for, it is closed from the
 start, with `REFERENCE` as the reason; a list that names the id opens it (`models.ledger.finishing.discover`).
@@ -32,7 +32,7 @@ _WITHOUT = text("""
     UNION
     SELECT d.id, d.granularity, g.client_ref FROM given g
     JOIN delivery_status d ON d.account_id = :account_id AND d.parent_key = g.value
-    WHERE d.client_ref IS NULL
+    WHERE d.client_ref IS NULL AND g.granularity = 'order'
 """)
 
 
@@ -71,7 +71,11 @@ def _keys(report: DeliveryReport, kinds: Mapping[str, Granularity]) -> list[Trac
         for kind, granularity in kinds.items()
         if granularity is report.granularity
     ]
-    parents = [TrackedKey(id_kind=kind, value=report.parent_key) for kind in kinds if report.parent_key is not None]
+    parents = [
+        TrackedKey(id_kind=kind, value=report.parent_key)
+        for kind, granularity in kinds.items()
+        if granularity is Granularity.ORDER and report.parent_key is not None
+    ]
     return own + parents
 
 

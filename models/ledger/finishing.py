@@ -222,7 +222,8 @@ _REOPEN = text("""
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(id_kind text, value text, expected integer)
     ), locked AS (
         SELECT t.id, g.expected FROM tracked_ids t JOIN given g USING (id_kind, value)
-        WHERE t.account_id = :account_id ORDER BY t.id FOR NO KEY UPDATE OF t
+        WHERE t.account_id = :account_id AND t.close_reason IS DISTINCT FROM 'untracked'
+        ORDER BY t.id FOR NO KEY UPDATE OF t
     )
     UPDATE tracked_ids t SET closed_at = NULL, close_reason = NULL,
         changed_as_of = greatest(t.changed_as_of, :as_of),

@@ -20,7 +20,7 @@ from models.tracked import close_answered
 from models.vocabulary import Status
 from providers.adapter import LARGEST_ANSWER_BYTES, Account, Adapter, Answer, Callback, Fetch, FetchSpec, Parsed
 from providers.errors import ProviderError
-from tasks.runtime import Runtime, adapter_of
+from tasks.runtime import Runtime, account_without_credentials, adapter_of
 from tasks.steps.bodies import body_headers, unpacked
 from tasks.steps.hints import ask_now, place
 from tasks.steps.tracking import account_row, asked_by, due_id
@@ -58,9 +58,9 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
     if entry is None:
         return None
     row = account_row(connection, entry.account_id)
-    asked = _asked_ids(connection, runtime, row, entry)
+    asked = _asked_ids(connection, row, entry)
     as_of = None if entry.origin.startswith("callback:") else _as_of(connection, entry)
-    parsed, is_item = _parse(runtime, row, entry, asked, as_of)
+    parsed, is_item = _parse(row, entry, asked, as_of)
     if isinstance(parsed, Parsed) and (parsed.reports or parsed.hints or is_item) and not parsed.unreadable:
         placed = place(connection, row["id"], parsed.hints)
         kinds = adapter_of(row).record.reference_kinds
@@ -96,9 +96,7 @@ def _what_came_of_it(parsed: Parsed, reports: Sequence[DeliveryReport]) -> str:
     return "understood: it says nothing about any delivery"
 
 
-def _asked_ids(
-    connection: Connection, runtime: Runtime, row: RowMapping, entry: Opened
-) -> Mapping[TrackedKey, RowMapping]:
+def _asked_ids(connection: Connection, row: RowMapping, entry: Opened) -> Mapping[TrackedKey, RowMapping]:
     """The ids, still open, that the fetch of this entry asked for: those that the adapter would ask for in that way.
 
     None for one page of several: only all of them together settle an id.
@@ -109,15 +107,15 @@ def _asked_ids(
     candidates = open_ids_of(connection, entry.account_id, params)
     return {
         TrackedKey(id_kind=tracked["id_kind"], value=tracked["value"]): tracked
-        for tracked in asked_by(adapter_of(row), runtime.account(row), candidates, params, row["now"])
+        for tracked in asked_by(adapter_of(row), account_without_credentials(row), candidates, params, row["now"])
     }
 
 
 def _parse(
-    runtime: Runtime, row: RowMapping, entry: Opened, asked: Mapping[TrackedKey, RowMapping], asked_at: datetime | None
+    row: RowMapping, entry: Opened, asked: Mapping[TrackedKey, RowMapping], asked_at: datetime | None
 ) -> tuple[Parsed | str, bool]:
     """What the adapter makes of the bytes now, or a sentence why it makes nothing of them; whether they are an item."""
-    adapter, account = adapter_of(row), runtime.account(row)
+    adapter, account = adapter_of(row), account_without_credentials(row)
     source, _, kind = entry.origin.partition(":")
     try:
         if source == "callback":
