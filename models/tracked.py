@@ -9,6 +9,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from models.database import json_parameter
 from models.report import TrackedKey
+from models.vocabulary import Granularity
 
 # A young message goes before whatever has been due for less than an hour longer, and no farther: so the most valuable
 # come first, and an old one's turn comes however many young ones follow. `statement_timestamp()` is stable, so the
@@ -112,6 +113,11 @@ def ids_of_fetch(found: str | None) -> list[AskedId]:
 
 REFERENCE = "reference"
 """Why an id is closed that was registered only to attach the sender's reference, until a list names it."""
+
+HAS_REFERENCES = f"""EXISTS (
+    SELECT FROM tracked_ids WHERE account_id = %(account)s AND client_ref IS NOT NULL
+      AND id_kind IN ({", ".join(f"'{word.value}'" for word in Granularity)}))"""
+"""SQL: whether the account has any reference by key (`models.references`). An index of these alone answers it."""
 
 UNTRACKED = "untracked"
 """Why an id is closed that its sender gave up. Registering it again opens it."""

@@ -11,10 +11,9 @@ from sqlalchemy import Connection, RowMapping, text
 from core.content_coding import ContentCodingError
 from core.logging import get_logger
 from models.database import retry_transaction
-from models.deliveries import upsert
 from models.ledger.deadletters import open_ids_of
 from models.quarantine import Opened, open_sealed, resolve
-from models.references import with_references
+from models.references import upsert_shared
 from models.report import DeliveryReport, TrackedKey
 from models.tracked import close_answered
 from models.vocabulary import Status
@@ -64,9 +63,8 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
     if isinstance(parsed, Parsed) and (parsed.reports or parsed.hints or is_item) and not parsed.unreadable:
         placed = place(connection, row["id"], parsed.hints)
         kinds = adapter_of(row).record.reference_kinds
-        said = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
-        reports = with_references(connection, row["id"], kinds, said)
-        result = upsert(connection, row["id"], row["provider"], reports, asked_at=as_of)
+        reports = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
+        result = upsert_shared(connection, row["id"], row["provider"], reports, kinds, asked_at=as_of)
         # An id that is split goes on as others, which only a fetch registers: it stays open, and is asked again.
         final = [answer.key for answer in parsed.answers if answer.settled and answer.close_reason is None]
         settled = [asked[key]["id"] for key in final if key in asked]

@@ -171,7 +171,7 @@ def test_the_summary_counts_messages_only(api: Api) -> None:
     with transaction(api.engine) as connection:
         old = [said(Status.DELIVERED, "old"), said(Status.READ, "seen")]
         upsert(connection, "toplu", "organik", old, asked_at=NOON)
-        move = "UPDATE delivery_status SET first_seen_at = now() - interval '2 days' WHERE provider_key = 'old'"
+        move = "UPDATE delivery_status SET message_time = now() - interval '2 days' WHERE provider_key = 'old'"
         connection.execute(text(move))
     told = api.get("/v1/summary")
     counts = ("total", "delivered", "failed", "pending", "delivery_rate")

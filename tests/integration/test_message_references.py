@@ -6,8 +6,7 @@ from driving import make_runtime, scalar
 from ledger_acts import add_account, plan
 from sqlalchemy import Engine, text
 
-from models.deliveries import upsert
-from models.references import with_references
+from models.references import upsert_shared
 from models.report import DeliveryReport
 from models.vocabulary import Granularity, Status
 from providers.registry import ADAPTERS
@@ -32,10 +31,10 @@ def report(granularity: Granularity, key: str, parent: str | None = None) -> Del
 
 
 def write(engine: Engine, account_id: str, provider: str, *reports: DeliveryReport) -> None:
-    """Store reports as a finishing transaction does."""
+    """Store reports as a callback does."""
     kinds = ADAPTERS[provider].record.reference_kinds
     with engine.begin() as connection:
-        upsert(connection, account_id, provider, with_references(connection, account_id, kinds, reports), asked_at=None)
+        upsert_shared(connection, account_id, provider, reports, kinds, asked_at=None)
 
 
 @pytest.mark.parametrize("provider", ["bip", "iletimerkezi", "organik", "vairo"])
