@@ -99,6 +99,8 @@ def test_no_request_is_answered_in_the_words_of_a_library(
     # Both take bytes, and read their addresses themselves.
     assert [where for where in without if not where.startswith(("post /v1/reports", "post /callbacks"))] == []
     assert sum(refused.values()) > 300
+    late = ("get /v1/events", "get /v1/summary", "get /v1/tracked", "delete /v1/tracked", "post /v1/deliveries/lookup")
+    assert all(refused[where] for where in late)
 
 
 def assert_ours(answer: httpx.Response, where: str) -> None:
@@ -132,6 +134,15 @@ def assert_ours(answer: httpx.Response, where: str) -> None:
         ("/v1/deliveries?account=A", "query.account is no account id: give a-z, 0-9 and -, at most 100 of them"),
         ("/v1/changes?wait=nan", "query.wait is no number: give one such as 2.5"),
         ("/v1/polls?state=ready", "query.state is none of the known words: give"),
+        (
+            "/v1/events?who=me",
+            "query.who is not known here: known are account, action, actor, recipient, since, cursor, limit",
+        ),
+        ("/v1/events?action=seen", "query.action is none of the known words: give account.created, account.changed"),
+        ("/v1/events?since=yesterday", f"query.since {wording.TIME}"),
+        ("/v1/events?actor=", "query.actor is empty: give a value, or leave it out"),
+        ("/v1/summary?since=now", f"query.since {wording.TIME}"),
+        ("/v1/tracked?state=ajar", "query.state is none of the known words: give open or closed"),
         ("/v1/polls/x", "path.poll_id is no whole number: give one such as 100"),
     ],
 )
