@@ -3,7 +3,8 @@
 How a batch is written, and why nobody can be hurt by another doing the same:
 
 1. Equal keys are folded in Python and sorted; one SELECT finds what is not known yet. A batch that tells nothing new
-   ends there: no row lock, no transaction id, no byte of WAL.
+   ends there: no row lock, no transaction id, no byte of WAL. The same SELECT tells whether the account has references
+   by key (`models.references`); only then they are looked up, and the batch again with them.
 2. Deliveries believed new are inserted, in key order, with their history, in one statement that yields to whoever
    inserted them first; those are looked up again and treated as existing. Facts that the row says alone are left out
    (`models.history`).
