@@ -3,7 +3,8 @@
 How a batch is written, and why nobody can be hurt by another doing the same:
 
 1. Equal keys are folded in Python and sorted; one SELECT finds what is not known yet. A batch that tells nothing new
-   ends there: no row lock, no transaction id, no byte of WAL.
+   ends there: no row lock, no transaction id, no byte of WAL. The same SELECT tells whether the account has references
+   by key (`models.references`); only then they are looked up, and the batch again with them.
 2. Deliveries believed new are inserted, in key order, with their history, in one statement that yields to whoever
    inserted them first; those are looked up again and treated as existing. Facts that the row says alone are left out
    (`models.history`).
@@ -15,8 +16,8 @@ A transaction waits for others' uncommitted inserts only in step 2 and for row l
 for all, so two batches cannot wait for each other.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -39,12 +40,15 @@ from models.merge import (
 )
 from models.report import DeliveryReport
 from models.storable import clean_key
+from models.tracked import HAS_REFERENCES
 from models.vocabulary import Granularity, Source
 
 Key = tuple[Granularity, str]
 """(granularity, provider_key): names a delivery within its account."""
 History = dict[bytes, Observation]
 """Observations of one delivery by content hash."""
+Complete = Callable[[Sequence[DeliveryReport]], Iterable[DeliveryReport]]
+"""Gives the same reports with the sender's references filled in (`models.references`)."""
 
 LOOKUPS = 5
 """How often a batch looks again for deliveries that others inserted or erased under its hands."""
@@ -104,7 +108,7 @@ LEFT JOIN LATERAL (
 
 # A report is known when its statement is stored with a time that this one does not move.
 _PROBE = f"""
-SELECT p.n, d.id, {KEEPS_FACTS} AS keeps_facts
+SELECT p.n, d.id, {KEEPS_FACTS} AS keeps_facts, {HAS_REFERENCES} AS has_references
 FROM jsonb_to_recordset(%(rows)s::jsonb)
   AS p(n integer, granularity text, provider_key text, content_hash text, as_of timestamptz, as_of_last timestamptz)
 {_FOUND}
@@ -187,6 +191,20 @@ WITH r AS MATERIALIZED ({_NEXT}) SELECT d.id FROM r JOIN delivery_status d USING
 """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Probed:
+    """What a look-up has found of a batch; where all of it is known, nothing."""
+
+    fresh: Sequence[Key] = ()
+    """Keys that have no row yet."""
+    existing: Mapping[int, Key] = field(default_factory=dict)
+    """Rows to which something new was said."""
+    keeps_facts: bool = False
+    """Whether the facts of new deliveries have to be stored (`KEEPS_FACTS`)."""
+    has_references: bool = False
+    """Whether the account has references by key (`HAS_REFERENCES`)."""
+
+
 def upsert(
     connection: Connection,
     account_id: str,
@@ -194,32 +212,41 @@ def upsert(
     reports: Iterable[DeliveryReport],
     *,
     asked_at: datetime | None,
+    complete: Complete | None = None,
 ) -> UpsertResult:
     """Write what a provider said about deliveries of one account, within the caller's transaction.
 
     `asked_at` is the moment the answer was asked for: the `as_of` of poll reports that carry none. The result in the
     table does not depend on how reports are grouped into batches, on their order, or on repetition. Two batches never
     deadlock; a caller that locks more than this in one transaction runs under `retry_transaction`.
+
+    `complete` is called where something is new and the look-up has found that the account has references by key.
     """
     with _SECONDS.time():
-        incoming = _gather(reports, asked_at)
+        given = list(reports)
+        incoming = _gather(given, asked_at)
         _REPORTS.observe(len(incoming))
-        return _write(connection, account_id, provider, incoming)
+        probed = _probe(connection, account_id, sorted(incoming), incoming)
+        if complete is not None and probed.has_references:
+            incoming = _gather(complete(given), asked_at)
+            probed = _probe(connection, account_id, sorted(incoming), incoming)
+        return _write(connection, account_id, provider, incoming, probed)
 
 
-def _write(connection: Connection, account_id: str, provider: str, incoming: Mapping[Key, History]) -> UpsertResult:
-    """Steps 1 to 3, again for what others inserted or erased meanwhile."""
-    keys = sorted(incoming)
+def _write(
+    connection: Connection, account_id: str, provider: str, incoming: Mapping[Key, History], probed: _Probed
+) -> UpsertResult:
+    """Steps 2 and 3, and all three again for what others inserted or erased meanwhile."""
     new: set[Key] = set()
     existing: dict[int, Key] = {}
     advanced: set[Key] = set()
-    unknown: Sequence[Key] = keys
     for _ in range(LOOKUPS):
-        fresh, known, keeps_facts = _probe(connection, account_id, unknown, incoming)
-        existing.update(known)
+        existing.update(probed.existing)
+        fresh, keeps_facts = probed.fresh, probed.keeps_facts
         unknown = sorted(_insert(connection, account_id, provider, fresh, incoming, keeps_facts=keeps_facts))
         new.update(set(fresh).difference(unknown))
         if unknown:
+            probed = _probe(connection, account_id, unknown, incoming)
             continue
         dated = _dated_by_orders(connection, account_id, {*new, *existing.values()}, incoming)
         said: dict[int, tuple[Granularity, History]] = {place: (Granularity.MESSAGE, {}) for place in dated}
@@ -230,12 +257,13 @@ def _write(connection: Connection, account_id: str, provider: str, incoming: Map
         existing.clear()
         if not unknown:
             break
+        probed = _probe(connection, account_id, unknown, incoming)
     else:
         raise RuntimeError(f"{len(unknown)} deliveries kept appearing and vanishing while they were written")
     return UpsertResult(
         new=len(new),
         advanced=len(advanced),
-        unchanged=len(keys) - len(new) - len(advanced),
+        unchanged=len(incoming) - len(new) - len(advanced),
         changed=frozenset(new | advanced),
     )
 
@@ -277,15 +305,10 @@ class _Asked(msgspec.Struct, kw_only=True, gc=False):
     as_of_last: datetime | None
 
 
-def _probe(
-    connection: Connection, account_id: str, keys: Sequence[Key], incoming: Mapping[Key, History]
-) -> tuple[list[Key], dict[int, Key], bool]:
-    """Which of the keys have no row yet, and which have one to which something new was said; the rest is known.
-
-    And whether the facts of new deliveries have to be stored (`KEEPS_FACTS`).
-    """
+def _probe(connection: Connection, account_id: str, keys: Sequence[Key], incoming: Mapping[Key, History]) -> _Probed:
+    """Which of the keys have no row yet, and which have one to which something new was said; the rest is known."""
     if not keys:
-        return [], {}, False
+        return _Probed()
     rows = [
         _Asked(
             n=place,
@@ -299,9 +322,15 @@ def _probe(
         for seen in incoming[key].values()
     ]
     probed = execute(connection, _PROBE, {"rows": json_parameter(rows), "account": account_id}).fetchall()
-    fresh = sorted({keys[place] for place, delivery_id, _ in probed if delivery_id is None})
-    existing = {delivery_id: keys[place] for place, delivery_id, _ in probed if delivery_id is not None}
-    return fresh, existing, any(keeps_facts for _, _, keeps_facts in probed[:1])
+    if not probed:
+        return _Probed()
+    _, _, keeps_facts, has_references = probed[0]
+    return _Probed(
+        fresh=sorted({keys[row[0]] for row in probed if row[1] is None}),
+        existing={row[1]: keys[row[0]] for row in probed if row[1] is not None},
+        keeps_facts=keeps_facts,
+        has_references=has_references,
+    )
 
 
 def _insert(

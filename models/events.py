@@ -35,8 +35,10 @@ class Action(StrEnum):
     QUARANTINE_RESEALED = "quarantine.resealed"
     IDS_REGISTERED = "ids.registered"
     """At most once an hour for each actor, account and process: senders do it all the time."""
+    IDS_UNTRACKED = "ids.untracked"
+    """With how many were open; recorded with the change, where there is one."""
     REPORTS_HANDED_OVER = "reports.handed_over"
-    """Likewise."""
+    """At most once an hour, like `IDS_REGISTERED`."""
     TABLE_REBUILT = "table.rebuilt"
     TOKEN_CREATED = "token.created"  # noqa: S105 - a word, no secret
     TOKEN_REVOKED = "token.revoked"  # noqa: S105
@@ -139,9 +141,14 @@ def person_mark(key: bytes, person: str) -> bytes:
     return hmac.digest(key, _PERSON + person.encode("utf-8", "surrogatepass"), "sha256")
 
 
-def record(connection: Connection, event: Event) -> None:
-    """Append the event; it is durable once the caller commits."""
-    values = {
+def record(connection: Connection, *happened: Event) -> None:
+    """Append events; they are durable once the caller commits."""
+    if happened:
+        connection.execute(insert(events), [_row_of(event) for event in happened])
+
+
+def _row_of(event: Event) -> dict[str, Any]:
+    return {
         "action": event.action.value,
         "actor_kind": event.actor.kind.value,
         "actor": event.actor.name,
@@ -152,7 +159,6 @@ def record(connection: Connection, event: Event) -> None:
         "person": event.person,
         "details": dict(event.details),
     }
-    connection.execute(insert(events).values(values))
 
 
 def list_events(

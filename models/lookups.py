@@ -1,62 +1,29 @@
 """Readers of the shared table, for the command line and the HTTP API. Nothing here writes."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, exists, or_, select, text, union
+from sqlalchemy import Connection, RowMapping, Select, select, text, union
 
 from models.facts import Facts
 from models.history import ROW_OF_ONLY, restore
 from models.merge import KEY_PARTS, KEYS, Observation, find_contradictions, rank, winners
-from models.tables import accounts, delivery_status, observations, tracked_ids
+from models.tables import accounts, delivery_status, observations
 from models.vocabulary import Granularity, Source
 
 LIMIT = 100
-_LARGEST_ID = 2**63 - 1
-_LONGEST_ID = len(str(_LARGEST_ID))
+LARGEST_ID = 2**63 - 1
+_LONGEST_ID = len(str(LARGEST_ID))
 
-_COLUMNS = [column for column in delivery_status.c if column.name != "changed_in"]
+COLUMNS = [column for column in delivery_status.c if column.name != "changed_in"]
 
 
 def find_delivery(connection: Connection, delivery_id: int) -> RowMapping | None:
     """One row by its id."""
-    found = connection.execute(select(*_COLUMNS).where(delivery_status.c.id == delivery_id))
+    found = connection.execute(select(*COLUMNS).where(delivery_status.c.id == delivery_id))
     return found.mappings().one_or_none()
-
-
-def find_deliveries(
-    connection: Connection,
-    *,
-    account: str | None = None,
-    accounts: Collection[str] | None = None,
-    status: str | None = None,
-    recipient: str | Sequence[str] | None = None,
-    client_ref: str | None = None,
-    since: datetime | None = None,
-    limit: int = LIMIT,
-    after_id: int = 0,
-) -> Sequence[RowMapping]:
-    """Rows that match everything given, in the order of their ids; the last id is the cursor of the next page.
-
-    `recipient` is E.164 (or a provider's own id of a person), or several spellings of one; a conversation is found by
-    either of its people. `since` compares with `changed_at`. `accounts`: only of these.
-    """
-    table = delivery_status.c
-    wanted: list[ColumnElement[bool]] = [table.id > after_id]
-    given = ((table.account_id, account), (table.status, status), (table.client_ref, client_ref))
-    wanted += (column == value for column, value in given if value is not None)
-    if recipient is not None:
-        people = [recipient] if isinstance(recipient, str) else list(recipient)
-        wanted.append(table.id.in_(union(*_about(people)).subquery().select()))
-    if since is not None:
-        wanted.append(table.changed_at >= since)
-    if accounts is not None:
-        wanted.append(table.account_id.in_(sorted(accounts)))
-    query = select(*_COLUMNS).where(and_(*wanted)).order_by(table.id).limit(limit)
-    return connection.execute(query).mappings().all()
 
 
 def find_by_any(
@@ -68,63 +35,37 @@ def find_by_any(
     in several ways; all are given, in the order of their ids.
     """
     table = delivery_status.c
-    # Each account's unique index finds the key; the key alone has no index.
-    keyed = accounts.join(delivery_status, table.account_id == accounts.c.id)
-    granularities = [word.value for word in Granularity]
-    by_key = (
-        select(table.id).select_from(keyed).where(table.granularity.in_(granularities), table.provider_key == ident)
-    )
-    ways = [by_key, *_about([ident, recipient or ident]), select(table.id).where(table.client_ref == ident)]
-    if ident.isascii() and ident.isdigit() and len(ident) <= _LONGEST_ID and int(ident) <= _LARGEST_ID:
+    ways = [by_key(ident), *about([ident, recipient or ident]), select(table.id).where(table.client_ref == ident)]
+    if ident.isascii() and ident.isdigit() and len(ident) <= _LONGEST_ID and int(ident) <= LARGEST_ID:
         ways.append(select(table.id).where(table.id == int(ident)))
     # A union of index look-ups; one OR over all of them would read the whole table.
-    query = select(*_COLUMNS).where(table.id.in_(union(*ways).subquery().select()))
+    query = select(*COLUMNS).where(table.id.in_(union(*ways).subquery().select()))
     return connection.execute(query.order_by(table.id).limit(limit)).mappings().all()
 
 
-def _about(people: Sequence[str]) -> tuple[Select[tuple[int]], ...]:
+def about(people: Sequence[str]) -> tuple[Select[tuple[int]], ...]:
     """Index look-ups of the rows about a person: a recipient, or the other side of a conversation (its `parent_key`).
 
     To be put into a union: one OR over both would read the whole table.
     """
     table = delivery_status.c
-    # The index of parents begins with the account.
-    keyed = accounts.join(delivery_status, table.account_id == accounts.c.id)
-    conversations = select(table.id).select_from(keyed)
-    conversations = conversations.where(
+    conversations = by_account().where(
         table.granularity == Granularity.CONVERSATION.value, table.parent_key.in_(people)
     )
     return select(table.id).where(table.recipient.in_(people)), conversations
 
 
-def open_tracked(
-    connection: Connection,
-    *,
-    account: str | None = None,
-    accounts: Collection[str] | None = None,
-    recipient: str | None = None,
-    client_ref: str | None = None,
-    limit: int = LIMIT,
-    after_id: int = 0,
-) -> Sequence[RowMapping]:
-    """Ids that senders registered and no provider has answered for yet: people see them as open deliveries.
+def by_key(provider_key: str) -> Select[tuple[int]]:
+    """Index look-up of the rows with a provider's key."""
+    table = delivery_status.c
+    granularities = [word.value for word in Granularity]
+    return by_account().where(table.granularity.in_(granularities), table.provider_key == provider_key)
 
-    With `closed_at` set, nobody asks for them any more; they stay unanswered. In the order of their ids. `accounts`:
-    only of these.
-    """
-    table = tracked_ids.c
-    same_ref = and_(
-        delivery_status.c.account_id == table.account_id,
-        delivery_status.c.client_ref == table.client_ref,
-        or_(table.recipient.is_(None), delivery_status.c.recipient == table.recipient),
-    )
-    wanted = [table.id > after_id, table.origin == "sender", table.last_found_at.is_(None), ~exists().where(same_ref)]
-    given = ((table.account_id, account), (table.recipient, recipient), (table.client_ref, client_ref))
-    wanted += (column == value for column, value in given if value is not None)
-    if accounts is not None:
-        wanted.append(table.account_id.in_(sorted(accounts)))
-    query = select(tracked_ids).where(and_(*wanted)).order_by(table.id).limit(limit)
-    return connection.execute(query).mappings().all()
+
+def by_account() -> Select[tuple[int]]:
+    """Rows of all accounts, one account after the other: the indexes of keys and of parents begin with the account."""
+    table = delivery_status.c
+    return select(table.id).select_from(accounts.join(delivery_status, table.account_id == accounts.c.id))
 
 
 _HISTORY = text(f"""
@@ -227,4 +168,4 @@ def _deciding_part(granularity: Granularity, greatest: Sequence[Any], key: Seque
 
 def deliveries_about(connection: Connection, people: Sequence[str]) -> Sequence[int]:
     """The ids of all rows about a person, given in every spelling."""
-    return [row.id for row in connection.execute(union(*_about(people)))]
+    return [row.id for row in connection.execute(union(*about(people)))]

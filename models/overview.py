@@ -59,6 +59,7 @@ class AccountOverview:
     quarantined: int
     """Entries in quarantine that nobody has resolved yet."""
     last_trouble: str | None
+    """The last error of a call; None where there was none, or the state is ok and a call made since has succeeded."""
     last_trouble_at: datetime | None
     rejected: tuple[Rejected, ...] = ()
     """Requests that were rejected for the account lately, by kind, the latest first."""
@@ -84,7 +85,7 @@ _TRACKED = text("""
     WHERE account_id = ANY(:ids) AND closed_at IS NULL GROUP BY account_id
 """)
 _CALLS = text("""
-    SELECT a.id AS account_id, recent.minute, recent.hour, busy.slots, good.answered_at
+    SELECT a.id AS account_id, recent.minute, recent.hour, busy.slots, good.asked_at, good.answered_at
     FROM accounts a
     CROSS JOIN LATERAL (
         SELECT count(*) FILTER (WHERE c.asked_at > now() - interval '1 minute') AS minute, count(*) AS hour
@@ -93,7 +94,7 @@ _CALLS = text("""
         SELECT count(*) AS slots FROM calls c WHERE c.account_id = a.id
           AND c.released_at > clock_timestamp() - make_interval(secs => a.limit_per_seconds)) busy
     LEFT JOIN LATERAL (
-        SELECT c.answered_at FROM calls c WHERE c.account_id = a.id AND c.outcome = 'ok'
+        SELECT c.asked_at, c.answered_at FROM calls c WHERE c.account_id = a.id AND c.outcome = 'ok'
         ORDER BY c.asked_at DESC LIMIT 1) good ON true
     WHERE a.id = ANY(:ids)
 """)
@@ -150,6 +151,9 @@ def _overview_of(
     """The rows of one account as one record."""
     account, now = row["id"], row["now"]
     state, reason, until = state_of(row, now)
+    trouble_at = row["last_trouble_at"]
+    is_over = trouble_at is not None and calls.asked_at is not None and calls.asked_at > trouble_at
+    has_trouble = state is not AccountState.OK or not is_over
     return AccountOverview(
         id=account,
         provider=row["provider"],
@@ -175,8 +179,8 @@ def _overview_of(
         dead_fetches=work.get((account, "dead"), 0),
         running_polls=work.get((account, "polls"), 0),
         quarantined=work.get((account, "quarantined"), 0),
-        last_trouble=row["last_trouble"],
-        last_trouble_at=row["last_trouble_at"],
+        last_trouble=row["last_trouble"] if has_trouble else None,
+        last_trouble_at=trouble_at if has_trouble else None,
         rejected=rejected,
     )
 

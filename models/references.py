@@ -1,22 +1,38 @@
-"""A sender's own references for deliveries that are found without being registered: orders of a list, conversations.
+"""A sender's own references for deliveries by their keys: orders, messages, conversations. Nothing is polled for them.
 
 A reference is a row of `tracked_ids`. Where nothing else has made it an id to be asked for, it is closed from the
 start, with `REFERENCE` as the reason; a list that names the id opens it (`models.ledger.finishing.discover`).
+
+Whoever writes reports that lack a reference shares a lock from before their look-up until the commit, and whoever
+registers references holds it alone: so none can miss a delivery that is not committed yet. Where the account has no
+such reference, which the look-up of the reports tells, that lock is all that it costs.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Final
 
 from sqlalchemy import Connection, text
 
-from models.database import json_parameter
-from models.deliveries import restate_with_reference
+from models.database import execute, json_parameter
+from models.deliveries import Complete, UpsertResult, restate_with_reference, upsert
 from models.report import DeliveryReport, TrackedKey
 from models.vocabulary import Granularity, Source
 
 _LOCK = 0x756C6172  # the first half of the advisory lock of one account's references
 
-_SHARE = text("SELECT pg_advisory_xact_lock_shared(:lock, hashtext(:account_id))")
-_HOLD = text("SELECT pg_advisory_xact_lock(:lock, hashtext(:account_id))")
+
+def share_sql(account: str) -> str:
+    """SQL that shares the lock of an account's references until the transaction ends; `account`: SQL for its id.
+
+    It stands in a statement before those of the upsert: a look-up must see what the last holder committed.
+    """
+    return f"pg_advisory_xact_lock_shared({_LOCK}, hashtext({account}))"
+
+
+_SHARE: Final = f"SELECT {share_sql('%(account)s')}"
+_HOLD = text(f"SELECT pg_advisory_xact_lock({_LOCK}, hashtext(:account_id))")
 _FIND = text("""
     SELECT t.id_kind, t.value, t.client_ref FROM tracked_ids t
     JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(id_kind text, value text) USING (id_kind, value)
@@ -32,24 +48,46 @@ _WITHOUT = text("""
     UNION
     SELECT d.id, d.granularity, g.client_ref FROM given g
     JOIN delivery_status d ON d.account_id = :account_id AND d.parent_key = g.value
-    WHERE d.client_ref IS NULL
+    WHERE d.client_ref IS NULL AND g.granularity = 'order'
 """)
 
 
-def with_references(
-    connection: Connection, account_id: str, kinds: Mapping[str, Granularity], reports: Iterable[DeliveryReport]
-) -> list[DeliveryReport]:
-    """The reports with the sender's references for their deliveries filled in, where they name none themselves.
+def lack_references(kinds: Mapping[str, Granularity], reports: Iterable[DeliveryReport]) -> bool:
+    """Whether a report names no reference although one by its key may be registered.
 
-    `kinds`: `ProviderRecord.reference_kinds`. To be called in the transaction that writes the reports, before it: from
-    here to its end no reference of the account is registered, so none can miss a delivery that is not committed yet.
+    `kinds`: `ProviderRecord.reference_kinds`.
     """
-    given = list(reports)
+    return bool(kinds) and any(map(_lacks_one, reports))
+
+
+def upsert_shared(
+    connection: Connection,
+    account_id: str,
+    provider: str,
+    reports: Sequence[DeliveryReport],
+    kinds: Mapping[str, Granularity],
+    *,
+    asked_at: datetime | None,
+) -> UpsertResult:
+    """`models.deliveries.upsert` with the sender's references; for transactions that do not share the lock yet."""
+    if not lack_references(kinds, reports):
+        return upsert(connection, account_id, provider, reports, asked_at=asked_at)
+    execute(connection, _SHARE, {"account": account_id})
+    complete = completing(connection, account_id, kinds)
+    return upsert(connection, account_id, provider, reports, asked_at=asked_at, complete=complete)
+
+
+def completing(connection: Connection, account_id: str, kinds: Mapping[str, Granularity]) -> Complete:
+    """What fills in references for the upsert of a transaction that shares the lock."""
+    return partial(_with_references, connection, account_id, kinds)
+
+
+def _with_references(
+    connection: Connection, account_id: str, kinds: Mapping[str, Granularity], given: Sequence[DeliveryReport]
+) -> Sequence[DeliveryReport]:
+    """The reports with the sender's references for their deliveries filled in, where they name none themselves."""
     wanted = {key for report in given if kinds and _lacks_one(report) for key in _keys(report, kinds)}
-    if not wanted:
-        return given
-    connection.execute(_SHARE, {"lock": _LOCK, "account_id": account_id})
-    found = find_references(connection, account_id, wanted)
+    found = find_references(connection, account_id, wanted) if wanted else {}
     if not found:
         return given
     return [
@@ -71,7 +109,11 @@ def _keys(report: DeliveryReport, kinds: Mapping[str, Granularity]) -> list[Trac
         for kind, granularity in kinds.items()
         if granularity is report.granularity
     ]
-    parents = [TrackedKey(id_kind=kind, value=report.parent_key) for kind in kinds if report.parent_key is not None]
+    parents = [
+        TrackedKey(id_kind=kind, value=report.parent_key)
+        for kind, granularity in kinds.items()
+        if granularity is Granularity.ORDER and report.parent_key is not None
+    ]
     return own + parents
 
 
@@ -93,7 +135,7 @@ def attach_references(
     """
     if not given:
         return 0
-    connection.execute(_HOLD, {"lock": _LOCK, "account_id": account_id})
+    connection.execute(_HOLD, {"account_id": account_id})
     known = find_references(connection, account_id, given)
     rows = [
         {"granularity": kinds[key.id_kind], "value": key.value, "client_ref": known.get(key, reference)}

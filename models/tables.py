@@ -289,6 +289,12 @@ Index(
 )
 Index("ix_tracked_ids_recipient", tracked_ids.c.recipient)
 Index("ix_tracked_ids_client_ref", tracked_ids.c.client_ref)
+# Whether an account has references by key (`models.references`): asked with every provider call that stores something.
+Index(
+    "ix_tracked_ids_references",
+    tracked_ids.c.account_id,
+    postgresql_where=text("client_ref IS NOT NULL AND id_kind IN ('message', 'order', 'conversation')"),
+)
 
 delivery_status = Table(
     "delivery_status",

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from models.database import json_parameter
 from models.report import TrackedKey
+from models.vocabulary import Granularity
 
 # A young message goes before whatever has been due for less than an hour longer, and no farther: so the most valuable
 # come first, and an old one's turn comes however many young ones follow. `statement_timestamp()` is stable, so the
@@ -113,8 +114,16 @@ def ids_of_fetch(found: str | None) -> list[AskedId]:
 REFERENCE = "reference"
 """Why an id is closed that was registered only to attach the sender's reference, until a list names it."""
 
+HAS_REFERENCES = f"""EXISTS (
+    SELECT FROM tracked_ids WHERE account_id = %(account)s AND client_ref IS NOT NULL
+      AND id_kind IN ({", ".join(f"'{word.value}'" for word in Granularity)}))"""
+"""SQL: whether the account has any reference by key (`models.references`). An index of these alone answers it."""
+
+UNTRACKED = "untracked"
+"""Why an id is closed that its sender gave up. Registering it again opens it."""
+
 # A registration that comes again fills what was missing and otherwise changes nothing; where it would change nothing,
-# nothing is written. A closed id stays closed.
+# nothing is written. A closed id stays closed, unless it was untracked.
 _REGISTER = text("""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
@@ -133,8 +142,11 @@ _REGISTER = text("""
         recipient = coalesce(t.recipient, excluded.recipient),
         expected = coalesce(t.expected, excluded.expected),
         origin = 'sender',
-        whole = coalesce(t.whole, excluded.whole)
-    WHERE t.origin <> 'sender'
+        whole = coalesce(t.whole, excluded.whole),
+        closed_at = CASE WHEN t.close_reason = 'untracked' THEN excluded.closed_at ELSE t.closed_at END,
+        next_check_at = CASE WHEN t.close_reason = 'untracked' THEN excluded.next_check_at ELSE t.next_check_at END,
+        close_reason = CASE WHEN t.close_reason = 'untracked' THEN excluded.close_reason ELSE t.close_reason END
+    WHERE t.origin <> 'sender' OR t.close_reason = 'untracked'
        OR (t.client_ref IS NULL AND excluded.client_ref IS NOT NULL)
        OR (t.recipient IS NULL AND excluded.recipient IS NOT NULL)
        OR (t.expected IS NULL AND excluded.expected IS NOT NULL)
@@ -217,9 +229,39 @@ def close_answered(connection: Connection, ids: Sequence[int], as_of: datetime) 
     return len(closed)
 
 
+# What a fetch holds is let go: an answer changes only ids that are open.
+_UNTRACK = text("""
+    WITH locked AS (
+        SELECT t.id FROM tracked_ids t
+        JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(id_kind text, value text) USING (id_kind, value)
+        WHERE t.account_id = :account_id AND t.closed_at IS NULL
+        ORDER BY t.id FOR NO KEY UPDATE OF t
+    )
+    UPDATE tracked_ids t SET closed_at = clock_timestamp(), close_reason = :untracked, next_check_at = NULL,
+        fetch_id = NULL
+    FROM locked WHERE t.id = locked.id RETURNING t.id_kind, t.value, t.whole
+""")
+
+
+def untrack(connection: Connection, account_id: str, keys: Collection[TrackedKey]) -> set[TrackedKey]:
+    """Close ids so that they are polled no more; gives those that were open.
+
+    Their references stay. An answer that is on its way is still stored. A whole whose last open part is closed here
+    becomes due once, as it does when its parts are answered.
+    """
+    rows = [{"id_kind": key.id_kind, "value": key.value} for key in keys]
+    parameters = {"account_id": account_id, "rows": json_parameter(rows), "untracked": UNTRACKED}
+    closed = connection.execute(_UNTRACK, parameters).all()
+    check_wholes(connection, account_id, {row.whole for row in closed if row.whole not in {None, row.value}})
+    return {TrackedKey(id_kind=row.id_kind, value=row.value) for row in closed}
+
+
 _ACCOUNT = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE id = :account_id")
 
 
 def account_of(connection: Connection, account_id: str) -> RowMapping | None:
-    """The account's row as it stands, unlocked, with PostgreSQL's `now`."""
+    """The account's row as it stands, unlocked, with PostgreSQL's `now`; None where there is none."""
+    if "\0" in account_id:
+        # PostgreSQL takes no such text, and addresses of callbacks are whatever strangers write.
+        return None
     return connection.execute(_ACCOUNT, {"account_id": account_id}).mappings().one_or_none()

@@ -14,7 +14,7 @@ class Mistake:
     """One thing that is wrong in the file."""
 
     line: int
-    """From 1; 0 where the file as a whole is meant."""
+    """From 1."""
     account: str
     """The account's id, `#2` for the second account where the id is not usable, empty for the file itself."""
     where: str
@@ -23,10 +23,9 @@ class Mistake:
     right: str
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line for people, without the place."""
         subject = " ".join(part for part in (self.account, self.where) if part)
-        place = f"line {self.line}: " if self.line else ""
-        return f"{place}{subject + ': ' if subject else ''}{self.problem}; right would be: {self.right}"
+        return f"{subject + ': ' if subject else ''}{self.problem}; right would be: {self.right}"
 
 
 class Section:

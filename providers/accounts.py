@@ -44,12 +44,15 @@ _YEAR_SECONDS = 366 * 86400.0
 
 
 class AccountsFileError(Exception):
-    """The file is refused. `mistakes`: all of them, by line."""
+    """The file is refused. `mistakes`: all of them, by line; the text has one a line, as `FILE:LINE: sentence`.
 
-    def __init__(self, mistakes: Sequence[Mistake]) -> None:
-        """`mistakes`: at least one."""
+    That is the form in which compilers report, so editors and CI link to the line.
+    """
+
+    def __init__(self, mistakes: Sequence[Mistake], file: str) -> None:
+        """`mistakes`: at least one. `file`: its name as it was given."""
         self.mistakes = sorted(mistakes, key=lambda mistake: mistake.line)
-        super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
+        super().__init__("\n".join(f"{file}:{mistake.line}: {mistake}" for mistake in self.mistakes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,24 +69,27 @@ def read_accounts(path: Path, adapters: Mapping[str, Adapter] = ADAPTERS) -> lis
         # Editors on Windows begin a file with a byte order mark.
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        problem = f"the accounts file {path} cannot be read ({error.strerror})"
+        problem = f"the accounts file cannot be read ({error.strerror})"
         right = "the path of a file that exists and may be read; docs/configuration.md shows the smallest one"
-        raise AccountsFileError([_whole(0, problem, right)]) from None
-    except UnicodeDecodeError:
-        problem = f"the accounts file {path} is not UTF-8 text"
-        raise AccountsFileError([_whole(0, problem, "a file saved as UTF-8")]) from None
-    return parse_accounts(text, adapters)
+        raise AccountsFileError([_whole(1, problem, right)], str(path)) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        mistake = _whole(line, "the accounts file is not UTF-8 text", "a file saved as UTF-8")
+        raise AccountsFileError([mistake], str(path)) from None
+    return parse_accounts(text, adapters, file=str(path))
 
 
-def parse_accounts(text: str, adapters: Mapping[str, Adapter] = ADAPTERS) -> list[AccountSettings]:
-    """The accounts of a file's text, in its order; `AccountsFileError` where anything in it is wrong."""
+def parse_accounts(
+    text: str, adapters: Mapping[str, Adapter] = ADAPTERS, *, file: str = "accounts.toml"
+) -> list[AccountSettings]:
+    """The accounts of a file's text, in its order; `AccountsFileError`, which names `file`, if anything is wrong."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         found = _SYNTAX_LINE.search(str(error))
         line = int(found[1]) if found else text.count("\n") + 1
         problem = "this is not TOML" + _told_by_the_parser(str(error))
-        raise AccountsFileError([_whole(line, problem, "quotes closed, no key twice in a table")]) from None
+        raise AccountsFileError([_whole(line, problem, "quotes closed, no key twice in a table")], file) from None
     lines = LineIndex(text)
     mistakes = [
         _whole(lines.line_outside(name), f"{name!r} is not known here", "only [[account]] tables")
@@ -104,7 +110,7 @@ def parse_accounts(text: str, adapters: Mapping[str, Adapter] = ADAPTERS) -> lis
         ]
         _check_together(entries, lines, mistakes)
     if mistakes:
-        raise AccountsFileError(mistakes)
+        raise AccountsFileError(mistakes, file)
     return [entry.settings for entry in entries]
 
 

@@ -8,7 +8,7 @@ know of the provider: configuration checks, beat entries, limits, windows and ca
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from zoneinfo import ZoneInfo
 
 from models.permit import DEFAULT_DEADLINE_SECONDS
@@ -56,6 +56,10 @@ class OptionSpec:
     choices: tuple[Any, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
+
+
+REFERENCES_OF_MESSAGES: Final[Mapping[str, Granularity]] = {"order": Granularity.ORDER, "message": Granularity.MESSAGE}
+"""`reference_kinds` of a provider whose messages have a key of their own and name their send as the parent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +116,8 @@ class ProviderRecord:
     first part of theirs. A whole is checked once: when its last open part closes, or right after validity ends."""
     reference_kinds: Mapping[str, Granularity] = field(default_factory=dict)
     """Kinds of ids that a sender may register only to attach its `client_ref`: the value is the key of a delivery of
-    this granularity, and the reference goes to that delivery and to those whose `parent_key` it is. Registering one
-    makes nothing be asked."""
+    this granularity, and the reference goes to that delivery and, for an order, to those whose `parent_key` it is.
+    Registering one causes no request. Named as in `REFERENCES_OF_MESSAGES`, none is one of `id_kinds`."""
     is_repetition: Callable[[str], bool] | None = None
     """Whether the key of a message names a second or later one that nothing but repetition in an answer tells from the
     first (an equal number in an order), so that a wrong answer may have invented it. None: there are no such keys."""

@@ -19,6 +19,7 @@ from models.keys import join_key
 from models.report import DeliveryReport, KeptStatement, Unreadable
 from models.vocabulary import Granularity, Reason, Source, Status, is_final
 from providers.adapter import (
+    REFERENCES_OF_MESSAGES,
     Account,
     Answer,
     Callback,
@@ -113,6 +114,7 @@ RECORD: Final = ProviderRecord(
     ),
     meanings=CODES,
     callback_tails=("", "report"),
+    reference_kinds=REFERENCES_OF_MESSAGES,
 )
 
 

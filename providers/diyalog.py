@@ -168,7 +168,7 @@ class Diyalog:
         meanings=CODES,
         id_kinds=(_KIND,),
         id_forms={_KIND: customer_id},
-        reference_kinds={"conversation": Granularity.CONVERSATION},
+        reference_kinds={"conversation": Granularity.CONVERSATION, "message": Granularity.MESSAGE},
         plan_range=plan_range,
         callback_tails=("",),
         optional_credentials=(APP_SECRET,),

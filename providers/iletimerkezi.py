@@ -18,6 +18,7 @@ from models.keys import join_key
 from models.report import DeliveryReport, Discovered, IdAnswer, KeptStatement, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Source, Status, is_final
 from providers.adapter import (
+    REFERENCES_OF_MESSAGES,
     Account,
     Answer,
     Callback,
@@ -157,7 +158,7 @@ class Iletimerkezi:
         callback_secret=WEBHOOK_SECRET,
         callback_drops=(MESSAGE_TEXT,),
         is_repetition=is_repetition,
-        reference_kinds={ORDER: Granularity.ORDER},
+        reference_kinds=REFERENCES_OF_MESSAGES,
         probe=FetchSpec(kind="batch", params={PROBE: BALANCE}, label="credential check"),
     )
 

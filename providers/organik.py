@@ -22,6 +22,7 @@ from models.report import DeliveryReport, Discovered, Hint, IdAnswer, KeptStatem
 from models.vocabulary import is_final
 from providers.adapter import (
     LARGEST_ANSWER_BYTES,
+    REFERENCES_OF_MESSAGES,
     Account,
     Answer,
     Callback,
@@ -143,7 +144,8 @@ RECORD: Final = ProviderRecord(
     ),
     meanings=CODES,
     id_kinds=KINDS,
-    id_forms={"transaction": whole_id, "gsm_track": gsm_id, "delivery_track": text_id},
+    id_forms={"transaction": whole_id, "gsm_track": gsm_id, "delivery_track": text_id, "order": whole_id},
+    reference_kinds=REFERENCES_OF_MESSAGES,
     status_codes=frozenset(map(str, STATUS)),
     optional_credentials=(WEBHOOK_SECRET,),
     callback_secret=WEBHOOK_SECRET,

@@ -18,6 +18,7 @@ from models.keys import join_key
 from models.report import DeliveryReport, IdAnswer, KeptStatement, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status, is_final
 from providers.adapter import (
+    REFERENCES_OF_MESSAGES,
     Account,
     Answer,
     DueId,
@@ -172,9 +173,10 @@ RECORD: Final = ProviderRecord(
     ),
     meanings=CODES,
     id_kinds=(NUMBER,),
-    id_forms={NUMBER: number_id, SEND: whole_id},
+    id_forms={NUMBER: number_id, SEND: whole_id, "order": whole_id},
     number_part={NUMBER: 1},
     wholes={NUMBER: SEND},
+    reference_kinds=REFERENCES_OF_MESSAGES,
     status_codes=frozenset({*STATUS, *SEND_STATUS}),
 )
 

@@ -5,6 +5,7 @@ from datetime import date
 from celery import shared_task
 
 from core import names
+from models.ledger.listing import key_of_task
 from providers.numbers import plain
 from tasks.base import UlakTask
 from tasks.effects import Effects
@@ -26,17 +27,20 @@ def poll_provider(self: UlakTask, *, provider: str) -> None:
 @shared_task(name=names.POLL_ACCOUNT, bind=True)
 def poll_account(
     self: UlakTask,
-    *,
     account_id: str,
+    *,
     poll_id: int | None = None,
     window_from: str | None = None,
     window_to: str | None = None,
 ) -> None:
-    """Plan one poll on demand; without `poll_id` this message's own id is the idempotency key and finds the poll."""
+    """Plan one poll on demand; without `poll_id` this message's own id is the idempotency key and finds the poll.
+
+    `account_id` may be positional, so that `poll_account.delay("marka-sms")` works.
+    """
     account_id = plain(account_id)
     if poll_id is None:
         window = (_day(window_from), _day(window_to))
-        key = f"task:{self.request.id}"
+        key = key_of_task(self.request.id)
         poll_id = ondemand.open_on_demand(self.runtime, account_id, trigger="task", key=key, window=window)
     self.emit(planning.plan_poll(self.runtime, account_id, poll_id))
 

@@ -17,7 +17,7 @@ from models.database import transaction
 from models.events import Event, person_mark, record
 from models.keys import split_key
 from models.vocabulary import Granularity
-from providers.numbers import person
+from providers.numbers import e164, person
 
 log = get_logger(__name__)
 
@@ -59,6 +59,12 @@ def people_of(row: Row) -> list[str]:
     return list(dict.fromkeys(each for each in people if each))
 
 
+def people_in(*words: str | None) -> list[str]:
+    """The numbers that keys or references are made of: whoever looks for such a word looks for a person."""
+    parts = (part for word in words if word for part in split_key(word))
+    return list(dict.fromkeys(number for part in parts if (number := e164(part)) is not None))
+
+
 @dataclass(slots=True)
 class Recorder:
     """Of one process. For any number of threads."""
@@ -86,28 +92,28 @@ class Recorder:
         """The same; `CredentialError` where there is no key."""
         return person_mark(self.key(), person(whom))
 
-    def add(self, event: Event, *more: Event) -> None:
+    def add(self, *happened: Event) -> None:
         """Record these, now. Raises the database's errors: what must be recorded first is not done then."""
         with transaction(self.engine) as connection:
-            for each in (event, *more):
-                record(connection, each)
+            record(connection, *happened)
 
-    def try_add(self, event: Event) -> bool:
-        """Record it where that is possible; False, and a line in the log, where the database takes no writes.
+    def try_add(self, *happened: Event) -> bool:
+        """Record all of these where that is possible; False, and a line in the log for each, where no write is taken.
 
         For what programs read, which goes on while PostgreSQL is read-only.
         """
         try:
-            self.add(event)
+            self.add(*happened)
         except SQLAlchemyError as error:
-            log.warning(
-                "event.not_recorded",
-                action=event.action.value,
-                actor=event.actor.caller,
-                account=event.account,
-                delivery=event.delivery_id,
-                error=origin(error),
-            )
+            for event in happened:
+                log.warning(
+                    "event.not_recorded",
+                    action=event.action.value,
+                    actor=event.actor.caller,
+                    account=event.account,
+                    delivery=event.delivery_id,
+                    error=origin(error),
+                )
             return False
         return True
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from models.database import execute, json_parameter
 from models.ledger.walks import ended_state_sql
+from models.references import share_sql
 from models.tracked import REFERENCE, check_wholes
 
 
@@ -34,6 +35,8 @@ class CallEnd:
     duration_seconds: float
     seconds_since: float
     """Boot-clock seconds since the answer came or was given up, read just before the statement is sent."""
+    shares_references: bool = False
+    """Whether reports are stored that may lack a reference (`models.references`)."""
 
 
 _LOCK_ACCOUNT = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE id = :account_id FOR NO KEY UPDATE")
@@ -46,7 +49,7 @@ def lock_account(connection: Connection, account_id: str) -> RowMapping:
 
 # Held while the lease is still ours.
 _HELD = """
-        SELECT id FROM fetches WHERE id = %(fetch_id)s AND state = 'sending' AND lease_token = %(token)s
+        SELECT id, account_id FROM fetches WHERE id = %(fetch_id)s AND state = 'sending' AND lease_token = %(token)s
         FOR NO KEY UPDATE
 """
 # The database's clock minus the time since the answer: later than the truth by the statement's way, never earlier.
@@ -60,7 +63,8 @@ _CLOSE_CALL = f"""
         FROM held WHERE c.id = %(call_id)s AND c.answered_at IS NULL
         RETURNING least(c.asked_at, clock_timestamp()) AS asked_at
     )
-    SELECT closed.asked_at FROM held LEFT JOIN closed ON true
+    SELECT closed.asked_at, CASE WHEN %(shares_references)s THEN {share_sql("held.account_id")}::text END
+    FROM held LEFT JOIN closed ON true
 """
 
 
@@ -222,7 +226,8 @@ _REOPEN = text("""
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(id_kind text, value text, expected integer)
     ), locked AS (
         SELECT t.id, g.expected FROM tracked_ids t JOIN given g USING (id_kind, value)
-        WHERE t.account_id = :account_id ORDER BY t.id FOR NO KEY UPDATE OF t
+        WHERE t.account_id = :account_id AND t.close_reason IS DISTINCT FROM 'untracked'
+        ORDER BY t.id FOR NO KEY UPDATE OF t
     )
     UPDATE tracked_ids t SET closed_at = NULL, close_reason = NULL,
         changed_as_of = greatest(t.changed_as_of, :as_of),

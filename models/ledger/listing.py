@@ -16,13 +16,18 @@ def find_poll(connection: Connection, poll_id: int) -> RowMapping | None:
     return connection.execute(select(*_COLUMNS).where(polls.c.id == poll_id)).mappings().one_or_none()
 
 
-def polls_of_key(connection: Connection, key: str) -> Sequence[RowMapping]:
-    """Polls opened with this idempotency key (a Celery task's id is one), with `ids` as they were asked for.
+def key_of_task(task_id: str) -> str:
+    """The idempotency key of a poll that a Celery task opened: apart from those that callers choose."""
+    return f"task:{task_id}"
+
+
+def polls_of_key(connection: Connection, *keys: str) -> Sequence[RowMapping]:
+    """Polls opened with one of these idempotency keys, with `ids` as they were asked for.
 
     A key belongs to an account, so the unique index is asked once for each account.
     """
     query = select(polls).select_from(accounts.join(polls, polls.c.account_id == accounts.c.id))
-    return connection.execute(query.where(polls.c.idempotency_key == key).order_by(polls.c.id)).mappings().all()
+    return connection.execute(query.where(polls.c.idempotency_key.in_(keys)).order_by(polls.c.id)).mappings().all()
 
 
 def running_on_demand(

@@ -50,7 +50,7 @@ class Asked:
     taken: Taken
     sent: Sent
 
-    def close_call(self, connection: Connection, outcome: str) -> datetime | None:
+    def close_call(self, connection: Connection, outcome: str, *, shares_references: bool = False) -> datetime | None:
         """Fence, and write how the call ended (`models.ledger.finishing.close_call`)."""
         end = CallEnd(
             call_id=self.taken.permit.call_id,
@@ -60,6 +60,7 @@ class Asked:
             duration_seconds=self.sent.duration_seconds,
             # Read as late as can be.
             seconds_since=max(0.0, clock.boot() - self.sent.answered_boot),
+            shares_references=shares_references,
         )
         return close_call(connection, self.taken.fetch_id, self.taken.lease_token, end)
 

@@ -10,9 +10,8 @@ from core.logging import get_logger, origin
 from core.settings import CredentialError
 from core.strength import is_example
 from models.database import transaction
-from models.deliveries import upsert
 from models.quarantine import seal
-from models.references import with_references
+from models.references import upsert_shared
 from models.rejections import Rejection
 from models.report import Unreadable
 from models.tracked import account_of
@@ -263,9 +262,8 @@ def _store(  # noqa: PLR0917 - what `ingest` has found out
     """One transaction: the deliveries, their history, and what was not understood."""
     placed = place(connection, row["id"], parsed.hints)
     kinds = adapter_of(row).record.reference_kinds
-    said = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
-    reports = with_references(connection, row["id"], kinds, said)
-    result = upsert(connection, row["id"], row["provider"], reports, asked_at=None)
+    reports = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
+    result = upsert_shared(connection, row["id"], row["provider"], reports, kinds, asked_at=None)
     registered = register_named(connection, row, parsed.discovered)
     ask_now(connection, row, placed.ask)
     if parsed.unreadable:

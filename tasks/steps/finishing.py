@@ -16,7 +16,7 @@ from models.ledger import planning
 from models.ledger.deadletters import clear_dead, subjects_of_ids
 from models.ledger.taking import Took
 from models.quarantine import resolve_answers
-from models.references import with_references
+from models.references import completing, lack_references
 from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
 from models.tracked import AskedId
 from models.vocabulary import Source, Status, is_open
@@ -62,11 +62,16 @@ def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed:
     """What an answer changes."""
     if not asked.taken.is_clean or parsed.learned:
         _reset_account(connection, effects, asked, parsed.learned)
-    asked_at = asked.close_call(connection, "ok") or asked.taken.asked_at
-    kinds = asked.prepared.adapter.record.reference_kinds
-    reports = with_references(connection, asked.taken.account_id, kinds, _completed(asked, parsed, asked_at))
+    account_id, kinds = asked.taken.account_id, asked.prepared.adapter.record.reference_kinds
+    shares = lack_references(kinds, parsed.reports)
+    asked_at = asked.close_call(connection, "ok", shares_references=shares) or asked.taken.asked_at
     result = upsert(
-        connection, asked.taken.account_id, asked.prepared.account.provider, reports, asked_at=asked.taken.as_of
+        connection,
+        account_id,
+        asked.prepared.account.provider,
+        _completed(asked, parsed, asked_at),
+        asked_at=asked.taken.as_of,
+        complete=completing(connection, account_id, kinds) if shares else None,
     )
     if asked.taken.attempts > 0:
         # Whatever put a whole answer away has counted an attempt, so that the usual fetch pays nothing for this.

@@ -11,16 +11,15 @@ from sqlalchemy import Connection, RowMapping, text
 from core.content_coding import ContentCodingError
 from core.logging import get_logger
 from models.database import retry_transaction
-from models.deliveries import upsert
 from models.ledger.deadletters import open_ids_of
 from models.quarantine import Opened, open_sealed, resolve
-from models.references import with_references
+from models.references import upsert_shared
 from models.report import DeliveryReport, TrackedKey
 from models.tracked import close_answered
 from models.vocabulary import Status
 from providers.adapter import LARGEST_ANSWER_BYTES, Account, Adapter, Answer, Callback, Fetch, FetchSpec, Parsed
 from providers.errors import ProviderError
-from tasks.runtime import Runtime, adapter_of
+from tasks.runtime import Runtime, account_without_credentials, adapter_of
 from tasks.steps.bodies import body_headers, unpacked
 from tasks.steps.hints import ask_now, place
 from tasks.steps.tracking import account_row, asked_by, due_id
@@ -58,15 +57,14 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
     if entry is None:
         return None
     row = account_row(connection, entry.account_id)
-    asked = _asked_ids(connection, runtime, row, entry)
+    asked = _asked_ids(connection, row, entry)
     as_of = None if entry.origin.startswith("callback:") else _as_of(connection, entry)
-    parsed, is_item = _parse(runtime, row, entry, asked, as_of)
+    parsed, is_item = _parse(row, entry, asked, as_of)
     if isinstance(parsed, Parsed) and (parsed.reports or parsed.hints or is_item) and not parsed.unreadable:
         placed = place(connection, row["id"], parsed.hints)
         kinds = adapter_of(row).record.reference_kinds
-        said = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
-        reports = with_references(connection, row["id"], kinds, said)
-        result = upsert(connection, row["id"], row["provider"], reports, asked_at=as_of)
+        reports = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
+        result = upsert_shared(connection, row["id"], row["provider"], reports, kinds, asked_at=as_of)
         # An id that is split goes on as others, which only a fetch registers: it stays open, and is asked again.
         final = [answer.key for answer in parsed.answers if answer.settled and answer.close_reason is None]
         settled = [asked[key]["id"] for key in final if key in asked]
@@ -96,9 +94,7 @@ def _what_came_of_it(parsed: Parsed, reports: Sequence[DeliveryReport]) -> str:
     return "understood: it says nothing about any delivery"
 
 
-def _asked_ids(
-    connection: Connection, runtime: Runtime, row: RowMapping, entry: Opened
-) -> Mapping[TrackedKey, RowMapping]:
+def _asked_ids(connection: Connection, row: RowMapping, entry: Opened) -> Mapping[TrackedKey, RowMapping]:
     """The ids, still open, that the fetch of this entry asked for: those that the adapter would ask for in that way.
 
     None for one page of several: only all of them together settle an id.
@@ -109,15 +105,15 @@ def _asked_ids(
     candidates = open_ids_of(connection, entry.account_id, params)
     return {
         TrackedKey(id_kind=tracked["id_kind"], value=tracked["value"]): tracked
-        for tracked in asked_by(adapter_of(row), runtime.account(row), candidates, params, row["now"])
+        for tracked in asked_by(adapter_of(row), account_without_credentials(row), candidates, params, row["now"])
     }
 
 
 def _parse(
-    runtime: Runtime, row: RowMapping, entry: Opened, asked: Mapping[TrackedKey, RowMapping], asked_at: datetime | None
+    row: RowMapping, entry: Opened, asked: Mapping[TrackedKey, RowMapping], asked_at: datetime | None
 ) -> tuple[Parsed | str, bool]:
     """What the adapter makes of the bytes now, or a sentence why it makes nothing of them; whether they are an item."""
-    adapter, account = adapter_of(row), runtime.account(row)
+    adapter, account = adapter_of(row), account_without_credentials(row)
     source, _, kind = entry.origin.partition(":")
     try:
         if source == "callback":

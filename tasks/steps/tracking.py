@@ -1,6 +1,7 @@
 """Registering what a sender sent, so that it gets polled."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,6 +9,7 @@ from sqlalchemy import Connection, RowMapping
 
 from models import tracked
 from models.database import Record, retry_transaction
+from models.events import Event, record
 from models.keys import split_key
 from models.ledger import clocksteps
 from models.references import attach_references
@@ -112,6 +114,32 @@ def _track(connection: Connection, account_id: str, items: Sequence[Mapping[str,
     }
     attach_references(connection, account_id, kinds, references)
     return tracked.register(connection, account_id, rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Untracked:
+    """What became of an id that its sender gave up."""
+
+    key: TrackedKey
+    """In the form in which it is stored."""
+    was_open: bool
+
+
+def untrack(
+    connection: Connection, account_id: str, items: Sequence[Mapping[str, Any]], event: Event
+) -> list[Untracked]:
+    """End the polling of ids (kind, value), in whatever form they are given; one result for each.
+
+    Where any was open, `event` is recorded in the same transaction, with how many were.
+    """
+    adapter = adapter_of(account_row(connection, account_id))
+    keys = [
+        TrackedKey(id_kind=kind, value=value) for kind, value in _stored_forms(connection, account_id, adapter, items)
+    ]
+    closed = tracked.untrack(connection, account_id, set(keys))
+    if closed:
+        record(connection, replace(event, details={"ids": len(closed)}))
+    return [Untracked(key=key, was_open=key in closed) for key in keys]
 
 
 def account_row(connection: Connection, account_id: str) -> RowMapping:

@@ -81,7 +81,7 @@ class Sink:
             return Found()
         rows = msgspec.json.decode(parameters["rows"])
         if sql is deliveries._PROBE:
-            return Found((row["n"], self._ids.get(row["provider_key"]), False) for row in rows)
+            return Found((row["n"], self._ids.get(row["provider_key"]), False, False) for row in rows)
         return Found() if sql is deliveries._INSERT else Found((row["id"],) for row in rows)
 
 

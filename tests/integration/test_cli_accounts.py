@@ -58,14 +58,32 @@ def test_a_file_is_applied_and_what_it_does_not_name_is_told(
 
 
 def test_a_wrong_file_is_refused_whole_with_every_mistake(ulak: Ulak, tmp_path: Path) -> None:
-    """Line, account and what would be right; a literal credential is refused without being shown."""
+    """File, line, account and what would be right; a literal credential is refused without being shown."""
     path = tmp_path / "wrong.toml"
     path.write_text(FILE.replace("env:VAIRO_KEY", "AkhtarSecretKey99").replace('"vairo"', '"virao"'), encoding="utf-8")
     result = ulak("accounts", "apply", str(path))
     assert (result.code, result.out) == (1, "")
-    assert "line 4: kampanya" in result.err
+    assert [line.split(": ")[:2] for line in result.err.splitlines()] == [
+        [f"{path}:4", "kampanya provider"],
+        [f"{path}:7", "kampanya credentials.api_key"],
+    ]
     assert "AkhtarSecretKey99" not in result.err
-    assert "Traceback" not in result.err
+    checked = ulak("accounts", "check", str(path))
+    assert (checked.code, checked.out, checked.err) == (1, "", result.err)
+
+
+def test_a_file_is_checked_without_a_database(
+    ulak: Ulak, accounts_file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing is configured and no server runs; a file that is not there is a mistake of its first line."""
+    monkeypatch.delenv("ULAK_DATABASE_URL")
+    checked = ulak("accounts", "check", accounts_file)
+    assert (checked.code, checked.out, checked.err) == (0, "ok: 1 account\n", "")
+    assert not (tmp_path / "home").exists()
+    missing = ulak("accounts", "check", "none.toml")
+    assert (missing.code, missing.out) == (1, "")
+    assert missing.err.startswith("none.toml:1: the accounts file cannot be read (No such file or directory); ")
+    assert ulak("accounts", "check").code == 2
 
 
 def test_a_pause_is_shown_with_its_reason_until_it_is_resumed(ulak: Ulak, accounts_file: str) -> None:

@@ -168,6 +168,21 @@ def test_no_reference_becomes_a_formula_or_a_row_of_its_own(
     assert "\r\n" not in told
 
 
+@pytest.mark.parametrize(("delimiter", "sign"), [(";", ";"), ("|", "|"), ("tab", "\t")])
+def test_csv_may_have_the_delimiter_that_a_spreadsheet_expects(
+    ulak: Ulak, migrated_database: Engine, delimiter: str, sign: str
+) -> None:
+    """The same cells; a value that holds the sign is quoted."""
+    ref = f'one{sign}"two",three'
+    with transaction(migrated_database) as connection:
+        upsert(connection, "kampanya", "vairo", [report("odd", Status.DELIVERED, client_ref=ref)], asked_at=NOON)
+    plain, other = (ulak("deliveries", "--format", "csv", *words).out for words in ([], ["--delimiter", delimiter]))
+    assert other.startswith(f"id{sign}account_id{sign}")
+    rows = list(csv.reader(io.StringIO(other, newline=""), delimiter=sign))
+    assert rows == list(csv.reader(io.StringIO(plain, newline="")))
+    assert ref in rows[4]
+
+
 def test_csv_is_safe_to_open_and_a_table_is_plain(ulak: Ulak) -> None:
     """What would run as a formula is quoted, a number keeps its plus; a table that is cut says so on stderr."""
     rows = list(csv.DictReader(io.StringIO(ulak("deliveries", "--format", "csv").out)))
@@ -178,7 +193,17 @@ def test_csv_is_safe_to_open_and_a_table_is_plain(ulak: Ulak) -> None:
     assert "\x1b" not in table.out
 
 
-@pytest.mark.parametrize("words", [["--format", "xml"], ["--status", "gone"], ["--since", "soon"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--format", "xml"],
+        ["--status", "gone"],
+        ["--since", "soon"],
+        ["--format", "csv", "--delimiter", "x"],
+        ["--format", "csv", "--delimiter", ""],
+        ["--format", "json", "--delimiter", ";"],
+    ],
+)
 def test_wrong_usage_is_told_with_what_would_be_right(ulak: Ulak, words: list[str]) -> None:
     """Exit code 2 and nothing on stdout."""
     result = ulak("deliveries", *words)
@@ -327,9 +352,14 @@ REPLY: dict[str, Any] = {
 
 
 def test_a_send_reply_is_stored_from_a_file(ulak: Ulak, migrated_database: Engine, tmp_path: Path) -> None:
-    """Twice is once; what is not understood is kept and told; a strange tail is wrong usage."""
+    """Twice is once; what is not understood is kept and told; a strange tail is wrong usage.
+
+    The shell need not have the account's credentials.
+    """
+    missing = '{"callback_user": "env:NO_SUCH_VARIABLE", "callback_password": "env:NO_SUCH_VARIABLE"}'
     with transaction(migrated_database) as connection:
         add_account(connection, "bildirim", provider="bip")
+        connection.execute(text("UPDATE accounts SET credentials = CAST(:missing AS jsonb)"), {"missing": missing})
     path = tmp_path / "reply.json"
     path.write_text(json.dumps(REPLY), encoding="utf-8")
     first, again = ulak("ingest", "bildirim", str(path)), ulak("ingest", "bildirim", str(path))

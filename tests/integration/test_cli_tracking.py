@@ -49,9 +49,9 @@ def test_a_wrong_id_of_the_command_line_is_wrong_usage_and_registers_nothing(
     ulak: Ulak, migrated_database: Engine
 ) -> None:
     """The right id before it is not registered either, and neither id is repeated."""
-    result = ulak("track", "kampanya", "number=771:+905301234567", "order=771:+905301234567")
+    result = ulak("track", "kampanya", "number=771:+905301234567", "letter=771:+905301234567")
     assert (result.code, result.out) == (2, "")
-    assert result.err == "Id 2 of the command line: kind must be one of: number.\n"
+    assert result.err == "Id 2 of the command line: kind must be one of: number, order, message.\n"
     assert tracked(migrated_database) == []
 
 
@@ -75,7 +75,7 @@ def test_a_csv_file_registers_its_right_lines_and_names_the_wrong_ones(
     assert (result.code, result.out) == (1, "2 registered, 2 of them new\n")
     assert result.err.splitlines() == [
         "line 3: expected must be a whole number from 1",
-        "line 5: kind must be one of: number",
+        "line 5: kind must be one of: number, order, message",
         "line 6: sent_at must be a time such as 2026-05-01T12:30:00+03:00",
         "line 7: The tracked id is not <send id>:<number>.",
         "4 lines were not registered; put them right and register them again.",

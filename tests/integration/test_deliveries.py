@@ -20,18 +20,12 @@ from models.database import retry_transaction, transaction
 from models.deliveries import UpsertResult, upsert
 from models.erasure import Erased, NoPersonError, erase
 from models.ledger.hashing import params_hash
-from models.lookups import (
-    explain,
-    find_by_any,
-    find_deliveries,
-    find_delivery,
-    history,
-    open_tracked,
-)
+from models.lookups import explain, find_by_any, find_delivery, history
 from models.merge import Row, fold, observe
 from models.quarantine import list_quarantine, new_key, seal
 from models.rebuild import RebuildResult, rebuild
 from models.report import DeliveryReport, Unreadable
+from models.searches import find_deliveries, open_tracked
 from models.vocabulary import Granularity, Reason, Source, Status
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -275,18 +269,18 @@ def test_look_ups_find_a_delivery_by_whatever_is_known(migrated_database: Engine
         said(Status.SENT, "m-3"),
     )
     with migrated_database.connect() as connection:
-        every = find_deliveries(connection)
+        every = find_deliveries(connection).rows
         assert [row["provider_key"] for row in every] == ["m-1", "m-2", "m-3"]
         wanted = every[0]
         for ident in ("m-1", "ref-1", "+905301234567", str(wanted["id"])):
             assert find_by_any(connection, ident) == [wanted]
         assert find_by_any(connection, "0530 123 45 67", recipient="+905301234567") == [wanted]
         assert [find_by_any(connection, "9" * digits) for digits in (19, 30)] == [[], []]
-        assert find_deliveries(connection, account=account, status="delivered") == [every[1]]
-        assert find_deliveries(connection, recipient="+905301234567", client_ref="ref-2") == []
-        assert find_deliveries(connection, limit=1, after_id=every[0]["id"]) == [every[1]]
-        assert find_deliveries(connection, since=datetime(2100, 1, 1, tzinfo=UTC)) == []
-        assert every[-1] in find_deliveries(connection, since=every[-1]["changed_at"])
+        assert find_deliveries(connection, account=account, status="delivered").rows == [every[1]]
+        assert find_deliveries(connection, recipient="+905301234567", client_ref="ref-2").rows == []
+        assert find_deliveries(connection, limit=1, after_id=every[0]["id"]).rows == [every[1]]
+        assert find_deliveries(connection, since=datetime(2100, 1, 1, tzinfo=UTC)).rows == []
+        assert every[-1] in find_deliveries(connection, since=every[-1]["changed_at"]).rows
         assert find_delivery(connection, wanted["id"]) == wanted
         assert find_delivery(connection, -1) is None
 
@@ -297,7 +291,7 @@ def test_an_explanation_tells_what_won_and_why(migrated_database: Engine, accoun
     tell(migrated_database, account, said(Status.DELIVERED, extra={"b": 2}), hours=1)
     tell(migrated_database, account, said(Status.EXPIRED, reason=Reason.EXPIRED), hours=2)
     with migrated_database.connect() as connection:
-        (row,) = find_deliveries(connection)
+        (row,) = find_deliveries(connection).rows
         told = explain(connection, row["id"])
         assert explain(connection, -1) is None
         assert len(history(connection, row["id"])) == 3
@@ -381,7 +375,7 @@ def test_erasing_removes_a_number_wherever_it_stands(migrated_database: Engine, 
         assert erase(connection, mine) == Erased(
             deliveries=2, observations=3, tracked_ids=1, fetches=1, polls=0, quarantined=0, open_fetches=1
         )
-        assert [row["provider_key"] for row in find_deliveries(connection)] == ["9"]
+        assert [row["provider_key"] for row in find_deliveries(connection).rows] == ["9"]
         assert connection.execute(text("SELECT value FROM tracked_ids")).scalars().all() == ["77:5309999999"]
         assert erase(connection, mine) == Erased(
             deliveries=0, observations=0, tracked_ids=0, fetches=0, polls=0, quarantined=0, open_fetches=1
@@ -541,7 +535,7 @@ def test_erasing_a_short_id_takes_whole_parts_of_keys_only(migrated_database: En
     with transaction(migrated_database) as connection:
         gone = erase(connection, "124")
         assert (gone.deliveries, gone.tracked_ids) == (1, 1)
-        kept = sorted(row["provider_key"] for row in find_deliveries(connection))
+        kept = sorted(row["provider_key"] for row in find_deliveries(connection).rows)
         assert kept == ["124:+905301234567:1", "312459", "9124:99:0:2026-03-01"]
         ids = connection.execute(text("SELECT value FROM tracked_ids ORDER BY value")).scalars().all()
         assert ids == ["124:5301234567", "31245"]
@@ -561,7 +555,7 @@ def test_a_conversation_goes_by_its_sender_or_its_receiver_alone(
     tell(migrated_database, account, *reports, order)
     with transaction(migrated_database) as connection:
         gone = erase(connection, person)
-        kept = [row["provider_key"] for row in find_deliveries(connection)]
+        kept = [row["provider_key"] for row in find_deliveries(connection).rows]
     assert (gone.deliveries, kept) == (2, [keys[2], "113377"])
 
 
@@ -572,7 +566,7 @@ def test_a_number_goes_as_its_provider_wrote_it(migrated_database: Engine, accou
         tell(migrated_database, account, said(Status.SENT, f"key-{place}", recipient=recipient))
     with transaction(migrated_database) as connection:
         gone = erase(connection, "+902121234567")
-        kept = [row["recipient"] for row in find_deliveries(connection)]
+        kept = [row["recipient"] for row in find_deliveries(connection).rows]
     assert (gone.deliveries, kept) == (len(mine), ["+12121234567"])
 
 
@@ -625,7 +619,7 @@ def test_an_earlier_restatement_moves_as_of_back(migrated_database: Engine, acco
     assert result == UpsertResult(advanced=1, changed=frozenset({(MESSAGE, "k")}))
     assert only_row(migrated_database, account).status == "expired"
     with migrated_database.connect() as connection:
-        (row,) = find_deliveries(connection)
+        (row,) = find_deliveries(connection).rows
         names = ("source", "as_of", "provider_time", "statement")
         kept = [tuple(one[name] for name in names) for one in history(connection, row["id"])]
     assert kept == [
@@ -654,7 +648,7 @@ def test_a_day_that_is_read_again_becomes_final_though_nothing_changed(migrated_
     assert tell(migrated_database, account, counted, hours=59) == UpsertResult(unchanged=1)
     assert only_row(migrated_database, account).is_final is False
     with migrated_database.connect() as connection:
-        (row,) = find_deliveries(connection)
+        (row,) = find_deliveries(connection).rows
         (seen,) = history(connection, row["id"])
     assert (seen["as_of"], seen["as_of_last"]) == (NOON, NOON + timedelta(hours=59))
     assert tell(migrated_database, account, counted, hours=60) == UpsertResult(advanced=1, changed=frozenset({key}))

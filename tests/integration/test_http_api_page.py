@@ -62,8 +62,10 @@ def test_every_example_works_as_it_is_written(api: Api, tmp_path: Path) -> None:
         timeout=100,
     )
     assert done.stderr == ""
-    polls, tracked, deliveries, changes, accounts, events, replies = ["202"] + ["200"] * 4, 1, 5, 2, 3, 3, 1
-    assert done.stdout.split() == polls + ["200"] * (tracked + deliveries + changes + accounts + events + replies)
+    polls, tracked, deliveries, summaries, changes = ["202"] + ["200"] * 4, 4, 8, 2, 2
+    accounts, events, replies = 3, 3, 1
+    others = tracked + deliveries + summaries + changes + accounts + events + replies
+    assert done.stdout.split() == polls + ["200"] * others
     with api.engine.connect() as connection:
         poll = connection.execute(text("SELECT id, account_id, state, window_from::text, window_to::text FROM polls"))
         assert [tuple(row) for row in poll] == [(17, "toplu-sms", "cancelled", "2026-05-01", "2026-05-01")]

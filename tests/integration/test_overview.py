@@ -151,6 +151,30 @@ def test_the_state_is_the_strongest_reason(
     assert (str(found.state), found.reason) == (state, reason)
 
 
+@pytest.mark.parametrize(
+    ("change", "succeeded_ago", "shown"),
+    [
+        ("enabled = true", 100, "T"),
+        ("enabled = true", 30, None),
+        ("breaker_state = 'open'", 30, "T"),
+        ("paused_until = now() + interval '1 hour'", 30, "T"),
+    ],
+    ids=["earlier success", "later success", "breaker open", "paused"],
+)
+def test_a_trouble_is_over_once_a_call_made_after_it_has_succeeded(
+    migrated_database: Engine, change: str, succeeded_ago: float, shown: str | None
+) -> None:
+    """Unless the account is not asked because of it: then it is the reason."""
+    with transaction(migrated_database) as connection:
+        account = add_account(connection, "kampanya")
+        told = "last_trouble = 'T', last_trouble_at = now() - interval '1 minute'"
+        connection.execute(text(f"UPDATE accounts SET {told}, {change}"))
+        add_call(connection, account, ago_seconds=succeeded_ago, outcome="ok")
+        add_call(connection, account, ago_seconds=10, outcome="failed")
+        (found,) = overview(connection)
+    assert (found.last_trouble, found.last_trouble_at is None) == (shown, shown is None)
+
+
 def settle(connection: Connection, account: str = "siparis") -> None:
     """Two sweeps of an account with lists: the first found something, the second nothing."""
     add_fetch(connection, account, add_poll(connection, account, new=5, sweep_through="2026-01-01"))

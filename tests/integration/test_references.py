@@ -197,7 +197,7 @@ def test_an_id_that_only_attaches_a_reference_cannot_be_polled_for(runtime: Runt
     """It is no kind that a poll may name, and --ref needs an id to go with."""
     account_id = add_account(runtime.engine, provider="iletimerkezi")
     refused = ulak("track", account_id, "transaction=5")
-    assert (refused.code, refused.err) == (2, "Id 1 of the command line: kind must be one of: order.\n")
+    assert (refused.code, refused.err) == (2, "Id 1 of the command line: kind must be one of: order, message.\n")
     assert ulak("track", account_id, "--file", "-", "--ref", "x", stdin=b"").code == 2
     assert ulak("track", account_id, "order=5", "--ref", " ").code == 2
     with pytest.raises(UnknownIdKindError):

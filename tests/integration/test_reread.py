@@ -73,7 +73,10 @@ def test_a_word_that_is_known_now_is_read_from_quarantine_without_asking(
     monkeypatch: pytest.MonkeyPatch,
     provider: str,
 ) -> None:
-    """Unknown and open at first; once the word is mapped, `retry` makes the rows final and leaves nothing behind."""
+    """Unknown and open at first; once the word is mapped, `retry` makes the rows final and leaves nothing behind.
+
+    The shell need not have the credentials.
+    """
     engine = migrated_database
     accounts = [account for account in sandbox.control("GET", "/accounts") if account["provider"] == provider]
     for account in accounts:
@@ -90,6 +93,8 @@ def test_a_word_that_is_known_now_is_read_from_quarantine_without_asking(
     assert (refused.code, unknown(engine), asked(sandbox)) == (1, many, before)
     table, word = TABLES[provider]
     monkeypatch.setitem(table, word, (Status.REJECTED, Reason.OTHER))
+    missing = "SELECT jsonb_object_agg(key, 'env:NO_SUCH_VARIABLE') FROM jsonb_each(credentials)"
+    execute(engine, f"UPDATE accounts SET credentials = ({missing})")
     done = ulak("quarantine", "retry", "--all")
     assert (done.code, entries(engine), unknown(engine)) == (0, [], 0), done
     rejected = "SELECT count(*) FROM delivery_status WHERE provider_status = :word AND status = 'rejected' AND is_final"

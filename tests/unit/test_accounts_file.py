@@ -177,69 +177,66 @@ ACCOUNT = '[[account]]\nid = "a"\nprovider = "vairo"\n[account.credentials]\napi
     [
         (
             ACCOUNT.replace("vairo", "viaro"),
-            "line 3: a provider: it is not known; right would be: vairo",
+            "F:3: a provider: it is not known; right would be: vairo",
         ),
         (
             ACCOUNT.replace("api_key", "apikey"),
-            "line 5: a credentials.apikey: this provider has no such credential; right would be: api_key",
+            "F:5: a credentials.apikey: this provider has no such credential; right would be: api_key",
         ),
         (
             ACCOUNT.replace("env:KEY", "s3cr3t"),
             (
-                "line 5: a credentials.api_key: it is not a reference, and secrets do not belong into this file; "
+                "F:5: a credentials.api_key: it is not a reference, and secrets do not belong into this file; "
                 'right would be: api_key = "env:NAME" or "file:PATH", with the value kept there'
             ),
         ),
         (
             ACCOUNT + '[account.options]\nnumber_from = "plus"\n',
-            "line 7: a options.number_from: it is not known; right would be: number_form",
+            "F:7: a options.number_from: it is not known; right would be: number_form",
         ),
         (
             ACCOUNT + "[account.poll]\nevery_seconds = 0\n",
             (
-                "line 7: a poll.every_seconds: it is no number within its bounds; "
+                "F:7: a poll.every_seconds: it is no number within its bounds; "
                 "right would be: a number above 0, at most 86400, without quotes"
             ),
         ),
         (
             ACCOUNT.replace('[account.credentials]\napi_key = "env:KEY"\n', ""),
-            "line 1: a credentials: these credentials are not complete; right would be: api_key",
+            "F:1: a credentials: these credentials are not complete; right would be: api_key",
         ),
         (
             ACCOUNT.replace('"vairo"', '"organik"').replace("api_key", "username"),
-            "line 4: a credentials: these credentials are not complete; right would be: api_key or username + password",
+            "F:4: a credentials: these credentials are not complete; right would be: api_key or username + password",
         ),
         (
             ACCOUNT.replace("[account.cred", 'timezone = "Europe/Istambul"\n[account.cred'),
-            "line 4: a timezone: there is no such time zone; right would be: Europe/Istanbul",
+            "F:4: a timezone: there is no such time zone; right would be: Europe/Istanbul",
         ),
         (
             ACCOUNT.replace("[[account]]", "[account]"),
-            "line 1: account is not a list of tables; right would be: [[account]]",
+            "F:1: account is not a list of tables; right would be: [[account]]",
         ),
-        ("[[acount]]\n", "line 1: 'acount' is not known here; right would be: only [[account]] tables"),
-        ("", "line 1: there is no account in the file; right would be: at least one [[account]]"),
+        ("[[acount]]\n", "F:1: 'acount' is not known here; right would be: only [[account]] tables"),
+        ("", "F:1: there is no account in the file; right would be: at least one [[account]]"),
         (
             ACCOUNT + 'x = "unclosed s3cr3t\n',
             (
-                "line 6: this is not TOML (Illegal character '\\n', column 21); "
+                "F:6: this is not TOML (Illegal character '\\n', column 21); "
                 "right would be: quotes closed, no key twice in a table"
             ),
         ),
         (
             ACCOUNT + "x = s3cr3t\n",
-            (
-                "line 6: this is not TOML (Invalid value, column 5); "
-                "right would be: quotes closed, no key twice in a table"
-            ),
+            ("F:6: this is not TOML (Invalid value, column 5); right would be: quotes closed, no key twice in a table"),
         ),
         (
             ACCOUNT + "x = [1\n",
-            "line 7: this is not TOML (Unclosed array); right would be: quotes closed, no key twice in a table",
+            "F:7: this is not TOML (Unclosed array); right would be: quotes closed, no key twice in a table",
         ),
         (
             ACCOUNT + "[s3cr3t]\n[s3cr3t]\n",
-            "line 7: this is not TOML; right would be: quotes closed, no key twice in a table",
+            "F:7: this is not TOML; right would be: quotes closed, no key twice in a table",
         ),
     ],
 )
@@ -247,7 +244,7 @@ def test_a_mistake_says_what_would_be_right(text: str, sentence: str) -> None:
     """Line, account, place, problem and remedy in one sentence; a secret is never repeated."""
     with pytest.raises(AccountsFileError) as caught:
         parse_accounts(text)
-    assert sentence in str(caught.value).splitlines()
+    assert sentence.replace("F:", "accounts.toml:", 1) in str(caught.value).splitlines()
     assert "s3cr3t" not in str(caught.value)
     assert "s3cr3t" not in repr(caught.value.mistakes)
 
@@ -339,18 +336,18 @@ def test_dotted_keys_and_long_texts_keep_their_lines() -> None:
 
 def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
     """Missing and not UTF-8 are mistakes like any other."""
-    (tmp_path / "latin.toml").write_bytes("id = 'ş'".encode("iso8859-9"))
+    (tmp_path / "latin.toml").write_bytes("[[account]]\nid = 'ş'".encode("iso8859-9"))
     (tmp_path / "right.toml").write_text(FULL)
     problems = []
     for name in ("none.toml", "latin.toml"):
         with pytest.raises(AccountsFileError) as caught:
             read_accounts(tmp_path / name)
         problems.append(str(caught.value))
-    missing, wrong = (f"the accounts file {tmp_path / name}" for name in ("none.toml", "latin.toml"))
     right = "the path of a file that exists and may be read; docs/configuration.md shows the smallest one"
+    missing = f"{tmp_path}/none.toml:1: the accounts file"
     assert problems == [
         f"{missing} cannot be read (No such file or directory); right would be: {right}",
-        f"{wrong} is not UTF-8 text; right would be: a file saved as UTF-8",
+        f"{tmp_path}/latin.toml:2: the accounts file is not UTF-8 text; right would be: a file saved as UTF-8",
     ]
     assert [account.id for account in read_accounts(tmp_path / "right.toml")] == ["marka-sms", "bip-1"]
     (tmp_path / "right.toml").write_text(FULL, encoding="utf-8-sig")

@@ -77,7 +77,9 @@ class Account(BaseModel):
     dead_fetches: int
     running_polls: int
     quarantined: int
-    last_trouble: str | None
+    last_trouble: Annotated[
+        str | None, Field(description="The last error of a call; null once a later call has succeeded.")
+    ]
     last_trouble_at: datetime | None
     rejected: Annotated[
         list[RejectedRequests], Field(description="Requests that were rejected for it lately, by kind, latest first.")

@@ -17,12 +17,15 @@ from workers.api import (
     changes,
     deliveries,
     events,
+    lookups,
     manual,
     metrics,
     polls,
     probes,
     problems,
+    registered,
     reports,
+    summaries,
     tracked,
 )
 from workers.api.auth import GUARDED, BearerGuard
@@ -35,7 +38,7 @@ from workers.api.readiness import PATIENCE_SECONDS, Readiness
 from workers.api.rights import roles_of
 from workers.recording import Recorder, person_key
 
-_PARTS: Final = (polls, tracked, deliveries, changes, accounts, reports, events)
+_PARTS: Final = (polls, tracked, registered, deliveries, lookups, summaries, changes, accounts, reports, events)
 
 DESCRIPTION = """One truthful delivery-status table over all messaging providers.
 
@@ -126,7 +129,7 @@ def _guarded() -> APIRouter:
 
 
 def _document_problems(api: FastAPI) -> None:
-    """Put the form of all errors, and the role that each operation needs, into the OpenAPI document."""
+    """Put the form of all errors (in place of FastAPI's own, which is never sent) and the roles into the document."""
     make = api.openapi
     roles = {
         (GUARDED + route.path, method.lower()): role
@@ -144,7 +147,15 @@ def _document_problems(api: FastAPI) -> None:
             operation = document["paths"][path][method]
             operation["x-ulak-role"] = role.value
             operation["description"] += f"\n\nNeeds the role `{role.value}`."
-        document["components"].setdefault("schemas", {})["Problem"] = dict(problems.SCHEMA)
+        schemas = document["components"].setdefault("schemas", {})
+        schemas["Problem"] = dict(problems.SCHEMA)
+        for never_sent in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(never_sent, None)
+        [(wrong, ours)] = problems.documented(HTTPStatus.UNPROCESSABLE_ENTITY).items()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                if str(wrong) in operation["responses"]:
+                    operation["responses"][str(wrong)] = ours
         return document
 
     api.openapi = openapi  # type: ignore[method-assign]

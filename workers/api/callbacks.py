@@ -1,5 +1,6 @@
 """Providers' pushes."""
 
+import re
 from http import HTTPStatus
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -31,10 +32,10 @@ from tasks.steps.callbacks import (
     turn_away,
 )
 from workers.api.bodies import headers_of, not_unpacked, read_counted
-from workers.api.fields import ACCOUNT_ID
 from workers.api.guessing import address_of, slow_down
 from workers.api.means import Have, Means
 from workers.api.problems import documented, problem
+from workers.api.wording import ACCOUNT_ID
 
 log = get_logger(__name__)
 router = APIRouter(tags=["callbacks"])
@@ -72,7 +73,7 @@ async def push(request: Request, means: Have, provider: str, account: str, tail:
 
     Nothing of the body is read before the head has shown that it may come here.
     """
-    if not ACCOUNT_ID.fullmatch(account):
+    if not re.fullmatch(ACCOUNT_ID, account):
         return _no_such()
     started = clock.boot()
     head = Callback(
@@ -142,7 +143,7 @@ async def _body(request: Request, runtime: Runtime, admitted: Admitted) -> bytes
 @router.api_route(_ADDRESSES[1], methods=_OTHER_METHODS, include_in_schema=False)
 async def refuse_method(means: Have, account: str) -> Response:
     """405: a provider's panel may try the address in this way, or be set to it."""
-    if ACCOUNT_ID.fullmatch(account):
+    if re.fullmatch(ACCOUNT_ID, account):
         await run_in_threadpool(turn_away, means.runtime, account, Rejection.WRONG_METHOD)
     raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
 

@@ -54,7 +54,10 @@ class FeedSearch(Given):
     cursor: Cursor | None = None
     limit: Limit = 100
     wait: Annotated[
-        float, Field(ge=0, le=LONGEST_WAIT_SECONDS, description="Wait up to so many seconds for a change.")
+        float,
+        Field(
+            ge=0, le=LONGEST_WAIT_SECONDS, allow_inf_nan=False, description="Wait up to so many seconds for a change."
+        ),
     ] = 0
 
 

@@ -1,6 +1,6 @@
 """The shared table, looked up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final
@@ -11,8 +11,9 @@ from sqlalchemy import Connection, RowMapping
 
 from models.access import Role
 from models.events import Action, Event
-from models.lookups import Explanation, explain, find_deliveries, open_tracked
+from models.lookups import Explanation, explain
 from models.meanings import COLUMNS, GRANULARITIES, REASONS, SOURCES, STATUSES, TIME_SOURCES, TimeSource
+from models.searches import find_deliveries, open_tracked
 from models.vocabulary import Granularity, Reason, Source, Status
 from providers.codes import explain_codes
 from providers.numbers import same_number_spellings, trimmed
@@ -21,8 +22,8 @@ from workers.api.fields import AccountId, Cursor, Given, Limit, Moment, RowId, T
 from workers.api.masking import masked_row, masked_value
 from workers.api.means import Have, Means
 from workers.api.problems import ProblemError, check_account, documented
-from workers.api.rights import NEEDS_READ, NEEDS_SUPPORT, Caller, Who, forbidden
-from workers.recording import Row, people_of
+from workers.api.rights import NEEDS_READ, NEEDS_SUPPORT, Caller, Who
+from workers.recording import Row, people_in, people_of
 
 router = APIRouter(tags=["deliveries"])
 
@@ -146,7 +147,15 @@ class DeliverySearch(Given):
         ),
     ] = None
     client_ref: Text | None = None
+    provider_key: Annotated[
+        Text | None, Field(description="The provider's id of the message, order or conversation.")
+    ] = None
+    parent_key: Annotated[Text | None, Field(description="All rows under this key, such as an order's messages.")] = (
+        None
+    )
+    granularity: Granularity | None = None
     since: Annotated[Moment | None, Field(description="Changed since then. To keep a copy use /v1/changes.")] = None
+    until: Annotated[Moment | None, Field(description="Changed before then.")] = None
     cursor: Cursor | None = None
     limit: Limit = 100
 
@@ -155,44 +164,55 @@ class DeliverySearch(Given):
 def search(asked: Annotated[DeliverySearch, Query()], means: Have, who: Who) -> Deliveries:
     """Pages go by row id, which never changes: a row that changes while you page is neither skipped nor repeated.
 
+    Follow `cursor` until it is null: without a recipient, reference or key a page looks through a part of the table, so
+    that it may have few rows, or none, though more follow.
+
     A recipient that is no phone number is searched as it stands, since it may be a provider's own id of a person.
-    To look for a person takes the role support, and is recorded. Numbers are masked below the role operate.
+    To look for a person takes the role support, and is recorded; so does a key or reference that holds a number. Of
+    conversations `parent_key` is a person, so they are found by it only with `granularity=conversation`. Numbers are
+    masked below the role operate.
     """
-    role = Role.READ if asked.recipient is None else Role.SUPPORT
-    if asked.account is not None:
-        who.admit(role, asked.account)
-    elif not who.access.may(role):
-        raise forbidden(role)
-    accounts = who.access.accounts(role)
     recipients = same_number_spellings(asked.recipient) if asked.recipient else None
     client_ref = trimmed(asked.client_ref) if asked.client_ref is not None else None
-    question = ("deliveries", asked.account, asked.status, recipients, client_ref, asked.since)
+    key = trimmed(asked.provider_key) if asked.provider_key is not None else None
+    parent = trimmed(asked.parent_key) if asked.parent_key is not None else None
+    granularity = asked.granularity
+    if parent is not None and granularity is None:
+        granularity = Granularity.MESSAGE
+    people = people_in(client_ref, key, parent)
+    if asked.recipient is not None:
+        people.append(asked.recipient)
+    if parent is not None and granularity is Granularity.CONVERSATION:
+        people.append(parent)
+    accounts = who.scope(Role.SUPPORT if people else Role.READ, asked.account)
+    filters = (asked.account, asked.status, recipients, client_ref, key, parent, asked.granularity)
+    question = ("deliveries", *filters, asked.since, asked.until)
     after = decode_page(asked.cursor, question)
     with means.engine.connect() as connection:
         check_account(connection, asked.account)
-        rows = find_deliveries(
+        page = find_deliveries(
             connection,
-            account=asked.account,
             accounts=accounts,
             status=asked.status,
             recipient=recipients,
             client_ref=client_ref,
+            provider_key=key,
+            parent_key=parent,
+            granularity=granularity,
             since=asked.since,
+            until=asked.until,
             limit=asked.limit,
             after_id=after or 0,
         )
         named = asked.recipient is not None or asked.client_ref is not None
-        waiting = _unanswered(connection, asked, who, recipients, client_ref) if named and after is None else []
-    if asked.recipient is not None:
-        mark = means.recorder.mark(asked.recipient)
-        means.recorder.try_add(who.event(Action.PERSON_SEARCHED, account=asked.account, person=mark))
-    else:
-        note_reading(means, who, rows)
-        note_reading(means, who, waiting)
+        waiting = _unanswered(connection, asked, accounts, recipients, client_ref) if named and after is None else ()
+    note_search(means, who, asked.account, people)
+    if not people:
+        note_reading(means, who, (*page.rows, *waiting))
     return Deliveries(
-        deliveries=[shown(row, who) for row in rows],
-        unanswered=[_unanswered_view(row, who) for row in waiting],
-        cursor=encode_page(rows[-1]["id"], question) if len(rows) == asked.limit else None,
+        deliveries=[shown(row, who) for row in page.rows],
+        unanswered=[unanswered_of(row, who) for row in waiting],
+        cursor=encode_page(page.next_after, question) if page.next_after is not None else None,
     )
 
 
@@ -207,8 +227,7 @@ def show(delivery_id: RowId, means: Have, who: Who) -> ExplainedDelivery:
     found = _found(means, who, delivery_id)
     may_see = who.access.may(Role.OPERATE, found.delivery["account_id"])
     if may_see:
-        for event in _seen(means, who, found, Action.DELIVERY_VIEWED):
-            means.recorder.try_add(event)
+        means.recorder.try_add(*_seen(means, who, found, Action.DELIVERY_VIEWED))
     return _explained(found, may_see=may_see)
 
 
@@ -230,6 +249,13 @@ def shown(row: Row, who: Caller) -> Delivery:
     """The row as this caller may see it."""
     seen = row if who.access.may(Role.OPERATE, row["account_id"]) else masked_row(row)
     return Delivery(**seen, **explain_codes(seen))
+
+
+def note_search(means: Means, who: Caller, account: str | None, people: Sequence[str]) -> None:
+    """Record that the caller looked for these people, whether they are known or not."""
+    if people:
+        marks = means.recorder.marks(people)
+        means.recorder.try_add(*(who.event(Action.PERSON_SEARCHED, account=account, person=mark) for mark in marks))
 
 
 def note_reading(means: Means, who: Caller, rows: Sequence[Row]) -> None:
@@ -266,23 +292,18 @@ def _explained(found: Explanation, *, may_see: bool) -> ExplainedDelivery:
 def _unanswered(
     connection: Connection,
     asked: DeliverySearch,
-    who: Caller,
-    recipients: tuple[str, ...] | None,
+    accounts: Collection[str] | None,
+    recipients: Sequence[str] | None,
     client_ref: str | None,
-) -> list[RowMapping]:
-    if asked.status is not None or asked.since is not None:
+) -> Sequence[RowMapping]:
+    others = (asked.status, asked.since, asked.until, asked.provider_key, asked.parent_key, asked.granularity)
+    if any(other is not None for other in others):
         return []
-    accounts = who.access.accounts(Role.READ if recipients is None else Role.SUPPORT)
-    found: dict[int, RowMapping] = {}
-    for recipient in recipients or (None,):
-        for row in open_tracked(
-            connection, account=asked.account, accounts=accounts, recipient=recipient, client_ref=client_ref
-        ):
-            found[row["id"]] = row
-    return [row for _, row in sorted(found.items())]
+    return open_tracked(connection, accounts=accounts, recipient=recipients, client_ref=client_ref)
 
 
-def _unanswered_view(row: RowMapping, who: Caller) -> Unanswered:
+def unanswered_of(row: Row, who: Caller) -> Unanswered:
+    """A tracked row that no provider has reported yet, as this caller may see it."""
     seen = row if who.access.may(Role.OPERATE, row["account_id"]) else masked_row(row)
     return Unanswered(kind=row["id_kind"], **{name: seen[name] for name in Unanswered.model_fields if name in seen})
 

@@ -1,13 +1,13 @@
 """The small types that requests are made of, each with its bounds."""
 
-import re
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import Header, Path
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from workers.api.cursors import LARGEST
+from workers.api.wording import ACCOUNT_ID, KEY, NO_NUL
 
 _FIRST, _LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -20,9 +20,8 @@ def in_our_time(moment: datetime) -> datetime:
 
 
 # PostgreSQL stores no NUL.
-Text = Annotated[str, StringConstraints(min_length=1, max_length=400, pattern=r"^[^\x00]*$")]
-ACCOUNT_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
-AccountId = Annotated[str, StringConstraints(pattern=f"^{ACCOUNT_ID.pattern}$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=400, pattern=NO_NUL)]
+AccountId = Annotated[str, StringConstraints(pattern=ACCOUNT_ID)]
 Moment = Annotated[AwareDatetime, AfterValidator(in_our_time)]
 RowId = Annotated[int, Path(ge=1, le=LARGEST)]
 Limit = Annotated[int, Field(ge=1, le=1000, description="How many at most.")]
@@ -30,7 +29,7 @@ Cursor = Annotated[str, StringConstraints(max_length=500), Field(description="`c
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        pattern=r"^[\x21-\x7e]{1,200}$",
+        pattern=KEY,
         description="The same key gives the same poll, however often the request is sent.",
     ),
 ]

@@ -13,7 +13,7 @@ from models.access import Role
 from models.database import retry_transaction
 from models.events import Action, record
 from models.ledger import planning
-from models.ledger.listing import find_poll, list_polls, polls_of_key
+from models.ledger.listing import find_poll, key_of_task, list_polls, polls_of_key
 from models.tracked import account_of
 from tasks.messages import poll_account
 from tasks.steps.idcheck import IdCheck
@@ -173,7 +173,7 @@ def search(asked: Annotated[PollSearch, Query()], means: Have, who: Who) -> Poll
         if asked.task is not None:
             rows: Sequence[RowMapping] = [
                 row
-                for row in polls_of_key(connection, asked.task)
+                for row in polls_of_key(connection, asked.task, key_of_task(asked.task))
                 if who.access.may(Role.READ, row["account_id"])
                 and asked.account in {None, row["account_id"]}
                 and asked.state in {None, row["state"]}

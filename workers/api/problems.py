@@ -12,11 +12,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from core.logging import get_logger, origin
-from core.redaction import redact_text
 from core.settings import CredentialError
 from models.availability import is_unavailable, took_too_long
 from models.tracked import account_of
 from tasks.steps.callbacks import NoRoomError
+from workers.api.wording import known_names, mistake_of
 
 log = get_logger(__name__)
 
@@ -64,8 +64,8 @@ class ProblemError(HTTPException):
 
 
 def wrong_fields(mistakes: Sequence[tuple[str, str]]) -> ProblemError:
-    """422 that names each field."""
-    named = "; ".join(f"{field}: {what}" for field, what in mistakes[:3])
+    """422 that names each field. What is wrong with it goes after its name: `is empty: give at least one id`."""
+    named = "; ".join(f"{field} {what}" for field, what in mistakes[:3])
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"The request is wrong: {named}.", mistakes)
 
 
@@ -128,18 +128,21 @@ def _standard_sentence(status: HTTPStatus) -> str:
     return sentences.get(status, status.description or status.phrase)
 
 
-async def _validation(_: Request, error: Exception) -> JSONResponse:
+async def _validation(request: Request, error: Exception) -> JSONResponse:
     """What FastAPI found wrong, each field by name, without the values that were given."""
     if not isinstance(error, RequestValidationError):
         raise error
     if any(each["type"] == "json_invalid" for each in error.errors()):
         return problem(HTTPStatus.BAD_REQUEST, _standard_sentence(HTTPStatus.BAD_REQUEST))
-    found = [
-        # A name that the caller made up may be anything, a phone number too.
-        (redact_text(".".join(str(part) for part in each["loc"]))[:200], redact_text(each["msg"])[:300])
-        for each in error.errors()[:MOST_MISTAKES]
-    ]
-    return await _http(_, wrong_fields(found))
+    found = [mistake_of(each, _known_beside(request, each["loc"])) for each in error.errors()[:MOST_MISTAKES]]
+    return await _http(request, wrong_fields(found))
+
+
+def _known_beside(request: Request, place: Sequence[str | int]) -> Sequence[str]:
+    """The names that the route knows where a mistake is: a query's parameters, or the fields of an object."""
+    dependant = getattr(request.scope.get("route"), "dependant", None)
+    given = getattr(dependant, f"{place[0]}_params", ())
+    return next((known_names(each.field_info.annotation, place[1:-1]) for each in given), ())
 
 
 async def _database(_: Request, error: Exception) -> JSONResponse:

@@ -34,6 +34,15 @@ class Caller:
         if not self.access.may(role, account):
             raise forbidden(role)
 
+    def scope(self, role: Role, account: str | None) -> frozenset[str] | None:
+        """The accounts, narrowed to one if it is named, for which the caller has the role; None: all. As `admit`."""
+        if account is not None:
+            self.admit(role, account)
+            return frozenset({account})
+        if not self.access.may(role):
+            raise forbidden(role)
+        return self.access.accounts(role)
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:

@@ -22,6 +22,7 @@ from workers.api.fields import in_our_time
 from workers.api.means import Have, Means
 from workers.api.problems import ProblemError, documented, unknown_account, wrong_fields
 from workers.api.rights import NEEDS_OPERATE, Caller, Who
+from workers.api.wording import mistake_in
 
 MOST_IDS = 100_000
 REGISTERED, REFUSED = "registered", "refused"
@@ -90,7 +91,7 @@ _ITEM_SCHEMA = {
         "valid_until": _TIME_SCHEMA,
     },
 }
-_BODY_SCHEMA = {
+BODY_SCHEMA = {
     "type": "object",
     "required": ["account", "ids"],
     "additionalProperties": False,
@@ -112,10 +113,10 @@ _BODY_SCHEMA = {
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Register ids so that they get polled",
     description=f"Up to {MOST_IDS} ids and {TRACKED_CAP_BYTES // 2**20} MiB in one request. Idempotent: what is "
-    "registered already stays. A wrong id is refused by itself; the others are registered. `order` and `conversation` "
-    "are found without this: for them only `client_ref` is kept and attached to the "
-    "deliveries, also to those that are stored already.",
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _BODY_SCHEMA}}}},
+    "registered already stays. A wrong id is refused by itself; the others are registered. `order`, "
+    "`message` and `conversation` name deliveries by the provider's key and are not polled: only `client_ref` is kept "
+    "and attached to the deliveries, including those that are stored already.",
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": BODY_SCHEMA}}}},
 )
 async def register(request: Request, means: Have, who: Who) -> Response:
     """Registers ids; committed when the answer comes."""
@@ -126,10 +127,10 @@ async def register(request: Request, means: Have, who: Who) -> Response:
 
 def register_body(means: Means, who: Caller, body: bytes) -> bytes:
     """Register what the body names; the answer as JSON."""
-    given = _envelope(body)
+    given = envelope_of(body)
     who.admit(Role.OPERATE, given.account)
     with means.engine.connect() as connection:
-        row = account_of(connection, given.account.replace("\0", ""))
+        row = account_of(connection, given.account)
     if row is None:
         raise unknown_account()
     means.recorder.add_hourly(who.event(Action.IDS_REGISTERED, account=row["id"]))
@@ -153,13 +154,15 @@ def register_body(means: Means, who: Caller, body: bytes) -> bytes:
     return msgspec.json.encode(counts | {"results": results})
 
 
-def _envelope(body: bytes) -> Envelope:
+def envelope_of(body: bytes) -> Envelope:
+    """The ids that a body holds, none read yet; a problem where it is no such body."""
     if _has_too_many(body):
         raise _too_many()
     try:
         given = msgspec.json.decode(body, type=Envelope)
     except msgspec.ValidationError as error:
-        raise wrong_fields([("body", sentence(error))]) from None
+        field, what = mistake_in(error, Envelope.__struct_fields__)
+        raise wrong_fields([(f"body.{field}".removesuffix("."), what)]) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise ProblemError(HTTPStatus.BAD_REQUEST, "The body cannot be read: it must be JSON in UTF-8.") from None
     if not given.ids:
@@ -196,17 +199,25 @@ def _has_too_many(body: bytes) -> bool:
 
 
 def read_item(raw: msgspec.Raw | bytes, check: IdCheck) -> tuple[dict[str, Any] | None, str | None]:
-    """One id as the step takes it, or (None, what is wrong with it and what would be right)."""
+    """One id that can be registered, or (None, what is wrong with it and what would be right)."""
+    fields, why = read_fields(raw)
+    if fields is not None and (why := check.why_not(fields)) is not None:
+        return None, redact_text(why)
+    return fields, why
+
+
+def read_fields(raw: msgspec.Raw | bytes) -> tuple[dict[str, Any] | None, str | None]:
+    """What is given of one id, as the step takes it, or (None, what is wrong with it and what would be right)."""
     try:
         item = msgspec.json.decode(raw, type=Item)
     except msgspec.ValidationError as error:
-        return None, sentence(error)
+        field, what = mistake_in(error, Item.__struct_fields__)
+        return None, f"{field or 'the id'} {what}"
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None, "this is no JSON object in UTF-8"
     fields = {name: value for name in Item.__struct_fields__ if (value := getattr(item, name)) is not None}
     mistakes = [mistake for name, value in fields.items() if (mistake := _mistake(name, value))]
-    why = "; ".join(mistakes) or check.why_not(fields)
-    return (None, redact_text(why)) if why else (fields, None)
+    return (None, redact_text("; ".join(mistakes))) if mistakes else (fields, None)
 
 
 def _mistake(name: str, value: Any) -> str | None:
@@ -218,12 +229,3 @@ def _mistake(name: str, value: Any) -> str | None:
         except ValueError as error:
             return f"{name} {error}"
     return None
-
-
-def sentence(error: msgspec.ValidationError) -> str:
-    """What msgspec found, by the field's name: `value: expected str, got int`. It quotes no value."""
-    what, _, where = str(error).partition(" - at `$")
-    place = where.strip("`").lstrip(".")
-    told = redact_text(what.replace("`", ""))
-    told = told[:1].lower() + told[1:]
-    return f"{place}: {told}" if place else told

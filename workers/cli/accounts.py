@@ -1,4 +1,4 @@
-"""`ulak accounts`: apply a file, list, pause, resume."""
+"""`ulak accounts`: check and apply a file, list, pause, resume."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -16,11 +16,11 @@ from models.events import Action, record
 from models.ledger.finishing import database_now
 from models.overview import AccountState, paused_by, state_of
 from providers.accounts import read_accounts
-from workers.cli.output import write_json, write_line, write_table
+from workers.cli.output import counted, write_json, write_line, write_table
 from workers.cli.session import event_of, session, tell
 from workers.strength import REPORTED, require_strong_paths
 
-commands = typer.Typer(name="accounts", help="The accounts that are asked.", no_args_is_help=True)
+commands = typer.Typer(name="accounts", help="Check, apply, list, pause and resume accounts.", no_args_is_help=True)
 AccountId = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")]
 
 
@@ -29,13 +29,28 @@ def register(app: typer.Typer) -> None:
     app.add_typer(commands)
 
 
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="An accounts.toml.")]
+
+
+@commands.command("check")
+def check_file(file: FileArgument) -> None:
+    """Check an accounts file, without a database.
+
+    Lists every mistake as FILE:LINE: sentence. The credentials it refers to are not resolved.
+    """
+    write_line(f"ok: {counted(len(read_accounts(file)), 'account')}")
+
+
 @commands.command("apply")
 def apply_file(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="An accounts.toml.")],
+    file: FileArgument,
     prune: Annotated[bool, typer.Option("--prune", help="Disable accounts that the file does not name.")] = False,
 ) -> None:
-    """Make the accounts what the file says; a wrong file is refused whole."""
+    """Apply an accounts file.
+
+    A file with a mistake changes nothing; every mistake is listed as FILE:LINE: sentence.
+    """
     specs = read_accounts(file)
     short = require_strong_paths(session(context).settings, specs)
     run = session(context)
@@ -68,7 +83,7 @@ def apply_recorded(connection: Connection, specs: Iterable[AccountSettings], *, 
 def list_all(
     context: typer.Context, *, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
 ) -> None:
-    """Every account with its limit and state."""
+    """List the accounts with their limits and states."""
     with session(context).engine.connect() as connection:
         records, now = list_accounts(connection), database_now(connection)
     rows = [_row(record, now) for record in records]
@@ -122,7 +137,7 @@ def pause_one(
     account: AccountId,
     why: Annotated[str, typer.Option(help="What people are told.")] = "paused by hand",
 ) -> None:
-    """Ask the account nothing until it is resumed."""
+    """Make no requests for an account until it is resumed."""
     run = session(context)
     with transaction(run.engine) as connection:
         changed = pause(connection, account, None, why)
@@ -134,7 +149,10 @@ def pause_one(
 
 @commands.command("resume")
 def resume_one(context: typer.Context, account: AccountId) -> None:
-    """Ask the account again: ends a pause, an open breaker and throttling."""
+    """Make requests for an account again.
+
+    Ends a pause, an open circuit breaker and throttling.
+    """
     run = session(context)
     with transaction(run.engine) as connection:
         resume(connection, account)

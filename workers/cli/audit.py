@@ -16,9 +16,10 @@ from workers.cli.output import moment, write_json, write_table
 from workers.cli.session import CommandError, UsageError, check_account, refuse_empty, session, tell
 
 ACTIONS = tuple(action.value for action in Action)
-_DETAILS = ("reason", "until", "poll", "fetch", "name", "role", "accounts", "entry", "entries", "deliveries", "whom")
+_FIGURES = ("poll", "fetch", "entry", "entries", "deliveries", "ids")
+_DETAILS = ("reason", "until", "name", "role", "accounts", *_FIGURES, "whom")
 
-sessions = typer.Typer(name="sessions", help="Log-ins at the status page.", no_args_is_help=True)
+sessions = typer.Typer(name="sessions", help="End log-ins at the status page.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +41,10 @@ def show_events(
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Who did, saw or erased what, the newest first. No event holds a number: --recipient finds its hash."""
+    """List who did, saw or erased what, the newest first.
+
+    No event holds a number: --recipient finds its hash.
+    """
     if action is not None and action not in ACTIONS:
         raise UsageError(f"--action must be one of: {', '.join(ACTIONS)}.")
     refuse_empty({"--actor": actor, "--recipient": recipient})
@@ -87,7 +91,10 @@ def end_sessions(
         str, typer.Argument(metavar="PERSON", help="As `ulak events` shows who: the subject or the name.")
     ],
 ) -> None:
-    """End every log-in of a person by single sign-on, at every process. For good: take the person's groups away too."""
+    """End the log-ins of a person.
+
+    Every one by single sign-on, at every process. To keep the person out, take the groups away too.
+    """
     run = session(context)
     with transaction(run.engine) as connection:
         rows = list_events(connection, actor=person, actions=[Action.SESSION_OPENED], limit=1000)

@@ -34,7 +34,7 @@ from providers.way_out import check_way_out
 from tasks.steps.probing import probe
 from tasks.steps.tracking import account_row
 from workers.cli.failures import sentence_of
-from workers.cli.output import moment, write_line
+from workers.cli.output import counted, moment, write_line
 from workers.cli.session import FAILED, Session, session, tell
 from workers.connections import NothingRunningError, redis_url
 from workers.strength import REPORTED, has_example_path, has_short_password, short_path_secrets, short_settings
@@ -72,7 +72,10 @@ def register(app: typer.Typer) -> None:
 
 
 def check(context: typer.Context) -> None:
-    """Verify settings, servers, clocks and accounts; exit code 1 where anything is wrong."""
+    """Check settings, servers, clocks and accounts.
+
+    One line each: ok, a warning, or what to do. The exit code is 1 if anything is wrong.
+    """
     run = session(context)
     failed = 0
     for finding in _findings(run):
@@ -241,8 +244,7 @@ def _accounts_file(run: Session) -> tuple[str | None, str]:
     path = run.settings.accounts_path()
     if path is None:
         return None, "none given"
-    many = len(read_accounts(path))
-    return None, f"{many} account{'' if many == 1 else 's'} in {path}"
+    return None, f"{counted(len(read_accounts(path)), 'account')} in {path}"
 
 
 def _accounts(run: Session) -> Iterator[Finding]:

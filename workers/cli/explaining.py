@@ -7,8 +7,9 @@ import typer
 from sqlalchemy import Connection, RowMapping
 
 from models.events import Action
-from models.lookups import Explanation, Statement, explain, find_by_any, open_tracked
+from models.lookups import Explanation, Statement, explain, find_by_any
 from models.meanings import REASONS, STATUSES
+from models.searches import open_tracked
 from models.vocabulary import Reason, Status
 from providers.codes import explain_codes, with_meaning
 from providers.ids import whole_number
@@ -32,7 +33,10 @@ def explain_some(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Every statement about a delivery: what won, and why. One ID may mean several deliveries."""
+    """Show every report about a delivery, and which one decided.
+
+    One ID may mean several deliveries.
+    """
     run, rows, waiting = session(context), list[RowMapping](), list[dict[str, Any]]()
     with run.engine.connect() as connection:
         # As it was given; else in the forms in which ids are stored.

@@ -21,8 +21,10 @@ from workers.cli.session import CommandError, Session, UsageError, check_account
 PAGE = 500
 RESEAL_ATTEMPTS = 5
 
-dead = typer.Typer(name="dead", help="Fetches that were given up.", no_args_is_help=True)
-quarantine = typer.Typer(name="quarantine", help="What could not be understood.", no_args_is_help=True)
+dead = typer.Typer(name="dead", help="List dead letters, or retry them.", no_args_is_help=True)
+quarantine = typer.Typer(
+    name="quarantine", help="List, retry or discard what could not be parsed.", no_args_is_help=True
+)
 AccountOption = Annotated[str | None, typer.Option("--account", help="Only of this account.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Ids = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Which.")]
@@ -40,7 +42,10 @@ def register(app: typer.Typer) -> None:
 
 @dead.command("list")
 def list_dead_fetches(context: typer.Context, *, account: AccountOption = None, as_json: JsonOption = False) -> None:
-    """Dead letters, the newest first: one for each cause, with how often it struck and the error."""
+    """List dead letters, the newest first.
+
+    One for each cause, with its error and how often it occurred.
+    """
     with session(context).engine.connect() as connection:
         check_account(connection, account)
         rows = list_dead(connection, account=account, limit=PAGE)
@@ -53,7 +58,10 @@ def list_dead_fetches(context: typer.Context, *, account: AccountOption = None, 
 def retry_dead_fetches(
     context: typer.Context, ids: Ids = None, *, account: AccountOption = None, every: All = False
 ) -> None:
-    """Ask again by a new poll for what dead fetches asked for, and take them off the list."""
+    """Request again what dead letters asked for.
+
+    A new poll makes the requests; the dead letters leave the list.
+    """
     run = session(context)
     if not ids and every:
         with run.engine.connect() as connection:
@@ -84,7 +92,7 @@ def retry_dead_fetches(
 
 @quarantine.command("list")
 def list_entries(context: typer.Context, *, account: AccountOption = None, as_json: JsonOption = False) -> None:
-    """What could not be understood: when, where and why, never what."""
+    """List what could not be parsed: when, where and why."""
     with session(context).engine.connect() as connection:
         check_account(connection, account)
         rows = list_quarantine(connection, account=account, limit=PAGE)
@@ -96,7 +104,10 @@ def list_entries(context: typer.Context, *, account: AccountOption = None, as_js
 def retry_entries(
     context: typer.Context, ids: Ids = None, *, account: AccountOption = None, every: All = False
 ) -> None:
-    """Read entries again with the code as it is today; what is understood is stored and leaves the list."""
+    """Parse entries again with the installed version.
+
+    What is understood is stored and leaves the list. No request is made, and no credential is needed.
+    """
     run = session(context)
     failed = 0
     wanted = _chosen_entries(run, ids, account, every=every, done="read again")
@@ -124,7 +135,7 @@ def discard_entries(
     every: All = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where nobody can be asked.")] = False,
 ) -> None:
-    """Give entries up without reading them; what they held is gone. This cannot be undone."""
+    """Delete entries without parsing them. This cannot be undone."""
     run = session(context)
     wanted = _chosen_entries(run, ids, account, every=every, done="discarded")
     if wanted and not yes:
@@ -147,9 +158,10 @@ def discard_entries(
 
 @quarantine.command("reseal")
 def reseal_entries(context: typer.Context) -> None:
-    """Seal every entry with the first key of the seal key file, so that the other keys can be removed from it.
+    """Encrypt entries with the first key of the seal key file.
 
-    Safe twice, and beside running workers; docs/operations.md has the whole procedure.
+    Afterwards the other keys can be removed from the file. Safe twice, and beside running workers;
+    docs/operations.md has the whole procedure.
     """
     run = session(context)
     key, engine = run.runtime.seal_key, run.engine

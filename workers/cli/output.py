@@ -98,9 +98,9 @@ class _UnixLines:
         return sys.stdout.write(line.removesuffix("\r\n") + "\n")
 
 
-def write_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
+def write_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, delimiter: str = ",") -> int:
     """CSV with a header, written as the rows come; `extra` and the like as JSON. Returns how many there were."""
-    writer = csv.writer(_UnixLines(), lineterminator="\r\n")
+    writer = csv.writer(_UnixLines(), delimiter=delimiter, lineterminator="\r\n")
     writer.writerow(columns)
     many = 0
     for row in rows:
@@ -147,6 +147,11 @@ def duration(seconds: float | None) -> str:
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
+
+
+def counted(many: int, noun: str) -> str:
+    """`1 account`, `3 accounts`."""
+    return f"{many} {noun}{'' if many == 1 else 's'}"
 
 
 def _cell(value: Any) -> str:

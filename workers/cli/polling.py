@@ -32,7 +32,7 @@ from workers.cli.session import (
 LOOK_SECONDS = 0.25
 STATES = ("running", "complete", "complete_with_errors", "cancelled")
 
-polls = typer.Typer(name="polls", help="Runs over an account, planned or on demand.", no_args_is_help=True)
+polls = typer.Typer(name="polls", help="List polls, or cancel one.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -50,11 +50,11 @@ def poll(
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until the poll ends.")] = False,
     timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: give up after so many seconds.")] = None,
 ) -> None:
-    """Ask an account now; prints the poll's id.
+    """Poll an account now.
 
-    Without days: its whole lookback and every open id. Days are in the account's time zone. With --wait the exit code
-    is 1 where the poll ended with errors or was cancelled or the account is paused, and 3 after the time-out (the poll
-    goes on in both).
+    Prints the poll's id. Without days: its whole lookback and every open id. Days are in the account's time zone.
+    With --wait the exit code is 1 if the poll ended with errors or was cancelled or the account is paused, and 3 after
+    the time-out (the poll goes on in both).
     """
     run = session(context)
     window = (_day("--from", first), _day("--to", last))
@@ -133,7 +133,7 @@ def list_some(
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """The newest polls."""
+    """List polls, the newest first."""
     if state is not None and state not in STATES:
         raise UsageError(f"--state must be one of: {', '.join(STATES)}.")
     with session(context).engine.connect() as connection:
@@ -157,7 +157,10 @@ def _cells(row: RowMapping) -> tuple[Any, ...]:
 def cancel(
     context: typer.Context, poll_id: Annotated[int, typer.Argument(metavar="ID", help="The poll's id.")]
 ) -> None:
-    """End a running poll: what it has not asked yet is not asked; what is in the air is still stored."""
+    """Cancel a running poll.
+
+    Requests that it has not made yet are not made; answers to those already made are still stored.
+    """
     run = session(context)
 
     def cancel_recorded(connection: Connection) -> int | None:

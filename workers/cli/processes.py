@@ -64,7 +64,10 @@ def worker(
     threads: Annotated[int | None, Option(min=1, max=64, help="How many fetches at once.")] = None,
     queues: Annotated[str, Option(help="Which queues to consume.")] = ",".join(names.QUEUES),
 ) -> None:
-    """Make fetches and plans: a Celery worker on the threads pool."""
+    """Run one worker, which plans and makes requests.
+
+    A Celery worker on the threads pool.
+    """
     settings = _begin(name)
     known = {"database_url": SecretStr(database_url(settings)), "worker_threads": threads or settings.worker_threads}
     celery = _celery(settings)
@@ -127,7 +130,10 @@ def _show_metrics(settings: Settings) -> None:
 
 
 def beat() -> None:
-    """Send the ticks: Celery's own beat with a static schedule in memory. Two may run."""
+    """Run the scheduler.
+
+    Celery's own beat with a static schedule in memory. Two may run at the same time.
+    """
     celery = _celery(_begin("beat"))
     celery.log_process = "beat"
     # Its ticks are too many for a log; the planning that they start is told by the workers.
@@ -154,7 +160,7 @@ def _beat_class() -> Any:
 
 
 def flower() -> None:
-    """Watch the tasks in a browser: Flower, with a password."""
+    """Run Flower, which shows the tasks in a browser."""
     settings = _begin("flower")
     celery = _celery(settings)
     import flower.options  # noqa: F401, PLC0415 - defines the options that are set below
@@ -204,7 +210,10 @@ def _await_worker(celery: Any) -> None:
 
 
 def api() -> None:
-    """The status page, the task API, the feed of changes, the providers' callbacks and the probes."""
+    """Run the HTTP process.
+
+    It serves the status page, the task API, the feed of changes, the providers' callbacks and the probes.
+    """
     from workers.api.app import make_api  # noqa: PLC0415 - FastAPI costs half a second
     from workers.api.listening import BoundedServer, server_config  # noqa: PLC0415
     from workers.api.means import publisher  # noqa: PLC0415

@@ -23,9 +23,10 @@ def grant(
         bool, typer.Option("--print", help="Only print the statements, for an administrator.")
     ] = False,
 ) -> None:
-    """Let a database role read the delivery table and its views, and nothing else. Prints the SQL that it runs.
+    """Let a database role read the delivery table and its views.
 
-    May be repeated, and should be after an update that brings new views. The role must exist already.
+    It may read nothing else. The SQL that is run is printed. Safe to repeat; do so after an update that brings new
+    views. The role must exist already.
     """
     try:
         with transaction(session(context).engine) as connection:

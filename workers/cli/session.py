@@ -64,10 +64,8 @@ class Session:
 
     def saw(self, *events: Event) -> None:
         """Record what the command is about to show. Where nothing can be written, it is shown all the same."""
-        for event in events:
-            if not self.recorder.try_add(event):
-                tell("That you look at this could not be recorded.")
-                return
+        if not self.recorder.try_add(*events):
+            tell("That you look at this could not be recorded.")
 
     @property
     def runtime(self) -> Runtime:

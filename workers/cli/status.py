@@ -15,7 +15,7 @@ from models.accounts import PausedBy, UnknownAccountError
 from models.overview import AccountOverview, overview
 from models.rejections import Rejected
 from providers.errors import as_sentence
-from workers.cli.output import console_for, draw_table, duration, moment, write_json, write_line, write_table
+from workers.cli.output import console_for, counted, draw_table, duration, moment, write_json, write_line, write_table
 from workers.cli.session import Session, session, tell
 
 WATCH_SECONDS = 2.0
@@ -51,7 +51,10 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON; with --watch one document a line.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
 ) -> None:
-    """How every account stands: state, deliveries, what is late, use of the limit, last trouble."""
+    """Show the state of each account.
+
+    State, deliveries, what is late, use of the rate limit, last error.
+    """
     run = session(context)
     if watch:
         _watch(run, account, as_json=as_json)
@@ -142,7 +145,7 @@ def _trouble(account: AccountOverview) -> str:
 
 
 def _times(rejected: Rejected) -> str:
-    return f"{rejected.times} request{'' if rejected.times == 1 else 's'}"
+    return counted(rejected.times, "request")
 
 
 def _age(account: AccountOverview, rejected: Rejected) -> str:

@@ -12,7 +12,7 @@ from models.tokens import TokenNameError, create_token, list_tokens, revoke_toke
 from workers.cli.output import write_json, write_line, write_table
 from workers.cli.session import UsageError, session, tell
 
-tokens = typer.Typer(name="tokens", help="Named, revocable tokens of the task API.", no_args_is_help=True)
+tokens = typer.Typer(name="tokens", help="Create, list and revoke tokens of the HTTP API.", no_args_is_help=True)
 _MAY = {
     Role.READ: "sees the state of everything, numbers masked",
     Role.SUPPORT: "may look for people and see one number at a time, which is recorded",
@@ -36,7 +36,10 @@ def create_one(
         list[str] | None, typer.Option(help="Only for this account; may be given several times.")
     ] = None,
 ) -> None:
-    """Make a token and print it, this once: only its SHA-256 is kept."""
+    """Create a token and print it once.
+
+    Only its SHA-256 is stored.
+    """
     run = session(context)
     try:
         with transaction(run.engine) as connection:
@@ -56,7 +59,7 @@ def create_one(
 def list_all(
     context: typer.Context, *, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
 ) -> None:
-    """Every token by name; when it was used, to the hour."""
+    """List tokens with the hour of their last use."""
     with session(context).engine.connect() as connection:
         records = list_tokens(connection)
     if as_json:
@@ -71,7 +74,10 @@ def list_all(
 
 @tokens.command("revoke")
 def revoke_one(context: typer.Context, name: TokenName) -> None:
-    """Refuse a token from now on. Its name is not given again."""
+    """Revoke a token.
+
+    Its name cannot be used again.
+    """
     run = session(context)
     with transaction(run.engine) as connection:
         changed = revoke_token(connection, name)

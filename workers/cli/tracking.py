@@ -1,20 +1,21 @@
-"""`ulak track`: register ids so that they get polled."""
+"""`ulak track` and `ulak untrack`: register ids so that they are polled, and end that."""
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import typer
 from sqlalchemy import RowMapping
 
 from core.zones import time_zone
+from models.database import retry_transaction
 from models.events import Action
 from providers.numbers import plain, trimmed
 from tasks.steps.idcheck import IdCheck
-from tasks.steps.tracking import MOST_AT_ONCE, account_row, track
+from tasks.steps.tracking import MOST_AT_ONCE, account_row, track, untrack
 from workers.cli.idfiles import HEADER, BadLine, GoodLine, UnusableFileError, read_ids
 from workers.cli.output import write_line
 from workers.cli.session import Bar, CommandError, Session, UsageError, progress, refuse_empty, session, tell
@@ -23,8 +24,9 @@ MOST_TOLD = 50
 
 
 def register(app: typer.Typer) -> None:
-    """Add `track`."""
+    """Add `track` and `untrack`."""
     app.command("track")(track_ids)
+    app.command("untrack")(untrack_ids)
 
 
 def track_ids(
@@ -35,10 +37,12 @@ def track_ids(
     file: Annotated[Path | None, typer.Option(help="A csv or jsonl file; - reads stdin.")] = None,
     ref: Annotated[str | None, typer.Option(help="Your own reference for each KIND=VALUE.")] = None,
 ) -> None:
-    """Register ids that were sent, so that they get polled. Doing it again changes nothing.
+    """Register ids of what was sent, so that they are polled.
 
-    Some kinds (`order`, `conversation`) are found without being registered: for them only the reference is kept, and
-    attached to the deliveries, also to those that are stored already.
+    Registering an id again changes nothing.
+
+    The kinds `order`, `message` and `conversation` name deliveries by the provider's key and are not polled: only the
+    reference is kept, and attached to the deliveries, including those that are stored already.
 
     Every line that is right is registered; each wrong one is named with its line, and the exit code is then 1.
     """
@@ -57,9 +61,34 @@ def track_ids(
         registration.take_file(file)
     if not registration.taken + registration.bad:
         raise UsageError(f"The file holds no ids: right would be one a line, as JSON or as csv below {HEADER}.")
-    write_line(f"{registration.taken} registered, {registration.new} of them new")
+    write_line(f"{registration.taken} registered, {registration.done} of them new")
     if registration.bad:
         raise CommandError(f"{registration.bad} lines were not registered; put them right and register them again.")
+
+
+def untrack_ids(
+    context: typer.Context,
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")],
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids, each as KIND=VALUE.", metavar="KIND=VALUE")] = None,
+    *,
+    file: Annotated[Path | None, typer.Option(help="A csv or jsonl file as of `ulak track`; - reads stdin.")] = None,
+) -> None:
+    """Stop polling registered ids.
+
+    What is stored about them stays, and so do their references. Registering an id again polls it again.
+    """
+    if not ids and file is None:
+        raise UsageError("Name ids as KIND=VALUE, or a file with --file.")
+    run = session(context)
+    with run.runtime.engine.connect() as connection:
+        row = account_row(connection, account)
+    ending = Ending(run, row)
+    ending.take_all(_given(ids or [], None, IdCheck(row)))
+    if file is not None:
+        ending.take_file(file)
+    write_line(f"{ending.done} untracked, {ending.taken - ending.done} were not open")
+    if ending.bad:
+        raise CommandError(f"{ending.bad} lines were not read; put them right and give them again.")
 
 
 def _given(words: Iterable[str], ref: str | None, check: IdCheck) -> Iterator[GoodLine | BadLine]:
@@ -83,7 +112,7 @@ class Registration:
         self._run = run
         self._row = row
         self._check = IdCheck(row)
-        self.taken = self.new = self.bad = 0
+        self.taken = self.done = self.bad = 0
 
     def take_file(self, file: Path) -> None:
         """Register what the file holds, with a progress bar where there is somebody to see it."""
@@ -98,8 +127,11 @@ class Registration:
         judged = map(self._judged, lines)
         items = (line.item for line in judged if isinstance(line, GoodLine))
         while batch := list(islice(items, MOST_AT_ONCE)):
-            self.new += track(self._run.runtime, self._row["id"], batch)
+            self.done += self._take(batch)
             self.taken += len(batch)
+
+    def _take(self, items: Sequence[Mapping[str, Any]]) -> int:
+        return track(self._run.runtime, self._row["id"], items)
 
     def _judged(self, line: GoodLine | BadLine) -> GoodLine | BadLine:
         if isinstance(line, GoodLine) and (why := self._check.why_not(line.item)) is not None:
@@ -111,6 +143,16 @@ class Registration:
             elif self.bad == MOST_TOLD + 1:
                 tell("further wrong lines are only counted")
         return line
+
+
+class Ending(Registration):
+    """Ends the polling of what the lines name."""
+
+    def _take(self, items: Sequence[Mapping[str, Any]]) -> int:
+        account = self._row["id"]
+        event = self._run.event(Action.IDS_UNTRACKED, account=account)
+        done = retry_transaction(self._run.runtime.engine, lambda c: untrack(c, account, items, event))
+        return sum(each.was_open for each in done)
 
 
 @contextlib.contextmanager

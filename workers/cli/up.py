@@ -61,7 +61,10 @@ def up(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, max=64, help="Threads of each worker.")] = None,
 ) -> None:
-    """Start everything: servers, workers, beat, API, Flower; with no accounts the sandbox too."""
+    """Start everything under one supervisor.
+
+    Servers that are not configured are embedded. Without an accounts file the sandbox's five providers are started too.
+    """
     settings = load_settings()
     create_home(settings.home)
     require_strong(settings)

@@ -28,7 +28,7 @@ from workers.connections import NothingRunningError, database_url, redis_url
 
 SEND_REPLY = "send_reply"
 
-secrets_group = typer.Typer(name="secrets", help="Secrets that were generated.", no_args_is_help=True)
+secrets_group = typer.Typer(name="secrets", help="Show the generated secrets.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +41,10 @@ def register(app: typer.Typer) -> None:
 
 
 def migrate_schema(context: typer.Context) -> None:
-    """Bring the database's schema to the newest revision; does nothing where it is there already."""
+    """Upgrade the database schema.
+
+    Does nothing if the schema is at the newest revision.
+    """
     migrate(session(context).engine)
     tell("The schema is at its newest revision.")
 
@@ -52,7 +55,10 @@ def ingest_file(
     file: Annotated[Path, typer.Argument(help="The body as it came; - reads stdin.")],
     tail: Annotated[str, typer.Option(help="Which callback it was; the bare one is ''.")] = SEND_REPLY,
 ) -> None:
-    """Store a callback's body, or a send reply that the sender kept."""
+    """Store a send reply or a callback body from a file.
+
+    No request is made, and no credential is needed.
+    """
     run = session(context)
     with run.runtime.engine.connect() as connection:
         row = account_row(connection, account)
@@ -80,7 +86,7 @@ def rebuild_table(
         bool, typer.Option("--reread", help="First derive all facts again from the stored raw items.")
     ] = False,
 ) -> None:
-    """Recompute the shared table from its history; afterwards each row is what its statements say.
+    """Recompute the delivery table from its history.
 
     After an update that reads providers' statements better than before, --reread applies it to what is stored already,
     in batches next to running workers. It makes no request to a provider.
@@ -116,7 +122,10 @@ def erase_recipient(
     recipient: Annotated[str, typer.Argument(help="A number in any usual spelling, or a provider's id of a person.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where nobody can be asked.")] = False,
 ) -> None:
-    """Remove a recipient from everything that is stored. This cannot be undone."""
+    """Remove a recipient from everything that is stored.
+
+    This cannot be undone.
+    """
     person = read_person(recipient)
     check_person(person)
     if not yes:
@@ -161,7 +170,7 @@ def _nothing_found(person: str) -> str:
 
 @secrets_group.command("show")
 def show_secrets(context: typer.Context) -> None:
-    """Print what programs need to come in: on stdout, one NAME=value a line."""
+    """Print addresses and generated secrets as NAME=value."""
     run = session(context)
     settings = run.settings
     for name, find in (("ULAK_DATABASE_URL", database_url), ("ULAK_REDIS_URL", redis_url)):

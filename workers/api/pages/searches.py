@@ -11,11 +11,15 @@ from cryptography.fernet import Fernet, InvalidToken
 from sqlalchemy import Connection, RowMapping
 
 from models.access import Access, Role
-from models.lookups import find_by_any, find_deliveries, open_tracked
+from models.lookups import find_by_any
+from models.searches import find_deliveries, open_tracked
 from models.vocabulary import Status
 from providers.numbers import lookup_form, same_number_spellings, trimmed
+from workers.recording import people_in
 
 PAGE = 50
+MOST_PARTS = 10
+"""How many parts of the table a page looks through for its rows."""
 LASTS_SECONDS = 12 * 3600
 LONGEST_WORD = 200
 LONGEST_SEALED = 4000
@@ -83,21 +87,28 @@ def find(connection: Connection, search: Search, access: Access, *, after_id: in
     """
     if search.id:
         return _find_id(connection, search, access)
-    accounts = access.accounts(Role.SUPPORT if search.recipient else Role.READ)
-    rows = find_deliveries(
-        connection,
-        account=search.account or None,
-        accounts=accounts,
-        status=search.status or None,
-        recipient=same_number_spellings(search.recipient) if search.recipient else None,
-        client_ref=search.client_ref or None,
-        limit=PAGE + 1,
-        after_id=after_id,
-    )
+    accounts = access.accounts(Role.SUPPORT if search.recipient or people_in(search.client_ref) else Role.READ)
+    rows: list[RowMapping] = []
+    place: int | None = after_id
+    for _ in range(MOST_PARTS):
+        page = find_deliveries(
+            connection,
+            account=search.account or None,
+            accounts=accounts,
+            status=search.status or None,
+            recipient=same_number_spellings(search.recipient) if search.recipient else None,
+            client_ref=search.client_ref or None,
+            limit=PAGE + 1 - len(rows),
+            after_id=place or 0,
+        )
+        rows += page.rows
+        place = page.next_after
+        if place is None or len(rows) > PAGE:
+            break
     return Found(
         rows=rows[:PAGE],
         unanswered=[] if after_id or search.status else _unanswered(connection, search, accounts),
-        next_after=rows[PAGE - 1]["id"] if len(rows) > PAGE else None,
+        next_after=rows[PAGE - 1]["id"] if len(rows) > PAGE else place,
     )
 
 
@@ -115,7 +126,7 @@ def _find_id(connection: Connection, search: Search, access: Access) -> Found:
 def _may_find(row: RowMapping, search: Search, access: Access) -> bool:
     """Whether the row may be found by this id: by a person's only with the role support."""
     account = row["account_id"]
-    is_named = search.id in {str(row["id"]), row["provider_key"], row["client_ref"]}
+    is_named = not people_in(search.id) and search.id in {str(row["id"]), row["provider_key"], row["client_ref"]}
     needed = Role.READ if is_named and not search.recipient else Role.SUPPORT
     return access.may(needed, account)
 
@@ -126,21 +137,15 @@ def _matches(row: RowMapping, search: Search) -> bool:
     return row["recipient"] in persons and all(not word or row[name] == word for name, word in given)
 
 
-def _unanswered(connection: Connection, search: Search, accounts: Collection[str] | None) -> list[RowMapping]:
+def _unanswered(connection: Connection, search: Search, accounts: Collection[str] | None) -> Sequence[RowMapping]:
     """Registered ids that no provider has answered; without a person or a reference they would be everybody's."""
     if not search.recipient and not search.client_ref:
         return []
-    persons: Sequence[str | None] = same_number_spellings(search.recipient) if search.recipient else (None,)
-    found = {
-        row["id"]: row
-        for person in persons
-        for row in open_tracked(
-            connection,
-            account=search.account or None,
-            accounts=accounts,
-            recipient=person,
-            client_ref=search.client_ref or None,
-            limit=PAGE,
-        )
-    }
-    return [row for _, row in sorted(found.items())][:PAGE]
+    return open_tracked(
+        connection,
+        account=search.account or None,
+        accounts=accounts,
+        recipient=same_number_spellings(search.recipient) if search.recipient else None,
+        client_ref=search.client_ref or None,
+        limit=PAGE,
+    )

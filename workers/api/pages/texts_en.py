@@ -353,6 +353,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "action.quarantine.discarded": "discarded quarantined content",
     "action.quarantine.resealed": "sealed the quarantine again",
     "action.ids.registered": "registers ids (noted once an hour)",
+    "action.ids.untracked": "ends the polling of ids",
     "action.reports.handed_over": "hands over reports (noted once an hour)",
     "action.table.rebuilt": "rebuilt the table",
     "action.token.created": "made a token",

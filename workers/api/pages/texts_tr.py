@@ -355,6 +355,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "action.quarantine.discarded": "karantinadakileri attı",
     "action.quarantine.resealed": "karantinayı yeniden mühürledi",
     "action.ids.registered": "kimlik kaydediyor (saatte bir not edilir)",
+    "action.ids.untracked": "kimliklerin sorgulanmasını bitiriyor",
     "action.reports.handed_over": "rapor iletiyor (saatte bir not edilir)",
     "action.table.rebuilt": "tabloyu yeniden kurdu",
     "action.token.created": "anahtar üretti",

@@ -1,0 +1,203 @@
+"""Searches, look-ups, tracked ids and the summary: what each role finds, sees and leaves in the record."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from command_line import Ulak, ulak
+from sqlalchemy import text
+from test_roles import ASKED, NATIONAL, NUMBER, House, holds_number, house
+
+from models.database import transaction
+from models.deliveries import upsert
+from models.events import Action, list_events
+from models.report import DeliveryReport
+from models.vocabulary import Granularity, Status
+from providers.numbers import person
+from workers.recording import people_in
+
+__all__ = ["house", "ulak"]
+
+SPELLED = "0530 123 45 67"
+LOOK_UP = "/v1/deliveries/lookup"
+OF_A_PERSON: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("GET", "/v1/deliveries", {"params": {"recipient": SPELLED}}),
+    ("GET", "/v1/deliveries", {"params": {"provider_key": f"771:{NATIONAL}"}}),
+    ("GET", "/v1/deliveries", {"params": {"client_ref": NUMBER}}),
+    ("GET", "/v1/deliveries", {"params": {"parent_key": "U-7", "granularity": "conversation"}}),
+    ("POST", LOOK_UP, {"json": {"recipients": [SPELLED]}}),
+    ("POST", LOOK_UP, {"json": {"provider_keys": ["x", f"771:{NATIONAL}"]}}),
+    ("POST", LOOK_UP, {"json": {"client_refs": [NATIONAL]}}),
+    ("GET", "/v1/tracked", {"params": {"recipient": SPELLED}}),
+    ("GET", "/v1/tracked", {"params": {"account": "kampanya", "kind": "number", "value": f"9:{NATIONAL}"}}),
+    ("GET", "/v1/tracked", {"params": {"client_ref": NUMBER}}),
+)
+"""Every way to look for a person."""
+
+
+def register(house: House) -> None:
+    """An id of the account `kampanya` that nobody has reported."""
+    item = {"kind": "number", "value": f"9:{NATIONAL}", "client_ref": "offen", "recipient": NUMBER}
+    answer = house.api("operate", "POST", "/v1/tracked", json={"account": "kampanya", "ids": [item]})
+    assert answer.status_code == 200, answer.text
+
+
+def recorded(house: House, action: Action) -> list[tuple[str, str | None, bool, Any]]:
+    """(who, account, whether it is about the number, details) of the events, the oldest first."""
+    with house.engine.connect() as connection:
+        rows = list_events(connection, actions=[action], limit=1000)
+    mark = house.app.state.means.recorder.require_mark(NUMBER)
+    return [(row["actor"], row["account_id"], row["person"] == mark, row["details"]) for row in reversed(rows)]
+
+
+@pytest.mark.parametrize(("method", "path", "given"), OF_A_PERSON)
+def test_every_search_for_a_person_takes_support_and_is_recorded(
+    house: House, method: str, path: str, given: dict[str, Any]
+) -> None:
+    """Also by a key or reference that holds the number, found or not; below it nothing is found or recorded."""
+    register(house)
+    answers = {who: house.api(who, method, path, **given) for who in ("read", "support", "operate")}
+    assert {who: answer.status_code for who, answer in answers.items()} == {
+        "read": 403, "support": 200, "operate": 200
+    }  # fmt: skip
+    assert "support" in answers["read"].json()["detail"]
+    shown = answers["support"].text.replace(SPELLED, "").replace(f'"value":"771:{NATIONAL}"', "")
+    assert NATIONAL not in shown.replace(f'"value":"{NATIONAL}"', "")
+    account = given.get("params", {}).get("account")
+    found = recorded(house, Action.PERSON_SEARCHED)
+    is_number = "U-7" not in str(given)
+    assert found == [(who, account, is_number, {}) for who in ("support", "operate")]
+
+
+def test_a_key_holds_a_number_where_one_of_its_parts_is_one() -> None:
+    """Ids of providers that are whole numbers are none."""
+    assert people_in(f"771:{NATIONAL}", "12345678", None, NUMBER, "gsm-0530 123 45 67x") == [NUMBER]
+    assert people_in("905301234567:905301234568:g:2026-05-01") == [NUMBER, "+905301234568"]
+    assert person(SPELLED) == NUMBER
+
+
+def by_reference(house: House, who: str) -> list[httpx.Response]:
+    """Both ways to find rows by a reference, and the list of tracked ids."""
+    return [
+        house.api(who, "POST", LOOK_UP, json={"client_refs": ["siparis-kampanya", "offen"]}),
+        house.api(who, "GET", "/v1/tracked"),
+        house.api(who, "GET", "/v1/tracked", params={"client_ref": "offen"}),
+    ]
+
+
+@pytest.mark.parametrize("who", ["read", "support", "operate", "admin"])
+def test_look_ups_and_tracked_ids_are_masked_below_operate(house: House, who: str) -> None:
+    """In keys, values and provider's fields; reading them in full is recorded once an hour."""
+    register(house)
+    may_see = who in {"operate", "admin"}
+    for answer in by_reference(house, who):
+        assert (answer.status_code, holds_number(answer)) == (200, may_see), answer.text
+    found = by_reference(house, who)[0].json()["results"]
+    assert [len(each["deliveries"]) + len(each["unanswered"]) for each in found] == [1, 1]
+    assert found[0]["deliveries"][0]["provider_status_meaning"] is None
+    read = [actor for actor, account, _, _ in recorded(house, Action.DELIVERIES_READ) if account == "kampanya"]
+    assert read == ([who] if may_see else [])
+
+
+def test_lists_and_summaries_of_a_limited_token_hold_its_accounts_alone(house: House) -> None:
+    """Of both accounts' rows those of the other are not there; it is unknown by name."""
+    register(house)
+    with transaction(house.engine) as connection:
+        connection.execute(text("UPDATE delivery_status SET message_time = now() - interval '1 hour'"))
+    assert [each["account"] for each in house.api("admin", "GET", "/v1/summary").json()["accounts"]] == [
+        "kampanya", "otp"
+    ]  # fmt: skip
+    told = house.api("elsewhere", "GET", "/v1/summary").json()
+    assert ([each["account"] for each in told["accounts"]], told["total"]["total"]) == (["otp"], 1)
+    assert house.api("elsewhere", "GET", "/v1/tracked").json()["tracked"] == []
+    keys = {"provider_keys": [f"771:{NATIONAL}"], "client_refs": ["offen"], "recipients": [NUMBER]}
+    results = house.api("elsewhere", "POST", LOOK_UP, json=keys).json()["results"]
+    assert {row["account_id"] for each in results for row in each["deliveries"]} == {"otp"}
+    assert [row for each in results for row in each["unanswered"]] == []
+    for method, path, given in (
+        ("GET", "/v1/summary", {"params": {"account": "kampanya"}}),
+        ("GET", "/v1/tracked", {"params": {"account": "kampanya"}}),
+        ("POST", LOOK_UP, {"json": {"account": "kampanya", "client_refs": ["offen"]}}),
+    ):
+        assert house.api("elsewhere", method, path, **given).status_code == 404, path
+
+
+def test_a_parent_key_finds_conversations_only_where_they_are_asked_for(house: House) -> None:
+    """The parent of a conversation is a person, and that of a message an order."""
+    reports = [
+        DeliveryReport(
+            granularity=granularity, provider_key=key, parent_key="U-7", status=Status.SENT, provider_status="x"
+        )
+        for granularity, key in ((Granularity.CONVERSATION, "U-7:b:g:2026-05-01"), (Granularity.MESSAGE, "m-7"))
+    ]
+    with transaction(house.engine) as connection:
+        upsert(connection, "kampanya", "vairo", reports, asked_at=ASKED)
+
+    def keys(who: str, **query: str) -> list[str]:
+        found = house.api(who, "GET", "/v1/deliveries", params={"parent_key": "U-7", **query}).json()
+        return [row["provider_key"] for row in found["deliveries"]]
+
+    assert (keys("read"), keys("operate")) == (["m-7"], ["m-7"])
+    assert keys("operate", granularity="conversation") == ["U-7:b:g:2026-05-01"]
+
+
+def test_untracking_leaves_an_event_with_the_change(house: House, ulak: Ulak) -> None:
+    """By request and by command, with how many were open; where nothing was there is none."""
+    one = {"account": "kampanya", "kind": "number", "value": f"9:{NATIONAL}"}
+    many = {"account": "kampanya", "ids": [{"kind": "number", "value": f"9:{NATIONAL}"}]}
+    for _ in range(2):
+        register(house)
+        for _ in range(2):
+            assert house.api("operate", "DELETE", "/v1/tracked", params=one).status_code == 200
+        register(house)
+        for _ in range(2):
+            assert house.api("operate", "POST", "/v1/tracked/untrack", json=many).status_code == 200
+    assert recorded(house, Action.IDS_UNTRACKED) == [("operate", "kampanya", False, {"ids": 1})] * 4
+    register(house)
+    assert ulak("untrack", "kampanya", f"number=9:{NATIONAL}").code == 0
+    [by_command] = recorded(house, Action.IDS_UNTRACKED)[4:]
+    assert by_command[1:] == ("kampanya", False, {"ids": 1})
+
+
+def test_nothing_is_untracked_without_its_event(house: House) -> None:
+    """Both stand in one transaction."""
+    register(house)
+    with transaction(house.engine) as connection:
+        connection.execute(text("ALTER TABLE events ADD CONSTRAINT none CHECK (action <> 'ids.untracked') NOT VALID"))
+    one = {"account": "kampanya", "kind": "number", "value": f"9:{NATIONAL}"}
+    with pytest.raises(httpx.HTTPError):
+        house.api("operate", "DELETE", "/v1/tracked", params=one).raise_for_status()
+    with house.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM tracked_ids WHERE closed_at IS NULL")).scalar_one() == 1
+
+
+def test_a_file_of_numbers_is_recorded_number_by_number(house: House, ulak: Ulak) -> None:
+    """By the command line too; other files are one reading."""
+    assert ulak("deliveries", "--file", "-", "--by", "recipient", stdin=f"{SPELLED}\n5309999999\n".encode()).code == 0
+    found = recorded(house, Action.PERSON_SEARCHED)
+    assert [is_about for _, _, is_about, _ in found] == [True, False]
+    assert ulak("deliveries", "--file", "-", stdin=b"siparis-otp\n").code == 0
+    assert len(recorded(house, Action.PERSON_SEARCHED)) == 2
+    assert recorded(house, Action.DELIVERIES_READ)
+
+
+def test_the_summary_counts_as_the_view_does(house: House) -> None:
+    """By the time of the message, whatever the time at which it was first seen."""
+    since = datetime.now(UTC) - timedelta(hours=30)
+    with transaction(house.engine) as connection:
+        connection.execute(text("UPDATE delivery_status SET message_time = now() - interval '25 hours'"))
+        connection.execute(text("UPDATE delivery_status SET status = 'sent' WHERE account_id = 'otp'"))
+        view = connection.execute(
+            text("SELECT account_id, outcome, count(*) FROM messages WHERE message_time >= :since GROUP BY 1, 2"),
+            {"since": since},
+        ).all()
+    assert house.api("read", "GET", "/v1/summary").json()["accounts"] == []
+    told = house.api("read", "GET", "/v1/summary", params={"since": since.isoformat()}).json()["accounts"]
+    counts = [
+        (each["account"], outcome, each[outcome])
+        for each in told
+        for outcome in ("delivered", "failed", "pending")
+        if each[outcome]
+    ]
+    assert sorted(counts) == sorted(tuple(row) for row in view)
