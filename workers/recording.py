@@ -17,7 +17,7 @@ from models.database import transaction
 from models.events import Event, person_mark, record
 from models.keys import split_key
 from models.vocabulary import Granularity
-from providers.numbers import e164, person
+from providers.numbers import e164, lookup_form, person
 
 log = get_logger(__name__)
 
@@ -60,9 +60,16 @@ def people_of(row: Row) -> list[str]:
 
 
 def people_in(*words: str | None) -> list[str]:
-    """The numbers that keys or references are made of: whoever looks for such a word looks for a person."""
-    parts = (part for word in words if word for part in split_key(word))
-    return list(dict.fromkeys(number for part in parts if (number := e164(part)) is not None))
+    """The numbers within keys and references: a search by such a word is a search for a person.
+
+    A key of several parts begins with an id of the provider, so digits alone are a foreign number only in a later part;
+    a word that is one whole number cannot be told from an id.
+    """
+    parts = ((place, part) for word in words if word for place, part in enumerate(split_key(word)))
+    numbers = (
+        lookup_form(part) if place and part.isascii() and part.isdigit() else e164(part) for place, part in parts
+    )
+    return list(dict.fromkeys(number for number in numbers if number is not None))
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from command_line import Ulak, ulak
 from sqlalchemy import text
-from test_roles import ASKED, NATIONAL, NUMBER, House, holds_number, house
+from test_roles import ASKED, NATIONAL, NUMBER, House, form_mark, holds_number, house
 
 from models.database import transaction
 from models.deliveries import upsert
@@ -15,6 +15,7 @@ from models.events import Action, list_events
 from models.report import DeliveryReport
 from models.vocabulary import Granularity, Status
 from providers.numbers import person
+from workers.api.pages.searches import Search, people_sought
 from workers.recording import people_in
 
 __all__ = ["house", "ulak"]
@@ -74,6 +75,32 @@ def test_a_key_holds_a_number_where_one_of_its_parts_is_one() -> None:
     """Ids of providers that are whole numbers are none."""
     assert people_in(f"771:{NATIONAL}", "12345678", None, NUMBER, "gsm-0530 123 45 67x") == [NUMBER]
     assert people_in("905301234567:905301234568:g:2026-05-01") == [NUMBER, "+905301234568"]
+
+
+def test_bare_digits_of_a_number_abroad_are_one_after_the_first_part_of_a_key() -> None:
+    """The first part is an id, and so is a word of one part; short parts are places in a list."""
+    assert people_in("771:4915112345678", "T1:4915112345678:2") == ["+4915112345678"]
+    assert people_in("4915112345678", "4915112345678:g", "771:12") == []
+
+
+@pytest.mark.parametrize("field", ["client_ref", "id"])
+def test_the_page_records_a_search_by_a_word_that_holds_a_number(house: House, field: str) -> None:
+    """As a search by recipient. By reference it takes support; by id everybody may search, and finds no person."""
+    for who, status in (("support", 200), ("read", 403 if field == "client_ref" else 200)):
+        with house.browser(who) as client:
+            mark = form_mark(client.get("/deliveries").text)
+            given = {"form_mark": mark, field: f"771:{NATIONAL}"}
+            answer = client.get(client.post("/deliveries", data=given).headers["location"])
+            assert answer.status_code == status, (who, answer.text)
+    assert recorded(house, Action.PERSON_SEARCHED) == [("support", None, True, {})]
+
+
+def test_people_of_a_search_are_named_once() -> None:
+    """Which fields name them does not matter."""
+    search = Search(recipient=SPELLED, client_ref=f"r:{NATIONAL}", id=f"771:{NATIONAL}")
+    assert people_sought(search) == [NUMBER]
+    assert people_sought(Search(client_ref="order-77", id="T-1")) == []
+
     assert person(SPELLED) == NUMBER
 
 

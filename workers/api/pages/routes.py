@@ -27,7 +27,7 @@ from workers.api.masking import masked_row, masked_value
 from workers.api.means import Means
 from workers.api.pages import actions, entrance
 from workers.api.pages.looks import Looker
-from workers.api.pages.searches import STATUSES, Found, Seal, Search, find, person_of
+from workers.api.pages.searches import STATUSES, Found, Seal, Search, find, needed_role, people_sought
 from workers.api.pages.sessions import FormMarks, Keys, Sessions
 from workers.api.pages.showing import STATIC, environment
 from workers.api.pages.sign_on import sign_on_for
@@ -201,13 +201,14 @@ def show_deliveries(seen: Member, q: str = "", after: int = 0, account: str = ""
 
 
 def _note_search(seen: Visit, search: Search) -> None:
-    """Record that the visitor looks for a person, at every page of it; refuse who may not."""
-    if search.recipient and not seen.access.may(Role.SUPPORT):
+    """Record that the visitor searches for people, at every page of it; refuse where the role is missing."""
+    if not seen.access.may(needed_role(search)):
         raise ForbiddenError
-    person = person_of(search)
-    if person is not None and seen.access.may(Role.SUPPORT):
-        mark = seen.site.recorder.mark(person)
-        seen.site.recorder.try_add(seen.event(Action.PERSON_SEARCHED, account=search.account or None, person=mark))
+    people, recorder = people_sought(search), seen.site.recorder
+    if people and seen.access.may(Role.SUPPORT):
+        about = {"account": search.account or None}
+        marks = recorder.marks(people)
+        recorder.try_add(*(seen.event(Action.PERSON_SEARCHED, person=mark, **about) for mark in marks))
 
 
 @router.get("/deliveries/{delivery_id:int}")

@@ -14,7 +14,7 @@ from models.access import Access, Role
 from models.lookups import find_by_any
 from models.searches import find_deliveries, open_tracked
 from models.vocabulary import Status
-from providers.numbers import lookup_form, same_number_spellings, trimmed
+from providers.numbers import lookup_form, person, same_number_spellings, trimmed
 from workers.recording import people_in
 
 PAGE = 50
@@ -87,7 +87,7 @@ def find(connection: Connection, search: Search, access: Access, *, after_id: in
     """
     if search.id:
         return _find_id(connection, search, access)
-    accounts = access.accounts(Role.SUPPORT if search.recipient or people_in(search.client_ref) else Role.READ)
+    accounts = access.accounts(needed_role(search))
     rows: list[RowMapping] = []
     place: int | None = after_id
     for _ in range(MOST_PARTS):
@@ -112,9 +112,15 @@ def find(connection: Connection, search: Search, access: Access, *, after_id: in
     )
 
 
-def person_of(search: Search) -> str | None:
-    """Whom the search is for; None where it is for no person."""
-    return search.recipient or lookup_form(search.id)
+def people_sought(search: Search) -> list[str]:
+    """Whom the search is for: a recipient, and the numbers that the reference or the id is or holds."""
+    named = (person(search.recipient), lookup_form(search.id), *people_in(search.client_ref, search.id))
+    return list(dict.fromkeys(each for each in named if each))
+
+
+def needed_role(search: Search) -> Role:
+    """The role that the search takes. By id everybody may search: what each may find is decided row by row."""
+    return Role.SUPPORT if search.recipient or people_in(search.client_ref) else Role.READ
 
 
 def _find_id(connection: Connection, search: Search, access: Access) -> Found:
