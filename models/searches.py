@@ -15,6 +15,7 @@ from sqlalchemy import (
     RowMapping,
     SelectBase,
     Table,
+    TextClause,
     and_,
     exists,
     intersect,
@@ -26,11 +27,13 @@ from sqlalchemy import (
 
 from models.database import json_parameter
 from models.lookups import COLUMNS, LIMIT, about, by_account, by_key
-from models.tables import delivery_status, tracked_ids
+from models.tables import UNUSUAL_STATUS, USUAL_STATUSES, delivery_status, tracked_ids
 from models.vocabulary import Granularity
 
 SCANNED_ROWS: Final = 50_000
-"""How many rows a page of a search reads at most where nothing that is given has an index of its own."""
+"""How many rows, one after the other, a page of a search reads at most where nothing given has an index of its own."""
+SCANNED_OF_STATUS: Final = 5_000
+"""The same of the rows with one unusual status, which lie far apart."""
 MOST_WAITING: Final = 20_000
 Conditions = Callable[[Any], list[ColumnElement[bool]]]
 """What must hold, of the columns of a table or of a part of it."""
@@ -68,7 +71,7 @@ def find_deliveries(
     these.
 
     A recipient, reference, key or parent is found in its index; without any of them a page reads at most
-    `SCANNED_ROWS` rows.
+    `SCANNED_ROWS` rows, or `SCANNED_OF_STATUS` of those that have the status, where it is an unusual one.
     """
     table = delivery_status.c
     ways: list[SelectBase] = []
@@ -87,7 +90,12 @@ def find_deliveries(
         found += [columns.changed_at >= since] if since is not None else []
         return found + ([columns.changed_at < until] if until is not None else [])
 
-    return _page(connection, delivery_status, ways, conditions, limit=limit, after_id=after_id)
+    if ways or status is None or status in USUAL_STATUSES:
+        return _page(connection, delivery_status, ways, conditions, limit=limit, after_id=after_id)
+    # The second condition lets every plan use the index, also one that is made without the parameters.
+    of_status = (table.status == status, text(UNUSUAL_STATUS))
+    scan = Scan(rows=SCANNED_OF_STATUS, only=of_status)
+    return _page(connection, delivery_status, ways, conditions, scan=scan, limit=limit, after_id=after_id)
 
 
 def find_tracked(
@@ -134,16 +142,31 @@ def _of(columns: Any, accounts: Collection[str] | None) -> list[ColumnElement[bo
     return [] if accounts is None else [columns.account_id.in_(sorted(accounts))]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """How a page is found that no index leads to."""
+
+    rows: int
+    """How many it reads at most,"""
+    only: Sequence[ColumnElement[bool] | TextClause] = ()
+    """of those that meet these conditions, which have an index in the order of the ids."""
+
+
 def _page(
     connection: Connection,
     table: Table,
     ways: Sequence[SelectBase],
     conditions: Conditions,
     *,
+    scan: Scan | None = None,
     limit: int,
     after_id: int,
 ) -> Page:
-    """The next rows after `after_id` that are found in every one of `ways` and meet the conditions."""
+    """The next rows after `after_id` that are found in every one of `ways` and meet the conditions.
+
+    Without a way they are looked for in a part of the table: by default the next `SCANNED_ROWS` rows.
+    """
+    scan = scan or Scan(rows=SCANNED_ROWS)
     columns = [column for column in table.c if column.name != "changed_in"]
     following = select(*columns).where(table.c.id > after_id).order_by(table.c.id)
     if ways:
@@ -151,12 +174,13 @@ def _page(
         named = (intersect(*ways) if len(ways) > 1 else ways[0]).cte("named").prefix_with("MATERIALIZED")
         query = following.where(table.c.id.in_(select(next(iter(named.c)))), *conditions(table.c)).limit(limit)
     else:
-        part = following.limit(SCANNED_ROWS).subquery()
+        part = following.where(*scan.only).limit(scan.rows).subquery()
         query = select(part).where(*conditions(part.c)).order_by(part.c.id).limit(limit)
     rows = connection.execute(query).mappings().all()
     if len(rows) == limit or ways:
         return Page(rows=rows, next_after=rows[-1]["id"] if len(rows) == limit else None)
-    last = select(table.c.id).where(table.c.id > after_id).order_by(table.c.id).offset(SCANNED_ROWS - 1).limit(1)
+    last = select(table.c.id).where(table.c.id > after_id, *scan.only).order_by(table.c.id)
+    last = last.offset(scan.rows - 1).limit(1)
     return Page(rows=rows, next_after=connection.execute(last).scalar_one_or_none())
 
 

@@ -30,6 +30,7 @@ PART = 7
 def filled(migrated_database: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """Sixty deliveries of two accounts, alike in every way that a filter tells; pages that read seven rows."""
     monkeypatch.setattr(searches, "SCANNED_ROWS", PART)
+    monkeypatch.setattr(searches, "SCANNED_OF_STATUS", PART)
     chance = random.Random(3)
     with transaction(migrated_database) as connection:
         for account in ("bir", "iki"):
@@ -105,8 +106,9 @@ def all_pages(find: Callable[..., Page], connection: Any, given: Mapping[str, An
 
 
 @pytest.mark.parametrize(("find", "table", "filters"), [
-    (find_deliveries, "delivery_status", DELIVERIES), (find_tracked, "tracked_ids", TRACKED),
-], ids=["deliveries", "tracked ids"])  # fmt: skip
+    (find_deliveries, "delivery_status", DELIVERIES),
+    (find_deliveries, "delivery_status", {**DELIVERIES, "status": "enroute"}), (find_tracked, "tracked_ids", TRACKED),
+], ids=["deliveries", "deliveries of an unusual status", "tracked ids"])  # fmt: skip
 def test_every_combination_of_filters_gives_what_matches_once_and_in_order(
     filled: Engine, find: Callable[..., Page], table: str, filters: Mapping[str, Any]
 ) -> None:
@@ -162,6 +164,7 @@ FILL = """
 def large(migrated_database: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """Thirty thousand rows; a page may read a hundred where it has no index."""
     monkeypatch.setattr(searches, "SCANNED_ROWS", 100)
+    monkeypatch.setattr(searches, "SCANNED_OF_STATUS", 100)
     with transaction(migrated_database) as connection:
         for account in ("bir", "iki"):
             add_account(connection, account)
@@ -230,6 +233,19 @@ def test_no_combination_of_filters_reads_a_table(large: Engine, reading: Reading
                 with large.connect() as connection:
                     find(connection, **given, limit=50, after_id=after)
                 assert reading.rows() <= READ, (find, given)
+
+
+def test_a_rare_status_is_found_by_the_first_page(large: Engine) -> None:
+    """However many rows are before and behind it, and with a plan that was made without knowing the status."""
+    count = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'delivery_status'"
+    with transaction(large) as connection:
+        connection.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
+        page = find_deliveries(connection, status="rejected", limit=50)
+        none = find_deliveries(connection, status="expired", limit=50)
+        read = connection.execute(text(count)).scalar_one()
+    assert ([row["provider_key"] for row in page.rows], page.next_after) == (["k29990"], None)
+    assert (none.rows, none.next_after) == ([], None)
+    assert read <= 10
 
 
 def test_no_look_up_and_no_summary_reads_a_table(large: Engine, reading: Reading) -> None:
