@@ -27,11 +27,8 @@ class IdCheck:
     def why_not(self, item: Mapping[str, Any]) -> str | None:
         """What is wrong with the id, and what would be right, without repeating it; None where it can be asked for."""
         adapter = adapter_of(self.row)
-        kind = plain(str(item["kind"]))
-        attaching = tuple(adapter.record.reference_kinds) if self.references else ()
-        if kind not in adapter.record.id_kinds and kind not in attaching:
-            known = ", ".join((*adapter.record.id_kinds, *attaching))
-            return f"kind must be one of: {known}" if known else f"{adapter.record.title} needs no registered ids"
+        if (why := self.why_no_kind(str(item["kind"]))) is not None:
+            return why
         try:
             kind, value = normal_id(adapter, str(item["kind"]), str(item["value"]))
         except ProviderError as error:
@@ -40,7 +37,7 @@ class IdCheck:
         valid_until = item.get("valid_until") or sent_at + validity_of(self.row)
         if valid_until < sent_at:
             return "valid_until must not be before sent_at"
-        if kind in attaching:
+        if kind in self._attaching():
             # It is never asked for by this registration, so it needs no request.
             return None
         due = DueId(
@@ -57,6 +54,17 @@ class IdCheck:
         except ProviderError as error:
             return error.message
         return None
+
+    def why_no_kind(self, kind: str) -> str | None:
+        """Which kinds of ids the account's provider has; None where this is one of them."""
+        record = adapter_of(self.row).record
+        known = (*record.id_kinds, *self._attaching())
+        if plain(kind) in known:
+            return None
+        return f"kind must be one of: {', '.join(known)}" if known else f"{record.title} needs no registered ids"
+
+    def _attaching(self) -> tuple[str, ...]:
+        return tuple(adapter_of(self.row).record.reference_kinds) if self.references else ()
 
     def _account(self) -> Account:
         """The account with nothing in the place of its credentials: the request made with them is thrown away."""

@@ -137,6 +137,7 @@ def test_tracked_ids_are_listed_and_untracked(api: Api) -> None:
         assert (answer.status_code, answer.json()["state"], answer.json()["value"]) == (200, "closed", "5")
     assert answer.json() | {"next_check_at": None, "close_reason": "untracked", "client_ref": "inv-8"} == answer.json()
     ids = [{"kind": "transaction", "value": value} for value in ("5", "6", "7")] + [{"kind": "transaction"}]
+    ids.append({"kind": "transactoin", "value": "5"})
     many = api.client.post("/v1/tracked/untrack", json={"account": "kampanya", "ids": ids}).json()
     assert many["untracked"] == 1
     assert [(each["result"], each["problem"]) for each in many["results"]] == [
@@ -144,6 +145,7 @@ def test_tracked_ids_are_listed_and_untracked(api: Api) -> None:
         ("untracked", None),
         ("not open", None),
         ("refused", "value is missing: it must be given"),
+        ("refused", "kind must be one of: transaction, delivery_track, gsm_track, order, message"),
     ]
     assert tracked(api, state="open") == []
     assert tracked(api, account="kampanya", kind="transaction", value="6") == [("6", "closed", "untracked")]

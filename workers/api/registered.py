@@ -16,6 +16,7 @@ from models.events import Action
 from models.searches import find_tracked
 from models.tracked import account_of
 from providers.numbers import plain, same_number_spellings, trimmed
+from tasks.steps.idcheck import IdCheck
 from tasks.steps.tracking import MOST_AT_ONCE, untrack
 from workers.api.bodies import TRACKED_CAP_BYTES, read_body
 from workers.api.cursors import decode_page, encode_page
@@ -185,14 +186,18 @@ def _untrack_body(means: Means, who: Caller, body: bytes) -> Untracked:
     given = envelope_of(body)
     who.admit(Role.OPERATE, given.account)
     with means.engine.connect() as connection:
-        if account_of(connection, given.account) is None:
-            raise unknown_account()
+        row = account_of(connection, given.account)
+    if row is None:
+        raise unknown_account()
+    check = IdCheck(row)
     event = who.event(Action.IDS_UNTRACKED, account=given.account)
     results: list[UntrackResult] = []
     good: list[tuple[int, Mapping[str, Any]]] = []
     for index, raw in enumerate(given.ids):
         fields, why = read_fields(raw)
-        if fields is None:
+        # Any value may be stored, in whatever form it once was; a kind that the provider does not have is a mistake.
+        why = check.why_no_kind(fields["kind"]) if fields is not None else why
+        if fields is None or why is not None:
             results.append(UntrackResult(index=index, result=REFUSED, problem=why))
         else:
             good.append((index, fields))
