@@ -198,7 +198,7 @@ class _Probed:
     fresh: Sequence[Key] = ()
     """Keys that have no row yet."""
     existing: Mapping[int, Key] = field(default_factory=dict)
-    """Rows to which something new was said."""
+    """Rows about which the reports say something new."""
     keeps_facts: bool = False
     """Whether the facts of new deliveries have to be stored (`KEEPS_FACTS`)."""
     has_references: bool = False
@@ -306,7 +306,7 @@ class _Asked(msgspec.Struct, kw_only=True, gc=False):
 
 
 def _probe(connection: Connection, account_id: str, keys: Sequence[Key], incoming: Mapping[Key, History]) -> _Probed:
-    """Which of the keys have no row yet, and which have one to which something new was said; the rest is known."""
+    """Which of the keys have no row yet, and which have a row that the reports change; the rest is known."""
     if not keys:
         return _Probed()
     rows = [

@@ -3,9 +3,9 @@
 A reference is a row of `tracked_ids`. Where nothing else has made it an id to be asked for, it is closed from the
 start, with `REFERENCE` as the reason; a list that names the id opens it (`models.ledger.finishing.discover`).
 
-Whoever writes reports that lack a reference shares a lock from before their look-up until the commit, and whoever
-registers references holds it alone: so none can miss a delivery that is not committed yet. Where the account has no
-such reference, which the look-up of the reports tells, that lock is all that it costs.
+A writer of reports that lack a reference shares a lock from before their look-up until the commit, and a registration
+of references holds it exclusively, so neither can miss what the other has not committed yet. Where the account has no
+such reference, which the look-up of the reports finds out, that lock is the only cost.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ _LOCK = 0x756C6172  # the first half of the advisory lock of one account's refer
 def share_sql(account: str) -> str:
     """SQL that shares the lock of an account's references until the transaction ends; `account`: SQL for its id.
 
-    It stands in a statement before those of the upsert: a look-up must see what the last holder committed.
+    It runs in a statement before those of the upsert: a look-up must see what the last holder committed.
     """
     return f"pg_advisory_xact_lock_shared({_LOCK}, hashtext({account}))"
 

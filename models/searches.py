@@ -1,6 +1,6 @@
 """Searches of the shared table and of tracked ids: page by page by filters, and for many identifiers at once.
 
-Each reads an index or a bounded part of the table, however large it is and whatever is asked.
+Each reads an index or a bounded part of the table, however large it is and whatever the filters are.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

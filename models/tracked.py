@@ -260,7 +260,7 @@ _ACCOUNT = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE id = :ac
 
 
 def account_of(connection: Connection, account_id: str) -> RowMapping | None:
-    """The account's row as it stands, unlocked, with PostgreSQL's `now`; None where there is none."""
+    """The account's current row, unlocked, with PostgreSQL's `now`; None where there is none."""
     if "\0" in account_id:
         # PostgreSQL takes no such text, and addresses of callbacks are whatever strangers write.
         return None

@@ -63,7 +63,7 @@ def people_in(*words: str | None) -> list[str]:
     """The numbers within keys and references: a search by such a word is a search for a person.
 
     A key of several parts begins with an id of the provider, so digits alone are a foreign number only in a later part;
-    a word that is one whole number cannot be told from an id.
+    a word that is one whole number cannot be distinguished from an id.
     """
     parts = ((place, part) for word in words if word for place, part in enumerate(split_key(word)))
     numbers = (

@@ -113,7 +113,7 @@ BODY_SCHEMA = {
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Register ids so that they get polled",
     description=f"Up to {MOST_IDS} ids and {TRACKED_CAP_BYTES // 2**20} MiB in one request. Idempotent: what is "
-    "registered already stays. A wrong id is refused by itself; the others are registered. `order`, "
+    "registered already stays. A wrong id is refused; the others are registered. `order`, "
     "`message` and `conversation` name deliveries by the provider's key and are not polled: only `client_ref` is kept "
     "and attached to the deliveries, including those that are stored already.",
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": BODY_SCHEMA}}}},

@@ -70,7 +70,7 @@ _FAMILIES: Final[Mapping[str, str]] = {
 
 
 def mistake_of(error: Mapping[str, Any], known: Iterable[str]) -> tuple[str, str]:
-    """(field, what is wrong and what would be right) of one error of pydantic. `known`: the names that may stand there.
+    """(field, what is wrong and what would be right) of one error of pydantic. `known`: the names allowed there.
 
     The field is named as it was sent, a name that the caller made up masked like any text.
     """

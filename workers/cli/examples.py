@@ -65,5 +65,5 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
 
 
 def epilog(lines: Sequence[str]) -> str:
-    """The examples as the end of a help text. The first line tells Typer not to wrap the others."""
+    """The examples as the end of a help text. The first line keeps Typer from wrapping the others."""
     return "\n".join(("\b", "Examples:" if len(lines) > 1 else "Example:", *(f"  {line}" for line in lines)))
