@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from models.facts import Facts, encode_facts
-from models.report import DeliveryReport
+from models.report import PlainReport, Report
 from models.storable import clean_json, clean_key, clean_text, finite, iso_time, small_integer, utc
 from models.vocabulary import FAILURES, STATUS_CLASS, Granularity, Source, Status, is_final
 
@@ -74,13 +74,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 ROW_FIELDS = tuple(field.name for field in msgspec.structs.fields(Row))
 
 
-def normalise(report: DeliveryReport) -> Facts:
+def normalise(report: Report) -> Facts:
     """The normalised statement of a report: canonical JSON values, None where nothing was said.
 
     Equal statements become equal facts whatever their form (time zone, int or float credits). A value that no column
     could hold (`models.storable`) counts as not said; the raw item stays in the statement.
     """
-    if report.facts is not None:
+    if isinstance(report, PlainReport):
         return report.facts
     return Facts(
         client_ref=_key(report.client_ref),
@@ -108,13 +108,16 @@ def _key(text: str | None) -> str | None:
     return None if text is None else clean_key(text)
 
 
-def observe(report: DeliveryReport, *, asked_at: datetime | None) -> Observation:
+def observe(report: Report, *, asked_at: datetime | None) -> Observation:
     """The observation that a report is. `asked_at` stands in for the missing `as_of` of a poll's report only."""
-    as_of = report.as_of
-    if as_of is None and report.source is Source.POLL:
-        as_of = asked_at
-    as_of = utc(as_of)
-    facts = normalise(report) if report.facts is None else report.facts
+    provider_time = None
+    if isinstance(report, PlainReport):
+        facts, statement = report.facts, report.statement
+        as_of = utc(asked_at)
+    else:
+        facts, statement = normalise(report), clean_json(report.statement)
+        as_of = utc(asked_at if report.as_of is None and report.source is Source.POLL else report.as_of)
+        provider_time = utc(report.provider_time)
     encoded = encode_facts(facts)
     return Observation(
         facts=facts,
@@ -123,8 +126,8 @@ def observe(report: DeliveryReport, *, asked_at: datetime | None) -> Observation
         source=report.source,
         as_of=as_of,
         as_of_last=as_of if report.granularity is Granularity.CONVERSATION else None,
-        provider_time=None if report.provider_time is None else utc(report.provider_time),
-        statement=clean_json(report.statement),
+        provider_time=provider_time,
+        statement=statement,
     )
 
 
@@ -233,21 +236,20 @@ def fold(granularity: Granularity, observations: Iterable[Observation]) -> Row:
     return Row(**{**values, "extra": facts.extra or {}}, is_final=is_final, conflict=conflict)
 
 
-def encode_row(granularity: Granularity, observations: Collection[Observation]) -> bytes:
-    """What `fold` gives of distinct observations, as a JSON object without what is None.
+def fold_encoded(granularity: Granularity, observations: Collection[Observation]) -> tuple[bytes, bool, bool]:
+    """What `fold` gives of distinct observations: (facts as canonical JSON, is_final, conflict).
 
-    It holds a conversation's `day`, although the row has no such field.
+    They hold a conversation's `day`, although the row has no such field.
     """
     facts, is_final, conflict = _join(granularity, observations)
     encoded = None
     for seen in observations:
         if seen.facts is facts:
             encoded = seen.encoded
-    return b'{"is_final":%b,"conflict":%b,%b' % (_JSON[is_final], _JSON[conflict], (encoded or encode_facts(facts))[1:])
+    return encoded or encode_facts(facts), is_final, conflict
 
 
 _FACT_FIELDS = tuple(name for name in ROW_FIELDS if name in Facts.__struct_fields__)
-_JSON = {False: b"false", True: b"true"}
 
 
 def _join(granularity: Granularity, observations: Collection[Observation]) -> tuple[Facts, bool, bool]:

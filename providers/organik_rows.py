@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET
 
 from models.facts import Facts
-from models.report import DeliveryReport, TrackedKey, Unreadable
+from models.report import DeliveryReport, PlainReport, Report, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status, is_final
 from providers.adapter import Account
 from providers.decoding import Fields, as_int, as_key, as_text, dump_item, scrub
@@ -28,7 +28,6 @@ from providers.plain import (
     plain_text,
     plain_time,
     read_plain,
-    report_facts,
 )
 from providers.statuses import judge_unlisted
 
@@ -90,9 +89,7 @@ REFUSALS: Final = frozenset({5, 6, 8, 23})
 """Errorcodes that turn status 3 or 4 into `rejected`: the message was refused, it did not fail to reach the phone."""
 
 
-def read_row(
-    account: Account, row: Any, owner: TrackedKey | None
-) -> tuple[DeliveryReport | None, tuple[Unreadable, ...]]:
+def read_row(account: Account, row: Any, owner: TrackedKey | None) -> tuple[Report | None, tuple[Unreadable, ...]]:
     """The report of one row, and what of it could not be understood."""
     key = as_key(row.get("gsm_track_id")) if isinstance(row, dict) else None
     number = as_int(row.get("status")) if key is not None else None
@@ -191,7 +188,7 @@ def read_plain_rows(body: bytes) -> Sequence[_PlainRow]:
     return response.data
 
 
-def report_plain_row(account: Account, row: _PlainRow, owner: TrackedKey | None) -> DeliveryReport:
+def report_plain_row(account: Account, row: _PlainRow, owner: TrackedKey | None) -> Report:
     """What `read_row` gives for a plain row."""
     number, foreign = row.status, row.is_foreign_gsm
     if number is UNSET or number not in STATUS:
@@ -220,4 +217,10 @@ def report_plain_row(account: Account, row: _PlainRow, owner: TrackedKey | None)
         sent_at=None if status is Status.SCHEDULED else started_at,
         status=status,
     )
-    return report_facts(Granularity.MESSAGE, plain_key(row.gsm_track_id), facts, row, owner)
+    return PlainReport(
+        granularity=Granularity.MESSAGE,
+        provider_key=plain_key(row.gsm_track_id),
+        facts=facts,
+        statement=row,
+        tracked=owner,
+    )

@@ -17,7 +17,7 @@ from models.ledger.deadletters import clear_dead, subjects_of_ids
 from models.ledger.taking import Took
 from models.quarantine import resolve_answers
 from models.references import with_references
-from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
+from models.report import DeliveryReport, Discovered, IdAnswer, Report, TrackedKey
 from models.tracked import AskedId
 from models.vocabulary import Source, Status, is_open
 from providers.adapter import FetchSpec, Parsed
@@ -153,7 +153,7 @@ def _reset_account(connection: Connection, effects: Effects, asked: Asked, learn
     ledger.update_account(connection, row, changes)
 
 
-def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[DeliveryReport]:
+def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Report]:
     """The reports with what the sender registered filled in, and ours where validity has ended without a final one.
 
     `asked_at`: by the clock as it is now.
@@ -168,7 +168,7 @@ def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Deliver
     }
     if not registered:
         return list(stated)
-    reports: list[DeliveryReport] = []
+    reports: list[Report] = []
     for report in stated:
         row = registered.get(report.tracked) if report.tracked is not None else None
         if row is None:
@@ -183,7 +183,7 @@ def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Deliver
     return reports
 
 
-def unreported(report: DeliveryReport, valid_until: datetime) -> DeliveryReport:
+def unreported(report: Report, valid_until: datetime) -> DeliveryReport:
     """Our own statement: validity has ended, the provider was asked after that, and no final report came."""
     return DeliveryReport(
         granularity=report.granularity,
