@@ -46,6 +46,7 @@ Key = tuple[Granularity, str]
 History = dict[bytes, Observation]
 """Observations of one delivery by content hash."""
 
+_ORDER = Granularity.ORDER
 LOOKUPS = 5
 """How often a batch looks again for deliveries that others inserted or erased under its hands."""
 
@@ -228,10 +229,10 @@ def _write(connection: Connection, account_id: str, provider: str, incoming: Map
         fresh, known, keeps_facts = _probe(connection, account_id, unknown, incoming)
         existing.update(known)
         unknown = sorted(_insert(connection, account_id, provider, fresh, incoming, keeps_facts=keeps_facts))
-        new.update(set(fresh).difference(unknown))
+        new.update(set(fresh).difference(unknown) if unknown else fresh)
         if unknown:
             continue
-        dated = _dated_by_orders(connection, account_id, {*new, *existing.values()}, incoming)
+        dated = _dated_by_orders(connection, account_id, (*new, *existing.values()), incoming)
         said: dict[int, tuple[Granularity, History]] = {place: (Granularity.MESSAGE, {}) for place in dated}
         said |= {place: (key[0], incoming[key]) for place, key in existing.items()}
         found, moved = _advance(connection, said)
@@ -257,7 +258,7 @@ def _dated_by_orders(
     times = {
         key: {at for seen in incoming[granularity, key].values() if (at := seen.facts.sent_at) is not None}
         for granularity, key in written
-        if granularity is Granularity.ORDER
+        if granularity is _ORDER
     }
     return sending_time.moved_by_orders(connection, account_id, times)
 
@@ -309,7 +310,7 @@ def _probe(
         for seen in incoming[key].values()
     ]
     probed = execute(connection, _PROBE, {"rows": json_parameter(rows), "account": account_id}).fetchall()
-    fresh = sorted({keys[place] for place, delivery_id, _ in probed if delivery_id is None})
+    fresh = [keys[place] for place in sorted({place for place, delivery_id, _ in probed if delivery_id is None})]
     existing = {delivery_id: keys[place] for place, delivery_id, _ in probed if delivery_id is not None}
     return fresh, existing, any(keeps_facts for _, _, keeps_facts in probed[:1])
 

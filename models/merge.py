@@ -24,6 +24,9 @@ COUNT_FIELDS = ("total", "delivered", "undelivered", "waiting")
 KEPT_FIELDS = ("parent_key", "client_ref", "recipient", "segments", "credits", "sent_at", "done_at", "valid_until")
 """A statement that is silent about one of these does not wipe it."""
 
+_CONVERSATION = Granularity.CONVERSATION
+"""To look a member of an enumeration up costs more than to compare with it, and this is done for each report."""
+
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 """Stands for minus infinity: a statement without a time was made before every other."""
 
@@ -125,7 +128,7 @@ def observe(report: Report, *, asked_at: datetime | None) -> Observation:
         content_hash=sha256(encoded).digest(),
         source=report.source,
         as_of=as_of,
-        as_of_last=as_of if report.granularity is Granularity.CONVERSATION else None,
+        as_of_last=as_of if report.granularity is _CONVERSATION else None,
         provider_time=provider_time,
         statement=statement,
     )
@@ -241,12 +244,12 @@ def fold_encoded(granularity: Granularity, observations: Collection[Observation]
 
     They hold a conversation's `day`, although the row has no such field.
     """
+    if len(observations) == 1:
+        # Nothing competes with the only statement.
+        [only] = observations
+        return only.encoded or encode_facts(only.facts), _is_final(granularity, only), False
     facts, is_final, conflict = _join(granularity, observations)
-    encoded = None
-    for seen in observations:
-        if seen.facts is facts:
-            encoded = seen.encoded
-    return encoded or encode_facts(facts), is_final, conflict
+    return encode_facts(facts), is_final, conflict
 
 
 _FACT_FIELDS = tuple(name for name in ROW_FIELDS if name in Facts.__struct_fields__)
@@ -254,10 +257,6 @@ _FACT_FIELDS = tuple(name for name in ROW_FIELDS if name in Facts.__struct_field
 
 def _join(granularity: Granularity, observations: Collection[Observation]) -> tuple[Facts, bool, bool]:
     """(facts, is_final, conflict) of the row that follows from distinct observations: the merge rule."""
-    if len(observations) == 1:
-        # Nothing competes with the only statement.
-        [only] = observations
-        return only.facts, _is_final(granularity, only), False
     ranked = rank(granularity, observations)
     greatest = ranked[0]
     lent: dict[str, Any] = {name: getattr(seen.facts, name) for name, seen in _lenders(granularity, ranked).items()}
@@ -294,7 +293,7 @@ def winners(granularity: Granularity, ranked: Sequence[Observation]) -> dict[str
 
 
 def _is_final(granularity: Granularity, greatest: Observation) -> bool:
-    if granularity is not Granularity.CONVERSATION:
+    if granularity is not _CONVERSATION:
         return is_final(greatest.facts.status)
     first, last = greatest.as_of or _LONG_AGO, greatest.as_of_last
     if greatest.facts.day is None or last is None or first >= last:

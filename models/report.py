@@ -97,6 +97,11 @@ class PlainReport(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False)
     as_of: ClassVar[datetime | None] = None
     provider_time: ClassVar[datetime | None] = None
 
+    @property
+    def status(self) -> Status:
+        """Read of every report, so it does not go the way of the other facts."""
+        return self.facts.status
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.facts if name in _AS_IN_FACTS else self.in_full(), name)
 

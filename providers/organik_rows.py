@@ -188,13 +188,23 @@ def read_plain_rows(body: bytes) -> Sequence[_PlainRow]:
     return response.data
 
 
+_MESSAGE, _SCHEDULED = Granularity.MESSAGE, Status.SCHEDULED
+
+
+@lru_cache(maxsize=1024)
+def _judge_plain(number: int | Unset, code: int | Unset | None) -> tuple[str, Status, Reason | None, str | None, bool]:
+    """The status as text, what `_judge` gives, and whether it is final."""
+    if isinstance(number, Unset) or number not in STATUS:
+        raise NotPlainError
+    code = None if isinstance(code, Unset) else code
+    status, reason, error = _judge_listed(number, code, str(code) if code else None)
+    return str(number), status, reason, error, is_final(status)
+
+
 def report_plain_row(account: Account, row: _PlainRow, owner: TrackedKey | None) -> Report:
     """What `read_row` gives for a plain row."""
     number, foreign = row.status, row.is_foreign_gsm
-    if number is UNSET or number not in STATUS:
-        raise NotPlainError
-    code = None if row.errorcode is UNSET else row.errorcode
-    status, reason, error = _judge_listed(number, code, str(code) if code else None)
+    word, status, reason, error, final = _judge_plain(number, row.errorcode)
     zone, gsm = account.timezone, plain_text(row.gsm)
     created_at, started_at = plain_time(row.create_date, zone), plain_time(row.start_date, zone)
     finished_at = plain_time(row.finish_date, zone)
@@ -206,19 +216,19 @@ def report_plain_row(account: Account, row: _PlainRow, owner: TrackedKey | None)
     facts = Facts(
         client_ref=plain_text(row.delivery_track_id),
         credits=plain_amount(row.credit_amount),
-        done_at=finished_at if is_final(status) else None,
+        done_at=finished_at if final else None,
         extra=extra or None,
         parent_key=plain_text(row.transaction_id),
         provider_error=error,
-        provider_status=str(number),
+        provider_status=word,
         reason=reason,
         recipient=recipient(gsm, foreign=foreign == 1) if gsm else None,
         segments=None if row.sms_count is UNSET else row.sms_count,
-        sent_at=None if status is Status.SCHEDULED else started_at,
+        sent_at=None if status is _SCHEDULED else started_at,
         status=status,
     )
     return PlainReport(
-        granularity=Granularity.MESSAGE,
+        granularity=_MESSAGE,
         provider_key=plain_key(row.gsm_track_id),
         facts=facts,
         statement=row,

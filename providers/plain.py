@@ -108,18 +108,13 @@ def plain_count(value: float | str | UnsetType | None) -> int | None:
     return count
 
 
+@lru_cache(maxsize=4096)
 def plain_time(text: float | str | UnsetType | None, zone: ZoneInfo) -> str | None:
-    """What `Fields.time` gives, as ISO 8601; None where there is no time."""
-    if text is None or text is msgspec.UNSET or text == "":
+    """What `Fields.time` gives, as ISO 8601; None where there is no time. Messages of one send share their times."""
+    if text is None or isinstance(text, UnsetType) or text == "":
         return None
     if not isinstance(text, str):
         raise NotPlainError
-    return _time(text, zone)
-
-
-@lru_cache(maxsize=4096)
-def _time(text: str, zone: ZoneInfo) -> str | None:
-    """The messages of one send share their times."""
     rest = _IN_UTC.get(text[_HOUR:])
     hour = None if rest is None else _utc_hour(text[:_HOUR], zone)
     if hour is not None:

@@ -24,7 +24,7 @@ from models.database import transaction
 from models.deliveries import load_histories, upsert
 from models.facts import Facts, content_hash
 from models.rebuild import rebuild
-from models.report import Report
+from models.report import DeliveryReport, Report
 from models.vocabulary import Granularity, Source, Status
 from providers.adapter import Answer, Callback, Fetch
 from providers.organik import ADAPTER as ORGANIK
