@@ -43,7 +43,7 @@ ROWS = 500
 class Found(list[tuple[Any, ...]]):
     """The rows that a statement returns."""
 
-    def all(self) -> "Found":
+    def fetchall(self) -> "Found":
         """All of them."""
         return self
 
@@ -61,8 +61,12 @@ class Sink:
         self._ids = {report.provider_key: place for place, report in enumerate(stored)}
         self._history = Found(_history_row(place, report) for place, report in enumerate(stored))
 
+    def execute(self, _: object, sql: str, parameters: dict[str, Any]) -> Any:
+        """What PostgreSQL would return, in the place of `models.database.execute`."""
+        return self.exec_driver_sql(sql, parameters)
+
     def exec_driver_sql(self, sql: str, parameters: dict[str, Any]) -> Found:
-        """What PostgreSQL would return."""
+        """The same, where it is asked for through SQLAlchemy."""
         start = thread_time()
         try:
             return self._answer(sql, parameters)
@@ -76,10 +80,12 @@ class Sink:
             return Found((place,) for place in sorted(parameters["ids"]))
         if sql is sending_time._MOVED_BY_ORDERS:
             return Found()
-        rows = msgspec.json.decode(parameters["rows"])
         if sql is deliveries._PROBE:
+            rows = msgspec.json.decode(parameters["rows"])
             return Found((row["n"], self._ids.get(row["provider_key"]), False) for row in rows)
-        return Found((row["n" if sql is deliveries._INSERT else "id"],) for row in rows)
+        if sql is deliveries._INSERT:
+            return Found()
+        return Found((row["id"],) for row in msgspec.json.decode(parameters["others"]))
 
 
 def _history_row(place: int, report: DeliveryReport) -> tuple[Any, ...]:
@@ -154,6 +160,7 @@ def measure(module: ModuleType, fetch: Fetch, bodies: Callable[[int], bytes], se
         known = module.ADAPTER.parse(provider, fetch, opened).reports if opened is not None else ()
         assert all(report.status is Status.ENROUTE for report in known)
         sink: Any = Sink(known)
+        deliveries.execute = sink.execute
         start = thread_time()
         reports = module.ADAPTER.parse(provider, fetch, answer).reports
         deliveries.upsert(sink, provider.id, provider.provider, reports, asked_at=NOON + timedelta(hours=bool(known)))
