@@ -160,7 +160,7 @@ def measure(module: ModuleType, fetch: Fetch, bodies: Callable[[int], bytes], se
         known = module.ADAPTER.parse(provider, fetch, opened).reports if opened is not None else ()
         assert all(report.status is Status.ENROUTE for report in known)
         sink: Any = Sink(known)
-        deliveries.execute = sink.execute
+        deliveries.execute = sink.execute  # type: ignore[attr-defined]
         start = thread_time()
         reports = module.ADAPTER.parse(provider, fetch, answer).reports
         deliveries.upsert(sink, provider.id, provider.provider, reports, asked_at=NOON + timedelta(hours=bool(known)))
