@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from models.database import json_parameter
 from models.deliveries import restate_with_reference
-from models.report import DeliveryReport, TrackedKey
+from models.report import Report, TrackedKey
 from models.vocabulary import Granularity, Source
 
 _LOCK = 0x756C6172  # the first half of the advisory lock of one account's references
@@ -37,8 +37,8 @@ _WITHOUT = text("""
 
 
 def with_references(
-    connection: Connection, account_id: str, kinds: Mapping[str, Granularity], reports: Iterable[DeliveryReport]
-) -> list[DeliveryReport]:
+    connection: Connection, account_id: str, kinds: Mapping[str, Granularity], reports: Iterable[Report]
+) -> list[Report]:
     """The reports with the sender's references for their deliveries filled in, where they name none themselves.
 
     `kinds`: `ProviderRecord.reference_kinds`. To be called in the transaction that writes the reports, before it: from
@@ -60,11 +60,11 @@ def with_references(
     ]
 
 
-def _lacks_one(report: DeliveryReport) -> bool:
+def _lacks_one(report: Report) -> bool:
     return report.client_ref is None and report.source is not Source.OURS
 
 
-def _keys(report: DeliveryReport, kinds: Mapping[str, Granularity]) -> list[TrackedKey]:
+def _keys(report: Report, kinds: Mapping[str, Granularity]) -> list[TrackedKey]:
     """The references that a delivery would have: its own, then that of its parent."""
     own = [
         TrackedKey(id_kind=kind, value=report.provider_key)

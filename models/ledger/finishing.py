@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.database import execute, json_parameter
+from models.database import Record, execute, execute_named, json_parameter
 from models.ledger.walks import ended_state_sql
 from models.tracked import REFERENCE, check_wholes
 
@@ -363,25 +363,43 @@ _COUNT = f"""
             THEN {ended_state_sql("dead + %(dead)s", "(drifting OR %(drifting)s)")} ELSE state END,
         finished_at = CASE WHEN {_IS_LAST} THEN clock_timestamp() ELSE finished_at END
     WHERE id = %(poll_id)s
-    RETURNING CASE WHEN open_fetches = 0 AND state LIKE 'complete%%' THEN state END AS ended
+    RETURNING account_id, CASE WHEN open_fetches = 0 AND state LIKE 'complete%%' THEN state END AS ended
 """
-# The fetch is held already, so it does not matter which of the two is written first.
-_END_AND_COUNT = f"WITH end_of_fetch AS ({_END_FETCH}) {_COUNT}"
+# The fetch is held already, so it does not matter whether it or the poll is written first. The account comes last and
+# without waiting, as every statement that holds a poll must take it.
+_END_AND_COUNT = f"""
+    WITH end_of_fetch AS ({_END_FETCH}), counted AS ({_COUNT})
+    SELECT counted.ended, account.* FROM counted LEFT JOIN LATERAL (
+        SELECT a.*, clock_timestamp() AS now FROM accounts a WHERE a.id = counted.account_id
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) account ON true
+"""
 
 
-def count_poll(connection: Connection, poll_id: int, counts: PollCounts, end: FetchEnd | None = None) -> str | None:
+def count_poll(connection: Connection, poll_id: int, counts: PollCounts) -> str | None:
     """Add the counts; the finisher that brings `open_fetches` to 0 ends the poll.
 
-    Returns the last state where the poll ended here. `end`: of a fetch that this transaction
-    holds, written in the same statement.
+    Returns the last state where the poll ended here.
     """
-    parameters = {name: getattr(counts, name) for name in PollCounts.__slots__} | {"poll_id": poll_id}
-    statement = _COUNT
-    if end is not None:
-        statement, parameters = _END_AND_COUNT, parameters | end.parameters()
     ended: str | None
-    [[ended]] = execute(connection, statement, parameters)
+    [[_, ended]] = execute(connection, _COUNT, _counted(poll_id, counts))
     return ended
+
+
+def end_and_count(
+    connection: Connection, poll_id: int, counts: PollCounts, end: FetchEnd
+) -> tuple[str | None, Record | None]:
+    """End a fetch that this transaction holds, count its poll, and lock the account for the take, in one statement.
+
+    Returns what `count_poll` does, and the account's row as `taking.take` reads it; None where another holds it.
+    """
+    [found] = execute_named(connection, _END_AND_COUNT, _counted(poll_id, counts) | end.parameters())
+    ended: str | None = found.pop("ended")
+    return ended, None if found["id"] is None else found
+
+
+def _counted(poll_id: int, counts: PollCounts) -> dict[str, Any]:
+    return {name: getattr(counts, name) for name in PollCounts.__slots__} | {"poll_id": poll_id}
 
 
 _ACCOUNT = text("""

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from driving import make_runtime, scalar, sent_by
-from ledger_acts import add_account, add_ids, expire_lease, fetches_of, plan, row
+from ledger_acts import add_account, add_ids, expire_lease, fetches_of, plan, row, take
 from sqlalchemy import Engine, event, text
 from tiny_provider import Reply, Request, TinyProvider, vairo_reply
 
 from core import clock, names
+from models.ledger import finishing as ledger
 from models.ledger import taking
 from tasks.runtime import Runtime
 from tasks.steps import draining, upkeep
@@ -172,3 +173,26 @@ def test_a_finisher_waits_a_little_for_an_account_that_another_take_holds(
         holder.execute(text("SELECT id FROM accounts WHERE id = :a FOR NO KEY UPDATE"), {"a": account_id})
         assert isinstance(taking.take(finisher, None, account_id=account_id, may_wait=False), taking.Busy)
         assert waits == list(taking.BUSY_WAITS)
+
+
+@pytest.mark.parametrize("is_free", [True, False])
+def test_the_end_of_a_fetch_locks_its_account_and_waits_for_no_other_holder(
+    runtime: Runtime, tiny: TinyProvider, is_free: bool
+) -> None:
+    """What the take then reads is locked by nobody else, or it is not given at all."""
+    account_id, [fetch_id, *_] = account_of(runtime, tiny)
+    taken = take(runtime.engine, fetch_id)
+    assert isinstance(taken, taking.Taken)
+    end = ledger.FetchEnd(fetch_id=fetch_id, state="done")
+    unless_held = text("SELECT id FROM accounts WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED")
+    with runtime.engine.begin() as other, runtime.engine.begin() as finisher:
+        if not is_free:
+            other.execute(unless_held, {"id": account_id})
+        finisher.execute(text("SET LOCAL lock_timeout = '20s'"))
+        ended, locked = ledger.end_and_count(finisher, taken.poll_id, ledger.PollCounts(ended=1), end)
+        assert (ended, locked and locked["id"]) == (None, account_id if is_free else None)
+        if is_free:
+            assert locked is not None
+            assert locked["now"] is not None
+            assert other.execute(unless_held, {"id": account_id}).all() == []
+    assert row(runtime.engine, "fetches", fetch_id)["state"] == "done"
