@@ -341,7 +341,7 @@ def _insert_parameters(
         facts, final, conflict = fold_encoded(granularity, history)
         folded.append(facts)
         first, *further = history
-        is_said = not further and not keeps_facts and row_says(granularity, first.facts)
+        row_suffices = not further and not keeps_facts and row_says(granularity, first.facts)
         others.append(
             _New(
                 granularity=granularity,
@@ -353,7 +353,7 @@ def _insert_parameters(
                 as_of=first.as_of,
                 as_of_last=first.as_of_last,
                 provider_time=first.provider_time,
-                facts=None if is_said else _facts_of(first),
+                facts=None if row_suffices else _facts_of(first),
                 statement=first.statement,
                 further=[_kept(one) for one in further] if further else None,
             )

@@ -42,10 +42,7 @@ def row_says(granularity: Granularity, facts: Facts) -> bool:
     """Whether the row of a delivery with this statement alone may stand for its facts."""
     if granularity is _CONVERSATION or facts.day is not None or not is_final(facts.status):
         return False
-    for value in (facts.extra or {}).values():  # noqa: SIM110 - for each report, and `all` takes twice as long
-        if type(value) not in _PLAIN:
-            return False
-    return True
+    return facts.extra is None or _PLAIN.issuperset(map(type, facts.extra.values()))
 
 
 def restore(row: Mapping[str, Any]) -> Facts:

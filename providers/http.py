@@ -299,7 +299,7 @@ def _answer(
     if problem is None:
         try:
             plain = _unpacked(body, headers.get("content-encoding"), request.largest_bytes, reading)
-            values = check_values(plain, request.most_values, is_counted=reading.room.is_used)
+            values = check_values(plain, request.most_values, count_short=reading.room.is_used)
             reading.room.shrink(len(plain) + values * VALUE_BYTES)
         except ContentCodingError as error:
             problem = error.sentence("answer")

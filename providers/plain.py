@@ -70,7 +70,7 @@ def read_plain(decode: Callable[[bytes], _Body], body: bytes) -> _Body:
 
     Raises `AnswerNotUnderstood` where it holds more values than `providers.structure` allows, before any is built.
     """
-    check_values(body, is_counted=False)
+    check_values(body, count_short=False)
     try:
         return decode(body)
     except msgspec.MsgspecError:

@@ -1,8 +1,8 @@
 """How a held fetch ends: the parts of the one finishing transaction.
 
 Lock order of every writer: account (only where its state changes), fetch, call, deliveries sorted by key, observations,
-quarantine sorted by fingerprint, tracked ids, children, poll. The step strings these parts together; each is one
-statement.
+quarantine sorted by fingerprint, tracked ids, children, poll; for the next take the account last, without waiting. The
+step strings these parts together; each is one statement.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,12 @@ class CallEnd:
     """Boot-clock seconds since the answer came or was given up, read just before the statement is sent."""
 
 
-_LOCK_ACCOUNT = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE id = :account_id FOR NO KEY UPDATE")
+def locked_account_sql(account_id: str) -> str:
+    """SQL: the row of the account with this id (an expression), locked, and PostgreSQL's clock as `now`."""
+    return f"SELECT *, clock_timestamp() AS now FROM accounts WHERE id = {account_id} FOR NO KEY UPDATE"
+
+
+_LOCK_ACCOUNT = text(locked_account_sql(":account_id"))
 
 
 def lock_account(connection: Connection, account_id: str) -> RowMapping:
@@ -366,13 +371,11 @@ _COUNT = f"""
     RETURNING account_id, CASE WHEN open_fetches = 0 AND state LIKE 'complete%%' THEN state END AS ended
 """
 # The fetch is held already, so it does not matter whether it or the poll is written first. The account comes last and
-# without waiting, as every statement that holds a poll must take it.
+# without waiting, since its holder may be waiting for the poll: LATERAL makes PostgreSQL lock it after the poll.
 _END_AND_COUNT = f"""
     WITH end_of_fetch AS ({_END_FETCH}), counted AS ({_COUNT})
-    SELECT counted.ended, account.* FROM counted LEFT JOIN LATERAL (
-        SELECT a.*, clock_timestamp() AS now FROM accounts a WHERE a.id = counted.account_id
-        FOR NO KEY UPDATE SKIP LOCKED
-    ) account ON true
+    SELECT counted.ended, account.* FROM counted
+    LEFT JOIN LATERAL ({locked_account_sql("counted.account_id")} SKIP LOCKED) account ON true
 """
 
 

@@ -26,6 +26,7 @@ from core import clock
 from models.database import Record, execute, execute_named
 from models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Reading
 from models.ledger.deciding import Decision, decide, look
+from models.ledger.finishing import locked_account_sql
 from models.ledger.sharing import CROWDED_LASTS_SECONDS
 from models.ledger.walks import seen_in_chain
 from models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS, Permit
@@ -132,7 +133,7 @@ class Holder:
 
 MAY_GO = "left to another thread"
 
-_LOCK = "SELECT *, clock_timestamp() AS now FROM accounts WHERE id = %(account_id)s FOR NO KEY UPDATE"
+_LOCK = locked_account_sql("%(account_id)s")
 _LOCK_UNLESS_BUSY = f"{_LOCK} SKIP LOCKED"
 _ACCOUNT_OF = "SELECT account_id FROM fetches WHERE id = %(fetch_id)s"
 

@@ -45,6 +45,19 @@ def commits(migrated_database: Engine) -> Iterator[list[str]]:
 
 
 @pytest.fixture
+def statements(migrated_database: Engine) -> Iterator[list[str]]:
+    """What PostgreSQL is asked for, without commits."""
+    found: list[str] = []
+
+    def note(*given: Any) -> None:
+        found.append(given[2])
+
+    event.listen(migrated_database, "before_cursor_execute", note)
+    yield found
+    event.remove(migrated_database, "before_cursor_execute", note)
+
+
+@pytest.fixture
 def tiny() -> Iterator[TinyProvider]:
     """A provider that reports every number as delivered."""
     with TinyProvider(lambda request: vairo_reply(request, "DELIVERED")) as running:
@@ -69,6 +82,22 @@ def test_one_message_makes_every_call_with_one_transaction_each(
     assert len(commits) == MANY + 1
     assert (len(tiny.requests("a")), len(fetches_of(runtime.engine, account_id, "done"))) == (MANY, MANY)
     assert row(runtime.engine, "polls", row(runtime.engine, "fetches", ids[0])["poll_id"])["state"] == "complete"
+
+
+def test_a_call_of_a_drain_takes_seven_statements(
+    runtime: Runtime, tiny: TinyProvider, statements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the end of one call to the next request."""
+    monkeypatch.setattr(draining, "DRAIN_SECONDS", 60.0)
+    _, ids = account_of(runtime, tiny, concurrency=1)
+    steps = drain(runtime, ids[0])
+    for _ in range(MANY // 2):
+        next(steps)
+    statements.clear()
+    next(steps)
+    next(steps)
+    assert len(statements) == 7, statements
+    steps.close()
 
 
 @pytest.mark.parametrize("reason", ["the time is over", "the process stops"])
@@ -196,3 +225,32 @@ def test_the_end_of_a_fetch_locks_its_account_and_waits_for_no_other_holder(
             assert locked["now"] is not None
             assert other.execute(unless_held, {"id": account_id}).all() == []
     assert row(runtime.engine, "fetches", fetch_id)["state"] == "done"
+
+
+def test_the_account_that_the_end_of_a_fetch_gives_is_what_was_committed_while_it_waited_for_the_poll(
+    runtime: Runtime, tiny: TinyProvider
+) -> None:
+    """A limit that was changed meanwhile holds for the next take."""
+    account_id, [fetch_id, *_] = account_of(runtime, tiny, concurrency=1)
+    taken = take(runtime.engine, fetch_id)
+    assert isinstance(taken, taking.Taken)
+    end, found = ledger.FetchEnd(fetch_id=fetch_id, state="done"), []
+
+    def finish() -> None:
+        with runtime.engine.begin() as finisher:
+            found.append(ledger.end_and_count(finisher, taken.poll_id, ledger.PollCounts(ended=1), end))
+
+    worker = threading.Thread(target=finish)
+    with runtime.engine.begin() as other:
+        other.execute(text("SELECT FROM polls WHERE id = :id FOR UPDATE"), {"id": taken.poll_id})
+        worker.start()
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        end_of_wait = time.monotonic() + 60
+        while scalar(runtime.engine, f"{sessions} AND wait_event_type = 'Lock'") == 0:
+            assert time.monotonic() < end_of_wait
+            time.sleep(0.05)
+        other.execute(text("UPDATE accounts SET limit_concurrency = 7 WHERE id = :id"), {"id": account_id})
+    worker.join(60)
+    [(_, locked)] = found
+    assert locked is not None
+    assert locked["limit_concurrency"] == 7
