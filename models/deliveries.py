@@ -29,6 +29,7 @@ from models.database import execute, json_parameter
 from models.facts import Facts, content_hash
 from models.history import KEEPS_FACTS, ROW_OF_ONLY, restore, row_says
 from models.merge import (
+    FACT_FIELDS,
     ROW_FIELDS,
     Observation,
     fold_encoded,
@@ -78,8 +79,7 @@ _COLUMN_TYPES = {
 }
 _NOT_NULL = {"conflict": "coalesce(r.conflict, false)", "extra": "coalesce(r.extra, '{}')"}
 _COLUMNS = ", ".join(ROW_FIELDS)
-_JUDGED = ("is_final", "conflict")
-_FACTS = ", ".join(f"{name} {_COLUMN_TYPES.get(name, 'text')}" for name in ROW_FIELDS if name not in _JUDGED)
+_FACTS = ", ".join(f"{name} {_COLUMN_TYPES.get(name, 'text')}" for name in FACT_FIELDS)
 _VALUES = ", ".join(_NOT_NULL.get(name, f"r.{name}") for name in ROW_FIELDS)
 _STORED = ", ".join(f"d.{name}" for name in ROW_FIELDS)
 _SEEN_COLUMNS = "content_hash, source, as_of, as_of_last, provider_time, facts, statement"

@@ -75,6 +75,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 ROW_FIELDS = tuple(field.name for field in msgspec.structs.fields(Row))
+FACT_FIELDS = tuple(name for name in ROW_FIELDS if name in Facts.__struct_fields__)
+"""All but what is derived from the facts."""
 
 
 def normalise(report: Report) -> Facts:
@@ -235,7 +237,7 @@ def fold(granularity: Granularity, observations: Iterable[Observation]) -> Row:
     it.
     """
     facts, is_final, conflict = _join(granularity, merge_history(observations).values())
-    values = {name: getattr(facts, name) for name in _FACT_FIELDS}
+    values = {name: getattr(facts, name) for name in FACT_FIELDS}
     return Row(**{**values, "extra": facts.extra or {}}, is_final=is_final, conflict=conflict)
 
 
@@ -250,9 +252,6 @@ def fold_encoded(granularity: Granularity, observations: Collection[Observation]
         return only.encoded or encode_facts(only.facts), _is_final(granularity, only), False
     facts, is_final, conflict = _join(granularity, observations)
     return encode_facts(facts), is_final, conflict
-
-
-_FACT_FIELDS = tuple(name for name in ROW_FIELDS if name in Facts.__struct_fields__)
 
 
 def _join(granularity: Granularity, observations: Collection[Observation]) -> tuple[Facts, bool, bool]:
