@@ -30,15 +30,16 @@ from models.database import execute, json_parameter
 from models.facts import Facts, content_hash
 from models.history import KEEPS_FACTS, ROW_OF_ONLY, restore, row_says
 from models.merge import (
+    FACT_FIELDS,
     ROW_FIELDS,
     Observation,
-    encode_row,
+    fold_encoded,
     merge_history,
     merge_observation,
     observe,
     rank,
 )
-from models.report import DeliveryReport
+from models.report import Report
 from models.storable import clean_key
 from models.tracked import HAS_REFERENCES
 from models.vocabulary import Granularity, Source
@@ -47,9 +48,10 @@ Key = tuple[Granularity, str]
 """(granularity, provider_key): names a delivery within its account."""
 History = dict[bytes, Observation]
 """Observations of one delivery by content hash."""
-Complete = Callable[[Sequence[DeliveryReport]], Iterable[DeliveryReport]]
+Complete = Callable[[Sequence[Report]], Iterable[Report]]
 """Gives the same reports with the sender's references filled in (`models.references`)."""
 
+_ORDER = Granularity.ORDER
 LOOKUPS = 5
 """How often a batch looks again for deliveries that others inserted or erased under its hands."""
 
@@ -81,7 +83,7 @@ _COLUMN_TYPES = {
 }
 _NOT_NULL = {"conflict": "coalesce(r.conflict, false)", "extra": "coalesce(r.extra, '{}')"}
 _COLUMNS = ", ".join(ROW_FIELDS)
-_RECORD = ", ".join(f"{name} {_COLUMN_TYPES.get(name, 'text')}" for name in ROW_FIELDS)
+_FACTS = ", ".join(f"{name} {_COLUMN_TYPES.get(name, 'text')}" for name in FACT_FIELDS)
 _VALUES = ", ".join(_NOT_NULL.get(name, f"r.{name}") for name in ROW_FIELDS)
 _STORED = ", ".join(f"d.{name}" for name in ROW_FIELDS)
 _SEEN_COLUMNS = "content_hash, source, as_of, as_of_last, provider_time, facts, statement"
@@ -122,17 +124,26 @@ WHERE o.found IS NULL OR NOT (
 )
 """
 
+
+def _given(*columns: str) -> str:
+    """SQL: rows that are given in two lists, their facts as they were hashed, and what else belongs to each."""
+    others = ", ".join((*columns, "is_final boolean", "conflict boolean"))
+    return (
+        f"ROWS FROM (jsonb_to_recordset(%(others)s::jsonb) AS ({others}),"
+        f" jsonb_to_recordset(%(facts)s::jsonb) AS ({_FACTS}))"
+    )
+
+
 # Ids are drawn first, so that the history needs no join with what was inserted: that all were is one comparison, and
 # only where another transaction was first, its deliveries are picked out by a hashed list.
 _INSERT = f"""
 WITH r AS MATERIALIZED (
   SELECT nextval('delivery_status_id_seq') AS id, r.*, {sending_time.ORDER_OF_NEW}
-  FROM jsonb_to_recordset(%(rows)s::jsonb)
-    AS r(n integer, granularity text, provider_key text, {_RECORD}, {_SEEN_RECORD}, further jsonb)
+  FROM {_given("granularity text, provider_key text", f"{_SEEN_RECORD}, further jsonb")} WITH ORDINALITY AS r
 ), inserted AS (
   INSERT INTO delivery_status (id, account_id, provider, granularity, provider_key, {_COLUMNS}, {sending_time.COLUMNS})
   SELECT r.id, %(account)s, %(provider)s, r.granularity, r.provider_key, {_VALUES}, {sending_time.NEW_VALUES}
-  FROM r ORDER BY r.n
+  FROM r ORDER BY r.ordinality
   ON CONFLICT (account_id, granularity, provider_key) DO NOTHING
   RETURNING id
 ), first_seen AS (
@@ -144,7 +155,7 @@ WITH r AS MATERIALIZED (
   SELECT r.id, {_SEEN_VALUES} FROM r CROSS JOIN LATERAL jsonb_to_recordset(r.further) AS s({_SEEN_RECORD})
   WHERE (SELECT count(*) FROM inserted) = (SELECT count(*) FROM r) OR r.id IN (SELECT id FROM inserted)
 )
-SELECT n FROM r
+SELECT ordinality FROM r
 WHERE (SELECT count(*) FROM inserted) < (SELECT count(*) FROM r) AND NOT id IN (SELECT id FROM inserted)
 """
 
@@ -166,7 +177,7 @@ WHERE o.delivery_id = r.delivery_id AND o.content_hash = decode(r.content_hash, 
 # that an observation that changes nothing in the row leaves the row alone. The planner takes the list of rows for a
 # single one (`+ 0`), so it looks them up by their ids and never joins the whole table.
 _NEXT = f"""
-  SELECT r.*, {sending_time.ORDER_OF_STORED} FROM jsonb_to_recordset(%(rows)s::jsonb) AS r(id bigint, {_RECORD})
+  SELECT r.*, {sending_time.ORDER_OF_STORED} FROM {_given("id bigint")} AS r
 """
 _IS_OTHER = f"r.id + 0 = r.id AND (({_STORED}) IS DISTINCT FROM ({_VALUES}) OR {sending_time.MOVES})"
 
@@ -209,7 +220,7 @@ def upsert(
     connection: Connection,
     account_id: str,
     provider: str,
-    reports: Iterable[DeliveryReport],
+    reports: Iterable[Report],
     *,
     asked_at: datetime | None,
     complete: Complete | None = None,
@@ -244,11 +255,11 @@ def _write(
         existing.update(probed.existing)
         fresh, keeps_facts = probed.fresh, probed.keeps_facts
         unknown = sorted(_insert(connection, account_id, provider, fresh, incoming, keeps_facts=keeps_facts))
-        new.update(set(fresh).difference(unknown))
+        new.update(set(fresh).difference(unknown) if unknown else fresh)
         if unknown:
             probed = _probe(connection, account_id, unknown, incoming)
             continue
-        dated = _dated_by_orders(connection, account_id, {*new, *existing.values()}, incoming)
+        dated = _dated_by_orders(connection, account_id, (*new, *existing.values()), incoming)
         said: dict[int, tuple[Granularity, History]] = {place: (Granularity.MESSAGE, {}) for place in dated}
         said |= {place: (key[0], incoming[key]) for place, key in existing.items()}
         found, moved = _advance(connection, said)
@@ -275,12 +286,12 @@ def _dated_by_orders(
     times = {
         key: {at for seen in incoming[granularity, key].values() if (at := seen.facts.sent_at) is not None}
         for granularity, key in written
-        if granularity is Granularity.ORDER
+        if granularity is _ORDER
     }
     return sending_time.moved_by_orders(connection, account_id, times)
 
 
-def _gather(reports: Iterable[DeliveryReport], asked_at: datetime | None) -> dict[Key, History]:
+def _gather(reports: Iterable[Report], asked_at: datetime | None) -> dict[Key, History]:
     incoming: dict[Key, History] = {}
     for report in reports:
         seen = observe(report, asked_at=asked_at)
@@ -346,35 +357,47 @@ def _insert(
     if not keys:
         return []
     parameters = _insert_parameters(account_id, provider, keys, incoming, keeps_facts=keeps_facts)
-    return [keys[place] for (place,) in execute(connection, _INSERT, parameters)]
+    return [keys[place - 1] for (place,) in execute(connection, _INSERT, parameters)]
 
 
 def _insert_parameters(
     account_id: str, provider: str, keys: Sequence[Key], incoming: Mapping[Key, History], *, keeps_facts: bool
 ) -> dict[str, str]:
-    rows = []
-    for place, key in enumerate(keys):
-        history = incoming[key].values()
+    folded: list[bytes] = []
+    others: list[_New] = []
+    for key in keys:
+        granularity, history = key[0], incoming[key].values()
+        facts, final, conflict = fold_encoded(granularity, history)
+        folded.append(facts)
         first, *further = history
-        kept = _kept(first)
-        kept.n, (kept.granularity, kept.provider_key) = place, key
-        if further:
-            kept.further = [_kept(one) for one in further]
-        elif not keeps_facts and row_says(key[0], first.facts):
-            kept.facts = None
-        rows.append(b"%b,%b" % (encode_row(key[0], history)[:-1], _encode(kept)[1:]))
-    return {"account": account_id, "provider": provider, "rows": _json_array(rows)}
-
-
-_encode = msgspec.json.Encoder().encode
+        row_suffices = not further and not keeps_facts and row_says(granularity, first.facts)
+        others.append(
+            _New(
+                granularity=granularity,
+                provider_key=key[1],
+                is_final=final,
+                conflict=conflict,
+                content_hash=first.content_hash,
+                source=first.source,
+                as_of=first.as_of,
+                as_of_last=first.as_of_last,
+                provider_time=first.provider_time,
+                facts=None if row_suffices else _facts_of(first),
+                statement=first.statement,
+                further=[_kept(one) for one in further] if further else None,
+            )
+        )
+    return {
+        "account": account_id,
+        "provider": provider,
+        "facts": _json_array(folded),
+        "others": json_parameter(others),
+    }
 
 
 class _Kept(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
-    """An observation to be stored: of `_ADVANCE` with `delivery_id`, of `_INSERT` with the place and the key."""
+    """An observation to be stored: of `_ADVANCE` with `delivery_id`."""
 
-    n: int | None = None
-    granularity: Granularity | None = None
-    provider_key: str | None = None
     delivery_id: int | None = None
     content_hash: bytes
     source: Source
@@ -384,8 +407,25 @@ class _Kept(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     facts: msgspec.Raw | Facts | None = None
     """None: the row says them (`models.history`)."""
     statement: Mapping[str, Any]
-    further: "list[_Kept] | None" = None
-    """The other observations of a new delivery."""
+
+
+class _New(_Kept, kw_only=True, omit_defaults=True, gc=False):
+    """A new delivery with its first observation, of `_INSERT`."""
+
+    granularity: Granularity
+    provider_key: str
+    is_final: bool
+    conflict: bool
+    further: list[_Kept] | None = None
+    """The other observations."""
+
+
+class _Next(msgspec.Struct, kw_only=True, gc=False):
+    """An existing delivery as it should be, of `_ADVANCE` and `_DIFFER`."""
+
+    id: int
+    is_final: bool
+    conflict: bool
 
 
 def _kept(seen: Observation, *, delivery_id: int | None = None) -> _Kept:
@@ -396,18 +436,28 @@ def _kept(seen: Observation, *, delivery_id: int | None = None) -> _Kept:
         as_of=seen.as_of,
         as_of_last=seen.as_of_last,
         provider_time=seen.provider_time,
-        facts=seen.facts if seen.encoded is None else msgspec.Raw(seen.encoded),
+        facts=_facts_of(seen),
         statement=seen.statement,
     )
+
+
+def _facts_of(seen: Observation) -> msgspec.Raw | Facts:
+    return seen.facts if seen.encoded is None else msgspec.Raw(seen.encoded)
 
 
 def _json_array(encoded: Iterable[bytes]) -> str:
     return (b"[" + b",".join(encoded) + b"]").decode()
 
 
-def _row_of(delivery_id: int, granularity: Granularity, history: Collection[Observation]) -> bytes:
-    """The row that follows from a history, as a row of `_ADVANCE` and `_DIFFER`."""
-    return b'{"id":%d,%b' % (delivery_id, encode_row(granularity, history)[1:])
+def _rows_of(histories: "Iterable[_Whole]") -> dict[str, str]:
+    """The rows that follow from histories, as parameters of `_ADVANCE` and `_DIFFER`."""
+    folded: list[bytes] = []
+    others: list[_Next] = []
+    for place, granularity, history in histories:
+        facts, final, conflict = fold_encoded(granularity, history)
+        folded.append(facts)
+        others.append(_Next(id=place, is_final=final, conflict=conflict))
+    return {"facts": _json_array(folded), "others": json_parameter(others)}
 
 
 def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, History]]) -> tuple[set[int], set[int]]:
@@ -424,15 +474,17 @@ def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, Histo
         whole = merge_history([*known.values(), *heard.values()])
         if not whole:
             continue
-        rows[granularity is not Granularity.ORDER].append(_row_of(place, granularity, whole.values()))
+        rows[granularity is not Granularity.ORDER].append((place, granularity, whole.values()))
         # The row is about to say something else than the first statement alone.
         completes = place in from_rows and len(whole) > 1
         seen += (_kept(one, delivery_id=place) for one in whole.values() if completes or _moves(one, known))
     return set(found), _write_rows(connection, rows, seen)
 
 
-_Rows = tuple[list[bytes], list[bytes]]
-"""Rows of orders, and all others."""
+_Whole = tuple[int, Granularity, Collection[Observation]]
+"""An existing delivery with its whole history."""
+_Rows = tuple[list[_Whole], list[_Whole]]
+"""Of orders, and of all others."""
 
 
 def _write_rows(connection: Connection, rows: _Rows, seen: Sequence[_Kept]) -> set[int]:
@@ -440,7 +492,7 @@ def _write_rows(connection: Connection, rows: _Rows, seen: Sequence[_Kept]) -> s
     written = set[int]()
     for group in rows:
         if group:
-            parameters = {"rows": _json_array(group), "seen": json_parameter(seen)}
+            parameters = _rows_of(group) | {"seen": json_parameter(seen)}
             written.update(place for (place,) in execute(connection, _ADVANCE, parameters))
             seen = ()
     return written
@@ -485,7 +537,7 @@ def rewrite_histories(
     dropped: list[dict[str, Any]] = []
     for place, (granularity, observations) in sorted(histories.items()):
         whole, known = merge_history(observations), stored.get(place, {})
-        rows[granularity is not Granularity.ORDER].append(_row_of(place, granularity, whole.values()))
+        rows[granularity is not Granularity.ORDER].append((place, granularity, whole.values()))
         seen += (_kept(one, delivery_id=place) for one in whole.values() if _moves(one, known))
         dropped += ({"delivery_id": place, "content_hash": digest} for digest in known if digest not in whole)
     execute(connection, _DROP_OBSERVATIONS, {"rows": json_parameter(dropped)})
@@ -567,5 +619,5 @@ def find_differing(
 
     Their times are compared, too: with what follows from these histories and the stored row of the order.
     """
-    rows = [_row_of(place, granularity, history) for place, (granularity, history) in histories.items()]
-    return {place for (place,) in execute(connection, _DIFFER, {"rows": _json_array(rows)})}
+    rows = _rows_of((place, granularity, history) for place, (granularity, history) in histories.items())
+    return {place for (place,) in execute(connection, _DIFFER, rows)}

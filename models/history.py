@@ -16,19 +16,19 @@ from typing import Any
 import msgspec
 
 from models.facts import Facts, content_hash
-from models.merge import ROW_FIELDS, Observation
+from models.merge import FACT_FIELDS, Observation
 from models.storable import iso_time
 from models.vocabulary import Granularity, is_final
 
-_DERIVED = ("is_final", "conflict")
-_FIELDS = tuple(name for name in ROW_FIELDS if name not in _DERIVED)
+_CONVERSATION = Granularity.CONVERSATION
 _TIMES = ("sent_at", "done_at", "valid_until")
 _PLAIN = frozenset({str, bool, int, type(None)})
 """What JSON gives back as it was given; a float may come back as an integer, which would be another hash."""
 
 ROW_OF_ONLY = f"""
 CASE WHEN o.facts IS NULL THEN
-  (SELECT to_jsonb(only_row) FROM (SELECT {", ".join(_FIELDS)} FROM delivery_status WHERE id = o.delivery_id) only_row)
+  (SELECT to_jsonb(only_row)
+   FROM (SELECT {", ".join(FACT_FIELDS)} FROM delivery_status WHERE id = o.delivery_id) only_row)
 END
 """
 """SQL: what `restore` needs for an observation `o`, null where its facts are stored. Walks the primary key."""
@@ -39,14 +39,14 @@ KEEPS_FACTS = "(SELECT attnotnull FROM pg_attribute WHERE attrelid = 'observatio
 
 def row_says(granularity: Granularity, facts: Facts) -> bool:
     """Whether the row of a delivery with this statement alone may stand for its facts."""
-    if granularity is Granularity.CONVERSATION or facts.day is not None or not is_final(facts.status):
+    if granularity is _CONVERSATION or facts.day is not None or not is_final(facts.status):
         return False
     return facts.extra is None or _PLAIN.issuperset(map(type, facts.extra.values()))
 
 
 def restore(row: Mapping[str, Any]) -> Facts:
     """The facts of the only statement of a delivery, from its row as `ROW_OF_ONLY` gives it."""
-    facts = {name: row[name] for name in _FIELDS if row[name] is not None}
+    facts = {name: row[name] for name in FACT_FIELDS if row[name] is not None}
     for name in _TIMES:
         if name in facts:
             facts[name] = iso_time(datetime.fromisoformat(facts[name]))

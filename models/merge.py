@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from models.facts import Facts, encode_facts
-from models.report import DeliveryReport
+from models.report import PlainReport, Report
 from models.storable import clean_json, clean_key, clean_text, finite, iso_time, small_integer, utc
 from models.vocabulary import FAILURES, STATUS_CLASS, Granularity, Source, Status, is_final
 
@@ -23,6 +23,9 @@ STATUS_FIELDS = ("status", "reason", "provider_status", "provider_error")
 COUNT_FIELDS = ("total", "delivered", "undelivered", "waiting")
 KEPT_FIELDS = ("parent_key", "client_ref", "recipient", "segments", "credits", "sent_at", "done_at", "valid_until")
 """A statement that is silent about one of these does not wipe it."""
+
+_CONVERSATION = Granularity.CONVERSATION
+"""To look a member of an enumeration up costs more than to compare with it, and this is done for each report."""
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 """Stands for minus infinity: a statement without a time was made before every other."""
@@ -72,15 +75,17 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 ROW_FIELDS = tuple(field.name for field in msgspec.structs.fields(Row))
+FACT_FIELDS = tuple(name for name in ROW_FIELDS if name in Facts.__struct_fields__)
+"""All but what is derived from the facts."""
 
 
-def normalise(report: DeliveryReport) -> Facts:
+def normalise(report: Report) -> Facts:
     """The normalised statement of a report: canonical JSON values, None where nothing was said.
 
     Equal statements become equal facts whatever their form (time zone, int or float credits). A value that no column
     could hold (`models.storable`) counts as not said; the raw item stays in the statement.
     """
-    if report.facts is not None:
+    if isinstance(report, PlainReport):
         return report.facts
     return Facts(
         client_ref=_key(report.client_ref),
@@ -108,13 +113,16 @@ def _key(text: str | None) -> str | None:
     return None if text is None else clean_key(text)
 
 
-def observe(report: DeliveryReport, *, asked_at: datetime | None) -> Observation:
+def observe(report: Report, *, asked_at: datetime | None) -> Observation:
     """The observation that a report is. `asked_at` stands in for the missing `as_of` of a poll's report only."""
-    as_of = report.as_of
-    if as_of is None and report.source is Source.POLL:
-        as_of = asked_at
-    as_of = utc(as_of)
-    facts = normalise(report) if report.facts is None else report.facts
+    provider_time = None
+    if isinstance(report, PlainReport):
+        facts, statement = report.facts, report.statement
+        as_of = utc(asked_at)
+    else:
+        facts, statement = normalise(report), clean_json(report.statement)
+        as_of = utc(asked_at if report.as_of is None and report.source is Source.POLL else report.as_of)
+        provider_time = utc(report.provider_time)
     encoded = encode_facts(facts)
     return Observation(
         facts=facts,
@@ -122,9 +130,9 @@ def observe(report: DeliveryReport, *, asked_at: datetime | None) -> Observation
         content_hash=sha256(encoded).digest(),
         source=report.source,
         as_of=as_of,
-        as_of_last=as_of if report.granularity is Granularity.CONVERSATION else None,
-        provider_time=None if report.provider_time is None else utc(report.provider_time),
-        statement=clean_json(report.statement),
+        as_of_last=as_of if report.granularity is _CONVERSATION else None,
+        provider_time=provider_time,
+        statement=statement,
     )
 
 
@@ -229,33 +237,25 @@ def fold(granularity: Granularity, observations: Iterable[Observation]) -> Row:
     it.
     """
     facts, is_final, conflict = _join(granularity, merge_history(observations).values())
-    values = {name: getattr(facts, name) for name in _FACT_FIELDS}
+    values = {name: getattr(facts, name) for name in FACT_FIELDS}
     return Row(**{**values, "extra": facts.extra or {}}, is_final=is_final, conflict=conflict)
 
 
-def encode_row(granularity: Granularity, observations: Collection[Observation]) -> bytes:
-    """What `fold` gives of distinct observations, as a JSON object without what is None.
+def fold_encoded(granularity: Granularity, observations: Collection[Observation]) -> tuple[bytes, bool, bool]:
+    """What `fold` gives of distinct observations: (facts as canonical JSON, is_final, conflict).
 
-    It holds a conversation's `day`, although the row has no such field.
+    They hold a conversation's `day`, although the row has no such field.
     """
+    if len(observations) == 1:
+        # Nothing competes with the only statement.
+        [only] = observations
+        return only.encoded or encode_facts(only.facts), _is_final(granularity, only), False
     facts, is_final, conflict = _join(granularity, observations)
-    encoded = None
-    for seen in observations:
-        if seen.facts is facts:
-            encoded = seen.encoded
-    return b'{"is_final":%b,"conflict":%b,%b' % (_JSON[is_final], _JSON[conflict], (encoded or encode_facts(facts))[1:])
-
-
-_FACT_FIELDS = tuple(name for name in ROW_FIELDS if name in Facts.__struct_fields__)
-_JSON = {False: b"false", True: b"true"}
+    return encode_facts(facts), is_final, conflict
 
 
 def _join(granularity: Granularity, observations: Collection[Observation]) -> tuple[Facts, bool, bool]:
     """(facts, is_final, conflict) of the row that follows from distinct observations: the merge rule."""
-    if len(observations) == 1:
-        # Nothing competes with the only statement.
-        [only] = observations
-        return only.facts, _is_final(granularity, only), False
     ranked = rank(granularity, observations)
     greatest = ranked[0]
     lent: dict[str, Any] = {name: getattr(seen.facts, name) for name, seen in _lenders(granularity, ranked).items()}
@@ -292,7 +292,7 @@ def winners(granularity: Granularity, ranked: Sequence[Observation]) -> dict[str
 
 
 def _is_final(granularity: Granularity, greatest: Observation) -> bool:
-    if granularity is not Granularity.CONVERSATION:
+    if granularity is not _CONVERSATION:
         return is_final(greatest.facts.status)
     first, last = greatest.as_of or _LONG_AGO, greatest.as_of_last
     if greatest.facts.day is None or last is None or first >= last:

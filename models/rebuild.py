@@ -17,13 +17,13 @@ from models.deliveries import (
 )
 from models.history import holds
 from models.merge import Observation, observe
-from models.report import DeliveryReport, KeptStatement
+from models.report import KeptStatement, Report
 from models.tables import delivery_status
 from models.vocabulary import Granularity, Source
 
 CHUNK = 1000
 
-Restate = Callable[[KeptStatement], DeliveryReport | None]
+Restate = Callable[[KeptStatement], Report | None]
 """The report that an adapter makes of a kept statement; None where it makes none, and the stored facts stay."""
 RestateOf = Callable[[str], Restate]
 """`Restate` of an account."""
@@ -214,7 +214,7 @@ def _restated(row: RowMapping, seen: Observation, restate: Restate) -> Observati
         if getattr(report, name) is None and getattr(seen.facts, name) is not None
     }
     full = msgspec.structs.replace(
-        report, facts=None, granularity=granularity, provider_key=row["provider_key"], source=seen.source, **from_ids
+        report.in_full(), granularity=granularity, provider_key=row["provider_key"], source=seen.source, **from_ids
     )
     today = observe(full, asked_at=seen.as_of)
     return msgspec.structs.replace(

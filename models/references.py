@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 
 from models.database import execute, json_parameter
 from models.deliveries import Complete, UpsertResult, restate_with_reference, upsert
-from models.report import DeliveryReport, TrackedKey
+from models.report import Report, TrackedKey
 from models.vocabulary import Granularity, Source
 
 _LOCK = 0x756C6172  # the first half of the advisory lock of one account's references
@@ -52,7 +52,7 @@ _WITHOUT = text("""
 """)
 
 
-def lack_references(kinds: Mapping[str, Granularity], reports: Iterable[DeliveryReport]) -> bool:
+def lack_references(kinds: Mapping[str, Granularity], reports: Iterable[Report]) -> bool:
     """Whether a report names no reference although one by its key may be registered.
 
     `kinds`: `ProviderRecord.reference_kinds`.
@@ -64,7 +64,7 @@ def upsert_shared(
     connection: Connection,
     account_id: str,
     provider: str,
-    reports: Sequence[DeliveryReport],
+    reports: Sequence[Report],
     kinds: Mapping[str, Granularity],
     *,
     asked_at: datetime | None,
@@ -83,8 +83,8 @@ def completing(connection: Connection, account_id: str, kinds: Mapping[str, Gran
 
 
 def _with_references(
-    connection: Connection, account_id: str, kinds: Mapping[str, Granularity], given: Sequence[DeliveryReport]
-) -> Sequence[DeliveryReport]:
+    connection: Connection, account_id: str, kinds: Mapping[str, Granularity], given: Sequence[Report]
+) -> Sequence[Report]:
     """The reports with the sender's references for their deliveries filled in, where they name none themselves."""
     wanted = {key for report in given if kinds and _lacks_one(report) for key in _keys(report, kinds)}
     found = find_references(connection, account_id, wanted) if wanted else {}
@@ -98,11 +98,11 @@ def _with_references(
     ]
 
 
-def _lacks_one(report: DeliveryReport) -> bool:
+def _lacks_one(report: Report) -> bool:
     return report.client_ref is None and report.source is not Source.OURS
 
 
-def _keys(report: DeliveryReport, kinds: Mapping[str, Granularity]) -> list[TrackedKey]:
+def _keys(report: Report, kinds: Mapping[str, Granularity]) -> list[TrackedKey]:
     """The references that a delivery would have: its own, then that of its parent."""
     own = [
         TrackedKey(id_kind=kind, value=report.provider_key)

@@ -4,10 +4,12 @@ Plain frozen records without behaviour that needs a database, so that adapters c
 fold them.
 """
 
+# ruff: noqa: D102 -- the properties of `PlainReport` are fields of `DeliveryReport`, which documents them
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -23,12 +25,11 @@ class TrackedKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     value: str
 
 
-class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
+class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One statement of a provider about one subject.
 
-    Everything except `as_of`, `provider_time`, `source`, `statement`, `tracked` and `facts` is the *normalised
-    statement*: two reports that agree on it are the same observation, whatever form it had (114 or "114", list or
-    detail).
+    Everything except `as_of`, `provider_time`, `source`, `statement` and `tracked` is the *normalised statement*: two
+    reports that agree on it are the same observation, whatever form it had (114 or "114", list or detail).
     """
 
     granularity: Granularity
@@ -67,29 +68,132 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=Fal
     """The raw item with message text, names and links removed."""
     tracked: TrackedKey | None = None
     """The tracked id that this report answers, where there is one."""
-    facts: Facts | None = None
-    """What `models.merge.normalise` makes of this report, where its maker has made it already. It says nothing of its
-    own, so it does not count when reports are compared; who replaces another field sets it to None."""
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, DeliveryReport):
-            return NotImplemented
-        names = (name for name in self.__struct_fields__ if name != "facts")
-        return all(getattr(self, name) == getattr(other, name) for name in names)
-
-    __hash__ = None  # type: ignore[assignment]
 
     def completed(self, *, client_ref: str | None = None, recipient: str | None = None) -> "DeliveryReport":
         """The report with what the sender registered where the provider does not state it."""
         client_ref, recipient = self.client_ref or client_ref, self.recipient or recipient
         if client_ref == self.client_ref and recipient == self.recipient:
             return self
-        stored = {
-            "client_ref": None if client_ref is None else clean_key(client_ref),
-            "recipient": None if recipient is None else clean_key(recipient),
-        }
-        facts = None if self.facts is None else msgspec.structs.replace(self.facts, **stored)
-        return msgspec.structs.replace(self, client_ref=client_ref, recipient=recipient, facts=facts)
+        return msgspec.structs.replace(self, client_ref=client_ref, recipient=recipient)
+
+    def in_full(self) -> "DeliveryReport":
+        """The report field by field, as it is already."""
+        return self
+
+
+class PlainReport(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
+    """A report of a poll whose adapter has made the facts itself, because every value is storable as it is.
+
+    It has the fields of the `DeliveryReport` with the same content (`in_full`), of which `models.merge.normalise` makes
+    the same facts. The facts are stored without a copy, so a field is derived from them only where it is read.
+    """
+
+    granularity: Granularity
+    provider_key: str
+    facts: Facts
+    statement: Any
+    """A Struct with the documented fields of the raw item, used like a mapping (`providers.plain.PlainItem`)."""
+    tracked: TrackedKey | None = None
+
+    source: ClassVar[Source] = Source.POLL
+    as_of: ClassVar[datetime | None] = None
+    provider_time: ClassVar[datetime | None] = None
+
+    @property
+    def status(self) -> Status:
+        return self.facts.status
+
+    @property
+    def provider_status(self) -> str:
+        return self.facts.provider_status
+
+    @property
+    def parent_key(self) -> str | None:
+        return self.facts.parent_key
+
+    @property
+    def client_ref(self) -> str | None:
+        return self.facts.client_ref
+
+    @property
+    def recipient(self) -> str | None:
+        return self.facts.recipient
+
+    @property
+    def reason(self) -> Reason | None:
+        return self.facts.reason
+
+    @property
+    def provider_error(self) -> str | None:
+        return self.facts.provider_error
+
+    @property
+    def total(self) -> int | None:
+        return self.facts.total
+
+    @property
+    def delivered(self) -> int | None:
+        return self.facts.delivered
+
+    @property
+    def undelivered(self) -> int | None:
+        return self.facts.undelivered
+
+    @property
+    def waiting(self) -> int | None:
+        return self.facts.waiting
+
+    @property
+    def segments(self) -> int | None:
+        return self.facts.segments
+
+    @property
+    def credits(self) -> float | None:
+        return self.facts.credits
+
+    @property
+    def sent_at(self) -> datetime | None:
+        return _moment(self.facts.sent_at)
+
+    @property
+    def done_at(self) -> datetime | None:
+        return _moment(self.facts.done_at)
+
+    @property
+    def valid_until(self) -> datetime | None:
+        return _moment(self.facts.valid_until)
+
+    @property
+    def day(self) -> date | None:
+        return None if self.facts.day is None else date.fromisoformat(self.facts.day)
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        return self.facts.extra or {}
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, PlainReport):
+            other = other.in_full()
+        return self.in_full() == other if isinstance(other, DeliveryReport) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def in_full(self) -> DeliveryReport:
+        """The same, field by field."""
+        return DeliveryReport(**{name: getattr(self, name) for name in DeliveryReport.__struct_fields__})
+
+    def completed(self, *, client_ref: str | None = None, recipient: str | None = None) -> "PlainReport":
+        """As `DeliveryReport.completed`."""
+        given = {"client_ref": client_ref, "recipient": recipient}
+        added = {name: clean_key(text) for name, text in given.items() if text and not getattr(self, name)}
+        return msgspec.structs.replace(self, facts=msgspec.structs.replace(self.facts, **added)) if added else self
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+Report = DeliveryReport | PlainReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +259,7 @@ class Hint:
     subject with these traits and the report is written. Else nothing is guessed, and `ask` is asked now.
     """
 
-    report: DeliveryReport | None
+    report: Report | None
     """The statement, under the key of the first subject with these traits; None where it says nothing we know."""
     twin_key: str
     """The provider_key (same granularity) of a second subject with these traits."""

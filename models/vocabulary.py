@@ -77,11 +77,12 @@ FAILURES: frozenset[Status] = frozenset({Status.UNDELIVERABLE, Status.EXPIRED, S
 
 FINAL_CLASS = 2
 """From this class on no further report is expected (`unreported` may still be overruled)."""
+_FINAL = frozenset(status for status, group in STATUS_CLASS.items() if group >= FINAL_CLASS)
 
 
 def is_final(status: Status) -> bool:
     """Whether the provider is expected to say nothing more (conversations have a rule of their own)."""
-    return STATUS_CLASS[status] >= FINAL_CLASS
+    return status in _FINAL
 
 
 def is_open(status: Status) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from zoneinfo import ZoneInfo
 
 from models.permit import DEFAULT_DEADLINE_SECONDS
-from models.report import DeliveryReport, Discovered, Hint, IdAnswer, KeptStatement, TrackedKey, Unreadable
+from models.report import Discovered, Hint, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Status
 
 JsonObject = Mapping[str, Any]
@@ -252,7 +252,7 @@ class SweepPage:
 class Parsed:
     """What an answer says."""
 
-    reports: tuple[DeliveryReport, ...] = ()
+    reports: tuple[Report, ...] = ()
     children: tuple[FetchSpec, ...] = ()
     """Further fetches that this answer calls for (next pages). Pages of a window carry the same `params["window"]`."""
     answers: tuple[IdAnswer, ...] = ()
@@ -316,7 +316,7 @@ class Adapter(Protocol):
         such bytes can be no item of such an answer. Raises an error of `providers.errors` where they are no item.
         """
 
-    def restate(self, account: Account, kept: KeptStatement) -> DeliveryReport | None:
+    def restate(self, account: Account, kept: KeptStatement) -> Report | None:
         """The report that a stored statement gives today; None where it gives none, and its stored facts stay.
 
         What only the answer around the item or a tracked id said (the sender's reference) may be missing in it.

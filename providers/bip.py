@@ -16,7 +16,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from models.keys import join_key
-from models.report import DeliveryReport, KeptStatement, Unreadable
+from models.report import DeliveryReport, KeptStatement, Report, Unreadable
 from models.vocabulary import Granularity, Reason, Source, Status, is_final
 from providers.adapter import (
     REFERENCES_OF_MESSAGES,
@@ -173,7 +173,7 @@ class Bip:
         known = hmac.compare_digest(given, wanted) and bool(user) and bool(password)
         return known and _is_allowed(callback.client_ip, account.options.get("allowed_ips", ()))
 
-    def restate(self, account: Account, kept: KeptStatement) -> DeliveryReport | None:
+    def restate(self, account: Account, kept: KeptStatement) -> Report | None:
         """A notice, one receiver of a report, or a send that failed as a whole."""
         stated = kept.statement
         if "report" in stated:

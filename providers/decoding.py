@@ -181,7 +181,7 @@ def load_json(body: bytes) -> Any:
     Raises `AnswerNotUnderstood` with the bytes for anything else: no JSON, another encoding, NaN or an infinite number,
     deeper than `MAX_DEPTH`, or more values than `providers.structure` allows, which are counted before any is built.
     """
-    check_values(body)
+    check_values(body, count_short=False)
     try:
         value = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_float=_finite)
         deep = _is_deeper(value, MAX_DEPTH)

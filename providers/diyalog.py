@@ -22,7 +22,7 @@ from msgspec import UNSET
 
 from models.facts import Facts
 from models.keys import join_key, split_key
-from models.report import DeliveryReport, IdAnswer, KeptStatement, TrackedKey, Unreadable
+from models.report import DeliveryReport, IdAnswer, KeptStatement, PlainReport, Report, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status
 from providers.adapter import (
     Account,
@@ -60,7 +60,7 @@ from providers.diyalog_webhook import APP_SECRET, MESSAGE_TEXT, SIGNATURE, is_si
 from providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, TryAgainSoon
 from providers.ids import whole_number
 from providers.numbers import plain
-from providers.plain import Count, NotPlainError, PlainItem, Text, Unset, Whole, plain_key, read_plain, report_facts
+from providers.plain import Count, NotPlainError, PlainItem, Text, Unset, Whole, plain_key, read_plain
 
 COUNTED: Final = "sendMessageCount"
 """The provider has no status word; what it states is this field, so its name stands where the word would."""
@@ -232,7 +232,7 @@ class Diyalog:
         found = _read(load_json(item))
         return Parsed(unreadable=(found,)) if isinstance(found, Unreadable) else Parsed(reports=(found,))
 
-    def restate(self, account: Account, kept: KeptStatement) -> DeliveryReport | None:
+    def restate(self, account: Account, kept: KeptStatement) -> Report | None:
         """One conversation-day, or one message of a bot."""
         del account
         if kept.granularity is Granularity.CONVERSATION:
@@ -257,9 +257,9 @@ def _parse_plain(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
     return _walk(fetch, [_read_plain(item) for item in read_plain(_DECODE, answer.body)])
 
 
-def _walk(fetch: Fetch, read: Sequence[DeliveryReport | Unreadable]) -> Parsed:
+def _walk(fetch: Fetch, read: Sequence[Report | Unreadable]) -> Parsed:
     """What the items of a page say, and which page comes next."""
-    reports = tuple(found for found in read if isinstance(found, DeliveryReport))
+    reports = tuple(found for found in read if not isinstance(found, Unreadable))
     seen = tuple(report.provider_key for report in reports)
     unreadable = [found for found in read if isinstance(found, Unreadable)]
     news = any(key not in fetch.seen_before for key in seen)
@@ -411,7 +411,7 @@ def _refuse_time(account: Account, answer: Answer) -> None:
     raise PauseAccount("Diyalog refuses the time or the right of the request.", code="403")
 
 
-def _read(item: Any) -> DeliveryReport | Unreadable:
+def _read(item: Any) -> Report | Unreadable:
     """One conversation-day, or why it cannot be read (names and links never leave the sealed bytes)."""
     if not isinstance(item, dict):
         return Unreadable(reason="A conversation is not an object.", raw=dump_item(item))
@@ -454,7 +454,7 @@ class _PlainDay(PlainItem):
 _DECODE: Final = msgspec.json.Decoder(list[_PlainDay]).decode
 
 
-def _read_plain(item: _PlainDay) -> DeliveryReport:
+def _read_plain(item: _PlainDay) -> Report:
     """What `_read` gives for a plain item."""
     item.conversationDetailLink = item.nameOfReceiver = item.nameOfSender = UNSET
     sender, receiver, date_of = plain_key(item.senderId), plain_key(item.receiverId), _day(item.messagingDate)
@@ -472,7 +472,13 @@ def _read_plain(item: _PlainDay) -> DeliveryReport:
         status=status,
         total=item.sendMessageCount,
     )
-    return report_facts(Granularity.CONVERSATION, join_key(sender, receiver, group, day), facts, item, None)
+    return PlainReport(
+        granularity=Granularity.CONVERSATION,
+        provider_key=join_key(sender, receiver, group, day),
+        facts=facts,
+        statement=item,
+        tracked=None,
+    )
 
 
 def _day(value: Any) -> date | None:

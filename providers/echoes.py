@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from core.redaction import KnownSecrets
-from models.report import DeliveryReport
+from models.report import Report
 from providers.adapter import ProviderRecord
 
 SHORTEST: Final = 8
@@ -26,7 +26,7 @@ def secrets_of(record: ProviderRecord, credentials: Mapping[str, str]) -> frozen
     return frozenset(each for each in secrets if len(each) >= SHORTEST)
 
 
-def without_echoes(reports: Sequence[DeliveryReport], secrets: frozenset[str]) -> Sequence[DeliveryReport]:
+def without_echoes(reports: Sequence[Report], secrets: frozenset[str]) -> Sequence[Report]:
     """The reports with `***` in place of each of the secrets, in whatever a provider may say in its own words.
 
     Keys, references and recipients stay: they name the subject. A pure function of both, so that a repeated statement
@@ -39,7 +39,7 @@ def without_echoes(reports: Sequence[DeliveryReport], secrets: frozenset[str]) -
     return [_masked(report, known) for report in reports] if _may_hold(reports, known) else reports
 
 
-def _may_hold(reports: Sequence[DeliveryReport], known: KnownSecrets) -> bool:
+def _may_hold(reports: Sequence[Report], known: KnownSecrets) -> bool:
     """Whether any of them may repeat a secret: one search for a batch costs a tenth of looking at each value."""
     try:
         document = msgspec.json.encode([_in_its_words(report) for report in reports]).decode()
@@ -56,18 +56,18 @@ def _known(secrets: Collection[str]) -> KnownSecrets:
     return known
 
 
-def _in_its_words(report: DeliveryReport) -> tuple[Any, ...]:
+def _in_its_words(report: Report) -> tuple[Any, ...]:
     return report.provider_status, report.provider_error, report.extra, report.statement
 
 
-def _masked(report: DeliveryReport, known: KnownSecrets) -> DeliveryReport:
+def _masked(report: Report, known: KnownSecrets) -> Report:
     said = _in_its_words(report)
     shown = tuple(_value(each, known) for each in said)
     if shown == said:
         return report
     status, error, extra, statement = shown
     return msgspec.structs.replace(
-        report, provider_status=status, provider_error=error, extra=extra, statement=statement, facts=None
+        report.in_full(), provider_status=status, provider_error=error, extra=extra, statement=statement
     )
 
 

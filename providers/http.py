@@ -90,6 +90,11 @@ class Room:
         """Give it back, however the step of this answer ends."""
         self.shrink(0)
 
+    @property
+    def is_used(self) -> bool:
+        """Whether it holds any."""
+        return self._held > 0
+
     def take(self, amount: int, seconds: float) -> None:
         """Hold `amount`, all of it at once: waiting for more while holding some could deadlock.
 
@@ -294,7 +299,7 @@ def _answer(
     if problem is None:
         try:
             plain = _unpacked(body, headers.get("content-encoding"), request.largest_bytes, reading)
-            values = check_values(plain, request.most_values)
+            values = check_values(plain, request.most_values, count_short=reading.room.is_used)
             reading.room.shrink(len(plain) + values * VALUE_BYTES)
         except ContentCodingError as error:
             problem = error.sentence("answer")

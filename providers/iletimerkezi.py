@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from models.keys import join_key
-from models.report import DeliveryReport, Discovered, IdAnswer, KeptStatement, TrackedKey, Unreadable
+from models.report import Discovered, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Source, Status, is_final
 from providers.adapter import (
     REFERENCES_OF_MESSAGES,
@@ -222,7 +222,7 @@ class Iletimerkezi:
             return Parsed(unreadable=(found,))
         return Parsed(reports=(found.report,), unreadable=found.unreadable)
 
-    def restate(self, account: Account, kept: KeptStatement) -> DeliveryReport | None:
+    def restate(self, account: Account, kept: KeptStatement) -> Report | None:
         """One order, one recipient of an order, or what the webhook said about one."""
         if kept.granularity is Granularity.ORDER:
             found = read_order(kept.statement, account, kept.as_of)
@@ -624,9 +624,7 @@ def _judge(account: Account, fetch: Fetch, answer: Answer, whole: _Whole, unread
     )
 
 
-def _summarise(
-    account: Account, answer: Answer, whole: _Whole
-) -> tuple[tuple[DeliveryReport, ...], tuple[Unreadable, ...]]:
+def _summarise(account: Account, answer: Answer, whole: _Whole) -> tuple[tuple[Report, ...], tuple[Unreadable, ...]]:
     """The order's own statement, unless its total contradicts what a list has stated."""
     stated = as_count(whole.stated.get("total"))
     if stated is not None and stated != whole.total:

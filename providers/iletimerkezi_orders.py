@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 
 from models.facts import Facts
 from models.keys import join_key, split_key
-from models.report import DeliveryReport, Hint, TrackedKey, Unreadable
+from models.report import DeliveryReport, Hint, PlainReport, Report, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status
 from providers.adapter import Account, Parsed
 from providers.decoding import Fields, as_count, as_int, as_key, as_text, dump_item, scrub
@@ -30,7 +30,6 @@ from providers.plain import (
     plain_key,
     plain_text,
     plain_time,
-    report_facts,
 )
 from providers.statuses import judge
 
@@ -69,7 +68,7 @@ class Order:
     """One order as a list or a detail answer states it."""
 
     id: str
-    report: DeliveryReport
+    report: Report
     unreadable: tuple[Unreadable, ...]
     """Why its status is unknown, and `unreadable_fields`."""
     unreadable_fields: tuple[Unreadable, ...]
@@ -209,7 +208,9 @@ def _read_plain_order(item: PlainOrder, account: Account, now: datetime | None) 
     tracked = None if status is Status.SCHEDULED else TrackedKey(id_kind=ORDER, value=order)
     return Order(
         id=order,
-        report=report_facts(Granularity.ORDER, order, facts, item, tracked),
+        report=PlainReport(
+            granularity=Granularity.ORDER, provider_key=order, facts=facts, statement=item, tracked=tracked
+        ),
         unreadable=(),
         unreadable_fields=(),
         submitted_at=submitted_at,
@@ -223,7 +224,7 @@ def _plain_code(value: str | float | UnsetType | None) -> str:
     return str(int(text)) if (text := plain_key(value)).isdecimal() else text
 
 
-def scheduled_order(order: str, total: int | None, account: Account) -> DeliveryReport:
+def scheduled_order(order: str, total: int | None, account: Account) -> Report:
     """What code 456 says about the order that was asked for: nothing of it has been sent yet.
 
     `total`: its recipients as a list stated them. Nothing sent means that all of them wait; without these counts the
@@ -255,7 +256,7 @@ def message_status(code: str, account: Account | None) -> tuple[Status, Reason |
 
 def summarise_order(
     order: Mapping[str, Any], account: Account, now: datetime | None
-) -> tuple[tuple[DeliveryReport, ...], tuple[Unreadable, ...]]:
+) -> tuple[tuple[Report, ...], tuple[Unreadable, ...]]:
     """The order's own statement in a detail answer: newer answers carry the counters, the 2024 sample does not.
 
     Without the counters it makes no row, but a field that is there and cannot be read is named all the same.
@@ -324,7 +325,7 @@ def report_recipients(
     *,
     is_sure: bool = True,
     is_one_missing: bool = False,
-) -> tuple[list[DeliveryReport], list[Unreadable]]:
+) -> tuple[list[Report], list[Unreadable]]:
     """Reports of the recipients of an order, all pages together, and those with a code that is not documented.
 
     Equal numbers get ordinals by `rank_equal_numbers`, which is right where the answer holds each number as often as
@@ -364,7 +365,7 @@ def is_repetition(key: str) -> bool:
     return len(parts) == _KEY_PARTS and parts[-1] != "1"
 
 
-def restate_recipient(key: str, statement: Mapping[str, Any], account: Account) -> DeliveryReport | None:
+def restate_recipient(key: str, statement: Mapping[str, Any], account: Account) -> Report | None:
     """The report of one recipient under the `provider_key` that it has; None where the statement cannot be read."""
     found, parts = _recipient(statement), split_key(key)
     if isinstance(found, Unreadable) or len(parts) != _KEY_PARTS:
@@ -372,12 +373,14 @@ def restate_recipient(key: str, statement: Mapping[str, Any], account: Account) 
     return _recipient_report(parts[0], found, int(parts[-1]), account)
 
 
-def _recipient_report(order: str, one: Recipient, ordinal: int, account: Account | None) -> DeliveryReport:
+def _recipient_report(order: str, one: Recipient, ordinal: int, account: Account | None) -> Report:
     status, reason = message_status(one.code, account)
     key, tracked = join_key(order, one.number, ordinal), TrackedKey(id_kind=ORDER, value=order)
     if isinstance(one.statement, PlainRecipient):
         facts = Facts(parent_key=order, provider_status=one.code, reason=reason, recipient=one.number, status=status)
-        return report_facts(Granularity.MESSAGE, key, facts, one.statement, tracked)
+        return PlainReport(
+            granularity=Granularity.MESSAGE, provider_key=key, facts=facts, statement=one.statement, tracked=tracked
+        )
     return DeliveryReport(
         granularity=Granularity.MESSAGE,
         provider_key=key,
@@ -391,6 +394,6 @@ def _recipient_report(order: str, one: Recipient, ordinal: int, account: Account
     )
 
 
-def _unknown(report: DeliveryReport) -> Unreadable:
+def _unknown(report: Report) -> Unreadable:
     reason = "A recipient has a status code that is not documented."
     return Unreadable(reason=reason, raw=dump_item(report.statement), provider_key=report.provider_key)

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from models.report import DeliveryReport, Discovered, Hint, IdAnswer, KeptStatement, TrackedKey, Unreadable
+from models.report import Discovered, Hint, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
 from models.vocabulary import is_final
 from providers.adapter import (
     LARGEST_ANSWER_BYTES,
@@ -262,7 +262,7 @@ class Organik:
         is_whole = callback.tail[len(secret) :][:1] in {"", "/"}
         return bool(secret) and hmac.compare_digest(given, secret.encode()) and is_whole
 
-    def restate(self, account: Account, kept: KeptStatement) -> DeliveryReport | None:
+    def restate(self, account: Account, kept: KeptStatement) -> Report | None:
         """One row of a report, or what a send reply said about a refused number or send."""
         if "response" not in kept.statement:
             return read_row(account, kept.statement, None)[0]
@@ -313,7 +313,7 @@ def _parse_error_through(fetch: Fetch, code: int) -> Parsed:
     return Parsed(children=tuple(batch_of("gsm_track", [key.value]) for key in keys_of(fetch)))
 
 
-def _parse_through(fetch: Fetch, read: Sequence[tuple[DeliveryReport | None, tuple[Unreadable, ...]]]) -> Parsed:
+def _parse_through(fetch: Fetch, read: Sequence[tuple[Report | None, tuple[Unreadable, ...]]]) -> Parsed:
     """The rows of transactions that were asked for in the place of gsm ids, and what they settle of these.
 
     An id that is not among its transaction's rows is asked for alone.
@@ -366,10 +366,10 @@ def _parse_plain(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
 def _parse_rows(
     account: Account,
     fetch: Fetch,
-    read: Iterable[tuple[TrackedKey | None, DeliveryReport | None, tuple[Unreadable, ...]]],
+    read: Iterable[tuple[TrackedKey | None, Report | None, tuple[Unreadable, ...]]],
 ) -> Parsed:
     """What rows settle: each with the id asked for that it answers, its report, and what could not be understood."""
-    reports: dict[TrackedKey | None, list[DeliveryReport]] = {}
+    reports: dict[TrackedKey | None, list[Report]] = {}
     unreadable: list[Unreadable] = []
     spoiled: set[TrackedKey | None] = set()
     for owner, report, troubles in read:
@@ -424,7 +424,7 @@ def _settle(
     account: Account,
     fetch: Fetch,
     key: TrackedKey,
-    rows: Sequence[DeliveryReport],
+    rows: Sequence[Report],
     spoiled: set[TrackedKey | None],
 ) -> tuple[list[Discovered], IdAnswer]:
     """What the rows of one id settle: closed when all are final, split when few of a big transaction are still open.
@@ -456,12 +456,12 @@ def _settle(
     return stragglers, IdAnswer(key=key, found=True, settled=True, close_reason="split", fingerprint=fingerprint)
 
 
-def _fingerprint(rows: Sequence[DeliveryReport]) -> str:
+def _fingerprint(rows: Sequence[Report]) -> str:
     """Distinguishes one multiset of rows from another."""
     return hashlib.sha256("\n".join(sorted(row.provider_key for row in rows)).encode()).hexdigest()
 
 
-def _straggler(row: DeliveryReport, due: DueId | None) -> Discovered:
+def _straggler(row: Report, due: DueId | None) -> Discovered:
     return Discovered(
         key=TrackedKey(id_kind="gsm_track", value=row.provider_key),
         client_ref=row.client_ref or (due.client_ref if due else None),

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET
 
 from models.facts import Facts
-from models.report import DeliveryReport, TrackedKey, Unreadable
+from models.report import DeliveryReport, PlainReport, Report, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status, is_final
 from providers.adapter import Account
 from providers.decoding import Fields, as_int, as_key, as_text, dump_item, scrub
@@ -28,7 +28,6 @@ from providers.plain import (
     plain_text,
     plain_time,
     read_plain,
-    report_facts,
 )
 from providers.statuses import judge_unlisted
 
@@ -90,9 +89,7 @@ REFUSALS: Final = frozenset({5, 6, 8, 23})
 """Errorcodes that turn status 3 or 4 into `rejected`: the message was refused, it did not fail to reach the phone."""
 
 
-def read_row(
-    account: Account, row: Any, owner: TrackedKey | None
-) -> tuple[DeliveryReport | None, tuple[Unreadable, ...]]:
+def read_row(account: Account, row: Any, owner: TrackedKey | None) -> tuple[Report | None, tuple[Unreadable, ...]]:
     """The report of one row, and what of it could not be understood."""
     key = as_key(row.get("gsm_track_id")) if isinstance(row, dict) else None
     number = as_int(row.get("status")) if key is not None else None
@@ -191,13 +188,23 @@ def read_plain_rows(body: bytes) -> Sequence[_PlainRow]:
     return response.data
 
 
-def report_plain_row(account: Account, row: _PlainRow, owner: TrackedKey | None) -> DeliveryReport:
+_MESSAGE, _SCHEDULED = Granularity.MESSAGE, Status.SCHEDULED
+
+
+@lru_cache(maxsize=1024)
+def _judge_plain(number: int | Unset, code: int | Unset | None) -> tuple[str, Status, Reason | None, str | None, bool]:
+    """The status as text, what `_judge` gives, and whether it is final."""
+    if isinstance(number, Unset) or number not in STATUS:
+        raise NotPlainError
+    code = None if isinstance(code, Unset) else code
+    status, reason, error = _judge_listed(number, code, str(code) if code else None)
+    return str(number), status, reason, error, is_final(status)
+
+
+def report_plain_row(account: Account, row: _PlainRow, owner: TrackedKey | None) -> Report:
     """What `read_row` gives for a plain row."""
     number, foreign = row.status, row.is_foreign_gsm
-    if number is UNSET or number not in STATUS:
-        raise NotPlainError
-    code = None if row.errorcode is UNSET else row.errorcode
-    status, reason, error = _judge_listed(number, code, str(code) if code else None)
+    word, status, reason, error, final = _judge_plain(number, row.errorcode)
     zone, gsm = account.timezone, plain_text(row.gsm)
     created_at, started_at = plain_time(row.create_date, zone), plain_time(row.start_date, zone)
     finished_at = plain_time(row.finish_date, zone)
@@ -209,15 +216,21 @@ def report_plain_row(account: Account, row: _PlainRow, owner: TrackedKey | None)
     facts = Facts(
         client_ref=plain_text(row.delivery_track_id),
         credits=plain_amount(row.credit_amount),
-        done_at=finished_at if is_final(status) else None,
+        done_at=finished_at if final else None,
         extra=extra or None,
         parent_key=plain_text(row.transaction_id),
         provider_error=error,
-        provider_status=str(number),
+        provider_status=word,
         reason=reason,
         recipient=recipient(gsm, foreign=foreign == 1) if gsm else None,
         segments=None if row.sms_count is UNSET else row.sms_count,
-        sent_at=None if status is Status.SCHEDULED else started_at,
+        sent_at=None if status is _SCHEDULED else started_at,
         status=status,
     )
-    return report_facts(Granularity.MESSAGE, plain_key(row.gsm_track_id), facts, row, owner)
+    return PlainReport(
+        granularity=_MESSAGE,
+        provider_key=plain_key(row.gsm_track_id),
+        facts=facts,
+        statement=row,
+        tracked=owner,
+    )

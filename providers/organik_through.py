@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from models.report import DeliveryReport, TrackedKey
+from models.report import Report, TrackedKey
 from providers.adapter import DueId
 
 _ANY: Final = ("", None)
@@ -19,7 +19,7 @@ _ANY: Final = ("", None)
 class Attribution:
     """What the rows of one transaction show of the ids asked for."""
 
-    shown: dict[TrackedKey, list[DeliveryReport]] = field(default_factory=dict)
+    shown: dict[TrackedKey, list[Report]] = field(default_factory=dict)
     """For each id that stands among the rows: the rows of which one is its own."""
     owners: dict[str, TrackedKey] = field(default_factory=dict)
     """Row (`provider_key`) → the id whose registration completes it."""
@@ -29,7 +29,7 @@ class Attribution:
     """Ids that no row can be about."""
 
 
-def attribute(waiting: Sequence[DueId], rows: Sequence[DeliveryReport]) -> Attribution:
+def attribute(waiting: Sequence[DueId], rows: Sequence[Report]) -> Attribution:
     """Tell the rows of one transaction (distinct by key) apart by the ids that wait for them."""
     found, left = Attribution(), {row.provider_key: row for row in rows}
     unnamed: list[DueId] = []
@@ -68,7 +68,7 @@ def _trait(item: DueId) -> tuple[str, str | None]:
     return ("client_ref", item.client_ref) if item.client_ref is not None else _ANY
 
 
-def _show(found: Attribution, items: Sequence[DueId], rows: Sequence[DeliveryReport]) -> None:
+def _show(found: Attribution, items: Sequence[DueId], rows: Sequence[Report]) -> None:
     if len(items) == len(rows) == 1:
         found.sure.add(items[0].key)
     found.shown |= {item.key: list(rows) for item in items}

@@ -8,17 +8,14 @@ and makes of it exactly the reports that its tolerant reader would make; where a
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date, datetime, timedelta
+from datetime import timedelta
 from functools import lru_cache
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Annotated, Any, Final, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Meta, UnsetType
 
-from models.facts import Facts
-from models.report import DeliveryReport, TrackedKey
-from models.vocabulary import Granularity
 from providers.decoding import KEY_LIMIT, MAX_COUNT, MAX_INT, as_amount, as_count, is_no_time, local_time
 from providers.structure import check_values
 
@@ -73,7 +70,7 @@ def read_plain(decode: Callable[[bytes], _Body], body: bytes) -> _Body:
 
     Raises `AnswerNotUnderstood` where it holds more values than `providers.structure` allows, before any is built.
     """
-    check_values(body)
+    check_values(body, count_short=False)
     try:
         return decode(body)
     except msgspec.MsgspecError:
@@ -111,18 +108,13 @@ def plain_count(value: float | str | UnsetType | None) -> int | None:
     return count
 
 
+@lru_cache(maxsize=4096)
 def plain_time(text: float | str | UnsetType | None, zone: ZoneInfo) -> str | None:
-    """What `Fields.time` gives, as ISO 8601; None where there is no time."""
-    if text is None or text is msgspec.UNSET or text == "":
+    """What `Fields.time` gives, as ISO 8601; None where there is no time. Messages of one send share their times."""
+    if text is None or isinstance(text, UnsetType) or text == "":
         return None
     if not isinstance(text, str):
         raise NotPlainError
-    return _time(text, zone)
-
-
-@lru_cache(maxsize=4096)
-def _time(text: str, zone: ZoneInfo) -> str | None:
-    """The messages of one send share their times."""
     rest = _IN_UTC.get(text[_HOUR:])
     hour = None if rest is None else _utc_hour(text[:_HOUR], zone)
     if hour is not None:
@@ -133,37 +125,6 @@ def _time(text: str, zone: ZoneInfo) -> str | None:
     if moment is None and not is_no_time(text):
         raise NotPlainError
     return None if moment is None else moment.isoformat()
-
-
-def report_facts(
-    granularity: Granularity, key: str, facts: Facts, item: PlainItem, tracked: TrackedKey | None
-) -> DeliveryReport:
-    """The report of a plain item, made of its facts, in which every value is storable as it is."""
-    return DeliveryReport(
-        granularity=granularity,
-        provider_key=key,
-        status=facts.status,
-        provider_status=facts.provider_status,
-        parent_key=facts.parent_key,
-        client_ref=facts.client_ref,
-        recipient=facts.recipient,
-        reason=facts.reason,
-        provider_error=facts.provider_error,
-        total=facts.total,
-        delivered=facts.delivered,
-        undelivered=facts.undelivered,
-        waiting=facts.waiting,
-        segments=facts.segments,
-        credits=facts.credits,
-        sent_at=None if facts.sent_at is None else datetime.fromisoformat(facts.sent_at),
-        done_at=None if facts.done_at is None else datetime.fromisoformat(facts.done_at),
-        valid_until=None if facts.valid_until is None else datetime.fromisoformat(facts.valid_until),
-        day=None if facts.day is None else date.fromisoformat(facts.day),
-        extra=facts.extra or {},
-        statement=cast("Mapping[str, Any]", item),
-        tracked=tracked,
-        facts=facts,
-    )
 
 
 @lru_cache(maxsize=4096)

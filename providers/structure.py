@@ -22,14 +22,17 @@ _TOKENS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{\[,:]', re.DOTALL)
 _LONG_TAG: Final = re.compile(rb"<[^<]{%d}" % _LONGEST_TAG)
 
 
-def check_values(body: bytes, most: int = MOST_VALUES) -> int:
+def check_values(body: bytes, most: int = MOST_VALUES, *, count_short: bool = True) -> int:
     """At most how many values JSON or XML holds, no more than `most`.
 
-    Raises `AnswerNotUnderstood`, with the bytes, where there are more.
+    Raises `AnswerNotUnderstood`, with the bytes, where there are more. `count_short` False: JSON of at most `most`
+    bytes is not counted, since each value takes at least one; its length is returned.
     """
     if is_xml(body):
         found = body.count(b"<") // 2 + body.count(b"=")
         too_many = found > most or _LONG_TAG.search(body) is not None
+    elif not count_short and len(body) <= most:
+        return len(body)
     else:
         found = sum(map(body.count, _BEGIN_VALUES))
         too_many = found > most and _has_more(body, most)

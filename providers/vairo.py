@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from models.keys import join_key
-from models.report import DeliveryReport, IdAnswer, KeptStatement, TrackedKey, Unreadable
+from models.report import DeliveryReport, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status, is_final
 from providers.adapter import (
     REFERENCES_OF_MESSAGES,
@@ -245,7 +245,7 @@ class Vairo(PullOnly):
             return _read_send(account, fetch, load_object(item))
         return _read_number(account, fetch, load_object(item)) if call == "NumaraRaporu" else None
 
-    def restate(self, account: Account, kept: KeptStatement) -> DeliveryReport | None:
+    def restate(self, account: Account, kept: KeptStatement) -> Report | None:
         """One number of a send, or the send itself."""
         fields = Fields(kept.statement, account.timezone)
         if kept.granularity is Granularity.ORDER:

@@ -21,7 +21,7 @@ from models.database import Record
 from models.ledger.clockwatch import ClockWatch
 from models.ledger.taking import Holder
 from models.quarantine import check_key, new_key
-from models.report import DeliveryReport
+from models.report import Report
 from providers.adapter import Account, Adapter
 from providers.echoes import secrets_of, without_echoes
 from providers.http import HttpDoor
@@ -88,7 +88,7 @@ class Runtime:
             register_secret(derived(credentials))
         return account
 
-    def without_echoes(self, row: Record, reports: Sequence[DeliveryReport]) -> Sequence[DeliveryReport]:
+    def without_echoes(self, row: Record, reports: Sequence[Report]) -> Sequence[Report]:
         """The reports as they may be stored: the account's own credentials in them are masked.
 
         A credential that cannot be resolved here was not in any request of this process.

@@ -173,7 +173,7 @@ class Held:
         """Finish, and take nothing further."""
         asked = Asked(runtime=self.runtime, prepared=self.prepared, taken=self.taken, sent=sent)
         effects = Effects()
-        finish(asked, said, effects, lambda _: taking.Gone())
+        finish(asked, said, effects, lambda _, **__: taking.Gone())
         effects.write_log()
 
 

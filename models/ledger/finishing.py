@@ -1,8 +1,8 @@
 """How a held fetch ends: the parts of the one finishing transaction.
 
 Lock order of every writer: account (only where its state changes), fetch, call, deliveries sorted by key, observations,
-quarantine sorted by fingerprint, tracked ids, children, poll. The step strings these parts together; each is one
-statement.
+quarantine sorted by fingerprint, tracked ids, children, poll; for the next take the account last, without waiting. The
+step strings these parts together; each is one statement.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.database import execute, json_parameter
+from models.database import Record, execute, execute_named, json_parameter
 from models.ledger.walks import ended_state_sql
 from models.references import share_sql
 from models.tracked import REFERENCE, check_wholes
@@ -39,7 +39,12 @@ class CallEnd:
     """Whether reports are stored that may lack a reference (`models.references`)."""
 
 
-_LOCK_ACCOUNT = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE id = :account_id FOR NO KEY UPDATE")
+def locked_account_sql(account_id: str) -> str:
+    """SQL: the row of the account with this id (an expression), locked, and PostgreSQL's clock as `now`."""
+    return f"SELECT *, clock_timestamp() AS now FROM accounts WHERE id = {account_id} FOR NO KEY UPDATE"
+
+
+_LOCK_ACCOUNT = text(locked_account_sql(":account_id"))
 
 
 def lock_account(connection: Connection, account_id: str) -> RowMapping:
@@ -368,25 +373,41 @@ _COUNT = f"""
             THEN {ended_state_sql("dead + %(dead)s", "(drifting OR %(drifting)s)")} ELSE state END,
         finished_at = CASE WHEN {_IS_LAST} THEN clock_timestamp() ELSE finished_at END
     WHERE id = %(poll_id)s
-    RETURNING CASE WHEN open_fetches = 0 AND state LIKE 'complete%%' THEN state END AS ended
+    RETURNING account_id, CASE WHEN open_fetches = 0 AND state LIKE 'complete%%' THEN state END AS ended
 """
-# The fetch is held already, so it does not matter which of the two is written first.
-_END_AND_COUNT = f"WITH end_of_fetch AS ({_END_FETCH}) {_COUNT}"
+# The fetch is held already, so it does not matter whether it or the poll is written first. The account comes last and
+# without waiting, since its holder may be waiting for the poll: LATERAL makes PostgreSQL lock it after the poll.
+_END_AND_COUNT = f"""
+    WITH end_of_fetch AS ({_END_FETCH}), counted AS ({_COUNT})
+    SELECT counted.ended, account.* FROM counted
+    LEFT JOIN LATERAL ({locked_account_sql("counted.account_id")} SKIP LOCKED) account ON true
+"""
 
 
-def count_poll(connection: Connection, poll_id: int, counts: PollCounts, end: FetchEnd | None = None) -> str | None:
+def count_poll(connection: Connection, poll_id: int, counts: PollCounts) -> str | None:
     """Add the counts; the finisher that brings `open_fetches` to 0 ends the poll.
 
-    Returns the last state where the poll ended here. `end`: of a fetch that this transaction
-    holds, written in the same statement.
+    Returns the last state where the poll ended here.
     """
-    parameters = {name: getattr(counts, name) for name in PollCounts.__slots__} | {"poll_id": poll_id}
-    statement = _COUNT
-    if end is not None:
-        statement, parameters = _END_AND_COUNT, parameters | end.parameters()
     ended: str | None
-    [[ended]] = execute(connection, statement, parameters)
+    [[_, ended]] = execute(connection, _COUNT, _counted(poll_id, counts))
     return ended
+
+
+def end_and_count(
+    connection: Connection, poll_id: int, counts: PollCounts, end: FetchEnd
+) -> tuple[str | None, Record | None]:
+    """End a fetch that this transaction holds, count its poll, and lock the account for the take, in one statement.
+
+    Returns what `count_poll` does, and the account's row as `taking.take` reads it; None where another holds it.
+    """
+    [found] = execute_named(connection, _END_AND_COUNT, _counted(poll_id, counts) | end.parameters())
+    ended: str | None = found.pop("ended")
+    return ended, None if found["id"] is None else found
+
+
+def _counted(poll_id: int, counts: PollCounts) -> dict[str, Any]:
+    return {name: getattr(counts, name) for name in PollCounts.__slots__} | {"poll_id": poll_id}
 
 
 _ACCOUNT = text("""

@@ -26,6 +26,7 @@ from core import clock
 from models.database import Record, execute, execute_named
 from models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Reading
 from models.ledger.deciding import Decision, decide, look
+from models.ledger.finishing import locked_account_sql
 from models.ledger.sharing import CROWDED_LASTS_SECONDS
 from models.ledger.walks import seen_in_chain
 from models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS, Permit
@@ -132,7 +133,7 @@ class Holder:
 
 MAY_GO = "left to another thread"
 
-_LOCK = "SELECT *, clock_timestamp() AS now FROM accounts WHERE id = %(account_id)s FOR NO KEY UPDATE"
+_LOCK = locked_account_sql("%(account_id)s")
 _LOCK_UNLESS_BUSY = f"{_LOCK} SKIP LOCKED"
 _ACCOUNT_OF = "SELECT account_id FROM fetches WHERE id = %(fetch_id)s"
 
@@ -175,6 +176,7 @@ def take(
     fetch_id: int | None = None,
     by_message: bool = False,
     may_wait: bool = True,
+    row: Record | None = None,
 ) -> Took:
     """Turn the best ready fetch of an account into a held one and write its call row, in one, if one may be made now.
 
@@ -184,9 +186,10 @@ def take(
 
     `holder` None: only look, and have another thread take by a message (`NotYet.call_up`). `by_message`: a
     message has led here, so none is on its way any more, unless that is due later; without a holder, none at all.
-    `may_wait` False: at the end of a transaction that holds other locks, and must not wait for the account.
+    `may_wait` False: at the end of a transaction that holds other locks, and must not wait for the account. `row`: the
+    account's row, where this transaction has locked it already (`finishing.end_and_count`).
     """
-    row = _locked(connection, account_id or _account_of(connection, fetch_id), may_wait=may_wait)
+    row = row or _locked(connection, account_id or _account_of(connection, fetch_id), may_wait=may_wait)
     if row is None:
         return Gone() if may_wait else Busy()
     if holder is not None:

@@ -1,8 +1,9 @@
 """What the parts of a fetch step hand to one another."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from sqlalchemy import Connection
 
@@ -20,8 +21,12 @@ from tasks.effects import Effects
 from tasks.runtime import Runtime
 from tasks.steps.bodies import to_keep
 
-Follow = Callable[[Connection], Took]
-"""The end of a finishing transaction: takes what comes next, or has it taken by another thread."""
+
+class Follow(Protocol):
+    """The end of a finishing transaction: takes what comes next, or has it taken by another thread."""
+
+    def __call__(self, connection: Connection, /, *, row: Record | None) -> Took:
+        """`row`: the account's, where it is locked already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

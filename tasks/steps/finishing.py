@@ -10,6 +10,7 @@ from sqlalchemy.exc import DataError, IntegrityError, InternalError, Programming
 
 from core.logging import get_logger, origin
 from models.availability import is_unavailable
+from models.database import Record
 from models.deliveries import UpsertResult, upsert
 from models.ledger import finishing as ledger
 from models.ledger import planning
@@ -17,7 +18,7 @@ from models.ledger.deadletters import clear_dead, subjects_of_ids
 from models.ledger.taking import Took
 from models.quarantine import resolve_answers
 from models.references import completing, lack_references
-from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
+from models.report import DeliveryReport, Discovered, IdAnswer, Report, TrackedKey
 from models.tracked import AskedId
 from models.vocabulary import Source, Status, is_open
 from providers.adapter import FetchSpec, Parsed
@@ -44,9 +45,9 @@ def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, foll
         return finish_trouble(asked, outcome, effects)
 
     def run(connection: Connection, mine: Effects) -> Took:
-        _finish_done(connection, mine, asked, outcome)
+        row = _finish_done(connection, mine, asked, outcome)
         # The last lock, taken without waiting: its holder may be waiting for one of ours.
-        return follow(connection)
+        return follow(connection, row=row)
 
     try:
         return commit(asked.runtime.engine, effects, run)
@@ -58,8 +59,8 @@ def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, foll
         return finish_trouble(asked, bug, effects)
 
 
-def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed: Parsed) -> None:
-    """What an answer changes."""
+def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed: Parsed) -> Record | None:
+    """What an answer changes. Returns the account's row, where it is locked for the take already."""
     if not asked.taken.is_clean or parsed.learned:
         _reset_account(connection, effects, asked, parsed.learned)
     account_id, kinds = asked.taken.account_id, asked.prepared.adapter.record.reference_kinds
@@ -118,9 +119,14 @@ def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed:
         seconds=round(asked.sent.duration_seconds, 3),
     )
     counts = _counts(result, len(parsed.reports), children + further, drifting=drifting)
-    state = ledger.count_poll(connection, asked.taken.poll_id, counts, None if goes_on else end)
+    row: Record | None = None
+    if goes_on:
+        state = ledger.count_poll(connection, asked.taken.poll_id, counts)
+    else:
+        state, row = ledger.end_and_count(connection, asked.taken.poll_id, counts, end)
     if state is not None:
         effects.info("poll.ended", state=state)
+    return row
 
 
 def _continue_walk(connection: Connection, asked: Asked, children: int) -> tuple[int, int, bool]:
@@ -158,7 +164,7 @@ def _reset_account(connection: Connection, effects: Effects, asked: Asked, learn
     ledger.update_account(connection, row, changes)
 
 
-def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[DeliveryReport]:
+def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Report]:
     """The reports with what the sender registered filled in, and ours where validity has ended without a final one.
 
     `asked_at`: by the clock as it is now.
@@ -171,7 +177,7 @@ def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Deliver
     }
     if not registered:
         return list(stated)
-    reports: list[DeliveryReport] = []
+    reports: list[Report] = []
     for report in stated:
         row = registered.get(report.tracked) if report.tracked is not None else None
         if row is None:
@@ -186,7 +192,7 @@ def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Deliver
     return reports
 
 
-def unreported(report: DeliveryReport, valid_until: datetime) -> DeliveryReport:
+def unreported(report: Report, valid_until: datetime) -> DeliveryReport:
     """Our own statement: validity has ended, the provider was asked after that, and no final report came."""
     return DeliveryReport(
         granularity=report.granularity,

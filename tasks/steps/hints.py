@@ -8,7 +8,7 @@ from sqlalchemy import Connection, RowMapping
 
 from models.deliveries import Key, stored_keys
 from models.ledger.finishing import discover
-from models.report import DeliveryReport, Hint, TrackedKey
+from models.report import Hint, Report, TrackedKey
 from models.tracked import read_whole
 from tasks.steps.tracking import validity_of
 
@@ -17,7 +17,7 @@ from tasks.steps.tracking import validity_of
 class Placed:
     """What became of hints."""
 
-    reports: tuple[DeliveryReport, ...]
+    reports: tuple[Report, ...]
     """Those whose subject is sure."""
     ask: tuple[TrackedKey, ...]
     """What is to be asked for, since the subject of a statement is not sure."""
@@ -33,7 +33,7 @@ def place(connection: Connection, account_id: str, hints: Sequence[Hint]) -> Pla
         return Placed(reports=(), ask=())
     whole = read_whole(connection, account_id, {hint.ask for hint in hints})
     stored = stored_keys(connection, account_id, {key for hint in hints for key in _keys(hint)})
-    reports: list[DeliveryReport] = []
+    reports: list[Report] = []
     ask: dict[TrackedKey, None] = {}
     for hint in hints:
         if hint.report is not None and hint.ask in whole and [key in stored for key in _keys(hint)] == [True, False]:

@@ -14,7 +14,7 @@ from models.database import retry_transaction
 from models.ledger.deadletters import open_ids_of
 from models.quarantine import Opened, open_sealed, resolve
 from models.references import upsert_shared
-from models.report import DeliveryReport, TrackedKey
+from models.report import Report, TrackedKey
 from models.tracked import close_answered
 from models.vocabulary import Status
 from providers.adapter import LARGEST_ANSWER_BYTES, Account, Adapter, Answer, Callback, Fetch, FetchSpec, Parsed
@@ -86,7 +86,7 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
     return Reread(entry_id=entry_id, understood=False, why=_reason(parsed))
 
 
-def _what_came_of_it(parsed: Parsed, reports: Sequence[DeliveryReport]) -> str:
+def _what_came_of_it(parsed: Parsed, reports: Sequence[Report]) -> str:
     if reports:
         return "understood and stored"
     if parsed.hints:

@@ -79,10 +79,12 @@ class Sink:
             return Found((place,) for place in sorted(parameters["ids"]))
         if sql is sending_time._MOVED_BY_ORDERS:
             return Found()
-        rows = msgspec.json.decode(parameters["rows"])
         if sql is deliveries._PROBE:
+            rows = msgspec.json.decode(parameters["rows"])
             return Found((row["n"], self._ids.get(row["provider_key"]), False, False) for row in rows)
-        return Found() if sql is deliveries._INSERT else Found((row["id"],) for row in rows)
+        if sql is deliveries._INSERT:
+            return Found()
+        return Found((row["id"],) for row in msgspec.json.decode(parameters["others"]))
 
 
 def _history_row(place: int, report: DeliveryReport) -> tuple[Any, ...]:

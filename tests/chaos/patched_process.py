@@ -29,6 +29,7 @@ POINTS: dict[str, tuple[str, str]] = {
     "insert_fetches": ("models.ledger.planning", "insert_fetches"),
     "end_fetch": ("models.ledger.finishing", "end_fetch"),
     "count_poll": ("models.ledger.finishing", "count_poll"),
+    "end_and_count": ("models.ledger.finishing", "end_and_count"),
     "publish": ("tasks.base", "publish"),
     "ack": ("celery.worker.request", "Request.acknowledge"),
 }

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from driving import make_runtime, scalar, sent_by
-from ledger_acts import add_account, add_ids, expire_lease, fetches_of, plan, row
+from ledger_acts import add_account, add_ids, expire_lease, fetches_of, plan, row, take
 from sqlalchemy import Engine, event, text
 from tiny_provider import Reply, Request, TinyProvider, vairo_reply
 
 from core import clock, names
+from models.ledger import finishing as ledger
 from models.ledger import taking
 from tasks.runtime import Runtime
 from tasks.steps import draining, upkeep
@@ -44,6 +45,19 @@ def commits(migrated_database: Engine) -> Iterator[list[str]]:
 
 
 @pytest.fixture
+def statements(migrated_database: Engine) -> Iterator[list[str]]:
+    """What PostgreSQL is asked for, without commits."""
+    found: list[str] = []
+
+    def note(*given: Any) -> None:
+        found.append(given[2])
+
+    event.listen(migrated_database, "before_cursor_execute", note)
+    yield found
+    event.remove(migrated_database, "before_cursor_execute", note)
+
+
+@pytest.fixture
 def tiny() -> Iterator[TinyProvider]:
     """A provider that reports every number as delivered."""
     with TinyProvider(lambda request: vairo_reply(request, "DELIVERED")) as running:
@@ -68,6 +82,22 @@ def test_one_message_makes_every_call_with_one_transaction_each(
     assert len(commits) == MANY + 1
     assert (len(tiny.requests("a")), len(fetches_of(runtime.engine, account_id, "done"))) == (MANY, MANY)
     assert row(runtime.engine, "polls", row(runtime.engine, "fetches", ids[0])["poll_id"])["state"] == "complete"
+
+
+def test_a_call_of_a_drain_takes_seven_statements(
+    runtime: Runtime, tiny: TinyProvider, statements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the end of one call to the next request."""
+    monkeypatch.setattr(draining, "DRAIN_SECONDS", 60.0)
+    _, ids = account_of(runtime, tiny, concurrency=1)
+    steps = drain(runtime, ids[0])
+    for _ in range(MANY // 2):
+        next(steps)
+    statements.clear()
+    next(steps)
+    next(steps)
+    assert len(statements) == 7, statements
+    steps.close()
 
 
 @pytest.mark.parametrize("reason", ["the time is over", "the process stops"])
@@ -172,3 +202,55 @@ def test_a_finisher_waits_a_little_for_an_account_that_another_take_holds(
         holder.execute(text("SELECT id FROM accounts WHERE id = :a FOR NO KEY UPDATE"), {"a": account_id})
         assert isinstance(taking.take(finisher, None, account_id=account_id, may_wait=False), taking.Busy)
         assert waits == list(taking.BUSY_WAITS)
+
+
+@pytest.mark.parametrize("is_free", [True, False])
+def test_the_end_of_a_fetch_locks_its_account_and_waits_for_no_other_holder(
+    runtime: Runtime, tiny: TinyProvider, is_free: bool
+) -> None:
+    """What the take then reads is locked by nobody else, or it is not given at all."""
+    account_id, [fetch_id, *_] = account_of(runtime, tiny)
+    taken = take(runtime.engine, fetch_id)
+    assert isinstance(taken, taking.Taken)
+    end = ledger.FetchEnd(fetch_id=fetch_id, state="done")
+    unless_held = text("SELECT id FROM accounts WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED")
+    with runtime.engine.begin() as other, runtime.engine.begin() as finisher:
+        if not is_free:
+            other.execute(unless_held, {"id": account_id})
+        finisher.execute(text("SET LOCAL lock_timeout = '20s'"))
+        ended, locked = ledger.end_and_count(finisher, taken.poll_id, ledger.PollCounts(ended=1), end)
+        assert (ended, locked and locked["id"]) == (None, account_id if is_free else None)
+        if is_free:
+            assert locked is not None
+            assert locked["now"] is not None
+            assert other.execute(unless_held, {"id": account_id}).all() == []
+    assert row(runtime.engine, "fetches", fetch_id)["state"] == "done"
+
+
+def test_the_account_that_the_end_of_a_fetch_gives_is_what_was_committed_while_it_waited_for_the_poll(
+    runtime: Runtime, tiny: TinyProvider
+) -> None:
+    """A limit that was changed meanwhile holds for the next take."""
+    account_id, [fetch_id, *_] = account_of(runtime, tiny, concurrency=1)
+    taken = take(runtime.engine, fetch_id)
+    assert isinstance(taken, taking.Taken)
+    end, found = ledger.FetchEnd(fetch_id=fetch_id, state="done"), []
+
+    def finish() -> None:
+        with runtime.engine.begin() as finisher:
+            found.append(ledger.end_and_count(finisher, taken.poll_id, ledger.PollCounts(ended=1), end))
+
+    worker = threading.Thread(target=finish)
+    with runtime.engine.begin() as other:
+        other.execute(text("SELECT FROM polls WHERE id = :id FOR UPDATE"), {"id": taken.poll_id})
+        worker.start()
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        end_of_wait = time.monotonic() + 60
+        while scalar(runtime.engine, f"{sessions} AND wait_event_type = 'Lock'") == 0:
+            assert time.monotonic() < end_of_wait
+            time.sleep(0.05)
+        other.execute(text("UPDATE accounts SET limit_concurrency = 7 WHERE id = :id"), {"id": account_id})
+    worker.join(60)
+    [(_, locked)] = found
+    assert locked is not None
+    assert locked["limit_concurrency"] == 7

@@ -24,7 +24,7 @@ from models.database import transaction
 from models.deliveries import load_histories, upsert
 from models.facts import Facts, content_hash
 from models.rebuild import rebuild
-from models.report import DeliveryReport
+from models.report import DeliveryReport, Report
 from models.vocabulary import Granularity, Source, Status
 from providers.adapter import Answer, Callback, Fetch
 from providers.organik import ADAPTER as ORGANIK
@@ -53,7 +53,7 @@ def sandbox() -> Iterator[Sandbox]:
         yield running
 
 
-def organik_rows(**varied: Any) -> list[DeliveryReport]:
+def organik_rows(**varied: Any) -> list[Report]:
     """The reports of the documented sample, read by today's adapter; `varied`: fields of every row."""
     reply = json.loads((FIXTURES / "organik" / "reply.json").read_bytes())
     for row in reply["response"]["data"]:

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.report import DeliveryReport, TrackedKey
+from models.report import Report, TrackedKey
 from models.vocabulary import Granularity, Status, is_final
 from providers.adapter import Account, Answer, DueId, Fetch, Parsed
 from providers.errors import OurBug, ProviderError
@@ -93,7 +93,7 @@ def read(fetch: Fetch, body: bytes, status: int = 200) -> Parsed | ProviderError
         return error
 
 
-def was_stated(report: DeliveryReport) -> bool:
+def was_stated(report: Report) -> bool:
     """Whether the raw statement itself says this final, read naively."""
     code = str(report.statement["status"]).strip().lstrip("+0").removesuffix(".0")
     if report.granularity is Granularity.MESSAGE:

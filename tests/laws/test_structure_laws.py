@@ -40,7 +40,10 @@ def test_a_body_passes_exactly_where_it_holds_no_more_values_than_allowed(value:
     """Whatever stands in strings does not count."""
     body = json.dumps([value], ensure_ascii=is_ascii).encode()
     many = counted([value])
-    check_values(body, many)
+    for count_short in (True, False):
+        check_values(body, many, count_short=count_short)
+    with pytest.raises(AnswerNotUnderstood):
+        check_values(body, many - 1, count_short=False)
     with pytest.raises(AnswerNotUnderstood):
         check_values(body, many - 1)
 
