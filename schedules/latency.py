@@ -62,6 +62,12 @@ def _widths() -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 _BINS, _WIDTHS = _widths()
+_STARTS = (0, *accumulate(_WIDTHS))
+_PLACES: tuple[tuple[int, float], ...] = tuple(
+    (each, (place - _STARTS[each]) / _WIDTHS[each] if each < len(_WIDTHS) else 0.0)
+    for place, each in enumerate((*_BINS, len(_WIDTHS)))
+)
+"""Of each edge, and of `END`: the bin that begins at it or holds it, and the part of that bin before it."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Latency:
     masses: tuple[float, ...]
 
     @cached_property
-    def _cumulated(self) -> tuple[float, ...]:
+    def cumulated(self) -> tuple[float, ...]:
         """Mass up to each edge."""
         cells = (self.masses[each] / _WIDTHS[each] for each in _BINS[:-1])
         return (0.0, *accumulate(cells))
@@ -79,7 +85,7 @@ class Latency:
     @cached_property
     def _moments(self) -> tuple[float, ...]:
         """Mass times age up to each edge."""
-        done = self._cumulated
+        done = self.cumulated
         parts = ((done[i + 1] - done[i]) * _middle(EDGES[i], EDGES[i + 1]) for i in range(END - 1))
         return (0.0, *accumulate(parts))
 
@@ -88,18 +94,18 @@ class Latency:
         if age <= 0:
             return 0.0, 0.0
         place = bisect_right(EDGES, age) - 1
-        done, moment = self._cumulated[place], self._moments[place]
+        done, moment = self.cumulated[place], self._moments[place]
         left = EDGES[place]
         if place >= END - 1 or age == left:
             return done, moment
         right = EDGES[place + 1]
         share = age / right if place == 0 else math.log(age / left) / math.log(right / left)
-        mass = (self._cumulated[place + 1] - done) * share
+        mass = (self.cumulated[place + 1] - done) * share
         return done + mass, moment + mass * _middle(left, age)
 
     def quantile(self, share: float) -> float:
         """The age by which this share of the messages is final; infinite where that is the end of validity."""
-        place = next((i for i, done in enumerate(self._cumulated) if done >= share), None)
+        place = next((i for i, done in enumerate(self.cumulated) if done >= share), None)
         return math.inf if place is None else EDGES[place]
 
 
@@ -113,20 +119,24 @@ def fit(cells: Cells) -> Latency:
     bins = len(_WIDTHS)
     masses = [1.0 / bins] * bins
     total = sum(cells.values()) + PRIOR * bins
-    given = [(left, right, weight) for (left, right), weight in cells.items()]
+    given = [(*_PLACES[left], *_PLACES[right], weight) for (left, right), weight in cells.items()]
     for _ in range(ITERATIONS):
-        fine = [masses[each] / _WIDTHS[each] for each in _BINS]
-        done = [0.0, *accumulate(fine)]
-        cover = [0.0] * (END + 1)
-        for left, right, weight in given:
-            part = weight / max(done[right] - done[left], _FLOOR)
-            cover[left] += part
-            cover[right] -= part
-        counts = [PRIOR] * bins
-        for each, density, covered in zip(_BINS, fine, accumulate(cover), strict=False):
-            counts[each] += density * covered
+        done = [0.0, *accumulate(masses)]
+        whole, part = [0.0] * (bins + 1), [0.0] * (bins + 1)
+        masses.append(0.0)
+        for first, before, last, within, weight in given:
+            mass = done[last] + within * masses[last] - done[first] - before * masses[first]
+            share = weight / max(mass, _FLOOR)
+            whole[first] += share
+            whole[last] -= share
+            part[first] -= before * share
+            part[last] += within * share
+        counts = [
+            PRIOR + mass * (covered + parts)
+            for mass, covered, parts in zip(masses[:-1], accumulate(whole), part, strict=False)
+        ]
         new = _smoothed([count / total for count in counts])
-        moved = sum(abs(one - other) for one, other in zip(new, masses, strict=True))
+        moved = sum(abs(one - other) for one, other in zip(new, masses, strict=False))
         masses = new
         if moved < SETTLED:
             break
@@ -147,8 +157,7 @@ def _smoothed(masses: list[float]) -> list[float]:
 
 def log_likelihood(latency: Latency, cells: Cells) -> float:
     """How well the distribution explains these intervals."""
-    fine = [latency.masses[each] / _WIDTHS[each] for each in _BINS]
-    done = [0.0, *accumulate(fine)]
+    done = (*latency.cumulated, 1.0)
     return sum(weight * math.log(max(done[right] - done[left], _FLOOR)) for (left, right), weight in cells.items())
 
 

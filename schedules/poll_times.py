@@ -15,8 +15,8 @@ from schedules.latency import EDGES, Latency
 
 PRICE_SECONDS = 30.0
 """What a call is worth where nothing says otherwise."""
-HIGHEST_PRICE = 1e6
-_HALVINGS = 24
+HIGHEST_PRICE = 1e9
+_HALVINGS = 34
 _EVEN = 16
 """With a longest wait: after so many of them the rest are of that length."""
 
@@ -66,6 +66,8 @@ def poll_times(latency: Latency, price: float, bounds: Bounds, *, missed: float 
 
     A lower price, a larger `missed` or a tighter bound never makes for fewer calls. Bounds are kept exactly.
     """
+    if bounds.first is not None and bounds.first >= bounds.validity:
+        return PollTimes(ages=())
     grid = _grid(bounds)
     last = len(grid) - 1
     below = [latency.below(age) for age in grid]
@@ -97,16 +99,13 @@ def poll_times(latency: Latency, price: float, bounds: Bounds, *, missed: float 
 
 def _walk(grid: list[float], follow: list[int], bounds: Bounds, *, is_end: bool) -> PollTimes:
     """The ages that the best steps lead to."""
+    last = len(grid) - 1
+    place = follow[0] if bounds.first is None else grid.index(bounds.first)
     ages: list[float] = []
-    place = 0
-    if bounds.first is not None and bounds.first < grid[-1]:
-        place = grid.index(bounds.first)
-        ages.append(bounds.first)
-    while (place := follow[place]) < len(grid) - 1:
+    while place < last:
         ages.append(grid[place])
-    if is_end:
-        return PollTimes(ages=tuple(ages))
-    return PollTimes(ages=(*ages, grid[-1]), every=bounds.longest)
+        place = follow[place]
+    return PollTimes(ages=tuple(ages)) if is_end else PollTimes(ages=(*ages, grid[last]), every=bounds.longest)
 
 
 def _grid(bounds: Bounds) -> list[float]:
@@ -116,7 +115,7 @@ def _grid(bounds: Bounds) -> list[float]:
     """
     end = bounds.validity
     ages = {edge for edge in EDGES if edge < end}
-    if bounds.first is not None and bounds.first < end:
+    if bounds.first is not None:
         ages.add(bounds.first)
     if bounds.longest is not None:
         ages |= {bounds.longest * n for n in range(1, _EVEN) if bounds.longest * n < end}

@@ -39,7 +39,10 @@ def test_bounds_are_kept_whatever_the_distribution(
     ages = poll_times(latency, price, bound, missed=missed).all_before(bound.validity)
     assert ages == sorted(set(ages))
     assert all(0 < age < bound.validity for age in ages)
-    if bound.first is not None and bound.first < bound.validity:
+    if bound.first is not None and bound.first >= bound.validity:
+        assert ages == []
+        return
+    if bound.first is not None:
         assert ages[0] == bound.first
     if bound.longest is not None:
         steps = [0.0, *ages, bound.validity]
