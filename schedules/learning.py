@@ -41,6 +41,8 @@ class Learned:
     """A message sent before any of these counts half as much for each."""
     shifts: int = 0
     """How often the base was forgotten."""
+    per_second: float = 0.0
+    """How many messages are sent, by the last blocks of fresh ones."""
 
     @property
     def groups(self) -> Sequence[datetime]:
@@ -76,10 +78,16 @@ def learn(known: Learned, closed: Closings, still_open: Openings, now: datetime)
     open_fresh = _endless(still_open.get(last, {}))
     everything = merged(base, fresh, open_base, open_fresh)
     if _is_shift(merged(base, open_base), merged(fresh, open_fresh), enough=sum(base.values()) >= ENOUGH):
-        known = Learned(since=known.fresh_since, fresh_since=now, base=fresh, shifts=known.shifts + 1)
+        known = Learned(
+            since=known.fresh_since,
+            fresh_since=now,
+            base=fresh,
+            shifts=known.shifts + 1,
+            per_second=_rate(known, fresh, open_fresh, now),
+        )
         everything = merged(fresh, open_fresh)
     elif sum(fresh.values()) + sum(open_fresh.values()) >= FRESH:
-        known = _joined(known, now)
+        known = _joined(replace(known, per_second=_rate(known, fresh, open_fresh, now)), now)
     return known, fit(everything) if known.messages >= ENOUGH else None
 
 
@@ -97,6 +105,13 @@ def _joined(known: Learned, now: datetime) -> Learned:
         base = {key: weight / 2 for key, weight in base.items() if weight / 2 > LEAST_WEIGHT}
         halved = (*halved, now)[-10:]
     return replace(known, base=base, fresh={}, fresh_since=now, halved=halved)
+
+
+def _rate(known: Learned, fresh: Cells, open_fresh: Cells, now: datetime) -> float:
+    """How many messages are sent in a second: the mean of what was known and what the fresh ones show."""
+    seconds = max((now - known.fresh_since).total_seconds(), 1.0)
+    shown = (sum(fresh.values()) + sum(open_fresh.values())) / seconds
+    return shown if known.per_second <= 0 else (known.per_second + shown) / 2
 
 
 def _weighed(cells: Cells, weight: float) -> Cells:

@@ -15,8 +15,8 @@ from schedules.latency import EDGES, Latency
 
 PRICE_SECONDS = 30.0
 """What a call is worth where nothing says otherwise."""
-HIGHEST_PRICE = 1e9
-_HALVINGS = 34
+HIGHEST_PRICE = 1e7
+_HALVINGS = 20
 _EVEN = 16
 """With a longest wait: after so many of them the rest are of that length."""
 
