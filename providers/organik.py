@@ -138,6 +138,7 @@ RECORD: Final = ProviderRecord(
         OptionSpec(name="batch_size", type=int, default=100, meaning="most ids in one call", minimum=1, maximum=1000),
     ),
     id_kinds=KINDS,
+    message_kinds=frozenset({"gsm_track"}),
     id_forms={"transaction": whole_id, "gsm_track": gsm_id, "delivery_track": text_id},
     status_codes=frozenset(map(str, STATUS)),
     optional_credentials=(WEBHOOK_SECRET,),

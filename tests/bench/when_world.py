@@ -1,9 +1,10 @@
 """A provider, its messages and one account in virtual time, driven by the production functions.
 
 Real: when an id is checked first and next (`schedules.policy`), what is learned (`schedules.learning`), the schedule
-(`schedules.poll_times`), the price (`schedules.pricing`), how many calls a plan holds (`tasks.steps.planning.capacity`).
-Made again here, since production has them as SQL: which due id goes first (`models.tracked`), and the limiter's formula:
-a slot is used again `per_seconds` after its request was answered.
+(`schedules.poll_times`), the price (`schedules.pricing`), and how many calls a plan holds (`tasks.steps.planning`).
+
+Made again here, since production has them as SQL: which due id goes first (`models.tracked`), and the formula of the
+limiter: a slot is used again `per_seconds` after its request was answered.
 """
 
 import heapq
@@ -13,10 +14,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache, cached_property
+from itertools import accumulate
 from random import Random
 
 from providers.adapter import PollNumbers
-from schedules.latency import END, Latency, edge
+from schedules.latency import EDGES, END, Latency, edge
 from schedules.learning import Learned, learn
 from schedules.policy import first_check, next_check
 from schedules.poll_times import PRICE_SECONDS, Bounds, PollTimes, poll_times, price_for_calls
@@ -101,6 +104,7 @@ class World:
         self.young: list[tuple[float, int]] = []
         self.old: list[tuple[float, int]] = []
         self.ready: deque[int] = deque()
+        self._planned: set[tuple[float, int]] = set()
         self.slots = [0.0] * self.limit[0]
         room = capacity({"limit_requests": self.limit[0], "limit_per_seconds": self.limit[1]})  # type: ignore[arg-type]
         tick, place, learned_at = 0.0, 0, 0.0
@@ -131,9 +135,7 @@ class World:
         self.messages.append(Message(sent=at, latency=latency))
         self.open.add(number)
         sent = START + timedelta(seconds=at)
-        moment = first_check(
-            NUMBERS, sent_at=sent, valid_until=sent + timedelta(days=1), now=sent, learned=self.times
-        )
+        moment = first_check(NUMBERS, sent_at=sent, valid_until=sent + timedelta(days=1), now=sent, learned=self.times)
         heapq.heappush(self.due, ((moment - START).total_seconds(), number))
 
     def _gather(self, now: float) -> None:
@@ -146,16 +148,19 @@ class World:
 
     def _take(self, now: float, room: int) -> None:
         """Plan what fits into the horizon: young ones an hour earlier, as long as they are due for less."""
-        taken = self._planned = getattr(self, "_planned", set())
+        taken = self._planned
         while len(self.ready) < room:
             for queue in (self.young, self.old):
-                while queue and (queue[0] in taken or (
-                    queue is self.young and (now - self.messages[queue[0][1]].sent >= 3600 or now - queue[0][0] >= 3600)
-                )):
+                while queue and (
+                    queue[0] in taken
+                    or (
+                        queue is self.young
+                        and (now - self.messages[queue[0][1]].sent >= 3600 or now - queue[0][0] >= 3600)
+                    )
+                ):
                     heapq.heappop(queue)
             turns = [
-                (queue[0][0] - (3600 if queue is self.young else 0), queue)
-                for queue in (self.young, self.old) if queue
+                (queue[0][0] - (3600 if queue is self.young else 0), queue) for queue in (self.young, self.old) if queue
             ]
             if not turns:
                 break
@@ -235,3 +240,25 @@ class World:
             self.shifts.append(len(self.messages))
         if self.latency is None:
             self.times = None
+
+
+@cache
+def exact(law: str, many: int = 150_000) -> Latency:
+    """The law itself, cell by cell, from many messages."""
+    rng, cells = Random(3), [0.0] * END
+    for _ in range(many):
+        latency = draw(rng, law)
+        cells[END - 1 if latency >= DAY else bisect_right(EDGES, latency) - 1] += 1 / many
+    return Exact(masses=(), cells=tuple(cells))
+
+
+@dataclass(frozen=True)
+class Exact(Latency):
+    """A distribution with a mass for each cell, not for each bin."""
+
+    cells: tuple[float, ...] = ()
+
+    @cached_property
+    def cumulated(self) -> tuple[float, ...]:
+        """Mass up to each edge."""
+        return (0.0, *accumulate(self.cells[:-1]))
