@@ -4,10 +4,11 @@ A plan holds no more than the account can fetch within a short horizon, the most
 due never waits behind hours of older plans. Missed ticks are never made up for: the next one sees all that is due.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from math import ceil
+from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
@@ -179,7 +180,7 @@ def _due_sweep(connection: Connection, row: RowMapping, account: Account, adapte
     windows += [window for window in closed if window not in running]
     complete = through if closed and not set(closed) & running else None
     return Plan(
-        fetches=_window_fetches(adapter, account, windows, today),
+        fetches=window_fetches(adapter, account, windows, today),
         sweep_through=complete,
         opens_today=True,
         opens_closed=through is not None,
@@ -230,7 +231,7 @@ def _window_days(account: Account, adapter: Adapter) -> int:
     return min(longest, int(wanted))
 
 
-def _window_fetches(
+def window_fetches(
     adapter: Adapter, account: Account, windows: Iterable[tuple[date, date]], today: date, priority: int | None = None
 ) -> tuple[planning.NewFetch, ...]:
     """Page one of each window."""
@@ -331,13 +332,13 @@ def _fill_on_demand(
     """Give the poll its fetches: taken over where they stand ready, its own where they are in the air or missing."""
     adapter, priority = adapter_of(row), planning.PRIORITY_ON_DEMAND
     if poll["window_from"] is not None and adapter.record.plan_range is not None:
-        of_range = _range_fetches(connection, row, account, poll, adapter.record.plan_range)
+        of_range = range_fetches(connection, row, account, poll, adapter.record.plan_range)
         _close_on_demand(connection, effects, poll, of_range)
         return
-    windows = _wanted_windows(row, account, adapter, poll)
+    windows = wanted_windows(row, account, adapter, poll)
     today = row["now"].astimezone(account.timezone).date()
-    sweeps = _window_fetches(adapter, account, windows, today, priority)
-    wanted = _wanted_ids(connection, row, account, adapter, poll)
+    sweeps = window_fetches(adapter, account, windows, today, priority)
+    wanted = wanted_ids(connection, row, account, adapter, poll)
     ids = [tracked["id"] for tracked in wanted]
     taken = planning.take_over(connection, poll["id"], account.id, hashes=[], ids=ids, priority=priority)
     held = held_ids(connection, poll["id"])
@@ -361,8 +362,12 @@ def _close_on_demand(
     effects.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted, taken_over=taken)
 
 
-def _range_fetches(
-    connection: Connection, row: RowMapping, account: Account, poll: RowMapping, plan_range: PlanRange
+def range_fetches(
+    connection: Connection,
+    row: RowMapping,
+    account: Account,
+    poll: RowMapping | Mapping[str, Any],
+    plan_range: PlanRange,
 ) -> list[planning.NewFetch]:
     """The fetches that ask for ids over the poll's days: those it names, or all that were ever registered.
 
@@ -376,7 +381,9 @@ def _range_fetches(
     return [new_fetch(spec, priority=planning.PRIORITY_ON_DEMAND) for spec in specs]
 
 
-def _wanted_windows(row: RowMapping, account: Account, adapter: Adapter, poll: RowMapping) -> list[tuple[date, date]]:
+def wanted_windows(
+    row: RowMapping, account: Account, adapter: Adapter, poll: RowMapping | Mapping[str, Any]
+) -> list[tuple[date, date]]:
     """The windows that an on-demand poll asks for: its own days, or the lookback when it names neither days nor ids."""
     if adapter.record.sweep_window_days is None or (poll["ids"] is not None and poll["window_from"] is None):
         return []
@@ -387,8 +394,8 @@ def _wanted_windows(row: RowMapping, account: Account, adapter: Adapter, poll: R
     return windows + ([(today, today)] if start <= today <= end else [])
 
 
-def _wanted_ids(
-    connection: Connection, row: RowMapping, account: Account, adapter: Adapter, poll: RowMapping
+def wanted_ids(
+    connection: Connection, row: RowMapping, account: Account, adapter: Adapter, poll: RowMapping | Mapping[str, Any]
 ) -> Sequence[RowMapping]:
     """The tracked rows that an on-demand poll asks for: those it names, or all open ones when it names nothing."""
     if poll["ids"] is None:

@@ -39,7 +39,8 @@ def _cost(law: Latency, times: PollTimes) -> float:
 
 def _fixed() -> PollTimes:
     """The ladder of the provider's numbers, as ages."""
-    ages, age = [], 0.0
+    ages: list[float] = []
+    age = 0.0
     for wait in _waits(NUMBERS, None, None):
         age += wait
         if age >= DAY:
@@ -79,7 +80,8 @@ def _steady(law: str) -> None:
     truth = exact(law)
     ladder = _cost(truth, _fixed()) / _cost(truth, poll_times(truth, PRICE_SECONDS, BOUNDS))
     print(
-        f"{law:6s} cost / optimum after {_ratios(world, law, AFTER)} (goals 1000: 1.15, 5000: 1.07; fixed {ladder:.3f});"
+        f"{law:6s} cost / optimum after {_ratios(world, law, AFTER)} (goals 1000: 1.15, 5000: 1.07;"
+        f" fixed {ladder:.3f});"
         f" whole run / fixed {_paid(world, 0, 5100) / _paid(fixed, 0, 5100):.3f} (goal 1.05)"
         f" shifts by chance {len(world.shifts)} [{time.perf_counter() - begun:.0f} s]",
         flush=True,
@@ -121,7 +123,8 @@ def _binding(law: str, calls: float) -> None:
         used = sum(1 for moment in world.calls if moment // TICK * TICK in wanted)
         possible = len(wanted) * TICK * 20 / 60.15
         print(
-            f"{law}, {calls:g} calls a message, {name:8s} mean lag {sum(lags) / len(lags):.0f} s / bound {bound:.0f} s ="
+            f"{law}, {calls:g} calls a message, {name:8s} mean lag {sum(lags) / len(lags):.0f} s /"
+            f" bound {bound:.0f} s ="
             f" {sum(lags) / len(lags) / bound:.2f} (goal 1.3); slots used while work waits {used / possible:.3f}"
             f" (goal 0.97); price {world.price:.0f} s; most calls in a window {_most(world.calls)} (limit 20)"
             f" [{time.perf_counter() - begun:.0f} s]",

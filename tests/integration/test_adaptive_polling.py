@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from driving import make_runtime, scalar
-from ledger_acts import add_account, add_ids, execute
+from ledger_acts import add_account, add_ids, add_poll, execute, fetch
 from sqlalchemy import Engine, text
 
 from core import clock
 from models import latencies
+from models.ledger.finishing import update_tracked
 from models.overview import ProviderPace, unsettled
 from schedules.latency import EDGES, END, ENOUGH, PER_DECADE, edge
 from schedules.plans import times_of
@@ -54,7 +55,8 @@ def _begin(runtime: Runtime, **poll: Any) -> str:
 
 
 def _plan(engine: Engine, account_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = scalar(engine, "SELECT poll_plan FROM accounts WHERE id = :a", a=account_id)
+    found = scalar(engine, "SELECT poll_plan FROM accounts WHERE id = :a", a=account_id)
+    assert isinstance(found, dict)
     return found
 
 
@@ -182,3 +184,33 @@ def test_the_database_finds_the_same_edges(migrated_database: Engine) -> None:
         given = {"ages": ages, "longest": END - 1, "per_decade": PER_DECADE}
         found = list(connection.execute(text(statement), given).scalars())
     assert found == [edge(age) for age in ages]
+
+
+def test_each_answer_notes_the_check_before_it(runtime: Runtime) -> None:
+    """The sending before the first check, then each check: between the last two the id became final."""
+    engine = runtime.engine
+    account_id = add_account(engine)
+    [tracked] = add_ids(engine, account_id, ["s1:+905321234567"])
+    noted = "SELECT (checked_before_at = sent_at, last_checked_at)::text FROM tracked_ids WHERE id = :id"
+    _, [first] = add_poll(engine, account_id, [fetch(1, ids=[tracked])])
+    _answer(engine, first, tracked, close_reason=None)
+    before = scalar(engine, "SELECT last_checked_at FROM tracked_ids WHERE id = :id", id=tracked)
+    assert str(scalar(engine, noted, id=tracked)).startswith("(t,")
+    _, [second] = add_poll(engine, account_id, [fetch(2, ids=[tracked])])
+    _answer(engine, second, tracked, close_reason="final")
+    assert scalar(engine, "SELECT checked_before_at FROM tracked_ids WHERE id = :id", id=tracked) == before
+
+
+def _answer(engine: Engine, fetch_id: int, tracked: int, *, close_reason: str | None) -> None:
+    """What the finishing transaction writes for the id."""
+    now = clock.now()
+    row = {
+        "id": tracked,
+        "next_check_at": None if close_reason else (now + timedelta(hours=1)).isoformat(),
+        "found": True,
+        "close_reason": close_reason,
+        "is_incomplete": False,
+        "fingerprint": None,
+    }
+    with engine.begin() as connection:
+        update_tracked(connection, fetch_id, [row], asked_at=now, as_of=now)

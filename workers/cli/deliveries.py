@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from itertools import chain, islice
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from models.tracked import REFERENCE
 from models.vocabulary import STATUS_CLASS, Status
 from providers.ids import whole_number
 from providers.numbers import lookup_form, plain, same_number_spellings, trimmed
+from tasks.steps.previewing import coming_checks
 from workers.cli.output import moment, write_csv, write_json, write_json_array, write_line, write_table
 from workers.cli.session import CommandError, UsageError, refuse_empty, session, tell
 
@@ -202,9 +204,13 @@ def explain_some(
     context: typer.Context,
     ident: Annotated[str, typer.Argument(metavar="ID", help="Row id, provider key, client reference or number.")],
     *,
+    following: Annotated[bool, typer.Option("--next", help="When it is checked next, if it is open.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Every statement about a delivery: what won, and why. One ID may mean several deliveries."""
+    if following:
+        _explain_next(context, ident, as_json=as_json)
+        return
     run, rows, waiting = session(context), list[RowMapping](), list[dict[str, Any]]()
     with run.engine.connect() as connection:
         # As it was given; else in the forms in which ids are stored.
@@ -225,6 +231,23 @@ def explain_some(
         write_line("  and the provider has said nothing about it yet.")
     if len(rows) > MOST_EXPLAINED:
         tell(f"Only the first {MOST_EXPLAINED} are explained: name one by its row id (`ulak deliveries` shows it).")
+
+
+def _explain_next(context: typer.Context, ident: str, *, as_json: bool) -> None:
+    """The next checks of the open ids that the person may mean, by the schedule in force."""
+    with session(context).engine.connect() as connection:
+        found = coming_checks(connection, trimmed(ident), recipients=list(same_number_spellings(ident)))
+    if not found:
+        raise CommandError("No open id is known by that: it is final, no longer asked for, or never was registered.")
+    if as_json:
+        write_json([asdict(each) for each in found])
+        return
+    for each in found:
+        source = "the provider's fixed schedule" if each.learned is None else "times learned from earlier messages"
+        held = " A request for it is under way." if each.is_held else ""
+        write_line(f"{each.account_id} {each.tracked}: sent {moment(each.sent_at)}, checked at {source}.{held}")
+        for check in each.checks:
+            write_line(f"  {moment(check)}{' (validity has ended)' if check > each.valid_until else ''}")
 
 
 def _waiting(connection: Connection, ident: str) -> list[dict[str, Any]]:
