@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from schedules.latency import Latency
 from schedules.learning import Learned
 from schedules.poll_times import PollTimes
 
@@ -12,6 +13,12 @@ def times_of(plan: Mapping[str, Any], kind: str) -> PollTimes | None:
     """The learned schedule of ids of this kind; None where the fixed one holds."""
     stored = (plan.get("kinds") or {}).get(kind)
     return None if stored is None else PollTimes(ages=tuple(stored["ages"]), every=stored["every"])
+
+
+def latency_of(plan: Mapping[str, Any], kind: str) -> Latency | None:
+    """The distribution behind the schedule, where calls are batches."""
+    masses = ((plan.get("kinds") or {}).get(kind) or {}).get("masses")
+    return None if masses is None else Latency(tuple(masses))
 
 
 def written_times(times: PollTimes) -> dict[str, Any]:

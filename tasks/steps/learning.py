@@ -143,7 +143,14 @@ def _plan(connection: Connection, row: RowMapping, kinds: list[Kind], factor: fl
             schedules[kind.name] = written_times(poll_times(kind.latency, price, bounds)) | {
                 "messages": round(kind.messages)
             }
-    return {"kinds": schedules, "share": round(share, 4), "price": round(price, 2), "at": row["now"].timestamp()}
+            if batch > 1:
+                schedules[kind.name]["masses"] = [round(mass, 7) for mass in kind.latency.masses]
+    return {
+        "kinds": schedules,
+        "share": round(share, 4),
+        "price": round(price * batch, 2),
+        "at": row["now"].timestamp(),
+    }
 
 
 def bounds_of(row: RowMapping) -> Bounds:

@@ -35,12 +35,15 @@ from models.report import TrackedKey
 from models.tracked import due_ids, held_ids, known_ids, open_ids, soonest_ids
 from providers.adapter import Account, Adapter, DueId, FetchSpec
 from providers.registry import adapter_for
+from schedules.batching import is_worth_a_call
+from schedules.plans import latency_of
+from schedules.poll_times import PRICE_SECONDS
 from schedules.windows import closed_windows, sweep_start
 from tasks.effects import Effects, commit
 from tasks.messages import call_up
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.pausing import is_paused, pause_without_credentials
-from tasks.steps.tracking import due_id, register
+from tasks.steps.tracking import due_id, learned_times, register
 
 log = get_logger(__name__)
 
@@ -260,7 +263,40 @@ def _due_id_fetches(
     if batch > 1:
         fill_until = row["now"] + timedelta(seconds=FILL_SECONDS * _factor(row))
         due = [*due, *_fillers(connection, account.id, due, batch, fill_until)]
+        if all(_may_wait(row, adapter, each) for each in due) and not _is_worth_a_call(row, due):
+            return ()
     return fetches_for(adapter, account, due, row["now"])[:room]
+
+
+def _may_wait(row: RowMapping, adapter: Adapter, tracked: RowMapping) -> bool:
+    """Whether the check of an id may wait until a whole call is worth it: it has a distribution and no bound to keep."""
+    longest = row["poll"].get("max_check_seconds")
+    since = tracked["last_checked_at"] or tracked["sent_at"]
+    is_bound = longest is not None and row["now"] - since >= timedelta(seconds=longest * _factor(row) * EARLY)
+    is_first = tracked["last_checked_at"] is None and row["poll"].get("first_check_seconds") is not None
+    return (
+        not is_bound
+        and not is_first
+        and row["now"] < tracked["valid_until"]
+        and learned_times(row, adapter, tracked["id_kind"], tracked["expected"]) is not None
+        and latency_of(row["poll_plan"], tracked["id_kind"]) is not None
+    )
+
+
+def _is_worth_a_call(row: RowMapping, due: Sequence[RowMapping]) -> bool:
+    """Whether these ids, which may all wait, have waited for as long as a call costs."""
+    factor = _factor(row)
+    latencies = {kind: latency_of(row["poll_plan"], kind) for kind in {each["id_kind"] for each in due}}
+    ids = [
+        (
+            latency,
+            ((each["last_checked_at"] or each["sent_at"]) - each["sent_at"]).total_seconds() / factor,
+            (row["now"] - each["sent_at"]).total_seconds() / factor,
+        )
+        for each in due
+        if (latency := latencies[each["id_kind"]]) is not None
+    ]
+    return is_worth_a_call(ids, float(row["poll_plan"].get("price", PRICE_SECONDS)))
 
 
 def _fillers(

@@ -19,7 +19,7 @@ BOUNDS = Bounds(validity=DAY)
 PER_MINUTE = 0.5
 """So slowly that the limit of 20 a minute never binds, and that 1,000 messages take longer than a validity."""
 AFTER = (500, 1000, 2000, 5000)
-BINDING_DAYS = 1.5
+BINDING_DAYS = 2.5
 
 
 def main(_: str) -> None:
@@ -104,7 +104,7 @@ def _shift(one: str, other: str) -> None:
 
 
 def _binding(law: str, calls: float) -> None:
-    """So many calls a message are all that the limit has, from an empty start; judged once a day has passed."""
+    """So many calls a message are all that the limit has, from an empty start; judged by the messages of hours 6 to 33."""
     truth = exact(law)
     prices = [0.5 * 40_000 ** (step / 39) for step in range(40)]
     bound = max(_at_price(truth, price) - price * calls for price in prices)
@@ -117,8 +117,9 @@ def _binding(law: str, calls: float) -> None:
         lags = [
             (end if message.seen is None else message.seen) - message.sent - message.latency
             for message in world.messages
-            if 0.06 * end < message.sent < 0.3 * end and message.sent + message.latency < end
+            if 0.1 * end < message.sent < 0.55 * end
         ]
+        unseen = sum(message.seen is None for message in world.messages if 0.1 * end < message.sent < 0.55 * end)
         wanted = {moment for moment, is_waiting in world.busy if is_waiting}
         used = sum(1 for moment in world.calls if moment // TICK * TICK in wanted)
         possible = len(wanted) * TICK * 20 / 60.15
@@ -126,7 +127,7 @@ def _binding(law: str, calls: float) -> None:
             f"{law}, {calls:g} calls a message, {name:8s} mean lag {sum(lags) / len(lags):.0f} s /"
             f" bound {bound:.0f} s ="
             f" {sum(lags) / len(lags) / bound:.2f} (goal 1.3); slots used while work waits {used / possible:.3f}"
-            f" (goal 0.97); price {world.price:.0f} s; most calls in a window {_most(world.calls)} (limit 20)"
+            f" (goal 0.97); price {world.price:.0f} s; unresolved {unseen}; most calls in a window {_most(world.calls)} (limit 20)"
             f" [{time.perf_counter() - begun:.0f} s]",
             flush=True,
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from driving import make_runtime, scalar
-from ledger_acts import add_account, add_ids, add_poll, execute, fetch
+from ledger_acts import add_account, add_ids, add_poll, execute, fetch, fetches_of
 from sqlalchemy import Engine, text
 
 from core import clock
@@ -18,6 +18,7 @@ from schedules.latency import EDGES, END, ENOUGH, PER_DECADE, edge
 from schedules.plans import times_of
 from tasks.runtime import Runtime
 from tasks.steps.learning import learn_all
+from tasks.steps.planning import plan_due
 from tasks.steps.tracking import track
 
 HOUR_AGO = "UPDATE latencies SET read_through = now() - interval '3 hours' WHERE account_id = :a"
@@ -214,3 +215,49 @@ def _answer(engine: Engine, fetch_id: int, tracked: int, *, close_reason: str | 
     }
     with engine.begin() as connection:
         update_tracked(connection, fetch_id, [row], asked_at=now, as_of=now)
+
+
+def _due(engine: Engine, account_id: str, many: int, seconds: float, **given: Any) -> None:
+    """So many open ids that were sent some seconds ago and are due."""
+    sent = clock.now() - timedelta(seconds=seconds)
+    values = [str(100 * int(seconds) + number) for number in range(many)]
+    add_ids(engine, account_id, values, kind="gsm_track", sent_at=sent, next_check_at=sent, **given)
+
+
+def test_a_batch_waits_until_its_ids_have_waited_for_the_price_of_a_call(runtime: Runtime) -> None:
+    """Three ids of two seconds are no call; with forty more of half a minute, all of them go in one."""
+    engine = runtime.engine
+    account_id = add_account(engine, provider="organik", options={"batch_size": 100})
+    _close(engine, account_id, 1, 0, 5, kind="gsm_track")
+    learn_all(runtime)
+    execute(engine, HOUR_AGO, a=account_id)
+    _close(engine, account_id, 400, 5, 8, kind="gsm_track")
+    learn_all(runtime)
+    assert "masses" in _plan(engine, account_id)["kinds"]["gsm_track"]
+    _due(engine, account_id, 3, 2)
+    list(plan_due(runtime, "organik"))
+    assert fetches_of(engine, account_id, "ready") == []
+    _due(engine, account_id, 40, 30)
+    list(plan_due(runtime, "organik"))
+    assert len(fetches_of(engine, account_id, "ready")) == 1
+    assert scalar(engine, "SELECT count(*) FROM tracked_ids WHERE account_id = :a AND fetch_id > 0", a=account_id) == 43
+
+
+def test_a_batch_never_waits_past_a_configured_wait_or_the_validity(runtime: Runtime) -> None:
+    """One id whose longest wait is over is a call of its own."""
+    engine = runtime.engine
+    plan = '{"price": 1e9, "kinds": {"gsm_track": {"ages": [1.0], "every": 1.0, "masses": [1.0]}}}'
+    for poll, given, calls in (
+        ({}, {}, 0),
+        ({"max_check_seconds": 2.0}, {}, 1),
+        ({"first_check_seconds": 1.0}, {}, 1),
+        ({"adaptive": False}, {}, 1),
+        ({}, {"valid_until": clock.now() - timedelta(seconds=1)}, 1),
+    ):
+        account_id = add_account(engine, provider="organik", options={"batch_size": 100}, poll=poll)
+        masses = str([1.0 / 58] * 58)
+        change = "UPDATE accounts SET poll_plan = CAST(:p AS jsonb) WHERE id = :a"
+        execute(engine, change, p=plan.replace("[1.0]}}", f"{masses}}}}}"), a=account_id)
+        _due(engine, account_id, 1, 3, **given)
+        list(plan_due(runtime, "organik"))
+        assert len(fetches_of(engine, account_id, "ready")) == calls, (poll, given)

@@ -520,7 +520,7 @@ def test_marks_alone_are_nobody(ulak: Ulak) -> None:
 
 
 def test_explain_next_names_the_coming_checks(ulak: Ulak, migrated_database: Engine) -> None:
-    """By the fixed schedule at first, by the learned one where there is a plan; ages grow, the last is after validity."""
+    """By the fixed schedule at first, by the learned one where there is a plan; the last is right after validity."""
     sent = "SELECT sent_at FROM tracked_ids WHERE client_ref = 'son'"
     with migrated_database.begin() as connection:
         began = connection.execute(text(sent)).scalar_one()

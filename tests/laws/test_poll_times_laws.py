@@ -6,6 +6,7 @@ from itertools import pairwise
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from schedules.batching import expected_waiting, is_worth_a_call
 from schedules.latency import _WIDTHS, EDGES, END, Latency, edge, fit
 from schedules.poll_times import Bounds, PollTimes, forecast, poll_times, price_for_calls
 
@@ -137,3 +138,17 @@ def test_a_fit_is_a_distribution_that_looks_everywhere(cells: dict[tuple[int, in
     masses = fit(cells).masses
     assert math.isclose(sum(masses), 1.0, rel_tol=1e-9)
     assert min(masses) > 0
+
+
+@settings(deadline=None)
+@given(latencies, st.lists(st.floats(0, 2 * 86400), min_size=3, max_size=3), st.integers(1, 5))
+def test_a_batch_is_worth_more_the_longer_it_waits(latency: Latency, given_ages: list[float], many: int) -> None:
+    """Expected waiting grows with the age, falls with a later last check, and never exceeds the time since that."""
+    checked, early, late = sorted(given_ages)
+    waited = expected_waiting(latency, checked, early)
+    assert 0 <= waited <= early - checked + 1e-6 * early
+    assert expected_waiting(latency, checked, late) >= waited - 1e-6 * late
+    ids = [(latency, checked, late)] * many
+    total = many * expected_waiting(latency, checked, late)
+    assert is_worth_a_call(ids, total * 0.999 - 1e-9)
+    assert not is_worth_a_call(ids, total * 1.001 + 1e-9)
