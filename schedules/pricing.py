@@ -8,12 +8,12 @@ shrinks while due work waits longer than `WAITING_SECONDS`. A little is always k
 
 import math
 
-WAITING_SECONDS = 30.0
+WAITING_SECONDS = 90.0
 """So long may the work that is due keep the account busy."""
-FOLLOWS_SECONDS = 4 * 3600.0
+FOLLOWS_SECONDS = 12 * 3600.0
 """The share grows e-fold in so long while nothing waits, and shrinks up to `_FASTEST` times as fast."""
-LEAST_SHARE, MOST_SHARE = 0.5, 1.5
-_FASTEST = 2.0
+LEAST_SHARE, MOST_SHARE = 0.7, 1.1
+_FASTEST = 1.5
 
 
 def steered(share: float, *, waiting_seconds: float, seconds: float) -> float:

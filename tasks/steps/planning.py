@@ -269,7 +269,7 @@ def _due_id_fetches(
 
 
 def _may_wait(row: RowMapping, adapter: Adapter, tracked: RowMapping) -> bool:
-    """Whether the check of an id may wait until a whole call is worth it: it has a distribution and no bound to keep."""
+    """Whether an id's check may wait until a call is worth it: it has a distribution, and no bound to keep."""
     longest = row["poll"].get("max_check_seconds")
     since = tracked["last_checked_at"] or tracked["sent_at"]
     is_bound = longest is not None and row["now"] - since >= timedelta(seconds=longest * _factor(row) * EARLY)

@@ -104,7 +104,7 @@ def _shift(one: str, other: str) -> None:
 
 
 def _binding(law: str, calls: float) -> None:
-    """So many calls a message are all that the limit has, from an empty start; judged by the messages of hours 6 to 33."""
+    """So many calls a message are all that the limit has; judged by the messages sent in hours 6 to 33."""
     truth = exact(law)
     prices = [0.5 * 40_000 ** (step / 39) for step in range(40)]
     bound = max(_at_price(truth, price) - price * calls for price in prices)
@@ -127,7 +127,8 @@ def _binding(law: str, calls: float) -> None:
             f"{law}, {calls:g} calls a message, {name:8s} mean lag {sum(lags) / len(lags):.0f} s /"
             f" bound {bound:.0f} s ="
             f" {sum(lags) / len(lags) / bound:.2f} (goal 1.3); slots used while work waits {used / possible:.3f}"
-            f" (goal 0.97); price {world.price:.0f} s; unresolved {unseen}; most calls in a window {_most(world.calls)} (limit 20)"
+            f" (goal 0.97); price {world.price:.0f} s; unresolved {unseen};"
+            f" most calls in a window {_most(world.calls)} (limit 20)"
             f" [{time.perf_counter() - begun:.0f} s]",
             flush=True,
         )
