@@ -43,8 +43,9 @@ _BEGIN = text("""
 
 def _edge(seconds: str) -> str:
     """SQL: `schedules.latency.edge`."""
+    power = f"log(greatest({seconds}, 0.5)::double precision)"
     return f"""CASE WHEN {seconds} < 0.5 THEN 0
-        ELSE least(:longest, greatest(1, 1 + round(:per_decade * log(greatest({seconds}, 0.5)::numeric))::integer))
+        ELSE least(:longest, greatest(1, 1 + round(:per_decade * {power})::integer))
         END"""
 
 
