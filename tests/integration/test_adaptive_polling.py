@@ -129,11 +129,21 @@ def test_ages_are_kept_in_uncompressed_time(runtime: Runtime) -> None:
 
 
 def test_ids_of_several_messages_keep_the_fixed_schedule(runtime: Runtime) -> None:
-    """Such an id is final with the last of its messages, but each check tells about every one of them."""
+    """Such an id is final with the last of its messages, but each check tells about every one; `expected` says one."""
     account_id = _begin(runtime)
     _close(runtime.engine, account_id, 400, 0, 5, kind="transaction")
+    _learn_again(runtime, account_id)
+    assert "transaction" not in _plan(runtime.engine, account_id).get("kinds", {})
+    execute(runtime.engine, "UPDATE tracked_ids SET expected = 1 WHERE account_id = :a", a=account_id)
+    _learn_again(runtime, account_id)
+    assert "transaction" in _plan(runtime.engine, account_id)["kinds"]
+
+
+def _learn_again(runtime: Runtime, account_id: str) -> None:
+    """A kind is learned from its first look on, so that one is put three hours back."""
     learn_all(runtime)
-    assert _plan(runtime.engine, account_id).get("kinds", {}) == {}
+    execute(runtime.engine, HOUR_AGO, a=account_id)
+    learn_all(runtime)
 
 
 def test_closings_of_an_earlier_version_are_left_out(runtime: Runtime) -> None:
