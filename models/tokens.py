@@ -106,7 +106,9 @@ def bearer_of(engine: Engine, token: str) -> Bearer | None:
     table = api_tokens.c
     is_noted = func.coalesce(table.last_used_at >= func.date_trunc("hour", func.now()), False)
     is_read_only = func.current_setting("transaction_read_only") == "on"
-    query = select(table.name, table.sha256, table.role, table.accounts, (is_noted | is_read_only).label("needs_no_note"))
+    query = select(
+        table.name, table.sha256, table.role, table.accounts, (is_noted | is_read_only).label("needs_no_note")
+    )
     with engine.connect() as connection:
         row = connection.execute(query.where(table.sha256 == given, table.revoked_at.is_(None))).one_or_none()
     # The index compares digests, which tell nothing of the token; the answer itself is compared in constant time.

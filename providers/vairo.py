@@ -174,6 +174,7 @@ RECORD: Final = ProviderRecord(
     id_kinds=(NUMBER,),
     id_forms={NUMBER: number_id, SEND: whole_id},
     number_part={NUMBER: 1},
+    message_kinds=frozenset({NUMBER}),
     wholes={NUMBER: SEND},
     status_codes=frozenset({*STATUS, *SEND_STATUS}),
 )

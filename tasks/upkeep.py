@@ -4,7 +4,7 @@ from celery import shared_task
 
 from core import names
 from tasks.base import UlakTask
-from tasks.steps import upkeep
+from tasks.steps import learning, upkeep
 
 
 # Its own log line says when there was something to heal.
@@ -24,3 +24,9 @@ def expire(self: UlakTask) -> None:
 def prune(self: UlakTask) -> None:
     """Delete what is old."""
     self.emit(upkeep.prune(self.runtime))
+
+
+@shared_task(name=names.UPKEEP_LEARN, bind=True, send_events=False)
+def learn(self: UlakTask) -> None:
+    """Learn how long messages take, and when ids are to be checked."""
+    self.emit(learning.learn_all(self.runtime))

@@ -4,10 +4,11 @@ A plan holds no more than the account can fetch within a short horizon, the most
 due never waits behind hours of older plans. Missed ticks are never made up for: the next one sees all that is due.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from math import ceil
+from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
@@ -35,12 +36,15 @@ from models.report import TrackedKey
 from models.tracked import due_ids, held_ids, known_ids, open_ids, soonest_ids
 from providers.adapter import Account, Adapter, DueId, FetchSpec
 from providers.registry import adapter_for
+from schedules.batching import is_worth_a_call
+from schedules.plans import latency_of
+from schedules.poll_times import PRICE_SECONDS
 from schedules.windows import closed_windows, sweep_start
 from tasks.effects import Effects, commit
 from tasks.messages import call_up
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.pausing import is_paused, pause_without_credentials
-from tasks.steps.tracking import due_id, register
+from tasks.steps.tracking import due_id, learned_times, register
 
 log = get_logger(__name__)
 
@@ -180,7 +184,7 @@ def _due_sweep(connection: Connection, row: RowMapping, account: Account, adapte
     windows = [window for window in [(today, today), *closed] if window not in left_out]
     complete = through if closed and not left_out.intersection(closed) else None
     return Plan(
-        fetches=_window_fetches(adapter, account, windows, today),
+        fetches=window_fetches(adapter, account, windows, today),
         sweep_through=complete,
         opens_today=True,
         opens_closed=through is not None,
@@ -235,7 +239,7 @@ def _window_days(account: Account, adapter: Adapter) -> int:
     return min(longest, int(wanted))
 
 
-def _window_fetches(
+def window_fetches(
     adapter: Adapter, account: Account, windows: Iterable[tuple[date, date]], today: date, priority: int | None = None
 ) -> tuple[planning.NewFetch, ...]:
     """Page one of each window."""
@@ -264,7 +268,40 @@ def _due_id_fetches(
     if batch > 1:
         fill_until = row["now"] + timedelta(seconds=FILL_SECONDS * _factor(row))
         due = [*due, *_fillers(connection, account.id, due, batch, fill_until)]
+        if all(_may_wait(row, adapter, each) for each in due) and not _is_worth_a_call(row, due):
+            return ()
     return fetches_for(adapter, account, due, row["now"])[:room]
+
+
+def _may_wait(row: RowMapping, adapter: Adapter, tracked: RowMapping) -> bool:
+    """Whether an id's check may wait until a call is worth it: it has a distribution, and no bound to keep."""
+    longest = row["poll"].get("max_check_seconds")
+    since = tracked["last_checked_at"] or tracked["sent_at"]
+    is_bound = longest is not None and row["now"] - since >= timedelta(seconds=longest * _factor(row) * EARLY)
+    is_first = tracked["last_checked_at"] is None and row["poll"].get("first_check_seconds") is not None
+    return (
+        not is_bound
+        and not is_first
+        and row["now"] < tracked["valid_until"]
+        and learned_times(row, adapter, tracked["id_kind"], tracked["expected"]) is not None
+        and latency_of(row["poll_plan"], tracked["id_kind"]) is not None
+    )
+
+
+def _is_worth_a_call(row: RowMapping, due: Sequence[RowMapping]) -> bool:
+    """Whether these ids, which may all wait, have waited for as long as a call costs."""
+    factor = _factor(row)
+    latencies = {kind: latency_of(row["poll_plan"], kind) for kind in {each["id_kind"] for each in due}}
+    ids = [
+        (
+            latency,
+            ((each["last_checked_at"] or each["sent_at"]) - each["sent_at"]).total_seconds() / factor,
+            (row["now"] - each["sent_at"]).total_seconds() / factor,
+        )
+        for each in due
+        if (latency := latencies[each["id_kind"]]) is not None
+    ]
+    return is_worth_a_call(ids, float(row["poll_plan"].get("price", PRICE_SECONDS)))
 
 
 def _fillers(
@@ -336,13 +373,13 @@ def _fill_on_demand(
     """Give the poll its fetches: taken over where they stand ready, its own where they are in the air or missing."""
     adapter, priority = adapter_of(row), planning.PRIORITY_ON_DEMAND
     if poll["window_from"] is not None and adapter.record.plan_range is not None:
-        of_range = _range_fetches(connection, row, account, poll, adapter.record.plan_range)
+        of_range = range_fetches(connection, row, account, poll, adapter.record.plan_range)
         _close_on_demand(connection, effects, poll, of_range)
         return
-    windows = _wanted_windows(row, account, adapter, poll)
+    windows = wanted_windows(row, account, adapter, poll)
     today = row["now"].astimezone(account.timezone).date()
-    sweeps = _window_fetches(adapter, account, windows, today, priority)
-    wanted = _wanted_ids(connection, row, account, adapter, poll)
+    sweeps = window_fetches(adapter, account, windows, today, priority)
+    wanted = wanted_ids(connection, row, account, adapter, poll)
     ids = [tracked["id"] for tracked in wanted]
     taken = planning.take_over(connection, poll["id"], account.id, hashes=[], ids=ids, priority=priority)
     held = held_ids(connection, poll["id"])
@@ -366,8 +403,12 @@ def _close_on_demand(
     effects.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted, taken_over=taken)
 
 
-def _range_fetches(
-    connection: Connection, row: RowMapping, account: Account, poll: RowMapping, plan_range: PlanRange
+def range_fetches(
+    connection: Connection,
+    row: RowMapping,
+    account: Account,
+    poll: RowMapping | Mapping[str, Any],
+    plan_range: PlanRange,
 ) -> list[planning.NewFetch]:
     """The fetches that ask for ids over the poll's days: those it names, or all that were ever registered.
 
@@ -381,7 +422,9 @@ def _range_fetches(
     return [new_fetch(spec, priority=planning.PRIORITY_ON_DEMAND) for spec in specs]
 
 
-def _wanted_windows(row: RowMapping, account: Account, adapter: Adapter, poll: RowMapping) -> list[tuple[date, date]]:
+def wanted_windows(
+    row: RowMapping, account: Account, adapter: Adapter, poll: RowMapping | Mapping[str, Any]
+) -> list[tuple[date, date]]:
     """The windows that an on-demand poll asks for: its own days, or the lookback when it names neither days nor ids."""
     if adapter.record.sweep_window_days is None or (poll["ids"] is not None and poll["window_from"] is None):
         return []
@@ -392,8 +435,8 @@ def _wanted_windows(row: RowMapping, account: Account, adapter: Adapter, poll: R
     return windows + ([(today, today)] if start <= today <= end else [])
 
 
-def _wanted_ids(
-    connection: Connection, row: RowMapping, account: Account, adapter: Adapter, poll: RowMapping
+def wanted_ids(
+    connection: Connection, row: RowMapping, account: Account, adapter: Adapter, poll: RowMapping | Mapping[str, Any]
 ) -> Sequence[RowMapping]:
     """The tracked rows that an on-demand poll asks for: those it names, or all open ones when it names nothing."""
     if poll["ids"] is None:
