@@ -15,7 +15,6 @@ FETCH_BATCH: Final = "fetch.batch"
 UPKEEP_RECONCILE: Final = "upkeep.reconcile"
 UPKEEP_EXPIRE: Final = "upkeep.expire"
 UPKEEP_PRUNE: Final = "upkeep.prune"
-UPKEEP_LEARN: Final = "upkeep.learn"
 
 # Two queues: a fetch waits for a provider's answer for up to a minute, and planning, dispatching
 # and healing must never stand behind such a wait.
@@ -33,6 +32,5 @@ QUEUE_OF_TASK: Final = MappingProxyType(
         UPKEEP_RECONCILE: QUEUE_CONTROL,
         UPKEEP_EXPIRE: QUEUE_CONTROL,
         UPKEEP_PRUNE: QUEUE_CONTROL,
-        UPKEEP_LEARN: QUEUE_CONTROL,
     },
 )

@@ -19,11 +19,13 @@ SETTLES_SECONDS = 10.0
 # Ids of one message each: of several the id says nothing about the single one.
 _OF_ONE = "(t.id_kind = ANY(:kinds) OR t.expected = 1) AND t.whole IS DISTINCT FROM t.value AND t.changed_as_of IS NULL"
 
-_CANDIDATES = text("""
+# What the index of closed ids holds: not those that an earlier version has closed.
+_NOTED = "t.close_reason = 'final' AND t.checked_before_at IS NOT NULL"
+_CANDIDATES = text(f"""
     SELECT a.id FROM accounts a
     LEFT JOIN LATERAL (SELECT min(l.read_through) AS at FROM latencies l WHERE l.account_id = a.id) seen ON true
     WHERE a.enabled AND coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)
-      AND EXISTS (SELECT FROM tracked_ids t WHERE t.account_id = a.id AND t.close_reason = 'final'
+      AND EXISTS (SELECT FROM tracked_ids t WHERE t.account_id = a.id AND {_NOTED}
             AND t.closed_at > coalesce(seen.at, statement_timestamp() - interval '1 day'))
     ORDER BY a.id
 """)
@@ -32,13 +34,24 @@ _ADVISORY = 0x756C6165
 _KNOWN = text("SELECT id_kind, learned, read_through FROM latencies WHERE account_id = :account_id ORDER BY id_kind")
 _KINDS = text(f"""
     SELECT DISTINCT t.id_kind FROM tracked_ids t
-    WHERE t.account_id = :account_id AND t.close_reason = 'final'
+    WHERE t.account_id = :account_id AND {_NOTED}
       AND t.closed_at > CAST(:now AS timestamptz) - interval '1 day' AND {_OF_ONE} ORDER BY t.id_kind
 """)
 _BEGIN = text("""
     INSERT INTO latencies (account_id, id_kind, learned, read_through) VALUES (:account_id, :kind, '{}', :now)
     ON CONFLICT DO NOTHING
 """)
+# SQL: since when an id `t` of the account `a` that is due should have been asked for. One that may wait until its batch
+# is worth a call (`tasks.steps.due_ids`) has only its bounds to keep: a configured wait, and the end of its validity.
+DUE_SINCE = """
+    CASE WHEN coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)
+          AND a.poll_plan #> ARRAY['kinds', t.id_kind, 'masses'] IS NOT NULL AND coalesce(t.expected, 1) = 1
+          AND (t.last_checked_at IS NOT NULL OR a.poll ->> 'first_check_seconds' IS NULL)
+        THEN greatest(t.next_check_at, least(t.valid_until, coalesce(t.last_checked_at, t.sent_at) + make_interval(
+            secs => CAST(a.poll ->> 'max_check_seconds' AS double precision)
+                * coalesce(CAST(a.poll ->> 'time_factor' AS double precision), 1))))
+        ELSE t.next_check_at END
+"""
 
 
 def _edge(seconds: str) -> str:
@@ -56,8 +69,8 @@ _CLOSED = text(f"""
         CASE WHEN t.checked_before_at >= t.valid_until THEN :longest ELSE {_edge(_LEFT)} END AS first,
         CASE WHEN t.last_checked_at >= t.valid_until THEN -1 ELSE {_edge(_RIGHT)} END AS last, count(*) AS many
     FROM tracked_ids t
-    WHERE t.account_id = :account_id AND t.id_kind = :kind AND t.close_reason = 'final'
-      AND t.closed_at > :after AND t.closed_at <= :until AND t.checked_before_at IS NOT NULL AND {_OF_ONE}
+    WHERE t.account_id = :account_id AND t.id_kind = :kind AND {_NOTED}
+      AND t.closed_at > :after AND t.closed_at <= :until AND {_OF_ONE}
     GROUP BY 1, 2, 3
 """)
 _OPEN_AGE = _AGE.format("coalesce(t.last_checked_at, t.sent_at)")

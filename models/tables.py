@@ -288,7 +288,7 @@ Index(
     "ix_tracked_ids_closed",
     tracked_ids.c.account_id,
     tracked_ids.c.closed_at,
-    postgresql_where=text("close_reason = 'final'"),
+    postgresql_where=text("close_reason = 'final' AND checked_before_at IS NOT NULL"),
 )
 Index("ix_tracked_ids_fetch", tracked_ids.c.fetch_id, postgresql_where=tracked_ids.c.fetch_id.is_not(None))
 Index(

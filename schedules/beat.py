@@ -12,7 +12,8 @@ from core import names
 RECONCILE_SECONDS = 5.0
 EXPIRE_SECONDS = 60.0
 PRUNE_SECONDS = 3600.0
-LEARN_SECONDS = 30.0
+EARLY = 0.95
+"""An interval counts as over a little early, or a tick that comes a moment too soon would lose a whole tick."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,5 +44,4 @@ def entries(providers: Iterable[str], *, tick_seconds: float) -> tuple[Entry, ..
         Entry(name="reconcile", task=names.UPKEEP_RECONCILE, every_seconds=RECONCILE_SECONDS),
         Entry(name="expire", task=names.UPKEEP_EXPIRE, every_seconds=EXPIRE_SECONDS),
         Entry(name="prune", task=names.UPKEEP_PRUNE, every_seconds=PRUNE_SECONDS),
-        Entry(name="learn", task=names.UPKEEP_LEARN, every_seconds=LEARN_SECONDS),
     )

@@ -25,8 +25,8 @@ from providers.errors import OurBug, ProviderError
 from schedules.policy import check_again, first_check, next_check
 from tasks.effects import Effects, commit
 from tasks.steps.asking import Asked, Follow
+from tasks.steps.fetch_rows import new_fetch
 from tasks.steps.pausing import success_changes
-from tasks.steps.planning import new_fetch
 from tasks.steps.sweeping import further_pages, judge_window
 from tasks.steps.tracking import is_whole, learned_times, policy_numbers, sent_late
 from tasks.steps.trouble import breaker_changes, finish_trouble

@@ -23,7 +23,7 @@ from schedules.poll_times import PRICE_SECONDS, Bounds, poll_times, price_for_ca
 from schedules.pricing import calls_per_message, steered
 from tasks.effects import Effects
 from tasks.runtime import Runtime, adapter_of
-from tasks.steps.tracking import policy_numbers, validity_of
+from tasks.steps.tracking import policy_numbers, time_factor, validity_of
 
 log = get_logger(__name__)
 
@@ -67,7 +67,7 @@ def _learn_account(connection: Connection, effects: Effects, account_id: str) ->
     row = account_of(connection, account_id)
     if row is None or not latencies.lock(connection, account_id):
         return
-    record, factor = adapter_of(row).record, float(row["poll"].get("time_factor", 1.0))
+    record, factor = adapter_of(row).record, time_factor(row)
     scale = latencies.Scale(per_decade=PER_DECADE, longest=END - 1, factor=factor, kinds=sorted(record.message_kinds))
     kinds = [
         kind

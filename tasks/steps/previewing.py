@@ -4,22 +4,24 @@ An on-demand poll is planned by the same functions as a real one, in a transacti
 checked comes from the same pure functions of `schedules/` that the finishing transaction uses.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
 from models.ledger.planning import PRIORITY_ON_DEMAND, NewFetch
 from models.tracked import account_of, open_by
 from providers.registry import ADAPTERS
+from schedules.plans import latency_of
 from schedules.policy import next_check
 from schedules.poll_times import PollTimes
 from tasks.runtime import Runtime, account_without_credentials, adapter_of
-from tasks.steps.planning import fetches_for, range_fetches, wanted_ids, wanted_windows, window_fetches
-from tasks.steps.tracking import account_row, is_whole, learned_times, policy_numbers
+from tasks.steps.fetch_rows import fetches_for
+from tasks.steps.ondemand import Window, pollable_account
+from tasks.steps.tracking import is_whole, learned_times, policy_numbers
+from tasks.steps.wanted import wanted
 
 CHECKS = 8
 
@@ -46,31 +48,25 @@ class Coming:
     """A request for it is planned or under way already."""
     learned: PollTimes | None
     """The schedule; None where the fixed one holds."""
+    waits_for_batch: bool
+    """Checks before the end of validity come later where the batch is not worth a call yet."""
     checks: Sequence[datetime]
     """The first is the one that is stored."""
 
 
-def preview_poll(runtime: Runtime, account_id: str, window: tuple[date | None, date | None]) -> Preview:
-    """What `ulak poll` would ask for now; nothing is sent or stored. LookupError where there is no such account."""
-    poll: Mapping[str, Any] = {"window_from": window[0], "window_to": window[1], "ids": None}
-    with runtime.engine.connect() as connection, connection.begin() as trial:
-        row = account_row(connection, account_id)
-        account, adapter = account_without_credentials(row), adapter_of(row)
-        wanted: Sequence[RowMapping] = ()
-        if poll["window_from"] is not None and adapter.record.plan_range is not None:
-            fetches = list(range_fetches(connection, row, account, poll, adapter.record.plan_range))
-        else:
-            today = row["now"].astimezone(account.timezone).date()
-            windows = wanted_windows(row, account, adapter, poll)
-            wanted = wanted_ids(connection, row, account, adapter, poll)
-            fetches = [
-                *window_fetches(adapter, account, windows, today, PRIORITY_ON_DEMAND),
-                *fetches_for(adapter, account, wanted, row["now"], PRIORITY_ON_DEMAND),
-            ]
-        trial.rollback()
+def preview_poll(runtime: Runtime, account_id: str, window: Window) -> Preview:
+    """What `ulak poll` would ask for now; nothing is sent or stored. Raises what `open_on_demand` raises."""
+    start, end = window
+    poll = {"window_from": start, "window_to": None if start is None else end or start, "ids": None}
+    with runtime.engine.connect() as connection:
+        row = pollable_account(connection, account_id, window)
+        account = account_without_credentials(row)
+        asked = wanted(connection, row, account, poll)
+        fetches = asked.fetches + fetches_for(adapter_of(row), account, asked.ids, row["now"], PRIORITY_ON_DEMAND)
+        connection.rollback()
     # The slots that are free now take the first calls; each further round waits for the window.
     rounds = max(0, -(-len(fetches) // row["limit_requests"]) - 1)
-    return Preview(fetches=fetches, ids=len(wanted), seconds=rounds * float(row["limit_per_seconds"]))
+    return Preview(fetches=fetches, ids=len(asked.ids), seconds=rounds * float(row["limit_per_seconds"]))
 
 
 def coming_checks(connection: Connection, ident: str, *, recipients: Sequence[str] = ()) -> list[Coming]:
@@ -90,6 +86,7 @@ def _coming(account: RowMapping, row: RowMapping) -> Coming:
         valid_until=row["valid_until"],
         is_held=row["fetch_id"] is not None,
         learned=times,
+        waits_for_batch=times is not None and latency_of(account["poll_plan"], row["id_kind"]) is not None,
         checks=list(islice(_checks(account, row, times), CHECKS)),
     )
 

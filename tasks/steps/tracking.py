@@ -27,17 +27,22 @@ class UnknownIdKindError(ValueError):
     """The provider knows no such kind of id; the text says which it knows."""
 
 
+def time_factor(row: Record) -> float:
+    """What multiplies every wait of the account's poll policy."""
+    return float(row["poll"].get("time_factor", 1.0))
+
+
 def policy_numbers(row: Record) -> dict[str, Any]:
     """The account's own numbers of the poll policy, as keyword arguments of `schedules.policy`."""
     poll = row["poll"]
     return {
-        "time_factor": float(poll.get("time_factor", 1.0)),
+        "time_factor": time_factor(row),
         "first_check_seconds": poll.get("first_check_seconds"),
         "max_check_seconds": poll.get("max_check_seconds"),
     }
 
 
-def learned_times(row: Mapping[Any, Any], adapter: Adapter, kind: str, expected: int | None) -> PollTimes | None:
+def learned_times(row: Record, adapter: Adapter, kind: str, expected: int | None) -> PollTimes | None:
     """The schedule that the account has learned for such an id; None where the fixed one holds.
 
     Only for ids of one message: a check of several tells about each of them.

@@ -1,7 +1,7 @@
 """A provider, its messages and one account in virtual time, driven by the production functions.
 
 Real: when an id is checked first and next (`schedules.policy`), what is learned (`schedules.learning`), the schedule
-(`schedules.poll_times`), the price (`schedules.pricing`), and how many calls a plan holds (`tasks.steps.planning`).
+(`schedules.poll_times`), the price (`schedules.pricing`), and how many calls a plan holds (`tasks.steps.due_ids`).
 
 Made again here, since production has them as SQL: which due id goes first (`models.tracked`), and the formula of the
 limiter: a slot is used again `per_seconds` after its request was answered.
@@ -24,7 +24,8 @@ from schedules.learning import Learned, learn
 from schedules.policy import first_check, next_check
 from schedules.poll_times import PRICE_SECONDS, Bounds, PollTimes, poll_times, price_for_calls
 from schedules.pricing import calls_per_message, steered
-from tasks.steps.planning import YOUNG, capacity
+from tasks.steps.due_ids import capacity
+from tasks.steps.fetch_rows import YOUNG
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = 86400.0

@@ -1,5 +1,6 @@
 """An account learns from its checks when to make them: in the database, from registration to the next check."""
 
+import json
 from datetime import timedelta
 from itertools import pairwise
 from random import Random
@@ -12,14 +13,19 @@ from sqlalchemy import Engine, text
 
 from core import clock
 from models import latencies
+from models.attention import waiting
+from models.figures import read_work
 from models.ledger.finishing import update_tracked
 from models.overview import ProviderPace, unsettled
+from providers.registry import ADAPTERS
+from schedules.beat import entries
 from schedules.latency import EDGES, END, ENOUGH, PER_DECADE, edge
 from schedules.plans import times_of
 from tasks.runtime import Runtime
 from tasks.steps.learning import learn_all
 from tasks.steps.planning import plan_due
 from tasks.steps.tracking import track
+from tasks.steps.upkeep import every_minute
 
 HOUR_AGO = "UPDATE latencies SET read_through = now() - interval '3 hours' WHERE account_id = :a"
 CLOSED = """
@@ -251,6 +257,52 @@ def test_a_batch_waits_until_its_ids_have_waited_for_the_price_of_a_call(runtime
     list(plan_due(runtime, "organik"))
     assert len(fetches_of(engine, account_id, "ready")) == 1
     assert scalar(engine, "SELECT count(*) FROM tracked_ids WHERE account_id = :a AND fetch_id > 0", a=account_id) == 43
+
+
+def _waiting_batch(engine: Engine, *, poll: dict[str, Any] | None = None, **given: Any) -> str:
+    """An account of which one id is due for an hour, and no call worth its price."""
+    account_id = add_account(engine, provider="organik", options={"batch_size": 100}, poll=poll or {})
+    plan = json.dumps({"price": 1e9, "kinds": {"gsm_track": {"ages": [1.0], "every": 1.0, "masses": [1.0 / 58] * 58}}})
+    execute(engine, "UPDATE accounts SET poll_plan = CAST(:p AS jsonb) WHERE id = :a", p=plan, a=account_id)
+    _due(engine, account_id, 1, 3600, **given)
+    return account_id
+
+
+def _late_seconds(engine: Engine, account_id: str) -> float:
+    """For how long something should have been asked for: by the status page, and by the metric of the alert."""
+    with engine.connect() as connection:
+        since = waiting(connection)[account_id].due_since
+        now = connection.execute(text("SELECT now()")).scalar_one()
+        [overdue] = [
+            sample.value
+            for sample in read_work(connection)
+            if sample.figure == "tracked_overdue_seconds" and sample.labels["account"] == account_id
+        ]
+    page = 0.0 if since is None else max(0.0, (now - since).total_seconds())
+    assert page == pytest.approx(float(overdue), abs=60)
+    return page
+
+
+def test_a_batch_that_waits_for_its_price_is_not_late(runtime: Runtime) -> None:
+    """No alarm follows from a wait that the policy wants; past a configured wait or the validity, one does."""
+    engine, over = runtime.engine, clock.now() - timedelta(seconds=900)
+    assert _late_seconds(engine, _waiting_batch(engine)) == 0
+    assert _late_seconds(engine, _waiting_batch(engine, valid_until=over)) == pytest.approx(900, abs=60)
+    bound = _waiting_batch(engine, poll={"max_check_seconds": 600.0})
+    assert _late_seconds(engine, bound) == pytest.approx(3000, abs=60)
+    assert _late_seconds(engine, _waiting_batch(engine, poll={"adaptive": False})) == pytest.approx(3600, abs=60)
+    first = _waiting_batch(engine, poll={"first_check_seconds": 1.0})
+    assert _late_seconds(engine, first) == pytest.approx(3600, abs=60)
+
+
+def test_upkeep_learns_within_a_task_that_workers_of_the_previous_version_know(runtime: Runtime) -> None:
+    """They would reject a name of its own; theirs only writes what is unreported."""
+    account_id = _begin(runtime)
+    _close(runtime.engine, account_id, 400, 0, 5)
+    every_minute(runtime)
+    assert times_of(_plan(runtime.engine, account_id), "number") is not None
+    sent = {entry.task for entry in entries(ADAPTERS, tick_seconds=5.0)}
+    assert sent == {"poll.provider", "upkeep.reconcile", "upkeep.expire", "upkeep.prune"}
 
 
 def test_a_batch_never_waits_past_a_configured_wait_or_the_validity(runtime: Runtime) -> None:

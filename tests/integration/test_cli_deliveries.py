@@ -566,6 +566,13 @@ def test_explain_next_names_the_coming_checks(ulak: Ulak, migrated_database: Eng
     [learned] = json.loads(ulak("explain", "05301234569", "--next", "--json").out)
     ages = [(datetime.fromisoformat(each) - began).total_seconds() for each in learned["checks"]]
     assert ages[:5] == pytest.approx([5, 9, 40, 900, 86401], abs=0.01)
-    told = ulak("explain", "771:+905301234569", "--next")
-    assert "times learned from earlier messages" in told.out
+    shown = ulak("explain", "771:+905301234569", "--next")
+    assert "times learned from earlier messages." in shown.out
+    with migrated_database.begin() as connection:
+        plan = json.dumps({"kinds": {"number": {"ages": [9.0], "every": None, "masses": [1.0]}}})
+        connection.execute(text("UPDATE accounts SET poll_plan = CAST(:p AS jsonb)"), {"p": plan})
+    assert "or later, when its batch is worth a call." in ulak("explain", "son", "--next").out
     assert ulak("explain", "m-1", "--next").code == 1
+    with migrated_database.connect() as connection:
+        searches = connection.execute(text("SELECT count(*) FROM events WHERE action = 'person.searched'")).scalar_one()
+    assert searches == 1

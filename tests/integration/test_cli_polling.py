@@ -273,6 +273,20 @@ def test_a_preview_shows_the_calls_and_makes_none(ulak: Ulak, migrated_database:
     assert scalar(migrated_database, "SELECT count(*) FROM tracked_ids WHERE fetch_id IS NOT NULL") == 0
 
 
+def test_a_preview_refuses_what_a_poll_refuses(ulak: Ulak, migrated_database: Engine) -> None:
+    """Days of a provider without a list, days in the wrong order, a disabled account: the same sentence and code."""
+    for days in (("--from", "2026-05-01"), ("--from", "2026-05-20", "--to", "2026-05-01")):
+        account = "kampanya" if len(days) == 2 else "listeli"
+        real, shown = ulak("poll", account, *days), ulak("poll", account, *days, "--preview")
+        assert (shown.code, shown.err) == (real.code, real.err)
+        assert shown.code != 0
+    with migrated_database.begin() as connection:
+        connection.execute(text("UPDATE accounts SET enabled = false"))
+    real, shown = ulak("poll", "kampanya"), ulak("poll", "kampanya", "--preview")
+    assert (shown.code, shown.err) == (real.code, real.err)
+    assert "disabled" in shown.err
+
+
 def test_a_preview_of_lists_names_their_windows(ulak: Ulak) -> None:
     """Twenty closed days are two windows of ten, and no list has been read."""
     shown = ulak("poll", "listeli", "--from", "2026-05-01", "--to", "2026-05-20", "--preview")

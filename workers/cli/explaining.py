@@ -87,6 +87,7 @@ def _explain_next(run: Session, ident: str, *, as_json: bool) -> None:
         return
     for each in found:
         source = "the provider's fixed schedule" if each.learned is None else "times learned from earlier messages"
+        source += ", or later, when its batch is worth a call" if each.waits_for_batch else ""
         held = " A request for it is under way." if each.is_held else ""
         write_line(f"{each.account_id} {each.tracked}: sent {moment(each.sent_at)}, checked at {source}.{held}")
         for check in each.checks:

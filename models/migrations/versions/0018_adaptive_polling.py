@@ -13,11 +13,12 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("accounts", sa.Column("poll_plan", JSONB(), server_default=sa.text("'{}'::jsonb"), nullable=False))
     op.add_column("tracked_ids", sa.Column("checked_before_at", sa.DateTime(timezone=True)))
+    # No row has the new column yet: the table is read once, and the index begins empty.
     op.create_index(
         op.f("ix_tracked_ids_closed"),
         "tracked_ids",
         ["account_id", "closed_at"],
-        postgresql_where=sa.text("close_reason = 'final'"),
+        postgresql_where=sa.text("close_reason = 'final' AND checked_before_at IS NOT NULL"),
     )
     op.create_table(
         "latencies",
