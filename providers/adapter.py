@@ -228,6 +228,9 @@ class Answer:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = field(repr=False, default=b"")
+    asked_at: datetime | None = None
+    """When it was asked for, by PostgreSQL's clock. Its statements are stored as of this moment, and read again as of it:
+    whether a time in them was still ahead is judged by this one, not by `received_at`."""
     received_at: datetime | None = None
     """PostgreSQL's clock when the answer was whole (to learn a provider's clock offset from its `Date`)."""
 
