@@ -1,7 +1,7 @@
 """What an account's checks have shown of its messages' latencies: read in bulk, kept as a few numbers.
 
-Nothing is written per call: a closed id says itself between which two checks it became final. Reading them costs one
-scan of what was closed since the last look, and one of what is open; both are counted by the database.
+Nothing more is written per call: a closed id holds the two checks between which it became final. Reading costs one scan
+of what was closed since the last time, and one of what is open; the database counts both.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ from sqlalchemy import Connection, RowMapping, text
 from models.database import json_parameter
 
 SETTLES_SECONDS = 10.0
-"""`closed_at` is read off before the commit: what was closed so lately may not be visible yet."""
+"""`closed_at` is set before the commit: an id that was closed within this time may not be visible yet."""
 
-# Ids of one message each: of several the id says nothing about the single one.
+# Ids of one message each: an id of several shows nothing about a single one.
 _OF_ONE = "(t.id_kind = ANY(:kinds) OR t.expected = 1) AND t.whole IS DISTINCT FROM t.value AND t.changed_as_of IS NULL"
 
 # What the index of closed ids holds: not those that an earlier version has closed.

@@ -135,7 +135,7 @@ def test_ages_are_kept_in_uncompressed_time(runtime: Runtime) -> None:
 
 
 def test_ids_of_several_messages_keep_the_fixed_schedule(runtime: Runtime) -> None:
-    """Such an id is final with the last of its messages, but each check tells about every one; `expected` says one."""
+    """Such an id is final with the last of its messages, but each check covers every one; `expected = 1` means one."""
     account_id = _begin(runtime)
     _close(runtime.engine, account_id, 400, 0, 5, kind="transaction")
     _learn_again(runtime, account_id)

@@ -765,7 +765,7 @@ def test_a_sending_time_that_is_still_to_come_is_a_plan(status: int) -> None:
 
 
 def test_an_order_that_is_sent_while_its_list_is_on_the_way_reads_the_same_again() -> None:
-    """Asked for before its sending and answered after it: what is stored as of the request gives the same facts."""
+    """Requested before its sending and answered after it: reading it again as of the request gives the same facts."""
     sent = order(status=113, sendAt="2026-03-01 15:00:01")
     answer = Answer(
         status=200,

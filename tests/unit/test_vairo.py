@@ -355,7 +355,7 @@ def test_each_state_of_a_send_has_its_status(
 
 
 def test_a_send_that_begins_while_its_answer_is_on_the_way_reads_the_same_again() -> None:
-    """Asked for before its planned time and answered after it: what is stored as of the request reads the same."""
+    """Requested before its planned time and answered after it: reading it again as of the request gives the same."""
     begins = (NOW + timedelta(seconds=1)).astimezone(account().timezone)
     body = send_info(paket_durum=0, ileri_tarih=f"{begins:%Y-%m-%d %H:%M:%S}")
     answer = Answer(status=200, body=body, asked_at=NOW, received_at=NOW + timedelta(seconds=2))
