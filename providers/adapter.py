@@ -229,8 +229,8 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = field(repr=False, default=b"")
     asked_at: datetime | None = None
-    """When the request was made, by PostgreSQL's clock. Statements are stored as of this moment and read again as of it, so
-    it alone decides whether a time in them still lay ahead, never `received_at`."""
+    """When the request was made, by PostgreSQL's clock. Statements are stored and read again as of this moment, so it
+    alone decides whether a time in them still lay ahead, never `received_at`."""
     received_at: datetime | None = None
     """PostgreSQL's clock when the answer was whole (to learn a provider's clock offset from its `Date`)."""
 
