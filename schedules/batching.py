@@ -1,9 +1,9 @@
 """When a call that answers for many ids is worth making: a pure function.
 
-A batch costs one call, however many ids it holds. Between calls, the expected waiting of messages that are final and
-not known adds up; the call is due when that reaches its price. Ordering at the moment at which the cost of waiting
-equals that of ordering is the rule of the economic order quantity (Harris, 1913): for a steady stream it is the optimum, and
-after a burst it does not ask for young messages of which hardly one can be final.
+A batch costs one call, however many ids it holds. Between calls, the expected waiting of messages that are final
+and not known adds up; the call is due when that reaches its price. Ordering at the moment at which the cost of
+waiting equals that of ordering is the rule of the economic order quantity (Harris, 1913): for a steady stream it is
+the optimum, and after a burst it does not ask for young messages of which hardly one can be final.
 """
 
 from collections.abc import Iterable
