@@ -108,6 +108,8 @@ class AccountRecord:
     ca_file: str | None
     proxy: str | None
     last_as_of: datetime | None
+    poll_plan: Mapping[str, Any]
+    """When ids are checked, by kind, where it was learned (`models.latencies`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

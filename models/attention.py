@@ -10,6 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from models.latencies import DUE_SINCE
+
 LATE_SECONDS = 3600.0
 """How long after its validity a delivery that is still open counts as late: the last looks need a while."""
 
@@ -24,7 +26,7 @@ class Waiting:
     lease_ended: datetime | None
     """A request whose worker wrote no answer in time, and that nobody has brought back."""
     due_since: datetime | None
-    """An id that is to be asked for and is in no request yet."""
+    """An id that should have been asked for and is in no request yet."""
     unplanned_since: datetime | None
     """A poll that nobody has planned."""
     planned_at: datetime | None
@@ -39,13 +41,14 @@ class Waiting:
     """Messages that are still open long after their validity ended: a word that nobody could map, mostly."""
 
 
-_WAITING = text("""
+_WAITING = text(f"""
     SELECT a.id AS account, a.planned_at, a.poll,
         (SELECT min(f.available_at) FROM fetches f WHERE f.account_id = a.id AND f.state = 'ready') AS ready_since,
         (SELECT min(f.lease_until) FROM fetches f
           WHERE f.account_id = a.id AND f.state = 'sending' AND f.lease_until < clock_timestamp()) AS lease_ended,
-        (SELECT min(t.next_check_at) FROM tracked_ids t
-          WHERE t.account_id = a.id AND t.closed_at IS NULL AND t.fetch_id IS NULL) AS due_since,
+        (SELECT min({DUE_SINCE}) FROM tracked_ids t
+          WHERE t.account_id = a.id AND t.closed_at IS NULL AND t.fetch_id IS NULL
+            AND t.next_check_at <= statement_timestamp()) AS due_since,
         (SELECT min(p.started_at) FROM polls p
           WHERE p.account_id = a.id AND p.state = 'running' AND p.planned_at IS NULL) AS unplanned_since,
         late.many AS late_ids, late.since AS late_ids_since, open.many AS late_deliveries

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from models.accounts import PausedBy
 from models.heartbeats import READINESS
+from models.latencies import DUE_SINCE
 from models.ledger.clocksteps import steps_of_last_day
 from models.ledger.sharing import standing
 from models.overview import AccountState, state_of
@@ -108,7 +109,7 @@ def read_calls(connection: Connection) -> Samples:
 
 
 # One scan of a partial index for each column.
-_WORK = text("""
+_WORK = text(f"""
     SELECT a.id AS account, a.provider, ready.ready, ready.retrying, ready.age AS ready_age,
         (SELECT count(*) FROM fetches f WHERE f.account_id = a.id AND f.state = 'sending') AS sending,
         (SELECT count(*) FROM fetches f WHERE f.account_id = a.id AND f.state = 'dead') AS dead,
@@ -124,7 +125,7 @@ _WORK = text("""
             - min(t.sent_at) FILTER (WHERE t.whole IS DISTINCT FROM t.value))), 0) AS age
         FROM tracked_ids t WHERE t.account_id = a.id AND t.closed_at IS NULL) ids
     CROSS JOIN LATERAL (SELECT count(*) AS many,
-        coalesce(greatest(0, extract(epoch FROM statement_timestamp() - min(t.next_check_at))), 0) AS age
+        coalesce(greatest(0, extract(epoch FROM statement_timestamp() - min({DUE_SINCE}))), 0) AS age
         FROM tracked_ids t WHERE t.account_id = a.id AND t.closed_at IS NULL AND t.fetch_id IS NULL
           AND t.next_check_at <= statement_timestamp()) due
     ORDER BY a.id

@@ -234,6 +234,13 @@ _DUE = text("""
          AND t.closed_at IS NULL AND t.fetch_id IS NULL
     GROUP BY w.account_id
 """)
+_LEARNED_OPEN = text("""
+    SELECT a.id AS account_id, count(t.id) AS many FROM accounts a
+    JOIN tracked_ids t ON t.account_id = a.id AND t.closed_at IS NULL
+    WHERE a.id = ANY(:ids) AND coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)
+      AND a.poll_plan -> 'kinds' <> '{}'::jsonb
+    GROUP BY a.id
+""")
 # The last poll that swept anything, and the last one that swept closed days; both walk back from the newest poll.
 _SWEEPS = text("""
     SELECT a.id AS account_id, latest.state, latest.new, latest.advanced, closed.state AS closed_state
@@ -255,7 +262,8 @@ def unsettled(connection: Connection, paces: Mapping[str, ProviderPace]) -> list
 
     Settled: no poll of an enabled account is open, the last sweep of each account with lists was complete and found
     nothing new or advanced, so was its last sweep of closed days, no id falls due within the account's
-    `every_seconds`, and no account is paused or behind an open breaker (what it would say is not known).
+    `every_seconds`, none is open in an account whose poll policy has learned (its waits may be long), and no account is
+    paused or behind an open breaker (what it would say is not known).
 
     `paces`: of each provider by name. Where no account is enabled nothing is settled, since nobody is asked.
     """
@@ -302,6 +310,9 @@ def _due_soon(connection: Connection, rows: Sequence[RowMapping], paces: Mapping
     return [
         f"{row.account_id} has {_count(row.many, 'id')} to be asked for soon."
         for row in connection.execute(_DUE, parameters)
+    ] + [
+        f"{row.account_id} has {_count(row.many, 'open id')}, checked at learned times."
+        for row in connection.execute(_LEARNED_OPEN, {"ids": parameters["ids"]})
     ]
 
 

@@ -93,6 +93,8 @@ accounts = Table(
     Column("ca_file", Text),
     Column("proxy", Text),
     Column("last_as_of", _TIME),
+    # When ids are checked, by kind, where it was learned (`models.latencies`).
+    Column("poll_plan", JSONB, nullable=False, server_default=_EMPTY),
     CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
     _one_of("breaker_state", ["closed", "open", "probing"]),
@@ -258,6 +260,8 @@ tracked_ids = Table(
     Column("answer_fingerprint", Text),
     Column("gate_open", Boolean, nullable=False, server_default=text("false")),
     Column("last_checked_at", _TIME),
+    # The check before that, or the sending: the id became final after it. Null where an earlier version asked.
+    Column("checked_before_at", _TIME),
     Column("last_found_at", _TIME),
     Column("changed_as_of", _TIME),
     Column("fetch_id", BigInteger),
@@ -280,6 +284,12 @@ Index(
 Index(
     "ix_tracked_ids_open", tracked_ids.c.account_id, tracked_ids.c.sent_at, postgresql_where=text("closed_at IS NULL")
 )
+Index(
+    "ix_tracked_ids_closed",
+    tracked_ids.c.account_id,
+    tracked_ids.c.closed_at,
+    postgresql_where=text("close_reason = 'final' AND checked_before_at IS NOT NULL"),
+)
 Index("ix_tracked_ids_fetch", tracked_ids.c.fetch_id, postgresql_where=tracked_ids.c.fetch_id.is_not(None))
 Index(
     "ix_tracked_ids_whole",
@@ -294,6 +304,16 @@ Index(
     "ix_tracked_ids_references",
     tracked_ids.c.account_id,
     postgresql_where=text("client_ref IS NOT NULL AND id_kind IN ('message', 'order', 'conversation')"),
+)
+
+# What is known of how long an account's messages take, by kind of id: `schedules.learning.Learned` as JSON.
+latencies = Table(
+    "latencies",
+    metadata,
+    Column("account_id", Text, ForeignKey("accounts.id"), primary_key=True),
+    Column("id_kind", Text, primary_key=True),
+    Column("learned", JSONB, nullable=False),
+    Column("read_through", _TIME, nullable=False),
 )
 
 delivery_status = Table(

@@ -77,6 +77,23 @@ def known_ids(connection: Connection, account_id: str, many: int) -> Sequence[Ro
     return connection.execute(_KNOWN, {"account_id": account_id, "many": many}).mappings().all()
 
 
+_OPEN_BY = text("""
+    SELECT t.* FROM tracked_ids t
+    WHERE t.closed_at IS NULL AND (t.client_ref = :ident OR t.recipient = ANY(:recipients) OR t.id IN (
+        SELECT named.id FROM accounts a JOIN tracked_ids named ON named.account_id = a.id
+        WHERE named.id_kind = ANY(:kinds) AND named.value = :ident))
+    ORDER BY t.account_id, t.id LIMIT :many
+""")
+
+
+def open_by(
+    connection: Connection, ident: str, *, kinds: Sequence[str], recipients: Sequence[str], many: int = 20
+) -> Sequence[RowMapping]:
+    """Open ids that this value, client reference or one of these numbers names."""
+    given = {"ident": ident, "kinds": list(kinds), "recipients": list(recipients), "many": many}
+    return connection.execute(_OPEN_BY, given).mappings().all()
+
+
 def held_ids(connection: Connection, poll_id: int) -> set[int]:
     """Ids that fetches of this poll hold."""
     return set(connection.execute(_HELD, {"poll_id": poll_id}).scalars())

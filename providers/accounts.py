@@ -308,6 +308,7 @@ def _poll(section: Section, record: ProviderRecord | None) -> dict[str, Any]:
         "first_check_seconds": section.maybe_number("first_check_seconds", minimum=0, maximum=_YEAR_SECONDS),
         "max_check_seconds": section.maybe_number("max_check_seconds", above=0, maximum=_YEAR_SECONDS),
         "time_factor": section.number("time_factor", 1.0, above=0, maximum=1000),
+        "adaptive": section.flag("adaptive", default=True),
     }
 
 

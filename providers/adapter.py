@@ -111,6 +111,9 @@ class ProviderRecord:
     that says what would be right, and does not repeat the id."""
     number_part: Mapping[str, int] = field(default_factory=dict)
     """For kinds whose value holds the recipient's number: which part of it, by `models.keys.split_key`."""
+    message_kinds: frozenset[str] = frozenset()
+    """Kinds whose ids name one message each and are done with its final status. For these, and for ids of which the
+    sender says that they are of one message (`expected`), the account learns how long its messages take."""
     wholes: Mapping[str, str] = field(default_factory=dict)
     """For kinds whose ids are parts of a whole (a send): the kind under which the whole is tracked. Its value is the
     first part of theirs. A whole is checked once: when its last open part closes, or right after validity ends."""
@@ -229,6 +232,9 @@ class Answer:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = field(repr=False, default=b"")
+    asked_at: datetime | None = None
+    """When the request was made, by PostgreSQL's clock. Statements are stored and read again as of this moment, so it
+    alone decides whether a time in them still lay ahead, never `received_at`."""
     received_at: datetime | None = None
     """PostgreSQL's clock when the answer was whole (to learn a provider's clock offset from its `Date`)."""
 

@@ -166,7 +166,7 @@ class HttpDoor:
         # By PostgreSQL's clock, which every worker shares: this host's may be wrong.
         received_at = permit.asked_at + timedelta(seconds=answered - permit.committed_boot)
         if isinstance(outcome, Answer):
-            outcome = replace(outcome, received_at=received_at)
+            outcome = replace(outcome, asked_at=permit.asked_at, received_at=received_at)
         if refused is not None:
             refused = replace(refused, received_at=received_at)
         sent = Sent(

@@ -352,7 +352,7 @@ def _parse_list(account: Account, fetch: Fetch, answer: Answer, response: Mappin
     items = [] if not stated and count == 0 else as_list(stated)
     if items is None:
         raise AnswerNotUnderstood("The answer holds no list of orders.", raw=answer.body)
-    read = [read_order(item, account, answer.received_at) for item in items]
+    read = [read_order(item, account, answer.asked_at) for item in items]
     orders = [found for found in read if isinstance(found, Order)]
     unreadable = [found for found in read if isinstance(found, Unreadable)]
     unreadable += [trouble for order in orders for trouble in order.unreadable]
@@ -631,7 +631,7 @@ def _summarise(account: Account, answer: Answer, whole: _Whole) -> tuple[tuple[R
         kept = {name: value for name, value in whole.stated.items() if name != "message"}
         reason = "An order says that it has no recipients, though a list said that it has some."
         return (), (Unreadable(reason=reason, raw=dump_item(kept)),)
-    return summarise_order(whole.stated, account, answer.received_at)
+    return summarise_order(whole.stated, account, answer.asked_at)
 
 
 def _fingerprint(account: Account, whole: _Whole) -> str:
@@ -645,7 +645,7 @@ def _fingerprint(account: Account, whole: _Whole) -> str:
 
 def _planned(account: Account, answer: Answer, order: Mapping[str, Any]) -> datetime | None:
     """`sendAt` where it is still to come."""
-    found = read_order(order, account, answer.received_at)
+    found = read_order(order, account, answer.asked_at)
     return found.sending_at if isinstance(found, Order) and found.is_ahead else None
 
 

@@ -114,7 +114,7 @@ def rank_equal_numbers(code: str, account: Account | None = None) -> tuple[int, 
 def read_order(item: Any, account: Account, now: datetime | None = None) -> Order | Unreadable:
     """One order of a list or detail answer, or why it cannot be read.
 
-    `now`: when the answer came. A `sendAt` after that is the plan of an order that is still to be sent: the status is
+    `now`: when the request was made. A `sendAt` after that is the plan of an order that is still to be sent: it is
     `scheduled`, `sent_at` stays empty, and the plan is kept as `send_at` in `extra`. None: the moment is not known.
     """
     if isinstance(item, PlainOrder):

@@ -144,6 +144,7 @@ RECORD: Final = ProviderRecord(
     ),
     meanings=CODES,
     id_kinds=KINDS,
+    message_kinds=frozenset({"gsm_track"}),
     id_forms={"transaction": whole_id, "gsm_track": gsm_id, "delivery_track": text_id, "order": whole_id},
     reference_kinds=REFERENCES_OF_MESSAGES,
     status_codes=frozenset(map(str, STATUS)),

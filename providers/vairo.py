@@ -175,6 +175,7 @@ RECORD: Final = ProviderRecord(
     id_kinds=(NUMBER,),
     id_forms={NUMBER: number_id, SEND: whole_id, "order": whole_id},
     number_part={NUMBER: 1},
+    message_kinds=frozenset({NUMBER}),
     wholes={NUMBER: SEND},
     reference_kinds=REFERENCES_OF_MESSAGES,
     status_codes=frozenset({*STATUS, *SEND_STATUS}),
@@ -394,16 +395,16 @@ def _parse_send(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
         return unknown
     if not isinstance(item, dict):
         raise AnswerNotUnderstood("`aciklama` is not an object.", raw=answer.body)
-    return _read_send(account, fetch, item, answer.received_at)
+    return _read_send(account, fetch, item, answer.asked_at)
 
 
-def _read_send(account: Account, fetch: Fetch, item: Mapping[str, Any], received_at: datetime | None = None) -> Parsed:
+def _read_send(account: Account, fetch: Fetch, item: Mapping[str, Any], asked_at: datetime | None = None) -> Parsed:
     """What the object in `aciklama` says of the send: its `order` row. It settles the send and never a number."""
     key, code = as_key(item.get("id")), _int_or_text(item.get("paket_durum"))
     if code is None or key is None or bare(key) != bare(fetch.spec.params["send"]):
         return _unreadable(fetch, "The answer about a send lacks its `paket_durum` or names another send.", item)
     fields = Fields(item, account.timezone)
-    report = _send_report(account, fetch, fields, str(code), received_at)
+    report = _send_report(account, fetch, fields, str(code), asked_at)
     troubles = list(fields.unreadable("An answer about a send"))
     if report.status is Status.UNKNOWN:
         troubles.append(Unreadable(reason="Unknown `paket_durum`.", raw=dump_item(item), provider_key=bare(key)))
@@ -416,11 +417,11 @@ def _read_send(account: Account, fetch: Fetch, item: Mapping[str, Any], received
 
 
 def _send_report(
-    account: Account, fetch: Fetch, fields: Fields, code: str, received_at: datetime | None
+    account: Account, fetch: Fetch, fields: Fields, code: str, asked_at: datetime | None
 ) -> DeliveryReport:
     status, reason = judge(account, SEND_STATUS, code)
     created_at, planned_at = fields.time("created_at"), fields.time("ileri_tarih")
-    if status is Status.ENROUTE and planned_at is not None and received_at is not None and planned_at > received_at:
+    if status is Status.ENROUTE and planned_at is not None and asked_at is not None and planned_at > asked_at:
         status = Status.SCHEDULED
     begins_at, lasts = planned_at or created_at, fields.read("gecerlilik_suresi", _validity)
     cause = _cause(fields.item.get("log"), _LOG_DEPTH) if status is Status.REJECTED else None

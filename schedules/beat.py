@@ -12,6 +12,8 @@ from core import names
 RECONCILE_SECONDS = 5.0
 EXPIRE_SECONDS = 60.0
 PRUNE_SECONDS = 3600.0
+EARLY = 0.95
+"""An interval counts as over a little early, or a tick that comes a moment too soon would lose a whole tick."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

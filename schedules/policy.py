@@ -5,6 +5,9 @@ moments t_1 < t_2 < … after sending. Validity cuts them off: one moment lies r
 `after_validity_seconds` until the provider is taken to have forgotten. The next check is the first moment that lies
 strictly ahead. So an id that was looked at late, twice or never goes on where its age says; no counter can be lost.
 Only after an incomplete answer does a check come sooner (`check_again`).
+
+Where an account has learned how long its messages take, the ages of `schedules.poll_times` take the place of the waits;
+all else stays as it is.
 """
 
 import math
@@ -12,6 +15,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from providers.adapter import PollNumbers
+from schedules.poll_times import PollTimes
 
 AFTER_VALIDITY_SECONDS = 1.0
 """How long after the end of validity the check right after it comes (times the account's factor)."""
@@ -32,16 +36,21 @@ def next_check(
     first_check_seconds: float | None = None,
     max_check_seconds: float | None = None,
     early: bool = True,
+    learned: PollTimes | None = None,
 ) -> datetime | None:
     """The moment of the next check, strictly after `now`; None once the provider is taken to have forgotten the id.
 
     `first_check_seconds` replaces the first step, `max_check_seconds` the longest wait before validity ends;
     `time_factor` compresses every duration (not `valid_until`, which is a moment). `forget_days` 0 gives None from
-    the check right after validity on. `early` false: no check before validity has ended. Times are aware.
+    the check right after validity on. `early` false: no check before validity has ended. Times are aware. `learned`
+    replaces the waits, and has kept `first_check_seconds` and `max_check_seconds` already.
     """
     validity_check = _right_after(valid_until, time_factor)
     if now < valid_until and not early:
         return validity_check
+    if now < valid_until and learned is not None:
+        moment = _learned_after(learned, sent_at=sent_at, now=now, time_factor=time_factor)
+        return validity_check if moment is None or moment > valid_until else moment
     if now < valid_until:
         waits = _waits(numbers, first_check_seconds, max_check_seconds)
         moment = _first_after(
@@ -63,14 +72,17 @@ def first_check(
     first_check_seconds: float | None = None,
     max_check_seconds: float | None = None,
     early: bool = True,
+    learned: PollTimes | None = None,
 ) -> datetime:
     """When an id registered at `now` is asked for first: at t_1 or right after a shorter validity, not before `now`.
 
     The arguments are those of `next_check`.
     """
-    t_1 = next(_waits(numbers, first_check_seconds, max_check_seconds))
-    moment = sent_at + timedelta(seconds=t_1 * time_factor)
-    if moment > valid_until or not early:
+    t_1: float | None = next(_waits(numbers, first_check_seconds, max_check_seconds))
+    if learned is not None:
+        t_1 = learned.ages[0] if learned.ages else learned.every
+    moment = None if t_1 is None else sent_at + timedelta(seconds=t_1 * time_factor)
+    if moment is None or moment > valid_until or not early:
         moment = _right_after(valid_until, time_factor)
     return max(moment, now)
 
@@ -129,6 +141,15 @@ def _first_after(
             return _next_of_series(moment, timedelta(seconds=wait * time_factor), now)
         before = wait
     return moment
+
+
+def _learned_after(learned: PollTimes, *, sent_at: datetime, now: datetime, time_factor: float) -> datetime | None:
+    """The first moment of a learned schedule after `now`; None where there is none before the end of validity."""
+    moments = (sent_at + timedelta(seconds=age * time_factor) for age in learned.ages)
+    if (moment := next((moment for moment in moments if moment > now), None)) is not None or learned.every is None:
+        return moment
+    start = sent_at + timedelta(seconds=((learned.ages or (0.0,))[-1] + learned.every) * time_factor)
+    return _next_of_series(start, timedelta(seconds=learned.every * time_factor), now)
 
 
 def _next_of_series(start: datetime, every: timedelta, now: datetime) -> datetime:

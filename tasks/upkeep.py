@@ -16,8 +16,8 @@ def reconcile(self: UlakTask) -> None:
 
 @shared_task(name=names.UPKEEP_EXPIRE, bind=True, send_events=False)
 def expire(self: UlakTask) -> None:
-    """Say `unreported` where a pushing provider stayed silent past validity."""
-    upkeep.expire(self.runtime)
+    """Once a minute: `unreported` where a pushing provider was silent past validity, and learning from checks."""
+    self.emit(upkeep.every_minute(self.runtime))
 
 
 @shared_task(name=names.UPKEEP_PRUNE, bind=True)

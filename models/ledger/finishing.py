@@ -148,7 +148,7 @@ _TRACKED = """
     )
     UPDATE tracked_ids t SET
         fetch_id = CASE WHEN l.is_held OR l.closing IS NOT NULL THEN NULL ELSE t.fetch_id END,
-        last_checked_at = %(asked_at)s,
+        checked_before_at = coalesce(t.last_checked_at, t.sent_at), last_checked_at = %(asked_at)s,
         incomplete_answers = CASE WHEN l.is_incomplete THEN t.incomplete_answers + 1 ELSE 0 END,
         answer_fingerprint = l.fingerprint,
         last_found_at = CASE WHEN l.found THEN %(asked_at)s ELSE t.last_found_at END,

@@ -14,7 +14,7 @@ from models.ledger.finishing import lock_account
 from providers.adapter import Account
 from tasks.messages import Message, dispatch_account, poll_account
 from tasks.runtime import Runtime, adapter_of
-from tasks.steps.planning import fetches_for
+from tasks.steps.fetch_rows import fetches_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,8 +136,10 @@ def understood(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:
     answer = sent.outcome
     if isinstance(answer, ProviderError):
         return answer
+    # Comparable with times of the provider, by the same clock as the request.
+    if answer.asked_at is not None:
+        answer = replace(answer, asked_at=answer.asked_at + prepared.behind)
     if answer.received_at is not None:
-        # Comparable with times of the provider, by the same clock as the request.
         answer = replace(answer, received_at=answer.received_at + prepared.behind)
     try:
         return prepared.adapter.parse(prepared.account, prepared.fetch, answer)

@@ -26,10 +26,10 @@ from providers.errors import OurBug, ProviderError
 from schedules.policy import check_again, first_check, next_check
 from tasks.effects import Effects, commit
 from tasks.steps.asking import Asked, Follow
+from tasks.steps.fetch_rows import new_fetch
 from tasks.steps.pausing import success_changes
-from tasks.steps.planning import new_fetch
 from tasks.steps.sweeping import further_pages, judge_window
-from tasks.steps.tracking import is_whole, policy_numbers, sent_late
+from tasks.steps.tracking import is_whole, learned_times, policy_numbers, sent_late
 from tasks.steps.trouble import breaker_changes, finish_trouble
 
 log = get_logger(__name__)
@@ -253,7 +253,13 @@ def _next_check(asked: Asked, row: AskedId, answer: IdAnswer | None) -> datetime
         # Not known when its validity has ended: there is nothing to wait for, and its parts are checked anyway.
         polling = replace(polling, forget_days=0.0)
     by_age = next_check(
-        polling, sent_at=row["sent_at"], valid_until=row["valid_until"], now=now, early=not is_whole(row), **numbers
+        polling,
+        sent_at=row["sent_at"],
+        valid_until=row["valid_until"],
+        now=now,
+        early=not is_whole(row),
+        learned=learned_times(asked.prepared.row, asked.prepared.adapter, row["id_kind"], row["expected"]),
+        **numbers,
     )
     factor = numbers["time_factor"]
     if answer is not None and answer.is_incomplete:
@@ -331,6 +337,7 @@ def _discover(
                 sent_at=sent_at,
                 valid_until=valid_until,
                 now=asked_at,
+                learned=learned_times(asked.prepared.row, asked.prepared.adapter, key[0], item.expected),
                 **policy_numbers(asked.prepared.row),
             ),
         }

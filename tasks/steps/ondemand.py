@@ -46,6 +46,19 @@ def poll_mistake(row: RowMapping, window: Window) -> tuple[str, str] | None:
     return ("from", "lies in the future") if (start - row["now"].date()).days > 1 else None
 
 
+def pollable_account(connection: Connection, account_id: str, window: Window) -> RowMapping:
+    """The account's row, where it may be polled on demand over these days.
+
+    Raises LookupError where there is no such account or it is disabled, and WrongPollError.
+    """
+    account = account_row(connection, account_id)
+    if not account["enabled"]:
+        raise LookupError(f"The account {account_id!r} is disabled: enable it in the accounts file first.")
+    if (mistake := poll_mistake(account, window)) is not None:
+        raise WrongPollError(*mistake)
+    return account
+
+
 def open_on_demand(
     runtime: Runtime,
     account_id: str,
@@ -63,12 +76,7 @@ def open_on_demand(
     """
     start, end = window
     with transaction(runtime.engine) as connection:
-        account = account_row(connection, account_id)
-        if not account["enabled"]:
-            raise LookupError(f"The account {account_id!r} is disabled: enable it in the accounts file first.")
-        mistake = poll_mistake(account, window)
-        if mistake is not None:
-            raise WrongPollError(*mistake)
+        pollable_account(connection, account_id, window)
         poll_id, is_new = planning.open_poll(
             connection,
             planning.NewPoll(

@@ -16,7 +16,7 @@ from models.ledger.deadletters import put_away
 from tasks.messages import Message
 from tasks.runtime import Runtime, adapter_of
 from tasks.steps.draining import drain
-from tasks.steps.planning import new_fetch
+from tasks.steps.fetch_rows import new_fetch
 from tasks.steps.tracking import account_row
 
 _LOOK_SECONDS = 0.1

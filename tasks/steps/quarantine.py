@@ -123,7 +123,7 @@ def _parse(
         fetch = Fetch(spec=spec, ids={key: due_id(tracked) for key, tracked in asked.items()})
         # What lay ahead when the response was given may be past now.
         headers = body_headers(entry.context)
-        answer = Answer(status=HTTPStatus.OK, headers=headers, body=entry.raw, received_at=asked_at)
+        answer = Answer(status=HTTPStatus.OK, headers=headers, body=entry.raw, asked_at=asked_at, received_at=asked_at)
         return _parse_polled(adapter, account, fetch, unpacked(answer, LARGEST_ANSWER_BYTES))
     except ContentCodingError as error:
         return error.sentence("body"), False

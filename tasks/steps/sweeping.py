@@ -12,7 +12,7 @@ from models.ledger.walks import is_read_again, walked_pages
 from providers.adapter import FetchSpec, Parsed
 from schedules.windows import is_read_downwards, judge_reading
 from tasks.steps.asking import Asked
-from tasks.steps.planning import new_fetch
+from tasks.steps.fetch_rows import new_fetch
 
 
 def further_pages(connection: Connection, asked: Asked, parsed: Parsed) -> tuple[FetchSpec, ...]:

@@ -17,7 +17,9 @@ from models.report import Discovered, TrackedKey
 from providers.adapter import Account, Adapter, DueId
 from providers.errors import RequestIsWrong
 from providers.numbers import person, plain, trimmed
+from schedules.plans import times_of
 from schedules.policy import first_check
+from schedules.poll_times import PollTimes
 from tasks.runtime import Runtime, adapter_of
 
 MOST_AT_ONCE = 5000
@@ -27,14 +29,30 @@ class UnknownIdKindError(ValueError):
     """The provider knows no such kind of id; the text says which it knows."""
 
 
+def time_factor(row: Record) -> float:
+    """What multiplies every wait of the account's poll policy."""
+    return float(row["poll"].get("time_factor", 1.0))
+
+
 def policy_numbers(row: Record) -> dict[str, Any]:
     """The account's own numbers of the poll policy, as keyword arguments of `schedules.policy`."""
     poll = row["poll"]
     return {
-        "time_factor": float(poll.get("time_factor", 1.0)),
+        "time_factor": time_factor(row),
         "first_check_seconds": poll.get("first_check_seconds"),
         "max_check_seconds": poll.get("max_check_seconds"),
     }
+
+
+def learned_times(row: Record, adapter: Adapter, kind: str, expected: int | None) -> PollTimes | None:
+    """The schedule that the account has learned for such an id; None where the fixed one holds.
+
+    Only for ids of one message: a check of several tells about each of them.
+    """
+    is_one = kind in adapter.record.message_kinds or expected == 1
+    if not is_one or not row["poll"].get("adaptive", True):
+        return None
+    return times_of(row["poll_plan"], kind)
 
 
 def validity_of(row: RowMapping) -> timedelta:
@@ -223,7 +241,12 @@ def _rows(
             "sent_at": sent_at,
             "valid_until": valid_until,
             "next_check_at": first_check(
-                adapter.record.poll, sent_at=sent_at, valid_until=valid_until, now=now, **policy_numbers(row)
+                adapter.record.poll,
+                sent_at=sent_at,
+                valid_until=valid_until,
+                now=now,
+                learned=learned_times(row, adapter, kind, item.get("expected")),
+                **policy_numbers(row),
             ),
             "whole": split_key(value)[0] if kind in adapter.record.wholes else None,
             "close_reason": tracked.REFERENCE if kind in attaching else None,

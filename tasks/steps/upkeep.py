@@ -18,7 +18,7 @@ from providers.registry import ADAPTERS
 from tasks.effects import Effects, commit
 from tasks.messages import dispatch_account, poll_account
 from tasks.runtime import Runtime, adapter_of
-from tasks.steps import clocks
+from tasks.steps import clocks, learning
 from tasks.steps.trouble import note_lost_answer
 
 KEEP_CALLS_DAYS = 14
@@ -81,6 +81,15 @@ _OVERDUE = text("""
       AND coalesce(valid_until, least(sent_at, first_seen_at) + make_interval(secs => :seconds)) < clock_timestamp()
     ORDER BY id LIMIT :many
 """)
+
+
+def every_minute(runtime: Runtime) -> Effects:
+    """What falls due by the minute: validity that ended, and learning how long messages take.
+
+    Both share one task: workers of the version before reject a name that they do not know.
+    """
+    expire(runtime)
+    return learning.learn_all(runtime)
 
 
 def expire(runtime: Runtime) -> int:

@@ -265,7 +265,9 @@ def test_no_body_makes_it_fail_or_say_something_final(name: str, body: bytes, st
     """Bytes that are no sample of the provider never become a report, nor an exception from outside the tree."""
     for fetch in fetches(name):
         try:
-            parsed = ADAPTERS[name].parse(account(name), fetch, Answer(status=status, body=body, received_at=NOW))
+            parsed = ADAPTERS[name].parse(
+                account(name), fetch, Answer(status=status, body=body, asked_at=NOW, received_at=NOW)
+            )
         except ProviderError as error:
             told = error.message
         else:

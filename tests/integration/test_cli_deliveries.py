@@ -579,3 +579,30 @@ def test_a_pasted_number_is_found_explained_and_erased(ulak: Ulak, number: str) 
 def test_marks_alone_are_nobody(ulak: Ulak) -> None:
     """An erasure of what is empty to the eye erases nobody."""
     assert ulak("erase", "\u202a\u202c", "--yes").code == 2
+
+
+def test_explain_next_names_the_coming_checks(ulak: Ulak, migrated_database: Engine) -> None:
+    """By the fixed schedule at first, by the learned one where there is a plan; the last is right after validity."""
+    sent = "SELECT sent_at FROM tracked_ids WHERE client_ref = 'son'"
+    with migrated_database.begin() as connection:
+        began = connection.execute(text(sent)).scalar_one()
+    [fixed] = json.loads(ulak("explain", "son", "--next", "--json").out)
+    ages = [(datetime.fromisoformat(each) - began).total_seconds() for each in fixed["checks"]]
+    assert ages[:3] == pytest.approx([5, 25, 85], abs=0.01)
+    assert fixed["learned"] is None
+    plan = json.dumps({"kinds": {"number": {"ages": [9.0, 40.0, 900.0], "every": None}}})
+    with migrated_database.begin() as connection:
+        connection.execute(text("UPDATE accounts SET poll_plan = CAST(:p AS jsonb)"), {"p": plan})
+    [learned] = json.loads(ulak("explain", "05301234569", "--next", "--json").out)
+    ages = [(datetime.fromisoformat(each) - began).total_seconds() for each in learned["checks"]]
+    assert ages[:5] == pytest.approx([5, 9, 40, 900, 86401], abs=0.01)
+    shown = ulak("explain", "771:+905301234569", "--next")
+    assert "times learned from earlier messages." in shown.out
+    with migrated_database.begin() as connection:
+        plan = json.dumps({"kinds": {"number": {"ages": [9.0], "every": None, "masses": [1.0]}}})
+        connection.execute(text("UPDATE accounts SET poll_plan = CAST(:p AS jsonb)"), {"p": plan})
+    assert "or later, when its batch is worth a call." in ulak("explain", "son", "--next").out
+    assert ulak("explain", "m-1", "--next").code == 1
+    with migrated_database.connect() as connection:
+        searches = connection.execute(text("SELECT count(*) FROM events WHERE action = 'person.searched'")).scalar_one()
+    assert searches == 1

@@ -259,3 +259,36 @@ def test_a_poll_that_was_taken_over_says_so_and_whoever_waits_follows(
         (2, "cancelled", None),
         (1, "complete", 2),
     ]
+
+
+def test_a_preview_shows_the_calls_and_makes_none(ulak: Ulak, migrated_database: Engine) -> None:
+    """The calls of a real poll of the same moment, with no poll, fetch or message left behind."""
+    lines = "kind,value\n" + "".join(f"number,{n}:+905301234{n}\n" for n in range(100, 125))
+    assert ulak("track", "kampanya", "--file", "-", stdin=lines.encode()).code == 0
+    shown = ulak("poll", "kampanya", "--preview")
+    assert shown.code == 0
+    assert "25 calls for 25 ids, in 24 s at least by the limit. Nothing was asked or stored." in shown.err
+    counts = "SELECT (SELECT count(*) FROM polls) + (SELECT count(*) FROM fetches) + (SELECT count(*) FROM calls)"
+    assert scalar(migrated_database, counts) == 0
+    assert scalar(migrated_database, "SELECT count(*) FROM tracked_ids WHERE fetch_id IS NOT NULL") == 0
+
+
+def test_a_preview_refuses_what_a_poll_refuses(ulak: Ulak, migrated_database: Engine) -> None:
+    """Days of a provider without a list, days in the wrong order, a disabled account: the same sentence and code."""
+    for days in (("--from", "2026-05-01"), ("--from", "2026-05-20", "--to", "2026-05-01")):
+        account = "kampanya" if len(days) == 2 else "listeli"
+        real, shown = ulak("poll", account, *days), ulak("poll", account, *days, "--preview")
+        assert (shown.code, shown.err) == (real.code, real.err)
+        assert shown.code != 0
+    with migrated_database.begin() as connection:
+        connection.execute(text("UPDATE accounts SET enabled = false"))
+    real, shown = ulak("poll", "kampanya"), ulak("poll", "kampanya", "--preview")
+    assert (shown.code, shown.err) == (real.code, real.err)
+    assert "disabled" in shown.err
+
+
+def test_a_preview_of_lists_names_their_windows(ulak: Ulak) -> None:
+    """Twenty closed days are two windows of ten, and no list has been read."""
+    shown = ulak("poll", "listeli", "--from", "2026-05-01", "--to", "2026-05-20", "--preview")
+    assert shown.err.startswith("2 calls, in ")
+    assert polls(ulak) == []

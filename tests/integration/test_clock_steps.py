@@ -652,7 +652,7 @@ def test_a_response_is_judged_by_the_clock_that_its_request_was_made_by(
     add_ids(shifted.engine, account_id, ["s1:+905321234567"])
     [fetch_id] = plan(runtime, account_id)
     at = now(shifted.engine)
-    received = Sent(outcome=Answer(status=403, received_at=at), duration_seconds=0.1, answered_boot=0.0)
+    received = Sent(outcome=Answer(status=403, asked_at=at, received_at=at), duration_seconds=0.1, answered_boot=0.0)
     held = Held(runtime, fetch_id)
     early = held.prepared
     shifted.step(-HOUR)
@@ -669,5 +669,6 @@ def test_a_response_is_judged_by_the_clock_that_its_request_was_made_by(
                 return Parsed()
 
         understood(replace(prepared, adapter=cast("Any", Recording())), received)
+        assert judged[0].asked_at == judged[0].received_at
         assert judged[0].received_at is not None
         assert (judged[0].received_at - at).total_seconds() == pytest.approx(seconds, abs=0.5)

@@ -173,8 +173,10 @@ def test_an_answer_comes_back_whole(serve: Callable[..., Server], door: HttpDoor
     """Status, lower-case headers and body; and the server saw exactly the request that was made."""
     server = _answering(serve, "200 OK\r\nX-Total: 3", b'{"a": 1}')
     before = datetime.now(UTC)
-    sent = door.send(_post(server.url, b'{"q": 1}'), _permit())
+    permit = _permit()
+    sent = door.send(_post(server.url, b'{"q": 1}'), permit)
     assert isinstance(sent.outcome, Answer)
+    assert sent.outcome.asked_at == permit.asked_at
     assert (sent.outcome.status, sent.outcome.headers, sent.outcome.body) == (
         200,
         {"x-total": "3", "content-length": "8"},

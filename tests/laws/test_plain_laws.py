@@ -344,7 +344,7 @@ def test_both_readers_say_the_same(name: str, data: st.DataObject) -> None:
     case = CASES[name]
     asked = data.draw(st.sampled_from(ZONES).map(lambda zone: with_zone(case.account, zone)))
     fetch, body = data.draw(case.fetches), data.draw(case.bodies)
-    answer = Answer(status=data.draw(st.sampled_from([200] * 9 + [500, 404])), body=body, received_at=NOW)
+    answer = Answer(status=data.draw(st.sampled_from([200] * 9 + [500, 404])), body=body, asked_at=NOW, received_at=NOW)
     fast = both(case, asked, fetch, answer)
     if isinstance(fast, Parsed):
         both(case, asked, confirming(fetch, fast), answer)
@@ -404,7 +404,7 @@ def asked(module: ModuleType, kind: str, *values: str) -> Fetch:
 )
 def test_documented_samples_are_plain(module: ModuleType, fetch: Fetch, sample: str) -> None:
     """Otherwise the law above would hold although nothing is ever read the fast way."""
-    answer = Answer(status=200, body=(FIXTURES / sample).read_bytes(), received_at=NOW)
+    answer = Answer(status=200, body=(FIXTURES / sample).read_bytes(), asked_at=NOW, received_at=NOW)
     fast = module._parse_plain(account(module.__name__.rpartition(".")[2]), fetch, answer)
     # The order of a detail answer, one beside all its recipients, is read the tolerant way.
     assert any(isinstance(report, PlainReport) for report in fast.reports) == ("empty" not in sample)

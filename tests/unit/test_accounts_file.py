@@ -76,6 +76,7 @@ def test_a_full_account_is_read_whole() -> None:
             "first_check_seconds": 0.2,
             "max_check_seconds": 5.0,
             "time_factor": 0.01,
+            "adaptive": True,
         },
         options={"validity_hours": 0.5, "deadline_seconds": 5.0, "format": "xml", "batch_size": 100},
         enabled=True,
@@ -107,6 +108,7 @@ def test_an_account_of_three_lines_gets_the_providers_defaults(provider: str, na
         "first_check_seconds": None,
         "max_check_seconds": None,
         "time_factor": 1.0,
+        "adaptive": True,
     }
     assert account.options == {
         "validity_hours": record.validity_hours,

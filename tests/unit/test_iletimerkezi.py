@@ -74,7 +74,9 @@ def body_of(code: Any = 200, **content: Any) -> bytes:
 
 def parse(fetch: Fetch, body: bytes, status: int = 200, account: Account = ACCOUNT, **headers: str) -> Parsed:
     """What the adapter makes of a body."""
-    return ADAPTER.parse(account, fetch, Answer(status=status, headers=headers, body=body, received_at=NOW))
+    return ADAPTER.parse(
+        account, fetch, Answer(status=status, headers=headers, body=body, asked_at=NOW, received_at=NOW)
+    )
 
 
 def order(**changes: Any) -> dict[str, Any]:
@@ -760,6 +762,31 @@ def test_a_sending_time_that_is_still_to_come_is_a_plan(status: int) -> None:
     assert (early.status, late.status) == wanted[status]
     assert (early.sent_at, early.extra["send_at"]) == (None, "2026-03-02T07:00:00+00:00")
     assert (late.sent_at, "send_at" in late.extra) == (NOW, False)
+
+
+def test_an_order_that_is_sent_while_its_list_is_on_the_way_reads_the_same_again() -> None:
+    """Requested before its sending and answered after it: reading it again as of the request gives the same facts."""
+    sent = order(status=113, sendAt="2026-03-01 15:00:01")
+    answer = Answer(
+        status=200,
+        body=body_of(count=1, orders=[sent]),
+        asked_at=NOW,
+        received_at=NOW + timedelta(seconds=2),
+    )
+    [report] = ADAPTER.parse(ACCOUNT, list_fetch(), answer).reports
+    first = observe(report, asked_at=NOW)
+    kept = KeptStatement(
+        granularity=report.granularity,
+        provider_key=report.provider_key,
+        parent_key=None,
+        recipient=None,
+        source=report.source,
+        as_of=NOW,
+        statement=sent,
+    )
+    again = ADAPTER.restate(ACCOUNT, kept)
+    assert again is not None
+    assert observe(again, asked_at=NOW).facts == first.facts
 
 
 def test_the_detail_of_an_order_that_is_still_to_be_sent_waits_for_its_sending() -> None:

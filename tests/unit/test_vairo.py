@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from models.report import DeliveryReport, IdAnswer, TrackedKey, Unreadable
+from models.report import DeliveryReport, IdAnswer, KeptStatement, TrackedKey, Unreadable
 from models.vocabulary import Granularity, Reason, Status
 from providers.adapter import Account, Answer, DueId, Fetch, Parsed
 from providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong, SlowDown, TryAgainSoon
@@ -306,7 +306,7 @@ def send_info(*without: str, **fields: Any) -> bytes:
 
 def parse_send(body: bytes, status: int = 200) -> Parsed:
     """What the adapter reads for the send of the sample."""
-    answer = Answer(status=status, body=body, received_at=NOW)
+    answer = Answer(status=status, body=body, asked_at=NOW, received_at=NOW)
     return ADAPTER.parse(account(), fetch_of("187", kind="send"), answer)
 
 
@@ -352,6 +352,26 @@ def test_each_state_of_a_send_has_its_status(
     assert parsed.answers == (IdAnswer(key=SEND, found=True, settled=settled),)
     assert len(parsed.unreadable) == strange
     assert (parsed.reports[0].sent_at is None) == (status in {Status.SCHEDULED, Status.REJECTED})
+
+
+def test_a_send_that_begins_while_its_answer_is_on_the_way_reads_the_same_again() -> None:
+    """Requested before its planned time and answered after it: reading it again as of the request gives the same."""
+    begins = (NOW + timedelta(seconds=1)).astimezone(account().timezone)
+    body = send_info(paket_durum=0, ileri_tarih=f"{begins:%Y-%m-%d %H:%M:%S}")
+    answer = Answer(status=200, body=body, asked_at=NOW, received_at=NOW + timedelta(seconds=2))
+    [report] = ADAPTER.parse(account(), fetch_of("187", kind="send"), answer).reports
+    kept = KeptStatement(
+        granularity=report.granularity,
+        provider_key=report.provider_key,
+        parent_key=None,
+        recipient=None,
+        source=report.source,
+        as_of=NOW,
+        statement=json.loads(body)["aciklama"],
+    )
+    again = ADAPTER.restate(account(), kept)
+    assert again is not None
+    assert (again.status, again.sent_at) == (report.status, report.sent_at) == (Status.SCHEDULED, None)
 
 
 @pytest.mark.parametrize(

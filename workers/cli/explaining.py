@@ -1,6 +1,7 @@
 """`ulak explain`: one delivery with every statement about it, what won and why."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -14,9 +15,10 @@ from models.vocabulary import Reason, Status
 from providers.codes import explain_codes, with_meaning
 from providers.ids import whole_number
 from providers.numbers import lookup_form, plain, same_number_spellings, trimmed
+from tasks.steps.previewing import coming_checks
 from workers.cli.deliveries import CODES, as_delivery, shown_codes
 from workers.cli.output import moment, write_json, write_line, write_table
-from workers.cli.session import CommandError, session, tell
+from workers.cli.session import CommandError, Session, session, tell
 from workers.recording import people_of
 
 MOST_EXPLAINED = 20
@@ -31,19 +33,19 @@ def explain_some(
     context: typer.Context,
     ident: Annotated[str, typer.Argument(metavar="ID", help="Row id, provider key, client reference or number.")],
     *,
+    following: Annotated[bool, typer.Option("--next", help="When it is checked next, if it is open.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show every report about a delivery, and which one decided.
 
     One ID may mean several deliveries.
     """
-    run, rows, waiting = session(context), list[RowMapping](), list[dict[str, Any]]()
+    if following:
+        _explain_next(session(context), ident, as_json=as_json)
+        return
+    run = session(context)
     with run.engine.connect() as connection:
-        # As it was given; else in the forms in which ids are stored.
-        for form in dict.fromkeys((trimmed(ident), plain(ident), whole_number(ident) or "")):
-            if form and not rows and not waiting:
-                rows = list(find_by_any(connection, form, recipient=lookup_form(form), limit=MOST_EXPLAINED + 1))
-                waiting = _waiting(connection, form)
+        rows, waiting = _matches(connection, ident)
         explained = [found for row in rows[:MOST_EXPLAINED] if (found := explain(connection, row["id"])) is not None]
     if not explained and not waiting:
         raise CommandError("Nothing is known by that id.")
@@ -63,6 +65,37 @@ def explain_some(
         write_line("  and the provider has said nothing about it yet.")
     if len(rows) > MOST_EXPLAINED:
         tell(f"Only the first {MOST_EXPLAINED} are explained: name one by its row id (`ulak deliveries` shows it).")
+
+
+def _matches(connection: Connection, ident: str) -> tuple[list[RowMapping], list[dict[str, Any]]]:
+    """Deliveries and unanswered ids that match the ident as it was given; else in the forms in which ids are stored."""
+    for form in dict.fromkeys((trimmed(ident), plain(ident), whole_number(ident) or "")):
+        if form:
+            rows = list(find_by_any(connection, form, recipient=lookup_form(form), limit=MOST_EXPLAINED + 1))
+            waiting = _waiting(connection, form)
+            if rows or waiting:
+                return rows, waiting
+    return [], []
+
+
+def _explain_next(run: Session, ident: str, *, as_json: bool) -> None:
+    """The next checks of the open ids that the ident may mean, by the schedule in force."""
+    with run.engine.connect() as connection:
+        found = coming_checks(connection, trimmed(ident), recipients=list(same_number_spellings(ident)))
+    if not found:
+        raise CommandError("No open id matches: it is final, no longer checked, or was never registered.")
+    if lookup_form(ident) is not None:
+        run.saw(run.event(Action.PERSON_SEARCHED, person=run.recorder.mark(ident)))
+    if as_json:
+        write_json([asdict(each) for each in found])
+        return
+    for each in found:
+        source = "the provider's fixed schedule" if each.learned is None else "times learned from earlier messages"
+        source += ", or later, when its batch is worth a call" if each.waits_for_batch else ""
+        held = " A request for it is under way." if each.is_held else ""
+        write_line(f"{each.account_id} {each.tracked}: sent {moment(each.sent_at)}, checked at {source}.{held}")
+        for check in each.checks:
+            write_line(f"  {moment(check)}{' (validity has ended)' if check > each.valid_until else ''}")
 
 
 def _waiting(connection: Connection, ident: str) -> list[dict[str, Any]]:

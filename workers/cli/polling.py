@@ -1,5 +1,6 @@
 """`ulak poll` and `ulak polls`: ask an account now, look at polls, cancel one."""
 
+from collections import Counter
 from datetime import date
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from models.ledger.listing import find_poll, list_polls
 from models.overview import AccountState, state_of
 from tasks.messages import poll_account
 from tasks.steps.ondemand import open_on_demand
+from tasks.steps.previewing import Preview, preview_poll
 from tasks.steps.tracking import account_row
 from workers.cli.output import moment, write_json, write_line, write_table
 from workers.cli.session import (
@@ -49,6 +51,7 @@ def poll(
     last: Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last day, inclusive.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until the poll ends.")] = False,
     timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: give up after so many seconds.")] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Only show which calls would be made.")] = False,
 ) -> None:
     """Poll an account now.
 
@@ -58,6 +61,9 @@ def poll(
     """
     run = session(context)
     window = (_day("--from", first), _day("--to", last))
+    if preview:
+        _write_preview(preview_poll(run.runtime, account, window))
+        return
 
     def also(connection: Connection, opened: int) -> None:
         record(connection, run.event(Action.POLL_OPENED, account=account, details={"poll": opened}))
@@ -69,6 +75,14 @@ def poll(
         _wait(run, poll_id, timeout)
     elif (pause := _pause(run, account)) is not None:
         tell(pause)
+
+
+def _write_preview(found: Preview) -> None:
+    """The calls, grouped by what they ask for, and how long the limit needs for them."""
+    labels = Counter(fetch.label for fetch in found.fetches)
+    write_table(("calls", "what"), [(many, label) for label, many in labels.items()])
+    ids = f" for {found.ids} ids" if found.ids else ""
+    tell(f"{len(found.fetches)} calls{ids}, in {found.seconds:g} s at least by the limit. Nothing was asked or stored.")
 
 
 def _pause(run: Session, account: str) -> str | None:

@@ -1,0 +1,179 @@
+"""What an account's checks have shown of its messages' latencies: read in bulk, kept as a few numbers.
+
+Nothing more is written per call: a closed id holds the two checks between which it became final. Reading costs one scan
+of what was closed since the last time, and one of what is open; the database counts both.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, text
+
+from models.database import json_parameter
+
+SETTLES_SECONDS = 10.0
+"""`closed_at` is set before the commit: an id that was closed within this time may not be visible yet."""
+
+# Ids of one message each: an id of several shows nothing about a single one.
+_OF_ONE = "(t.id_kind = ANY(:kinds) OR t.expected = 1) AND t.whole IS DISTINCT FROM t.value AND t.changed_as_of IS NULL"
+
+# What the index of closed ids holds: not those that an earlier version has closed.
+_NOTED = "t.close_reason = 'final' AND t.checked_before_at IS NOT NULL"
+_CANDIDATES = text(f"""
+    SELECT a.id FROM accounts a
+    LEFT JOIN LATERAL (SELECT min(l.read_through) AS at FROM latencies l WHERE l.account_id = a.id) seen ON true
+    WHERE a.enabled AND coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)
+      AND EXISTS (SELECT FROM tracked_ids t WHERE t.account_id = a.id AND {_NOTED}
+            AND t.closed_at > coalesce(seen.at, statement_timestamp() - interval '1 day'))
+    ORDER BY a.id
+""")
+_LOCK = text("SELECT pg_try_advisory_xact_lock(:lock, hashtext(:account_id))")
+_ADVISORY = 0x756C6165
+_KNOWN = text("SELECT id_kind, learned, read_through FROM latencies WHERE account_id = :account_id ORDER BY id_kind")
+_KINDS = text(f"""
+    SELECT DISTINCT t.id_kind FROM tracked_ids t
+    WHERE t.account_id = :account_id AND {_NOTED}
+      AND t.closed_at > CAST(:now AS timestamptz) - interval '1 day' AND {_OF_ONE} ORDER BY t.id_kind
+""")
+_BEGIN = text("""
+    INSERT INTO latencies (account_id, id_kind, learned, read_through) VALUES (:account_id, :kind, '{}', :now)
+    ON CONFLICT DO NOTHING
+""")
+# SQL: since when an id `t` of the account `a` that is due should have been asked for. One that may wait until its batch
+# is worth a call (`tasks.steps.due_ids`) has only its bounds to keep: a configured wait, and the end of its validity.
+DUE_SINCE = """
+    CASE WHEN coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)
+          AND a.poll_plan #> ARRAY['kinds', t.id_kind, 'masses'] IS NOT NULL AND coalesce(t.expected, 1) = 1
+          AND (t.last_checked_at IS NOT NULL OR a.poll ->> 'first_check_seconds' IS NULL)
+        THEN greatest(t.next_check_at, least(t.valid_until, coalesce(t.last_checked_at, t.sent_at) + make_interval(
+            secs => CAST(a.poll ->> 'max_check_seconds' AS double precision)
+                * coalesce(CAST(a.poll ->> 'time_factor' AS double precision), 1))))
+        ELSE t.next_check_at END
+"""
+
+
+def _edge(seconds: str) -> str:
+    """SQL: `schedules.latency.edge`."""
+    power = f"log(greatest({seconds}, 0.5)::double precision)"
+    return f"""CASE WHEN {seconds} < 0.5 THEN 0
+        ELSE least(:longest, greatest(1, 1 + round(:per_decade * {power})::integer))
+        END"""
+
+
+_AGE = "extract(epoch FROM {} - t.sent_at)::double precision / :factor"
+_LEFT, _RIGHT = _AGE.format("t.checked_before_at"), _AGE.format("t.last_checked_at")
+_CLOSED = text(f"""
+    SELECT width_bucket(t.sent_at, CAST(:groups AS timestamptz[])) AS "group",
+        CASE WHEN t.checked_before_at >= t.valid_until THEN :longest ELSE {_edge(_LEFT)} END AS first,
+        CASE WHEN t.last_checked_at >= t.valid_until THEN -1 ELSE {_edge(_RIGHT)} END AS last, count(*) AS many
+    FROM tracked_ids t
+    WHERE t.account_id = :account_id AND t.id_kind = :kind AND {_NOTED}
+      AND t.closed_at > :after AND t.closed_at <= :until AND {_OF_ONE}
+    GROUP BY 1, 2, 3
+""")
+_OPEN_AGE = _AGE.format("coalesce(t.last_checked_at, t.sent_at)")
+_OPEN = text(f"""
+    SELECT width_bucket(t.sent_at, CAST(:groups AS timestamptz[])) AS "group",
+        CASE WHEN t.last_checked_at >= t.valid_until THEN :longest ELSE {_edge(_OPEN_AGE)} END AS first,
+        count(*) AS many
+    FROM tracked_ids t
+    WHERE t.account_id = :account_id AND t.id_kind = :kind AND t.closed_at IS NULL
+      AND t.sent_at >= :since AND t.sent_at <= :until AND {_OF_ONE}
+    GROUP BY 1, 2
+""")
+_WAITING = text("""
+    SELECT (SELECT count(*) FROM tracked_ids WHERE account_id = :account_id AND closed_at IS NULL AND fetch_id IS NULL
+              AND next_check_at <= statement_timestamp()) AS due,
+           (SELECT count(*) FROM fetches WHERE account_id = :account_id AND state = 'ready'
+              AND available_at <= statement_timestamp()) AS ready
+""")
+_STORE = text("""
+    UPDATE latencies SET learned = CAST(:learned AS jsonb), read_through = :until
+    WHERE account_id = :account_id AND id_kind = :kind
+""")
+_PLAN = text("UPDATE accounts SET poll_plan = CAST(:plan AS jsonb) WHERE id = :account_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How ages become edges: of `schedules.latency`, and the account's `time_factor`."""
+
+    per_decade: int
+    longest: int
+    factor: float
+    kinds: Sequence[str]
+    """Kinds of ids that name one message each."""
+
+
+def candidates(connection: Connection) -> list[str]:
+    """Adaptive accounts of which an id was closed since they were last looked at; one probe each."""
+    return list(connection.execute(_CANDIDATES).scalars())
+
+
+def lock(connection: Connection, account_id: str) -> bool:
+    """Whether this transaction is the only one that learns about the account; does not wait."""
+    return bool(connection.execute(_LOCK, {"lock": _ADVISORY, "account_id": account_id}).scalar_one())
+
+
+def known(connection: Connection, account_id: str, scale: Scale, now: datetime) -> Sequence[RowMapping]:
+    """What is stored of each kind; kinds that were closed of late get an empty row, from which on they are learned."""
+    found = connection.execute(_KNOWN, {"account_id": account_id}).mappings().all()
+    given = {"account_id": account_id, "kinds": list(scale.kinds), "now": now}
+    new = set(connection.execute(_KINDS, given).scalars()) - {row["id_kind"] for row in found}
+    for kind in sorted(new):
+        connection.execute(_BEGIN, {"account_id": account_id, "kind": kind, "now": now})
+    return connection.execute(_KNOWN, {"account_id": account_id}).mappings().all() if new else found
+
+
+def closed(
+    connection: Connection,
+    account_id: str,
+    kind: str,
+    scale: Scale,
+    *,
+    groups: Sequence[datetime],
+    window: tuple[datetime, datetime],
+) -> Sequence[RowMapping]:
+    """Ids closed in the window (after, until], counted by group, `first` and `last` edge (-1: the end of validity)."""
+    after, until = window
+    given = _given(account_id, kind, scale, groups) | {"after": after, "until": until}
+    return connection.execute(_CLOSED, given).mappings().all()
+
+
+def still_open(
+    connection: Connection, account_id: str, kind: str, scale: Scale, *, groups: Sequence[datetime], until: datetime
+) -> Sequence[RowMapping]:
+    """Open ids sent since the first group began, counted by group and `first`, the edge at their last check."""
+    given = _given(account_id, kind, scale, groups) | {"since": groups[0], "until": until}
+    return connection.execute(_OPEN, given).mappings().all()
+
+
+def _given(account_id: str, kind: str, scale: Scale, groups: Sequence[datetime]) -> dict[str, Any]:
+    return {
+        "account_id": account_id,
+        "kind": kind,
+        "groups": list(groups),
+        "kinds": list(scale.kinds),
+        "per_decade": scale.per_decade,
+        "longest": scale.longest,
+        "factor": scale.factor,
+    }
+
+
+def waiting(connection: Connection, account_id: str) -> tuple[int, int]:
+    """(ids that are due and in no fetch, fetches that could be made now)."""
+    row = connection.execute(_WAITING, {"account_id": account_id}).one()
+    return row.due, row.ready
+
+
+def store(connection: Connection, account_id: str, kind: str, learned: Mapping[str, Any], *, until: datetime) -> None:
+    """Keep what is known of a kind, with everything counted that was closed until then."""
+    given = {"account_id": account_id, "kind": kind, "learned": json_parameter(learned), "until": until}
+    connection.execute(_STORE, given)
+
+
+def plan(connection: Connection, account_id: str, poll_plan: Mapping[str, Any]) -> None:
+    """Let the account's ids be checked by this plan: the last lock of a transaction that learns."""
+    connection.execute(_PLAN, {"account_id": account_id, "plan": json_parameter(poll_plan)})

@@ -1,0 +1,123 @@
+"""What is remembered of an account's latencies, and when a shift makes it forget: pure functions.
+
+Two groups of messages by when they were sent: the *fresh* ones (a few hundred at most) and all before them, the *base*.
+Each counts its closed ids by interval; those still open are counted anew each time (`Openings`), so both are whole
+cohorts. When enough fresh messages came, they join the base, unless they fit a distribution of their own so much better
+that chance cannot explain it (a likelihood-ratio test): then the base is forgotten, and the fixed schedule holds until
+there is `latency.ENOUGH` again. After `MOST` messages, the older ones count half.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from schedules.latency import END, ENOUGH, Cells, Latency, fit, log_likelihood, merged
+
+FRESH = 250
+"""So many fresh messages join the base."""
+TESTED_FROM = 60
+"""From so many on they are compared with the base."""
+SURPRISE = 30.0
+"""A log-likelihood ratio above this is no chance."""
+MOST = 10_000
+LEAST_WEIGHT = 1e-3
+
+Closings = Mapping[int, Cells]
+"""Ids closed since the last look: group (`Learned.groups`) → interval → how many."""
+Openings = Mapping[int, Mapping[int, float]]
+"""Ids that are open now: group → edge of the age at their last check → how many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """All that is remembered of one account's ids of one kind."""
+
+    since: datetime
+    """Only messages sent from here on count."""
+    fresh_since: datetime
+    base: Cells = field(default_factory=dict)
+    fresh: Cells = field(default_factory=dict)
+    halved: tuple[datetime, ...] = ()
+    """A message sent before any of these counts half as much for each."""
+    shifts: int = 0
+    """How often the base was forgotten."""
+    per_second: float = 0.0
+    """How many messages are sent, by the last blocks of fresh ones."""
+
+    @property
+    def groups(self) -> Sequence[datetime]:
+        """The bounds of the groups by which messages are counted, ascending: group n begins at `groups[n - 1]`.
+
+        Group 0, sent before `since`, does not count; the last group is the fresh one.
+        """
+        return (self.since, *self.halved, self.fresh_since)
+
+    def weight(self, group: int) -> float:
+        """How much a message of this group of the base counts."""
+        return 0.5 ** (len(self.halved) + 1 - group)
+
+    @property
+    def messages(self) -> float:
+        """How many messages count."""
+        return sum(self.base.values()) + sum(self.fresh.values())
+
+
+def learn(known: Learned, closed: Closings, still_open: Openings, now: datetime) -> tuple[Learned, Latency | None]:
+    """What is known with these closings, and the distribution; None while too few messages count.
+
+    `closed` and `still_open` are grouped by `known.groups`.
+    """
+    last = len(known.groups)
+    weights = {group: known.weight(group) for group in range(1, last)}
+    base = merged(known.base, *(_weighed(cells, weights[group]) for group, cells in closed.items() if 0 < group < last))
+    fresh = merged(known.fresh, closed.get(last, {}))
+    known = replace(known, base=base, fresh=fresh)
+    open_base = merged(
+        *(_weighed(_endless(ages), weights[group]) for group, ages in still_open.items() if 0 < group < last)
+    )
+    open_fresh = _endless(still_open.get(last, {}))
+    everything = merged(base, fresh, open_base, open_fresh)
+    if _is_shift(merged(base, open_base), merged(fresh, open_fresh), enough=sum(base.values()) >= ENOUGH):
+        known = Learned(
+            since=known.fresh_since,
+            fresh_since=now,
+            base=fresh,
+            shifts=known.shifts + 1,
+            per_second=_rate(known, fresh, open_fresh, now),
+        )
+        everything = merged(fresh, open_fresh)
+    elif sum(fresh.values()) + sum(open_fresh.values()) >= FRESH:
+        known = _joined(replace(known, per_second=_rate(known, fresh, open_fresh, now)), now)
+    return known, fit(everything) if known.messages >= ENOUGH else None
+
+
+def _is_shift(base: Cells, fresh: Cells, *, enough: bool) -> bool:
+    """Whether the fresh messages follow another distribution than the base."""
+    if not enough or sum(fresh.values()) < TESTED_FROM:
+        return False
+    return log_likelihood(fit(fresh), fresh) - log_likelihood(fit(base), fresh) > SURPRISE
+
+
+def _joined(known: Learned, now: datetime) -> Learned:
+    """The fresh messages become part of the base, and the fresh ones begin anew."""
+    base, halved = merged(known.base, known.fresh), known.halved
+    if sum(base.values()) > MOST:
+        base = {key: weight / 2 for key, weight in base.items() if weight / 2 > LEAST_WEIGHT}
+        halved = (*halved, now)[-10:]
+    return replace(known, base=base, fresh={}, fresh_since=now, halved=halved)
+
+
+def _rate(known: Learned, fresh: Cells, open_fresh: Cells, now: datetime) -> float:
+    """How many messages are sent in a second: the mean of what was known and what the fresh ones show."""
+    seconds = max((now - known.fresh_since).total_seconds(), 1.0)
+    shown = (sum(fresh.values()) + sum(open_fresh.values())) / seconds
+    return shown if known.per_second <= 0 else (known.per_second + shown) / 2
+
+
+def _weighed(cells: Cells, weight: float) -> Cells:
+    return {key: many * weight for key, many in cells.items()}
+
+
+def _endless(ages: Mapping[int, float]) -> Cells:
+    """Open ids as intervals from their last check on."""
+    return {(min(left, END - 1), END): many for left, many in ages.items()}

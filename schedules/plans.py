@@ -1,0 +1,62 @@
+"""An account's poll plan as it is stored: schedules by kind of id, and what was learned; pure data."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from schedules.latency import Latency
+from schedules.learning import Learned
+from schedules.poll_times import PollTimes
+
+
+def times_of(plan: Mapping[str, Any], kind: str) -> PollTimes | None:
+    """The learned schedule of ids of this kind; None where the fixed one holds."""
+    stored = (plan.get("kinds") or {}).get(kind)
+    return None if stored is None else PollTimes(ages=tuple(stored["ages"]), every=stored["every"])
+
+
+def latency_of(plan: Mapping[str, Any], kind: str) -> Latency | None:
+    """The distribution behind the schedule, where calls are batches."""
+    masses = ((plan.get("kinds") or {}).get(kind) or {}).get("masses")
+    return None if masses is None else Latency(tuple(masses))
+
+
+def written_times(times: PollTimes) -> dict[str, Any]:
+    """As JSON."""
+    return {"ages": [round(age, 3) for age in times.ages], "every": times.every}
+
+
+def written(learned: Learned) -> dict[str, Any]:
+    """What was learned, as JSON: a few dozen to a few hundred small numbers."""
+    return {
+        "since": learned.since.isoformat(),
+        "fresh_since": learned.fresh_since.isoformat(),
+        "halved": [each.isoformat() for each in learned.halved],
+        "base": _cells_written(learned.base.items()),
+        "fresh": _cells_written(learned.fresh.items()),
+        "shifts": learned.shifts,
+        "per_second": learned.per_second,
+    }
+
+
+def read(stored: Mapping[str, Any], now: datetime) -> Learned:
+    """What `written` has stored; learning begins `now` where nothing was."""
+    if not stored:
+        return Learned(since=now, fresh_since=now)
+    return Learned(
+        since=datetime.fromisoformat(stored["since"]),
+        fresh_since=datetime.fromisoformat(stored["fresh_since"]),
+        halved=tuple(map(datetime.fromisoformat, stored["halved"])),
+        base=_cells_read(stored["base"]),
+        fresh=_cells_read(stored["fresh"]),
+        shifts=stored["shifts"],
+        per_second=stored["per_second"],
+    )
+
+
+def _cells_written(cells: Iterable[tuple[tuple[int, int], float]]) -> list[list[float]]:
+    return [[left, right, round(weight, 4)] for (left, right), weight in sorted(cells)]
+
+
+def _cells_read(stored: Iterable[tuple[int, int, float]]) -> dict[tuple[int, int], float]:
+    return {(int(left), int(right)): float(weight) for left, right, weight in stored}

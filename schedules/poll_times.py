@@ -1,0 +1,159 @@
+"""When to check an id whose latency distribution is known: the cheapest ages, by dynamic programming.
+
+A call costs `price`, the seconds of lag that it is worth; a message that is final and not known costs its lag. With a
+known distribution the best ages are exact (inspection of Barlow, Hunter and Proschan, 1963): V(i), the cost after a
+check at age t_i found the id open, is the least over j > i of the call at t_j, the lag of what becomes final between,
+and V(j). The cost of a step is a Monge array, so the best j never decreases with i, and each i looks only as far as
+the best j of the next one. One price per call is the multiplier of a rate limit (Azar et al., PNAS 115, 2018;
+Kolobov et al., SIGIR 2019): a higher price gives fewer calls.
+"""
+
+import math
+from dataclasses import dataclass
+
+from schedules.latency import EDGES, Latency
+
+PRICE_SECONDS = 30.0
+"""What a call is worth where nothing says otherwise."""
+HIGHEST_PRICE = 1e7
+_HALVINGS = 20
+_EVEN = 16
+"""With a longest wait: after so many of them the rest are of that length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a schedule has to keep, in seconds of uncompressed time."""
+
+    validity: float
+    """The check right after this age is made anyway."""
+    first: float | None = None
+    """The first check is at this age …"""
+    longest: float | None = None
+    """… and no check comes later than this after the one before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollTimes:
+    """The ages at which an id is checked before its validity ends: `ages`, then one every `every` (None: no more)."""
+
+    ages: tuple[float, ...]
+    every: float | None = None
+
+    def all_before(self, validity: float) -> list[float]:
+        """Every age of a check before the validity ends."""
+        ages = [age for age in self.ages if age < validity]
+        if self.every is not None:
+            last = ages[-1] if ages else 0.0
+            ages += [last + self.every * n for n in range(1, math.ceil((validity - last) / self.every))]
+        return ages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What a schedule costs on average, per message."""
+
+    calls: float
+    lag_seconds: float
+
+    def cost(self, price: float) -> float:
+        """In seconds of lag."""
+        return self.calls * price + self.lag_seconds
+
+
+def poll_times(latency: Latency, price: float, bounds: Bounds, *, missed: float = 1.0) -> PollTimes:
+    """The cheapest checks of one id. `missed`: the part of the final states that no callback announces.
+
+    A lower price, a larger `missed` or a tighter bound never makes for fewer calls. Bounds are kept exactly.
+    """
+    if bounds.first is not None and bounds.first >= bounds.validity:
+        return PollTimes(ages=())
+    grid = _grid(bounds)
+    last = len(grid) - 1
+    below = [latency.below(age) for age in grid]
+    done = [each[0] for each in below]
+    moment = [each[1] for each in below]
+    # The end of the grid is the end of validity, where all is final, or where the checks follow at equal waits.
+    is_end = grid[-1] >= bounds.validity
+    done_last = 1.0 if is_end else done[last]
+    cost = [0.0] * (last + 1)
+    follow = [last] * (last + 1)
+    farthest = last
+    longest = math.inf if bounds.longest is None else bounds.longest * (1 + 1e-9)
+    for i in range(last - 1, -1, -1):
+        best, best_j = math.inf, i + 1
+        at_i, open_i, moment_i = grid[i], done[i], moment[i]
+        for j in range(i + 1, farthest + 1):
+            if grid[j] - at_i > longest and j > i + 1:
+                break
+            mass = done[j] - open_i
+            at_end = done_last if j == last else done[j]
+            calls = 1.0 - at_end + missed * (at_end - open_i)
+            total = price * calls + missed * (grid[j] * mass - (moment[j] - moment_i)) + cost[j]
+            if total < best:
+                best, best_j = total, j
+        cost[i], follow[i] = best, best_j
+        farthest = best_j
+    return _walk(grid, follow, bounds, is_end=is_end)
+
+
+def _walk(grid: list[float], follow: list[int], bounds: Bounds, *, is_end: bool) -> PollTimes:
+    """The ages that the best steps lead to."""
+    last = len(grid) - 1
+    place = follow[0] if bounds.first is None else grid.index(bounds.first)
+    ages: list[float] = []
+    while place < last:
+        ages.append(grid[place])
+        place = follow[place]
+    return PollTimes(ages=tuple(ages)) if is_end else PollTimes(ages=(*ages, grid[last]), every=bounds.longest)
+
+
+def _grid(bounds: Bounds) -> list[float]:
+    """0, the ages that may be chosen, and the end.
+
+    Where the edges lie farther apart than the longest wait allows, the checks follow at that wait: the grid ends there.
+    """
+    end = bounds.validity
+    ages = {edge for edge in EDGES if edge < end}
+    if bounds.first is not None:
+        ages.add(bounds.first)
+    if bounds.longest is not None:
+        ages |= {bounds.longest * n for n in range(1, _EVEN) if bounds.longest * n < end}
+        reach = max(bounds.longest * (_EVEN - 1), bounds.first or 0.0)
+        dense = [age for age in sorted(ages) if age <= reach]
+        if reach < end:
+            return dense
+    return [*sorted(ages), end]
+
+
+def forecast(latency: Latency, times: PollTimes, validity: float, *, missed: float = 1.0) -> Forecast:
+    """Calls and lag per message under these checks; the one right after validity is among the calls."""
+    calls = lag = 0.0
+    done, moment = 0.0, 0.0
+    for age in [*times.all_before(validity), validity]:
+        is_last = age == validity
+        below, upto = latency.below(age)
+        at_end = 1.0 if is_last else below
+        calls += 1.0 - at_end + missed * (at_end - done)
+        lag += missed * (age * (below - done) - (upto - moment))
+        done, moment = below, upto
+    return Forecast(calls=calls, lag_seconds=lag)
+
+
+def price_for_calls(latency: Latency, calls: float, bounds: Bounds, *, missed: float = 1.0, least: float) -> float:
+    """The lowest price, not below `least`, at which a message costs no more than so many calls on average."""
+
+    def wanted(price: float) -> float:
+        times = poll_times(latency, price, bounds, missed=missed)
+        return forecast(latency, times, bounds.validity, missed=missed).calls
+
+    if wanted(least) <= calls:
+        return least
+    low, high = least, HIGHEST_PRICE
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(low * high)
+        if wanted(middle) <= calls:
+            high = middle
+        else:
+            low = middle
+    return high

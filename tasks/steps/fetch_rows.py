@@ -1,0 +1,69 @@
+"""Fetches as rows to insert, made of the adapter's specs: each with its rank and its ids."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from sqlalchemy import RowMapping
+
+from models.ledger import planning
+from models.report import TrackedKey
+from providers.adapter import Account, Adapter, FetchSpec
+from tasks.steps.tracking import due_id
+
+YOUNG = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Fetches to insert, and the closed day through which the plan sweeps (None where it sweeps none)."""
+
+    fetches: tuple[planning.NewFetch, ...] = ()
+    sweep_through: date | None = None
+    opens_today: bool = False
+    """Today's window was looked at: its interval begins anew once the plan is stored."""
+    opens_closed: bool = False
+    """The same of the closed days."""
+
+
+def new_fetch(
+    spec: FetchSpec, *, priority: int, ids: tuple[int, ...] = (), walk: int | None = None
+) -> planning.NewFetch:
+    """A row to insert for an adapter's spec."""
+    return planning.NewFetch(
+        kind=spec.kind,
+        params=spec.params,
+        label=spec.label,
+        priority=priority,
+        round=spec.round,
+        ids=ids,
+        walk=walk,
+    )
+
+
+def window_fetches(
+    adapter: Adapter, account: Account, windows: Iterable[tuple[date, date]], today: date, priority: int | None = None
+) -> tuple[planning.NewFetch, ...]:
+    """Page one of each window."""
+    fetches: list[planning.NewFetch] = []
+    for start, end in windows:
+        rank = planning.PRIORITY_TODAY if end >= today else planning.PRIORITY_CLOSED_DAYS
+        specs = adapter.plan_window(account, start, end)
+        fetches += [new_fetch(spec, priority=priority or rank) for spec in specs]
+    return tuple(fetches)
+
+
+def fetches_for(
+    adapter: Adapter, account: Account, rows: Sequence[RowMapping], now: datetime, priority: int | None = None
+) -> tuple[planning.NewFetch, ...]:
+    """The adapter's fetches for these tracked rows, as rows to insert, in the order of their first rows."""
+    by_key = {TrackedKey(id_kind=row["id_kind"], value=row["value"]): row for row in rows}
+    turns = {key: turn for turn, key in enumerate(by_key)}
+    specs = adapter.plan_ids(account, [due_id(row) for row in rows], now.astimezone(UTC).date())
+    fetches = []
+    for spec in sorted(specs, key=lambda spec: min((turns[key] for key in spec.ids if key in turns), default=0)):
+        asked = [by_key[key] for key in spec.ids if key in by_key]
+        youngest = max((row["sent_at"] for row in asked), default=now)
+        rank = planning.PRIORITY_YOUNG if now - youngest < YOUNG else planning.PRIORITY_OLD
+        fetches.append(new_fetch(spec, priority=priority or rank, ids=tuple(row["id"] for row in asked)))
+    return tuple(fetches)

@@ -1,0 +1,163 @@
+"""Learning how long an account's messages take, and making its poll plan of that: a step of upkeep.
+
+It reads what checks have left in `tracked_ids`; no call pays for it. Each account has a transaction of its own, which
+takes the account's row last and for one statement.
+"""
+
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping
+
+from core.logging import get_logger, origin
+from models import latencies
+from models.availability import is_unavailable
+from models.database import transaction
+from models.tracked import account_of
+from schedules.latency import END, PER_DECADE, Latency
+from schedules.learning import learn
+from schedules.plans import read, written, written_times
+from schedules.poll_times import PRICE_SECONDS, Bounds, poll_times, price_for_calls
+from schedules.pricing import calls_per_message, steered
+from tasks.effects import Effects
+from tasks.runtime import Runtime, adapter_of
+from tasks.steps.tracking import policy_numbers, time_factor, validity_of
+
+log = get_logger(__name__)
+
+LEAST_NEW = 10.0
+NEW_SHARE = 0.01
+"""A kind is looked at again after this part of what is known came anew, and at least `LEAST_NEW` ids."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What is known of one kind of an account's ids after a look."""
+
+    name: str
+    latency: Latency | None
+    """None where the fixed schedule holds."""
+    per_second: float
+    """Messages sent."""
+    shifts: int
+    messages: float
+
+
+def learn_all(runtime: Runtime) -> Effects:
+    """Look at every adaptive account that closed ids since the last look."""
+    effects = Effects()
+    with transaction(runtime.engine) as connection:
+        accounts = latencies.candidates(connection)
+    for account_id in accounts:
+        try:
+            with transaction(runtime.engine) as connection:
+                _learn_account(connection, effects, account_id)
+        except Exception as error:
+            if is_unavailable(error):
+                raise
+            # One account's trouble must not keep the others from learning.
+            log.error("poll.learning_failed", account=account_id, error=origin(error))  # noqa: TRY400
+    return effects
+
+
+def _learn_account(connection: Connection, effects: Effects, account_id: str) -> None:
+    """One account's new plan, unless another process makes it now."""
+    row = account_of(connection, account_id)
+    if row is None or not latencies.lock(connection, account_id):
+        return
+    record, factor = adapter_of(row).record, time_factor(row)
+    scale = latencies.Scale(per_decade=PER_DECADE, longest=END - 1, factor=factor, kinds=sorted(record.message_kinds))
+    kinds = [
+        kind
+        for stored in latencies.known(connection, account_id, scale, row["now"])
+        if (kind := _learn_kind(connection, row, stored, scale)) is not None
+    ]
+    if not kinds:
+        return
+    plan = _plan(connection, row, kinds, factor)
+    for kind in kinds:
+        before = row["poll_plan"].get("kinds", {}).get(kind.name)
+        if (kind.name in plan["kinds"]) is not (before is not None):
+            effects.info(
+                "poll.adapts" if before is None else "poll.forgets",
+                account=account_id,
+                kind=kind.name,
+                messages=round(kind.messages),
+                shifts=kind.shifts,
+            )
+    latencies.plan(connection, account_id, plan)
+
+
+def _learn_kind(connection: Connection, row: RowMapping, stored: RowMapping, scale: latencies.Scale) -> Kind | None:
+    """What is known of a kind with what was closed since; None where that is too little for a look."""
+    name, until = stored["id_kind"], row["now"] - timedelta(seconds=latencies.SETTLES_SECONDS)
+    learned = read(stored["learned"], stored["read_through"])
+    window = (stored["read_through"], until)
+    found = latencies.closed(connection, row["id"], name, scale, groups=learned.groups, window=window)
+    if sum(each["many"] for each in found if each["group"] > 0) < max(LEAST_NEW, NEW_SHARE * learned.messages):
+        return None
+    closed: dict[int, dict[tuple[int, int], float]] = {}
+    for each in found:
+        last = END if each["last"] < 0 else max(each["first"] + 1, each["last"])
+        cells = closed.setdefault(each["group"], {})
+        cells[each["first"], last] = cells.get((each["first"], last), 0.0) + each["many"]
+    still_open: dict[int, dict[int, float]] = {}
+    for each in latencies.still_open(connection, row["id"], name, scale, groups=learned.groups, until=until):
+        still_open.setdefault(each["group"], {})[each["first"]] = float(each["many"])
+    learned, latency = learn(learned, closed, still_open, until)
+    latencies.store(connection, row["id"], name, written(learned), until=until)
+    return Kind(
+        name=name,
+        latency=latency,
+        per_second=learned.per_second,
+        shifts=learned.shifts,
+        messages=learned.messages,
+    )
+
+
+def _plan(connection: Connection, row: RowMapping, kinds: list[Kind], factor: float) -> dict[str, Any]:
+    """The account's plan: what it had, with the schedules of these kinds made anew at the price that the limit asks."""
+    old: dict[str, Any] = dict(row["poll_plan"])
+    batch = int(row["options"].get("batch_size") or 1)
+    per_second = float(row["limit_requests"]) / float(row["limit_per_seconds"])
+    due, ready = latencies.waiting(connection, row["id"])
+    seconds = (row["now"].timestamp() - old["at"]) if "at" in old else 0.0
+    share = steered(
+        float(old.get("share", 1.0)),
+        waiting_seconds=(ready + math.ceil(due / batch)) / per_second / factor,
+        seconds=max(0.0, seconds) / factor,
+    )
+    # A call answers for a whole batch: its price is shared by those who fill it.
+    sent = sum(kind.per_second for kind in kinds)
+    calls = calls_per_message(calls_per_second=per_second * batch, messages_per_second=sent, share=share)
+    bounds = bounds_of(row)
+    schedules, price = dict(old.get("kinds", {})), PRICE_SECONDS / batch
+    for kind in kinds:
+        schedules.pop(kind.name, None)
+        if kind.latency is not None:
+            price = max(price, price_for_calls(kind.latency, calls, bounds, least=PRICE_SECONDS / batch))
+    for kind in kinds:
+        if kind.latency is not None:
+            schedules[kind.name] = written_times(poll_times(kind.latency, price, bounds)) | {
+                "messages": round(kind.messages)
+            }
+            if batch > 1:
+                schedules[kind.name]["masses"] = [round(mass, 7) for mass in kind.latency.masses]
+    return {
+        "kinds": schedules,
+        "share": round(share, 4),
+        "price": round(price * batch, 2),
+        "at": row["now"].timestamp(),
+    }
+
+
+def bounds_of(row: RowMapping) -> Bounds:
+    """What every schedule of the account keeps: its validity, and the waits that are configured."""
+    numbers = policy_numbers(row)
+    return Bounds(
+        validity=validity_of(row).total_seconds() / numbers["time_factor"],
+        first=numbers["first_check_seconds"],
+        longest=numbers["max_check_seconds"],
+    )

@@ -1,0 +1,107 @@
+"""What would be asked, and when: the plan itself, made without a provider call and without a trace.
+
+An on-demand poll is planned by the same functions as a real one, in a transaction that is rolled back. When an id is
+checked comes from the same pure functions of `schedules/` that the finishing transaction uses.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+
+from sqlalchemy import Connection, RowMapping
+
+from models.ledger.planning import PRIORITY_ON_DEMAND, NewFetch
+from models.tracked import account_of, open_by
+from providers.registry import ADAPTERS
+from schedules.plans import latency_of
+from schedules.policy import next_check
+from schedules.poll_times import PollTimes
+from tasks.runtime import Runtime, account_without_credentials, adapter_of
+from tasks.steps.fetch_rows import fetches_for
+from tasks.steps.ondemand import Window, pollable_account
+from tasks.steps.tracking import is_whole, learned_times, policy_numbers
+from tasks.steps.wanted import wanted
+
+CHECKS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What an on-demand poll would ask for."""
+
+    fetches: Sequence[NewFetch]
+    ids: int
+    seconds: float
+    """How long the account's limit needs for these calls at least. Lists may have further pages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coming:
+    """When an open id is checked next, if every check finds it open."""
+
+    account_id: str
+    tracked: str
+    sent_at: datetime
+    valid_until: datetime
+    is_held: bool
+    """A request for it is planned or under way already."""
+    learned: PollTimes | None
+    """The schedule; None where the fixed one holds."""
+    waits_for_batch: bool
+    """Checks before the end of validity come later where the batch is not worth a call yet."""
+    checks: Sequence[datetime]
+    """The first is the one that is stored."""
+
+
+def preview_poll(runtime: Runtime, account_id: str, window: Window) -> Preview:
+    """What `ulak poll` would ask for now; nothing is sent or stored. Raises what `open_on_demand` raises."""
+    start, end = window
+    poll = {"window_from": start, "window_to": None if start is None else end or start, "ids": None}
+    with runtime.engine.connect() as connection:
+        row = pollable_account(connection, account_id, window)
+        account = account_without_credentials(row)
+        asked = wanted(connection, row, account, poll)
+        fetches = asked.fetches + fetches_for(adapter_of(row), account, asked.ids, row["now"], PRIORITY_ON_DEMAND)
+        connection.rollback()
+    # The slots that are free now take the first calls; each further round waits for the window.
+    rounds = max(0, -(-len(fetches) // row["limit_requests"]) - 1)
+    return Preview(fetches=fetches, ids=len(asked.ids), seconds=rounds * float(row["limit_per_seconds"]))
+
+
+def coming_checks(connection: Connection, ident: str, *, recipients: Sequence[str] = ()) -> list[Coming]:
+    """The next checks of every open id of this value, client reference or number."""
+    kinds = sorted({kind for adapter in ADAPTERS.values() for kind in adapter.record.id_kinds})
+    found = open_by(connection, ident, kinds=kinds, recipients=recipients)
+    accounts = {name: account_of(connection, name) for name in sorted({row["account_id"] for row in found})}
+    return [_coming(account, row) for row in found if (account := accounts[row["account_id"]]) is not None]
+
+
+def _coming(account: RowMapping, row: RowMapping) -> Coming:
+    times = learned_times(account, adapter_of(account), row["id_kind"], row["expected"])
+    return Coming(
+        account_id=row["account_id"],
+        tracked=f"{row['id_kind']}={row['value']}",
+        sent_at=row["sent_at"],
+        valid_until=row["valid_until"],
+        is_held=row["fetch_id"] is not None,
+        learned=times,
+        waits_for_batch=times is not None and latency_of(account["poll_plan"], row["id_kind"]) is not None,
+        checks=list(islice(_checks(account, row, times), CHECKS)),
+    )
+
+
+def _checks(account: RowMapping, row: RowMapping, times: PollTimes | None) -> Iterator[datetime]:
+    """The stored check, then what the poll policy gives if each finds the id open."""
+    moment: datetime | None = row["next_check_at"]
+    while moment is not None:
+        yield moment
+        moment = next_check(
+            adapter_of(account).record.poll,
+            sent_at=row["sent_at"],
+            valid_until=row["valid_until"],
+            now=max(moment, account["now"]) + timedelta(microseconds=1),
+            early=not is_whole(row),
+            learned=times,
+            **policy_numbers(account),
+        )

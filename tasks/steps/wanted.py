@@ -1,0 +1,85 @@
+"""What a poll on demand asks for: windows of its days, and the ids that it names or all that are open."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping
+
+from models.ledger.planning import PRIORITY_ON_DEMAND, NewFetch
+from models.tracked import known_ids, open_ids
+from providers.adapter import Account, Adapter, DueId, FetchSpec
+from schedules.windows import closed_windows
+from tasks.runtime import adapter_of
+from tasks.steps.due_windows import window_days
+from tasks.steps.fetch_rows import new_fetch, window_fetches
+from tasks.steps.tracking import due_id, register
+
+PlanRange = Callable[[Account, Sequence[DueId], date, date], tuple[FetchSpec, ...]]
+Poll = RowMapping | Mapping[str, Any]
+"""A row of `polls`: `window_from`, `window_to` and `ids` are read."""
+
+ON_DEMAND_IDS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a poll on demand asks for."""
+
+    fetches: tuple[NewFetch, ...]
+    """Of windows, or of ids over the poll's days."""
+    ids: Sequence[RowMapping] = ()
+    """Tracked rows to be asked for besides."""
+
+
+def wanted(connection: Connection, row: RowMapping, account: Account, poll: Poll) -> Wanted:
+    """What this poll asks for; registers the ids that it names."""
+    adapter = adapter_of(row)
+    if poll["window_from"] is not None and adapter.record.plan_range is not None:
+        return Wanted(fetches=_range_fetches(connection, row, account, poll, adapter.record.plan_range))
+    windows = _wanted_windows(row, account, adapter, poll)
+    today = row["now"].astimezone(account.timezone).date()
+    return Wanted(
+        fetches=window_fetches(adapter, account, windows, today, PRIORITY_ON_DEMAND),
+        ids=_wanted_ids(connection, row, account, adapter, poll),
+    )
+
+
+def _range_fetches(
+    connection: Connection,
+    row: RowMapping,
+    account: Account,
+    poll: Poll,
+    plan_range: PlanRange,
+) -> tuple[NewFetch, ...]:
+    """The fetches that ask for ids over the poll's days: those it names, or all that were ever registered.
+
+    Nothing is taken over by id, since what stands ready for an id asks for other days.
+    """
+    if poll["ids"] is None:
+        wanted = known_ids(connection, account.id, ON_DEMAND_IDS)
+    else:
+        wanted = register(connection, row, account, adapter_of(row), poll["ids"])
+    specs = plan_range(account, [due_id(tracked) for tracked in wanted], poll["window_from"], poll["window_to"])
+    return tuple(new_fetch(spec, priority=PRIORITY_ON_DEMAND) for spec in specs)
+
+
+def _wanted_windows(row: RowMapping, account: Account, adapter: Adapter, poll: Poll) -> list[tuple[date, date]]:
+    """The windows that an on-demand poll asks for: its own days, or the lookback when it names neither days nor ids."""
+    if adapter.record.sweep_window_days is None or (poll["ids"] is not None and poll["window_from"] is None):
+        return []
+    today = row["now"].astimezone(account.timezone).date()
+    start = poll["window_from"] or today - timedelta(days=account.lookback_days)
+    end = min(poll["window_to"] or today, today)
+    windows = closed_windows(start, min(end + timedelta(days=1), today), window_days(account, adapter))
+    return windows + ([(today, today)] if start <= today <= end else [])
+
+
+def _wanted_ids(
+    connection: Connection, row: RowMapping, account: Account, adapter: Adapter, poll: Poll
+) -> Sequence[RowMapping]:
+    """The tracked rows that an on-demand poll asks for: those it names, or all open ones when it names nothing."""
+    if poll["ids"] is None:
+        return open_ids(connection, account.id, ON_DEMAND_IDS) if poll["window_from"] is None else []
+    return register(connection, row, account, adapter, poll["ids"])
