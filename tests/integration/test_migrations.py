@@ -69,7 +69,9 @@ def test_the_indexes_of_a_large_table_may_be_built_before_the_migration(
         config.attributes["connection"] = connection
         command.upgrade(config, "0013")
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    [statements] = (block for block in re.findall(r"```sql\n(.*?)```", page, re.DOTALL) if "CONCURRENTLY" in block)
+    blocks = [block for block in re.findall(r"```sql\n(.*?)```", page, re.DOTALL) if "CONCURRENTLY" in block]
+    assert len(blocks) == 2
+    statements = "".join(blocks)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for statement in statements.removesuffix(";\n").split(";\n"):
             connection.execute(text(statement))
