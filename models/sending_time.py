@@ -4,7 +4,7 @@ It is the row's own `sent_at`, otherwise that of its order, otherwise when it wa
 (`models.deliveries`) computes it with the SQL below in the statement that writes the row, so of an open row it always
 follows from what has been reported so far, in whatever order that came. It is fixed once the row is final: what was
 reported up to then decides, and a later report no longer moves the row to another day. Within the transaction that
-inserts a row it may still move.
+inserts a row it may still move, and a report that opens the row again has it follow the reports again.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -42,7 +42,8 @@ def _values(own: str, order: str, first_seen: str) -> str:
 
 
 def _is_fixed(d: str) -> str:
-    return f"({d}.is_final AND {d}.message_time IS NOT NULL AND {d}.first_seen_at <> now())"
+    """Of a stored row that is about to become `r`; one that `r` opens again takes its time anew."""
+    return f"({d}.is_final AND r.is_final AND {d}.message_time IS NOT NULL AND {d}.first_seen_at <> now())"
 
 
 _LACKS: Final = "r.sent_at IS NULL AND r.parent_key IS NOT NULL"

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, text
 
 from models.database import transaction
 from models.deliveries import UpsertResult, upsert
+from models.rebuild import rebuild
 from models.report import DeliveryReport
 from models.sending_time import FILL_ROWS, fill_missing
 from models.vocabulary import Granularity, Status
@@ -41,6 +42,18 @@ def order(sent_at: datetime | None, **more: Any) -> DeliveryReport:
         status=Status.ENROUTE,
         provider_status="113",
         sent_at=sent_at,
+        **more,
+    )
+
+
+def conversation(code: str, **more: Any) -> DeliveryReport:
+    """A conversation of the day of `NOON`; the same report after that day ends it."""
+    return DeliveryReport(
+        granularity=Granularity.CONVERSATION,
+        provider_key="c",
+        status=Status.ENROUTE,
+        provider_status=code,
+        day=NOON.date(),
         **more,
     )
 
@@ -99,6 +112,18 @@ def test_messages_and_the_time_of_their_order_may_come_in_one_response(migrated_
     with transaction(migrated_database) as connection:
         found = times(connection)
         assert found["new"] == found["becomes-final"] == (NOON, "order")
+
+
+def test_a_row_that_is_opened_again_follows_the_reports_again(migrated_database: Engine) -> None:
+    """Until it is final once more; a rebuild finds it as it is."""
+    row = text("SELECT is_final, message_time, message_time_source FROM delivery_status")
+    with transaction(migrated_database) as connection:
+        write(connection, *(conversation("3", as_of=NOON + timedelta(days=days)) for days in (0, 9)))
+        assert connection.execute(row).one()[::2] == (True, "first_seen")
+    with transaction(migrated_database) as connection:
+        write(connection, conversation("4", as_of=NOON + timedelta(days=10), sent_at=NOON))
+        assert tuple(connection.execute(row).one()) == (False, NOON, "own")
+        assert rebuild(connection, "brand").differed == 0
 
 
 # What a worker of the previous version runs, reduced to the columns that it must give.

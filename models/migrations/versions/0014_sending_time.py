@@ -51,7 +51,8 @@ def upgrade() -> None:
     """)
     op.execute("""
         CREATE TRIGGER set_message_time_of_open BEFORE UPDATE ON delivery_status FOR EACH ROW
-        WHEN (NOT OLD.is_final AND NEW.sent_at IS NOT NULL AND NEW.message_time IS DISTINCT FROM NEW.sent_at)
+        WHEN (NOT (OLD.is_final AND NEW.is_final) AND NEW.sent_at IS NOT NULL
+          AND NEW.message_time IS DISTINCT FROM NEW.sent_at)
         EXECUTE FUNCTION set_message_time()
     """)
     create_views(op.get_bind())
