@@ -81,6 +81,8 @@ def test_a_rolling_upgrade_loses_and_repeats_nothing(
     try:
         for name in ("beat", "old-1", "old-2"):
             fleet.start(name, checkout=previous_version)
+        for name in ("old-1", "old-2"):
+            fleet.wait_ready(name)
         until(lambda: len(sandbox.log()) > 10, seconds=90, what="calls of the previous version")
         migrate(engine)
         wait_for_calls(sandbox, 10)

@@ -69,6 +69,9 @@ def test_a_rolling_restart_under_load_loses_and_repeats_nothing(
     names = ("worker-1", "worker-2")
     for name in ("beat", *names):
         fleet.start(name)
+    for name in names:
+        # A process that is still starting ends by the signal itself.
+        fleet.wait_ready(name)
     until(lambda: len(sandbox.log()) > 10, seconds=60, what="load")
     for name in names:
         before = len(sandbox.log())
