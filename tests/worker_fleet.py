@@ -13,6 +13,7 @@ from driving import miscounted_polls, scalar
 from sqlalchemy import Engine
 from truth import differences, stored_rows
 
+from sandbox.diyalog import Diyalog
 from sandbox.server import Sandbox
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +88,14 @@ def polled_accounts(sandbox: Sandbox) -> list[dict[str, Any]]:
 
 
 def polled_sends(sandbox: Sandbox) -> list[dict[str, Any]]:
-    """What the sender of those accounts knows."""
+    """What the sender of those accounts knows, once the reporting servers know it, too.
+
+    Until then they answer one customer with an error, and a fetch that is made again is no fault of the workers.
+    """
+    diyalog = sandbox.world.standins["diyalog"]
+    assert isinstance(diyalog, Diyalog)
+    late = max(diyalog.known_from.values())
+    until(lambda: time.time() > late, seconds=60, what="the customer that Diyalog knows late")
     return [send for send in sandbox.control("GET", "/sends") if send["account"] != "demo-bip"]
 
 
