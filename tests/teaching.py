@@ -7,6 +7,9 @@ from driving import scalar
 from ledger_acts import add_account, execute
 from sqlalchemy import Engine
 
+from models import latencies
+from models.tracked import account_of
+from schedules.latency import _WIDTHS
 from tasks.runtime import Runtime
 from tasks.steps.learning import learn_all
 
@@ -52,3 +55,14 @@ def teach(runtime: Runtime, account_id: str, *, factor: float = 1.0) -> None:
     close_ids(engine, account_id, 150, 5, 8, factor=factor)
     close_ids(engine, account_id, 60, 1500, 2100, factor=factor)
     learn_all(runtime)
+
+
+def give_waiting_plan(engine: Engine, account_id: str, kind: str) -> None:
+    """A plan by which no batch of ids of this kind is ever worth a call."""
+    masses = [0.0] * (len(_WIDTHS) - 1) + [1.0]
+    times = {"ages": [1.0], "every": 1.0, "until": 86400.0, "masses": masses}
+    with engine.begin() as connection:
+        row = account_of(connection, account_id)
+        assert row is not None
+        plan = {"price": 1e9, "kinds": {kind: times}, "of_one": ["gsm_track"], "settings": latencies.settings(row)}
+        latencies.plan(connection, account_id, plan)

@@ -1,6 +1,5 @@
 """An account learns from its checks when to make them: in the database, from registration to the next check."""
 
-import json
 from datetime import timedelta
 from itertools import pairwise
 from random import Random
@@ -10,7 +9,7 @@ import pytest
 from driving import make_runtime, scalar
 from ledger_acts import add_account, add_ids, add_poll, execute, fetch, fetches_of
 from sqlalchemy import Engine, text
-from teaching import HOUR_AGO, begin, close_ids, plan_of, teach
+from teaching import HOUR_AGO, begin, close_ids, give_waiting_plan, plan_of, teach
 
 from core import clock
 from models import latencies
@@ -95,7 +94,7 @@ def test_ages_are_kept_in_uncompressed_time(runtime: Runtime) -> None:
 
 def test_ids_of_several_messages_keep_the_fixed_schedule(runtime: Runtime) -> None:
     """Such an id is final with the last of its messages, but each check covers every one; `expected = 1` means one."""
-    account_id = begin(runtime)
+    account_id = add_account(runtime.engine, provider="organik")
     close_ids(runtime.engine, account_id, 400, 0, 5, kind="transaction")
     _learn_again(runtime, account_id)
     assert "transaction" not in plan_of(runtime.engine, account_id).get("kinds", {})
@@ -221,8 +220,7 @@ def test_a_batch_waits_until_its_ids_have_waited_for_the_price_of_a_call(runtime
 def _waiting_batch(engine: Engine, *, poll: dict[str, Any] | None = None, **given: Any) -> str:
     """An account of which one id is due for an hour, and no call worth its price."""
     account_id = add_account(engine, provider="organik", options={"batch_size": 100}, poll=poll or {})
-    plan = json.dumps({"price": 1e9, "kinds": {"gsm_track": {"ages": [1.0], "every": 1.0, "masses": [1.0 / 58] * 58}}})
-    execute(engine, "UPDATE accounts SET poll_plan = CAST(:p AS jsonb) WHERE id = :a", p=plan, a=account_id)
+    give_waiting_plan(engine, account_id, "gsm_track")
     _due(engine, account_id, 1, 3600, **given)
     return account_id
 
@@ -267,7 +265,6 @@ def test_upkeep_learns_within_a_task_that_workers_of_the_previous_version_know(r
 def test_a_batch_never_waits_past_a_configured_wait_or_the_validity(runtime: Runtime) -> None:
     """One id whose longest wait is over is a call of its own."""
     engine = runtime.engine
-    plan = '{"price": 1e9, "kinds": {"gsm_track": {"ages": [1.0], "every": 1.0, "masses": [1.0]}}}'
     for poll, given, calls in (
         ({}, {}, 0),
         ({"max_check_seconds": 2.0}, {}, 1),
@@ -276,9 +273,7 @@ def test_a_batch_never_waits_past_a_configured_wait_or_the_validity(runtime: Run
         ({}, {"valid_until": clock.now() - timedelta(seconds=1)}, 1),
     ):
         account_id = add_account(engine, provider="organik", options={"batch_size": 100}, poll=poll)
-        masses = str([1.0 / 58] * 58)
-        change = "UPDATE accounts SET poll_plan = CAST(:p AS jsonb) WHERE id = :a"
-        execute(engine, change, p=plan.replace("[1.0]}}", f"{masses}}}}}"), a=account_id)
+        give_waiting_plan(engine, account_id, "gsm_track")
         _due(engine, account_id, 1, 3, **given)
         list(plan_due(runtime, "organik"))
         assert len(fetches_of(engine, account_id, "ready")) == calls, (poll, given)
