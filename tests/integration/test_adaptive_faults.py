@@ -192,16 +192,9 @@ def test_few_closings_add_up(runtime: Runtime) -> None:
     teach(runtime, account_id)
     before = scalar(runtime.engine, "SELECT poll_plan ->> 'at' FROM accounts WHERE id = :a", a=account_id)
     for _ in range(5):
+        execute(runtime.engine, "DELETE FROM tracked_ids WHERE account_id = :a", a=account_id)
         close_ids(runtime.engine, account_id, 4, 0, 5)
-        moved = (
-            "UPDATE tracked_ids SET closed_at = now() - interval '10.5 s', value = value || 'x' WHERE account_id = :a"
-        )
-        execute(runtime.engine, f"{moved} AND closed_at < now() - interval '1 h' AND value NOT LIKE '%x'", a=account_id)
-        execute(
-            runtime.engine,
-            "UPDATE latencies SET read_through = now() - interval '11 s' WHERE account_id = :a",
-            a=account_id,
-        )
+        execute(runtime.engine, HOUR_AGO, a=account_id)
         learn_all(runtime)
     assert scalar(runtime.engine, "SELECT poll_plan ->> 'at' FROM accounts WHERE id = :a", a=account_id) != before
 
