@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.database import json_parameter
+from models.database import Record, json_parameter
 
 SETTLES_SECONDS = 10.0
 """`closed_at` is set before the commit: an id that was closed within this time may not be visible yet."""
@@ -32,20 +32,25 @@ _CANDIDATES = text(f"""
 _LOCK = text("SELECT pg_try_advisory_xact_lock(:lock, hashtext(:account_id))")
 _ADVISORY = 0x756C6165
 _KNOWN = text("SELECT id_kind, learned, read_through FROM latencies WHERE account_id = :account_id ORDER BY id_kind")
-_KINDS = text(f"""
-    SELECT DISTINCT t.id_kind FROM tracked_ids t
-    WHERE t.account_id = :account_id AND {_NOTED}
-      AND t.closed_at > CAST(:now AS timestamptz) - interval '1 day' AND {_OF_ONE} ORDER BY t.id_kind
-""")
-_BEGIN = text("""
-    INSERT INTO latencies (account_id, id_kind, learned, read_through) VALUES (:account_id, :kind, '{}', :now)
+# Every kind, whether it shows anything or not: from its row on, only what is closed after it is read.
+_BEGIN = text(f"""
+    INSERT INTO latencies (account_id, id_kind, learned, read_through)
+    SELECT DISTINCT t.account_id, t.id_kind, CAST('{{}}' AS jsonb), CAST(:now AS timestamptz) FROM tracked_ids t
+    WHERE t.account_id = :account_id AND {_NOTED} AND t.closed_at > coalesce(
+        (SELECT min(l.read_through) FROM latencies l WHERE l.account_id = :account_id),
+        CAST(:now AS timestamptz) - interval '1 day')
     ON CONFLICT DO NOTHING
 """)
+PLAN_FORM = 1
+"""To be raised with the form of `accounts.poll_plan`: a plan of another version is not read."""
+# SQL: whether the plan of the account `a` was made for the settings that it has now (`settings`).
+_IN_FORCE = f"a.poll_plan -> 'settings' = jsonb_build_object('form', {PLAN_FORM}, 'poll', a.poll, 'options', a.options)"
 # SQL: since when an id `t` of the account `a` that is due should have been asked for. One that may wait until its batch
 # is worth a call (`tasks.steps.due_ids`) has only its bounds to keep: a configured wait, and the end of its validity.
-DUE_SINCE = """
+DUE_SINCE = f"""
     CASE WHEN coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)
-          AND a.poll_plan #> ARRAY['kinds', t.id_kind, 'masses'] IS NOT NULL AND coalesce(t.expected, 1) = 1
+          AND {_IN_FORCE} AND a.poll_plan #> ARRAY['kinds', t.id_kind, 'masses'] IS NOT NULL
+          AND (t.expected = 1 OR a.poll_plan -> 'of_one' @> to_jsonb(t.id_kind))
           AND (t.last_checked_at IS NOT NULL OR a.poll ->> 'first_check_seconds' IS NULL)
         THEN greatest(t.next_check_at, least(t.valid_until, coalesce(t.last_checked_at, t.sent_at) + make_interval(
             secs => CAST(a.poll ->> 'max_check_seconds' AS double precision)
@@ -90,7 +95,7 @@ _WAITING = text("""
               AND available_at <= statement_timestamp()) AS ready
 """)
 _STORE = text("""
-    UPDATE latencies SET learned = CAST(:learned AS jsonb), read_through = :until
+    UPDATE latencies SET learned = coalesce(CAST(:learned AS jsonb), learned), read_through = :until
     WHERE account_id = :account_id AND id_kind = :kind
 """)
 _PLAN = text("UPDATE accounts SET poll_plan = CAST(:plan AS jsonb) WHERE id = :account_id")
@@ -117,14 +122,10 @@ def lock(connection: Connection, account_id: str) -> bool:
     return bool(connection.execute(_LOCK, {"lock": _ADVISORY, "account_id": account_id}).scalar_one())
 
 
-def known(connection: Connection, account_id: str, scale: Scale, now: datetime) -> Sequence[RowMapping]:
-    """What is stored of each kind; kinds that were closed of late get an empty row, from which on they are learned."""
-    found = connection.execute(_KNOWN, {"account_id": account_id}).mappings().all()
-    given = {"account_id": account_id, "kinds": list(scale.kinds), "now": now}
-    new = set(connection.execute(_KINDS, given).scalars()) - {row["id_kind"] for row in found}
-    for kind in sorted(new):
-        connection.execute(_BEGIN, {"account_id": account_id, "kind": kind, "now": now})
-    return connection.execute(_KNOWN, {"account_id": account_id}).mappings().all() if new else found
+def known(connection: Connection, account_id: str, now: datetime) -> Sequence[RowMapping]:
+    """What is stored of each kind; a kind of which ids were closed first gets an empty row, and is learned from now."""
+    connection.execute(_BEGIN, {"account_id": account_id, "now": now})
+    return connection.execute(_KNOWN, {"account_id": account_id}).mappings().all()
 
 
 def closed(
@@ -168,10 +169,23 @@ def waiting(connection: Connection, account_id: str) -> tuple[int, int]:
     return row.due, row.ready
 
 
-def store(connection: Connection, account_id: str, kind: str, learned: Mapping[str, Any], *, until: datetime) -> None:
-    """Keep what is known of a kind, with everything counted that was closed until then."""
-    given = {"account_id": account_id, "kind": kind, "learned": json_parameter(learned), "until": until}
-    connection.execute(_STORE, given)
+def store(
+    connection: Connection, account_id: str, kind: str, learned: Mapping[str, Any] | None, *, until: datetime
+) -> None:
+    """Keep what is known of a kind (None: what it was), with everything counted that was closed until then."""
+    given = {"account_id": account_id, "kind": kind, "until": until}
+    connection.execute(_STORE, given | {"learned": None if learned is None else json_parameter(learned)})
+
+
+def settings(row: Record) -> dict[str, Any]:
+    """The settings of an account for which a plan is made. Under others it is not in force, since it may break them."""
+    return {"form": PLAN_FORM, "poll": row["poll"], "options": row["options"]}
+
+
+def in_force(row: Record) -> Mapping[str, Any]:
+    """The account's plan; empty where it was made for other settings, or by a version that has another form of it."""
+    stored: Mapping[str, Any] = row["poll_plan"]
+    return stored if stored.get("settings") == settings(row) else {}
 
 
 def plan(connection: Connection, account_id: str, poll_plan: Mapping[str, Any]) -> None:

@@ -226,7 +226,8 @@ def check_wholes(connection: Connection, account_id: str, wholes: Collection[str
 
 
 _CLOSE = text("""
-    UPDATE tracked_ids SET closed_at = clock_timestamp(), close_reason = 'final', next_check_at = NULL
+    UPDATE tracked_ids SET closed_at = clock_timestamp(), close_reason = 'final', next_check_at = NULL,
+        checked_before_at = NULL
     WHERE id = ANY(:ids) AND closed_at IS NULL AND fetch_id IS NULL
       AND (changed_as_of IS NULL OR changed_as_of <= :as_of)
     RETURNING account_id, whole
@@ -236,7 +237,8 @@ _CLOSE = text("""
 def close_answered(connection: Connection, ids: Sequence[int], as_of: datetime) -> int:
     """Close ids that an answer to a question of `as_of`, understood late, has settled; returns how many.
 
-    What a fetch holds is being asked for again, and is closed by its answer; what has changed since stays open.
+    What a fetch holds is being asked for again, and is closed by its answer; what has changed since stays open. Their
+    noted checks do not show when they became final, so nothing is learned from them.
     """
     if not ids:
         return 0

@@ -7,6 +7,7 @@ that chance cannot explain it (a likelihood-ratio test): then the base is forgot
 there is `latency.ENOUGH` again. After `MOST` messages, the older ones count half.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,6 +22,10 @@ SURPRISE = 30.0
 """A log-likelihood ratio above this is no chance."""
 MOST = 10_000
 LEAST_WEIGHT = 1e-3
+DEMAND_SECONDS = 12 * 3600.0
+"""The demand is averaged over about so long, and the limit over it: a campaign of minutes is no stream."""
+FIRST_SECONDS = 1800.0
+"""Before the first messages nothing was sent for so long: a young account's first minutes are no stream either."""
 
 Closings = Mapping[int, Cells]
 """Ids closed since the last look: group (`Learned.groups`) → interval → how many."""
@@ -41,8 +46,14 @@ class Learned:
     """A message sent before any of these counts half as much for each."""
     shifts: int = 0
     """How often the base was forgotten."""
+    new: float = 0.0
+    """Messages counted since the distribution was fitted last."""
     per_second: float = 0.0
-    """How many messages are sent, by the last blocks of fresh ones."""
+    """How many messages are sent, on average over the last hours."""
+    sent: float = 0.0
+    """Messages sent before `fresh_since`, discounted by their age (`DEMAND_SECONDS`) …"""
+    over: float = FIRST_SECONDS
+    """… and the seconds in which they were sent, likewise."""
 
     @property
     def groups(self) -> Sequence[datetime]:
@@ -69,26 +80,42 @@ def learn(known: Learned, closed: Closings, still_open: Openings, now: datetime)
     """
     last = len(known.groups)
     weights = {group: known.weight(group) for group in range(1, last)}
-    base = merged(known.base, *(_weighed(cells, weights[group]) for group, cells in closed.items() if 0 < group < last))
-    fresh = merged(known.fresh, closed.get(last, {}))
-    known = replace(known, base=base, fresh=fresh)
+    known = replace(counted(known, closed), new=0.0)
+    base, fresh = known.base, known.fresh
     open_base = merged(
         *(_weighed(_endless(ages), weights[group]) for group, ages in still_open.items() if 0 < group < last)
     )
     open_fresh = _endless(still_open.get(last, {}))
     everything = merged(base, fresh, open_base, open_fresh)
+    sent, over = _demand(known, sum(fresh.values()) + sum(open_fresh.values()), now)
+    known = replace(known, per_second=sent / over)
     if _is_shift(merged(base, open_base), merged(fresh, open_fresh), enough=sum(base.values()) >= ENOUGH):
         known = Learned(
             since=known.fresh_since,
             fresh_since=now,
             base=fresh,
             shifts=known.shifts + 1,
-            per_second=_rate(known, fresh, open_fresh, now),
+            per_second=known.per_second,
+            sent=sent,
+            over=over,
         )
         everything = merged(fresh, open_fresh)
     elif sum(fresh.values()) + sum(open_fresh.values()) >= FRESH:
-        known = _joined(replace(known, per_second=_rate(known, fresh, open_fresh, now)), now)
+        known = _joined(replace(known, sent=sent, over=over), now)
     return known, fit(everything) if known.messages >= ENOUGH else None
+
+
+def counted(known: Learned, closed: Closings) -> Learned:
+    """What is known with these closings, before the distribution is fitted to them."""
+    last = len(known.groups)
+    base = (_weighed(cells, known.weight(group)) for group, cells in closed.items() if 0 < group < last)
+    new = sum(sum(cells.values()) for group, cells in closed.items() if group > 0)
+    return replace(
+        known,
+        base=merged(known.base, *base),
+        fresh=merged(known.fresh, closed.get(last, {})),
+        new=known.new + new,
+    )
 
 
 def _is_shift(base: Cells, fresh: Cells, *, enough: bool) -> bool:
@@ -107,11 +134,11 @@ def _joined(known: Learned, now: datetime) -> Learned:
     return replace(known, base=base, fresh={}, fresh_since=now, halved=halved)
 
 
-def _rate(known: Learned, fresh: Cells, open_fresh: Cells, now: datetime) -> float:
-    """How many messages are sent in a second: the mean of what was known and what the fresh ones show."""
-    seconds = max((now - known.fresh_since).total_seconds(), 1.0)
-    shown = (sum(fresh.values()) + sum(open_fresh.values())) / seconds
-    return shown if known.per_second <= 0 else (known.per_second + shown) / 2
+def _demand(known: Learned, fresh: float, now: datetime) -> tuple[float, float]:
+    """(messages sent, the seconds in which they were), both discounted, with so many fresh ones."""
+    seconds = max((now - known.fresh_since).total_seconds(), 0.0)
+    kept = math.exp(-seconds / DEMAND_SECONDS)
+    return known.sent * kept + fresh, max(known.over * kept + seconds, 1.0)
 
 
 def _weighed(cells: Cells, weight: float) -> Cells:

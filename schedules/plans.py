@@ -12,7 +12,9 @@ from schedules.poll_times import PollTimes
 def times_of(plan: Mapping[str, Any], kind: str) -> PollTimes | None:
     """The learned schedule of ids of this kind; None where the fixed one holds."""
     stored = (plan.get("kinds") or {}).get(kind)
-    return None if stored is None else PollTimes(ages=tuple(stored["ages"]), every=stored["every"])
+    if stored is None:
+        return None
+    return PollTimes(ages=tuple(stored["ages"]), every=stored["every"], until=stored["until"])
 
 
 def latency_of(plan: Mapping[str, Any], kind: str) -> Latency | None:
@@ -23,7 +25,7 @@ def latency_of(plan: Mapping[str, Any], kind: str) -> Latency | None:
 
 def written_times(times: PollTimes) -> dict[str, Any]:
     """As JSON."""
-    return {"ages": [round(age, 3) for age in times.ages], "every": times.every}
+    return {"ages": [round(age, 3) for age in times.ages], "every": times.every, "until": times.until}
 
 
 def written(learned: Learned) -> dict[str, Any]:
@@ -35,7 +37,10 @@ def written(learned: Learned) -> dict[str, Any]:
         "base": _cells_written(learned.base.items()),
         "fresh": _cells_written(learned.fresh.items()),
         "shifts": learned.shifts,
+        "new": learned.new,
         "per_second": learned.per_second,
+        "sent": learned.sent,
+        "over": learned.over,
     }
 
 
@@ -50,7 +55,10 @@ def read(stored: Mapping[str, Any], now: datetime) -> Learned:
         base=_cells_read(stored["base"]),
         fresh=_cells_read(stored["fresh"]),
         shifts=stored["shifts"],
+        new=stored["new"],
         per_second=stored["per_second"],
+        sent=stored["sent"],
+        over=stored["over"],
     )
 
 

@@ -23,6 +23,7 @@ INCOMPLETE_SECONDS = 5.0
 """How long after a first incomplete answer the next check comes (times the account's factor); then twice as long …"""
 _MOST_DOUBLINGS = 30
 _DAY_SECONDS = 86400.0
+_LONGEST_SECONDS = 100 * 366 * _DAY_SECONDS
 _TICK = timedelta(microseconds=1)
 
 
@@ -43,19 +44,26 @@ def next_check(
     `first_check_seconds` replaces the first step, `max_check_seconds` the longest wait before validity ends;
     `time_factor` compresses every duration (not `valid_until`, which is a moment). `forget_days` 0 gives None from
     the check right after validity on. `early` false: no check before validity has ended. Times are aware. `learned`
-    replaces the waits, and has kept `first_check_seconds` and `max_check_seconds` already.
+    replaces the waits, and has kept `first_check_seconds` and `max_check_seconds` already; where validity is longer
+    than it was made for, the waits of `numbers` follow.
     """
     validity_check = _right_after(valid_until, time_factor)
     if now < valid_until and not early:
         return validity_check
-    if now < valid_until and learned is not None:
-        moment = _learned_after(learned, sent_at=sent_at, now=now, time_factor=time_factor)
-        return validity_check if moment is None or moment > valid_until else moment
     if now < valid_until:
         waits = _waits(numbers, first_check_seconds, max_check_seconds)
-        moment = _first_after(
-            waits, sent_at=sent_at, now=now, time_factor=time_factor, steps=len(numbers.steps_seconds)
-        )
+        steps = len(numbers.steps_seconds)
+        start: datetime | None = now
+        if learned is not None:
+            moment = _learned_after(learned, sent_at=sent_at, now=now, time_factor=time_factor)
+            if moment is not None:
+                return validity_check if moment > valid_until else moment
+            start = _unplanned_after(learned, sent_at, valid_until, time_factor)
+            if start is not None:
+                start = now if max_check_seconds is not None else max(now, start)
+        if start is None:
+            return validity_check
+        moment = _first_after(waits, sent_at=sent_at, now=start, time_factor=time_factor, steps=steps)
         return moment if moment <= valid_until else validity_check
     if now < validity_check:
         return validity_check
@@ -78,10 +86,12 @@ def first_check(
 
     The arguments are those of `next_check`.
     """
-    t_1: float | None = next(_waits(numbers, first_check_seconds, max_check_seconds))
-    if learned is not None:
-        t_1 = learned.ages[0] if learned.ages else learned.every
-    moment = None if t_1 is None else sent_at + timedelta(seconds=t_1 * time_factor)
+    if learned is None:
+        t_1 = next(_waits(numbers, first_check_seconds, max_check_seconds))
+        moment: datetime | None = sent_at + timedelta(seconds=t_1 * time_factor)
+    else:
+        moment = _learned_after(learned, sent_at=sent_at, now=sent_at - _TICK, time_factor=time_factor)
+        moment = moment or _unplanned_after(learned, sent_at, valid_until, time_factor)
     if moment is None or moment > valid_until or not early:
         moment = _right_after(valid_until, time_factor)
     return max(moment, now)
@@ -150,6 +160,15 @@ def _learned_after(learned: PollTimes, *, sent_at: datetime, now: datetime, time
         return moment
     start = sent_at + timedelta(seconds=((learned.ages or (0.0,))[-1] + learned.every) * time_factor)
     return _next_of_series(start, timedelta(seconds=learned.every * time_factor), now)
+
+
+def _unplanned_after(
+    learned: PollTimes, sent_at: datetime, valid_until: datetime, time_factor: float
+) -> datetime | None:
+    """From when on the fixed schedule holds, since the id stays valid for longer than the learned one was made for."""
+    spanned = timedelta(seconds=min(learned.until * time_factor, _LONGEST_SECONDS))
+    end = sent_at + spanned
+    return end if valid_until - end > timedelta(seconds=AFTER_VALIDITY_SECONDS * time_factor) else None
 
 
 def _next_of_series(start: datetime, every: timedelta, now: datetime) -> datetime:

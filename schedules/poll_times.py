@@ -15,7 +15,9 @@ from schedules.latency import EDGES, Latency
 
 PRICE_SECONDS = 30.0
 """What a call is worth where nothing says otherwise."""
-HIGHEST_PRICE = 1e7
+HIGHEST_PRICE = 3600.0
+"""More than an hour of delay a call never saves: from there on a message costs hardly more than one call anyway, and
+what the limit has no call for waits in its queue, where every slot is used."""
 _HALVINGS = 20
 _EVEN = 16
 """With a longest wait: after so many of them the rest are of that length."""
@@ -39,6 +41,8 @@ class PollTimes:
 
     ages: tuple[float, ...]
     every: float | None = None
+    until: float = math.inf
+    """The validity for which they were chosen: an id of a longer one has to be checked after it as well."""
 
     def all_before(self, validity: float) -> list[float]:
         """Every age of a check before the validity ends."""
@@ -67,7 +71,7 @@ def poll_times(latency: Latency, price: float, bounds: Bounds, *, missed: float 
     A lower price, a larger `missed` or a tighter bound never makes for fewer calls. Bounds are kept exactly.
     """
     if bounds.first is not None and bounds.first >= bounds.validity:
-        return PollTimes(ages=())
+        return PollTimes(ages=(), until=bounds.validity)
     grid = _grid(bounds)
     last = len(grid) - 1
     below = [latency.below(age) for age in grid]
@@ -105,7 +109,9 @@ def _walk(grid: list[float], follow: list[int], bounds: Bounds, *, is_end: bool)
     while place < last:
         ages.append(grid[place])
         place = follow[place]
-    return PollTimes(ages=tuple(ages)) if is_end else PollTimes(ages=(*ages, grid[last]), every=bounds.longest)
+    if is_end:
+        return PollTimes(ages=tuple(ages), until=bounds.validity)
+    return PollTimes(ages=(*ages, grid[last]), every=bounds.longest, until=bounds.validity)
 
 
 def _grid(bounds: Bounds) -> list[float]:
@@ -140,8 +146,10 @@ def forecast(latency: Latency, times: PollTimes, validity: float, *, missed: flo
     return Forecast(calls=calls, lag_seconds=lag)
 
 
-def price_for_calls(latency: Latency, calls: float, bounds: Bounds, *, missed: float = 1.0, least: float) -> float:
-    """The lowest price, not below `least`, at which a message costs no more than so many calls on average."""
+def price_for_calls(
+    latency: Latency, calls: float, bounds: Bounds, *, missed: float = 1.0, least: float, most: float = HIGHEST_PRICE
+) -> float:
+    """The lowest price from `least` to `most` at which a message costs at most so many calls; `most` if none is."""
 
     def wanted(price: float) -> float:
         times = poll_times(latency, price, bounds, missed=missed)
@@ -149,7 +157,7 @@ def price_for_calls(latency: Latency, calls: float, bounds: Bounds, *, missed: f
 
     if wanted(least) <= calls:
         return least
-    low, high = least, HIGHEST_PRICE
+    low, high = least, most
     for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)
         if wanted(middle) <= calls:

@@ -44,8 +44,10 @@ def due_id_fetches(
         return ()
     if batch > 1:
         fill_until = row["now"] + timedelta(seconds=FILL_SECONDS * time_factor(row))
+        # As many as a plan holds fill their batches, and others may be due behind them.
+        is_all = len(due) < room * batch
         due = [*due, *_fillers(connection, account.id, due, batch, fill_until)]
-        if all(_may_wait(row, adapter, each) for each in due) and not _is_worth_a_call(row, due):
+        if is_all and all(_may_wait(row, adapter, each) for each in due) and not _is_worth_a_call(row, due):
             return ()
     return fetches_for(adapter, account, due, row["now"])[:room]
 

@@ -17,9 +17,9 @@ from models.availability import is_unavailable
 from models.database import transaction
 from models.tracked import account_of
 from schedules.latency import END, PER_DECADE, Latency
-from schedules.learning import learn
+from schedules.learning import counted, learn
 from schedules.plans import read, written, written_times
-from schedules.poll_times import PRICE_SECONDS, Bounds, poll_times, price_for_calls
+from schedules.poll_times import HIGHEST_PRICE, PRICE_SECONDS, Bounds, poll_times, price_for_calls
 from schedules.pricing import calls_per_message, steered
 from tasks.effects import Effects
 from tasks.runtime import Runtime, adapter_of
@@ -71,7 +71,7 @@ def _learn_account(connection: Connection, effects: Effects, account_id: str) ->
     scale = latencies.Scale(per_decade=PER_DECADE, longest=END - 1, factor=factor, kinds=sorted(record.message_kinds))
     kinds = [
         kind
-        for stored in latencies.known(connection, account_id, scale, row["now"])
+        for stored in latencies.known(connection, account_id, row["now"])
         if (kind := _learn_kind(connection, row, stored, scale)) is not None
     ]
     if not kinds:
@@ -91,18 +91,27 @@ def _learn_account(connection: Connection, effects: Effects, account_id: str) ->
 
 
 def _learn_kind(connection: Connection, row: RowMapping, stored: RowMapping, scale: latencies.Scale) -> Kind | None:
-    """What is known of a kind with what was closed since; None where that is too little for a look."""
+    """What is known of a kind with what was closed since; None where too much of it is known already for a look.
+
+    Either way it is counted, so that the next look reads only what is closed from now on.
+    """
     name, until = stored["id_kind"], row["now"] - timedelta(seconds=latencies.SETTLES_SECONDS)
+    if until <= stored["read_through"]:
+        # A new kind, or a clock that was set back: nothing is counted twice.
+        return None
     learned = read(stored["learned"], stored["read_through"])
     window = (stored["read_through"], until)
     found = latencies.closed(connection, row["id"], name, scale, groups=learned.groups, window=window)
-    if sum(each["many"] for each in found if each["group"] > 0) < max(LEAST_NEW, NEW_SHARE * learned.messages):
-        return None
     closed: dict[int, dict[tuple[int, int], float]] = {}
     for each in found:
         last = END if each["last"] < 0 else max(each["first"] + 1, each["last"])
         cells = closed.setdefault(each["group"], {})
         cells[each["first"], last] = cells.get((each["first"], last), 0.0) + each["many"]
+    new = sum(each["many"] for each in found if each["group"] > 0)
+    if learned.new + new < max(LEAST_NEW, NEW_SHARE * learned.messages):
+        more = written(counted(learned, closed)) if new or not stored["learned"] else None
+        latencies.store(connection, row["id"], name, more, until=until)
+        return None
     still_open: dict[int, dict[int, float]] = {}
     for each in latencies.still_open(connection, row["id"], name, scale, groups=learned.groups, until=until):
         still_open.setdefault(each["group"], {})[each["first"]] = float(each["many"])
@@ -133,11 +142,13 @@ def _plan(connection: Connection, row: RowMapping, kinds: list[Kind], factor: fl
     sent = sum(kind.per_second for kind in kinds)
     calls = calls_per_message(calls_per_second=per_second * batch, messages_per_second=sent, share=share)
     bounds = bounds_of(row)
-    schedules, price = dict(old.get("kinds", {})), PRICE_SECONDS / batch
+    schedules, price = dict(latencies.in_force(row).get("kinds", {})), PRICE_SECONDS / batch
+    most = HIGHEST_PRICE / batch
     for kind in kinds:
         schedules.pop(kind.name, None)
         if kind.latency is not None:
-            price = max(price, price_for_calls(kind.latency, calls, bounds, least=PRICE_SECONDS / batch))
+            wanted = price_for_calls(kind.latency, calls, bounds, least=PRICE_SECONDS / batch, most=most)
+            price = max(price, wanted)
     for kind in kinds:
         if kind.latency is not None:
             schedules[kind.name] = written_times(poll_times(kind.latency, price, bounds)) | {
@@ -150,14 +161,18 @@ def _plan(connection: Connection, row: RowMapping, kinds: list[Kind], factor: fl
         "share": round(share, 4),
         "price": round(price * batch, 2),
         "at": row["now"].timestamp(),
+        "of_one": sorted(adapter_of(row).record.message_kinds),
+        "settings": latencies.settings(row),
     }
 
 
 def bounds_of(row: RowMapping) -> Bounds:
     """What every schedule of the account keeps: its validity, and the waits that are configured."""
     numbers = policy_numbers(row)
+    first, longest = numbers["first_check_seconds"], numbers["max_check_seconds"]
     return Bounds(
         validity=validity_of(row).total_seconds() / numbers["time_factor"],
-        first=numbers["first_check_seconds"],
-        longest=numbers["max_check_seconds"],
+        # As in the fixed schedule, the longest wait holds for the first check too.
+        first=first if first is None or longest is None else min(first, longest),
+        longest=longest,
     )

@@ -11,6 +11,7 @@ from models import tracked
 from models.database import Record, retry_transaction
 from models.events import Event, record
 from models.keys import split_key
+from models.latencies import in_force
 from models.ledger import clocksteps
 from models.references import attach_references
 from models.report import Discovered, TrackedKey
@@ -52,7 +53,7 @@ def learned_times(row: Record, adapter: Adapter, kind: str, expected: int | None
     is_one = kind in adapter.record.message_kinds or expected == 1
     if not is_one or not row["poll"].get("adaptive", True):
         return None
-    return times_of(row["poll_plan"], kind)
+    return times_of(in_force(row), kind)
 
 
 def validity_of(row: RowMapping) -> timedelta:

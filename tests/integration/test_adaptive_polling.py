@@ -1,6 +1,5 @@
 """An account learns from its checks when to make them: in the database, from registration to the next check."""
 
-import json
 from datetime import timedelta
 from itertools import pairwise
 from random import Random
@@ -10,6 +9,7 @@ import pytest
 from driving import make_runtime, scalar
 from ledger_acts import add_account, add_ids, add_poll, execute, fetch, fetches_of
 from sqlalchemy import Engine, text
+from teaching import HOUR_AGO, begin, close_ids, give_waiting_plan, plan_of, teach
 
 from core import clock
 from models import latencies
@@ -27,16 +27,6 @@ from tasks.steps.planning import plan_due
 from tasks.steps.tracking import track
 from tasks.steps.upkeep import every_minute
 
-HOUR_AGO = "UPDATE latencies SET read_through = now() - interval '3 hours' WHERE account_id = :a"
-CLOSED = """
-    INSERT INTO tracked_ids (account_id, id_kind, value, origin, sent_at, valid_until, checked_before_at,
-        last_checked_at, closed_at, close_reason)
-    SELECT :a, :kind, :name || n, 'sender', sent, sent + interval '1 day',
-        sent + make_interval(secs => :left * :factor),
-        sent + make_interval(secs => :right * :factor), sent + make_interval(secs => :right * :factor), 'final'
-    FROM generate_series(1, :many) n, LATERAL (SELECT now() - interval '2 hours' + n * interval '1 second' AS sent) s
-"""
-
 
 @pytest.fixture
 def runtime(migrated_database: Engine) -> Runtime:
@@ -44,43 +34,11 @@ def runtime(migrated_database: Engine) -> Runtime:
     return make_runtime(migrated_database, resolve=lambda _: "secret", tick_seconds=0.01)
 
 
-def _close(
-    engine: Engine, account_id: str, many: int, left: float, right: float, *, kind: str = "number", factor: float = 1.0
-) -> None:
-    """So many messages that became final between two ages."""
-    name = f"s{Random().getrandbits(60)}:"
-    execute(engine, CLOSED, a=account_id, kind=kind, name=name, many=many, left=left, right=right, factor=factor)
-
-
-def _begin(runtime: Runtime, **poll: Any) -> str:
-    """An account that has begun to learn three hours ago."""
-    account_id = add_account(runtime.engine, poll=poll)
-    _close(runtime.engine, account_id, 1, 0, 5)
-    learn_all(runtime)
-    execute(runtime.engine, HOUR_AGO, a=account_id)
-    return account_id
-
-
-def _plan(engine: Engine, account_id: str) -> dict[str, Any]:
-    found = scalar(engine, "SELECT poll_plan FROM accounts WHERE id = :a", a=account_id)
-    assert isinstance(found, dict)
-    return found
-
-
-def _teach(runtime: Runtime, account_id: str, *, factor: float = 1.0) -> None:
-    """Most messages take some six seconds, some half an hour."""
-    engine = runtime.engine
-    _close(engine, account_id, 200, 0, 5, factor=factor)
-    _close(engine, account_id, 150, 5, 8, factor=factor)
-    _close(engine, account_id, 60, 1500, 2100, factor=factor)
-    learn_all(runtime)
-
-
 def test_an_account_that_has_seen_enough_checks_at_learned_times(runtime: Runtime) -> None:
     """A new id is due at the learned first age; the fixed schedule would have asked for it at five seconds."""
-    account_id = _begin(runtime)
-    _teach(runtime, account_id)
-    times = times_of(_plan(runtime.engine, account_id), "number")
+    account_id = begin(runtime)
+    teach(runtime, account_id)
+    times = times_of(plan_of(runtime.engine, account_id), "number")
     assert times is not None
     assert 6 < times.ages[0] < 15
     track(runtime, account_id, [{"kind": "number", "value": "s1:+905321234567"}])
@@ -95,16 +53,16 @@ def test_an_account_that_has_seen_enough_checks_at_learned_times(runtime: Runtim
 
 def test_too_few_messages_teach_nothing(runtime: Runtime) -> None:
     """The fixed schedule holds below the least number."""
-    account_id = _begin(runtime)
-    _close(runtime.engine, account_id, ENOUGH - 20, 0, 5)
+    account_id = begin(runtime)
+    close_ids(runtime.engine, account_id, ENOUGH - 20, 0, 5)
     learn_all(runtime)
-    assert _plan(runtime.engine, account_id)["kinds"] == {}
+    assert plan_of(runtime.engine, account_id)["kinds"] == {}
 
 
 def test_an_account_that_must_not_adapt_learns_nothing(runtime: Runtime) -> None:
     """`adaptive = false`: neither read nor planned; and a plan of before is left unused."""
     account_id = add_account(runtime.engine, poll={"adaptive": False})
-    _close(runtime.engine, account_id, 400, 0, 5)
+    close_ids(runtime.engine, account_id, 400, 0, 5)
     learn_all(runtime)
     assert scalar(runtime.engine, "SELECT count(*) FROM latencies WHERE account_id = :a", a=account_id) == 0
     plan = '{"kinds": {"number": {"ages": [77.0], "every": null}}}'
@@ -116,9 +74,9 @@ def test_an_account_that_must_not_adapt_learns_nothing(runtime: Runtime) -> None
 
 def test_configured_waits_bound_what_was_learned(runtime: Runtime) -> None:
     """The first check stays where it was put, and none waits longer than the longest."""
-    account_id = _begin(runtime, first_check_seconds=3.0, max_check_seconds=600.0)
-    _teach(runtime, account_id)
-    times = times_of(_plan(runtime.engine, account_id), "number")
+    account_id = begin(runtime, first_check_seconds=3.0, max_check_seconds=600.0)
+    teach(runtime, account_id)
+    times = times_of(plan_of(runtime.engine, account_id), "number")
     assert times is not None
     ages = [0.0, *times.all_before(86400.0)]
     assert ages[1] == 3.0
@@ -127,22 +85,22 @@ def test_configured_waits_bound_what_was_learned(runtime: Runtime) -> None:
 
 def test_ages_are_kept_in_uncompressed_time(runtime: Runtime) -> None:
     """A twentieth of the time teaches the same schedule."""
-    account_id = _begin(runtime, time_factor=0.05)
-    _teach(runtime, account_id, factor=0.05)
-    times = times_of(_plan(runtime.engine, account_id), "number")
+    account_id = begin(runtime, time_factor=0.05)
+    teach(runtime, account_id, factor=0.05)
+    times = times_of(plan_of(runtime.engine, account_id), "number")
     assert times is not None
     assert 6 < times.ages[0] < 15
 
 
 def test_ids_of_several_messages_keep_the_fixed_schedule(runtime: Runtime) -> None:
     """Such an id is final with the last of its messages, but each check covers every one; `expected = 1` means one."""
-    account_id = _begin(runtime)
-    _close(runtime.engine, account_id, 400, 0, 5, kind="transaction")
+    account_id = add_account(runtime.engine, provider="organik")
+    close_ids(runtime.engine, account_id, 400, 0, 5, kind="transaction")
     _learn_again(runtime, account_id)
-    assert "transaction" not in _plan(runtime.engine, account_id).get("kinds", {})
+    assert "transaction" not in plan_of(runtime.engine, account_id).get("kinds", {})
     execute(runtime.engine, "UPDATE tracked_ids SET expected = 1 WHERE account_id = :a", a=account_id)
     _learn_again(runtime, account_id)
-    assert "transaction" in _plan(runtime.engine, account_id)["kinds"]
+    assert "transaction" in plan_of(runtime.engine, account_id)["kinds"]
 
 
 def _learn_again(runtime: Runtime, account_id: str) -> None:
@@ -154,8 +112,8 @@ def _learn_again(runtime: Runtime, account_id: str) -> None:
 
 def test_closings_of_an_earlier_version_are_left_out(runtime: Runtime) -> None:
     """It did not note the check before; such an id says too little."""
-    account_id = _begin(runtime)
-    _close(runtime.engine, account_id, 400, 0, 5)
+    account_id = begin(runtime)
+    close_ids(runtime.engine, account_id, 400, 0, 5)
     execute(runtime.engine, "UPDATE tracked_ids SET checked_before_at = NULL WHERE account_id = :a", a=account_id)
     learn_all(runtime)
     assert (
@@ -165,24 +123,24 @@ def test_closings_of_an_earlier_version_are_left_out(runtime: Runtime) -> None:
 
 def test_a_shift_brings_the_fixed_schedule_back(runtime: Runtime) -> None:
     """Messages that suddenly take half an hour: what was learned is forgotten until enough is known anew."""
-    account_id = _begin(runtime)
-    _close(runtime.engine, account_id, 600, 5, 8)
+    account_id = begin(runtime)
+    close_ids(runtime.engine, account_id, 600, 5, 8)
     learn_all(runtime)
-    assert times_of(_plan(runtime.engine, account_id), "number") is not None
+    assert times_of(plan_of(runtime.engine, account_id), "number") is not None
     later = (
         "UPDATE latencies SET read_through = now() - interval '3 hours', learned = jsonb_set(learned, '{fresh_since}'"
     )
     execute(runtime.engine, f"{later}, to_jsonb(now() - interval '2 hours')) WHERE account_id = :a", a=account_id)
     execute(runtime.engine, "DELETE FROM tracked_ids WHERE account_id = :a", a=account_id)
-    _close(runtime.engine, account_id, 120, 1500, 2100)
+    close_ids(runtime.engine, account_id, 120, 1500, 2100)
     learn_all(runtime)
-    assert times_of(_plan(runtime.engine, account_id), "number") is None
+    assert times_of(plan_of(runtime.engine, account_id), "number") is None
 
 
 def test_nothing_is_settled_while_ids_are_open_at_learned_times(runtime: Runtime) -> None:
     """A learned wait may be longer than the interval by which rest is judged."""
-    account_id = _begin(runtime)
-    _teach(runtime, account_id)
+    account_id = begin(runtime)
+    teach(runtime, account_id)
     paces = {"vairo": ProviderPace(every_seconds=5.0, sweeps=False)}
     later = clock.now() + timedelta(hours=1)
     add_ids(runtime.engine, account_id, ["s9:+905321234567"], next_check_at=later)
@@ -244,12 +202,12 @@ def test_a_batch_waits_until_its_ids_have_waited_for_the_price_of_a_call(runtime
     """Three ids of two seconds are no call; with forty more of half a minute, all of them go in one."""
     engine = runtime.engine
     account_id = add_account(engine, provider="organik", options={"batch_size": 100})
-    _close(engine, account_id, 1, 0, 5, kind="gsm_track")
+    close_ids(engine, account_id, 1, 0, 5, kind="gsm_track")
     learn_all(runtime)
     execute(engine, HOUR_AGO, a=account_id)
-    _close(engine, account_id, 400, 5, 8, kind="gsm_track")
+    close_ids(engine, account_id, 400, 5, 8, kind="gsm_track")
     learn_all(runtime)
-    assert "masses" in _plan(engine, account_id)["kinds"]["gsm_track"]
+    assert "masses" in plan_of(engine, account_id)["kinds"]["gsm_track"]
     _due(engine, account_id, 3, 2)
     list(plan_due(runtime, "organik"))
     assert fetches_of(engine, account_id, "ready") == []
@@ -262,8 +220,7 @@ def test_a_batch_waits_until_its_ids_have_waited_for_the_price_of_a_call(runtime
 def _waiting_batch(engine: Engine, *, poll: dict[str, Any] | None = None, **given: Any) -> str:
     """An account of which one id is due for an hour, and no call worth its price."""
     account_id = add_account(engine, provider="organik", options={"batch_size": 100}, poll=poll or {})
-    plan = json.dumps({"price": 1e9, "kinds": {"gsm_track": {"ages": [1.0], "every": 1.0, "masses": [1.0 / 58] * 58}}})
-    execute(engine, "UPDATE accounts SET poll_plan = CAST(:p AS jsonb) WHERE id = :a", p=plan, a=account_id)
+    give_waiting_plan(engine, account_id, "gsm_track")
     _due(engine, account_id, 1, 3600, **given)
     return account_id
 
@@ -297,10 +254,10 @@ def test_a_batch_that_waits_for_its_price_is_not_late(runtime: Runtime) -> None:
 
 def test_upkeep_learns_within_a_task_that_workers_of_the_previous_version_know(runtime: Runtime) -> None:
     """They would reject a name of its own; theirs only writes what is unreported."""
-    account_id = _begin(runtime)
-    _close(runtime.engine, account_id, 400, 0, 5)
+    account_id = begin(runtime)
+    close_ids(runtime.engine, account_id, 400, 0, 5)
     every_minute(runtime)
-    assert times_of(_plan(runtime.engine, account_id), "number") is not None
+    assert times_of(plan_of(runtime.engine, account_id), "number") is not None
     sent = {entry.task for entry in entries(ADAPTERS, tick_seconds=5.0)}
     assert sent == {"poll.provider", "upkeep.reconcile", "upkeep.expire", "upkeep.prune"}
 
@@ -308,7 +265,6 @@ def test_upkeep_learns_within_a_task_that_workers_of_the_previous_version_know(r
 def test_a_batch_never_waits_past_a_configured_wait_or_the_validity(runtime: Runtime) -> None:
     """One id whose longest wait is over is a call of its own."""
     engine = runtime.engine
-    plan = '{"price": 1e9, "kinds": {"gsm_track": {"ages": [1.0], "every": 1.0, "masses": [1.0]}}}'
     for poll, given, calls in (
         ({}, {}, 0),
         ({"max_check_seconds": 2.0}, {}, 1),
@@ -317,9 +273,7 @@ def test_a_batch_never_waits_past_a_configured_wait_or_the_validity(runtime: Run
         ({}, {"valid_until": clock.now() - timedelta(seconds=1)}, 1),
     ):
         account_id = add_account(engine, provider="organik", options={"batch_size": 100}, poll=poll)
-        masses = str([1.0 / 58] * 58)
-        change = "UPDATE accounts SET poll_plan = CAST(:p AS jsonb) WHERE id = :a"
-        execute(engine, change, p=plan.replace("[1.0]}}", f"{masses}}}}}"), a=account_id)
+        give_waiting_plan(engine, account_id, "gsm_track")
         _due(engine, account_id, 1, 3, **given)
         list(plan_due(runtime, "organik"))
         assert len(fetches_of(engine, account_id, "ready")) == calls, (poll, given)

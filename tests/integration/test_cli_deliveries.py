@@ -20,6 +20,7 @@ from sqlalchemy import Engine, text
 
 from core import clock
 from core.settings import load_settings
+from models import latencies
 from models.database import transaction
 from models.deliveries import upsert
 from models.quarantine import seal
@@ -581,6 +582,13 @@ def test_marks_alone_are_nobody(ulak: Ulak) -> None:
     assert ulak("erase", "\u202a\u202c", "--yes").code == 2
 
 
+def _give_plan(engine: Engine, kinds: dict[str, Any]) -> None:
+    """A learned plan in force for every account."""
+    with engine.begin() as connection:
+        for row in connection.execute(text("SELECT * FROM accounts")).mappings().all():
+            latencies.plan(connection, row["id"], {"kinds": kinds, "settings": latencies.settings(row)})
+
+
 def test_explain_next_names_the_coming_checks(ulak: Ulak, migrated_database: Engine) -> None:
     """By the fixed schedule at first, by the learned one where there is a plan; the last is right after validity."""
     sent = "SELECT sent_at FROM tracked_ids WHERE client_ref = 'son'"
@@ -590,17 +598,14 @@ def test_explain_next_names_the_coming_checks(ulak: Ulak, migrated_database: Eng
     ages = [(datetime.fromisoformat(each) - began).total_seconds() for each in fixed["checks"]]
     assert ages[:3] == pytest.approx([5, 25, 85], abs=0.01)
     assert fixed["learned"] is None
-    plan = json.dumps({"kinds": {"number": {"ages": [9.0, 40.0, 900.0], "every": None}}})
-    with migrated_database.begin() as connection:
-        connection.execute(text("UPDATE accounts SET poll_plan = CAST(:p AS jsonb)"), {"p": plan})
+    times = {"ages": [9.0, 40.0, 900.0], "every": None, "until": 86400.0}
+    _give_plan(migrated_database, {"number": times})
     [learned] = json.loads(ulak("explain", "05301234569", "--next", "--json").out)
     ages = [(datetime.fromisoformat(each) - began).total_seconds() for each in learned["checks"]]
     assert ages[:5] == pytest.approx([5, 9, 40, 900, 86401], abs=0.01)
     shown = ulak("explain", "771:+905301234569", "--next")
     assert "times learned from earlier messages." in shown.out
-    with migrated_database.begin() as connection:
-        plan = json.dumps({"kinds": {"number": {"ages": [9.0], "every": None, "masses": [1.0]}}})
-        connection.execute(text("UPDATE accounts SET poll_plan = CAST(:p AS jsonb)"), {"p": plan})
+    _give_plan(migrated_database, {"number": {**times, "masses": [1.0]}})
     assert "or later, when its batch is worth a call." in ulak("explain", "son", "--next").out
     assert ulak("explain", "m-1", "--next").code == 1
     with migrated_database.connect() as connection:

@@ -118,3 +118,17 @@ def test_old_messages_count_half_after_many() -> None:
     assert known.messages < 11_000
     assert known.weight(1) == pytest.approx(0.5 ** len(known.halved))
     assert known.weight(len(known.groups) - 1) == 1.0
+
+
+def test_the_demand_is_the_average_of_hours() -> None:
+    """A steady stream is known within hours; a campaign of a minute is spread over the hours, and forgotten in days."""
+    known, now, cells = Learned(since=START, fresh_since=START), START, _seen(Random(4), 250, (6, 1, 0.02))
+    for _ in range(24):
+        now += timedelta(seconds=2500)
+        known, _ = learn(known, _fresh_ones(known, cells), {}, now)
+    assert known.per_second == pytest.approx(0.1, rel=0.1)
+    now += timedelta(seconds=60)
+    known, _ = learn(known, _fresh_ones(known, cells), {len(known.groups): {edge(30): 4750.0}}, now)
+    assert known.per_second < 0.3
+    known, _ = learn(known, {1: {(0, 30): 10.0}}, {}, now + timedelta(days=3))
+    assert known.per_second < 0.03

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from providers.adapter import PollNumbers
 from schedules.policy import AFTER_VALIDITY_SECONDS, check_again, first_check, next_check
+from schedules.poll_times import PollTimes
 
 SENT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 VAIRO = PollNumbers(
@@ -192,3 +193,36 @@ def test_an_incomplete_answer_only_ever_brings_the_next_check_forward(
         return
     assert now < moment <= (by_age or moment)
     assert moment == by_age or moment - now == timedelta(seconds=pause * factor)
+
+
+@given(numbers_of_any_provider, st.floats(0, 1), st.sampled_from([None, 900.0]), factors)
+def test_an_id_that_stays_valid_for_longer_than_was_learned_is_still_checked(
+    numbers: PollNumbers, share: float, longest: float | None, factor: float
+) -> None:
+    """Past the validity for which the ages were chosen, no wait is longer than the fixed schedule's."""
+    learned = PollTimes(ages=(10.0, 600.0), until=3600.0)
+    until = SENT + timedelta(seconds=10 * 86400 * factor)
+    now = SENT + timedelta(seconds=(601 + share * 9 * 86400) * factor)
+    moment = next_check(
+        numbers,
+        sent_at=SENT,
+        valid_until=until,
+        now=now,
+        time_factor=factor,
+        max_check_seconds=longest,
+        learned=learned,
+    )
+    assert moment is not None
+    longest_step = max(*numbers.steps_seconds, numbers.max_seconds)
+    wait = (moment - now).total_seconds() / factor
+    assert 0 < wait <= (longest_step + 3600.0 if longest is None else longest) * (1 + 1e-6) + 1
+
+
+def test_an_id_for_which_no_check_was_chosen_is_checked_when_it_stays_valid_for_longer() -> None:
+    """Where the only check is right after a validity of an hour, that of a longer one comes at an hour, too."""
+    learned = PollTimes(ages=(), until=3600.0)
+    moments = [
+        first_check(VAIRO, sent_at=SENT, valid_until=SENT + timedelta(hours=hours), now=SENT, learned=learned)
+        for hours in (1, 24)
+    ]
+    assert moments == [SENT + timedelta(seconds=3601), SENT + timedelta(hours=1)]
