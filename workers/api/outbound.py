@@ -68,7 +68,13 @@ class Outbound:
 
     def send(self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Reply:
         """Make the request, once. `OutboundError` where no whole answer came, or a redirect."""
-        fixed = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "ulak"}
+        # A pool that keeps none may still lend a connection in the instant before it closes it.
+        fixed = {
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "user-agent": "ulak",
+            "connection": "close",
+        }
         given = {name.lower(): value for name, value in (headers or {}).items()}
         timeout = httpx.Timeout(self._seconds).as_dict()
         try:
