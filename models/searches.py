@@ -224,19 +224,26 @@ class Identifier(StrEnum):
     RECIPIENT = "recipient"
 
 
+def _each(by: str, condition: str) -> str:
+    """Rows for each asked word, from their index: whatever the planner believes, it can only look up row by row."""
+    return f"""
+        SELECT a.place, d.id, d.account_id FROM asked a {by} CROSS JOIN LATERAL (
+            SELECT id, account_id FROM delivery_status WHERE {condition} OFFSET 0
+        ) d"""
+
+
+_OF_ACCOUNTS = "CROSS JOIN accounts c"
 _GRANULARITIES = ", ".join(f"'{word.value}'" for word in Granularity)
+_OF_KEYS = f"{_OF_ACCOUNTS} CROSS JOIN unnest(ARRAY[{_GRANULARITIES}]) AS g(word)"
 _WAYS: Final[Mapping[Identifier, str]] = {
-    Identifier.CLIENT_REF: "SELECT a.place, d.id FROM asked a JOIN delivery_status d ON d.client_ref = a.value",
-    Identifier.PROVIDER_KEY: f"""
-        SELECT a.place, d.id FROM asked a CROSS JOIN accounts c
-        JOIN delivery_status d ON d.account_id = c.id AND d.granularity IN ({_GRANULARITIES})
-            AND d.provider_key = a.value""",
-    Identifier.RECIPIENT: f"""
-        SELECT a.place, d.id FROM asked a JOIN delivery_status d ON d.recipient = a.value
-        UNION
-        SELECT a.place, d.id FROM asked a CROSS JOIN accounts c
-        JOIN delivery_status d ON d.account_id = c.id AND d.parent_key = a.value
-            AND d.granularity = '{Granularity.CONVERSATION.value}'""",
+    Identifier.CLIENT_REF: _each("", "client_ref = a.value"),
+    Identifier.PROVIDER_KEY: _each(_OF_KEYS, "account_id = c.id AND granularity = g.word AND provider_key = a.value"),
+    Identifier.RECIPIENT: _each("", "recipient = a.value")
+    + " UNION "
+    + _each(
+        _OF_ACCOUNTS,
+        f"account_id = c.id AND parent_key = a.value AND granularity = '{Granularity.CONVERSATION.value}'",
+    ),
 }
 _LOOK_UP: Final = {
     by: text(f"""
@@ -244,12 +251,12 @@ _LOOK_UP: Final = {
             SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(place integer, value text)
         ), found AS MATERIALIZED ({way}
         ), ranked AS (
-            SELECT f.place, d.id, row_number() OVER (PARTITION BY f.place ORDER BY d.id DESC) AS nth
-            FROM found f JOIN delivery_status d ON d.id = f.id
-            WHERE CAST(:accounts AS text[]) IS NULL OR d.account_id = ANY(CAST(:accounts AS text[]))
+            SELECT place, id, row_number() OVER (PARTITION BY place ORDER BY id DESC) AS nth FROM found
+            WHERE CAST(:accounts AS text[]) IS NULL OR account_id = ANY(CAST(:accounts AS text[]))
         )
         SELECT r.place, {", ".join(f"d.{column.name}" for column in COLUMNS)}
-        FROM ranked r JOIN delivery_status d ON d.id = r.id WHERE r.nth <= :most ORDER BY r.place, d.id DESC
+        FROM ranked r CROSS JOIN LATERAL (SELECT * FROM delivery_status WHERE id = r.id OFFSET 0) d
+        WHERE r.nth <= :most ORDER BY r.place, d.id DESC
     """)
     for by, way in _WAYS.items()
 }
