@@ -77,11 +77,14 @@ def known_ids(connection: Connection, account_id: str, many: int) -> Sequence[Ro
     return connection.execute(_KNOWN, {"account_id": account_id, "many": many}).mappings().all()
 
 
+# A union of index look-ups; one OR over all of them would read the whole table.
 _OPEN_BY = text("""
     SELECT t.* FROM tracked_ids t
-    WHERE t.closed_at IS NULL AND (t.client_ref = :ident OR t.recipient = ANY(:recipients) OR t.id IN (
-        SELECT named.id FROM accounts a JOIN tracked_ids named ON named.account_id = a.id
-        WHERE named.id_kind = ANY(:kinds) AND named.value = :ident))
+    WHERE t.closed_at IS NULL AND t.id IN (
+        SELECT id FROM tracked_ids WHERE client_ref = :ident
+        UNION SELECT id FROM tracked_ids WHERE recipient = ANY(:recipients)
+        UNION SELECT named.id FROM accounts a CROSS JOIN unnest(CAST(:kinds AS text[])) AS k(kind) CROSS JOIN LATERAL (
+            SELECT id FROM tracked_ids WHERE account_id = a.id AND id_kind = k.kind AND value = :ident OFFSET 0) named)
     ORDER BY t.account_id, t.id LIMIT :many
 """)
 

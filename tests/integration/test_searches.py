@@ -17,7 +17,7 @@ from models.deliveries import upsert
 from models.report import DeliveryReport
 from models.searches import Identifier, Page, find_deliveries, find_tracked, look_up, open_tracked, waiting_for
 from models.summary import summarise
-from models.tracked import register
+from models.tracked import open_by, register
 from models.vocabulary import Granularity, Status
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -263,4 +263,18 @@ def test_no_look_up_and_no_summary_reads_a_table(large: Engine, reading: Reading
         now = datetime.now(UTC)
         found = summarise(connection, now - timedelta(hours=2), now)
     assert sum(each.total for each in found.values()) in {119, 120, 121}
+    assert reading.rows() <= READ
+
+
+def test_the_open_ids_of_a_name_are_found_in_their_indexes(large: Engine, reading: Reading) -> None:
+    """By value, reference and number, however many others are open."""
+    with transaction(large) as connection:
+        opened = "UPDATE tracked_ids SET closed_at = NULL, close_reason = NULL, next_check_at = now()"
+        connection.execute(text(opened))
+        connection.execute(text("ANALYZE tracked_ids"))
+    reading.statements.clear()
+    with large.connect() as connection:
+        found = open_by(connection, "v200", kinds=["number"], recipients=["+9053050"])
+        found = [*found, *open_by(connection, "r50", kinds=["number"], recipients=[])]
+    assert sorted(row["value"] for row in found) == ["v100", "v100", "v101", "v101", "v200"]
     assert reading.rows() <= READ
