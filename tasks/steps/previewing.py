@@ -42,6 +42,7 @@ class Coming:
 
     account_id: str
     tracked: str
+    recipient: str | None
     sent_at: datetime
     valid_until: datetime
     is_held: bool
@@ -82,6 +83,7 @@ def _coming(account: RowMapping, row: RowMapping) -> Coming:
     return Coming(
         account_id=row["account_id"],
         tracked=f"{row['id_kind']}={row['value']}",
+        recipient=row["recipient"],
         sent_at=row["sent_at"],
         valid_until=row["valid_until"],
         is_held=row["fetch_id"] is not None,

@@ -589,6 +589,15 @@ def _give_plan(engine: Engine, kinds: dict[str, Any]) -> None:
             latencies.plan(connection, row["id"], {"kinds": kinds, "settings": latencies.settings(row)})
 
 
+def test_what_explain_shows_of_open_ids_is_recorded(ulak: Ulak, migrated_database: Engine) -> None:
+    """By whatever it was found: the number stands in the id."""
+    viewed = text("SELECT count(*) FROM events WHERE action = 'delivery.viewed' AND person IS NOT NULL")
+    for given, wanted in ((("son",), 1), (("son", "--next"), 2)):
+        assert "1234569" in ulak("explain", *given).out
+        with migrated_database.connect() as connection:
+            assert connection.execute(viewed).scalar_one() == wanted
+
+
 def test_explain_next_names_the_coming_checks(ulak: Ulak, migrated_database: Engine) -> None:
     """By the fixed schedule at first, by the learned one where there is a plan; the last is right after validity."""
     sent = "SELECT sent_at FROM tracked_ids WHERE client_ref = 'son'"

@@ -19,7 +19,7 @@ from tasks.steps.previewing import coming_checks
 from workers.cli.deliveries import CODES, as_delivery, shown_codes
 from workers.cli.output import moment, write_json, write_line, write_table
 from workers.cli.session import CommandError, Session, session, tell
-from workers.recording import people_of
+from workers.recording import people_in, people_of
 
 MOST_EXPLAINED = 20
 
@@ -55,6 +55,8 @@ def explain_some(
         about = {"account": each.delivery["account_id"], "delivery_id": each.delivery["id"]}
         marks = run.recorder.marks(people_of(each.delivery))
         run.saw(*(run.event(Action.DELIVERY_VIEWED, person=mark, **about) for mark in marks))
+    for row in waiting:
+        _record_shown(run, row["account_id"], row["recipient"], row["tracked"].partition("=")[2])
     if as_json:
         write_json({"deliveries": [_document(each) for each in explained], "unanswered": waiting})
         return
@@ -86,6 +88,8 @@ def _explain_next(run: Session, ident: str, *, as_json: bool) -> None:
         raise CommandError("No open id matches: it is final, no longer checked, or was never registered.")
     if lookup_form(ident) is not None:
         run.saw(run.event(Action.PERSON_SEARCHED, person=run.recorder.mark(ident)))
+    for each in found:
+        _record_shown(run, each.account_id, each.recipient, each.tracked.partition("=")[2])
     if as_json:
         write_json([asdict(each) for each in found])
         return
@@ -96,6 +100,12 @@ def _explain_next(run: Session, ident: str, *, as_json: bool) -> None:
         write_line(f"{each.account_id} {each.tracked}: sent {moment(each.sent_at)}, checked at {source}.{held}")
         for check in each.checks:
             write_line(f"  {moment(check)}{' (validity has ended)' if check > each.valid_until else ''}")
+
+
+def _record_shown(run: Session, account: str, recipient: str | None, value: str) -> None:
+    """Record whose open id is shown: its recipient, otherwise the numbers that it holds."""
+    marks = run.recorder.marks([recipient] if recipient else people_in(value))
+    run.saw(*(run.event(Action.DELIVERY_VIEWED, account=account, person=mark) for mark in marks))
 
 
 def _waiting(connection: Connection, ident: str) -> list[dict[str, Any]]:
