@@ -113,7 +113,7 @@ class Scale:
 
 
 def candidates(connection: Connection) -> list[str]:
-    """Adaptive accounts of which an id was closed since they were last looked at; one probe each."""
+    """Adaptive accounts of which an id was closed since the last time they learned; one probe each."""
     return list(connection.execute(_CANDIDATES).scalars())
 
 

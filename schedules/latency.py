@@ -5,7 +5,7 @@ A check shows only that an id became final between the check before and this one
 small prior mass on every bin: without it a fit to few messages is worse than the fixed schedule. What is final only at
 the end of validity is a point of its own, `END`.
 
-Whoever counts closed ids alone overrates fast messages, since slow ones are still open. So messages are counted by
+Counting closed ids alone overrates fast messages, since slow ones are still open. So messages are counted by
 when they were *sent*: `Cohort` holds the closed ones of all that were sent since a moment, and `fit` gets those that
 are still open as intervals without an end. All ages are seconds of uncompressed time.
 """

@@ -21,7 +21,7 @@ class Plan:
     fetches: tuple[planning.NewFetch, ...] = ()
     sweep_through: date | None = None
     opens_today: bool = False
-    """Today's window was looked at: its interval begins anew once the plan is stored."""
+    """Today's window is part of the plan: its interval begins anew once the plan is stored."""
     opens_closed: bool = False
     """The same of the closed days."""
 

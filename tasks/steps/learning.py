@@ -29,7 +29,7 @@ log = get_logger(__name__)
 
 LEAST_NEW = 10.0
 NEW_SHARE = 0.01
-"""A kind is looked at again after this part of what is known came anew, and at least `LEAST_NEW` ids."""
+"""A kind is fitted again once this part of what is known is new, and at least `LEAST_NEW` ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

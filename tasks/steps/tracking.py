@@ -48,7 +48,7 @@ def policy_numbers(row: Record) -> dict[str, Any]:
 def learned_times(row: Record, adapter: Adapter, kind: str, expected: int | None) -> PollTimes | None:
     """The schedule that the account has learned for such an id; None where the fixed one holds.
 
-    Only for ids of one message: a check of several tells about each of them.
+    Only for ids of one message: one check of several answers for all of them.
     """
     is_one = kind in adapter.record.message_kinds or expected == 1
     if not is_one or not row["poll"].get("adaptive", True):

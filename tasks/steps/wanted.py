@@ -55,7 +55,7 @@ def _range_fetches(
 ) -> tuple[NewFetch, ...]:
     """The fetches that ask for ids over the poll's days: those it names, or all that were ever registered.
 
-    Nothing is taken over by id, since what stands ready for an id asks for other days.
+    Nothing is taken over by id, since a ready fetch of an id asks for other days.
     """
     if poll["ids"] is None:
         wanted = known_ids(connection, account.id, ON_DEMAND_IDS)

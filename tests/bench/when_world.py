@@ -140,7 +140,7 @@ class World:
         heapq.heappush(self.due, ((moment - START).total_seconds(), number))
 
     def _gather(self, now: float) -> None:
-        """What has fallen due stands in both queues of `models.tracked`: the young ones' and everybody's."""
+        """What is due is in both queues of `models.tracked`: the young ones' and everybody's."""
         while self.due and self.due[0][0] <= now:
             entry = heapq.heappop(self.due)
             heapq.heappush(self.old, entry)

@@ -46,7 +46,7 @@ def commits(migrated_database: Engine) -> Iterator[list[str]]:
 
 @pytest.fixture
 def statements(migrated_database: Engine) -> Iterator[list[str]]:
-    """What PostgreSQL is asked for, without commits."""
+    """The statements sent to PostgreSQL, without commits."""
     found: list[str] = []
 
     def note(*given: Any) -> None:
