@@ -54,7 +54,7 @@ _BARE: Final = re.compile(
 """What a program needs of its surroundings, and no secret."""
 SECRETS_OF: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
-        "worker": frozenset({"database_url", "redis_url", "seal_key_file"}),
+        "worker": frozenset({"database_url", "redis_url", "seal_key_file", "person_key_file"}),
         "api": frozenset(
             {
                 "database_url",

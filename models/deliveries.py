@@ -12,6 +12,9 @@ How a batch is written, and why nobody can be hurt by another doing the same:
    their whole history is loaded, folded with what came in, and written: orders first, for messages may take their time
    from them (`models.sending_time`), then the rest. With them those messages whose order came with another time.
 
+What an erasure forbids to store is left out before all that; step 2 or 3 does nothing where that was judged by an
+outdated list of erased people (`models.suppression`).
+
 A transaction waits for others' uncommitted inserts only in step 2 and for row locks only in step 3, each in one order
 for all, so two batches cannot wait for each other.
 """
@@ -25,7 +28,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from core.metrics import SIZES, histogram
-from models import sending_time
+from models import sending_time, suppression
 from models.database import execute, json_parameter
 from models.facts import Facts, content_hash
 from models.history import KEEPS_FACTS, ROW_OF_ONLY, restore, row_says
@@ -41,6 +44,7 @@ from models.merge import (
 )
 from models.report import Report
 from models.storable import clean_key
+from models.suppression import NOBODY, Listed, Suppressions
 from models.tracked import HAS_REFERENCES
 from models.vocabulary import Granularity, Source
 
@@ -65,7 +69,7 @@ class UpsertResult:
     advanced: int = 0
     """Rows of which a column changed."""
     unchanged: int = 0
-    """The rest, whether or not a further observation was kept."""
+    """The rest, whether or not a further observation was kept, and those of which an erasure forbids to store any."""
     changed: frozenset[Key] = frozenset()
     """New and advanced deliveries."""
 
@@ -118,10 +122,10 @@ LEFT JOIN LATERAL (
   SELECT true AS found, as_of, as_of_last FROM observations
   WHERE delivery_id = d.id AND content_hash = decode(p.content_hash, 'base64') LIMIT 1
 ) o ON true
-WHERE o.found IS NULL OR NOT (
+WHERE {suppression.HOLDS_OFF} AND (o.found IS NULL OR NOT (
   (o.as_of IS NULL OR coalesce(p.as_of >= o.as_of, false))
   AND (p.as_of_last IS NULL OR coalesce(p.as_of_last <= o.as_of_last, false))
-)
+))
 """
 
 
@@ -143,7 +147,7 @@ WITH r AS MATERIALIZED (
 ), inserted AS (
   INSERT INTO delivery_status (id, account_id, provider, granularity, provider_key, {_COLUMNS}, {sending_time.COLUMNS})
   SELECT r.id, %(account)s, %(provider)s, r.granularity, r.provider_key, {_VALUES}, {sending_time.NEW_VALUES}
-  FROM r ORDER BY r.ordinality
+  FROM r WHERE {suppression.IS_CURRENT} ORDER BY r.ordinality
   ON CONFLICT (account_id, granularity, provider_key) DO NOTHING
   RETURNING id
 ), first_seen AS (
@@ -160,6 +164,7 @@ WHERE (SELECT count(*) FROM inserted) < (SELECT count(*) FROM r) AND NOT id IN (
 """
 
 _LOCK = "SELECT id FROM delivery_status WHERE id = ANY(%(ids)s) ORDER BY id FOR NO KEY UPDATE"
+_LOCK_CURRENT = _LOCK.replace(" ORDER", f" AND {suppression.IS_CURRENT} ORDER")
 
 _HISTORY = f"""
 SELECT delivery_id, content_hash, source, as_of, as_of_last, provider_time, facts::text,
@@ -223,60 +228,124 @@ def upsert(
     reports: Iterable[Report],
     *,
     asked_at: datetime | None,
+    suppressions: Suppressions | None = None,
     complete: Complete | None = None,
 ) -> UpsertResult:
     """Write what a provider said about deliveries of one account, within the caller's transaction.
 
-    `asked_at` is the moment the answer was asked for: the `as_of` of poll reports that carry none. The result in the
-    table does not depend on how reports are grouped into batches, on their order, or on repetition. Two batches never
-    deadlock; a caller that locks more than this in one transaction runs under `retry_transaction`.
+    `suppressions`: what the process knows of erased people, of whom nothing is stored that was sent before their
+    erasure; without it, `OtherPersonKeyError` where somebody was erased. `asked_at` is the moment the answer was asked
+    for: the `as_of` of poll reports that carry none. The result in the table does not depend on how reports are grouped
+    into batches, on their order, or on repetition. Two batches never deadlock; a caller that locks more than this in
+    one transaction runs under `retry_transaction`.
 
     `complete` is called where something is new and the look-up has found that the account has references by key.
     """
     with _SECONDS.time():
-        given = list(reports)
-        incoming = _gather(given, asked_at)
-        _REPORTS.observe(len(incoming))
-        probed = _probe(connection, account_id, sorted(incoming), incoming)
+        batch = _Batch(account_id, provider, list(reports), asked_at, suppressions or Suppressions())
+        batch.judge(connection, batch.suppressions.known)
+        _REPORTS.observe(len(batch.incoming))
+        probed = _probe(connection, account_id, sorted(batch.incoming), batch.incoming)
         if complete is not None and probed.has_references:
-            incoming = _gather(complete(given), asked_at)
-            probed = _probe(connection, account_id, sorted(incoming), incoming)
-        return _write(connection, account_id, provider, incoming, probed)
+            batch.reports = list(complete(batch.reports))
+            batch.judge(connection, batch.listed)
+            probed = _probe(connection, account_id, sorted(batch.incoming), batch.incoming)
+        return _write(connection, batch, probed)
 
 
-def _write(
-    connection: Connection, account_id: str, provider: str, incoming: Mapping[Key, History], probed: _Probed
-) -> UpsertResult:
-    """Steps 2 and 3, and all three again for what others inserted or erased meanwhile."""
+@dataclass(slots=True)
+class _Batch:
+    """What was reported, and what of it may be stored."""
+
+    account_id: str
+    provider: str
+    reports: Sequence[Report]
+    asked_at: datetime | None
+    suppressions: Suppressions
+    listed: Listed = NOBODY
+    """The list of erased people by which the reports were judged."""
+    incoming: dict[Key, History] = field(default_factory=dict)
+    """What may be stored."""
+    left_out: int = 0
+    """Deliveries of which nothing may be stored."""
+
+    def judge(self, connection: Connection, listed: Listed) -> None:
+        """Sort out what this list lets be stored."""
+        self.listed = listed
+        allowed = listed.allowed(connection, self.account_id, self.reports, self.asked_at)
+        self.incoming = _gather(allowed, self.asked_at)
+        named = (
+            self.incoming
+            if allowed is self.reports
+            else {(each.granularity, clean_key(each.provider_key)) for each in self.reports}
+        )
+        self.left_out = len(named) - len(self.incoming)
+
+
+def _write(connection: Connection, batch: _Batch, probed: _Probed) -> UpsertResult:
+    """Steps 2 and 3, and all three again for what others inserted or erased meanwhile, or put on the list."""
     new: set[Key] = set()
     existing: dict[int, Key] = {}
     advanced: set[Key] = set()
     for _ in range(LOOKUPS):
         existing.update(probed.existing)
-        fresh, keeps_facts = probed.fresh, probed.keeps_facts
-        unknown = sorted(_insert(connection, account_id, provider, fresh, incoming, keeps_facts=keeps_facts))
-        new.update(set(fresh).difference(unknown) if unknown else fresh)
+        unknown = sorted(_insert(connection, batch, probed.fresh, keeps_facts=probed.keeps_facts))
+        new.update(set(probed.fresh).difference(unknown) if unknown else probed.fresh)
         if unknown:
-            probed = _probe(connection, account_id, unknown, incoming)
+            probed = _look_again(connection, batch, unknown, existing)
             continue
-        dated = _dated_by_orders(connection, account_id, (*new, *existing.values()), incoming)
+        dated = _dated_by_orders(connection, batch.account_id, (*new, *existing.values()), batch.incoming)
         said: dict[int, tuple[Granularity, History]] = {place: (Granularity.MESSAGE, {}) for place in dated}
-        said |= {place: (key[0], incoming[key]) for place, key in existing.items()}
-        found, moved = _advance(connection, said)
+        said |= {place: (key[0], batch.incoming[key]) for place, key in existing.items()}
+        found, moved = _advance(connection, said, batch.listed)
         advanced.update(existing[place] for place in moved if place in existing)
         unknown = sorted(key for place, key in existing.items() if place not in found)
         existing.clear()
         if not unknown:
             break
-        probed = _probe(connection, account_id, unknown, incoming)
+        probed = _look_again(connection, batch, unknown, existing)
     else:
         raise RuntimeError(f"{len(unknown)} deliveries kept appearing and vanishing while they were written")
+    changed = frozenset(new | advanced)
+    if batch.listed.erased:
+        _remove_erased(connection, batch.account_id, changed, batch.listed)
     return UpsertResult(
         new=len(new),
         advanced=len(advanced),
-        unchanged=len(incoming) - len(new) - len(advanced),
-        changed=frozenset(new | advanced),
+        unchanged=len(batch.incoming) - len(changed) + batch.left_out,
+        changed=changed,
     )
+
+
+def _look_again(connection: Connection, batch: _Batch, unknown: Sequence[Key], existing: dict[int, Key]) -> _Probed:
+    """Step 1 for these deliveries; for all of the batch where the list has another version than it was judged by."""
+    listed = batch.suppressions.current(connection)
+    if listed.version != batch.listed.version:
+        # Nothing is written yet, and from here on the list stands still.
+        batch.judge(connection, listed)
+        unknown = sorted(batch.incoming)
+        existing.clear()
+    return _probe(connection, batch.account_id, unknown, batch.incoming)
+
+
+def _remove_erased(connection: Connection, account_id: str, changed: Iterable[Key], listed: Listed) -> None:
+    """Remove what was stored of erased people's messages while their order's time, which has now come, was unknown."""
+    orders = [key for granularity, key in changed if granularity is Granularity.ORDER]
+    rows = suppression.messages_of_orders(connection, account_id, orders, listed) if orders else ()
+    if not rows:
+        return
+    stored = load_histories(connection, lock_deliveries(connection, [row.id for row in rows]))
+    kept: dict[int, tuple[Granularity, Sequence[Observation]]] = {}
+    gone: list[int] = []
+    for row in rows:
+        may_stay, lacks_some = listed.without_erased(row, stored.get(row.id, {}).values())
+        if may_stay and lacks_some:
+            kept[row.id] = Granularity.MESSAGE, may_stay
+        elif lacks_some:
+            gone.append(row.id)
+    delete_deliveries(connection, gone)
+    if kept:
+        rewrite_histories(connection, kept)
 
 
 def _dated_by_orders(
@@ -344,29 +413,22 @@ def _probe(connection: Connection, account_id: str, keys: Sequence[Key], incomin
     )
 
 
-def _insert(
-    connection: Connection,
-    account_id: str,
-    provider: str,
-    keys: Sequence[Key],
-    incoming: Mapping[Key, History],
-    *,
-    keeps_facts: bool,
-) -> list[Key]:
-    """Insert new deliveries with their history; returns those that another transaction had inserted before."""
+def _insert(connection: Connection, batch: _Batch, keys: Sequence[Key], *, keeps_facts: bool) -> list[Key]:
+    """Insert new deliveries with their history; returns those that another transaction had inserted before.
+
+    All of them where the batch was judged by an outdated list of erased people.
+    """
     if not keys:
         return []
-    parameters = _insert_parameters(account_id, provider, keys, incoming, keeps_facts=keeps_facts)
+    parameters = _insert_parameters(batch, keys, keeps_facts=keeps_facts)
     return [keys[place - 1] for (place,) in execute(connection, _INSERT, parameters)]
 
 
-def _insert_parameters(
-    account_id: str, provider: str, keys: Sequence[Key], incoming: Mapping[Key, History], *, keeps_facts: bool
-) -> dict[str, str]:
+def _insert_parameters(batch: _Batch, keys: Sequence[Key], *, keeps_facts: bool) -> dict[str, Any]:
     folded: list[bytes] = []
     others: list[_New] = []
     for key in keys:
-        granularity, history = key[0], incoming[key].values()
+        granularity, history = key[0], batch.incoming[key].values()
         facts, final, conflict = fold_encoded(granularity, history)
         folded.append(facts)
         first, *further = history
@@ -388,10 +450,11 @@ def _insert_parameters(
             )
         )
     return {
-        "account": account_id,
-        "provider": provider,
+        "account": batch.account_id,
+        "provider": batch.provider,
         "facts": _json_array(folded),
         "others": json_parameter(others),
+        "listed": batch.listed.version,
     }
 
 
@@ -460,11 +523,21 @@ def _rows_of(histories: "Iterable[_Whole]") -> dict[str, str]:
     return {"facts": _json_array(folded), "others": json_parameter(others)}
 
 
-def _advance(connection: Connection, said: Mapping[int, tuple[Granularity, History]]) -> tuple[set[int], set[int]]:
-    """Fold what was said into existing deliveries. Returns the ids that still exist, and those whose row changed."""
+def _advance(
+    connection: Connection, said: Mapping[int, tuple[Granularity, History]], listed: Listed | None = None
+) -> tuple[set[int], set[int]]:
+    """Fold what was said into existing deliveries. Returns the ids that still exist, and those whose row changed.
+
+    `listed`: what was said was judged by this list of erased people; where it is outdated nothing is locked or written,
+    as if no delivery existed.
+    """
     if not said:
         return set(), set()
-    found = lock_deliveries(connection, list(said))
+    if listed is None:
+        found = lock_deliveries(connection, list(said))
+    else:
+        parameters = {"ids": list(said), "listed": listed.version}
+        found = [place for (place,) in execute(connection, _LOCK_CURRENT, parameters)]
     stored, from_rows = load_whole_histories(connection, found)
     rows: _Rows = ([], [])
     seen: list[_Kept] = []

@@ -1,22 +1,31 @@
 """Erasing a person's number (KVKK article 7).
 
-The form is deletion: every row that is about the number goes, with its history, its tracked ids and what was asked for
-it. Rows are not anonymised in place, since keys that are made of the number would leave it readable. Nor does a hash of
-it stay: numbers are few enough to be tried one by one. Orders keep their counts: they name nobody. Sealed quarantine
-entries that cannot be told apart by number are gone after 14 days; their fingerprints are keyed.
+The form is deletion: every row that is about the number goes, with its history, its tracked ids and what was requested
+for it. Rows are not anonymised in place, since keys that are made of the number would leave it readable. A tracked id
+that does not contain the number (a transaction's) is closed and keeps only the id and its times, by which later reports
+are judged. Orders keep their counts: they name nobody. Sealed quarantine entries that cannot be told apart by number
+are gone after 14 days; their fingerprints are keyed.
 
-What a provider says *afterwards* about the number is stored again like any other report, so a number is erased once the
-provider has nothing more to say, or after it has erased the number too.
+What stays of the person is a keyed hash, with the time of the erasure: in the list of erased people
+(`models.suppression`) and in the record of who erased whom (`models.events`). Numbers are few enough to be tried one by
+one, so no hash stays that can be computed without the key, which is not in the database.
+
+A provider goes on reporting what was sent before. Whatever way such a report comes in, it counts as received and is not
+stored. Messages that are sent to the person after the erasure are stored like any other.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from models.changes import forget_erasures
+from models.database import retry_transaction
 from models.deliveries import delete_deliveries
 from models.keys import join_key
+from models.suppression import suppress
+from models.tracked import ERASED
 
 _NATIONAL_DIGITS = 10
 _FEWEST_DIGITS = 7
@@ -39,6 +48,7 @@ class Erased:
     deliveries: int
     observations: int
     tracked_ids: int
+    """Removed, or closed and emptied where the id itself does not contain the number."""
     fetches: int
     """Finished fetches whose parameters, and the hash of them, were overwritten."""
     polls: int
@@ -64,8 +74,12 @@ WITH gone AS (DELETE FROM observations WHERE delivery_id = ANY(:deliveries) RETU
 _TRACKED = """
 WITH gone AS (
   DELETE FROM tracked_ids
-  WHERE recipient = ANY(:spellings) OR ((:is_number OR recipient IS NULL) AND value ~ :form) RETURNING 1
-) SELECT count(*) FROM gone
+  WHERE (:is_number OR recipient IS NULL OR recipient = ANY(:spellings)) AND value ~ :form RETURNING 1
+), emptied AS (
+  UPDATE tracked_ids SET recipient = NULL, client_ref = NULL, answer_fingerprint = NULL, fetch_id = NULL,
+    next_check_at = NULL, closed_at = coalesce(closed_at, clock_timestamp()), close_reason = :erased
+  WHERE recipient = ANY(:spellings) AND NOT value ~ :form RETURNING 1
+) SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM emptied)
 """
 _QUARANTINE = """
 WITH gone AS (
@@ -99,6 +113,24 @@ SELECT (SELECT count(*) FROM fetches
 """
 
 
+def erase_person(engine: Engine, key: bytes, recipient: str, note: Callable[[Connection, Erased], None]) -> Erased:
+    """Put a recipient on the list of erased people, then remove what is stored; `note` runs in that transaction.
+
+    Two transactions, so that stores are held up for a moment and not while the tables are read whole. Between them, and
+    where the second fails, nothing more of the person is stored; repeat it then. `key` is the person key;
+    `OtherPersonKeyError` where the list was made with another. `NoPersonError` as `erase`.
+    """
+    check_person(recipient)
+    retry_transaction(engine, lambda connection: suppress(connection, key, _spellings(recipient)))
+
+    def run(connection: Connection) -> Erased:
+        gone = erase(connection, recipient)
+        note(connection, gone)
+        return gone
+
+    return retry_transaction(engine, run)
+
+
 def erase(connection: Connection, recipient: str) -> Erased:
     """Remove a recipient, E.164 or a provider's own id of a person, from everything that is stored.
 
@@ -110,6 +142,7 @@ def erase(connection: Connection, recipient: str) -> Erased:
     connection.execute(text("SET LOCAL statement_timeout = 0"))
     spellings, form = _spellings(recipient), _form(recipient)
     values: dict[str, object] = {"spellings": spellings, "form": form, "is_number": is_number(recipient)}
+    values["erased"] = ERASED
     found = connection.execute(text(_FOUND), values).all()
     values |= {"deliveries": [row.id for row in found], "keys": [row.provider_key for row in found]}
 

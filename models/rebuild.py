@@ -1,6 +1,6 @@
 """The shared table, recomputed from its history, and the history's facts derived again from its raw items."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -18,6 +18,7 @@ from models.deliveries import (
 from models.history import holds
 from models.merge import Observation, observe
 from models.report import KeptStatement, Report
+from models.suppression import Listed, Suppressions, report_of
 from models.tables import delivery_status
 from models.vocabulary import Granularity, Source
 
@@ -155,12 +156,16 @@ class RereadChunk:
     """Rows that changed by it."""
 
 
-def reread_chunk(connection: Connection, account_id: str, restate: Restate, *, after_id: int = 0) -> RereadChunk:
+def reread_chunk(
+    connection: Connection, account_id: str, restate: Restate, suppressions: Suppressions, *, after_id: int = 0
+) -> RereadChunk:
     """Derive the facts of up to 1000 deliveries again from their raw statements, and write those that differ.
 
     Keys, times of observation and our own statements stay. Only deliveries that differ are locked, and they are derived
-    again under the lock, so workers may write beside it. The caller commits each chunk.
+    again under the lock, so workers may write beside it. What turns out to name somebody who was erased after it was
+    sent is removed. The caller commits each chunk.
     """
+    listed = suppressions.held(connection)
     page = select(delivery_status.c.id).where(
         delivery_status.c.account_id == account_id, delivery_status.c.id > after_id
     )
@@ -171,9 +176,31 @@ def reread_chunk(connection: Connection, account_id: str, restate: Restate, *, a
     written: set[int] = set()
     if differing:
         held = lock_deliveries(connection, differing)
-        derived = _derived(connection, held, restate)
-        written = rewrite_histories(connection, {place: found for place, (found, _) in derived.items()})
+        derived = {place: found for place, (found, _) in _derived(connection, held, restate).items()}
+        allowed = _allowed(connection, account_id, derived, listed)
+        delete_deliveries(connection, [place for place, (_, stays) in allowed.items() if not stays])
+        written = rewrite_histories(connection, {place: found for place, found in allowed.items() if found[1]})
     return RereadChunk(last_id=ids[-1], deliveries=len(ids), differed=len(differing), written=len(written))
+
+
+def _allowed(
+    connection: Connection,
+    account_id: str,
+    derived: Mapping[int, tuple[Granularity, Sequence[Observation]]],
+    listed: Listed,
+) -> Mapping[int, tuple[Granularity, Sequence[Observation]]]:
+    """The observations without those about erased people that were sent before their erasure."""
+    if not listed.erased:
+        return derived
+    keys = {row["id"]: row["provider_key"] for row in _subjects(connection, list(derived))}
+    places = [(place, seen) for place, (_, found) in derived.items() for seen in found]
+    reports = [report_of(derived[place][0], keys[place], seen) for place, seen in places]
+    refused = listed.refused(connection, account_id, reports, None)
+    stays: dict[int, list[Observation]] = {place: [] for place in derived}
+    for number, (place, seen) in enumerate(places):
+        if number not in refused:
+            stays[place].append(seen)
+    return {place: (granularity, stays[place]) for place, (granularity, _) in derived.items()}
 
 
 _Derived = tuple[tuple[Granularity, Sequence[Observation]], bool]

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, text
 from models.database import execute, json_parameter
 from models.deliveries import Complete, UpsertResult, restate_with_reference, upsert
 from models.report import Report, TrackedKey
+from models.suppression import Suppressions
 from models.vocabulary import Granularity, Source
 
 _LOCK = 0x756C6172  # the first half of the advisory lock of one account's references
@@ -68,13 +69,16 @@ def upsert_shared(
     kinds: Mapping[str, Granularity],
     *,
     asked_at: datetime | None,
+    suppressions: Suppressions | None = None,
 ) -> UpsertResult:
     """`models.deliveries.upsert` with the sender's references; for transactions that do not share the lock yet."""
     if not lack_references(kinds, reports):
-        return upsert(connection, account_id, provider, reports, asked_at=asked_at)
+        return upsert(connection, account_id, provider, reports, asked_at=asked_at, suppressions=suppressions)
     execute(connection, _SHARE, {"account": account_id})
     complete = completing(connection, account_id, kinds)
-    return upsert(connection, account_id, provider, reports, asked_at=asked_at, complete=complete)
+    return upsert(
+        connection, account_id, provider, reports, asked_at=asked_at, suppressions=suppressions, complete=complete
+    )
 
 
 def completing(connection: Connection, account_id: str, kinds: Mapping[str, Granularity]) -> Complete:

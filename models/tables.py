@@ -495,6 +495,18 @@ Index("ix_events_account", events.c.account_id, events.c.id)
 Index("ix_events_person", events.c.person, events.c.id, postgresql_where=events.c.person.is_not(None))
 Index("ix_events_delivery", events.c.delivery_id, events.c.id, postgresql_where=events.c.delivery_id.is_not(None))
 
+# Erased people, as keyed hashes of each spelling (`models.suppression`). `version` is the same for all that one erasure
+# wrote; `key_check` tells which key they were made with.
+suppressions = Table(
+    "suppressions",
+    metadata,
+    Column("mark", LargeBinary, primary_key=True),
+    Column("erased_at", _TIME, nullable=False),
+    Column("key_check", LargeBinary, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+Index("ix_suppressions_version", suppressions.c.version)
+
 # Requests that were rejected for an account, by kind. Apart from `accounts`, whose rows the limiter locks: a stranger
 # can cause these.
 rejections = Table(

@@ -134,6 +134,9 @@ def ids_of_fetch(found: str | None) -> list[AskedId]:
 REFERENCE = "reference"
 """Why an id is closed that was registered only to attach the sender's reference, until a list names it."""
 
+ERASED = "erased"
+"""Why an id is closed whose recipient was erased; it keeps nothing of the person, and nothing is filled in again."""
+
 HAS_REFERENCES = f"""EXISTS (
     SELECT FROM tracked_ids WHERE account_id = %(account)s AND client_ref IS NOT NULL
       AND id_kind IN ({", ".join(f"'{word.value}'" for word in Granularity)}))"""
@@ -166,11 +169,11 @@ _REGISTER = text("""
         closed_at = CASE WHEN t.close_reason = 'untracked' THEN excluded.closed_at ELSE t.closed_at END,
         next_check_at = CASE WHEN t.close_reason = 'untracked' THEN excluded.next_check_at ELSE t.next_check_at END,
         close_reason = CASE WHEN t.close_reason = 'untracked' THEN excluded.close_reason ELSE t.close_reason END
-    WHERE t.origin <> 'sender' OR t.close_reason = 'untracked'
+    WHERE t.close_reason IS DISTINCT FROM :erased AND (t.origin <> 'sender' OR t.close_reason = 'untracked'
        OR (t.client_ref IS NULL AND excluded.client_ref IS NOT NULL)
        OR (t.recipient IS NULL AND excluded.recipient IS NOT NULL)
        OR (t.expected IS NULL AND excluded.expected IS NOT NULL)
-       OR (t.whole IS NULL AND excluded.whole IS NOT NULL)
+       OR (t.whole IS NULL AND excluded.whole IS NOT NULL))
     RETURNING t.id, (xmax = 0) AS is_new
 """)
 _FIND = text("""
@@ -182,7 +185,7 @@ _FIND = text("""
 
 def register(connection: Connection, account_id: str, rows: Sequence[Mapping[str, Any]]) -> int:
     """Insert ids that a sender registers (distinct by kind and value); returns how many were not known before."""
-    parameters = {"account_id": account_id, "rows": json_parameter(list(rows))}
+    parameters = {"account_id": account_id, "rows": json_parameter(list(rows)), "erased": ERASED}
     return sum(row.is_new for row in connection.execute(_REGISTER, parameters))
 
 

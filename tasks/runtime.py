@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from secrets import token_urlsafe
 from threading import Event, Lock
 
 from sqlalchemy import Engine
@@ -16,12 +17,14 @@ from core import clock
 from core.budgets import Budget
 from core.redaction import register_secret
 from core.settings import CredentialError, Settings, generated_secret, resolve_reference
+from core.strength import is_example
 from core.zones import time_zone
 from models.database import Record
 from models.ledger.clockwatch import ClockWatch
 from models.ledger.taking import Holder
 from models.quarantine import check_key, new_key
 from models.report import Report
+from models.suppression import Suppressions
 from providers.adapter import Account, Adapter
 from providers.echoes import secrets_of, without_echoes
 from providers.http import HttpDoor
@@ -32,6 +35,9 @@ from tasks.rejections import RejectionLog
 CREDENTIALS_LAST_SECONDS = 60.0
 SEAL_KEY = "seal_key"
 """The name of a file in the home."""
+PERSON_KEY = "person_key"
+"""Likewise."""
+SHORTEST_PERSON_KEY = 32
 LARGE_BODIES_BYTES = 16 * 1024 * 1024
 
 
@@ -66,6 +72,8 @@ class Runtime:
     lease_margin_seconds: float = 15.0
     tick_seconds: float = 5.0
     roll: Callable[[], float] = random.random
+    suppressions: Suppressions = field(default_factory=Suppressions)
+    """The erased people, of whom nothing old is stored."""
     rejections: RejectionLog = field(default_factory=RejectionLog)
     watch: ClockWatch = field(default_factory=ClockWatch, repr=False)
     stopping: Event = field(default_factory=Event, repr=False)
@@ -150,3 +158,24 @@ def seal_key(settings: Settings) -> bytes:
             "(deploy/env.example says how one is made)."
         ) from None
     return text.encode()
+
+
+def person_key(settings: Settings) -> bytes:
+    """What makes people in `events` and `suppressions` unreadable: of the configured file, or generated in the home.
+
+    `CredentialError` where there is none: the file holds no secret, or the home cannot be written.
+    """
+    if settings.person_key_file is None:
+        try:
+            return generated_secret(settings.home, PERSON_KEY, lambda: token_urlsafe(32)).encode()
+        except OSError as error:
+            raise CredentialError(
+                f"No person key can be kept in {settings.home} ({error.strerror}): set ULAK_PERSON_KEY_FILE."
+            ) from None
+    secret = resolve_reference(f"file:{settings.person_key_file}")
+    if len(secret) < SHORTEST_PERSON_KEY or is_example(secret):
+        fault = "an example" if is_example(secret) else "too short"
+        raise CredentialError(
+            f"The secret in {settings.person_key_file} is {fault}: give at least {SHORTEST_PERSON_KEY} characters."
+        )
+    return secret.encode()

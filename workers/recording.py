@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from secrets import token_urlsafe
 from threading import Lock
 from typing import Any, Final
 
@@ -11,8 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core import clock
 from core.logging import get_logger, origin
-from core.settings import CredentialError, Settings, generated_secret, resolve_reference
-from core.strength import is_example
+from core.settings import CredentialError
 from models.database import transaction
 from models.events import Event, person_mark, record
 from models.keys import split_key
@@ -21,31 +19,8 @@ from providers.numbers import e164, lookup_form, person
 
 log = get_logger(__name__)
 
-PERSON_KEY: Final = "person_key"
-SHORTEST_KEY: Final = 32
 HOUR_SECONDS: Final = 3600.0
 MOST_REMEMBERED: Final = 10_000
-
-
-def person_key(settings: Settings) -> bytes:
-    """What makes people in `events` unreadable: of the configured file, or generated in the home.
-
-    `CredentialError` where there is none: the file holds no secret, or the home cannot be written.
-    """
-    if settings.person_key_file is None:
-        try:
-            return generated_secret(settings.home, PERSON_KEY, lambda: token_urlsafe(32)).encode()
-        except OSError as error:
-            raise CredentialError(
-                f"No person key can be kept in {settings.home} ({error.strerror}): set ULAK_PERSON_KEY_FILE."
-            ) from None
-    secret = resolve_reference(f"file:{settings.person_key_file}")
-    if len(secret) < SHORTEST_KEY or is_example(secret):
-        fault = "an example" if is_example(secret) else "too short"
-        raise CredentialError(
-            f"The secret in {settings.person_key_file} is {fault}: give at least {SHORTEST_KEY} characters."
-        )
-    return secret.encode()
 
 
 Row = Mapping[str, Any] | RowMapping

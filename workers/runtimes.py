@@ -3,8 +3,9 @@
 from core import clock
 from core.settings import Settings
 from models.database import IDLE_IN_TRANSACTION_SECONDS, make_engine
+from models.suppression import Suppressions
 from providers.http import HttpDoor
-from tasks.runtime import Runtime, seal_key
+from tasks.runtime import Runtime, person_key, seal_key
 
 SPARE_CONNECTIONS = 2
 """Beside one database connection for each thread."""
@@ -34,6 +35,7 @@ def build_runtime(
         ),
         door=HttpDoor(max_connections=threads + SPARE_CONNECTIONS, boot=clock.boot),
         seal_key=seal_key(settings),
+        suppressions=Suppressions(lambda: person_key(settings)),
         lease_margin_seconds=settings.lease_margin_seconds,
         tick_seconds=settings.tick_seconds,
     )

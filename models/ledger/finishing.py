@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, RowMapping, text
 
 from models.database import Record, execute, execute_named, json_parameter
-from models.ledger.walks import ended_state_sql
+from models.ledger.walks import EMPTIED, ended_state_sql
 from models.references import share_sql
 from models.tracked import REFERENCE, check_wholes
 
@@ -231,7 +231,7 @@ _REOPEN = text("""
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(id_kind text, value text, expected integer)
     ), locked AS (
         SELECT t.id, g.expected FROM tracked_ids t JOIN given g USING (id_kind, value)
-        WHERE t.account_id = :account_id AND t.close_reason IS DISTINCT FROM 'untracked'
+        WHERE t.account_id = :account_id AND coalesce(t.close_reason, '') NOT IN ('untracked', 'erased')
         ORDER BY t.id FOR NO KEY UPDATE OF t
     )
     UPDATE tracked_ids t SET closed_at = NULL, close_reason = NULL,
@@ -264,6 +264,7 @@ _END_FETCH = """
         seen = %(seen)s::jsonb, page = %(page)s::jsonb, last_error = %(error)s, attempts = attempts + %(counted)s
     WHERE id = %(fetch_id)s
 """
+_END_DONE = _END_FETCH.replace("WHERE", f", {EMPTIED} WHERE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +292,7 @@ class FetchEnd:
 
 def end_fetch(connection: Connection, end: FetchEnd) -> None:
     """Put the fetch into its last state."""
-    execute(connection, _END_FETCH, end.parameters())
+    execute(connection, _END_DONE if end.state == "done" else _END_FETCH, end.parameters())
 
 
 _RETURN = text("""
@@ -377,11 +378,12 @@ _COUNT = f"""
 """
 # The fetch is held already, so it does not matter whether it or the poll is written first. The account comes last and
 # without waiting, since its holder may be waiting for the poll: LATERAL makes PostgreSQL lock it after the poll.
-_END_AND_COUNT = f"""
-    WITH end_of_fetch AS ({_END_FETCH}), counted AS ({_COUNT})
+_DONE_AND_COUNT = f"""
+    WITH end_of_fetch AS ({_END_DONE}), counted AS ({_COUNT})
     SELECT counted.ended, account.* FROM counted
     LEFT JOIN LATERAL ({locked_account_sql("counted.account_id")} SKIP LOCKED) account ON true
 """
+_END_AND_COUNT = _DONE_AND_COUNT.replace(_END_DONE, _END_FETCH)
 
 
 def count_poll(connection: Connection, poll_id: int, counts: PollCounts) -> str | None:
@@ -401,7 +403,8 @@ def end_and_count(
 
     Returns what `count_poll` does, and the account's row as `taking.take` reads it; None where another holds it.
     """
-    [found] = execute_named(connection, _END_AND_COUNT, _counted(poll_id, counts) | end.parameters())
+    statement = _DONE_AND_COUNT if end.state == "done" else _END_AND_COUNT
+    [found] = execute_named(connection, statement, _counted(poll_id, counts) | end.parameters())
     ended: str | None = found.pop("ended")
     return ended, None if found["id"] is None else found
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
+from core.redaction import redact_text
 from models.database import json_parameter
 from models.ledger.hashing import params_hash
-from models.ledger.walks import ended_state_sql
+from models.ledger.walks import EMPTIED, ended_state_sql
 
 PRIORITY_ON_DEMAND = 10
 """The rank of on-demand work: of its fetches, their children and what it took over. Every other rank is scheduled work,
@@ -214,6 +215,19 @@ _CLOSE_PLAN = text(f"""
 """)
 
 
+_MASK_IDS = text("UPDATE polls SET ids = CAST(:ids AS jsonb) WHERE id = :poll_id")
+
+
+def mask_ids(connection: Connection, poll_id: int, ids: Sequence[Mapping[str, str]]) -> None:
+    """Mask the numbers in the ids that a poll names: it is planned, and what it asks for is tracked."""
+    connection.execute(_MASK_IDS, {"poll_id": poll_id, "ids": json_parameter(masked_ids(ids))})
+
+
+def masked_ids(ids: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """These ids as a planned poll keeps them: numbers masked, so that some become equal."""
+    return [{**each, "value": redact_text(each["value"])} for each in ids]
+
+
 def close_plan(connection: Connection, poll_id: int, inserted: int, *, sweep_through: date | None = None) -> None:
     """Say that the poll's plan is complete. An empty plan is `complete` at once."""
     connection.execute(_CLOSE_PLAN, {"poll_id": poll_id, "many": inserted, "sweep_through": sweep_through})
@@ -223,9 +237,9 @@ _CANCEL_POLL = text("""
     UPDATE polls SET state = 'cancelled', finished_at = clock_timestamp() WHERE id = :poll_id AND state = 'running'
     RETURNING id
 """)
-_CANCEL_FETCHES = text("""
+_CANCEL_FETCHES = text(f"""
     WITH ended AS (
-        UPDATE fetches SET state = 'cancelled', finished_at = clock_timestamp()
+        UPDATE fetches SET state = 'cancelled', finished_at = clock_timestamp(), {EMPTIED}
         WHERE poll_id = :poll_id AND state = 'ready' RETURNING id
     ), freed AS (
         UPDATE tracked_ids t SET fetch_id = NULL FROM ended WHERE t.fetch_id = ended.id

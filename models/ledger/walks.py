@@ -14,6 +14,12 @@ def ended_state_sql(dead: str = "dead", drifting: str = "drifting") -> str:
     return f"(CASE WHEN {dead} > 0 OR {drifting} THEN 'complete_with_errors' ELSE 'complete' END)"
 
 
+_IS_WALKED = "params ?| array['window', 'chain', 'range']"
+EMPTIED = f"""params = CASE WHEN {_IS_WALKED} THEN params ELSE '{{}}' END,
+        params_hash = CASE WHEN {_IS_WALKED} THEN params_hash ELSE '' END"""
+"""SQL: what an ended fetch that nobody repeats forgets: whom it asked about, and the hash of that. Pages of a walk name
+days, orders or customers and are looked for by them."""
+
 _CHAIN = text("""
     SELECT key, count(*) AS times
     FROM fetches f, jsonb_array_elements_text(f.seen) AS key
@@ -29,6 +35,17 @@ def seen_in_chain(connection: Connection, poll_id: int, params: Mapping[str, Any
         return {}
     rows = connection.execute(_CHAIN, {"poll_id": poll_id, "round": round_, "chain": str(chain)})
     return dict(Counter({row.key: row.times for row in rows}))
+
+
+_FORGET_CHAIN = text("""
+    UPDATE fetches SET seen = NULL
+    WHERE poll_id = :poll_id AND state = 'done' AND params ->> 'chain' = :chain AND seen IS NOT NULL
+""")
+
+
+def forget_chain(connection: Connection, poll_id: int, chain: str) -> None:
+    """A chain was read to its end: the keys seen on its pages, which may be people's numbers, are needed no more."""
+    connection.execute(_FORGET_CHAIN, {"poll_id": poll_id, "chain": chain})
 
 
 _OPEN = text("""

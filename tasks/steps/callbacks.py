@@ -263,8 +263,9 @@ def _store(  # noqa: PLR0917 - what `ingest` has found out
     placed = place(connection, row["id"], parsed.hints)
     kinds = adapter_of(row).record.reference_kinds
     reports = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
-    result = upsert_shared(connection, row["id"], row["provider"], reports, kinds, asked_at=None)
-    registered = register_named(connection, row, parsed.discovered)
+    known = runtime.suppressions
+    result = upsert_shared(connection, row["id"], row["provider"], reports, kinds, asked_at=None, suppressions=known)
+    registered = register_named(connection, row, parsed.discovered, known)
     ask_now(connection, row, placed.ask)
     if parsed.unreadable:
         unreadable, context = to_keep(parsed.unreadable, callback)

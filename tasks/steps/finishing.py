@@ -16,6 +16,7 @@ from models.ledger import finishing as ledger
 from models.ledger import planning
 from models.ledger.deadletters import clear_dead, subjects_of_ids
 from models.ledger.taking import Took
+from models.ledger.walks import forget_chain
 from models.quarantine import resolve_answers
 from models.references import completing, lack_references
 from models.report import DeliveryReport, Discovered, IdAnswer, Report, TrackedKey
@@ -29,7 +30,7 @@ from tasks.steps.asking import Asked, Follow
 from tasks.steps.fetch_rows import new_fetch
 from tasks.steps.pausing import success_changes
 from tasks.steps.sweeping import further_pages, judge_window
-from tasks.steps.tracking import is_whole, learned_times, policy_numbers, sent_late
+from tasks.steps.tracking import is_whole, learned_times, policy_numbers, sent_late, without_erased
 from tasks.steps.trouble import breaker_changes, finish_trouble
 
 log = get_logger(__name__)
@@ -72,6 +73,7 @@ def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed:
         asked.prepared.account.provider,
         _completed(asked, parsed, asked_at),
         asked_at=asked.taken.as_of,
+        suppressions=asked.runtime.suppressions,
         complete=completing(connection, account_id, kinds) if shares else None,
     )
     if asked.taken.attempts > 0:
@@ -91,8 +93,15 @@ def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed:
     page = parsed.page
     specs = further_pages(connection, asked, parsed)
     children = _insert_children(connection, asked, specs)
+    chain = asked.taken.params.get("chain")
+    is_end_of_chain = chain is not None and not children
+    if is_end_of_chain and asked.prepared.fetch.seen_before:
+        forget_chain(connection, asked.taken.poll_id, str(chain))
     end = ledger.FetchEnd(
-        fetch_id=asked.taken.fetch_id, state="done", seen=parsed.seen, page=None if page is None else asdict(page)
+        fetch_id=asked.taken.fetch_id,
+        state="done",
+        seen=() if is_end_of_chain else parsed.seen,
+        page=None if page is None else asdict(page),
     )
     # A fetch that goes on elsewhere ends first: its window is judged by what has ended.
     goes_on = bool(children) or "window" in asked.taken.params
@@ -343,7 +352,8 @@ def _discover(
         }
         if item.reopen_on is not None and item.reopen_on in result.changed:
             reopened[key] = {"id_kind": key[0], "value": key[1], "expected": item.expected}
-    ledger.discover(connection, asked.taken.account_id, asked.taken.as_of, list(rows.values()), list(reopened.values()))
+    wanted = without_erased(connection, asked.runtime.suppressions, list(rows.values()))
+    ledger.discover(connection, asked.taken.account_id, asked.taken.as_of, wanted, list(reopened.values()))
 
 
 def _insert_children(

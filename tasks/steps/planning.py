@@ -140,7 +140,7 @@ def plan_poll(runtime: Runtime, account_id: str, poll_id: int) -> Effects:
         poll = planning.lock_poll(connection, poll_id)
         if account is None or poll is None or poll["planned_at"] is not None or poll["state"] != "running":
             return
-        _fill_on_demand(connection, effects, row, account, poll)
+        _fill_on_demand(connection, effects, runtime, row, account, poll)
         effects.send(*call_up(wake(connection, account_id)))
 
     effects = Effects()
@@ -148,11 +148,11 @@ def plan_poll(runtime: Runtime, account_id: str, poll_id: int) -> Effects:
     return effects
 
 
-def _fill_on_demand(
-    connection: Connection, effects: Effects, row: RowMapping, account: Account, poll: RowMapping
+def _fill_on_demand(  # noqa: PLR0917 - what `plan_poll` has found out
+    connection: Connection, effects: Effects, runtime: Runtime, row: RowMapping, account: Account, poll: RowMapping
 ) -> None:
     """Give the poll its fetches: ready ones of others are taken over, those under way left, the rest its own."""
-    priority, asked = planning.PRIORITY_ON_DEMAND, wanted(connection, row, account, poll)
+    priority, asked = planning.PRIORITY_ON_DEMAND, wanted(connection, runtime.suppressions, row, account, poll)
     ids = [tracked["id"] for tracked in asked.ids]
     taken = planning.take_over(connection, poll["id"], account.id, hashes=[], ids=ids, priority=priority)
     held = held_ids(connection, poll["id"])
@@ -173,6 +173,8 @@ def _close_on_demand(
     )
     inserted = planning.insert_fetches(connection, poll_id, account_id, fetches)
     planning.close_plan(connection, poll_id, inserted + taken)
+    if poll["ids"]:
+        planning.mask_ids(connection, poll_id, poll["ids"])
     effects.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted, taken_over=taken)
 
 

@@ -62,7 +62,7 @@ def preview_poll(runtime: Runtime, account_id: str, window: Window) -> Preview:
     with runtime.engine.connect() as connection:
         row = pollable_account(connection, account_id, window)
         account = account_without_credentials(row)
-        asked = wanted(connection, row, account, poll)
+        asked = wanted(connection, runtime.suppressions, row, account, poll)
         fetches = asked.fetches + fetches_for(adapter_of(row), account, asked.ids, row["now"], PRIORITY_ON_DEMAND)
         connection.rollback()
     # The slots that are free now take the first calls; each further round waits for the window.

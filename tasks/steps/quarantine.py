@@ -64,7 +64,10 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
         placed = place(connection, row["id"], parsed.hints)
         kinds = adapter_of(row).record.reference_kinds
         reports = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
-        result = upsert_shared(connection, row["id"], row["provider"], reports, kinds, asked_at=as_of)
+        known = runtime.suppressions
+        result = upsert_shared(
+            connection, row["id"], row["provider"], reports, kinds, asked_at=as_of, suppressions=known
+        )
         # An id that is split goes on as others, which only a fetch registers: it stays open, and is asked again.
         final = [answer.key for answer in parsed.answers if answer.settled and answer.close_reason is None]
         settled = [asked[key]["id"] for key in final if key in asked]

@@ -15,6 +15,7 @@ from models.accounts import list_accounts
 from models.database import retry_transaction
 from models.ledger.finishing import database_now, discover
 from models.rebuild import RereadChunk, Restate, RestateOf, remove_repetitions, reread_chunk, surplus_orders
+from models.suppression import Suppressions
 from models.vocabulary import Granularity
 from providers.adapter import ProviderRecord
 from tasks.runtime import account_without_credentials, adapter_of
@@ -35,7 +36,10 @@ class RereadResult:
 
 
 def reread_statements(
-    engine: Engine, account_id: str | None = None, on_progress: Callable[[int], None] | None = None
+    engine: Engine,
+    suppressions: Suppressions,
+    account_id: str | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> RereadResult:
     """Derive the facts of all stored statements (of one account, or of all) again, and write what differs.
 
@@ -49,7 +53,13 @@ def reread_statements(
         restate = _restate(row)
         chunk = RereadChunk(last_id=0)
         while chunk.last_id is not None:
-            read = partial(reread_chunk, account_id=row["id"], restate=restate, after_id=chunk.last_id)
+            read = partial(
+                reread_chunk,
+                account_id=row["id"],
+                restate=restate,
+                suppressions=suppressions,
+                after_id=chunk.last_id,
+            )
             chunk = retry_transaction(engine, read)
             result = replace(
                 result,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
@@ -15,6 +16,7 @@ from models.latencies import in_force
 from models.ledger import clocksteps
 from models.references import attach_references
 from models.report import Discovered, TrackedKey
+from models.suppression import KEYED, Suppressions
 from providers.adapter import Account, Adapter, DueId
 from providers.errors import RequestIsWrong
 from providers.numbers import person, plain, trimmed
@@ -116,16 +118,19 @@ def track(runtime: Runtime, account_id: str, items: Sequence[Mapping[str, Any]])
     created = 0
     for start in range(0, len(items), MOST_AT_ONCE):
         part = items[start : start + MOST_AT_ONCE]
-        created += retry_transaction(runtime.engine, lambda connection, part=part: _track(connection, account_id, part))  # type: ignore[misc]
+        run = partial(_track, account_id=account_id, items=part, suppressions=runtime.suppressions)
+        created += retry_transaction(runtime.engine, run)
     return created
 
 
-def _track(connection: Connection, account_id: str, items: Sequence[Mapping[str, Any]]) -> int:
+def _track(
+    connection: Connection, account_id: str, items: Sequence[Mapping[str, Any]], suppressions: Suppressions
+) -> int:
     """Register some ids in one transaction; a reference goes to what is stored already, too."""
     row = account_row(connection, account_id)
     adapter = adapter_of(row)
     kinds = adapter.record.reference_kinds
-    rows = _rows(connection, row, adapter, items, references=True)
+    rows = without_erased(connection, suppressions, _rows(connection, row, adapter, items, references=True))
     references = {
         TrackedKey(id_kind=each["id_kind"], value=each["value"]): each["client_ref"]
         for each in rows
@@ -169,16 +174,35 @@ def account_row(connection: Connection, account_id: str) -> RowMapping:
     return row
 
 
+def without_erased(
+    connection: Connection, suppressions: Suppressions, rows: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The rows to track without those about somebody who was erased after the message was sent.
+
+    Until the transaction ends nobody comes on the list, so an erasure finds what is registered meanwhile.
+    """
+    if not any(row["recipient"] or row["id_kind"] in KEYED for row in rows):
+        return list(rows)
+    listed = suppressions.held(connection)
+    return [row for row in rows if not listed.is_erased(row["id_kind"], row["value"], row["recipient"], row["sent_at"])]
+
+
 def register(
-    connection: Connection, row: RowMapping, account: Account, adapter: Adapter, items: Sequence[Mapping[str, Any]]
+    connection: Connection,
+    row: RowMapping,
+    adapter: Adapter,
+    items: Sequence[Mapping[str, Any]],
+    suppressions: Suppressions,
 ) -> Sequence[RowMapping]:
     """Register the ids that an on-demand poll names, and give their tracked rows."""
-    rows = _rows(connection, row, adapter, items)
-    tracked.register(connection, account.id, rows)
-    return tracked.find(connection, account.id, rows)
+    rows = without_erased(connection, suppressions, _rows(connection, row, adapter, items))
+    tracked.register(connection, row["id"], rows)
+    return tracked.find(connection, row["id"], rows)
 
 
-def register_named(connection: Connection, row: RowMapping, found: Sequence[Discovered]) -> int:
+def register_named(
+    connection: Connection, row: RowMapping, found: Sequence[Discovered], suppressions: Suppressions
+) -> int:
     """Register the ids that a send reply names, as if the sender had; returns how many were not known before."""
     items = [
         {
@@ -192,7 +216,10 @@ def register_named(connection: Connection, row: RowMapping, found: Sequence[Disc
         }
         for item in found
     ]
-    return tracked.register(connection, row["id"], _rows(connection, row, adapter_of(row), items)) if items else 0
+    if not items:
+        return 0
+    rows = without_erased(connection, suppressions, _rows(connection, row, adapter_of(row), items))
+    return tracked.register(connection, row["id"], rows)
 
 
 def sent_late(connection: Connection, sent_at: datetime, now: datetime) -> timedelta:

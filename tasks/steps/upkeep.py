@@ -104,11 +104,11 @@ def expire(runtime: Runtime) -> int:
         with transaction(runtime.engine) as connection:
             rows = connection.execute(_PUSH_ONLY, {"provider": name}).mappings().all()
         for row in rows:
-            total += retry_transaction(runtime.engine, lambda c, row=row: _expire_account(c, row))  # type: ignore[misc]
+            total += retry_transaction(runtime.engine, lambda c, row=row: _expire_account(c, row, runtime))  # type: ignore[misc]
     return total
 
 
-def _expire_account(connection: Connection, row: RowMapping) -> int:
+def _expire_account(connection: Connection, row: RowMapping, runtime: Runtime) -> int:
     """One batch of an account's overdue messages."""
     hours = float(row["options"].get("validity_hours", adapter_of(row).record.validity_hours))
     overdue = connection.execute(
@@ -130,7 +130,8 @@ def _expire_account(connection: Connection, row: RowMapping) -> int:
         )
         for each in overdue
     ]
-    result = upsert(connection, row["id"], row["provider"], reports, asked_at=None)
+    known = runtime.suppressions
+    result = upsert(connection, row["id"], row["provider"], reports, asked_at=None, suppressions=known)
     return result.advanced
 
 

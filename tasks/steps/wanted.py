@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from models.ledger.planning import PRIORITY_ON_DEMAND, NewFetch
+from models.suppression import Suppressions
 from models.tracked import known_ids, open_ids
 from providers.adapter import Account, Adapter, DueId, FetchSpec
 from schedules.windows import closed_windows
@@ -33,35 +34,33 @@ class Wanted:
     """Tracked rows to be asked for besides."""
 
 
-def wanted(connection: Connection, row: RowMapping, account: Account, poll: Poll) -> Wanted:
+def wanted(connection: Connection, suppressions: Suppressions, row: RowMapping, account: Account, poll: Poll) -> Wanted:
     """What this poll asks for; registers the ids that it names."""
     adapter = adapter_of(row)
+    named = None if poll["ids"] is None else register(connection, row, adapter, poll["ids"], suppressions)
     if poll["window_from"] is not None and adapter.record.plan_range is not None:
-        return Wanted(fetches=_range_fetches(connection, row, account, poll, adapter.record.plan_range))
+        return Wanted(fetches=_range_fetches(connection, account, poll, named, adapter.record.plan_range))
     windows = _wanted_windows(row, account, adapter, poll)
     today = row["now"].astimezone(account.timezone).date()
     return Wanted(
         fetches=window_fetches(adapter, account, windows, today, PRIORITY_ON_DEMAND),
-        ids=_wanted_ids(connection, row, account, adapter, poll),
+        ids=_open_ids(connection, account, poll) if named is None else named,
     )
 
 
 def _range_fetches(
     connection: Connection,
-    row: RowMapping,
     account: Account,
     poll: Poll,
+    named: Sequence[RowMapping] | None,
     plan_range: PlanRange,
 ) -> tuple[NewFetch, ...]:
     """The fetches that ask for ids over the poll's days: those it names, or all that were ever registered.
 
     Nothing is taken over by id, since a ready fetch of an id asks for other days.
     """
-    if poll["ids"] is None:
-        wanted = known_ids(connection, account.id, ON_DEMAND_IDS)
-    else:
-        wanted = register(connection, row, account, adapter_of(row), poll["ids"])
-    specs = plan_range(account, [due_id(tracked) for tracked in wanted], poll["window_from"], poll["window_to"])
+    ids = known_ids(connection, account.id, ON_DEMAND_IDS) if named is None else named
+    specs = plan_range(account, [due_id(tracked) for tracked in ids], poll["window_from"], poll["window_to"])
     return tuple(new_fetch(spec, priority=PRIORITY_ON_DEMAND) for spec in specs)
 
 
@@ -76,10 +75,6 @@ def _wanted_windows(row: RowMapping, account: Account, adapter: Adapter, poll: P
     return windows + ([(today, today)] if start <= today <= end else [])
 
 
-def _wanted_ids(
-    connection: Connection, row: RowMapping, account: Account, adapter: Adapter, poll: Poll
-) -> Sequence[RowMapping]:
-    """The tracked rows that an on-demand poll asks for: those it names, or all open ones when it names nothing."""
-    if poll["ids"] is None:
-        return open_ids(connection, account.id, ON_DEMAND_IDS) if poll["window_from"] is None else []
-    return register(connection, row, account, adapter, poll["ids"])
+def _open_ids(connection: Connection, account: Account, poll: Poll) -> Sequence[RowMapping]:
+    """The tracked rows that an on-demand poll without ids asks for: all open ones, none where it names days."""
+    return open_ids(connection, account.id, ON_DEMAND_IDS) if poll["window_from"] is None else []

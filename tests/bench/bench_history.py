@@ -31,6 +31,7 @@ from models.database import make_engine  # noqa: E402
 from models.merge import observe  # noqa: E402
 from models.report import DeliveryReport  # noqa: E402
 from models.schema import migrate  # noqa: E402
+from models.suppression import Suppressions  # noqa: E402
 from models.vocabulary import Status  # noqa: E402
 
 SIZES = (20, 500)
@@ -54,8 +55,9 @@ def previous_insert(reports: Sequence[DeliveryReport]) -> Run:
 
 def current_insert(reports: Sequence[DeliveryReport]) -> Run:
     """This version's inserting statement, ready to run."""
-    incoming = deliveries._gather(reports, NOON)
-    parameters = deliveries._insert_parameters(ACCOUNT, "vairo", sorted(incoming), incoming, keeps_facts=False)
+    batch = deliveries._Batch(ACCOUNT, "vairo", reports, NOON, Suppressions())
+    batch.incoming = deliveries._gather(reports, NOON)
+    parameters = deliveries._insert_parameters(batch, sorted(batch.incoming), keeps_facts=False)
     return lambda connection: connection.exec_driver_sql(deliveries._INSERT, parameters).all()
 
 

@@ -179,11 +179,11 @@ def test_each_process_gets_the_secrets_that_it_needs_and_no_other(given: Callabl
 
 
 def test_files_of_secrets_are_mounted_only_where_they_are_needed() -> None:
-    """The seal key at workers and API, the page's secret and the key of the record at the API."""
+    """The seal key and the person key at workers and API, the page's secret at the API."""
     services = [each for each in compose()["services"].values() if "build" in each]
     mounted = {each["command"][0]: set(each["secrets"]) for each in services if "secrets" in each}
     of_api = {"ulak_seal_key", "ulak_page_secret", "ulak_person_key"}
-    assert mounted == {"worker": {"ulak_seal_key"}, "api": of_api}
+    assert mounted == {"worker": {"ulak_seal_key", "ulak_person_key"}, "api": of_api}
     ours = [each for each in manifests() if each["kind"] in {"Deployment", "Job"}]
     pods = {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in ours}
     volumes = {
@@ -191,7 +191,7 @@ def test_files_of_secrets_are_mounted_only_where_they_are_needed() -> None:
         for name, pod in pods.items()
     }
     assert {name: files for name, files in volumes.items() if files} == {
-        "ulak-worker": {"ulak-seal-key"},
+        "ulak-worker": {"ulak-seal-key", "ulak-person-key"},
         "ulak-api": {"ulak-seal-key", "ulak-page-secret", "ulak-person-key"},
     }
 

@@ -512,7 +512,7 @@ def test_who_is_nobody_cannot_be_erased(ulak: Ulak) -> None:
             "0530 999 99 98",
             "*******98, so nothing was removed; the number was looked for with and without country code",
         ),
-        ("45186", "45186, so nothing was removed; no number can be read in it, so it was looked for as it stands.\n"),
+        ("45186", "45186, so nothing was removed; no number can be read in it, so it was looked for as it stands."),
     ],
 )
 def test_an_erasure_that_finds_nothing_says_so(ulak: Ulak, person: str, said: str) -> None:

@@ -24,9 +24,10 @@ from models.events import Action, Actor, Event, Kind, Via, list_events, person_m
 from models.report import DeliveryReport
 from models.tokens import create_token
 from models.vocabulary import Granularity, Status
+from tasks.runtime import person_key
 from workers.api.app import make_api
 from workers.api.pages.routes import add_pages
-from workers.recording import Recorder, person_key
+from workers.recording import Recorder
 
 __all__ = ["ulak"]
 

@@ -25,6 +25,7 @@ from models.deliveries import load_histories, upsert
 from models.facts import Facts, content_hash
 from models.rebuild import rebuild
 from models.report import DeliveryReport, Report
+from models.suppression import Suppressions
 from models.vocabulary import Granularity, Source, Status
 from providers.adapter import Answer, Callback, Fetch
 from providers.organik import ADAPTER as ORGANIK
@@ -140,7 +141,7 @@ def test_facts_of_an_earlier_version_heal_and_the_feed_reports_it(migrated_datab
     with engine.connect() as connection:
         _, cursor = read_changes(connection, None)
     assert {row.provider_error for row in spoiled.values()} == {"0"}
-    first, again = reread_statements(engine), reread_statements(engine)
+    first, again = reread_statements(engine, Suppressions()), reread_statements(engine, Suppressions())
     many = len(wanted)
     assert first == RereadResult(deliveries=many, differed=many, written=many)
     assert again == RereadResult(deliveries=many)
@@ -165,7 +166,7 @@ def test_statements_that_become_equal_are_one_with_the_earlier_time(migrated_dat
         upsert(connection, account, "organik", reports, asked_at=NOON + timedelta(hours=1))
         assert scalar(engine, "SELECT count(*) FROM observations") == len(reports)
     assert scalar(engine, "SELECT count(*) FROM observations") == 2 * len(reports)
-    reread_statements(engine, account)
+    reread_statements(engine, Suppressions(), account)
     with engine.connect() as connection:
         kept = connection.execute(text("SELECT as_of, facts ? 'provider_error' AS is_old FROM observations")).all()
     assert [(row.as_of, row.is_old) for row in kept] == [(NOON, False)] * len(reports)
@@ -188,9 +189,9 @@ def test_the_senders_reference_and_our_own_statements_stay(migrated_database: En
         reports = [msgspec.structs.replace(report, client_ref="order-7"), unreported(report, NOON)]
         upsert(connection, account, "vairo", reports, asked_at=NOON)
         before = stored_rows(connection, account)
-    assert reread_statements(engine) == RereadResult(deliveries=1)
+    assert reread_statements(engine, Suppressions()) == RereadResult(deliveries=1)
     age(engine, {"segments": 9})
-    reread_statements(engine)
+    reread_statements(engine, Suppressions())
     with engine.connect() as connection:
         after = stored_rows(connection, account)
     assert after == before
@@ -222,10 +223,10 @@ def test_rereading_beside_writers_ends_in_what_the_history_gives(ulak: Ulak, mig
     writer = threading.Thread(target=write)
     writer.start()
     while not ended.is_set():
-        reread_statements(engine, account)
+        reread_statements(engine, Suppressions(), account)
     writer.join()
     assert not failures
-    reread_statements(engine, account)
+    reread_statements(engine, Suppressions(), account)
     assert "0 of them differed" in ulak("rebuild").out
     assert scalar(engine, "SELECT count(*) FROM observations WHERE facts ? 'provider_error'") == 0
     each = scalar(engine, "SELECT min(n) FROM (SELECT count(*) AS n FROM observations GROUP BY delivery_id) counted")
@@ -298,5 +299,5 @@ def test_equal_numbers_that_the_order_has_room_for_stay(migrated_database: Engin
     with transaction(engine) as connection:
         reports = [order(2), recipient("+905300000001", 1), recipient("+905300000001", 2)]
         upsert(connection, account, "iletimerkezi", reports, asked_at=NOON)
-    assert reread_statements(engine).removed == 0
+    assert reread_statements(engine, Suppressions()).removed == 0
     assert scalar(engine, "SELECT count(*) FROM delivery_status") == 3

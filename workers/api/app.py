@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 
 from core.budgets import Budget
 from core.settings import Settings, load_settings
-from tasks.runtime import Runtime
+from tasks.runtime import Runtime, person_key
 from workers.api import (
     accounts,
     callbacks,
@@ -36,7 +36,7 @@ from workers.api.hosts import KnownHosts
 from workers.api.means import Means, Publish
 from workers.api.readiness import PATIENCE_SECONDS, Readiness
 from workers.api.rights import roles_of
-from workers.recording import Recorder, person_key
+from workers.recording import Recorder
 
 _PARTS: Final = (polls, tracked, registered, deliveries, lookups, summaries, changes, accounts, reports, events)
 

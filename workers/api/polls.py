@@ -212,11 +212,15 @@ def open_poll(means: Means, who: Caller, new: NewPoll, key: str | None) -> Poll:
 
 def _same(known: Sequence[RowMapping], new: NewPoll) -> Poll:
     """The poll of a key, where it asked for the same."""
-    wanted = (new.account, new.first, (new.last or new.first) if new.first else None, _ids(new))
-    if any((row["account_id"], row["window_from"], row["window_to"], row["ids"]) != wanted for row in known):
+    wanted = (new.account, new.first, (new.last or new.first) if new.first else None, _masked(_ids(new)))
+    if any((row["account_id"], row["window_from"], row["window_to"], _masked(row["ids"])) != wanted for row in known):
         mistake = ("header.Idempotency-Key", "was used for a poll that asks for something else; send a new key")
         raise wrong_fields([mistake])
     return _view(known[0])
+
+
+def _masked(ids: list[dict[str, str]] | None) -> list[dict[str, str]] | None:
+    return None if ids is None else planning.masked_ids(ids)
 
 
 def _ids(new: NewPoll) -> list[dict[str, str]] | None:

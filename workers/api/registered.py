@@ -48,7 +48,7 @@ class TrackedId(BaseModel):
     state: Annotated[Literal["open", "closed"], Field(description="open: it is polled until it is final or expired.")]
     close_reason: Annotated[
         str | None,
-        Field(description="Such as final, expired, untracked, or reference (registered for its reference alone)."),
+        Field(description="Such as final, untracked, erased, or reference (registered for its reference alone)."),
     ]
     sent_at: datetime
     valid_until: datetime

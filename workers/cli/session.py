@@ -19,9 +19,9 @@ from models.accounts import load
 from models.events import Action, Actor, Event, Kind, Via
 from tasks.base import publish
 from tasks.messages import Message
-from tasks.runtime import Runtime
+from tasks.runtime import Runtime, person_key
 from workers.connections import NothingRunningError, app_for, engine_for, runtime_for
-from workers.recording import Recorder, person_key
+from workers.recording import Recorder
 
 DONE, FAILED, WRONG_USAGE, TIMED_OUT = 0, 1, 2, 3
 """The exit codes of every command."""

@@ -10,8 +10,8 @@ import typer
 from sqlalchemy import Connection
 
 from core.redaction import NUMBER_MASK, redact_text
-from models.database import retry_transaction, transaction
-from models.erasure import Erased, check_person, erase, is_number
+from models.database import transaction
+from models.erasure import Erased, check_person, erase_person, is_number
 from models.events import Action, record
 from models.rebuild import rebuild
 from models.schema import migrate
@@ -98,7 +98,7 @@ def rebuild_table(
     run.recorder.add(run.event(Action.TABLE_REBUILT, account=account))
     if reread:
         with progress("reading statements again") as bar:
-            again = reread_statements(engine, account, on_progress=bar.show)
+            again = reread_statements(engine, run.runtime.suppressions, account, on_progress=bar.show)
         write_line(
             f"{again.deliveries} deliveries read again: the facts of {again.differed} differed,"
             f" {again.written} rows changed"
@@ -122,7 +122,7 @@ def erase_recipient(
     recipient: Annotated[str, typer.Argument(help="A number in any usual spelling, or a provider's id of a person.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where nobody can be asked.")] = False,
 ) -> None:
-    """Remove a recipient from everything that is stored.
+    """Remove a recipient from everything that is stored, and store nothing again of what was sent to it until now.
 
     This cannot be undone.
     """
@@ -135,13 +135,11 @@ def erase_recipient(
     run = session(context)
     mark = run.recorder.require_mark(person)
 
-    def erase_recorded(connection: Connection) -> Erased:
-        gone = erase(connection, person)
+    def note(connection: Connection, gone: Erased) -> None:
         # How much, never whose: see `models.erasure.Erased`.
         record(connection, run.event(Action.PERSON_ERASED, person=mark, details=asdict(gone)))
-        return gone
 
-    gone = retry_transaction(run.engine, erase_recorded)
+    gone = erase_person(run.engine, run.recorder.key(), person, note)
     if not any(astuple(gone)):
         raise CommandError(_nothing_found(person))
     write_line(f"{gone.deliveries} deliveries, {gone.observations} statements, {gone.tracked_ids} registered ids,")
@@ -162,7 +160,10 @@ def _nothing_found(person: str) -> str:
         )
     else:
         shown, tried = redact_text(person), "no number can be read in it, so it was looked for as it stands"
-    return f"Nothing was found of {shown}, so nothing was removed; {tried}."
+    return (
+        f"Nothing was found of {shown}, so nothing was removed; {tried}."
+        " It is on the list of erased people now: what was sent to it before is not stored."
+    )
 
 
 # ---------------------------------------------------------------------------------------------- secrets
