@@ -10,7 +10,7 @@ One transaction that stays open anywhere in the cluster holds the feed up, but l
 
 Places count the transactions of one database cluster. A cursor therefore names its feed; when the rows turn up in
 another cluster (a restored dump, `pg_upgrade`), `renew_feed` begins a new one and old cursors are refused. A physical
-restore to an earlier point keeps the cluster's name: begin a new feed by hand then (`docs/http-api.md`).
+restore to an earlier point keeps the cluster's name: begin a new feed by hand then (`docs/reference/http-api.md`).
 """
 
 from collections.abc import Mapping, Sequence

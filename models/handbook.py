@@ -1,4 +1,4 @@
-"""Writes what is made from `models.meanings`: `docs/delivery-status.md` and the dbt source file.
+"""Writes what is made from `models.meanings`: `docs/reference/delivery-status.md` and the dbt source file.
 
 `python -m models.handbook` writes both; a test checks that they are what this writes.
 """
@@ -27,7 +27,7 @@ from models.views import TABLE_NAME, VIEW_SQL
 from models.vocabulary import is_final
 
 ROOT: Final = Path(__file__).parents[1]
-PAGE: Final = ROOT / "docs" / "delivery-status.md"
+PAGE: Final = ROOT / "docs" / "reference" / "delivery-status.md"
 DBT: Final = ROOT / "deploy" / "dbt" / "ulak_sources.yml"
 _INTERNAL: Final = frozenset({"changed_in"})
 
@@ -120,7 +120,7 @@ $queries
 
 
 def page() -> str:
-    """`docs/delivery-status.md`."""
+    """`docs/reference/delivery-status.md`."""
     statuses = (
         (f"`{status}`", f"`{outcome_of(status)}`", "yes" if is_final(status) else "no", meaning)
         for status, meaning in STATUSES.items()

@@ -1,6 +1,6 @@
 """What every column and word of the shared table means, in one sentence each.
 
-The only definition: the database's comments, the OpenAPI document, `docs/delivery-status.md`, the dbt
+The only definition: the database's comments, the OpenAPI document, `docs/reference/delivery-status.md`, the dbt
 source file and the English tooltips of the status page are made from it.
 """
 

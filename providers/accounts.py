@@ -70,7 +70,7 @@ def read_accounts(path: Path, adapters: Mapping[str, Adapter] = ADAPTERS) -> lis
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         problem = f"the accounts file cannot be read ({error.strerror})"
-        right = "the path of a file that exists and may be read; docs/configuration.md shows the smallest one"
+        right = "the path of a file that exists and may be read; docs/reference/configuration.md shows the smallest one"
         raise AccountsFileError([_whole(1, problem, right)], str(path)) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
@@ -335,7 +335,7 @@ def _status_map(section: Section, record: ProviderRecord) -> dict[str, str]:
     for code in section.names():
         given = section.take(code, "")
         if code in record.status_codes:
-            page = f"docs/providers/{record.name}.md"
+            page = f"docs/reference/providers/{record.name}.md"
             section.wrong(code, "this code is documented, and its meaning is fixed", f"only codes that {page} lacks")
         elif not code or code != code.strip():
             section.wrong(code, "it is no status code", "the code as the provider writes it, without blanks around it")

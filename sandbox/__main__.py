@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=read_setting,
         action="append",
         default=[],
-        help="a setting (docs/sandbox.md), e.g. iletimerkezi_text_numbers=true; may be repeated",
+        help="a setting (docs/reference/sandbox.md), e.g. iletimerkezi_text_numbers=true; may be repeated",
     )
     parser.add_argument("--faults", type=float, metavar="RATE", help="every fault at once, at this rate, until calmed")
     parser.add_argument("--state", type=Path, help="remembers the start, so that lives go on")

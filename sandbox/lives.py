@@ -1,6 +1,6 @@
 """Seeded lives: what becomes of a message, as a pure function of its plan and the time.
 
-The last two digits of a made-up number choose what becomes of a message to it; `docs/sandbox.md`
+The last two digits of a made-up number choose what becomes of a message to it; `docs/reference/sandbox.md`
 holds the same table for people.
 """
 

@@ -54,7 +54,7 @@ class SandboxRun:
         if importlib.util.find_spec("sandbox") is None:
             raise SandboxError(
                 "There is no accounts.toml here, and the sandbox is not part of this installation: write accounts.toml "
-                "(docs/configuration.md), name it with ULAK_ACCOUNTS, or start with --no-sandbox."
+                "(docs/reference/configuration.md), name it with ULAK_ACCOUNTS, or start with --no-sandbox."
             )
         folder = home / "sandbox"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -131,7 +131,7 @@ def test_every_option_has_a_meaning_and_a_fitting_default(name: str) -> None:
 @EVERY
 def test_its_docs_page_names_all_that_an_account_may_say(name: str) -> None:
     """Every credential, option, id kind and callback route stands on the page."""
-    page = (ROOT / "docs" / "providers" / f"{name}.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "providers" / f"{name}.md").read_text(encoding="utf-8")
     record = ADAPTERS[name].record
     words = {part for parts in record.credentials for part in parts} | {option.name for option in record.options}
     words |= (
@@ -143,7 +143,7 @@ def test_its_docs_page_names_all_that_an_account_may_say(name: str) -> None:
 @EVERY
 def test_its_docs_page_shows_every_row_of_its_status_tables(name: str) -> None:
     """The page's table and the module's table hold the same raw words."""
-    page = (ROOT / "docs" / "providers" / f"{name}.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "providers" / f"{name}.md").read_text(encoding="utf-8")
     rows = {
         (str(raw), str(value[0] if isinstance(value, tuple) else value))
         for title, table in tables(name)
@@ -162,7 +162,7 @@ def test_its_docs_page_shows_every_row_of_its_status_tables(name: str) -> None:
 @EVERY
 def test_its_docs_page_names_every_code_of_its_error_tables(name: str) -> None:
     """Whoever meets a code of the provider finds on the page what Ulak does about it."""
-    page = (ROOT / "docs" / "providers" / f"{name}.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "providers" / f"{name}.md").read_text(encoding="utf-8")
     codes = {
         str(raw)
         for title, table in tables(name)

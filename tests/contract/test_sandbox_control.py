@@ -288,7 +288,7 @@ def test_a_busy_port_moves_to_a_free_one() -> None:
 
 def test_the_documented_table_of_magic_numbers_is_the_one_in_use() -> None:
     """Each row of the page names an outcome and its digits as the code has them."""
-    text = (ROOT / "docs" / "sandbox.md").read_text()
+    text = (ROOT / "docs" / "reference" / "sandbox.md").read_text()
     rows = re.findall(r"^\| (\d\d)(?:-(\d\d))? \| `(\w+)`", text, re.MULTILINE)
     told = {name: range(int(first), int(last or first) + 1) for first, last, name in rows}
     assert told == OUTCOMES

@@ -402,8 +402,8 @@ def is_alone(row: dict[str, Any], rows: dict[tuple[str, str, str], Any]) -> bool
 
 
 def test_the_page_names_every_fault() -> None:
-    """docs/sandbox.md describes each kind."""
+    """docs/reference/sandbox.md describes each kind."""
     from pathlib import Path
 
-    text = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "sandbox.md").read_text()
     assert [kind for kind in (*KINDS, *PUSHED, "everything") if f"`{kind}`" not in text] == []

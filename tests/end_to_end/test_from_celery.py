@@ -1,4 +1,4 @@
-"""`docs/from-celery.md`, run: programs that know nothing but the broker start polls, and find them."""
+"""`docs/how-to/poll-from-celery.md`, run: programs that know nothing but the broker start polls, and find them."""
 
 import re
 import shlex
@@ -19,7 +19,7 @@ __all__ = ["api"]
 
 pytestmark = pytest.mark.timeout(200)
 
-PAGE = (ROOT / "docs" / "from-celery.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "poll-from-celery.md").read_text(encoding="utf-8")
 ALONE, INSTALLED = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 [CALL] = re.findall(r"^celery (.*)$", PAGE, re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""`docs/http-api.md`: its examples do what they say."""
+"""`docs/reference/http-api.md`: its examples do what they say."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from models.vocabulary import Granularity, Status
 
 __all__ = ["api"]
 
-PAGE = Path(__file__).parents[2] / "docs" / "http-api.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "http-api.md"
 SEND_REPLY = {
     "txnid": "T-1",
     "resultcode": 0,

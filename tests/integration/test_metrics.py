@@ -27,7 +27,7 @@ from tasks.runtime import Runtime
 from workers.api import metrics
 from workers.api.app import make_api
 
-PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
 RULES = Path(__file__).parents[2] / "deploy"
 ACCOUNTS = """
 [[account]]

@@ -345,7 +345,7 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
         with pytest.raises(AccountsFileError) as caught:
             read_accounts(tmp_path / name)
         problems.append(str(caught.value))
-    right = "the path of a file that exists and may be read; docs/configuration.md shows the smallest one"
+    right = "the path of a file that exists and may be read; docs/reference/configuration.md shows the smallest one"
     missing = f"{tmp_path}/none.toml:1: the accounts file"
     assert problems == [
         f"{missing} cannot be read (No such file or directory); right would be: {right}",

@@ -6,7 +6,7 @@ from pathlib import Path
 from providers.accounts import parse_accounts
 from providers.registry import ADAPTERS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
 
 
 def test_every_example_of_the_page_is_a_right_file() -> None:
