@@ -24,7 +24,7 @@ ON_POSTGRES_15 := tests/laws/test_upsert_laws.py tests/integration
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test style types imports quick test-host chaos bench fix lock
+.PHONY: help run setup test style types imports site quick test-host chaos bench fix lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -40,7 +40,7 @@ setup: $(READY_RUN) ## only set up .venv
 	@echo "==> $(VENV) is ready: $(BIN)/ulak --help"
 
 test: $(READY_TEST) ## set up .venv with the test tools; style, types, import direction, quick tests
-	@$(MAKE) --no-print-directory --keep-going style types imports quick
+	@$(MAKE) --no-print-directory --keep-going style types imports site quick
 	@echo "==> everything passed"
 
 style: $(READY_TEST)
@@ -55,6 +55,17 @@ types: $(READY_TEST)
 imports: $(READY_TEST)
 	@echo "==> import direction: import-linter"
 	@$(BIN)/lint-imports --no-logo
+
+# The links work as they do in the repository, so the site has the same folders. Of deploy/ only what is linked to:
+# it may hold secrets.
+SITE := build/site-source
+
+site: $(READY_TEST) ## build the documents as a site with search in build/site; fails on a dead link
+	@echo "==> documents: zensical build --strict"
+	@rm -rf $(SITE) && mkdir -p $(SITE)/deploy/dbt && cp -r *.md docs $(SITE)
+	@cp workers/api/pages/static/ulak.svg $(SITE)/docs && cp deploy/env.example $(SITE)/deploy
+	@cp deploy/dbt/ulak_sources.yml $(SITE)/deploy/dbt
+	@$(BIN)/zensical build --strict --clean >build/site.log 2>&1 || { cat build/site.log >&2; exit 1; }
 
 quick: $(READY_TEST)
 	@echo "==> quick tests, $(JOBS) at a time"

@@ -96,7 +96,7 @@ $outcomes
 
 $reasons
 A provider's own codes are in `provider_status` and `provider_error`. What they mean is on the
-[provider's page](providers/), and the status page, `ulak explain` and the API show it beside the code.
+page of the provider, and the status page, `ulak explain` and the API show it beside the code.
 
 ## Views
 

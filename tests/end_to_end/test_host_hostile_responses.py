@@ -86,7 +86,7 @@ KINDS: Mapping[str, Mapping[str, bytes]] = {
     "honest pages": dict.fromkeys(CREDENTIALS, page(500)),
 }
 LARGEST_MIB = 250
-"""The figure of docs/operations.md. The first kind alone took 510."""
+"""The figure of docs/how-to/size-workers.md. The first kind alone took 510."""
 
 
 def prepare(engine: Engine, address: Callable[[str], str]) -> None:

@@ -28,7 +28,7 @@ from workers.ports import is_free
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
-OPERATIONS = ROOT / "docs" / "operations.md"
+OPERATIONS = ROOT / "docs" / "how-to" / "connect-to-postgresql.md"
 POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 REDIS = Path("/usr/bin/redis-server")
 PGBOUNCER = Path("/usr/sbin/pgbouncer")

@@ -62,13 +62,13 @@ def test_migrations_make_exactly_what_the_tables_say(migrated_database: Engine, 
 def test_the_indexes_of_a_large_table_may_be_built_before_the_migration(
     migrated_database: Engine, fresh_database: str
 ) -> None:
-    """By the statements of docs/operations.md; the migration ends with the same schema."""
+    """By the statements of docs/how-to/upgrade.md; the migration ends with the same schema."""
     engine = make_engine(fresh_database, pool_size=1)
     with transaction(engine) as connection:
         config = alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "0013")
-    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "upgrade.md").read_text(encoding="utf-8")
     blocks = [block for block in re.findall(r"```sql\n(.*?)```", page, re.DOTALL) if "CONCURRENTLY" in block]
     assert len(blocks) == 2
     statements = "".join(blocks)

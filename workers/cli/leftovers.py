@@ -161,7 +161,7 @@ def reseal_entries(context: typer.Context) -> None:
     """Encrypt entries with the first key of the seal key file.
 
     Afterwards the other keys can be removed from the file. Safe twice, and beside running workers;
-    docs/operations.md has the whole procedure.
+    docs/how-to/rotate-secrets.md has the whole procedure.
     """
     run = session(context)
     key, engine = run.runtime.seal_key, run.engine

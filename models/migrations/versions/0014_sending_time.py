@@ -20,7 +20,7 @@ VIEWS_AND_COMMENTS = "6e03e5a856da5504"
 
 
 def upgrade() -> None:
-    # Where the table is large, the columns and their indexes may have been made before (docs/operations.md).
+    # Where the table is large, the columns and their indexes may have been made before (docs/how-to/upgrade.md).
     op.execute("""
         ALTER TABLE delivery_status ADD COLUMN IF NOT EXISTS message_time timestamptz,
           ADD COLUMN IF NOT EXISTS message_time_source text
