@@ -1,4 +1,4 @@
-"""Ready queries on the views, as `docs/reference/delivery-status.md` shows them. A test runs each and checks its answer."""
+"""Ready queries on the views, shown in `docs/reference/delivery-status.md`. A test runs each and checks its answer."""
 
 from dataclasses import dataclass
 from typing import Final
