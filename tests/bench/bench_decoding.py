@@ -75,7 +75,7 @@ class Sink:
     def _answer(self, sql: str, parameters: dict[str, Any]) -> Found:
         if sql is deliveries._HISTORY:
             return self._history
-        if sql is deliveries._LOCK:
+        if sql is deliveries._LOCK_CURRENT:
             return Found((place,) for place in sorted(parameters["ids"]))
         if sql is sending_time._MOVED_BY_ORDERS:
             return Found()

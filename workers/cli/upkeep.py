@@ -122,9 +122,9 @@ def erase_recipient(
     recipient: Annotated[str, typer.Argument(help="A number in any usual spelling, or a provider's id of a person.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where nobody can be asked.")] = False,
 ) -> None:
-    """Remove a recipient from everything that is stored, and store nothing again of what was sent to it until now.
+    """Remove a recipient from everything that is stored.
 
-    This cannot be undone.
+    What was sent to it until now is not stored again either. This cannot be undone.
     """
     person = read_person(recipient)
     check_person(person)
