@@ -58,16 +58,15 @@ class HiddenPeople:
 
     def reports(self, reports: Sequence[Report]) -> tuple[Report, ...]:
         """These reports, each as `report`."""
-        numbers = {each.recipient for each in reports if each.recipient is not None}
-        return tuple(self.report(each, numbers) for each in reports)
+        return tuple(map(self.report, reports))
 
-    def report(self, report: Report, others: Iterable[str] = ()) -> DeliveryReport:
-        """A report without people in its key, recipient and provider fields.
+    def report(self, report: Report) -> DeliveryReport:
+        """A report without the people it is about, in its key, recipient and provider fields.
 
-        `others`: people whose numbers are replaced in its texts, too. The sender's own reference stays.
+        A pure function of the report, whatever came with it. The sender's own reference stays.
         """
         people = _people_of(report)
-        found = {number[1:]: number for each in (*people, *others) if (number := lookup_form(each)) is not None}
+        found = {number[1:]: number for each in people if (number := lookup_form(each)) is not None}
         parent = report.parent_key
         is_person = parent is not None and report.granularity is Granularity.CONVERSATION
         full = report.in_full()
@@ -89,7 +88,8 @@ class HiddenPeople:
         if granularity is Granularity.CONVERSATION:
             named = {0, 1} if len(parts) == _PARTS_OF_CONVERSATION else set()
         elif granularity is Granularity.MESSAGE and len(parts) == _PARTS_OF_MESSAGE:
-            named = {1} if not people or parts[1] in people or is_pseudonym(parts[1]) else set()
+            is_named = not people or parts[1] in people or is_pseudonym(parts[1]) or e164(parts[1]) == parts[1]
+            named = {1} if is_named else set()
         else:
             named = set()
         return self._replaced(key, named)

@@ -142,7 +142,7 @@ def test_no_table_keeps_a_number_that_nothing_asks_for(
         driver._plans = False
         idle = "SELECT count(*) FROM fetches WHERE state IN ('ready', 'sending')"
         assert driver.until(lambda: scalar(engine, idle) == 0, seconds=120)
-    assert {table: columns - ASKING.get(table, set()) for table, columns in seen.items()} == dict.fromkeys(seen, set())
+    assert all(columns <= ASKING.get(table, set()) for table, columns in seen.items()), seen
     assert set(places(engine, people)) <= {"tracked_ids"}
     check_forms(engine)
     with engine.begin() as connection:
