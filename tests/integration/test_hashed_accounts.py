@@ -95,7 +95,7 @@ def one(engine: Engine, query: str, **values: Any) -> Any:
 
 def clear_rows(engine: Engine, number: str) -> list[str]:
     """Rows of the hashed account, in any table, that hold these digits."""
-    found = []
+    found: list[str] = []
     with engine.connect() as connection:
         for table in ("delivery_status", "tracked_ids", "quarantine", "polls", "fetches"):
             query = text(f"SELECT t::text FROM {table} t WHERE account_id = 'gizli' AND t::text LIKE :digits")

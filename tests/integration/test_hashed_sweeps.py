@@ -1,9 +1,8 @@
 """Five providers whose accounts keep no clear number: the same truth in the table, and no number in any other."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -11,15 +10,13 @@ from demo_accounts import apply_accounts, register_sends
 from driving import Driver, make_runtime, scalar
 from ledger_acts import execute
 from sqlalchemy import Engine, text
-from truth import differences, stored_rows
+from truth import differences, hashed, stored_rows
 
 from models.keys import split_key
 from models.ledger.planning import cancel
-from models.pseudonyms import is_pseudonym, operator_prefix, pseudonym
+from models.pseudonyms import is_pseudonym, operator_prefix
 from models.rebuild import rebuild
-from models.vocabulary import Granularity
 from providers.adapter import Callback
-from providers.hidden_people import HiddenPeople
 from providers.registry import ADAPTERS
 from sandbox.server import Sandbox
 from tasks.runtime import Runtime
@@ -74,25 +71,11 @@ def notice(sender: str, reportid: str) -> bytes:
     return msgspec.json.encode({"type": "R", "sender": sender, "msgid": "m", "sendtime": sendtime, "report": report})
 
 
-def hidden(told: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the stand-ins' truth as an account with hashed recipients keeps it."""
-    people = HiddenPeople(ADAPTERS[told["provider"]].record, lambda person: pseudonym(KEY, person))
-    granularity, key, parent = Granularity(told["granularity"]), told["provider_key"], told["parent_key"]
-    if granularity is Granularity.CONVERSATION:
-        parent = people.pseudonym(parent)
-    return {
-        **told,
-        "provider_key": people.key(granularity, key, [told["recipient"]] if told["recipient"] else []),
-        "parent_key": parent,
-        "recipient": None if told["recipient"] is None else people.pseudonym(told["recipient"]),
-    }
-
-
 def untold(engine: Engine, sandbox: Sandbox) -> list[str]:
     """What of the table is not what the pollable providers say."""
     with engine.connect() as connection:
         rows = [row for row in stored_rows(connection) if row["provider"] != "bip"]
-    return differences(rows, [hidden(told) for told in sandbox.truth() if told["provider"] != "bip"])
+    return differences(rows, [hashed(told, KEY) for told in sandbox.truth() if told["provider"] != "bip"])
 
 
 def numbers_of(sandbox: Sandbox) -> frozenset[str]:
