@@ -1,6 +1,6 @@
 """Accounts as they are stored: applied from a file as a whole, paused and resumed by people and by trouble."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -10,7 +10,9 @@ from sqlalchemy import Connection, Row, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.ledger.planning import cancel
+from models.pseudonyms import key_check
 from models.tables import accounts, polls
+from models.vocabulary import Recipients
 
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 """`paused_until` of a pause that only a person ends."""
@@ -25,6 +27,11 @@ class PausedBy(StrEnum):
     """Refused or missing credentials: the account is probed by one call when the pause is over."""
 
 
+_WHY_FIXED = {
+    Recipients.HASHED: "its rows and their history are named by clear numbers already.",
+    Recipients.CLEAR: "its rows are named by hashes, from which no number can be made again.",
+}
+"""Why an account cannot take this form later."""
 _LOCK = 0x756C6163  # one advisory lock for all who apply a file
 
 
@@ -60,6 +67,8 @@ class AccountSettings:
     options: Mapping[str, Any]
     ca_file: str | None = None
     """A PEM file of certificates that are trusted instead of the public ones."""
+    recipients: str = Recipients.CLEAR.value
+    """How whom deliveries are about is kept, as `models.vocabulary.Recipients`; never changes."""
     proxy: str | None = None
     """`http://host:port`, or a reference to an address that may hold a password."""
     enabled: bool = True
@@ -110,6 +119,9 @@ class AccountRecord:
     last_as_of: datetime | None
     poll_plan: Mapping[str, Any]
     """When ids are checked, by kind, where it was learned (`models.latencies`)."""
+    recipients: str
+    recipients_key: bytes | None = field(repr=False)
+    """What tells with which person key hashed recipients are made (`models.pseudonyms.key_check`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,12 +155,21 @@ class UnknownAccountError(LookupError):
         super().__init__(f"There is no account {account_id!r}: `ulak accounts list` shows the known ones.")
 
 
-def apply(connection: Connection, specs: Iterable[AccountSettings], *, prune: bool) -> Applied:
+def apply(
+    connection: Connection,
+    specs: Iterable[AccountSettings],
+    *,
+    prune: bool,
+    person_key: Callable[[], bytes] | None = None,
+) -> Applied:
     """Make the stored accounts equal to `specs`, all or (with `AccountsRefusedError`) none.
 
     An account that is not among `specs` keeps running and is listed as missing; `prune` disables it. What an account
     has learned, its pause, breaker and watermark stay, except that new credentials or a new address end an automatic
     pause. Processes that apply at the same time take turns.
+
+    `person_key` gives the key of new accounts with hashed recipients (`core.settings.CredentialError` where there is
+    none); without it they are refused.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     wanted = {spec.id: spec for spec in specs}
@@ -168,7 +189,13 @@ def apply(connection: Connection, specs: Iterable[AccountSettings], *, prune: bo
     # Two accounts may swap their credentials: all that change step aside before any takes its new place.
     _disable(connection, result.changed)
     for account_id in result.created + result.changed:
-        _store(connection, wanted[account_id], stored.get(account_id))
+        spec, old = wanted[account_id], stored.get(account_id)
+        if old is None and spec.recipients == Recipients.HASHED:
+            if person_key is None:
+                raise AccountsRefusedError([f"Account {account_id} has hashed recipients, and there is no person key."])
+            _store(connection, spec, old, key_check(person_key()))
+        else:
+            _store(connection, spec, old)
     _end_polls(connection, result.disabled + [spec.id for spec in wanted.values() if not spec.enabled])
     return result
 
@@ -226,6 +253,12 @@ def _refuse_clashes(
         for spec in wanted.values()
         if spec.id in stored and stored[spec.id].provider != spec.provider
     ]
+    sentences += [
+        f'Account {spec.id} was created with recipients = "{stored[spec.id].recipients}", which is fixed: '
+        f"{_WHY_FIXED[Recipients(spec.recipients)]} Give an account with the other form an id of its own."
+        for spec in wanted.values()
+        if spec.id in stored and stored[spec.id].recipients != spec.recipients
+    ]
     holders = {(record.provider, record.credentials_hash): record.id for record in running}
     sentences += [
         f"Account {spec.id} has the credentials of {holder}, which is not in the file and still runs; together they "
@@ -237,9 +270,13 @@ def _refuse_clashes(
         raise AccountsRefusedError(sentences)
 
 
-def _store(connection: Connection, spec: AccountSettings, old: AccountRecord | None) -> None:
+def _store(
+    connection: Connection, spec: AccountSettings, old: AccountRecord | None, recipients_key: bytes | None = None
+) -> None:
     """Write the settings of one account, new or known."""
     values = asdict(spec)
+    if recipients_key is not None:
+        values["recipients_key"] = recipients_key
     if old is not None and _is_elsewhere(spec, old):
         values |= _RESUMED
     statement = insert(accounts).values(values)

@@ -32,6 +32,8 @@ REPEATABLE = frozenset({"40P01", "40001", OUTDATED})
 """SQLSTATEs after which the same transaction may simply be run again: deadlock, serialization failure, outdated."""
 PREPARES = "ulak_prepares"
 """The note at a connection whose transactions keep prepared statements."""
+LENT = "ulak_lent"
+"""The note at a connection whose session a pooler lends."""
 CONNECTIONS_LAST_SECONDS = 60
 """Connections are replaced after so long: none stays on a failed-over server, and no plan outlives a small table."""
 IDLE_SECONDS = 1.0
@@ -75,7 +77,7 @@ def make_engine(
     session = (
         f"-c timezone=UTC -c statement_timeout={int(statement_timeout_seconds * 1000)}"
         f" -c idle_in_transaction_session_timeout={int(idle_in_transaction_seconds * 1000)}"
-        " -c ulak.direct=on"
+        " -c ulak.direct=on -c ulak.hashes=on"
     )
     if prepares:
         # A kept plan must not rest on a table that fitted a page when it was made. Up to PostgreSQL 17 a scan that
@@ -105,19 +107,26 @@ def make_engine(
     event.listen(engine, "handle_error", _judge)
     event.listen(engine, "checkout", partial(_ping, engine))
     event.listen(engine, "checkin", _note_use)
-    if prepares:
-        event.listen(engine, "connect", _note_whether_it_prepares)
+    event.listen(engine, "connect", partial(_note_session, prepares))
+    event.listen(engine, "begin", _say_that_we_hash)
     return engine
 
 
-def _note_whether_it_prepares(session: Any, record: ConnectionPoolEntry) -> None:
+def _note_session(prepares: bool, session: Any, record: ConnectionPoolEntry) -> None:  # noqa: FBT001 - bound once
     """Prepare only in sessions that began as we asked.
 
     Others are lent by a pooler, and there the statement that has our name may be another client's.
     """
     [is_direct] = session.execute("SELECT current_setting('ulak.direct', true) = 'on'").fetchone()
     session.rollback()
-    record.info[PREPARES] = bool(is_direct)
+    record.info[PREPARES] = prepares and bool(is_direct)
+    record.info[LENT] = not is_direct
+
+
+def _say_that_we_hash(connection: Connection) -> None:
+    """Say in each transaction of a session that a pooler lends that this version hashes recipients (migration 0021)."""
+    if connection.info.get(LENT):
+        connection.exec_driver_sql("SELECT set_config('ulak.hashes', 'on', true)")
 
 
 def _ping(engine: Engine, session: Any, record: ConnectionPoolEntry, _: Any) -> None:

@@ -24,6 +24,7 @@ from models.changes import forget_erasures
 from models.database import retry_transaction
 from models.deliveries import delete_deliveries
 from models.keys import join_key
+from models.pseudonyms import pseudonym
 from models.suppression import suppress
 from models.tracked import ERASED
 
@@ -124,15 +125,17 @@ def erase_person(engine: Engine, key: bytes, recipient: str, note: Callable[[Con
     retry_transaction(engine, lambda connection: suppress(connection, key, _spellings(recipient)))
 
     def run(connection: Connection) -> Erased:
-        gone = erase(connection, recipient)
+        gone = erase(connection, recipient, key)
         note(connection, gone)
         return gone
 
     return retry_transaction(engine, run)
 
 
-def erase(connection: Connection, recipient: str) -> Erased:
+def erase(connection: Connection, recipient: str, key: bytes | None = None) -> Erased:
     """Remove a recipient, E.164 or a provider's own id of a person, from everything that is stored.
+
+    `key`: the person key, by which accounts with hashed recipients are searched, too.
 
     `NoPersonError`, and nothing is read or removed, where the text is none of these (`check_person`). Only whole parts
     of keys count: an id that is short stands by chance inside of many others. Reads the tables whole, since keys and
@@ -141,6 +144,9 @@ def erase(connection: Connection, recipient: str) -> Erased:
     check_person(recipient)
     connection.execute(text("SET LOCAL statement_timeout = 0"))
     spellings, form = _spellings(recipient), _form(recipient)
+    if key is not None:
+        pseudonyms = [pseudonym(key, each) for each in spellings]
+        spellings, form = spellings + pseudonyms, f"{form}|(^|{_EDGE})({'|'.join(pseudonyms)})($|{_EDGE})"
     values: dict[str, object] = {"spellings": spellings, "form": form, "is_number": is_number(recipient)}
     values["erased"] = ERASED
     found = connection.execute(text(_FOUND), values).all()

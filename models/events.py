@@ -167,7 +167,7 @@ def list_events(
     accounts: Collection[str] | None = None,
     actions: Collection[Action] | None = None,
     actor: str | None = None,
-    person: bytes | None = None,
+    people: Collection[bytes] | None = None,
     deliveries: Collection[int] = (),
     since: datetime | None = None,
     before_id: int | None = None,
@@ -175,8 +175,8 @@ def list_events(
 ) -> Sequence[RowMapping]:
     """Events that match everything given, the newest first; the last id is the cursor of the next page.
 
-    `accounts`: of these; None: of all and of none. `actor`: by name or by label. `person` and `deliveries`: about this
-    person, or one of these deliveries.
+    `accounts`: of these; None: of all and of none. `actor`: by name or by label. `people` and `deliveries`: about one
+    of these identifiers of a person, or one of these deliveries.
     """
     table = events.c
     wanted: list[ColumnElement[bool]] = []
@@ -186,8 +186,8 @@ def list_events(
         wanted.append(table.action.in_(sorted(actions)))
     if actor is not None:
         wanted.append(or_(table.actor == actor, table.actor_label == actor))
-    if person is not None:
-        wanted.append(or_(table.person == person, table.delivery_id.in_(sorted(deliveries))))
+    if people is not None:
+        wanted.append(or_(table.person.in_(people), table.delivery_id.in_(sorted(deliveries))))
     if since is not None:
         wanted.append(table.at >= since)
     if before_id is not None:

@@ -27,15 +27,19 @@ def find_delivery(connection: Connection, delivery_id: int) -> RowMapping | None
 
 
 def find_by_any(
-    connection: Connection, ident: str, *, recipient: str | None = None, limit: int = LIMIT
+    connection: Connection, ident: str, *, people: Sequence[str] = (), keys: Sequence[str] = (), limit: int = LIMIT
 ) -> Sequence[RowMapping]:
     """Rows that somebody may mean by `ident`: a row id, provider key, client reference or recipient.
 
-    `recipient` is the E.164 form where `ident` is a number in another spelling. One identifier may match several rows
-    in several ways; all are given, in the order of their ids.
+    `people` and `keys` are other forms of it as a recipient and as a key. One identifier may match several rows in
+    several ways; all are given, in the order of their ids.
     """
     table = delivery_status.c
-    ways = [by_key(ident), *about([ident, recipient or ident]), select(table.id).where(table.client_ref == ident)]
+    ways = [
+        *map(by_key, dict.fromkeys((ident, *keys))),
+        *about([ident, *people]),
+        select(table.id).where(table.client_ref == ident),
+    ]
     if ident.isascii() and ident.isdigit() and len(ident) <= _LONGEST_ID and int(ident) <= LARGEST_ID:
         ways.append(select(table.id).where(table.id == int(ident)))
     # A union of index look-ups; one OR over all of them would read the whole table.

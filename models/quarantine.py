@@ -12,6 +12,7 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
+import msgspec
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import Connection, RowMapping, delete, func, select, text, update
 
@@ -24,6 +25,8 @@ KEPT_DAYS = 14
 MOST_ENTRIES = 10_000
 MOST_BYTES = 64 * 1024 * 1024
 """Of what one account keeps, sealed. Entries that need no attention may take half of both."""
+_SEALED = "sealed"
+"""The one field of a context that is sealed."""
 FULL = "The account's quarantine is full: this was counted and not kept. Discard what is no longer needed."
 """The reason of the one entry that counts what a full quarantine did not keep."""
 
@@ -108,10 +111,12 @@ def seal(
     unreadable: Iterable[Unreadable],
     context: Mapping[str, Any],
     fetch_id: int | None = None,
+    seals_context: bool = False,
 ) -> int:
     """Keep what could not be understood of one answer or callback; returns how much of it was not there already.
 
     The same bytes about the same delivery are kept once and counted again; an entry that was resolved is open again.
+    `seals_context`: the context holds what may not be stored in clear, and is sealed like the bytes.
     What an account has no room for (`MOST_ENTRIES`, `MOST_BYTES`) is counted in one entry, whose reason is `FULL`.
     """
     first = key.split()[0]
@@ -142,11 +147,21 @@ def seal(
         "account": account_id,
         "fetch": fetch_id,
         "origin": origin,
-        "context": json_parameter(clean_json(context)),
+        "context": json_parameter(_sealed_context(box, context) if seals_context else clean_json(context)),
         "rows": json_parameter(rows),
         "sealed": [box.encrypt(item.raw) for _, item in ordered],
     }
     return int(connection.exec_driver_sql(_SEAL, parameters).scalar_one())
+
+
+def _sealed_context(box: MultiFernet, context: Mapping[str, Any]) -> dict[str, str]:
+    return {_SEALED: box.encrypt(json_parameter(clean_json(context)).encode()).decode()}
+
+
+def _opened_context(box: MultiFernet, context: Mapping[str, Any]) -> Mapping[str, Any]:
+    sealed = context.get(_SEALED)
+    opened: Mapping[str, Any] = context if sealed is None else msgspec.json.decode(box.decrypt(sealed))
+    return opened
 
 
 def _box(key: bytes) -> MultiFernet:
@@ -219,13 +234,14 @@ def open_sealed(connection: Connection, key: bytes, entry_id: int) -> Opened | N
         return None
     try:
         raw = _box(key).decrypt(row["sealed"])
+        context = _opened_context(_box(key), row["context"])
     except InvalidToken as error:
         raise WrongQuarantineKeyError(f"entry {entry_id} was sealed with another key") from error
     return Opened(
         id=row["id"],
         account_id=row["account_id"],
         origin=row["origin"],
-        context=row["context"],
+        context=context,
         raw=raw,
         reason=row["reason"],
         provider_key=row["provider_key"],
@@ -277,6 +293,9 @@ def _reseal_one(connection: Connection, key: bytes, row: RowMapping) -> str:
     names = {"account_id": row["account_id"], "fingerprint": fingerprint}
     twin = connection.execute(_TWIN, names).scalar_one_or_none()
     this = quarantine.c.id == row["id"]
+    if _SEALED in row["context"]:
+        context = {_SEALED: box.rotate(row["context"][_SEALED]).decode()}
+        connection.execute(update(quarantine).where(this).values(context=context))
     if twin is None:
         connection.execute(update(quarantine).where(this).values(sealed=sealed, fingerprint=fingerprint))
     else:

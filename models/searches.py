@@ -57,8 +57,8 @@ def find_deliveries(
     granularity: str | None = None,
     recipient: str | Sequence[str] | None = None,
     client_ref: str | None = None,
-    provider_key: str | None = None,
-    parent_key: str | None = None,
+    provider_key: str | Sequence[str] | None = None,
+    parent_key: str | Sequence[str] | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int = LIMIT,
@@ -66,9 +66,9 @@ def find_deliveries(
 ) -> Page:
     """Rows that match everything given, in the order of their ids.
 
-    `recipient` is E.164 (or a provider's own id of a person), or several spellings of one; a conversation is found by
-    either of its people. `since` (inclusive) and `until` (exclusive) compare with `changed_at`. `accounts`: only of
-    these.
+    `recipient` is E.164 (or a provider's own id of a person), or several spellings of one; `provider_key` and
+    `parent_key` may have several forms, too. A conversation is found by either of its people. `since` (inclusive) and
+    `until` (exclusive) compare with `changed_at`. `accounts`: only of these.
 
     A recipient, reference, key or parent is found in its index; without any of them a page reads at most
     `SCANNED_ROWS` rows, or `SCANNED_OF_STATUS` of those that have the status, where it is an unusual one.
@@ -76,13 +76,13 @@ def find_deliveries(
     table = delivery_status.c
     ways: list[SelectBase] = []
     if recipient is not None:
-        ways.append(union(*about([recipient] if isinstance(recipient, str) else list(recipient))))
+        ways.append(union(*about(_several(recipient))))
     if client_ref is not None:
         ways.append(select(table.id).where(table.client_ref == client_ref))
     if provider_key is not None:
-        ways.append(by_key(provider_key))
+        ways.append(union(*map(by_key, _several(provider_key))))
     if parent_key is not None:
-        ways.append(by_account().where(table.parent_key == parent_key))
+        ways.append(by_account().where(table.parent_key.in_(_several(parent_key))))
 
     def conditions(columns: Any) -> list[ColumnElement[bool]]:
         given = ((columns.account_id, account), (columns.status, status), (columns.granularity, granularity))
@@ -104,7 +104,7 @@ def find_tracked(
     account: str | None = None,
     accounts: Collection[str] | None = None,
     kind: str | None = None,
-    value: str | None = None,
+    value: str | Sequence[str] | None = None,
     recipient: str | Sequence[str] | None = None,
     client_ref: str | None = None,
     is_open: bool | None = None,
@@ -121,21 +121,25 @@ def find_tracked(
     table = tracked_ids.c
     ways: list[SelectBase] = []
     if recipient is not None:
-        people = [recipient] if isinstance(recipient, str) else list(recipient)
-        ways.append(select(table.id).where(table.recipient.in_(people)))
+        ways.append(select(table.id).where(table.recipient.in_(_several(recipient))))
     if client_ref is not None:
         ways.append(select(table.id).where(table.client_ref == client_ref))
     if value is not None and account is not None and kind is not None:
-        key = (table.account_id == account, table.id_kind == kind, table.value == value)
+        key = (table.account_id == account, table.id_kind == kind, table.value.in_(_several(value)))
         ways.append(select(table.id).where(*key))
 
     def conditions(columns: Any) -> list[ColumnElement[bool]]:
-        given = ((columns.account_id, account), (columns.id_kind, kind), (columns.value, value))
+        given = ((columns.account_id, account), (columns.id_kind, kind))
         found = [column == each for column, each in given if each is not None]
+        found += [] if value is None else [columns.value.in_(_several(value))]
         states = {None: [], True: [columns.closed_at.is_(None)], False: [columns.closed_at.is_not(None)]}
         return found + states[is_open] + _of(columns, accounts)
 
     return _page(connection, tracked_ids, ways, conditions, limit=limit, after_id=after_id)
+
+
+def _several(given: str | Sequence[str]) -> list[str]:
+    return [given] if isinstance(given, str) else list(given)
 
 
 def _of(columns: Any, accounts: Collection[str] | None) -> list[ColumnElement[bool]]:
@@ -211,7 +215,7 @@ def open_tracked(
         wanted.append(table.account_id == account)
     for column, given in ((table.recipient, recipient), (table.client_ref, client_ref)):
         if given is not None:
-            wanted.append(column.in_([given] if isinstance(given, str) else list(given)))
+            wanted.append(column.in_(_several(given)))
     query = select(tracked_ids).where(and_(*wanted)).order_by(table.id).limit(limit)
     return connection.execute(query).mappings().all()
 

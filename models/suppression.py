@@ -1,8 +1,9 @@
 """The list of erased people: what was sent to them before their erasure is never stored again.
 
 The list (table `suppressions`) holds no number: each spelling of a person is a keyed hash, beside the time of the
-erasure. The key is the person key, which no row of the database reveals; whoever has only the database cannot try out
-numbers. Entries stay for ever.
+erasure. The pseudonym in an account with hashed recipients holds the same hash (`models.pseudonyms`). The key is the
+person key, which no row of the database reveals; whoever has only the database cannot try out numbers. Entries stay for
+ever.
 
 What counts is when a message was sent: its own `sent_at`, else that of its order, else the earliest of the time of the
 registered id it answers and the moments at which its report was or can have been made (an id may be registered long
@@ -31,12 +32,11 @@ from models.database import execute, json_parameter
 from models.facts import Facts
 from models.keys import split_key
 from models.merge import Observation
+from models.pseudonyms import MARK_BYTES, mark
 from models.report import DeliveryReport, Report
-from models.storable import clean_key
 from models.vocabulary import Granularity, Source
 
 _LOCK: Final = 0x756C6173
-_MARK: Final = b"ulak erased: person\0"
 _CHECK: Final = b"ulak erased: key\0"
 
 HOLDS_OFF: Final = f"(SELECT pg_advisory_xact_lock_shared({_LOCK}, 0)::text) IS NOT NULL"
@@ -72,8 +72,8 @@ class Listed:
     key: bytes = field(default=b"", repr=False)
 
     def since(self, people: Iterable[str]) -> datetime | None:
-        """When the last of these was erased; None where none of them was."""
-        found = [at for each in people if (at := self.erased.get(mark(self.key, clean_key(each)))) is not None]
+        """When the last of these was erased, each a number, an id or a pseudonym; None where none of them was."""
+        found = [at for each in people if (at := self.erased.get(mark(self.key, each))) is not None]
         return max(found, default=None)
 
     def allowed(
@@ -148,11 +148,6 @@ def _day_of(conversation: str) -> datetime | None:
         return datetime.combine(date.fromisoformat(split_key(conversation)[-1]), time(), UTC)
     except ValueError:
         return None
-
-
-def mark(key: bytes, person: str) -> bytes:
-    """What stands for one spelling of a person in the list."""
-    return hmac.digest(key, _MARK + person.encode("utf-8", "surrogatepass"), "sha256")
 
 
 def _named(granularity: Granularity, key: str, parent: str | None, recipient: str | None) -> Iterable[str]:
@@ -341,7 +336,12 @@ class Suppressions:
         key = self.key()
         if any(bytes(check) != _key_check(key) for *_, check in rows):
             raise OtherPersonKeyError
-        return Listed(max(row[2] for row in rows), {bytes(each): at for each, at, *_ in rows}, key)
+        erased: dict[bytes, datetime] = {}
+        for each, at, *_ in rows:
+            # Until pseudonyms were made of them, marks were kept in full.
+            short = bytes(each)[:MARK_BYTES]
+            erased[short] = max(at, erased.get(short, at))
+        return Listed(max(row[2] for row in rows), erased, key)
 
 
 def _key_check(key: bytes) -> bytes:
@@ -367,5 +367,5 @@ def suppress(connection: Connection, key: bytes, spellings: Collection[str]) -> 
     connection.execute(text("SET LOCAL statement_timeout = 0"))
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock, 0)"), {"lock": _LOCK})
     Suppressions(lambda: key).current(connection)
-    marks = sorted(mark(key, clean_key(each)) for each in spellings)
+    marks = sorted({mark(key, each) for each in spellings})
     connection.execute(_ADD, {"key_check": _key_check(key), "marks": marks})

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from models.meanings import COLUMNS, TABLE, TimeSource
-from models.vocabulary import Granularity, Reason, Source, Status
+from models.vocabulary import Granularity, Reason, Recipients, Source, Status
 
 metadata = MetaData(
     naming_convention={
@@ -95,10 +95,15 @@ accounts = Table(
     Column("last_as_of", _TIME),
     # When ids are checked, by kind, where it was learned (`models.latencies`).
     Column("poll_plan", JSONB, nullable=False, server_default=_EMPTY),
+    # Fixed when the account is created. Of hashed ones: what tells which person key their pseudonyms are made with.
+    Column("recipients", Text, nullable=False, server_default=text("'clear'")),
+    Column("recipients_key", LargeBinary),
+    CheckConstraint("(recipients = 'hashed') = (recipients_key IS NOT NULL)", name="hashed_with_key"),
     CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
     _one_of("breaker_state", ["closed", "open", "probing"]),
     _one_of("paused_by", ["operator", "automatic"]),
+    _one_of("recipients", [word.value for word in Recipients]),
 )
 # Two enabled accounts with the same credentials at the same address would double the provider's limit.
 Index(
@@ -269,6 +274,9 @@ tracked_ids = Table(
     Column("close_reason", Text),
     Column("whole", Text),
     Column("registered_at", _TIME, nullable=False, server_default=func.now()),
+    # Of an account with hashed recipients: the value and the recipient that requests need. A trigger empties it, and
+    # `answer_fingerprint`, when the id is closed.
+    Column("clear", JSONB(none_as_null=True)),
     UniqueConstraint("account_id", "id_kind", "value"),
     _one_of("origin", ["sender", "discovered"]),
     CheckConstraint("(closed_at IS NULL) = (close_reason IS NULL)", name="closed_with_reason"),

@@ -83,17 +83,24 @@ _OPEN_BY = text("""
     WHERE t.closed_at IS NULL AND t.id IN (
         SELECT id FROM tracked_ids WHERE client_ref = :ident
         UNION SELECT id FROM tracked_ids WHERE recipient = ANY(:recipients)
-        UNION SELECT named.id FROM accounts a CROSS JOIN unnest(CAST(:kinds AS text[])) AS k(kind) CROSS JOIN LATERAL (
-            SELECT id FROM tracked_ids WHERE account_id = a.id AND id_kind = k.kind AND value = :ident OFFSET 0) named)
+        UNION SELECT named.id FROM accounts a CROSS JOIN unnest(CAST(:kinds AS text[])) AS k(kind)
+          CROSS JOIN unnest(CAST(:values AS text[])) AS v(given) CROSS JOIN LATERAL (
+            SELECT id FROM tracked_ids WHERE account_id = a.id AND id_kind = k.kind AND value = v.given OFFSET 0) named)
     ORDER BY t.account_id, t.id LIMIT :many
 """)
 
 
 def open_by(
-    connection: Connection, ident: str, *, kinds: Sequence[str], recipients: Sequence[str], many: int = 20
+    connection: Connection,
+    ident: str,
+    *,
+    kinds: Sequence[str],
+    values: Sequence[str],
+    recipients: Sequence[str],
+    many: int = 20,
 ) -> Sequence[RowMapping]:
-    """Open ids that this value, client reference or one of these numbers names."""
-    given = {"ident": ident, "kinds": list(kinds), "recipients": list(recipients), "many": many}
+    """Open ids with this client reference, one of these values or one of these recipients."""
+    given = {"ident": ident, "kinds": list(kinds), "values": list(values), "recipients": list(recipients), "many": many}
     return connection.execute(_OPEN_BY, given).mappings().all()
 
 
@@ -117,6 +124,7 @@ class AskedId(TypedDict):
     last_checked_at: datetime | None
     incomplete_answers: int
     answer_fingerprint: str | None
+    clear: dict[str, str] | None
 
 
 IDS_OF_FETCH = f"""(
@@ -151,14 +159,15 @@ _REGISTER = text("""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
             id_kind text, value text, client_ref text, recipient text, expected integer,
-            sent_at timestamptz, valid_until timestamptz, next_check_at timestamptz, whole text, close_reason text)
+            sent_at timestamptz, valid_until timestamptz, next_check_at timestamptz, whole text, close_reason text,
+            clear jsonb)
     )
     INSERT INTO tracked_ids AS t
         (account_id, id_kind, value, client_ref, recipient, expected, origin, sent_at, valid_until, next_check_at,
-         whole, closed_at, close_reason)
+         whole, closed_at, close_reason, clear)
     SELECT :account_id, id_kind, value, client_ref, recipient, expected, 'sender', sent_at, valid_until,
            CASE WHEN close_reason IS NULL THEN next_check_at END, whole,
-           CASE WHEN close_reason IS NOT NULL THEN clock_timestamp() END, close_reason
+           CASE WHEN close_reason IS NOT NULL THEN clock_timestamp() END, close_reason, clear
     FROM given ORDER BY id_kind, value
     ON CONFLICT (account_id, id_kind, value) DO UPDATE SET
         client_ref = coalesce(t.client_ref, excluded.client_ref),
@@ -166,6 +175,7 @@ _REGISTER = text("""
         expected = coalesce(t.expected, excluded.expected),
         origin = 'sender',
         whole = coalesce(t.whole, excluded.whole),
+        clear = CASE WHEN excluded.clear IS NULL THEN t.clear ELSE excluded.clear || coalesce(t.clear, '{}') END,
         closed_at = CASE WHEN t.close_reason = 'untracked' THEN excluded.closed_at ELSE t.closed_at END,
         next_check_at = CASE WHEN t.close_reason = 'untracked' THEN excluded.next_check_at ELSE t.next_check_at END,
         close_reason = CASE WHEN t.close_reason = 'untracked' THEN excluded.close_reason ELSE t.close_reason END

@@ -7,6 +7,14 @@ ENROUTE, SCHEDULED, UNKNOWN). Nothing here knows a provider or a database.
 from enum import StrEnum
 
 
+class Recipients(StrEnum):
+    """How an account keeps whom its deliveries are about."""
+
+    CLEAR = "clear"
+    HASHED = "hashed"
+    """As pseudonyms (`models.pseudonyms`)."""
+
+
 class Granularity(StrEnum):
     """What one row of `delivery_status` is about."""
 

@@ -17,6 +17,7 @@ from typing import Any
 from core.zones import time_zone, zone_names
 from models.accounts import AccountSettings
 from models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS
+from models.vocabulary import Recipients
 from providers.account_values import Mistake, Section
 from providers.adapter import Adapter, OptionSpec, ProviderRecord
 from providers.addresses import fault_of
@@ -136,6 +137,7 @@ def _account(table: Section, adapters: Mapping[str, Adapter]) -> AccountSettings
     timezone = _timezone(table)
     enabled = table.flag("enabled", default=True)
     ca_file, proxy = _ca_file(table), _proxy(table)
+    recipients = _recipients(table)
     sections = {name: table.section(name) for name in _TABLES}
     table.refuse_others()
     credentials = _credentials(sections["credentials"], record)
@@ -147,6 +149,7 @@ def _account(table: Section, adapters: Mapping[str, Adapter]) -> AccountSettings
         credentials=credentials,
         credentials_hash=_credentials_hash(provider, base_url, _telling(credentials, record)),
         ca_file=ca_file,
+        recipients=recipients,
         proxy=proxy,
         enabled=enabled,
         **_limit(sections["limit"], record),
@@ -192,6 +195,13 @@ def _timezone(table: Section) -> str:
     except (OSError, ValueError, TypeError, LookupError):
         table.wrong("timezone", "there is no such time zone", table.nearest(name, sorted(zone_names())))
         return DEFAULT_TIMEZONE
+
+
+def _recipients(table: Section) -> str:
+    """How the account keeps numbers: clear by default."""
+    if "recipients" not in table.names():
+        return Recipients.CLEAR.value
+    return table.word("recipients", choices=tuple(word.value for word in Recipients)) or Recipients.CLEAR.value
 
 
 def _ca_file(table: Section) -> str | None:

@@ -111,6 +111,10 @@ class ProviderRecord:
     that says what would be right, and does not repeat the id."""
     number_part: Mapping[str, int] = field(default_factory=dict)
     """For kinds whose value holds the recipient's number: which part of it, by `models.keys.split_key`."""
+    person_part: Mapping[str, int] = field(default_factory=dict)
+    """The same for kinds whose value holds a provider's own id of a person."""
+    person_fields: frozenset[str] = frozenset()
+    """Fields of statements and of `extra` that name a person (an object: in all it holds), in whatever spelling."""
     message_kinds: frozenset[str] = frozenset()
     """Kinds whose ids name one message each and are done with its final status. For these, and for ids of which the
     sender says that they are of one message (`expected`), the account learns how long its messages take."""

@@ -114,6 +114,7 @@ RECORD: Final = ProviderRecord(
     ),
     meanings=CODES,
     callback_tails=("", "report"),
+    person_fields=frozenset({"sender", "receiver"}),
     reference_kinds=REFERENCES_OF_MESSAGES,
 )
 

@@ -168,6 +168,8 @@ class Diyalog:
         meanings=CODES,
         id_kinds=(_KIND,),
         id_forms={_KIND: customer_id},
+        person_part={_KIND: 0},
+        person_fields=frozenset({"senderId", "receiverId", "sender", "recipient", "bot", "user_id"}),
         reference_kinds={"conversation": Granularity.CONVERSATION, "message": Granularity.MESSAGE},
         plan_range=plan_range,
         callback_tails=("",),

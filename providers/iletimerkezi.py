@@ -158,6 +158,7 @@ class Iletimerkezi:
         callback_secret=WEBHOOK_SECRET,
         callback_drops=(MESSAGE_TEXT,),
         is_repetition=is_repetition,
+        person_fields=frozenset({"number", "to"}),
         reference_kinds=REFERENCES_OF_MESSAGES,
         probe=FetchSpec(kind="batch", params={PROBE: BALANCE}, label="credential check"),
     )

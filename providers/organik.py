@@ -146,6 +146,7 @@ RECORD: Final = ProviderRecord(
     id_kinds=KINDS,
     message_kinds=frozenset({"gsm_track"}),
     id_forms={"transaction": whole_id, "gsm_track": gsm_id, "delivery_track": text_id, "order": whole_id},
+    person_fields=frozenset({"gsm", "request_gsm"}),
     reference_kinds=REFERENCES_OF_MESSAGES,
     status_codes=frozenset(map(str, STATUS)),
     optional_credentials=(WEBHOOK_SECRET,),

@@ -175,6 +175,7 @@ RECORD: Final = ProviderRecord(
     id_kinds=(NUMBER,),
     id_forms={NUMBER: number_id, SEND: whole_id, "order": whole_id},
     number_part={NUMBER: 1},
+    person_fields=frozenset({"numara"}),
     message_kinds=frozenset({NUMBER}),
     wholes={NUMBER: SEND},
     reference_kinds=REFERENCES_OF_MESSAGES,

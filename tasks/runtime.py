@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from secrets import token_urlsafe
 from threading import Event, Lock
 
@@ -22,11 +23,15 @@ from core.zones import time_zone
 from models.database import Record
 from models.ledger.clockwatch import ClockWatch
 from models.ledger.taking import Holder
+from models.pseudonyms import check_key as check_person_key
+from models.pseudonyms import pseudonym
 from models.quarantine import check_key, new_key
 from models.report import Report
 from models.suppression import Suppressions
+from models.vocabulary import Recipients
 from providers.adapter import Account, Adapter
 from providers.echoes import secrets_of, without_echoes
+from providers.hidden_people import HiddenPeople
 from providers.http import HttpDoor
 from providers.registry import adapter_for
 from providers.way_out import WayOut, resolved
@@ -88,7 +93,11 @@ class Runtime:
         return Holder(watch=self.watch, lease_margin_seconds=self.lease_margin_seconds)
 
     def account(self, row: Record) -> Account:
-        """The account as its adapter sees it; `CredentialError` where a reference leads nowhere."""
+        """The account as its adapter sees it.
+
+        `CredentialError` where a reference leads nowhere, or what is to be hashed cannot be (`hidden_people`).
+        """
+        self.hidden_people(row)
         credentials = {name: self.credentials.get(reference) for name, reference in row["credentials"].items()}
         account = replace(account_without_credentials(row), credentials=credentials)
         derived = adapter_for(row["provider"]).record.derived_secret
@@ -106,6 +115,17 @@ class Runtime:
             with suppress(CredentialError):
                 credentials[name] = self.credentials.get(reference)
         return without_echoes(reports, secrets_of(adapter_for(row["provider"]).record, credentials))
+
+    def hidden_people(self, row: Record) -> HiddenPeople | None:
+        """What replaces people in all that is stored of the account; None where its recipients are clear.
+
+        `CredentialError` where there is no person key, or another one than the account's pseudonyms were made with.
+        """
+        if row["recipients"] != Recipients.HASHED:
+            return None
+        key = self.suppressions.key()
+        check_person_key(key, row["recipients_key"])
+        return HiddenPeople(adapter_for(row["provider"]).record, partial(pseudonym, key))
 
     def way_out(self, row: Record) -> WayOut:
         """How the account's requests leave, made ready; `CredentialError` where its `ca_file` or `proxy` is of no use.

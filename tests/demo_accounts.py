@@ -1,6 +1,7 @@
 """The sandbox's accounts in a database, for tests that run the steps or the processes against it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -8,20 +9,31 @@ from typing import Any
 from sqlalchemy import Engine
 
 from models.accounts import apply
+from models.vocabulary import Recipients
 from providers.accounts import read_accounts
 from tasks.runtime import Runtime
 from tasks.steps.tracking import track
 
 
-def apply_accounts(engine: Engine, accounts: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Write the sandbox's account records as an accounts file with credential files, and apply it."""
+def apply_accounts(
+    engine: Engine, accounts: Sequence[Mapping[str, Any]], folder: Path, *, hashed_by: bytes | None = None
+) -> None:
+    """Write the sandbox's account records as an accounts file with credential files, and apply it.
+
+    `hashed_by`: with hashed recipients, under this person key.
+    """
     from workers.demo import SandboxRun
 
     run = SandboxRun(home=folder, ports=(0,))
     path = folder / "accounts.toml"
     path.write_text("\n".join(run._toml(account) for account in accounts), encoding="utf-8")
     with engine.begin() as connection:
-        apply(connection, read_accounts(path), prune=False)
+        specs = read_accounts(path)
+        if hashed_by is None:
+            apply(connection, specs, prune=False)
+        else:
+            hashed = [replace(spec, recipients=Recipients.HASHED.value) for spec in specs]
+            apply(connection, hashed, prune=False, person_key=lambda: hashed_by)
 
 
 def register_sends(runtime: Runtime, sends: Sequence[Mapping[str, Any]]) -> None:

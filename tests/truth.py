@@ -2,9 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, text
+
+from models.pseudonyms import pseudonym
+from models.vocabulary import Granularity
+from providers.hidden_people import HiddenPeople
+from providers.registry import ADAPTERS
 
 PLAIN = (
     "parent_key",
@@ -42,6 +48,21 @@ def differences(stored: Iterable[Mapping[str, Any]], truth: Iterable[Mapping[str
         else:
             found += [f"{key}: {each}" for each in _unequal(row, told)]
     return found + [f"{key}: invented" for key in rows]
+
+
+def hashed(told: Mapping[str, Any], key: bytes) -> dict[str, Any]:
+    """A row of the truth as an account with hashed recipients keeps it."""
+    people = HiddenPeople(ADAPTERS[told["provider"]].record, partial(pseudonym, key))
+    recipient, parent = told["recipient"], told["parent_key"]
+    is_person = parent is not None and told["granularity"] == Granularity.CONVERSATION
+    return {
+        **told,
+        "provider_key": people.key(
+            Granularity(told["granularity"]), told["provider_key"], [recipient] if recipient else []
+        ),
+        "parent_key": people.pseudonym(parent) if is_person else parent,
+        "recipient": None if recipient is None else people.pseudonym(recipient),
+    }
 
 
 def _ranked(rows: Iterable[Mapping[str, Any]], account: str) -> list[Mapping[str, Any]]:

@@ -13,14 +13,17 @@ from core.logging import get_logger, origin
 from core.settings import CredentialError
 from models.database import transaction
 from models.events import Event, person_mark, record
-from models.keys import split_key
+from models.keys import join_key, split_key
+from models.pseudonyms import pseudonym
 from models.vocabulary import Granularity
-from providers.numbers import e164, lookup_form, person
+from providers.numbers import e164, lookup_form, person, same_number_spellings
 
 log = get_logger(__name__)
 
 HOUR_SECONDS: Final = 3600.0
 MOST_REMEMBERED: Final = 10_000
+_MOST_PARTS: Final = 4
+"""Of a key that names a person."""
 
 
 Row = Mapping[str, Any] | RowMapping
@@ -47,6 +50,15 @@ def people_in(*words: str | None) -> list[str]:
     return list(dict.fromkeys(number for number in numbers if number is not None))
 
 
+def forms_of(recorder: "Recorder", ident: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Other forms of what may be a person or a key, as `models.lookups.find_by_any` takes them.
+
+    Of a number only E.164, since digits alone may be any id.
+    """
+    named = (ident, *filter(None, (lookup_form(ident),)))
+    return (*named, *(form for each in named for form in recorder.pseudonyms(each))), recorder.key_forms(ident)
+
+
 @dataclass(slots=True)
 class Recorder:
     """Of one process. For any number of threads."""
@@ -69,6 +81,38 @@ class Recorder:
     def marks(self, people: Sequence[str]) -> list[bytes | None]:
         """The identifiers of these people; one None where there is nobody."""
         return list(dict.fromkeys(self.mark(each) for each in people)) or [None]
+
+    def spellings(self, *people: str) -> tuple[str, ...]:
+        """All forms under which these people may be stored: numbers and ids, and the pseudonyms of all of them."""
+        clear = tuple(dict.fromkeys(form for each in people for form in same_number_spellings(each)))
+        return tuple(dict.fromkeys((*clear, *self.pseudonyms(*clear))))
+
+    def pseudonyms(self, *people: str) -> tuple[str, ...]:
+        """What stands for each of these in accounts with hashed recipients; nothing where there is no person key."""
+        try:
+            key = self.key()
+        except CredentialError as error:
+            log.warning("search.pseudonyms_unknown", why=str(error))
+            return ()
+        return tuple(pseudonym(key, each) for each in people)
+
+    def key_forms(self, *keys: str) -> tuple[str, ...]:
+        """These keys of deliveries or values of ids, as they are and with pseudonyms for people in their parts."""
+        found = dict.fromkeys(keys)
+        for each in keys:
+            parts = split_key(each)
+            if not 1 < len(parts) <= _MOST_PARTS:
+                continue
+            hidden = self.pseudonyms(*parts[:2])
+            if not hidden:
+                continue
+            for named in ((0,), (1,), (0, 1)):
+                found[join_key(*(hidden[i] if i in named else part for i, part in enumerate(parts)))] = None
+        return tuple(found)
+
+    def every_mark(self, whom: str) -> list[bytes]:
+        """The identifiers of this person, also under its pseudonyms; `CredentialError` where there is no key."""
+        return list(dict.fromkeys(person_mark(self.key(), form) for form in (person(whom), *self.spellings(whom))))
 
     def require_mark(self, whom: str) -> bytes:
         """The same; `CredentialError` where there is no key."""

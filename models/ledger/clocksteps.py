@@ -29,6 +29,7 @@ from sqlalchemy import Connection, Engine, RowMapping, TextClause, text
 from core import clock
 from models.database import retry_transaction
 from models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Movement, Reading
+from models.pseudonyms import HAS_PSEUDONYM
 from models.withdrawing import withdraw_unreported
 
 _LOCK: Final = 0x756C6164  # one advisory lock for all who note a step
@@ -283,7 +284,9 @@ _IDS_BACK = text("""
         WHERE i.id > :after AND greatest(i.registered_at, i.last_checked_at) > t.now + make_interval(secs => :tolerated)
         ORDER BY i.id LIMIT :many FOR NO KEY UPDATE OF i
     ), moved AS (
-        SELECT old.*, i.close_reason IS NOT DISTINCT FROM 'forgotten' AND i.closed_at > old.now AS is_wrongly_closed,
+        SELECT old.*, i.close_reason IS NOT DISTINCT FROM 'forgotten' AND i.closed_at > old.now
+              -- What requests for it need is gone.
+              AND i.value !~ :hidden AS is_wrongly_closed,
             CASE WHEN i.sent_at > old.now AND i.sent_at <= old.stamp + interval '1 minute'
                  THEN i.sent_at - least(i.sent_at - old.ahead, old.now) ELSE interval '0' END AS late
         FROM old JOIN tracked_ids i USING (id)
@@ -361,7 +364,7 @@ def _move_ids_back(engine: Engine) -> None:
 
     def run(connection: Connection) -> list[int]:
         parameters = {"after": after, "many": ROWS_AT_ONCE, "tolerated": TOLERATED_SECONDS}
-        return list(connection.execute(_IDS_BACK, parameters).scalars())
+        return list(connection.execute(_IDS_BACK, parameters | {"hidden": HAS_PSEUDONYM}).scalars())
 
     while moved := retry_transaction(engine, run):
         after = max(moved)

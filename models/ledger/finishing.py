@@ -201,12 +201,12 @@ def free_tracked(connection: Connection, fetch_id: int, *, not_before: datetime 
 _DISCOVER = text("""
     INSERT INTO tracked_ids AS t
         (account_id, id_kind, value, client_ref, recipient, expected, origin, sent_at, valid_until, next_check_at,
-         whole)
+         whole, clear)
     SELECT :account_id, id_kind, value, client_ref, recipient, expected, 'discovered', sent_at, valid_until,
-           next_check_at, whole
+           next_check_at, whole, clear
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
         id_kind text, value text, client_ref text, recipient text, expected integer, sent_at timestamptz,
-        valid_until timestamptz, next_check_at timestamptz, whole text)
+        valid_until timestamptz, next_check_at timestamptz, whole text, clear jsonb)
     ORDER BY id_kind, value
     ON CONFLICT (account_id, id_kind, value) DO NOTHING
 """)
@@ -215,14 +215,14 @@ _OPEN_REFERENCES = text("""
     WITH given AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(
             id_kind text, value text, recipient text, expected integer, sent_at timestamptz, valid_until timestamptz,
-            next_check_at timestamptz)
+            next_check_at timestamptz, clear jsonb)
     ), locked AS (
         SELECT t.id, g.* FROM tracked_ids t JOIN given g USING (id_kind, value)
         WHERE t.account_id = :account_id AND t.close_reason = :reference ORDER BY t.id FOR NO KEY UPDATE OF t
     )
     UPDATE tracked_ids t SET closed_at = NULL, close_reason = NULL, next_check_at = l.next_check_at,
         sent_at = l.sent_at, valid_until = l.valid_until, expected = coalesce(l.expected, t.expected),
-        recipient = coalesce(t.recipient, l.recipient)
+        recipient = coalesce(t.recipient, l.recipient), clear = l.clear
     FROM locked l WHERE t.id = l.id
 """)
 # Separate from the insert, so that an id that is known and unchanged is neither written nor locked.

@@ -48,6 +48,30 @@ def forget_chain(connection: Connection, poll_id: int, chain: str) -> None:
     connection.execute(_FORGET_CHAIN, {"poll_id": poll_id, "chain": chain})
 
 
+_FORGET_WALKS = text("""
+    UPDATE fetches f SET params = '{}', params_hash = '', seen = NULL
+    FROM polls p JOIN accounts a ON a.id = p.account_id
+    WHERE f.poll_id = p.id AND f.state IN ('done', 'cancelled') AND f.params ?| array['chain', 'range']
+      AND p.state <> 'running' AND a.recipients = 'hashed'
+      AND (CAST(:poll_id AS bigint) IS NULL OR p.id = :poll_id)
+""")
+_FORGET_IDS = text("""
+    UPDATE polls p SET ids = NULL FROM accounts a
+    WHERE a.id = p.account_id AND a.recipients = 'hashed' AND p.ids IS NOT NULL AND p.planned_at IS NULL
+      AND p.state <> 'running'
+""")
+
+
+def forget_walks(connection: Connection, poll_id: int | None = None) -> None:
+    """Let ended polls of accounts with hashed recipients forget whom they asked about; one poll, or all of them.
+
+    Pages of a walk are looked for by their customer or order only while their poll runs.
+    """
+    connection.execute(_FORGET_WALKS, {"poll_id": poll_id})
+    if poll_id is None:
+        connection.execute(_FORGET_IDS)
+
+
 _OPEN = text("""
     SELECT EXISTS (SELECT 1 FROM fetches f
       WHERE f.poll_id = :poll_id AND f.params -> 'window' = CAST(:window AS jsonb)

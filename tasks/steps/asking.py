@@ -15,6 +15,7 @@ from models.quarantine import seal
 from models.report import TrackedKey, Unreadable
 from models.tracked import AskedId
 from providers.adapter import Account, Adapter, Fetch, Request
+from providers.hidden_people import HiddenPeople
 from providers.http import Sent
 from providers.way_out import WayOut
 from tasks.effects import Effects
@@ -41,7 +42,9 @@ class Prepared:
     request: Request
     way_out: WayOut
     tracked: Mapping[TrackedKey, AskedId] = field(repr=False)
-    """The ids that the fetch asks for."""
+    """The ids that the fetch asks for, by their stored form."""
+    hidden: HiddenPeople | None = None
+    """What replaces people in what the answer says, where the account keeps no clear recipients."""
     behind: timedelta = timedelta(0)
     """By how much the request takes PostgreSQL's clock to be behind; its response must be judged by the same."""
 
@@ -86,6 +89,7 @@ class Asked:
                 **context,
             },
             fetch_id=self.taken.fetch_id,
+            seals_context=self.prepared.hidden is not None,
         )
         # What is kept once comes again with every item of its kind.
         for reason in sorted({item.reason for item in items if new or not item.once}):

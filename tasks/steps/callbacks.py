@@ -250,6 +250,9 @@ def _refused(runtime: Runtime, row: RowMapping, callback: Callback, fault: Conte
 
 def _stored(runtime: Runtime, row: RowMapping, callback: Callback, parsed: Parsed) -> Received:
     """Store it, then say so in the log."""
+    hidden = runtime.hidden_people(row)
+    if hidden is not None:
+        parsed = hidden.parsed(parsed)
     effects = Effects()
     received = commit(runtime.engine, effects, lambda c, mine: _store(c, mine, runtime, row, callback, parsed))
     effects.write_log()
@@ -265,7 +268,7 @@ def _store(  # noqa: PLR0917 - what `ingest` has found out
     reports = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
     known = runtime.suppressions
     result = upsert_shared(connection, row["id"], row["provider"], reports, kinds, asked_at=None, suppressions=known)
-    registered = register_named(connection, row, parsed.discovered, known)
+    registered = register_named(connection, runtime, row, parsed.discovered)
     ask_now(connection, row, placed.ask)
     if parsed.unreadable:
         unreadable, context = to_keep(parsed.unreadable, callback)

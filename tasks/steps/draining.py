@@ -107,8 +107,8 @@ def prepare(runtime: Runtime, taken: Taken) -> Prepared:
     row = taken.account
     account, way_out = runtime.account(row), runtime.way_out(row)
     tracked = {TrackedKey(id_kind=each["id_kind"], value=each["value"]): each for each in taken.tracked}
-    spec = FetchSpec(kind=taken.kind, params=taken.params, ids=tuple(tracked), round=taken.round, label=taken.label)
-    ids = {key: due_id(each) for key, each in tracked.items()}
+    ids = {due.key: due for due in map(due_id, tracked.values())}
+    spec = FetchSpec(kind=taken.kind, params=taken.params, ids=tuple(ids), round=taken.round, label=taken.label)
     fetch = Fetch(spec=spec, ids=ids, seen_before=taken.seen_before)
     adapter, behind = adapter_of(row), runtime.watch.behind
     try:
@@ -127,6 +127,7 @@ def prepare(runtime: Runtime, taken: Taken) -> Prepared:
         request=request,
         way_out=way_out,
         tracked=tracked,
+        hidden=runtime.hidden_people(row),
         behind=behind,
     )
 
@@ -142,7 +143,8 @@ def understood(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:
     if answer.received_at is not None:
         answer = replace(answer, received_at=answer.received_at + prepared.behind)
     try:
-        return prepared.adapter.parse(prepared.account, prepared.fetch, answer)
+        parsed = prepared.adapter.parse(prepared.account, prepared.fetch, answer)
+        return parsed if prepared.hidden is None else prepared.hidden.parsed(parsed)
     except ProviderError as error:
         error.quote(prepared.adapter.error_text(answer))
         # Its frames hold all that was built of the answer, and the error lives until it is stored.

@@ -4,10 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from sqlalchemy import RowMapping
-
+from models.database import Record
 from models.ledger import planning
-from models.report import TrackedKey
 from providers.adapter import Account, Adapter, FetchSpec
 from tasks.steps.tracking import due_id
 
@@ -54,12 +52,13 @@ def window_fetches(
 
 
 def fetches_for(
-    adapter: Adapter, account: Account, rows: Sequence[RowMapping], now: datetime, priority: int | None = None
+    adapter: Adapter, account: Account, rows: Sequence[Record], now: datetime, priority: int | None = None
 ) -> tuple[planning.NewFetch, ...]:
     """The adapter's fetches for these tracked rows, as rows to insert, in the order of their first rows."""
-    by_key = {TrackedKey(id_kind=row["id_kind"], value=row["value"]): row for row in rows}
+    due = [due_id(row) for row in rows]
+    by_key = {each.key: row for each, row in zip(due, rows, strict=True)}
     turns = {key: turn for turn, key in enumerate(by_key)}
-    specs = adapter.plan_ids(account, [due_id(row) for row in rows], now.astimezone(UTC).date())
+    specs = adapter.plan_ids(account, due, now.astimezone(UTC).date())
     fetches = []
     for spec in sorted(specs, key=lambda spec: min((turns[key] for key in spec.ids if key in turns), default=0)):
         asked = [by_key[key] for key in spec.ids if key in by_key]

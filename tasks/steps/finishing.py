@@ -16,7 +16,7 @@ from models.ledger import finishing as ledger
 from models.ledger import planning
 from models.ledger.deadletters import clear_dead, subjects_of_ids
 from models.ledger.taking import Took
-from models.ledger.walks import forget_chain
+from models.ledger.walks import forget_chain, forget_walks
 from models.quarantine import resolve_answers
 from models.references import completing, lack_references
 from models.report import DeliveryReport, Discovered, IdAnswer, Report, TrackedKey
@@ -134,8 +134,14 @@ def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed:
     else:
         state, row = ledger.end_and_count(connection, asked.taken.poll_id, counts, end)
     if state is not None:
-        effects.info("poll.ended", state=state)
+        _end_poll(connection, effects, asked, state)
     return row
+
+
+def _end_poll(connection: Connection, effects: Effects, asked: Asked, state: str) -> None:
+    effects.info("poll.ended", state=state)
+    if asked.prepared.hidden is not None:
+        forget_walks(connection, asked.taken.poll_id)
 
 
 def _continue_walk(connection: Connection, asked: Asked, children: int) -> tuple[int, int, bool]:
@@ -328,12 +334,14 @@ def _discover(
     rows: dict[tuple[str, str], Mapping[str, Any]] = {}
     reopened: dict[tuple[str, str], Mapping[str, Any]] = {}
     for item in found:
-        key = (item.key.id_kind, item.key.value)
+        hidden = asked.prepared.hidden
+        named = item.key if hidden is None else hidden.tracked(item.key)
+        key = (named.id_kind, named.value)
         sent_at = item.sent_at or asked_at
         valid_until = item.valid_until or sent_at + validity
         late = sent_late(connection, sent_at, asked_at)
         sent_at, valid_until = sent_at - late, valid_until - late
-        rows[key] = {
+        row = {
             "id_kind": item.key.id_kind,
             "value": item.key.value,
             "client_ref": item.client_ref,
@@ -350,6 +358,7 @@ def _discover(
                 **policy_numbers(asked.prepared.row),
             ),
         }
+        rows[key] = row if hidden is None else hidden.tracked_row(row)
         if item.reopen_on is not None and item.reopen_on in result.changed:
             reopened[key] = {"id_kind": key[0], "value": key[1], "expected": item.expected}
     wanted = without_erased(connection, asked.runtime.suppressions, list(rows.values()))

@@ -28,6 +28,7 @@ from models.ledger.pace import (
 from models.ledger.taking import wake
 from models.tracked import held_ids
 from providers.adapter import Account
+from providers.hidden_people import HiddenPeople
 from providers.registry import adapter_for
 from schedules.beat import EARLY
 from tasks.effects import Effects, commit
@@ -152,17 +153,23 @@ def _fill_on_demand(  # noqa: PLR0917 - what `plan_poll` has found out
     connection: Connection, effects: Effects, runtime: Runtime, row: RowMapping, account: Account, poll: RowMapping
 ) -> None:
     """Give the poll its fetches: ready ones of others are taken over, those under way left, the rest its own."""
-    priority, asked = planning.PRIORITY_ON_DEMAND, wanted(connection, runtime.suppressions, row, account, poll)
+    priority, asked = planning.PRIORITY_ON_DEMAND, wanted(connection, runtime, row, account, poll)
     ids = [tracked["id"] for tracked in asked.ids]
     taken = planning.take_over(connection, poll["id"], account.id, hashes=[], ids=ids, priority=priority)
     held = held_ids(connection, poll["id"])
     rest = [tracked for tracked in asked.ids if tracked["id"] not in held]
     fetches = asked.fetches + fetches_for(adapter_of(row), account, rest, row["now"], priority)
-    _close_on_demand(connection, effects, poll, fetches, taken=taken)
+    _close_on_demand(connection, effects, poll, fetches, taken=taken, hidden=runtime.hidden_people(row))
 
 
 def _close_on_demand(
-    connection: Connection, effects: Effects, poll: RowMapping, fetches: Sequence[planning.NewFetch], *, taken: int = 0
+    connection: Connection,
+    effects: Effects,
+    poll: RowMapping,
+    fetches: Sequence[planning.NewFetch],
+    *,
+    taken: int,
+    hidden: HiddenPeople | None,
 ) -> None:
     """Give the poll these fetches, beside the `taken` ones, and say that its plan is complete."""
     account_id, poll_id = poll["account_id"], poll["id"]
@@ -174,7 +181,8 @@ def _close_on_demand(
     inserted = planning.insert_fetches(connection, poll_id, account_id, fetches)
     planning.close_plan(connection, poll_id, inserted + taken)
     if poll["ids"]:
-        planning.mask_ids(connection, poll_id, poll["ids"])
+        ids = poll["ids"] if hidden is None else [hidden.named(each) for each in poll["ids"]]
+        planning.mask_ids(connection, poll_id, ids)
     effects.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted, taken_over=taken)
 
 

@@ -62,7 +62,7 @@ def preview_poll(runtime: Runtime, account_id: str, window: Window) -> Preview:
     with runtime.engine.connect() as connection:
         row = pollable_account(connection, account_id, window)
         account = account_without_credentials(row)
-        asked = wanted(connection, runtime.suppressions, row, account, poll)
+        asked = wanted(connection, runtime, row, account, poll)
         fetches = asked.fetches + fetches_for(adapter_of(row), account, asked.ids, row["now"], PRIORITY_ON_DEMAND)
         connection.rollback()
     # The slots that are free now take the first calls; each further round waits for the window.
@@ -70,10 +70,12 @@ def preview_poll(runtime: Runtime, account_id: str, window: Window) -> Preview:
     return Preview(fetches=fetches, ids=len(asked.ids), seconds=rounds * float(row["limit_per_seconds"]))
 
 
-def coming_checks(connection: Connection, ident: str, *, recipients: Sequence[str] = ()) -> list[Coming]:
-    """The next checks of every open id of this value, client reference or number."""
+def coming_checks(
+    connection: Connection, ident: str, *, values: Sequence[str] = (), recipients: Sequence[str] = ()
+) -> list[Coming]:
+    """The next checks of every open id of this client reference or value, one of these values, or these numbers."""
     kinds = sorted({kind for adapter in ADAPTERS.values() for kind in adapter.record.id_kinds})
-    found = open_by(connection, ident, kinds=kinds, recipients=recipients)
+    found = open_by(connection, ident, kinds=kinds, values=[ident, *values], recipients=recipients)
     accounts = {name: account_of(connection, name) for name in sorted({row["account_id"] for row in found})}
     return [_coming(account, row) for row in found if (account := accounts[row["account_id"]]) is not None]
 

@@ -61,6 +61,12 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
     as_of = None if entry.origin.startswith("callback:") else _as_of(connection, entry)
     parsed, is_item = _parse(row, entry, asked, as_of)
     if isinstance(parsed, Parsed) and (parsed.reports or parsed.hints or is_item) and not parsed.unreadable:
+        # An id that is split goes on as others, which only a fetch registers: it stays open, and is asked again.
+        final = [answer.key for answer in parsed.answers if answer.settled and answer.close_reason is None]
+        settled = [asked[key]["id"] for key in final if key in asked]
+        hidden = runtime.hidden_people(row)
+        if hidden is not None:
+            parsed = hidden.parsed(parsed)
         placed = place(connection, row["id"], parsed.hints)
         kinds = adapter_of(row).record.reference_kinds
         reports = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
@@ -68,9 +74,6 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
         result = upsert_shared(
             connection, row["id"], row["provider"], reports, kinds, asked_at=as_of, suppressions=known
         )
-        # An id that is split goes on as others, which only a fetch registers: it stays open, and is asked again.
-        final = [answer.key for answer in parsed.answers if answer.settled and answer.close_reason is None]
-        settled = [asked[key]["id"] for key in final if key in asked]
         if as_of is not None:
             close_answered(connection, settled, as_of)
         ask_now(connection, row, placed.ask)
@@ -107,7 +110,7 @@ def _asked_ids(connection: Connection, row: RowMapping, entry: Opened) -> Mappin
         return {}
     candidates = open_ids_of(connection, entry.account_id, params)
     return {
-        TrackedKey(id_kind=tracked["id_kind"], value=tracked["value"]): tracked
+        due_id(tracked).key: tracked
         for tracked in asked_by(adapter_of(row), account_without_credentials(row), candidates, params, row["now"])
     }
 

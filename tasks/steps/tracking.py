@@ -19,6 +19,7 @@ from models.report import Discovered, TrackedKey
 from models.suppression import KEYED, Suppressions
 from providers.adapter import Account, Adapter, DueId
 from providers.errors import RequestIsWrong
+from providers.hidden_people import HiddenPeople
 from providers.numbers import person, plain, trimmed
 from schedules.plans import times_of
 from schedules.policy import first_check
@@ -75,11 +76,12 @@ def normal_id(adapter: Adapter, kind: str, value: str) -> tuple[str, str]:
 
 
 def due_id(row: RowMapping | Mapping[str, Any] | tracked.AskedId) -> DueId:
-    """A tracked row as the adapter gets it."""
+    """A tracked row as the adapter gets it, with clear numbers."""
+    clear = row["clear"] or {}
     return DueId(
-        key=TrackedKey(id_kind=row["id_kind"], value=row["value"]),
+        key=TrackedKey(id_kind=row["id_kind"], value=clear.get("value", row["value"])),
         client_ref=row["client_ref"],
-        recipient=row["recipient"],
+        recipient=clear.get("recipient", row["recipient"]),
         expected=row["expected"],
         sent_at=row["sent_at"],
         valid_until=row["valid_until"],
@@ -118,19 +120,17 @@ def track(runtime: Runtime, account_id: str, items: Sequence[Mapping[str, Any]])
     created = 0
     for start in range(0, len(items), MOST_AT_ONCE):
         part = items[start : start + MOST_AT_ONCE]
-        run = partial(_track, account_id=account_id, items=part, suppressions=runtime.suppressions)
+        run = partial(_track, runtime=runtime, account_id=account_id, items=part)
         created += retry_transaction(runtime.engine, run)
     return created
 
 
-def _track(
-    connection: Connection, account_id: str, items: Sequence[Mapping[str, Any]], suppressions: Suppressions
-) -> int:
+def _track(connection: Connection, runtime: Runtime, account_id: str, items: Sequence[Mapping[str, Any]]) -> int:
     """Register some ids in one transaction; a reference goes to what is stored already, too."""
     row = account_row(connection, account_id)
     adapter = adapter_of(row)
     kinds = adapter.record.reference_kinds
-    rows = without_erased(connection, suppressions, _rows(connection, row, adapter, items, references=True))
+    rows = _rows(connection, runtime, row, items, references=True)
     references = {
         TrackedKey(id_kind=each["id_kind"], value=each["value"]): each["client_ref"]
         for each in rows
@@ -150,16 +150,20 @@ class Untracked:
 
 
 def untrack(
-    connection: Connection, account_id: str, items: Sequence[Mapping[str, Any]], event: Event
+    connection: Connection, runtime: Runtime, account_id: str, items: Sequence[Mapping[str, Any]], event: Event
 ) -> list[Untracked]:
     """End the polling of ids (kind, value), in whatever form they are given; one result for each.
 
     Where any was open, `event` is recorded in the same transaction, with how many were.
     """
-    adapter = adapter_of(account_row(connection, account_id))
+    row = account_row(connection, account_id)
+    hidden = runtime.hidden_people(row)
     keys = [
-        TrackedKey(id_kind=kind, value=value) for kind, value in _stored_forms(connection, account_id, adapter, items)
+        TrackedKey(id_kind=kind, value=value)
+        for kind, value in _one_forms(connection, account_id, adapter_of(row), hidden, items)
     ]
+    if hidden is not None:
+        keys = list(map(hidden.tracked, keys))
     closed = tracked.untrack(connection, account_id, set(keys))
     if closed:
         record(connection, replace(event, details={"ids": len(closed)}))
@@ -188,21 +192,20 @@ def without_erased(
 
 
 def register(
-    connection: Connection,
-    row: RowMapping,
-    adapter: Adapter,
-    items: Sequence[Mapping[str, Any]],
-    suppressions: Suppressions,
-) -> Sequence[RowMapping]:
+    connection: Connection, runtime: Runtime, row: RowMapping, items: Sequence[Mapping[str, Any]]
+) -> Sequence[Record]:
     """Register the ids that an on-demand poll names, and give their tracked rows."""
-    rows = without_erased(connection, suppressions, _rows(connection, row, adapter, items))
+    rows = _rows(connection, runtime, row, items)
     tracked.register(connection, row["id"], rows)
-    return tracked.find(connection, row["id"], rows)
+    # A closed row does not keep what a request for it needs.
+    clear = {(each["id_kind"], each["value"]): each.get("clear") for each in rows}
+    return [
+        {**each, "clear": each["clear"] or clear[each["id_kind"], each["value"]]}
+        for each in tracked.find(connection, row["id"], rows)
+    ]
 
 
-def register_named(
-    connection: Connection, row: RowMapping, found: Sequence[Discovered], suppressions: Suppressions
-) -> int:
+def register_named(connection: Connection, runtime: Runtime, row: RowMapping, found: Sequence[Discovered]) -> int:
     """Register the ids that a send reply names, as if the sender had; returns how many were not known before."""
     items = [
         {
@@ -216,10 +219,7 @@ def register_named(
         }
         for item in found
     ]
-    if not items:
-        return 0
-    rows = without_erased(connection, suppressions, _rows(connection, row, adapter_of(row), items))
-    return tracked.register(connection, row["id"], rows)
+    return tracked.register(connection, row["id"], _rows(connection, runtime, row, items)) if items else 0
 
 
 def sent_late(connection: Connection, sent_at: datetime, now: datetime) -> timedelta:
@@ -237,20 +237,22 @@ def sent_late(connection: Connection, sent_at: datetime, now: datetime) -> timed
 
 def _rows(
     connection: Connection,
+    runtime: Runtime,
     row: RowMapping,
-    adapter: Adapter,
     items: Sequence[Mapping[str, Any]],
     *,
     references: bool = False,
-) -> list[dict[str, Any]]:
-    """Rows to insert, in their one form; of equal ids the later wins where it says something.
+) -> list[Mapping[str, Any]]:
+    """Rows to insert, as they are stored, without those of erased people (`without_erased`).
 
-    With `references` also of kinds that only attach a reference; those are not to be asked for.
+    Of equal ids the later wins where it says something. With `references` also of kinds that only attach a reference;
+    those are not to be asked for.
     """
+    adapter, hidden = adapter_of(row), runtime.hidden_people(row)
     attaching = adapter.record.reference_kinds if references else {}
     validity, now = validity_of(row), row["now"]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for item, (kind, value) in zip(items, _stored_forms(connection, row["id"], adapter, items), strict=True):
+    for item, (kind, value) in zip(items, _one_forms(connection, row["id"], adapter, hidden, items), strict=True):
         if kind not in adapter.record.id_kinds and kind not in attaching:
             known = ", ".join(adapter.record.id_kinds) or "none: it needs no registered ids"
             raise UnknownIdKindError(f"{adapter.record.title} knows no id of kind {kind!r} (known: {known}).")
@@ -280,13 +282,20 @@ def _rows(
             "close_reason": tracked.REFERENCE if kind in attaching else None,
         }
         rows[kind, value] = before | {name: said for name, said in given.items() if said is not None or not before}
-    return list(rows.values())
+    stored: list[Mapping[str, Any]] = list(rows.values())
+    if hidden is not None:
+        stored = list(map(hidden.tracked_row, stored))
+    return without_erased(connection, runtime.suppressions, stored)
 
 
-def _stored_forms(
-    connection: Connection, account_id: str, adapter: Adapter, items: Sequence[Mapping[str, Any]]
+def _one_forms(
+    connection: Connection,
+    account_id: str,
+    adapter: Adapter,
+    hidden: HiddenPeople | None,
+    items: Sequence[Mapping[str, Any]],
 ) -> list[tuple[str, str]]:
-    """(kind, value) of each item as it is to be stored: its one form.
+    """(kind, value) of each item in its one form, not yet hidden.
 
     An id that an earlier version stored as it was given keeps that row, or its registration would come again as new.
     The doors have refused what cannot be an id; what comes here all the same (a poll that was stored before) is kept as
@@ -302,7 +311,7 @@ def _stored_forms(
     others = [
         {"id_kind": kind, "value": value}
         for (kind, value), form in zip(given, forms, strict=True)
-        if (kind, value) != form
+        if (kind, value) != form and hidden is None
     ]
     known = (
         {(row["id_kind"], row["value"]) for row in tracked.find(connection, account_id, others)} if others else set()

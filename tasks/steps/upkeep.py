@@ -9,6 +9,7 @@ from models.deliveries import upsert
 from models.heartbeats import RECONCILE, beat
 from models.ledger import healing
 from models.ledger.taking import MESSAGE_LASTS_SECONDS
+from models.ledger.walks import forget_walks
 from models.quarantine import prune as prune_quarantine
 from models.report import DeliveryReport
 from models.sending_time import fill_missing
@@ -147,6 +148,7 @@ def prune(runtime: Runtime) -> Effects:
     with transaction(runtime.engine) as connection:
         counts["quarantine"] = prune_quarantine(connection)
         counts["sessions"] = prune_sessions(connection)
+        forget_walks(connection)
     effects = Effects()
     if any(counts.values()):
         effects.info("upkeep.pruned", **counts)

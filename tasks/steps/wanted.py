@@ -7,12 +7,13 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
+from models.database import Record
 from models.ledger.planning import PRIORITY_ON_DEMAND, NewFetch
-from models.suppression import Suppressions
+from models.pseudonyms import holds_pseudonym
 from models.tracked import known_ids, open_ids
 from providers.adapter import Account, Adapter, DueId, FetchSpec
 from schedules.windows import closed_windows
-from tasks.runtime import adapter_of
+from tasks.runtime import Runtime, adapter_of
 from tasks.steps.due_windows import window_days
 from tasks.steps.fetch_rows import new_fetch, window_fetches
 from tasks.steps.tracking import due_id, register
@@ -30,14 +31,14 @@ class Wanted:
 
     fetches: tuple[NewFetch, ...]
     """Of windows, or of ids over the poll's days."""
-    ids: Sequence[RowMapping] = ()
+    ids: Sequence[Record] = ()
     """Tracked rows to be asked for besides."""
 
 
-def wanted(connection: Connection, suppressions: Suppressions, row: RowMapping, account: Account, poll: Poll) -> Wanted:
+def wanted(connection: Connection, runtime: Runtime, row: RowMapping, account: Account, poll: Poll) -> Wanted:
     """What this poll asks for; registers the ids that it names."""
     adapter = adapter_of(row)
-    named = None if poll["ids"] is None else register(connection, row, adapter, poll["ids"], suppressions)
+    named = None if poll["ids"] is None else register(connection, runtime, row, poll["ids"])
     if poll["window_from"] is not None and adapter.record.plan_range is not None:
         return Wanted(fetches=_range_fetches(connection, account, poll, named, adapter.record.plan_range))
     windows = _wanted_windows(row, account, adapter, poll)
@@ -52,7 +53,7 @@ def _range_fetches(
     connection: Connection,
     account: Account,
     poll: Poll,
-    named: Sequence[RowMapping] | None,
+    named: Sequence[Record] | None,
     plan_range: PlanRange,
 ) -> tuple[NewFetch, ...]:
     """The fetches that ask for ids over the poll's days: those it names, or all that were ever registered.
@@ -60,7 +61,9 @@ def _range_fetches(
     Nothing is taken over by id, since a ready fetch of an id asks for other days.
     """
     ids = known_ids(connection, account.id, ON_DEMAND_IDS) if named is None else named
-    specs = plan_range(account, [due_id(tracked) for tracked in ids], poll["window_from"], poll["window_to"])
+    # Of an account with hashed recipients nobody knows any more what a closed id was.
+    due = [due for tracked in ids if not holds_pseudonym((due := due_id(tracked)).key.value)]
+    specs = plan_range(account, due, poll["window_from"], poll["window_to"])
     return tuple(new_fetch(spec, priority=PRIORITY_ON_DEMAND) for spec in specs)
 
 
@@ -75,6 +78,6 @@ def _wanted_windows(row: RowMapping, account: Account, adapter: Adapter, poll: P
     return windows + ([(today, today)] if start <= today <= end else [])
 
 
-def _open_ids(connection: Connection, account: Account, poll: Poll) -> Sequence[RowMapping]:
+def _open_ids(connection: Connection, account: Account, poll: Poll) -> Sequence[Record]:
     """The tracked rows that an on-demand poll without ids asks for: all open ones, none where it names days."""
     return open_ids(connection, account.id, ON_DEMAND_IDS) if poll["window_from"] is None else []

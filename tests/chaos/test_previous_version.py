@@ -7,8 +7,12 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from secrets import token_urlsafe
 
 import pytest
+from demo_accounts import apply_accounts, register_sends
+from driving import make_runtime, scalar
+from ledger_acts import execute
 from worker_fleet import (
     ROOT,
     Fleet,
@@ -18,21 +22,28 @@ from worker_fleet import (
     polled_accounts,
     polled_sends,
     until,
+    untold,
 )
 
+from core.settings import generated_secret
 from models.database import make_engine
 from models.schema import migrate
 from sandbox.server import Sandbox
+from tasks.runtime import PERSON_KEY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 PREVIOUS = "109eeca"
 """The newest commit of the previous version."""
+CLEAR = "demo-organik"
+"""The one account with clear recipients, where all others hash theirs."""
 PREPARE = """
 import json, sys
 from pathlib import Path
+from secrets import token_urlsafe
 from demo_accounts import apply_accounts, register_sends
 from driving import make_runtime
+from core.settings import generated_secret
 from models.database import make_engine
 from models.schema import migrate
 url, folder, accounts, sends = sys.argv[1:]
@@ -105,6 +116,41 @@ def test_a_rolling_upgrade_loses_and_repeats_nothing(
         assert_nothing_was_repeated(engine, sandbox)
         logs = "".join(fleet.log(name) for name in ("old-1", "old-2", "new-1", "beat"))
         assert [line for line in logs.splitlines() if '"level":"error"' in line] == []
+    finally:
+        fleet.end()
+        engine.dispose()
+
+
+def test_the_previous_version_leaves_accounts_with_hashed_recipients_alone(
+    make_database: Callable[..., str], redis_url: str, sandbox: Sandbox, previous_version: Path, tmp_path: Path
+) -> None:
+    """It asks nothing for them and stores nothing, beside a clear account that it polls; this version does all."""
+    engine = make_engine(make_database())
+    migrate(engine)
+    fleet = Fleet(engine, redis_url, tmp_path)
+    key = generated_secret(tmp_path / "home", PERSON_KEY, lambda: token_urlsafe(32)).encode()
+    apply_accounts(engine, polled_accounts(sandbox), tmp_path, hashed_by=key)
+    execute(engine, "UPDATE accounts SET recipients = 'clear', recipients_key = NULL WHERE id = :id", id=CLEAR)
+    runtime = make_runtime(engine, threads=1)
+    runtime.suppressions.key = lambda: key
+    register_sends(runtime, polled_sends(sandbox))
+    runtime.door.close()
+    try:
+        for name in ("beat", "old-1"):
+            fleet.start(name, checkout=previous_version)
+        fleet.wait_ready("old-1")
+        until(lambda: stored(fleet, "old-1") > 20, seconds=120, what="responses stored by the previous version")
+        for table in ("calls", "fetches", "polls", "delivery_status", "quarantine"):
+            of_hashed = f"SELECT count(*) FROM {table} WHERE account_id <> :id"
+            assert scalar(engine, of_hashed, id=CLEAR) == 0
+        fleet.start("new-1")
+        fleet.wait_ready("new-1")
+        # Both go on: what the previous version is refused, this one does.
+        until(lambda: not untold(engine, sandbox, hashed_by=key, clear=CLEAR), seconds=240, what="the truth")
+        for name in ("old-1", "new-1"):
+            assert fleet.stop(name)[0] == 0
+        assert scalar(engine, "SELECT count(*) FROM fetches WHERE claims > 1 OR state = 'dead'") == 0
+        assert scalar(engine, "SELECT count(*) FROM accounts WHERE paused_until IS NOT NULL") == 0
     finally:
         fleet.end()
         engine.dispose()

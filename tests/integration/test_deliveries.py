@@ -274,7 +274,7 @@ def test_look_ups_find_a_delivery_by_whatever_is_known(migrated_database: Engine
         wanted = every[0]
         for ident in ("m-1", "ref-1", "+905301234567", str(wanted["id"])):
             assert find_by_any(connection, ident) == [wanted]
-        assert find_by_any(connection, "0530 123 45 67", recipient="+905301234567") == [wanted]
+        assert find_by_any(connection, "0530 123 45 67", people=["+905301234567"]) == [wanted]
         assert [find_by_any(connection, "9" * digits) for digits in (19, 30)] == [[], []]
         assert find_deliveries(connection, account=account, status="delivered").rows == [every[1]]
         assert find_deliveries(connection, recipient="+905301234567", client_ref="ref-2").rows == []

@@ -16,7 +16,7 @@ from models.meanings import COLUMNS, GRANULARITIES, REASONS, SOURCES, STATUSES, 
 from models.searches import find_deliveries, open_tracked
 from models.vocabulary import Granularity, Reason, Source, Status
 from providers.codes import explain_codes
-from providers.numbers import same_number_spellings, trimmed
+from providers.numbers import trimmed
 from workers.api.cursors import decode_page, encode_page
 from workers.api.fields import AccountId, Cursor, Given, Limit, Moment, RowId, Text
 from workers.api.masking import masked_row, masked_value
@@ -172,7 +172,8 @@ def search(asked: Annotated[DeliverySearch, Query()], means: Have, who: Who) -> 
     conversations `parent_key` is a person, so they are found by it only with `granularity=conversation`. Numbers are
     masked below the role operate.
     """
-    recipients = same_number_spellings(asked.recipient) if asked.recipient else None
+    recorder = means.recorder
+    recipients = recorder.spellings(asked.recipient) if asked.recipient else None
     client_ref = trimmed(asked.client_ref) if asked.client_ref is not None else None
     key = trimmed(asked.provider_key) if asked.provider_key is not None else None
     parent = trimmed(asked.parent_key) if asked.parent_key is not None else None
@@ -196,8 +197,8 @@ def search(asked: Annotated[DeliverySearch, Query()], means: Have, who: Who) -> 
             status=asked.status,
             recipient=recipients,
             client_ref=client_ref,
-            provider_key=key,
-            parent_key=parent,
+            provider_key=None if key is None else recorder.key_forms(key),
+            parent_key=None if parent is None else (parent, *recorder.pseudonyms(parent)),
             granularity=granularity,
             since=asked.since,
             until=asked.until,

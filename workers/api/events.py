@@ -11,7 +11,6 @@ from sqlalchemy import RowMapping
 from models.access import Role
 from models.events import Action, list_events
 from models.lookups import deliveries_about
-from providers.numbers import same_number_spellings
 from workers.api.cursors import decode_page, encode_page
 from workers.api.fields import AccountId, Cursor, Given, Limit, Moment, Text
 from workers.api.means import Have, Means
@@ -84,16 +83,16 @@ def search(asked: Annotated[EventSearch, Query()], means: Have, who: Who) -> Eve
 
 
 def _rows(means: Means, asked: EventSearch, accounts: frozenset[str] | None, before: int | None) -> list[RowMapping]:
-    mark = None if asked.recipient is None else means.recorder.require_mark(asked.recipient)
+    marks = None if asked.recipient is None else means.recorder.every_mark(asked.recipient)
     with means.engine.connect() as connection:
         check_account(connection, asked.account)
-        about = () if asked.recipient is None else same_number_spellings(asked.recipient)
+        about = () if asked.recipient is None else means.recorder.spellings(asked.recipient)
         found = list_events(
             connection,
             accounts=accounts,
             actions=None if asked.action is None else [asked.action],
             actor=asked.actor,
-            person=mark,
+            people=marks,
             deliveries=deliveries_about(connection, about) if about else (),
             since=asked.since,
             before_id=before,

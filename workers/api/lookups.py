@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.access import Role
 from models.searches import Identifier, look_up, waiting_for
-from providers.numbers import same_number_spellings, trimmed
+from providers.numbers import trimmed
 from workers.api.deliveries import Delivery, Unanswered, note_reading, note_search, shown, unanswered_of
 from workers.api.fields import AccountId, Given, Text
-from workers.api.means import Have
+from workers.api.means import Have, Means
 from workers.api.problems import check_account, documented, wrong_fields
 from workers.api.rights import NEEDS_READ, Who
 from workers.recording import Row, people_in
@@ -92,7 +92,7 @@ def look_up_many(asked: Lookup, means: Have, who: Who) -> LookedUpAll:
         for by, values in given.items():
             if not values:
                 continue
-            spellings = [_spellings(by, value) for value in values]
+            spellings = [_spellings(means, by, value) for value in values]
             found = look_up(connection, by, spellings, accounts=accounts, most=MOST_EACH + 1)
             waiting = waiting_for(connection, by, spellings, accounts=accounts)
             if by is not Identifier.RECIPIENT:
@@ -115,5 +115,7 @@ def look_up_many(asked: Lookup, means: Have, who: Who) -> LookedUpAll:
     return LookedUpAll(results=results)
 
 
-def _spellings(by: Identifier, value: str) -> Sequence[str]:
-    return same_number_spellings(value) if by is Identifier.RECIPIENT else (trimmed(value),)
+def _spellings(means: Means, by: Identifier, value: str) -> Sequence[str]:
+    if by is Identifier.RECIPIENT:
+        return means.recorder.spellings(value)
+    return means.recorder.key_forms(trimmed(value)) if by is Identifier.PROVIDER_KEY else (trimmed(value),)

@@ -18,6 +18,7 @@ from models.tracked import account_of
 from tasks.messages import poll_account
 from tasks.steps.idcheck import IdCheck
 from tasks.steps.ondemand import open_on_demand, poll_mistake
+from tasks.steps.tracking import account_row
 from workers.api.cursors import decode_page, encode_page
 from workers.api.fields import AccountId, Cursor, Given, IdempotencyKey, Limit, RowId, Text
 from workers.api.means import Have, Means
@@ -196,7 +197,7 @@ def open_poll(means: Means, who: Caller, new: NewPoll, key: str | None) -> Poll:
     with means.engine.connect() as connection:
         known = polls_of_key(connection, key) if key is not None else []
         if known:
-            return _same(known, new)
+            return _same(connection, means, known, new)
         _check(connection, new)
 
     def also(connection: Connection, poll_id: int) -> None:
@@ -207,20 +208,27 @@ def open_poll(means: Means, who: Caller, new: NewPoll, key: str | None) -> Poll:
     )
     with means.engine.connect() as connection:
         # Two requests with one key may have come at once.
-        return _found(connection, who, poll_id) if key is None else _same(polls_of_key(connection, key), new)
+        return (
+            _found(connection, who, poll_id)
+            if key is None
+            else _same(connection, means, polls_of_key(connection, key), new)
+        )
 
 
-def _same(known: Sequence[RowMapping], new: NewPoll) -> Poll:
+def _same(connection: Connection, means: Means, known: Sequence[RowMapping], new: NewPoll) -> Poll:
     """The poll of a key, where it asked for the same."""
-    wanted = (new.account, new.first, (new.last or new.first) if new.first else None, _masked(_ids(new)))
-    if any((row["account_id"], row["window_from"], row["window_to"], _masked(row["ids"])) != wanted for row in known):
+    hidden = means.runtime.hidden_people(account_row(connection, known[0]["account_id"]))
+
+    def masked(ids: list[dict[str, str]] | None) -> list[dict[str, str]] | None:
+        if ids is None:
+            return None
+        return planning.masked_ids(ids if hidden is None else [hidden.named(each) for each in ids])
+
+    wanted = (new.account, new.first, (new.last or new.first) if new.first else None, masked(_ids(new)))
+    if any((row["account_id"], row["window_from"], row["window_to"], masked(row["ids"])) != wanted for row in known):
         mistake = ("header.Idempotency-Key", "was used for a poll that asks for something else; send a new key")
         raise wrong_fields([mistake])
     return _view(known[0])
-
-
-def _masked(ids: list[dict[str, str]] | None) -> list[dict[str, str]] | None:
-    return None if ids is None else planning.masked_ids(ids)
 
 
 def _ids(new: NewPoll) -> list[dict[str, str]] | None:

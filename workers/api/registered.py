@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from models.database import retry_transaction
 from models.events import Action
 from models.searches import find_tracked
 from models.tracked import account_of
-from providers.numbers import plain, same_number_spellings, trimmed
+from providers.numbers import plain, trimmed
 from tasks.steps.idcheck import IdCheck
 from tasks.steps.tracking import MOST_AT_ONCE, untrack
 from workers.api.bodies import TRACKED_CAP_BYTES, read_body
@@ -113,7 +114,8 @@ def search(asked: Annotated[TrackedSearch, Query()], means: Have, who: Who) -> T
     With a recipient, or a number within the value or the reference, it takes the role support, and the person is
     recorded. Numbers are masked below the role operate.
     """
-    recipients = same_number_spellings(asked.recipient) if asked.recipient else None
+    recorder = means.recorder
+    recipients = recorder.spellings(asked.recipient) if asked.recipient else None
     client_ref = trimmed(asked.client_ref) if asked.client_ref is not None else None
     value = plain(asked.value) if asked.value is not None else None
     people = people_in(client_ref, value)
@@ -129,7 +131,7 @@ def search(asked: Annotated[TrackedSearch, Query()], means: Have, who: Who) -> T
             account=asked.account,
             accounts=accounts,
             kind=asked.kind,
-            value=value,
+            value=None if value is None else (*recorder.key_forms(value), *recorder.pseudonyms(value)),
             client_ref=client_ref,
             recipient=recipients,
             is_open=None if asked.state is None else asked.state == "open",
@@ -158,7 +160,7 @@ def untrack_one(asked: Annotated[OneId, Query()], means: Have, who: Who) -> Trac
     event = who.event(Action.IDS_UNTRACKED, account=asked.account)
     with means.engine.connect() as connection:
         check_account(connection, asked.account)
-    [result] = retry_transaction(means.engine, lambda connection: untrack(connection, asked.account, [item], event))
+    [result] = retry_transaction(means.engine, lambda c: untrack(c, means.runtime, asked.account, [item], event))
     with means.engine.connect() as connection:
         page = find_tracked(connection, account=asked.account, kind=result.key.id_kind, value=result.key.value)
     if not page.rows:
@@ -204,7 +206,8 @@ def _untrack_body(means: Means, who: Caller, body: bytes) -> Untracked:
     for start in range(0, len(good), MOST_AT_ONCE):
         part = good[start : start + MOST_AT_ONCE]
         items = [fields for _, fields in part]
-        done = retry_transaction(means.engine, lambda c, items=items: untrack(c, given.account, items, event))  # type: ignore[misc]
+        run = partial(untrack, runtime=means.runtime, account_id=given.account, items=items, event=event)
+        done = retry_transaction(means.engine, run)
         results += [
             UntrackResult(index=index, result=UNTRACKED if each.was_open else NOT_OPEN)
             for (index, _), each in zip(part, done, strict=True)

@@ -1,6 +1,6 @@
 """`ulak accounts`: check and apply a file, list, pause, resume."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -54,7 +54,7 @@ def apply_file(
     specs = read_accounts(file)
     short = require_strong_paths(session(context).settings, specs)
     run = session(context)
-    done = retry_transaction(run.engine, lambda c: apply_recorded(c, specs, prune=prune))
+    done = retry_transaction(run.engine, lambda c: apply_recorded(c, specs, prune=prune, person_key=run.recorder.key))
     names = {"created": done.created, "changed": done.changed, "unchanged": done.unchanged, "disabled": done.disabled}
     for word, ids in names.items():
         for account_id in ids:
@@ -65,9 +65,11 @@ def apply_file(
         tell(f"The secret of the callback address is {REPORTED}: {', '.join(short)}")
 
 
-def apply_recorded(connection: Connection, specs: Iterable[AccountSettings], *, prune: bool) -> Applied:
-    """Apply the file, and record for each account what became of it."""
-    done = apply(connection, specs, prune=prune)
+def apply_recorded(
+    connection: Connection, specs: Iterable[AccountSettings], *, prune: bool, person_key: Callable[[], bytes]
+) -> Applied:
+    """Apply the file (`models.accounts.apply`), and record for each account what became of it."""
+    done = apply(connection, specs, prune=prune, person_key=person_key)
     changes = (
         (Action.ACCOUNT_CREATED, done.created),
         (Action.ACCOUNT_CHANGED, done.changed),

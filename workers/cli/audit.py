@@ -10,7 +10,6 @@ from models.events import Action, list_events, record
 from models.ledger.finishing import database_now
 from models.lookups import deliveries_about
 from models.sessions import end_sessions_of
-from providers.numbers import same_number_spellings
 from workers.cli.deliveries import moment_of
 from workers.cli.output import moment, write_json, write_table
 from workers.cli.session import CommandError, UsageError, check_account, refuse_empty, session, tell
@@ -49,16 +48,16 @@ def show_events(
         raise UsageError(f"--action must be one of: {', '.join(ACTIONS)}.")
     refuse_empty({"--actor": actor, "--recipient": recipient})
     run = session(context)
-    mark = None if recipient is None else run.recorder.require_mark(recipient)
+    marks = None if recipient is None else run.recorder.every_mark(recipient)
     with run.engine.connect() as connection:
         check_account(connection, account)
-        about = () if recipient is None else deliveries_about(connection, same_number_spellings(recipient))
+        about = () if recipient is None else deliveries_about(connection, run.recorder.spellings(recipient))
         rows = list_events(
             connection,
             accounts=None if account is None else [account],
             actions=None if action is None else [Action(action)],
             actor=actor,
-            person=mark,
+            people=marks,
             deliveries=about,
             since=moment_of(since, database_now(connection)),
             limit=limit,

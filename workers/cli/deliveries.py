@@ -20,7 +20,7 @@ from models.tables import delivery_status
 from models.tracked import REFERENCE
 from models.vocabulary import STATUS_CLASS, Granularity, Status
 from providers.codes import explain_codes, with_meaning
-from providers.numbers import lookup_form, same_number_spellings, trimmed
+from providers.numbers import lookup_form, trimmed
 from workers.cli.lookups import looked_up
 from workers.cli.output import moment, write_csv, write_json_array, write_table
 from workers.cli.session import Session, UsageError, refuse_empty, session, tell
@@ -98,10 +98,10 @@ def deliveries(
         search = Search(
             account=account,
             status=status,
-            recipient=recipient,
+            recipients=None if recipient is None else run.recorder.spellings(recipient),
             ref=ref,
-            provider_key=provider_key,
-            parent_key=parent_key,
+            provider_key=None if provider_key is None else run.recorder.key_forms(trimmed(provider_key)),
+            parent_key=None if parent_key is None else _parents(run, trimmed(parent_key)),
             granularity=granularity,
             since=moment_of(since, now, zone, option="--since"),
             until=moment_of(until, now, zone, option="--until"),
@@ -122,6 +122,11 @@ def deliveries(
             write_csv(COLUMNS, islice(rows, limit), delimiter=DELIMITERS[delimiter])
         else:
             _write_page(rows, limit or TABLE_LIMIT)
+
+
+def _parents(run: Session, key: str) -> tuple[str, ...]:
+    """A parent's key as it is, and as the person that it is of conversations."""
+    return key, *run.recorder.pseudonyms(key)
 
 
 def _of_file(
@@ -191,10 +196,10 @@ class Search:
         *,
         account: str | None,
         status: str | None,
-        recipient: str | None,
+        recipients: Sequence[str] | None,
         ref: str | None,
-        provider_key: str | None,
-        parent_key: str | None,
+        provider_key: Sequence[str] | None,
+        parent_key: Sequence[str] | None,
         granularity: str | None,
         since: datetime | None,
         until: datetime | None,
@@ -204,12 +209,12 @@ class Search:
         self._status = status
         self._ref = trimmed(ref) if ref is not None else None
         self._keys = {
-            "provider_key": trimmed(provider_key) if provider_key is not None else None,
-            "parent_key": trimmed(parent_key) if parent_key is not None else None,
-            "granularity": granularity,
+            "provider_key": provider_key,
+            "parent_key": parent_key,
         }
+        self._granularity = granularity
         self._since, self._until = since, until
-        self._recipients: Sequence[str | None] = same_number_spellings(recipient) if recipient is not None else (None,)
+        self._recipients: Sequence[str | None] = recipients if recipients is not None else (None,)
 
     def rows(self, connection: Connection) -> Iterator[Mapping[str, Any]]:
         """Deliveries in the order of their ids, then ids that were never answered; each with all of `COLUMNS`."""
@@ -217,7 +222,7 @@ class Search:
             for recipient in self._recipients:
                 yield from self._stored(connection, status, recipient)
         # Of what was never answered neither a provider's key nor a row's kind is known.
-        if self._status in {None, OPEN, UNANSWERED} and not any(self._keys.values()):
+        if self._status in {None, OPEN, UNANSWERED} and not any((*self._keys.values(), self._granularity)):
             for recipient in self._recipients:
                 yield from self._unanswered(connection, recipient)
 
@@ -236,6 +241,7 @@ class Search:
                 recipient=recipient,
                 client_ref=self._ref,
                 **self._keys,
+                granularity=self._granularity,
                 since=self._since,
                 until=self._until,
                 limit=PAGE,

@@ -14,12 +14,12 @@ from models.searches import open_tracked
 from models.vocabulary import Reason, Status
 from providers.codes import explain_codes, with_meaning
 from providers.ids import whole_number
-from providers.numbers import lookup_form, plain, same_number_spellings, trimmed
+from providers.numbers import lookup_form, plain, trimmed
 from tasks.steps.previewing import coming_checks
 from workers.cli.deliveries import CODES, as_delivery, shown_codes
 from workers.cli.output import moment, write_json, write_line, write_table
 from workers.cli.session import CommandError, Session, session, tell
-from workers.recording import people_in, people_of
+from workers.recording import forms_of, people_in, people_of
 
 MOST_EXPLAINED = 20
 
@@ -45,7 +45,7 @@ def explain_some(
         return
     run = session(context)
     with run.engine.connect() as connection:
-        rows, waiting = _matches(connection, ident)
+        rows, waiting = _matches(run, connection, ident)
         explained = [found for row in rows[:MOST_EXPLAINED] if (found := explain(connection, row["id"])) is not None]
     if not explained and not waiting:
         raise CommandError("Nothing is known by that id.")
@@ -69,12 +69,13 @@ def explain_some(
         tell(f"Only the first {MOST_EXPLAINED} are explained: name one by its row id (`ulak deliveries` shows it).")
 
 
-def _matches(connection: Connection, ident: str) -> tuple[list[RowMapping], list[dict[str, Any]]]:
+def _matches(run: Session, connection: Connection, ident: str) -> tuple[list[RowMapping], list[dict[str, Any]]]:
     """Deliveries and unanswered ids that match the ident as it was given; else in the forms in which ids are stored."""
     for form in dict.fromkeys((trimmed(ident), plain(ident), whole_number(ident) or "")):
         if form:
-            rows = list(find_by_any(connection, form, recipient=lookup_form(form), limit=MOST_EXPLAINED + 1))
-            waiting = _waiting(connection, form)
+            people, keys = forms_of(run.recorder, form)
+            rows = list(find_by_any(connection, form, people=people, keys=keys, limit=MOST_EXPLAINED + 1))
+            waiting = _waiting(connection, form, run.recorder.spellings(form))
             if rows or waiting:
                 return rows, waiting
     return [], []
@@ -82,8 +83,10 @@ def _matches(connection: Connection, ident: str) -> tuple[list[RowMapping], list
 
 def _explain_next(run: Session, ident: str, *, as_json: bool) -> None:
     """The next checks of the open ids that the ident may mean, by the schedule in force."""
+    people = run.recorder.spellings(ident)
+    forms = (*run.recorder.key_forms(trimmed(ident)), *people)
     with run.engine.connect() as connection:
-        found = coming_checks(connection, trimmed(ident), recipients=list(same_number_spellings(ident)))
+        found = coming_checks(connection, trimmed(ident), values=forms, recipients=people)
     if not found:
         raise CommandError("No open id matches: it is final, no longer checked, or was never registered.")
     if lookup_form(ident) is not None:
@@ -108,10 +111,10 @@ def _record_shown(run: Session, account: str, recipient: str | None, value: str)
     run.saw(*(run.event(Action.DELIVERY_VIEWED, account=account, person=mark) for mark in marks))
 
 
-def _waiting(connection: Connection, ident: str) -> list[dict[str, Any]]:
+def _waiting(connection: Connection, ident: str, people: Sequence[str]) -> list[dict[str, Any]]:
     """Registered ids that were never answered and that the person may mean."""
     found = {row["id"]: row for row in open_tracked(connection, client_ref=ident)}
-    for recipient in same_number_spellings(ident):
+    for recipient in people:
         found |= {row["id"]: row for row in open_tracked(connection, recipient=recipient)}
     return [as_delivery(row) for _, row in sorted(found.items())]
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from models.events import Action
 from models.searches import Identifier, look_up, waiting_for
-from providers.numbers import same_number_spellings, trimmed
+from providers.numbers import trimmed
 from workers.cli.session import CommandError, Session, UsageError, tell
 from workers.cli.textlines import NoTextError, text_lines
 
@@ -20,6 +20,12 @@ MOST_EACH = 1000
 MOST_TOLD = 50
 LONGEST = 400
 KINDS = {"ref": Identifier.CLIENT_REF, "key": Identifier.PROVIDER_KEY, "recipient": Identifier.RECIPIENT}
+
+
+def _spellings(run: Session, by: Identifier, word: str) -> Sequence[str]:
+    if by is Identifier.RECIPIENT:
+        return run.recorder.spellings(word)
+    return run.recorder.key_forms(word) if by is Identifier.PROVIDER_KEY else (word,)
 
 
 def looked_up(
@@ -37,7 +43,7 @@ def looked_up(
     first = True
     while part := list(islice(lines, AT_ONCE)):
         first = False
-        spellings = [same_number_spellings(word) if KINDS[by] is Identifier.RECIPIENT else (word,) for _, word in part]
+        spellings = [_spellings(run, KINDS[by], word) for _, word in part]
         found = look_up(connection, KINDS[by], spellings, accounts=accounts, most=MOST_EACH)
         waiting = waiting_for(connection, KINDS[by], spellings, accounts=accounts)
         if KINDS[by] is Identifier.RECIPIENT:

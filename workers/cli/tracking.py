@@ -151,7 +151,8 @@ class Ending(Registration):
     def _take(self, items: Sequence[Mapping[str, Any]]) -> int:
         account = self._row["id"]
         event = self._run.event(Action.IDS_UNTRACKED, account=account)
-        done = retry_transaction(self._run.runtime.engine, lambda c: untrack(c, account, items, event))
+        runtime = self._run.runtime
+        done = retry_transaction(runtime.engine, lambda c: untrack(c, runtime, account, items, event))
         return sum(each.was_open for each in done)
 
 

@@ -172,7 +172,9 @@ class Up:
             return
         specs = read_accounts(path)
         short = require_strong_paths(self.plan.settings, specs)
-        applied = retry_transaction(runtime.engine, lambda c: apply_recorded(c, specs, prune=False))
+        applied = retry_transaction(
+            runtime.engine, lambda c: apply_recorded(c, specs, prune=False, person_key=runtime.suppressions.key)
+        )
         text = f"{len(specs)} from {path}"
         if applied.missing:
             text += f"; not in the file, still running: {', '.join(applied.missing)}"

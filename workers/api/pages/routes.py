@@ -191,7 +191,7 @@ def show_deliveries(seen: Member, q: str = "", after: int = 0, account: str = ""
     if search is not None:
         _note_search(seen, search)
         with seen.site.runtime.engine.connect() as connection:
-            found = find(connection, search, seen.access, after_id=min(max(after, 0), LARGEST_ID))
+            found = find(connection, search, seen.access, seen.site.recorder, after_id=min(max(after, 0), LARGEST_ID))
     accounts = [each.id for each in seen.look().accounts]
     asked = search or Search(account=account if account in accounts else "")
     is_old = bool(q) and search is None

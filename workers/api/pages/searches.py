@@ -14,8 +14,8 @@ from models.access import Access, Role
 from models.lookups import find_by_any
 from models.searches import find_deliveries, open_tracked
 from models.vocabulary import Status
-from providers.numbers import lookup_form, person, same_number_spellings, trimmed
-from workers.recording import people_in
+from providers.numbers import lookup_form, person, trimmed
+from workers.recording import Recorder, forms_of, people_in
 
 PAGE = 50
 MOST_PARTS = 10
@@ -80,14 +80,15 @@ class Seal:
             return None
 
 
-def find(connection: Connection, search: Search, access: Access, *, after_id: int) -> Found:
+def find(connection: Connection, search: Search, access: Access, recorder: Recorder, *, after_id: int) -> Found:
     """One page of what matches and may be known, in the order of the row ids.
 
     A person is looked for only in the accounts for which the caller has the role support.
     """
     if search.id:
-        return _find_id(connection, search, access)
+        return _find_id(connection, search, access, recorder)
     accounts = access.accounts(needed_role(search))
+    people = recorder.spellings(search.recipient) if search.recipient else None
     rows: list[RowMapping] = []
     place: int | None = after_id
     for _ in range(MOST_PARTS):
@@ -96,7 +97,7 @@ def find(connection: Connection, search: Search, access: Access, *, after_id: in
             account=search.account or None,
             accounts=accounts,
             status=search.status or None,
-            recipient=same_number_spellings(search.recipient) if search.recipient else None,
+            recipient=people,
             client_ref=search.client_ref or None,
             limit=PAGE + 1 - len(rows),
             after_id=place or 0,
@@ -107,7 +108,7 @@ def find(connection: Connection, search: Search, access: Access, *, after_id: in
             break
     return Found(
         rows=rows[:PAGE],
-        unanswered=[] if after_id or search.status else _unanswered(connection, search, accounts),
+        unanswered=[] if after_id or search.status else _unanswered(connection, search, accounts, people),
         next_after=rows[PAGE - 1]["id"] if len(rows) > PAGE else place,
     )
 
@@ -123,10 +124,12 @@ def needed_role(search: Search) -> Role:
     return Role.SUPPORT if search.recipient or people_in(search.client_ref) else Role.READ
 
 
-def _find_id(connection: Connection, search: Search, access: Access) -> Found:
+def _find_id(connection: Connection, search: Search, access: Access, recorder: Recorder) -> Found:
     """The few rows that an id may mean."""
-    rows = find_by_any(connection, search.id, recipient=lookup_form(search.id), limit=MOST_OF_AN_ID)
-    return Found(rows=[row for row in rows if _matches(row, search) and _may_find(row, search, access)])
+    people, keys = forms_of(recorder, search.id)
+    rows = find_by_any(connection, search.id, people=people, keys=keys, limit=MOST_OF_AN_ID)
+    persons = recorder.spellings(search.recipient) if search.recipient else None
+    return Found(rows=[row for row in rows if _matches(row, search, persons) and _may_find(row, search, access)])
 
 
 def _may_find(row: RowMapping, search: Search, access: Access) -> bool:
@@ -137,13 +140,16 @@ def _may_find(row: RowMapping, search: Search, access: Access) -> bool:
     return access.may(needed, account)
 
 
-def _matches(row: RowMapping, search: Search) -> bool:
+def _matches(row: RowMapping, search: Search, persons: Collection[str] | None) -> bool:
     given = (("account_id", search.account), ("status", search.status), ("client_ref", search.client_ref))
-    persons = same_number_spellings(search.recipient) if search.recipient else (row["recipient"],)
-    return row["recipient"] in persons and all(not word or row[name] == word for name, word in given)
+    return (persons is None or row["recipient"] in persons) and all(
+        not word or row[name] == word for name, word in given
+    )
 
 
-def _unanswered(connection: Connection, search: Search, accounts: Collection[str] | None) -> Sequence[RowMapping]:
+def _unanswered(
+    connection: Connection, search: Search, accounts: Collection[str] | None, people: Sequence[str] | None
+) -> Sequence[RowMapping]:
     """Registered ids that no provider has answered; without a person or a reference they would be everybody's."""
     if not search.recipient and not search.client_ref:
         return []
@@ -151,7 +157,7 @@ def _unanswered(connection: Connection, search: Search, accounts: Collection[str
         connection,
         account=search.account or None,
         accounts=accounts,
-        recipient=same_number_spellings(search.recipient) if search.recipient else None,
+        recipient=people,
         client_ref=search.client_ref or None,
         limit=PAGE,
     )

@@ -1,0 +1,171 @@
+"""Five providers whose accounts keep no clear number: the same truth in the table, and no number in any other."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from demo_accounts import apply_accounts, register_sends
+from driving import Driver, make_runtime, scalar
+from ledger_acts import execute
+from sqlalchemy import Engine, text
+from truth import differences, hashed, stored_rows
+
+from models.keys import split_key
+from models.ledger.planning import cancel
+from models.pseudonyms import is_pseudonym, operator_prefix
+from models.rebuild import rebuild
+from providers.adapter import Callback
+from providers.registry import ADAPTERS
+from sandbox.server import Sandbox
+from tasks.runtime import Runtime
+from tasks.steps import upkeep
+from tasks.steps.callbacks import ingest
+from tasks.steps.ondemand import open_on_demand
+from tasks.steps.planning import plan_poll
+from tasks.steps.rereading import reread_statements, restate_of
+from tasks.steps.tracking import account_row
+
+pytestmark = pytest.mark.timeout(400)
+
+KEY = b"the person key of these tests, 32"
+ASKING = {
+    "tracked_ids": {"clear"},
+    "fetches": {"params", "seen", "params_hash"},
+    "polls": {"ids"},
+}
+"""The columns that may hold a number while something is asked for."""
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """Five small stand-ins, every life at its end within some seconds."""
+    with Sandbox(seed=5, speed=90, scale="small") as running:
+        yield running
+
+
+def set_up(engine: Engine, sandbox: Sandbox, folder: Path) -> Runtime:
+    """The sandbox's accounts with hashed recipients, its sends registered, and BiP's replies handed over."""
+    accounts = sandbox.control("GET", "/accounts")
+    for account in accounts:
+        account["options"] = {**account.get("options", {}), "deadline_seconds": 1.0}
+        account["poll"] = {**account["poll"], "every_seconds": 0.5, "time_factor": 0.02, "max_check_seconds": 40}
+    apply_accounts(engine, accounts, folder, hashed_by=KEY)
+    runtime = make_runtime(engine, threads=8)
+    runtime.suppressions.key = lambda: KEY
+    register_sends(runtime, sandbox.control("GET", "/sends"))
+    with engine.begin() as connection:
+        bip = account_row(connection, "demo-bip")
+    for reply in sandbox.control("GET", "/sends?provider=bip")["replies"]:
+        ingest(runtime, bip, Callback(tail="send_reply", body=msgspec.json.encode(reply["body"])))
+        for item in reply["body"].get("list") or []:
+            ingest(runtime, bip, Callback(tail="", body=notice(item["receiver"], item["reportid"])))
+    return runtime
+
+
+def notice(sender: str, reportid: str) -> bytes:
+    """What BiP pushes about a message that was read, with the number in its own form."""
+    report = {"reportid": reportid, "reporttype": "2"}
+    sendtime = "18.05.2018 16:11:58.633 +0300"
+    return msgspec.json.encode({"type": "R", "sender": sender, "msgid": "m", "sendtime": sendtime, "report": report})
+
+
+def untold(engine: Engine, sandbox: Sandbox) -> list[str]:
+    """What of the table is not what the pollable providers say."""
+    with engine.connect() as connection:
+        rows = [row for row in stored_rows(connection) if row["provider"] != "bip"]
+    return differences(rows, [hashed(told, KEY) for told in sandbox.truth() if told["provider"] != "bip"])
+
+
+def numbers_of(sandbox: Sandbox) -> frozenset[str]:
+    """The last ten digits of every number that any stand-in knows."""
+    told = sandbox.truth()
+    numbers = {row["recipient"] for row in told} | {send["recipient"] for send in sandbox.control("GET", "/sends")}
+    digits = ("".join(filter(str.isdigit, each)) for each in numbers if each is not None and each.startswith("+"))
+    return frozenset(each[-10:] for each in digits)
+
+
+def places(engine: Engine, people: frozenset[str]) -> dict[str, set[str]]:
+    """The columns of all tables that hold one of these numbers, by table."""
+    found: dict[str, set[str]] = {}
+    with engine.connect() as connection:
+        tables = connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).scalars().all()
+        for table in tables:
+            for row in connection.execute(text(f'SELECT * FROM "{table}"')).mappings():
+                for column, value in row.items():
+                    if people.intersection(word[-10:] for word in re.findall(r"[0-9]{10,}", str(value))):
+                        found.setdefault(table, set()).add(column)
+    return found
+
+
+def test_no_table_keeps_a_number_that_nothing_asks_for(
+    migrated_database: Engine, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Row for row the providers' truth under pseudonyms; numbers only where requests need them, in the end nowhere."""
+    engine = migrated_database
+    runtime = set_up(engine, sandbox, tmp_path)
+    people = numbers_of(sandbox)
+    assert len(people) > 50
+    with engine.connect() as connection:
+        values = connection.execute(text("SELECT clear ->> 'value' FROM tracked_ids WHERE id_kind = 'number'"))
+        named = [{"kind": "number", "value": value} for value in list(values.scalars())[:5]]
+    assert places(engine, people).get("tracked_ids") == {"clear"}
+    with Driver(runtime).running() as driver:
+        poll = open_on_demand(runtime, "demo-vairo", trigger="cli", ids=named)
+        driver.emit([plan_poll(runtime, "demo-vairo", poll)])
+        seen: dict[str, set[str]] = {}
+
+        def is_told() -> bool:
+            for table, columns in places(engine, people).items():
+                seen.setdefault(table, set()).update(columns)
+            return sandbox.control("GET", "/truth/settled")["settled"] and not untold(engine, sandbox)
+
+        assert driver.until(is_told, seconds=240), untold(engine, sandbox)[:5]
+        driver._plans = False
+        idle = "SELECT count(*) FROM fetches WHERE state IN ('ready', 'sending')"
+        assert driver.until(lambda: scalar(engine, idle) == 0, seconds=120)
+    assert all(columns <= ASKING.get(table, set()) for table, columns in seen.items()), seen
+    assert set(places(engine, people)) <= {"tracked_ids"}
+    check_forms(engine)
+    with engine.begin() as connection:
+        for one in connection.execute(text("SELECT id FROM polls WHERE state = 'running'")).scalars().all():
+            cancel(connection, one)
+    execute(
+        engine,
+        "UPDATE tracked_ids SET closed_at = now(), close_reason = 'forgotten', next_check_at = NULL, fetch_id = NULL"
+        " WHERE closed_at IS NULL",
+    )
+    upkeep.prune(runtime)
+    assert places(engine, people) == {}
+    customers = {row["parent_key"] for row in sandbox.truth() if row["provider"] == "diyalog"}
+    asked = "SELECT count(*) FROM fetches WHERE params ->> 'customer' = ANY(:ids)"
+    assert customers
+    assert scalar(engine, asked, ids=sorted(customers)) == 0
+    check_rereading(engine, runtime)
+
+
+def check_forms(engine: Engine) -> None:
+    """Whoever a row is about is a pseudonym, with the operator's prefix where there is one."""
+    with engine.connect() as connection:
+        rows = stored_rows(connection)
+    recipients = {row["recipient"] for row in rows if row["recipient"] is not None}
+    assert {each for each in recipients if not is_pseudonym(each)} == set()
+    assert "90555" in {operator_prefix(each) for each in recipients}
+    conversations = [split_key(row["provider_key"]) for row in rows if row["granularity"] == "conversation"]
+    assert conversations
+    assert all(is_pseudonym(each) for parts in conversations for each in parts[:2])
+    assert {row["provider"] for row in rows} == set(ADAPTERS)
+
+
+def check_rereading(engine: Engine, runtime: Runtime) -> None:
+    """What is stored gives the same facts again, without any number and without the key."""
+    with engine.connect() as connection:
+        before = stored_rows(connection)
+    again = reread_statements(engine, runtime.suppressions)
+    assert (again.deliveries, again.differed, again.written) == (len(before), 0, 0)
+    with engine.begin() as connection:
+        done = rebuild(connection, None, restate_of=restate_of(connection))
+    assert (done.differed, done.doubtful) == (0, 0)
+    with engine.connect() as connection:
+        assert stored_rows(connection) == before
