@@ -57,7 +57,7 @@ _CUTOFF: Final = f"date_bin('1 hour', now() - interval '{HOURS_FOLDED_AFTER_DAYS
 _NUMBER_RANGE: Final = r"""
 CREATE OR REPLACE FUNCTION number_range(recipient text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT CASE WHEN left(recipient, 1) = '+' THEN substring(recipient FROM '^\+(?:905[0-9]{2}|1|7|2[07]|3[0-469]'
-    '|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|(?:2[1-689]|3[578]|42|5[09]|6[7-9]|8[05789]|9[679])[0-9])') END
+    '|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|(?:2[1-689]|3[578]|42|5[09]|6[7-9]|8[035789]|9[679])[0-9])') END
 $$
 """
 

@@ -73,8 +73,9 @@ def _key(row: Any, *, hour: bool) -> tuple[Any, ...]:
 
 
 def miscounted(connection: Connection, accounts: Collection[str] | None = None) -> dict[str, Any]:
-    """Where the statistics (of these accounts, or all) are not the stored rows and what was erased: by day, by hour of
-    the last 14 days, and in total. Empty where they are. The transaction should see one snapshot.
+    """Where the statistics (of these accounts, or all) are not the stored rows and what was erased.
+
+    By day, by hour of the last 14 days, and in total. Empty where they are. The transaction should see one snapshot.
     """
     rows = _rows(connection, accounts)
     query = f"SELECT * FROM ({COUNTS}) AS c WHERE CAST(:accounts AS text[]) IS NULL OR account_id = ANY(:accounts)"

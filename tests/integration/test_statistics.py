@@ -73,7 +73,7 @@ def writers(engine: Engine, account: str, *, many: int = 4) -> Iterator[None]:
     over = Event()
 
     def run(seed: int) -> None:
-        random = Random(seed)  # noqa: S311 - any sequence will do
+        random = Random(seed)
         while not over.is_set():
             _write(random, engine, account)
 
@@ -139,7 +139,7 @@ def test_a_page_appends_a_line_for_each_kind_of_change(migrated_database: Engine
         upsert(connection, account, "vairo", open_, asked_at=NOW)
         final = [message(str(key), Status.UNDELIVERABLE if key < 100 else Status.SENT) for key in range(500)]
         upsert(connection, account, "vairo", final, asked_at=NOW)
-        assert sorted(connection.execute(query).tuples(), key=str) == [
+        assert sorted(map(tuple, connection.execute(query)), key=str) == [
             (100, "enroute", "undeliverable"),
             (400, "enroute", "sent"),
             (500, None, "enroute"),
@@ -240,13 +240,13 @@ def test_hours_become_days_after_two_weeks(migrated_database: Engine) -> None:
         before = figures(connection)
         fold_some(connection)
         hours = text("SELECT hour IS NOT NULL, sum(messages) FROM statistics_days GROUP BY 1 ORDER BY 1")
-        assert connection.execute(hours).tuples().all() == [(False, 4), (True, 4)]
+        assert connection.execute(hours).all() == [(False, 4), (True, 4)]
         assert figures(connection) == before
         [found] = count_hours(connection, young, young + timedelta(hours=1), by=[By.HOUR])
         assert (found.hour, found.figures.messages) == (young.replace(minute=0, second=0), 4)
         connection.execute(text("UPDATE statistics_days SET hour = hour - interval '13 days' WHERE hour IS NOT NULL"))
         fold_some(connection)
-        assert connection.execute(hours).tuples().all() == [(False, 8)]
+        assert connection.execute(hours).all() == [(False, 8)]
         assert figures(connection) == before
 
 
