@@ -21,13 +21,11 @@ from sqlalchemy import Connection, Engine, text
 
 from core import clock
 from models.database import transaction
-from models.meanings import Outcome, outcome_of
+from models.meanings import SLOWEST_SECONDS, Outcome, outcome_of
 from models.vocabulary import Status
 
 HOURS_FOLDED_AFTER_DAYS: Final = 15
 """So long counts are kept by the hour. Readers ask for a day less, so that none of their hours is being folded."""
-SLOWEST_SECONDS: Final = (1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
-"""Times to delivery are counted by these upper bounds, inclusive; slower ones come last."""
 TOOK: Final = (*(f"took_{seconds}s" for seconds in SLOWEST_SECONDS), "took_longer")
 KEY: Final = (
     "day",
@@ -191,6 +189,15 @@ def retract_deleted(connection: Connection, *, retracts: bool) -> None:
 # ------------------------------------------------------------------------------------------------------------- recount
 
 
+HOUR: Final = f"CASE WHEN hour >= {_CUTOFF} THEN hour END"
+"""SQL: the hour of a count, null where counts are kept by the day alone, whether that one is folded already or not."""
+
+
+def _with_hours(erased: str = "erased") -> str:
+    """SQL: the columns of counts, with the hour only where counts are kept by the hour."""
+    return ", ".join({"hour": f"{HOUR} AS hour", "erased": erased}.get(name, name) for name in (*KEY, *MEASURES))
+
+
 def _recount(condition: str) -> str:
     rows = f"(SELECT * FROM delivery_status WHERE {condition}) AS stored"
     stored = _counted(_signed(_contributions(rows, hours_since=_CUTOFF), 1))
@@ -200,16 +207,10 @@ def _recount(condition: str) -> str:
       SELECT {key}, coalesce(sum(messages * sign), 0) AS messages, {sums}
       FROM (
         SELECT {names}, 1 AS sign FROM ({stored}) AS stored
-        UNION ALL SELECT {_hours_of_days("false AS erased")}, CASE WHEN erased THEN 1 ELSE -1 END
+        UNION ALL SELECT {_with_hours("false AS erased")}, CASE WHEN erased THEN 1 ELSE -1 END
         FROM ({COUNTS}) AS counted WHERE {condition}
       ) AS both_sides GROUP BY {key}
     """)
-
-
-def _hours_of_days(erased: str = "erased") -> str:
-    """SQL: the columns of counts, with the hour only where counts are kept by the hour."""
-    by_hour = f"CASE WHEN hour >= {_CUTOFF} THEN hour END AS hour"
-    return ", ".join({"hour": by_hour, "erased": erased}.get(name, name) for name in (*KEY, *MEASURES))
 
 
 _RECOUNT: Final = _recount("true")
@@ -287,7 +288,7 @@ WITH gone AS (
     SELECT ctid FROM statistics_deltas LIMIT {FOLD_ROWS} FOR UPDATE SKIP LOCKED
   )) RETURNING *
 ), changed AS (
-  SELECT {_hours_of_days()} FROM ({changes("gone")}) AS changes
+  SELECT {_with_hours()} FROM ({changes("gone")}) AS changes
 ), totals AS (
   {_merge("statistics_totals", TOTAL_KEY, _NET_MEASURES, _NET_SUMS)}
 ), days AS (
@@ -297,7 +298,7 @@ SELECT count(*) FROM gone
 """
 _FOLD_HOURS: Final = f"""
 WITH past AS (DELETE FROM statistics_days WHERE hour < {_CUTOFF} RETURNING *)
-{_merge("statistics_days", KEY, MEASURES, _sums(f"SELECT {_hours_of_days()} FROM past"))}
+{_merge("statistics_days", KEY, MEASURES, _sums(f"SELECT {_with_hours()} FROM past"))}
 """
 
 

@@ -7,7 +7,8 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, text
 
-from models.statistics import SLOWEST_SECONDS, stored
+from models.meanings import SLOWEST_SECONDS
+from models.statistics import stored
 from models.tally import COUNTS, KEY, TOOK
 
 _MEASURES = ("messages", "conflicts", "segments", "credits", "milliseconds", *TOOK)

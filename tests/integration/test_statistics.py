@@ -285,8 +285,6 @@ def test_counts_are_grouped_by_what_is_asked(migrated_database: Engine) -> None:
         assert found.mean_seconds == 4.0
         [none] = count_days(connection, first, first)
         assert none.figures == Figures()
-        with pytest.raises(ValueError, match="by the hour"):
-            count_days(connection, first, first, by=[By.HOUR])
 
 
 def test_quantiles_lie_within_their_bounds() -> None:
