@@ -27,11 +27,6 @@ _CHECK: Final = b"ulak recipients: key\0"
 HAS_PSEUDONYM: Final = f"(^|:){_FORM.replace('?:', '')}(:|$)"
 """A regular expression for PostgreSQL: whether a part of this key is a pseudonym."""
 
-OPERATOR_PREFIX: Final = """CASE
-  WHEN recipient ~ '^\\+90[0-9]{10}$' THEN substr(recipient, 2, 5)
-  WHEN recipient ~ '^h90[0-9]{3}-' THEN substr(recipient, 2, 5) END"""
-"""SQL: `operator_prefix` of a column `recipient`."""
-
 
 def operator_prefix(recipient: str | None) -> str | None:
     """The country and the operator's prefix of a Turkish number (`90532`), clear or hashed; None for anybody else."""
