@@ -62,6 +62,8 @@ class AccountSettings:
     """A PEM file of certificates that are trusted instead of the public ones."""
     proxy: str | None = None
     """`http://host:port`, or a reference to an address that may hold a password."""
+    objective: str | None = None
+    """How fresh the account's deliveries are to be, in the form of `models.objectives`."""
     enabled: bool = True
 
 
@@ -110,6 +112,8 @@ class AccountRecord:
     last_as_of: datetime | None
     poll_plan: Mapping[str, Any]
     """When ids are checked, by kind, where it was learned (`models.latencies`)."""
+    objective: str | None
+    """How fresh its deliveries are to be (`models.objectives`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

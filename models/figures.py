@@ -15,7 +15,7 @@ from typing import Final
 from sqlalchemy import Connection, RowMapping, text
 
 from models.accounts import PausedBy
-from models.heartbeats import READINESS
+from models.heartbeats import NOT_OF_WORKERS
 from models.latencies import DUE_SINCE
 from models.ledger.clocksteps import steps_of_last_day
 from models.ledger.sharing import standing
@@ -160,7 +160,7 @@ def read_work(connection: Connection) -> Samples:
 # One ahead of the clock, which was set back, is no fresh one.
 _HEARTBEATS = text("""
     SELECT name, abs(extract(epoch FROM clock_timestamp() - at))::double precision AS age FROM heartbeats
-    WHERE name <> :readiness
+    WHERE name <> ALL(CAST(:others AS text[]))
 """)
 # What the feed of changes does not tell yet, since an older transaction is still open somewhere in the cluster.
 _FEED = text("""
@@ -172,7 +172,7 @@ _FEED = text("""
 
 def read_pulse(connection: Connection) -> Samples:
     """Whether periodic work is done, and how far the feed of changes is behind the table."""
-    for row in connection.execute(_HEARTBEATS, {"readiness": READINESS}).mappings():
+    for row in connection.execute(_HEARTBEATS, {"others": list(NOT_OF_WORKERS)}).mappings():
         yield Sample("heartbeat_age_seconds", {"name": row["name"]}, row["age"])
     yield Sample("clock_steps_last_day", {}, steps_of_last_day(connection))
     threads, crowded = standing(connection)

@@ -9,6 +9,7 @@ from models.deliveries import upsert
 from models.heartbeats import RECONCILE, beat
 from models.ledger import healing
 from models.ledger.taking import MESSAGE_LASTS_SECONDS
+from models.notifications import prune as prune_notifications
 from models.quarantine import prune as prune_quarantine
 from models.report import DeliveryReport
 from models.sending_time import fill_missing
@@ -136,7 +137,7 @@ def _expire_account(connection: Connection, row: RowMapping, runtime: Runtime) -
 
 
 def prune(runtime: Runtime) -> Effects:
-    """Delete old calls, ended fetches, polls and sessions, and stale quarantine, a few thousand rows at a time."""
+    """Delete old calls, ended fetches, polls and sessions, stale quarantine and notifications, in small batches."""
     counts = {"calls": 0, "fetches": 0, "polls": 0}
     for _ in range(PRUNE_BATCHES):
         with transaction(runtime.engine) as connection:
@@ -147,6 +148,7 @@ def prune(runtime: Runtime) -> Effects:
     with transaction(runtime.engine) as connection:
         counts["quarantine"] = prune_quarantine(connection)
         counts["sessions"] = prune_sessions(connection)
+        counts["notifications"] = prune_notifications(connection)
     effects = Effects()
     if any(counts.values()):
         effects.info("upkeep.pruned", **counts)

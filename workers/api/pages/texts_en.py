@@ -129,6 +129,18 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.short_secrets": "These secrets have fewer than 24 characters: {names}.",
     "alarm.short_secrets.fix": "Whoever guesses one comes in. Replace it by a long one, such as `openssl rand -hex 24` "
     "prints: the next version refuses short ones. An account's name stands for the secret of its callback address.",
+    # --- notifications
+    "alarm.database_away": "The database does not answer, or takes no writes.",
+    "alarm.database_away.fix": "See that PostgreSQL runs and that ULAK_DATABASE_URL leads to its primary (`ulak "
+    "check`). Polls go on when it is back: no report is lost.",
+    "notify.over": "Over: {summary}",
+    "notify.passed": "Came and went: {summary}",
+    "notify.since": "Since {since}.",
+    "notify.span": "From {since} to {until}.",
+    "notify.more": "(and {n} more)",
+    "notify.page": "Status page: {url}",
+    "notify.test": "Ulak: a test",
+    "notify.test.why": "This is a test of Ulak's notifications. Nothing is wrong.",
     # --- one account
     "account.title": "Account {account}",
     "account.state": "State",
