@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, text
 
 from models.accounts import FOREVER, PausedBy
+from models.freshness import Standing, standings
 from models.rejections import Rejected, recent_rejections
 
 
@@ -63,6 +64,8 @@ class AccountOverview:
     last_trouble_at: datetime | None
     rejected: tuple[Rejected, ...] = ()
     """Requests that were rejected for the account lately, by kind, the latest first."""
+    objective: Standing | None = None
+    """How it stands against its objective; None where it has none."""
 
 
 _ACCOUNTS = text("""
@@ -116,7 +119,7 @@ _WORK = text("""
 def overview(connection: Connection, account: str | None = None) -> list[AccountOverview]:
     """How every account stands (or the one named; empty where it does not exist), in the order of their ids.
 
-    Six statements, whatever the number of accounts. All read open rows by partial indexes, but for the count of final
+    Seven statements, whatever the number of accounts. All read open rows by partial indexes, but for the count of final
     deliveries, which reads one index whole.
     """
     rows = connection.execute(_ACCOUNTS, {"account": account}).mappings().all()
@@ -126,6 +129,7 @@ def overview(connection: Connection, account: str | None = None) -> list[Account
     calls = {row.account_id: row for row in connection.execute(_CALLS, ids)}
     work = {(row.account_id, row.what): int(row.many) for row in connection.execute(_WORK, ids)}
     rejected = recent_rejections(connection, ids["ids"])
+    objectives = standings(connection, ids["ids"])
     return [
         _overview_of(
             row,
@@ -134,6 +138,7 @@ def overview(connection: Connection, account: str | None = None) -> list[Account
             calls[row["id"]],
             work,
             rejected=rejected.get(row["id"], ()),
+            objective=objectives.get(row["id"]),
         )
         for row in rows
     ]
@@ -147,6 +152,7 @@ def _overview_of(
     work: Mapping[tuple[str, str], int],
     *,
     rejected: tuple[Rejected, ...],
+    objective: Standing | None,
 ) -> AccountOverview:
     """The rows of one account as one record."""
     account, now = row["id"], row["now"]
@@ -182,6 +188,7 @@ def _overview_of(
         last_trouble=row["last_trouble"] if has_trouble else None,
         last_trouble_at=trouble_at if has_trouble else None,
         rejected=rejected,
+        objective=objective,
     )
 
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, RowMapping, text
 
+from models import freshness
 from models.database import retry_transaction, transaction
 from models.deliveries import upsert
 from models.heartbeats import RECONCILE, beat
@@ -28,6 +29,9 @@ PRUNE_ROWS = 5000
 PRUNE_BATCHES = 200
 EXPIRE_AT_ONCE = 500
 FILL_CHUNKS = 5
+_NAMED_KINDS = frozenset(
+    kind for adapter in ADAPTERS.values() for kind in (*adapter.record.id_kinds, *adapter.record.reference_kinds)
+)
 
 
 def reconcile(runtime: Runtime) -> Effects:
@@ -85,11 +89,13 @@ _OVERDUE = text("""
 
 
 def every_minute(runtime: Runtime) -> Effects:
-    """What falls due by the minute: validity that ended, and learning how long messages take.
+    """What falls due by the minute: validity that ended, how fresh finals were, and learning how long messages take.
 
     Both share one task: workers of the version before reject a name that they do not know.
     """
     expire(runtime)
+    with transaction(runtime.engine) as connection:
+        freshness.count(connection, _NAMED_KINDS)
     return learning.learn_all(runtime)
 
 
@@ -149,6 +155,7 @@ def prune(runtime: Runtime) -> Effects:
         counts["quarantine"] = prune_quarantine(connection)
         counts["sessions"] = prune_sessions(connection)
         counts["notifications"] = prune_notifications(connection)
+        counts["freshness"] = freshness.prune(connection)
     effects = Effects()
     if any(counts.values()):
         effects.info("upkeep.pruned", **counts)
