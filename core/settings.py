@@ -64,6 +64,10 @@ SECRETS_OF: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
                 "api_token",
                 "person_key_file",
                 "oidc_client_secret",
+                "notify_webhook_url_file",
+                "notify_webhook_secret_file",
+                "notify_slack_url_file",
+                "notify_smtp_url_file",
             }
         ),
         "beat": frozenset({"redis_url"}),
@@ -160,6 +164,21 @@ def _scopes(text: str) -> str:
     return " ".join(words)
 
 
+def _mail_addresses(text: str) -> str:
+    """Bare addresses separated by commas, without the blanks."""
+    found = [each.strip() for each in text.split(",")]
+    if not all(re.fullmatch(r"[!-~]+@[!-~]+", each) and not set(each) & set('<>",;()') for each in found):
+        raise ValueError(text)
+    return ",".join(found)
+
+
+def _mail_address(text: str) -> str:
+    found = _mail_addresses(text)
+    if "," in found:
+        raise ValueError(text)
+    return found
+
+
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
@@ -232,6 +251,14 @@ class Settings(BaseSettings):
     oidc_claim: Annotated[str, Field(min_length=1)] = "groups"
     oidc_roles: str | None = None
     oidc_ca_file: AbsolutePath | None = None
+    notify_webhook_url_file: AbsolutePath | None = None
+    notify_webhook_secret_file: AbsolutePath | None = None
+    notify_slack_url_file: AbsolutePath | None = None
+    notify_smtp_url_file: AbsolutePath | None = None
+    notify_mail_from: Annotated[str | None, AfterValidator(lambda text: text and _mail_address(text))] = None
+    notify_mail_to: Annotated[str | None, AfterValidator(lambda text: text and _mail_addresses(text))] = None
+    notify_ca_file: AbsolutePath | None = None
+    notify_language: Literal["en", "tr"] = "en"
     postgres_bin: AbsolutePath | None = None
     valkey_bin: AbsolutePath | None = None
     worker_threads: Annotated[int, Field(ge=1, le=64)] = 16
@@ -297,6 +324,14 @@ REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "oidc_roles": "write GROUP=ROLE or GROUP=ROLE@ACCOUNT,ACCOUNT, separated by semicolons; roles are read, "
         "support, operate, admin",
         "oidc_ca_file": "give the path of a PEM file with certificates, or unset it to trust the system's",
+        "notify_webhook_url_file": "give the path of a file with the webhook's address",
+        "notify_webhook_secret_file": "give the path of a file with the secret that signs what the webhook gets",
+        "notify_slack_url_file": "give the path of a file with the address of an incoming webhook of Slack or alike",
+        "notify_smtp_url_file": "give the path of a file with the mail server's address",
+        "notify_mail_from": "write one bare address, such as ulak@example.com",
+        "notify_mail_to": "write bare addresses separated by commas, such as on-call@example.com",
+        "notify_ca_file": "give the path of a PEM file with certificates, or unset it to trust the system's",
+        "notify_language": "write en or tr",
         "postgres_bin": "give the folder that holds the programs postgres and initdb",
         "valkey_bin": "give the path of the program valkey-server or redis-server",
         "worker_threads": "give a number of threads from 1 to 64",

@@ -71,6 +71,8 @@ class AccountSettings:
     """How whom deliveries are about is kept, as `models.vocabulary.Recipients`; never changes."""
     proxy: str | None = None
     """`http://host:port`, or a reference to an address that may hold a password."""
+    objective: str | None = None
+    """How fresh the account's deliveries are to be, in the form of `models.objectives`."""
     enabled: bool = True
 
 
@@ -122,6 +124,8 @@ class AccountRecord:
     recipients: str
     recipients_key: bytes | None = field(repr=False)
     """What tells with which person key hashed recipients are made (`models.pseudonyms.key_check`)."""
+    objective: str | None
+    """How fresh its deliveries are to be (`models.objectives`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,20 +14,18 @@ from typing import Final
 from sqlalchemy import Connection, RowMapping, text
 
 from models.accounts import PausedBy
-from models.heartbeats import READINESS
+from models.freshness import totals
+from models.heartbeats import NOT_OF_WORKERS
 from models.latencies import DUE_SINCE
 from models.ledger.clocksteps import steps_of_last_day
 from models.ledger.sharing import standing
+from models.objectives import BOUNDS, read_objective
 from models.overview import AccountState, state_of
 from models.statistics import stored
-from models.vocabulary import STATUS_CLASS, Status
 
 RECENT_SECONDS: Final = 300
 """The window of the figures that count recent calls."""
 HOUR_SECONDS: Final = 3600
-LATEST_CHANGES: Final = 20_000
-"""The lag of finals is read from at most so many of the last changes."""
-QUANTILES: Final = (0.5, 0.95, 0.99)
 BREAKER_STATES: Final = ("closed", "open", "probing")
 FETCH_STATES: Final = ("ready", "sending", "dead")
 POLL_ENDS: Final = ("complete", "complete_with_errors", "cancelled")
@@ -40,6 +38,9 @@ class Sample:
     figure: str
     labels: Mapping[str, str]
     value: float
+    """Of a histogram: its sum."""
+    buckets: tuple[tuple[str, float], ...] = ()
+    """Of a histogram: (upper bound, how many up to it), the last one `+Inf`."""
 
 
 Samples = Iterator[Sample]
@@ -160,7 +161,7 @@ def read_work(connection: Connection) -> Samples:
 # One ahead of the clock, which was set back, is no fresh one.
 _HEARTBEATS = text("""
     SELECT name, abs(extract(epoch FROM clock_timestamp() - at))::double precision AS age FROM heartbeats
-    WHERE name <> :readiness
+    WHERE name <> ALL(CAST(:others AS text[]))
 """)
 # What the feed of changes does not tell yet, since an older transaction is still open somewhere in the cluster.
 _FEED = text("""
@@ -172,7 +173,7 @@ _FEED = text("""
 
 def read_pulse(connection: Connection) -> Samples:
     """Whether periodic work is done, and how far the feed of changes is behind the table."""
-    for row in connection.execute(_HEARTBEATS, {"readiness": READINESS}).mappings():
+    for row in connection.execute(_HEARTBEATS, {"others": list(NOT_OF_WORKERS)}).mappings():
         yield Sample("heartbeat_age_seconds", {"name": row["name"]}, row["age"])
     yield Sample("clock_steps_last_day", {}, steps_of_last_day(connection))
     threads, crowded = standing(connection)
@@ -201,71 +202,18 @@ def read_deliveries(connection: Connection) -> Samples:
         yield Sample("deliveries_conflicting", {"account": account, "provider": providers[account]}, many)
 
 
-# Facts that are null are those of the row (`models.history`).
-_LAG = text("""
-    WITH recent AS MATERIALIZED (
-        SELECT id, account_id, provider, granularity, status, sent_at, done_at, changed_at
-        FROM delivery_status ORDER BY changed_in DESC, id DESC LIMIT :latest
-    ), told AS (
-        SELECT r.account_id, r.provider, r.sent_at, final.first_seen_at AS seen, final.as_of AS asked, final.done_at,
-            (SELECT max(o.as_of) FROM observations o
-             WHERE o.delivery_id = r.id AND coalesce(o.facts ->> 'status', r.status) = ANY(:open)) AS last_open
-        FROM recent r
-        CROSS JOIN LATERAL (
-            SELECT o.first_seen_at, o.as_of,
-                CASE WHEN o.facts IS NULL THEN r.done_at ELSE CAST(o.facts ->> 'done_at' AS timestamptz) END AS done_at
-            FROM observations o
-            WHERE o.delivery_id = r.id AND coalesce(o.facts ->> 'status', r.status) = ANY(:final)
-            ORDER BY o.first_seen_at, o.as_of, o.content_hash LIMIT 1) final
-        WHERE r.granularity <> 'conversation' AND r.status = ANY(:final)
-          AND r.changed_at > clock_timestamp() - make_interval(secs => :seconds)
-          AND final.first_seen_at > clock_timestamp() - make_interval(secs => :seconds)
-    ), lag AS (
-        SELECT account_id, provider,
-            greatest(0, extract(epoch FROM seen - done_at)) AS exact,
-            CASE WHEN done_at IS NULL THEN greatest(0, coalesce(extract(epoch FROM seen - asked), 0)) END AS least,
-            CASE WHEN done_at IS NULL
-                 THEN greatest(0, extract(epoch FROM seen - greatest(last_open, sent_at))) END AS most,
-            CASE WHEN done_at IS NOT NULL THEN 'exact'
-                 WHEN greatest(last_open, sent_at) IS NOT NULL THEN 'bracket' ELSE 'least' END AS bound
-        FROM told
-    )
-    SELECT account_id AS account, provider,
-        count(*) FILTER (WHERE bound = 'exact') AS exact, count(*) FILTER (WHERE bound = 'bracket') AS bracket,
-        count(*) FILTER (WHERE bound = 'least') AS least,
-        percentile_cont(CAST(:quantiles AS double precision[])) WITHIN GROUP (ORDER BY lag.exact)
-            FILTER (WHERE bound = 'exact') AS exact_lags,
-        percentile_cont(CAST(:quantiles AS double precision[])) WITHIN GROUP (ORDER BY lag.least)
-            FILTER (WHERE bound <> 'exact') AS least_lags,
-        percentile_cont(CAST(:quantiles AS double precision[])) WITHIN GROUP (ORDER BY lag.most)
-            FILTER (WHERE bound = 'bracket') AS most_lags
-    FROM lag GROUP BY 1, 2
-""")
-_FINAL: Final = [status.value for status in Status if STATUS_CLASS[status] >= STATUS_CLASS[Status.SENT]]
-_OPEN: Final = [status.value for status in Status if STATUS_CLASS[status] == STATUS_CLASS[Status.ENROUTE]]
-
-
-def read_lag(connection: Connection) -> Samples:
-    """How late we were with the finals that were first seen within the last hour.
-
-    `exact`: seen minus the provider's own time of the event. Where it gives none, the event lies between the last time
-    at which it said something else (or the sending) and the moment at which we asked: `most` and `least`. Our own
-    `unreported` is no report and is not counted.
-    """
-    parameters = {
-        "latest": LATEST_CHANGES,
-        "seconds": HOUR_SECONDS,
-        "final": _FINAL,
-        "open": _OPEN,
-        "quantiles": list(QUANTILES),
-    }
-    for row in connection.execute(_LAG, parameters).mappings():
-        for timed in ("exact", "bracket", "least"):
-            yield Sample("finals_last_hour", _of(row, timed=timed), row[timed])
-        for bound in ("exact", "least", "most"):
-            for quantile, lag in zip(QUANTILES, row[f"{bound}_lags"] or (), strict=False):
-                if lag is not None:
-                    yield Sample("final_lag_seconds", _of(row, bound=bound, quantile=str(quantile)), lag)
+def read_freshness(connection: Connection) -> Samples:
+    """How fresh final reports were, counted since the account has existed; and what is wanted of them."""
+    for row in totals(connection):
+        labels = {"account": row["account"], "provider": row["provider"]}
+        buckets = tuple(zip(map(str, BOUNDS), row["buckets"] or [0.0] * len(BOUNDS), strict=True))
+        total = row["total"] or 0.0
+        yield Sample("final_freshness_seconds", labels, row["seconds"] or 0.0, (*buckets, ("+Inf", total)))
+        yield Sample("finals_good", labels, row["good"] or 0.0)
+        if row["objective"] is not None:
+            objective = read_objective(row["objective"])
+            yield Sample("objective_ratio", labels, objective.percent / 100.0)
+            yield Sample("objective_seconds", labels, objective.seconds)
 
 
 GROUPS: Final[Mapping[str, Callable[[Connection], Samples]]] = {
@@ -274,6 +222,6 @@ GROUPS: Final[Mapping[str, Callable[[Connection], Samples]]] = {
     "work": read_work,
     "pulse": read_pulse,
     "deliveries": read_deliveries,
-    "lag": read_lag,
+    "freshness": read_freshness,
 }
 """Each is read and kept by itself."""

@@ -23,6 +23,9 @@ _BEAT = text("""
 
 READINESS: Final = "readiness"
 """No periodic work: the row that a readiness probe writes to see whether it can."""
+NOTIFYING: Final = "notifying"
+"""Work of API processes, and only where there are receivers: when problems were last evaluated."""
+NOT_OF_WORKERS: Final = (READINESS, NOTIFYING)
 _PROOF = text("""
     INSERT INTO heartbeats (name, at) VALUES (:name, clock_timestamp())
     ON CONFLICT (name) DO UPDATE SET at = excluded.at

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, text
 
 from models.accounts import FOREVER, PausedBy
+from models.freshness import Standing, standings
 from models.rejections import Rejected, recent_rejections
 from models.statistics import stored
 
@@ -65,6 +66,8 @@ class AccountOverview:
     last_trouble_at: datetime | None
     rejected: tuple[Rejected, ...] = ()
     """Requests that were rejected for the account lately, by kind, the latest first."""
+    objective: Standing | None = None
+    """How it stands against its objective; None where it has none."""
 
 
 _ACCOUNTS = text("""
@@ -109,7 +112,7 @@ _WORK = text("""
 def overview(connection: Connection, account: str | None = None) -> list[AccountOverview]:
     """How every account stands (or the one named; empty where it does not exist), in the order of their ids.
 
-    Six statements, whatever the number of accounts. Deliveries are counted already (`models.statistics`), all others
+    Seven statements, whatever the number of accounts. Deliveries are counted already (`models.statistics`), all others
     read open rows by partial indexes.
     """
     rows = connection.execute(_ACCOUNTS, {"account": account}).mappings().all()
@@ -121,6 +124,7 @@ def overview(connection: Connection, account: str | None = None) -> list[Account
     calls = {row.account_id: row for row in connection.execute(_CALLS, ids)}
     work = {(row.account_id, row.what): int(row.many) for row in connection.execute(_WORK, ids)}
     rejected = recent_rejections(connection, ids["ids"])
+    objectives = standings(connection, ids["ids"])
     return [
         _overview_of(
             row,
@@ -129,6 +133,7 @@ def overview(connection: Connection, account: str | None = None) -> list[Account
             calls[row["id"]],
             work,
             rejected=rejected.get(row["id"], ()),
+            objective=objectives.get(row["id"]),
         )
         for row in rows
     ]
@@ -142,6 +147,7 @@ def _overview_of(
     work: Mapping[tuple[str, str], int],
     *,
     rejected: tuple[Rejected, ...],
+    objective: Standing | None,
 ) -> AccountOverview:
     """The rows of one account as one record."""
     account, now = row["id"], row["now"]
@@ -177,6 +183,7 @@ def _overview_of(
         last_trouble=row["last_trouble"] if has_trouble else None,
         last_trouble_at=trouble_at if has_trouble else None,
         rejected=rejected,
+        objective=objective,
     )
 
 

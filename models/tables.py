@@ -100,6 +100,8 @@ accounts = Table(
     Column("recipients", Text, nullable=False, server_default=text("'clear'")),
     Column("recipients_key", LargeBinary),
     CheckConstraint("(recipients = 'hashed') = (recipients_key IS NOT NULL)", name="hashed_with_key"),
+    # How fresh its deliveries are to be, as accounts.toml says it (`models.objectives`).
+    Column("objective", Text),
     CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
     _one_of("breaker_state", ["closed", "open", "probing"]),
@@ -323,6 +325,31 @@ latencies = Table(
     Column("id_kind", Text, primary_key=True),
     Column("learned", JSONB, nullable=False),
     Column("read_through", _TIME, nullable=False),
+)
+
+# How fresh final reports were, counted since the account has existed: each row holds the totals up to `at`, so what
+# happened in a window is the difference of two rows. Upkeep writes at most one row an account and minute.
+freshness = Table(
+    "freshness",
+    metadata,
+    Column("account_id", Text, ForeignKey("accounts.id"), primary_key=True),
+    Column("at", _TIME, primary_key=True),
+    Column("total", Double, nullable=False),
+    Column("good", Double, nullable=False),
+    Column("seconds", Double, nullable=False),
+    # By upper bound (`models.objectives.BOUNDS`), cumulative.
+    Column("buckets", ARRAY(Double), nullable=False),
+)
+
+# One row: through which moment and transaction `freshness` was counted.
+freshness_read = Table(
+    "freshness_read",
+    metadata,
+    Column("only_row", Boolean, primary_key=True, server_default=text("true")),
+    Column("through", _TIME, nullable=False),
+    Column("from_transaction", BigInteger, nullable=False),
+    Column("next_transaction", BigInteger, nullable=False),
+    CheckConstraint("only_row", name="one_row"),
 )
 
 delivery_status = Table(
@@ -594,6 +621,48 @@ heartbeats = Table(
     Column("at", _TIME, nullable=False),
     # One row each, written every few seconds for ever.
     postgresql_with={"fillfactor": "50"},
+)
+
+# What is wrong now, or was until a moment ago (`models.problems`): one row for each problem that receivers know of, or
+# will know of if it stays.
+problems = Table(
+    "problems",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("episode", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("account_id", Text),
+    Column("summary", Text, nullable=False),
+    Column("advice", Text, nullable=False),
+    Column("first_seen_at", _TIME, nullable=False),
+    Column("seen_at", _TIME, nullable=False),
+    Column("opened_at", _TIME),
+    Column("absent_since", _TIME),
+)
+
+# Messages about problems, one row for each receiver (`models.notifications`). `items`: what it says; fixed once it has
+# been attempted.
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("receiver", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("items", JSONB, nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=text("clock_timestamp()")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("attempted_at", _TIME),
+    Column("next_attempt_at", _TIME, nullable=False),
+    Column("delivered_at", _TIME),
+    Column("last_error", Text),
+    UniqueConstraint("receiver", "message_id"),
+)
+Index(
+    "ix_notifications_waiting",
+    notifications.c.receiver,
+    notifications.c.id,
+    postgresql_where=notifications.c.delivered_at.is_(None),
 )
 
 # The worker processes that make fetches: their threads are shared out among the accounts.

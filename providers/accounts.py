@@ -16,6 +16,7 @@ from typing import Any
 
 from core.zones import time_zone, zone_names
 from models.accounts import AccountSettings
+from models.objectives import FORM, read_objective
 from models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS
 from models.vocabulary import Recipients
 from providers.account_values import Mistake, Section
@@ -138,6 +139,7 @@ def _account(table: Section, adapters: Mapping[str, Adapter]) -> AccountSettings
     enabled = table.flag("enabled", default=True)
     ca_file, proxy = _ca_file(table), _proxy(table)
     recipients = _recipients(table)
+    objective = _objective(table)
     sections = {name: table.section(name) for name in _TABLES}
     table.refuse_others()
     credentials = _credentials(sections["credentials"], record)
@@ -151,6 +153,7 @@ def _account(table: Section, adapters: Mapping[str, Adapter]) -> AccountSettings
         ca_file=ca_file,
         recipients=recipients,
         proxy=proxy,
+        objective=objective,
         enabled=enabled,
         **_limit(sections["limit"], record),
         retry=_retry(sections["retry"]),
@@ -237,6 +240,18 @@ def _proxy(table: Section) -> str | None:
         table.wrong("proxy", error.problem, error.right)
         return None
     return str(given)
+
+
+def _objective(table: Section) -> str | None:
+    """How fresh deliveries are to be, in one form."""
+    given = table.take("objective", None)
+    if given is None:
+        return None
+    try:
+        return str(read_objective(given if isinstance(given, str) else ""))
+    except ValueError:
+        table.wrong("objective", "it is no objective", f"objective = {FORM}")
+        return None
 
 
 def _credentials(section: Section, record: ProviderRecord | None) -> dict[str, str]:

@@ -4,13 +4,14 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models import tally
+from models import freshness, tally
 from models.database import retry_transaction, transaction
 from models.deliveries import upsert
 from models.heartbeats import RECONCILE, beat
 from models.ledger import healing
 from models.ledger.taking import MESSAGE_LASTS_SECONDS
 from models.ledger.walks import forget_walks
+from models.notifications import prune as prune_notifications
 from models.quarantine import prune as prune_quarantine
 from models.report import DeliveryReport
 from models.sending_time import fill_missing
@@ -29,6 +30,9 @@ PRUNE_ROWS = 5000
 PRUNE_BATCHES = 200
 EXPIRE_AT_ONCE = 500
 FILL_CHUNKS = 5
+_NAMED_KINDS = frozenset(
+    kind for adapter in ADAPTERS.values() for kind in (*adapter.record.id_kinds, *adapter.record.reference_kinds)
+)
 
 
 def reconcile(runtime: Runtime) -> Effects:
@@ -86,12 +90,14 @@ _OVERDUE = text("""
 
 
 def every_minute(runtime: Runtime) -> Effects:
-    """What falls due by the minute: validity that ended, folding of counts, and learning how long messages take.
+    """What is due each minute: ended validity, folding of counts, freshness of finals, and learning of latencies.
 
     They share one task: workers of the version before reject a name that they do not know.
     """
     expire(runtime)
     tally.fold(runtime.engine)
+    with transaction(runtime.engine) as connection:
+        freshness.count(connection, _NAMED_KINDS)
     return learning.learn_all(runtime)
 
 
@@ -139,7 +145,7 @@ def _expire_account(connection: Connection, row: RowMapping, runtime: Runtime) -
 
 
 def prune(runtime: Runtime) -> Effects:
-    """Delete old calls, ended fetches, polls and sessions, and stale quarantine, a few thousand rows at a time."""
+    """Delete old calls, ended fetches, polls and sessions, stale quarantine and notifications, in small batches."""
     counts = {"calls": 0, "fetches": 0, "polls": 0}
     for _ in range(PRUNE_BATCHES):
         with transaction(runtime.engine) as connection:
@@ -151,6 +157,8 @@ def prune(runtime: Runtime) -> Effects:
         counts["quarantine"] = prune_quarantine(connection)
         counts["sessions"] = prune_sessions(connection)
         forget_walks(connection)
+        counts["notifications"] = prune_notifications(connection)
+        counts["freshness"] = freshness.prune(connection)
     effects = Effects()
     if any(counts.values()):
         effects.info("upkeep.pruned", **counts)

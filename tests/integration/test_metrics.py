@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from models.database import transaction
 from models.deliveries import upsert
 from models.heartbeats import RECONCILE, beat
 from models.ledger import sharing
+from models.objectives import BOUNDS
 from models.quarantine import new_key, seal
 from models.report import DeliveryReport, Unreadable
-from models.vocabulary import Granularity, Source, Status
+from models.vocabulary import Granularity, Status
 from providers.accounts import parse_accounts
 from providers.http import HttpDoor
 from tasks.runtime import Runtime
@@ -211,35 +211,31 @@ def test_nothing_is_told_as_nothing_for_every_account(server: Server) -> None:
     assert len(told["ulak_fetches"]) == 6
 
 
-def test_the_table_and_the_lag_of_finals_are_told(server: Server, database: Engine) -> None:
-    """Exact where the provider gives a time; else between the last time it said otherwise and the question."""
-    now = clock.now()
-
-    def ago(seconds: float) -> datetime:
-        return now - timedelta(seconds=seconds)
-
+def test_the_table_is_counted_and_what_upkeep_counted_of_its_freshness_is_told(
+    server: Server, database: Engine
+) -> None:
+    """As counters that last: a histogram, how many met the objective, and the objective."""
+    run(database, "UPDATE accounts SET objective = '95 % within 1 min' WHERE id = 'kampanya'")
+    run(
+        database,
+        "INSERT INTO freshness (account_id, at, total, good, seconds, buckets)"
+        " SELECT 'kampanya', now() - n * interval '1 minute', 30 - n, 20 - n, 400,"
+        " array_fill(CAST(10 AS double precision), ARRAY[:bounds]) FROM generate_series(0, 5) n",
+        bounds=len(BOUNDS),
+    )
     with transaction(database) as connection:
-        for reports, asked in (
-            ([report("timed", Status.ENROUTE), report("bare", Status.ENROUTE, sent_at=ago(900))], ago(600)),
-            ([report("timed", Status.DELIVERED, done_at=ago(100)), report("bare", Status.UNDELIVERABLE)], ago(30)),
-            ([report("open", Status.UNKNOWN)], ago(30)),
-            ([report("lost", Status.UNREPORTED, source=Source.OURS)], ago(30)),
-            ([report("unbound", Status.SENT)], ago(40)),
-        ):
-            upsert(connection, "kampanya", "vairo", reports, asked_at=asked)
+        said = [report("a", Status.DELIVERED), report("b", Status.UNKNOWN), report("c", Status.SENT)]
+        upsert(connection, "kampanya", "vairo", said, asked_at=clock.now())
     told = scrape(server)
-    counted = ("delivered", "undeliverable", "unknown", "unreported", "sent")
+    counted = ("delivered", "unknown", "sent")
     assert told["ulak_deliveries"] == {of(MINE, granularity="message", status=status): 1 for status in counted}
-    assert told["ulak_finals_last_hour"] == {of(MINE, timed=timed): 1 for timed in ("exact", "bracket", "least")}
-    lag = {
-        (dict(labels)["bound"], dict(labels)["quantile"]): round(value / 10) * 10
-        for labels, value in told["ulak_final_lag_seconds"].items()
-    }
-    assert lag == {
-        **{("exact", quantile): 100 for quantile in ("0.5", "0.95", "0.99")},
-        **{("least", quantile): low for quantile, low in (("0.5", 40), ("0.95", 40), ("0.99", 40))},
-        **{("most", quantile): 600 for quantile in ("0.5", "0.95", "0.99")},
-    }
+    other = of({"account": "marka", "provider": "organik"})
+    assert told["ulak_finals_good_total"] == {of(MINE): 20, other: 0}
+    assert told["ulak_final_freshness_seconds_count"] == {of(MINE): 30, other: 0}
+    assert told["ulak_final_freshness_seconds_sum"] == {of(MINE): 400, other: 0}
+    assert told["ulak_final_freshness_seconds_bucket"][of(MINE, le="60.0")] == 10
+    assert told["ulak_final_freshness_seconds_bucket"][of(MINE, le="+Inf")] == 30
+    assert (told["ulak_objective_ratio"], told["ulak_objective_seconds"]) == ({of(MINE): 0.95}, {of(MINE): 60})
 
 
 def test_the_feed_tells_what_an_open_transaction_holds_back(server: Server, database: Engine) -> None:
@@ -283,7 +279,12 @@ def test_figures_are_read_at_most_every_few_seconds(server: Server, database: En
 def known() -> set[str]:
     """Every metric there is, by its family's name."""
     own = {family.name for family in REGISTRY.collect() if family.name.startswith("ulak_")}
-    return own | {f"ulak_{name}" for name in metrics.FIGURES | metrics.OWN}
+    return own | {named(name) for name in metrics.FIGURES | metrics.OWN}
+
+
+def named(figure: str) -> str:
+    """What is scraped."""
+    return f"ulak_{figure}{'_total' if figure in metrics.COUNTERS else ''}"
 
 
 def test_every_scraped_figure_has_a_meaning_and_every_meaning_a_figure(server: Server, database: Engine) -> None:
@@ -291,7 +292,7 @@ def test_every_scraped_figure_has_a_meaning_and_every_meaning_a_figure(server: S
     fill_ledger(database)
     with transaction(database) as connection:
         upsert(connection, "kampanya", "vairo", [report("a", Status.SENT)], asked_at=clock.now())
-    run(database, "UPDATE accounts SET last_asked_at = now()")
+    run(database, "UPDATE accounts SET last_asked_at = now(), objective = '95 % within 60 s'")
     told = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in scrape(server) if name.startswith("ulak_")}
     assert known() - told <= {"ulak_http_request_seconds", "ulak_callback_seconds"}
     assert told <= known()
@@ -302,7 +303,7 @@ def test_the_page_lists_every_metric_and_none_that_is_not_there() -> None:
     listed = dict(re.findall(r"^\| `(ulak_\w+)` \|([^|]*)\|", PAGE, re.MULTILINE))
     assert set(listed) == known()
     for name, (labels, _) in (metrics.FIGURES | metrics.OWN).items():
-        assert tuple(re.findall(r"`(\w+)`", listed[f"ulak_{name}"])) == labels
+        assert tuple(re.findall(r"`(\w+)`", listed[named(name)])) == labels
 
 
 @pytest.mark.parametrize("path", ["alerts.yml", "grafana/ulak.json"])

@@ -10,7 +10,9 @@ SECRET = {
     "ULAK_DATABASE_URL": "postgresql://u:canary@h/d", "ULAK_REDIS_URL": "redis://:canary@h",
     "ULAK_API_TOKEN": "canary-token", "ULAK_FLOWER_AUTH": "u:canary", "ULAK_SEAL_KEY_FILE": "/canary",
     "ULAK_PAGE_SECRET_FILE": "/canary-2", "ULAK_PERSON_KEY_FILE": "/canary-3",
-    "ULAK_OIDC_CLIENT_SECRET": "canary-of-the-sign-on",
+    "ULAK_OIDC_CLIENT_SECRET": "canary-of-the-sign-on", "ULAK_NOTIFY_WEBHOOK_URL_FILE": "/canary-4",
+    "ULAK_NOTIFY_WEBHOOK_SECRET_FILE": "/canary-5", "ULAK_NOTIFY_SLACK_URL_FILE": "/canary-6",
+    "ULAK_NOTIFY_SMTP_URL_FILE": "/canary-7",
 }  # fmt: skip
 FOREIGN = {"VAIRO_KEY": "canary-k", "CELERY_BROKER_URL": "canary-c", "PGPASSWORD": "canary-p", "AWS_SECRET": "canary-a"}
 OPEN = {"PATH": "/bin", "HOME": "/root", "LANG": "tr_TR.UTF-8", "LC_ALL": "C", "TZ": "UTC", "ULAK_LOG_LEVEL": "debug",

@@ -105,7 +105,9 @@ def test_templates_hold_no_text_of_their_own(path: Path) -> None:
 def test_templates_and_code_ask_only_for_texts_that_there_are_and_leave_none_unused() -> None:
     """A key that is asked for by its whole name exists; one that nobody asks for is gone."""
     sources = [
-        path.read_text(encoding="utf-8") for path in [*TEMPLATES, *PAGES.glob("*.py")] if "texts_" not in path.name
+        path.read_text(encoding="utf-8")
+        for path in [*TEMPLATES, *PAGES.glob("*.py"), PAGES.parent / "notify" / "wording.py"]
+        if "texts_" not in path.name
     ]
     asked = set(re.findall(r"""(?:\bt|say|html)\(\s*["']([a-z_.]*[a-z_])["']\s*[,)]""", "\n".join(sources)))
     assert asked - texts_en.TEXTS.keys() == set()

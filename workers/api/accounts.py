@@ -48,6 +48,36 @@ class RejectedRequests(BaseModel):
     last_at: datetime
 
 
+class BurningBudget(BaseModel):
+    """A rule that holds: the error budget is spent too fast."""
+
+    factor: Annotated[float, Field(description="At least so many times as fast as allowed.")]
+    window: Annotated[str, Field(description="1h, 6h or 3d.")]
+    window_seconds: float
+    late_percent: Annotated[float, Field(description="Of what became final within the window.")]
+    is_urgent: bool
+
+
+class AccountObjective(BaseModel):
+    """How an account stands against its objective."""
+
+    text: Annotated[str, Field(description="As accounts.toml says it.", examples=["95 % within 60 s"])]
+    percent: float
+    seconds: float
+    finals: Annotated[float, Field(description="Deliveries that became final within three days.")]
+    good_percent: Annotated[
+        float | None, Field(description="Of these, how many were known in time; null where there were none.")
+    ]
+    budget_left: Annotated[
+        float | None, Field(description="Part of the error budget of three days; negative where more was spent.")
+    ]
+    burn_rates: Annotated[
+        dict[str, float],
+        Field(description="How many times as fast as allowed the budget is spent: 5m, 30m, 1h, 6h, 3d."),
+    ]
+    burning: list[BurningBudget]
+
+
 class Account(BaseModel):
     """How one account stands."""
 
@@ -84,6 +114,7 @@ class Account(BaseModel):
     rejected: Annotated[
         list[RejectedRequests], Field(description="Requests that were rejected for it lately, by kind, latest first.")
     ] = []
+    objective: AccountObjective | None = None
 
 
 class Accounts(BaseModel):

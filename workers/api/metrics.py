@@ -11,7 +11,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from sqlalchemy import Connection, Engine, text
@@ -61,10 +61,18 @@ FIGURES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "feed_lag_seconds": ((), "Age of the oldest change that the feed does not tell yet."),
     "deliveries": ((*ACCOUNT, "granularity", "status"), "Rows of the shared table."),
     "deliveries_conflicting": (ACCOUNT, "Rows about which the provider contradicted itself."),
-    "finals_last_hour": ((*ACCOUNT, "timed"), "Deliveries whose first final report came within an hour."),
-    "final_lag_seconds": ((*ACCOUNT, "bound", "quantile"), "How late finals of the last hour were seen."),
+    "final_freshness_seconds": (
+        ACCOUNT,
+        "From when a provider could have reported a final status until it was stored.",
+    ),
+    "finals_good": (ACCOUNT, "Of these, deliveries that met the objective of their account; all where it has none."),
+    "objective_ratio": (ACCOUNT, "The part of the deliveries that the account's objective asks for."),
+    "objective_seconds": (ACCOUNT, "How soon the objective wants them to be known."),
 }
-"""Every figure by its name without `ulak_`: its labels, and what it says. All are gauges."""
+"""Every figure by its name without `ulak_`: its labels, and what it says. Gauges where nothing else is said."""
+COUNTERS: Final = frozenset({"finals_good"})
+"""Their names end in `_total` where they are scraped."""
+HISTOGRAMS: Final = frozenset({"final_freshness_seconds"})
 OWN: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "figures_up": (("group",), "Whether a group of figures could be read."),
     "figures_age_seconds": (("group",), "How old the figures of a group are."),
@@ -132,12 +140,18 @@ def _read(connection: Connection, name: str) -> _Kept:
 
 
 def _families(told: Iterable[Sample]) -> Iterator[Metric]:
-    families: dict[str, GaugeMetricFamily] = {}
+    families: dict[str, Metric] = {}
     for sample in told:
         labels, meaning = (FIGURES | OWN)[sample.figure]
-        if sample.figure not in families:
-            families[sample.figure] = GaugeMetricFamily(f"ulak_{sample.figure}", meaning, labels=labels)
-        families[sample.figure].add_metric([sample.labels[label] for label in labels], float(sample.value))
+        values = [sample.labels[label] for label in labels]
+        name = f"ulak_{sample.figure}"
+        if sample.figure in HISTOGRAMS:
+            histogram = families.setdefault(name, HistogramMetricFamily(name, meaning, labels=labels))
+            histogram.add_metric(values, sample.buckets, float(sample.value))  # type: ignore[attr-defined]
+            continue
+        kind = CounterMetricFamily if sample.figure in COUNTERS else GaugeMetricFamily
+        family = families.setdefault(name, kind(name, meaning, labels=labels))
+        family.add_metric(values, float(sample.value))  # type: ignore[attr-defined]
     return iter(families.values())
 
 

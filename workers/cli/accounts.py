@@ -101,7 +101,7 @@ def list_all(
     if as_json:
         write_json(rows)
         return
-    headers = ("account", "provider", "state", "paused by", "until", "limit", "concurrency", "base url")
+    headers = ("account", "provider", "state", "paused by", "until", "limit", "concurrency", "objective", "base url")
     write_table(
         headers,
         [
@@ -113,6 +113,7 @@ def list_all(
                 row["until"],
                 f"{record.limit_requests} per {record.limit_per_seconds:g} s",
                 record.limit_concurrency,
+                record.objective,
                 record.base_url,
             )
             for row, record in zip(rows, records, strict=True)
@@ -136,6 +137,7 @@ def _row(record: AccountRecord, now: datetime) -> dict[str, Any]:
             "per_seconds": record.limit_per_seconds,
             "concurrency": record.limit_concurrency,
         },
+        "objective": record.objective,
         "base_url": record.base_url,
         "timezone": record.timezone,
         "swept_through": record.swept_through,

@@ -92,6 +92,7 @@ def _findings(run: Session) -> Iterator[Finding]:
     yield Finding("status page", None, where, warning=_exposure(run))
     if run.settings.oidc_issuer is not None:
         yield _guarded("single sign-on", run, _sign_on)
+    yield _guarded("notifications", run, _notifications)
     if short := short_settings(run.settings):
         yield Finding("secrets", None, warning=f"{' and '.join(short)}: {REPORTED}; {ADVICE}")
     yield Finding("time zones", None, _time_zones())
@@ -189,6 +190,17 @@ def _sign_on(run: Session) -> tuple[str | None, str]:
     except CredentialError as error:
         return f"ULAK_OIDC_CA_FILE: {error}", ""
     return None, run.settings.oidc_issuer or ""
+
+
+def _notifications(run: Session) -> tuple[str | None, str]:
+    """Whether the receivers' settings are whole. Nothing is sent: `ulak notify test` does."""
+    from workers.api.notify.receivers import receivers_for  # noqa: PLC0415 - the texts of the pages
+
+    try:
+        names = [receiver.name for receiver in receivers_for(run.settings)]
+    except SettingsError as error:
+        return str(error), ""
+    return None, f"{' and '.join(names)}; `ulak notify test` sends one" if names else "nobody is notified"
 
 
 def _schema(run: Session) -> tuple[str | None, str]:

@@ -16,6 +16,7 @@ from workers.cli import (
     deliveries,
     explaining,
     leftovers,
+    notifying,
     polling,
     processes,
     readers,
@@ -37,7 +38,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "Run it": ("up", "worker", "beat", "api", "flower"),
     "Accounts and polls": ("accounts", "status", "poll", "polls"),
     "Deliveries": ("track", "untrack", "deliveries", "statistics", "explain", "ingest"),
-    "Upkeep": ("migrate", "check", "dead", "quarantine", "rebuild", "erase"),
+    "Upkeep": ("migrate", "check", "notify", "dead", "quarantine", "rebuild", "erase"),
     "Access and records": ("tokens", "sessions", "events", "grant-reader", "secrets"),
 }
 """The sections of `ulak --help`; each command is in one of them."""
@@ -122,6 +123,7 @@ for module in (
     readers,
     tokens,
     audit,
+    notifying,
 ):
     module.register(app)
 

@@ -57,6 +57,8 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
     ),
     "tokens list": ("ulak tokens list --json",),
     "tokens revoke": ("ulak tokens revoke shop",),
+    "notify test": ("ulak notify test", "ulak notify test webhook"),
+    "notify list": ("ulak notify list --waiting",),
     "sessions end": ("ulak sessions end ayse@example.com",),
     "events": (
         "ulak events --account marka-sms --since 24h",

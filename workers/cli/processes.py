@@ -212,11 +212,13 @@ def _await_worker(celery: Any) -> None:
 def api() -> None:
     """Run the HTTP process.
 
-    It serves the status page, the task API, the feed of changes, the providers' callbacks and the probes.
+    It serves the status page, the task API, the feed of changes, the providers' callbacks and the probes, and notifies
+    people of problems.
     """
     from workers.api.app import make_api  # noqa: PLC0415 - FastAPI costs half a second
     from workers.api.listening import BoundedServer, server_config  # noqa: PLC0415
     from workers.api.means import publisher  # noqa: PLC0415
+    from workers.api.notify.notifier import notifying  # noqa: PLC0415
     from workers.api.pages.routes import add_pages  # noqa: PLC0415
     from workers.connections import runtime_for  # noqa: PLC0415
 
@@ -227,7 +229,7 @@ def api() -> None:
     config = server_config(
         application, host=settings.bind, port=settings.api_port or 8000, trusted_proxies=_trusted_proxies(settings)
     )
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), notifying(settings, runtime):
         BoundedServer(config, started=lifeline.announce_ready).run()
 
 

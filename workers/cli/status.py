@@ -29,6 +29,7 @@ HEADERS = (
     "ids",
     "oldest",
     "fresh",
+    "objective",
     "calls",
     "limit",
     "ready",
@@ -67,6 +68,8 @@ def status(
     for each in accounts:
         if each.reason:
             tell(f"{each.id} is {each.state}: {redact_text(as_sentence(each.reason))}{_until(each)}")
+        for burning in each.objective.burning if each.objective is not None else ():
+            tell(f"{each.id} misses its objective: {burning.late_percent:.1f} % late within {burning.window}")
         for rejected in each.rejected:
             tell(f"{each.id} rejected {_times(rejected)}, last {_age(each, rejected)} ago: {rejected.sentence}")
     tell(f"Generated secrets lie in {run.settings.home / 'secrets'}; `ulak secrets show` prints them.")
@@ -126,6 +129,7 @@ def cells(account: AccountOverview) -> tuple[Any, ...]:
         account.open_tracked,
         duration((account.as_of - oldest).total_seconds()) if oldest else "",
         duration(account.freshness_seconds),
+        _objective(account),
         account.calls_last_minute,
         f"{account.busy_slots}/{account.limit_requests}",
         account.ready_fetches + account.sending_fetches,
@@ -134,6 +138,15 @@ def cells(account: AccountOverview) -> tuple[Any, ...]:
         account.quarantined,
         _trouble(account),
     )
+
+
+def _objective(account: AccountOverview) -> str:
+    """What was reached within three days, beside what is wanted."""
+    objective = account.objective
+    if objective is None:
+        return ""
+    reached = "none yet" if objective.good_percent is None else f"{objective.good_percent:.1f} %"
+    return f"{reached} ({objective.text})"
 
 
 def _trouble(account: AccountOverview) -> str:

@@ -63,6 +63,7 @@ def find_alarms(
         found += _state(account)
         found += _leftovers(account)
         found += _lateness(account, waiting.get(account.id))
+        found += _burning(account)
     return sorted(found, key=lambda alarm: _ORDER[alarm.severity])
 
 
@@ -169,6 +170,25 @@ def _lateness(account: AccountOverview, waits: Waiting | None) -> Iterator[Alarm
     if is_asked and due is not None and _age(account, due) > BEHIND_SECONDS:
         values = {"account": account.id, "since": due}
         yield Alarm(kind="behind", severity="warn", values=values, account=account.id)
+
+
+def _burning(account: AccountOverview) -> Iterator[Alarm]:
+    """Whether the objective is missed so fast that somebody should look."""
+    objective = account.objective
+    for each in objective.burning if objective is not None else ():
+        values = {
+            "account": account.id,
+            "text": objective.text if objective is not None else "",
+            "percent": f"{each.late_percent:.1f}",
+            "span": each.window_seconds,
+        }
+        yield Alarm(
+            kind="burning" if each.is_urgent else "burning_slowly",
+            severity="bad" if each.is_urgent else "warn",
+            values=values,
+            account=account.id,
+            fix="burning",
+        )
 
 
 def _is_ahead(account: AccountOverview) -> bool:

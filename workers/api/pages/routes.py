@@ -6,7 +6,7 @@ from secrets import token_urlsafe
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection, Engine, RowMapping
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
@@ -62,11 +62,7 @@ def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
         sessions=Sessions(engine=runtime.engine, keys=keys, token=api_token(settings), sign_on=sign_on),
         form_marks=FormMarks(keys.box("form")),
         seal=Seal(keys.box("search")),
-        looker=Looker(
-            runtime.engine,
-            {name: pace.every_seconds for name, pace in paces().items()},
-            lambda connection: _short_secrets(connection, runtime, settings),
-        ),
+        looker=looker_for(runtime.engine, runtime, settings),
         templates=environment(),
         publish=means.send,
         failed=means.failed,
@@ -79,6 +75,15 @@ def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
     api.include_router(actions.router)
     api.include_router(entrance.router)
     api.mount("/static", KeptFiles(directory=STATIC), name="static")
+
+
+def looker_for(engine: Engine, runtime: Runtime, settings: Settings) -> Looker:
+    """Looks at the system through this engine."""
+    return Looker(
+        engine,
+        {name: pace.every_seconds for name, pace in paces().items()},
+        lambda connection: _short_secrets(connection, runtime, settings),
+    )
 
 
 class KeptFiles(StaticFiles):

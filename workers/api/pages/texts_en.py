@@ -129,6 +129,24 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.short_secrets": "These secrets have fewer than 24 characters: {names}.",
     "alarm.short_secrets.fix": "Whoever guesses one comes in. Replace it by a long one, such as `openssl rand -hex 24` "
     "prints: the next version refuses short ones. An account's name stands for the secret of its callback address.",
+    "alarm.burning": "{account} misses its objective ({text}) fast: {percent} % of its final reports of the last "
+    "{span} were known too late.",
+    "alarm.burning_slowly": "{account} misses its objective ({text}): {percent} % of its final reports of the last "
+    "{span} were known too late.",
+    "alarm.burning.fix": "If the account is paused, failing or behind, see to that first. Otherwise the provider "
+    "reports late, or the limit is too small for the objective.",
+    # --- notifications
+    "alarm.database_away": "The database does not answer, or takes no writes.",
+    "alarm.database_away.fix": "See that PostgreSQL runs and that ULAK_DATABASE_URL leads to its primary "
+    "(`ulak check`). Polls go on when it is back: no report is lost.",
+    "notify.over": "Over: {summary}",
+    "notify.passed": "Came and went: {summary}",
+    "notify.since": "Since {since}.",
+    "notify.span": "From {since} to {until}.",
+    "notify.more": "(and {n} more)",
+    "notify.page": "Status page: {url}",
+    "notify.test": "Ulak: a test",
+    "notify.test.why": "This is a test of Ulak's notifications. Nothing is wrong.",
     # --- one account
     "account.title": "Account {account}",
     "account.state": "State",
@@ -142,6 +160,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "account.none": "none",
     "account.calls": "Calls",
     "account.calls_many": "{minute} a minute, {hour} an hour",
+    "account.objective": "Objective",
+    "account.objective_met": "{percent} % in three days ({text})",
+    "account.objective_none": "no final report yet ({text})",
     "account.limit": "Limit in use",
     "account.limit_many": "{busy} of {limit} in {span}",
     "account.work": "Requests",

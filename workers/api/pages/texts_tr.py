@@ -130,6 +130,24 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.short_secrets": "Şu gizli anahtarlar 24 karakterden kısa: {names}.",
     "alarm.short_secrets.fix": "Tahmin eden içeri girer. `openssl rand -hex 24` çıktısı gibi uzun biriyle değiştirin: "
     "sonraki sürüm kısa olanı kabul etmez. Hesap adı, o hesabın geri çağrı adresindeki gizli bölümü gösterir.",
+    "alarm.burning": "{account} hedefini ({text}) hızla kaçırıyor: son {span} içindeki kesin raporların %{percent} "
+    "kadarı geç öğrenildi.",
+    "alarm.burning_slowly": "{account} hedefini ({text}) kaçırıyor: son {span} içindeki kesin raporların %{percent} "
+    "kadarı geç öğrenildi.",
+    "alarm.burning.fix": "Hesap duraklatılmış, hata veriyor ya da geride ise önce onu giderin. Değilse sağlayıcı geç "
+    "bildiriyordur ya da limit bu hedef için küçüktür.",
+    # --- bildirimler
+    "alarm.database_away": "Veritabanı yanıt vermiyor ya da yazma kabul etmiyor.",
+    "alarm.database_away.fix": "PostgreSQL'in çalıştığına ve ULAK_DATABASE_URL'nin birincil sunucuya ulaştığına bakın "
+    "(`ulak check`). Geri geldiğinde sorgular sürer; hiçbir rapor kaybolmaz.",
+    "notify.over": "Sona erdi: {summary}",
+    "notify.passed": "Oldu ve geçti: {summary}",
+    "notify.since": "Başlangıç: {since}.",
+    "notify.span": "{since} ile {until} arasında.",
+    "notify.more": "(ve {n} tane daha)",
+    "notify.page": "Durum sayfası: {url}",
+    "notify.test": "Ulak: deneme",
+    "notify.test.why": "Bu, Ulak bildirimlerinin bir denemesidir. Her şey yolunda.",
     # --- bir hesap
     "account.title": "{account} hesabı",
     "account.state": "Durum",
@@ -143,6 +161,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "account.none": "yok",
     "account.calls": "Çağrı",
     "account.calls_many": "dakikada {minute}, saatte {hour}",
+    "account.objective": "Hedef",
+    "account.objective_met": "üç günde %{percent} ({text})",
+    "account.objective_none": "henüz kesin rapor yok ({text})",
     "account.limit": "Kullanılan limit",
     "account.limit_many": "{span} içinde {busy} / {limit}",
     "account.work": "İstekler",
