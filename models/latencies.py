@@ -17,7 +17,10 @@ SETTLES_SECONDS = 10.0
 """`closed_at` is set before the commit: an id that was closed within this time may not be visible yet."""
 
 # Ids of one message each: an id of several shows nothing about a single one.
-_OF_ONE = "(t.id_kind = ANY(:kinds) OR t.expected = 1) AND t.whole IS DISTINCT FROM t.value AND t.changed_as_of IS NULL"
+# Where a list or a callback made the id due, its checks bracket nothing; but a callback shows the moment itself.
+_OF_ONE = """(t.id_kind = ANY(:kinds) OR t.expected = 1) AND t.whole IS DISTINCT FROM t.value
+      AND (t.changed_as_of IS NULL OR t.announced_at > t.sent_at)"""
+_ANNOUNCED = "t.announced_at >= t.checked_before_at"
 
 # What the index of closed ids holds: not those that an earlier version has closed.
 _NOTED = "t.close_reason = 'final' AND t.checked_before_at IS NOT NULL"
@@ -68,14 +71,16 @@ def _edge(seconds: str) -> str:
 
 
 _AGE = "extract(epoch FROM {} - t.sent_at)::double precision / :factor"
-_LEFT, _RIGHT = _AGE.format("t.checked_before_at"), _AGE.format("t.last_checked_at")
+_LEFT = "greatest(t.checked_before_at, t.announced_at)"
+_RIGHT = f"(CASE WHEN {_ANNOUNCED} THEN t.announced_at ELSE t.last_checked_at END)"
 _CLOSED = text(f"""
     SELECT width_bucket(t.sent_at, CAST(:groups AS timestamptz[])) AS "group",
-        CASE WHEN t.checked_before_at >= t.valid_until THEN :longest ELSE {_edge(_LEFT)} END AS first,
-        CASE WHEN t.last_checked_at >= t.valid_until THEN -1 ELSE {_edge(_RIGHT)} END AS last, count(*) AS many
+        CASE WHEN {_LEFT} >= t.valid_until THEN :longest ELSE {_edge(_AGE.format(_LEFT))} END AS first,
+        CASE WHEN {_RIGHT} >= t.valid_until THEN -1 ELSE {_edge(_AGE.format(_RIGHT))} END AS last, count(*) AS many
     FROM tracked_ids t
     WHERE t.account_id = :account_id AND t.id_kind = :kind AND {_NOTED}
       AND t.closed_at > :after AND t.closed_at <= :until AND {_OF_ONE}
+      AND (t.changed_as_of IS NULL OR {_ANNOUNCED})
     GROUP BY 1, 2, 3
 """)
 _OPEN_AGE = _AGE.format("coalesce(t.last_checked_at, t.sent_at)")

@@ -159,6 +159,7 @@ class Iletimerkezi:
         callback_drops=(MESSAGE_TEXT,),
         is_repetition=is_repetition,
         reference_kinds=REFERENCES_OF_MESSAGES,
+        settled_by_parts=frozenset({ORDER}),
         probe=FetchSpec(kind="batch", params={PROBE: BALANCE}, label="credential check"),
     )
 
