@@ -48,8 +48,6 @@ PLAN_FORM = 1
 """To be raised with the form of `accounts.poll_plan`: a plan of another version is not read."""
 # SQL: whether the plan of the account `a` was made for the settings that it has now (`settings`).
 _IN_FORCE = f"a.poll_plan -> 'settings' = jsonb_build_object('form', {PLAN_FORM}, 'poll', a.poll, 'options', a.options)"
-# SQL: since when an id `t` of the account `a` that is due should have been asked for. One that may wait until its batch
-# is worth a call (`tasks.steps.due_ids`) has only its bounds to keep: a configured wait, and the end of its validity.
 DUE_SINCE = f"""
     CASE WHEN coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)
           AND {_IN_FORCE} AND a.poll_plan #> ARRAY['kinds', t.id_kind, 'masses'] IS NOT NULL
@@ -59,6 +57,11 @@ DUE_SINCE = f"""
             secs => CAST(a.poll ->> 'max_check_seconds' AS double precision)
                 * coalesce(CAST(a.poll ->> 'time_factor' AS double precision), 1))))
         ELSE t.next_check_at END
+"""
+"""SQL: since when an id `t` of the account `a` that is due should have been asked for.
+
+One that may wait until its batch is worth a call has only its bounds to keep, a configured wait and the end of its
+validity: for it this may lie ahead.
 """
 
 

@@ -56,7 +56,9 @@ def counted(known: Announced, *, announced: float, missed: float) -> Announced:
     worse = max(0.0, known.worse + _ratio(share, _worse(share), announced=announced, missed=missed))
     better = max(0.0, known.better + _ratio(share, share / FACTOR, announced=announced, missed=missed))
     if max(worse, better) > SURPRISE and known.announced + known.missed > 0:
-        return Announced(announced=announced, missed=missed, shifts=known.shifts + 1)
+        # Of callbacks that do better only the misses are forgotten.
+        before = known.announced if better > worse else 0.0
+        return Announced(announced=before + announced, missed=missed, shifts=known.shifts + 1)
     kept = math.exp(-(announced + missed) / MEMORY)
     return Announced(
         announced=known.announced * kept + announced,
