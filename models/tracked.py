@@ -39,9 +39,7 @@ _RIPE = f"""
          OR {DUE_SINCE} <= statement_timestamp())
 """
 _DUE = text(_CHOSEN.format(DUE_SINCE=DUE_SINCE, accounts="", ripe=""))
-_RIPE_DUE = text(
-    _CHOSEN.format(DUE_SINCE=DUE_SINCE, accounts=" JOIN accounts a ON a.id = t.account_id", ripe=_RIPE)
-)
+_RIPE_DUE = text(_CHOSEN.format(DUE_SINCE=DUE_SINCE, accounts=" JOIN accounts a ON a.id = t.account_id", ripe=_RIPE))
 _SOONEST = text("""
     SELECT * FROM tracked_ids
     WHERE account_id = :account_id AND id_kind = :kind AND closed_at IS NULL AND fetch_id IS NULL

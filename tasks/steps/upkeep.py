@@ -18,7 +18,7 @@ from providers.registry import ADAPTERS
 from tasks.effects import Effects, commit
 from tasks.messages import dispatch_account, poll_account
 from tasks.runtime import Runtime, adapter_of
-from tasks.steps import clocks, learning
+from tasks.steps import clocks, learning, pacing
 from tasks.steps.trouble import note_lost_answer
 
 KEEP_CALLS_DAYS = 14
@@ -84,11 +84,12 @@ _OVERDUE = text("""
 
 
 def every_minute(runtime: Runtime) -> Effects:
-    """What falls due by the minute: validity that ended, and learning how long messages take.
+    """What falls due by the minute: validity that ended, how long messages take, and how often lists are read.
 
-    Both share one task: workers of the version before reject a name that they do not know.
+    All share one task: workers of the version before reject a name that they do not know.
     """
     expire(runtime)
+    pacing.pace_all(runtime)
     return learning.learn_all(runtime)
 
 
