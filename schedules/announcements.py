@@ -52,10 +52,13 @@ def counted(known: Announced, *, announced: float, missed: float) -> Announced:
     """What is known with these final states."""
     if not announced + missed:
         return known
+    if not known.announced + known.missed:
+        # There is nothing yet from which these could differ.
+        return Announced(announced=announced, missed=missed, shifts=known.shifts)
     share = min(_MOST, max(LEAST_MISSED, known.missed_share))
     worse = max(0.0, known.worse + _ratio(share, _worse(share), announced=announced, missed=missed))
     better = max(0.0, known.better + _ratio(share, share / FACTOR, announced=announced, missed=missed))
-    if max(worse, better) > SURPRISE and known.announced + known.missed > 0:
+    if max(worse, better) > SURPRISE:
         # Of callbacks that do better only the misses are forgotten.
         before = known.announced if better > worse else 0.0
         return Announced(announced=before + announced, missed=missed, shifts=known.shifts + 1)
