@@ -23,7 +23,7 @@ from schedules.announcements import Announced, counted, has_moved
 from schedules.latency import EDGES, END, Latency, edge
 from schedules.learning import Learned, learn
 from schedules.policy import first_check, next_check
-from schedules.poll_times import PRICE_SECONDS, Bounds, PollTimes, poll_times, price_for_calls
+from schedules.poll_times import HIGHEST_PRICE, PRICE_SECONDS, Bounds, PollTimes, poll_times, price_for_calls
 from schedules.pricing import calls_per_message, steered
 from tasks.steps.due_ids import capacity
 from tasks.steps.fetch_rows import YOUNG
@@ -77,6 +77,8 @@ class World:
     fixed_latency: Latency | None = None
     """Tests and references may fix the distribution."""
     limit: tuple[int, float] = (20, 60.0)
+    batch: int = 1
+    """How many ids a call answers for."""
     callbacks: float = 0.0
     """The part of the final states that a callback announces, a second after they are …"""
     callbacks_end: int | None = None
@@ -242,7 +244,7 @@ class World:
         if not self.adaptive:
             return
         per_second = self.limit[0] / self.limit[1]
-        waiting = (len(self._planned_waiting()) + len(self.ready)) / per_second
+        waiting = self._waiting_calls() / per_second
         is_new = len(self.closed) >= (max(10.0, 0.01 * self.known.messages) if self.known else 1)
         shifts = self.announced.shifts
         self.announced = counted(self.announced, announced=self.uncounted[0], missed=self.uncounted[1])
@@ -258,16 +260,20 @@ class World:
         if self.latency is None or self.known is None:
             return
         calls = calls_per_message(
-            calls_per_second=per_second, messages_per_second=self.known.per_second, share=self.share
+            calls_per_second=per_second * self.batch, messages_per_second=self.known.per_second, share=self.share
         )
         bounds = Bounds(validity=DAY)
         if is_new or is_told or abs(self.share - self.priced_share) > 0.01:
             self.priced_share = self.share
-            self.price = price_for_calls(self.latency, calls, bounds, missed=self.missed, least=PRICE_SECONDS)
-            self.times = poll_times(self.latency, self.price, bounds, missed=self.missed)
+            least, most = PRICE_SECONDS / self.batch, HIGHEST_PRICE / self.batch
+            price = price_for_calls(self.latency, calls, bounds, missed=self.missed, least=least, most=most)
+            self.price = price * self.batch
+            self.times = poll_times(self.latency, price, bounds, missed=self.missed)
 
-    def _planned_waiting(self) -> list[tuple[float, int]]:
-        return [entry for entry in self.old if entry not in self._planned and self.messages[entry[1]].seen is None]
+    def _waiting_calls(self) -> int:
+        """The calls for all that is due."""
+        waiting = [entry for entry in self.old if entry not in self._planned and self.messages[entry[1]].seen is None]
+        return len(waiting) + len(self.ready)
 
     def _fit(self, now: float) -> None:
         moment = START + timedelta(seconds=now)
