@@ -3,13 +3,12 @@
 Nothing here writes. Beside `models.overview`, for whoever must say what is wrong and what to do about it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Connection, text
 
+from models.intervals import EVERY_SECONDS
 from models.latencies import DUE_SINCE
 
 LATE_SECONDS = 3600.0
@@ -31,8 +30,8 @@ class Waiting:
     """A poll that nobody has planned."""
     planned_at: datetime | None
     """When lists were last planned; None where the account has none, or was never planned."""
-    poll: Mapping[str, Any]
-    """The account's `[account.poll]`."""
+    every_seconds: float | None
+    """How often lists are planned; None: at the default of the provider."""
     late_ids: int
     """Registered ids that got no answer at all, though they were asked for after their validity too."""
     late_ids_since: datetime | None
@@ -42,7 +41,7 @@ class Waiting:
 
 
 _WAITING = text(f"""
-    SELECT a.id AS account, a.planned_at, a.poll,
+    SELECT a.id AS account, a.planned_at, {EVERY_SECONDS} AS every_seconds,
         (SELECT min(f.available_at) FROM fetches f WHERE f.account_id = a.id AND f.state = 'ready') AS ready_since,
         (SELECT min(f.lease_until) FROM fetches f
           WHERE f.account_id = a.id AND f.state = 'sending' AND f.lease_until < clock_timestamp()) AS lease_ended,

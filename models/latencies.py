@@ -17,7 +17,10 @@ SETTLES_SECONDS = 10.0
 """`closed_at` is set before the commit: an id that was closed within this time may not be visible yet."""
 
 # Ids of one message each: an id of several shows nothing about a single one.
-_OF_ONE = "(t.id_kind = ANY(:kinds) OR t.expected = 1) AND t.whole IS DISTINCT FROM t.value AND t.changed_as_of IS NULL"
+# Where a list or a callback made the id due, its checks bracket nothing; but a callback shows the moment itself.
+_OF_ONE = """(t.id_kind = ANY(:kinds) OR t.expected = 1) AND t.whole IS DISTINCT FROM t.value
+      AND (t.changed_as_of IS NULL OR t.announced_at > t.sent_at)"""
+_ANNOUNCED = "t.announced_at >= t.checked_before_at"
 
 # What the index of closed ids holds: not those that an earlier version has closed.
 _NOTED = "t.close_reason = 'final' AND t.checked_before_at IS NOT NULL"
@@ -43,19 +46,22 @@ _BEGIN = text(f"""
 """)
 PLAN_FORM = 1
 """To be raised with the form of `accounts.poll_plan`: a plan of another version is not read."""
-# SQL: whether the plan of the account `a` was made for the settings that it has now (`settings`).
-_IN_FORCE = f"a.poll_plan -> 'settings' = jsonb_build_object('form', {PLAN_FORM}, 'poll', a.poll, 'options', a.options)"
-# SQL: since when an id `t` of the account `a` that is due should have been asked for. One that may wait until its batch
-# is worth a call (`tasks.steps.due_ids`) has only its bounds to keep: a configured wait, and the end of its validity.
+IN_FORCE = f"a.poll_plan -> 'settings' = jsonb_build_object('form', {PLAN_FORM}, 'poll', a.poll, 'options', a.options)"
+"""SQL: whether the plan of the account `a` was made for the settings that it has now (`settings`)."""
 DUE_SINCE = f"""
     CASE WHEN coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)
-          AND {_IN_FORCE} AND a.poll_plan #> ARRAY['kinds', t.id_kind, 'masses'] IS NOT NULL
+          AND {IN_FORCE} AND a.poll_plan #> ARRAY['kinds', t.id_kind, 'masses'] IS NOT NULL
           AND (t.expected = 1 OR a.poll_plan -> 'of_one' @> to_jsonb(t.id_kind))
           AND (t.last_checked_at IS NOT NULL OR a.poll ->> 'first_check_seconds' IS NULL)
         THEN greatest(t.next_check_at, least(t.valid_until, coalesce(t.last_checked_at, t.sent_at) + make_interval(
             secs => CAST(a.poll ->> 'max_check_seconds' AS double precision)
                 * coalesce(CAST(a.poll ->> 'time_factor' AS double precision), 1))))
         ELSE t.next_check_at END
+"""
+"""SQL: since when an id `t` of the account `a` that is due should have been asked for.
+
+One that may wait until its batch is worth a call has only its bounds to keep, a configured wait and the end of its
+validity: for it this may lie ahead.
 """
 
 
@@ -68,14 +74,16 @@ def _edge(seconds: str) -> str:
 
 
 _AGE = "extract(epoch FROM {} - t.sent_at)::double precision / :factor"
-_LEFT, _RIGHT = _AGE.format("t.checked_before_at"), _AGE.format("t.last_checked_at")
+_LEFT = "greatest(t.checked_before_at, t.announced_at)"
+_RIGHT = f"(CASE WHEN {_ANNOUNCED} THEN t.announced_at ELSE t.last_checked_at END)"
 _CLOSED = text(f"""
     SELECT width_bucket(t.sent_at, CAST(:groups AS timestamptz[])) AS "group",
-        CASE WHEN t.checked_before_at >= t.valid_until THEN :longest ELSE {_edge(_LEFT)} END AS first,
-        CASE WHEN t.last_checked_at >= t.valid_until THEN -1 ELSE {_edge(_RIGHT)} END AS last, count(*) AS many
+        CASE WHEN {_LEFT} >= t.valid_until THEN :longest ELSE {_edge(_AGE.format(_LEFT))} END AS first,
+        CASE WHEN {_RIGHT} >= t.valid_until THEN -1 ELSE {_edge(_AGE.format(_RIGHT))} END AS last, count(*) AS many
     FROM tracked_ids t
     WHERE t.account_id = :account_id AND t.id_kind = :kind AND {_NOTED}
       AND t.closed_at > :after AND t.closed_at <= :until AND {_OF_ONE}
+      AND (t.changed_as_of IS NULL OR {_ANNOUNCED})
     GROUP BY 1, 2, 3
 """)
 _OPEN_AGE = _AGE.format("coalesce(t.last_checked_at, t.sent_at)")
@@ -98,7 +106,13 @@ _STORE = text("""
     UPDATE latencies SET learned = coalesce(CAST(:learned AS jsonb), learned), read_through = :until
     WHERE account_id = :account_id AND id_kind = :kind
 """)
-_PLAN = text("UPDATE accounts SET poll_plan = CAST(:plan AS jsonb) WHERE id = :account_id")
+# The interval of sweeps is kept by itself (`models.intervals`).
+_PLAN = text("""
+    UPDATE accounts SET poll_plan = CAST(:plan AS jsonb) || CASE
+        WHEN poll_plan ? 'sweep' AND poll_plan -> 'settings' = CAST(:plan AS jsonb) -> 'settings'
+        THEN jsonb_build_object('sweep', poll_plan -> 'sweep') ELSE '{}' END
+    WHERE id = :account_id
+""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

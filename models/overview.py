@@ -11,6 +11,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from models.accounts import FOREVER, PausedBy
 from models.freshness import Standing, standings
+from models.intervals import every_seconds
 from models.rejections import Rejected, recent_rejections
 from models.statistics import stored
 
@@ -240,7 +241,7 @@ _LEARNED_OPEN = text("""
     SELECT a.id AS account_id, count(t.id) AS many FROM accounts a
     JOIN tracked_ids t ON t.account_id = a.id AND t.closed_at IS NULL
     WHERE a.id = ANY(:ids) AND coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)
-      AND a.poll_plan -> 'kinds' <> '{}'::jsonb
+      AND (a.poll_plan -> 'kinds' <> '{}'::jsonb OR a.poll_plan -> 'missed' <> '{}'::jsonb)
     GROUP BY a.id
 """)
 # The last poll that swept anything, and the last one that swept closed days; both walk back from the newest poll.
@@ -264,7 +265,7 @@ def unsettled(connection: Connection, paces: Mapping[str, ProviderPace]) -> list
 
     Settled: no poll of an enabled account is open, the last sweep of each account with lists was complete and found
     nothing new or advanced, so was its last sweep of closed days, no id falls due within the account's
-    `every_seconds`, none is open in an account whose poll policy has learned (its waits may be long), and no account is
+    interval, none is open in an account whose poll policy has learned (its waits may be long), and no account is
     paused or behind an open breaker (what it would say is not known).
 
     `paces`: of each provider by name. Where no account is enabled nothing is settled, since nobody is asked.
@@ -307,7 +308,7 @@ def _open_work(connection: Connection, ids: Mapping[str, Any]) -> list[str]:
 
 def _due_soon(connection: Connection, rows: Sequence[RowMapping], paces: Mapping[str, ProviderPace]) -> list[str]:
     """Ids that fall due within the account's interval."""
-    untils = [row["now"] + timedelta(seconds=_every_seconds(row, paces)) for row in rows]
+    untils = [row["now"] + timedelta(seconds=every_seconds(row, paces[row["provider"]].every_seconds)) for row in rows]
     parameters = {"ids": [row["id"] for row in rows], "untils": untils}
     return [
         f"{row.account_id} has {_count(row.many, 'id')} to be asked for soon."
@@ -316,10 +317,6 @@ def _due_soon(connection: Connection, rows: Sequence[RowMapping], paces: Mapping
         f"{row.account_id} has {_count(row.many, 'open id')}, checked at learned times."
         for row in connection.execute(_LEARNED_OPEN, {"ids": parameters["ids"]})
     ]
-
-
-def _every_seconds(row: RowMapping, paces: Mapping[str, ProviderPace]) -> float:
-    return float(row["poll"].get("every_seconds", paces[row["provider"]].every_seconds))
 
 
 def _sweep_reason(sweep: RowMapping) -> str | None:

@@ -271,6 +271,8 @@ tracked_ids = Table(
     # The check before that, or the sending: the id became final after it. Null where an earlier version asked.
     Column("checked_before_at", _TIME),
     Column("last_found_at", _TIME),
+    # When a callback last spoke of the id (`models.announced`).
+    Column("announced_at", _TIME),
     Column("changed_as_of", _TIME),
     Column("fetch_id", BigInteger),
     Column("closed_at", _TIME),

@@ -8,29 +8,38 @@ import msgspec
 from sqlalchemy import Connection, RowMapping, text
 
 from models.database import json_parameter
+from models.latencies import DUE_SINCE
 from models.report import TrackedKey
 from models.vocabulary import Granularity
 
 # A young message goes before whatever has been due for less than an hour longer, and no farther: so the most valuable
 # come first, and an old one's turn comes however many young ones follow. `statement_timestamp()` is stable, so the
 # index is read up to now and not through all that is due some day.
-_DUE = text("""
+_CHOSEN = """
     WITH waiting AS (
-        (SELECT id, next_check_at AS turn FROM tracked_ids
-          WHERE account_id = :account_id AND closed_at IS NULL AND fetch_id IS NULL
-            AND next_check_at <= statement_timestamp()
-          ORDER BY next_check_at, id LIMIT :many)
+        (SELECT t.id, t.next_check_at AS turn FROM tracked_ids t{accounts}
+          WHERE t.account_id = :account_id AND t.closed_at IS NULL AND t.fetch_id IS NULL
+            AND t.next_check_at <= statement_timestamp() {ripe}
+          ORDER BY t.next_check_at, t.id LIMIT :many)
         UNION ALL
-        (SELECT id, next_check_at - interval '1 hour' FROM tracked_ids
-          WHERE account_id = :account_id AND closed_at IS NULL AND fetch_id IS NULL
-            AND next_check_at <= statement_timestamp() AND next_check_at > statement_timestamp() - interval '1 hour'
-            AND sent_at > statement_timestamp() - interval '1 hour'
-          ORDER BY next_check_at, id LIMIT :many)
+        (SELECT t.id, t.next_check_at - interval '1 hour' FROM tracked_ids t{accounts}
+          WHERE t.account_id = :account_id AND t.closed_at IS NULL AND t.fetch_id IS NULL
+            AND t.next_check_at <= statement_timestamp() AND t.next_check_at > statement_timestamp() - interval '1 hour'
+            AND t.sent_at > statement_timestamp() - interval '1 hour' {ripe}
+          ORDER BY t.next_check_at, t.id LIMIT :many)
     ), chosen AS (
         SELECT id, min(turn) AS turn FROM waiting GROUP BY id ORDER BY turn, id LIMIT :many
     )
-    SELECT t.* FROM tracked_ids t JOIN chosen ON chosen.id = t.id ORDER BY chosen.turn, t.id
-""")
+    SELECT t.*, {DUE_SINCE} AS due_since FROM tracked_ids t JOIN chosen ON chosen.id = t.id
+    JOIN accounts a ON a.id = t.account_id ORDER BY chosen.turn, t.id
+"""
+_RIPE = f"""
+    AND (t.last_checked_at IS NOT NULL OR t.sent_at <= statement_timestamp() - make_interval(
+                secs => coalesce(CAST(CAST(:half_ages AS jsonb) ->> t.id_kind AS double precision), 0))
+         OR {DUE_SINCE} <= statement_timestamp())
+"""
+_DUE = text(_CHOSEN.format(DUE_SINCE=DUE_SINCE, accounts="", ripe=""))
+_RIPE_DUE = text(_CHOSEN.format(DUE_SINCE=DUE_SINCE, accounts=" JOIN accounts a ON a.id = t.account_id", ripe=_RIPE))
 _SOONEST = text("""
     SELECT * FROM tracked_ids
     WHERE account_id = :account_id AND id_kind = :kind AND closed_at IS NULL AND fetch_id IS NULL
@@ -52,9 +61,18 @@ _HELD = text("""
 """)
 
 
-def due_ids(connection: Connection, account_id: str, many: int) -> Sequence[RowMapping]:
-    """Open ids whose check is due and that no fetch holds: young ones first, but for what is long due."""
-    return connection.execute(_DUE, {"account_id": account_id, "many": many}).mappings().all()
+def due_ids(
+    connection: Connection, account_id: str, many: int, half_ages: Mapping[str, float] | None = None
+) -> Sequence[RowMapping]:
+    """Open ids whose check is due and that no fetch holds: young ones first, but for what is long due.
+
+    `due_since` ahead of the clock: the check may wait until a batch is worth a call (`models.latencies.DUE_SINCE`).
+    `half_ages`, in seconds by kind: of those that may wait, the never checked ones from this age on.
+    """
+    given: dict[str, Any] = {"account_id": account_id, "many": many}
+    if half_ages is None:
+        return connection.execute(_DUE, given).mappings().all()
+    return connection.execute(_RIPE_DUE, given | {"half_ages": json_parameter(half_ages)}).mappings().all()
 
 
 def soonest_ids(

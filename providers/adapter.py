@@ -123,6 +123,9 @@ class ProviderRecord:
     wholes: Mapping[str, str] = field(default_factory=dict)
     """For kinds whose ids are parts of a whole (a send): the kind under which the whole is tracked. Its value is the
     first part of theirs. A whole is checked once: when its last open part closes, or right after validity ends."""
+    settled_by_parts: frozenset[str] = frozenset()
+    """Kinds whose ids are the `parent_key` of all messages that their answer holds: once callbacks have brought the
+    last of these to its end, there is nothing left to ask."""
     reference_kinds: Mapping[str, Granularity] = field(default_factory=dict)
     """Kinds of ids that a sender may register only to attach its `client_ref`: the value is the key of a delivery of
     this granularity, and the reference goes to that delivery and, for an order, to those whose `parent_key` it is.

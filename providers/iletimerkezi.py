@@ -160,6 +160,7 @@ class Iletimerkezi:
         is_repetition=is_repetition,
         person_fields=frozenset({"number", "to"}),
         reference_kinds=REFERENCES_OF_MESSAGES,
+        settled_by_parts=frozenset({ORDER}),
         probe=FetchSpec(kind="batch", params={PROBE: BALANCE}, label="credential check"),
     )
 

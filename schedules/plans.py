@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from schedules.announcements import Announced
 from schedules.latency import Latency
 from schedules.learning import Learned
 from schedules.poll_times import PollTimes
@@ -21,6 +22,23 @@ def latency_of(plan: Mapping[str, Any], kind: str) -> Latency | None:
     """The distribution behind the schedule, where calls are batches."""
     masses = ((plan.get("kinds") or {}).get(kind) or {}).get("masses")
     return None if masses is None else Latency(tuple(masses))
+
+
+def missed_of(plan: Mapping[str, Any], kind: str) -> float:
+    """The part of the final states of these ids that no callback announces: 1 where nothing is known of any."""
+    return float((plan.get("missed") or {}).get(kind, 1.0))
+
+
+def announced_of(stored: Mapping[str, Any]) -> Announced:
+    """What is remembered of callbacks, beside what `read` gives."""
+    return Announced(**stored["callbacks"]) if stored.get("callbacks") else Announced()
+
+
+def written_announced(announced: Announced) -> dict[str, Any]:
+    """To be stored beside `written`; nothing where no callback ever came."""
+    if not announced.announced and not announced.shifts:
+        return {}
+    return {"callbacks": {name: round(getattr(announced, name), 4) for name in Announced.__slots__}}
 
 
 def written_times(times: PollTimes) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def next_check(
     max_check_seconds: float | None = None,
     early: bool = True,
     learned: PollTimes | None = None,
+    stretch: float = 1.0,
 ) -> datetime | None:
     """The moment of the next check, strictly after `now`; None once the provider is taken to have forgotten the id.
 
@@ -45,13 +46,14 @@ def next_check(
     `time_factor` compresses every duration (not `valid_until`, which is a moment). `forget_days` 0 gives None from
     the check right after validity on. `early` false: no check before validity has ended. Times are aware. `learned`
     replaces the waits, and has kept `first_check_seconds` and `max_check_seconds` already; where validity is longer
-    than it was made for, the waits of `numbers` follow.
+    than it was made for, the waits of `numbers` follow. `stretch` multiplies those of these waits that are not
+    configured, where callbacks leave little to be found (`schedules.announcements`).
     """
     validity_check = _right_after(valid_until, time_factor)
     if now < valid_until and not early:
         return validity_check
     if now < valid_until:
-        waits = _waits(numbers, first_check_seconds, max_check_seconds)
+        waits = _waits(numbers, first_check_seconds, max_check_seconds, stretch)
         steps = len(numbers.steps_seconds)
         start: datetime | None = now
         if learned is not None:
@@ -81,13 +83,14 @@ def first_check(
     max_check_seconds: float | None = None,
     early: bool = True,
     learned: PollTimes | None = None,
+    stretch: float = 1.0,
 ) -> datetime:
     """When an id registered at `now` is asked for first: at t_1 or right after a shorter validity, not before `now`.
 
     The arguments are those of `next_check`.
     """
     if learned is None:
-        t_1 = next(_waits(numbers, first_check_seconds, max_check_seconds))
+        t_1 = next(_waits(numbers, first_check_seconds, max_check_seconds, stretch))
         moment: datetime | None = sent_at + timedelta(seconds=t_1 * time_factor)
     else:
         moment = _learned_after(learned, sent_at=sent_at, now=sent_at - _TICK, time_factor=time_factor)
@@ -123,10 +126,10 @@ def _right_after(valid_until: datetime, time_factor: float) -> datetime:
     return valid_until + max(timedelta(seconds=AFTER_VALIDITY_SECONDS * time_factor), _TICK)
 
 
-def _waits(numbers: PollNumbers, first: float | None, longest: float | None) -> Iterator[float]:
+def _waits(numbers: PollNumbers, first: float | None, longest: float | None, stretch: float = 1.0) -> Iterator[float]:
     """The waits before the first, second, … check, without end; none longer than the longest."""
-    cap = numbers.max_seconds if longest is None else longest
-    steps = list(numbers.steps_seconds)
+    cap = numbers.max_seconds * stretch if longest is None else longest
+    steps = [step * stretch for step in numbers.steps_seconds]
     if first is not None:
         steps[:1] = [first]
     for step in steps:

@@ -18,9 +18,12 @@ PRICE_SECONDS = 30.0
 HIGHEST_PRICE = 3600.0
 """More than an hour of delay a call never saves: from there on a message costs hardly more than one call anyway, and
 what the limit has no call for waits in its queue, where every slot is used."""
-_HALVINGS = 20
+_HALVINGS = 12
 _EVEN = 16
 """With a longest wait: after so many of them the rest are of that length."""
+_GROUPED_FROM = 500
+_MANY = 1.5
+"""So many equal waits in a row count as many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,17 +136,40 @@ def _grid(bounds: Bounds) -> list[float]:
 
 
 def forecast(latency: Latency, times: PollTimes, validity: float, *, missed: float = 1.0) -> Forecast:
-    """Calls and lag per message under these checks; the one right after validity is among the calls."""
+    """Calls and lag per message under these checks; the one right after validity is among the calls.
+
+    Equal waits that are much shorter than the cells of the distribution are not followed one by one, however many.
+    """
     calls = lag = 0.0
-    done, moment = 0.0, 0.0
-    for age in [*times.all_before(validity), validity]:
+    done, moment, before = 0.0, 0.0, 0.0
+    for age in [*_grouped(times, validity), validity]:
         is_last = age == validity
         below, upto = latency.below(age)
         at_end = 1.0 if is_last else below
-        calls += 1.0 - at_end + missed * (at_end - done)
-        lag += missed * (age * (below - done) - (upto - moment))
-        done, moment = below, upto
+        mass = below - done
+        many = 1.0 if times.every is None else max(1.0, (age - before) / times.every)
+        if many < _MANY:
+            calls += 1.0 - at_end + missed * (at_end - done)
+            lag += missed * (age * mass - (upto - moment))
+        else:
+            # The integral of what is open between, over the wait; what becomes final waits for half of that.
+            still_open = age - before - (age * below - before * done - (upto - moment))
+            calls += still_open / times.every - (0.5 - missed) * mass if times.every else 0.0
+            calls += missed * (at_end - below)
+            lag += missed * mass * (age - before) / many / 2
+        done, moment, before = below, upto, age
     return Forecast(calls=calls, lag_seconds=lag)
+
+
+def _grouped(times: PollTimes, validity: float) -> list[float]:
+    """The ages of the checks before the validity ends, of many at equal waits those next to an edge."""
+    if times.every is None or validity / times.every < _GROUPED_FROM:
+        return times.all_before(validity)
+    ages = [age for age in times.ages if age < validity]
+    last = ages[-1] if ages else 0.0
+    final = last + times.every * (math.ceil((validity - last) / times.every) - 1)
+    steps = (max(1, round((edge - last) / times.every)) for edge in EDGES if last + times.every < edge < final)
+    return [*ages, *sorted({last + times.every * step for step in steps} | {last + times.every, final})]
 
 
 def price_for_calls(

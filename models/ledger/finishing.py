@@ -236,6 +236,7 @@ _REOPEN = text("""
     )
     UPDATE tracked_ids t SET closed_at = NULL, close_reason = NULL,
         changed_as_of = greatest(t.changed_as_of, :as_of),
+        announced_at = coalesce(CAST(:announced_at AS timestamptz), t.announced_at),
         next_check_at = least(coalesce(t.next_check_at, clock_timestamp()), clock_timestamp()),
         expected = coalesce(locked.expected, t.expected)
     FROM locked WHERE t.id = locked.id
@@ -248,14 +249,24 @@ def discover(
     as_of: datetime,
     rows: list[Mapping[str, Any]],
     reopened: list[Mapping[str, Any]],
+    *,
+    announced_at: datetime | None = None,
 ) -> None:
-    """Insert ids that an answer named; reopen those whose delivery changed, and make them due now."""
+    """Insert ids that an answer named; reopen those whose delivery changed, and make them due now.
+
+    `announced_at`: when a callback spoke of these; None where an answer did.
+    """
     if rows:
         given = {"account_id": account_id, "rows": json_parameter(rows)}
         if connection.execute(_DISCOVER, given).rowcount < len(rows):
             connection.execute(_OPEN_REFERENCES, given | {"reference": REFERENCE})
     if reopened:
-        parameters = {"account_id": account_id, "rows": json_parameter(reopened), "as_of": as_of}
+        parameters = {
+            "account_id": account_id,
+            "rows": json_parameter(reopened),
+            "as_of": as_of,
+            "announced_at": announced_at,
+        }
         connection.execute(_REOPEN, parameters)
 
 

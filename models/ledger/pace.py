@@ -5,14 +5,15 @@ from datetime import date, datetime
 
 from sqlalchemy import Connection, text
 
+from models.intervals import EVERY_SECONDS
 from models.ledger.planning import PRIORITY_ON_DEMAND
 
-_PLANNABLE = text("""
+_PLANNABLE = text(f"""
     SELECT a.id FROM accounts a
     WHERE a.provider = :provider AND a.enabled
       AND (a.paused_until IS NULL OR a.paused_until <= statement_timestamp())
       AND (CAST(:sweeps AS boolean) AND (a.planned_at IS NULL OR a.planned_at <= statement_timestamp()
-               - make_interval(secs => :early * coalesce(CAST(a.poll ->> 'every_seconds' AS double precision), :every)))
+               - make_interval(secs => :early * coalesce({EVERY_SECONDS}, :every)))
            OR EXISTS (SELECT FROM tracked_ids t
                 WHERE t.account_id = a.id AND t.closed_at IS NULL AND t.fetch_id IS NULL
                   AND t.next_check_at <= statement_timestamp())
@@ -71,7 +72,7 @@ class Pace:
     sweeps: bool
     """Whether the provider has a list, so that windows are opened at every interval …"""
     every_seconds: float
-    """… of this length where the account names none …"""
+    """… of this length where the account has none of its own (`models.intervals`) …"""
     early: float
     """… and this part of it has passed."""
     priority: int

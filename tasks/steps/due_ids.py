@@ -6,15 +6,17 @@ from math import ceil
 
 from sqlalchemy import Connection, RowMapping
 
+from models.announced import settle
+from models.latencies import in_force
 from models.ledger import planning
 from models.tracked import due_ids, soonest_ids
 from providers.adapter import Account, Adapter
-from schedules.batching import is_worth_a_call
-from schedules.beat import EARLY
-from schedules.plans import latency_of
+from schedules.batching import WaitingId, half_age, is_worth_a_call
+from schedules.latency import Latency
+from schedules.plans import latency_of, missed_of
 from schedules.poll_times import PRICE_SECONDS
 from tasks.steps.fetch_rows import fetches_for
-from tasks.steps.tracking import learned_times, time_factor
+from tasks.steps.tracking import time_factor
 
 HORIZON_SECONDS = 10.0
 """A plan fills the account's time for about so long."""
@@ -40,47 +42,64 @@ def due_id_fetches(
     """
     batch = int(account.options.get("batch_size") or 1)
     due = due_ids(connection, account.id, room * batch)
+    if batch > 1 and len(due) == room * batch:
+        # More than a plan holds: those of which hardly one can be final must not take the calls of the others.
+        due = due_ids(connection, account.id, room * batch, _half_ages(row))
+    # As many as a plan holds fill their batches, and others may be due behind them.
+    is_all = len(due) < room * batch
+    due = _unsettled(connection, row, account, adapter, due)
     if not due:
         return ()
     if batch > 1:
-        fill_until = row["now"] + timedelta(seconds=FILL_SECONDS * time_factor(row))
-        # As many as a plan holds fill their batches, and others may be due behind them.
-        is_all = len(due) < room * batch
-        due = [*due, *_fillers(connection, account.id, due, batch, fill_until)]
-        if is_all and all(_may_wait(row, adapter, each) for each in due) and not _is_worth_a_call(row, due):
+        if is_all and all(each["due_since"] > row["now"] for each in due) and not _is_worth_a_call(row, due):
             return ()
+        fill_until = row["now"] + timedelta(seconds=FILL_SECONDS * time_factor(row))
+        due = [*due, *_fillers(connection, account.id, due, batch, fill_until)]
     return fetches_for(adapter, account, due, row["now"])[:room]
 
 
-def _may_wait(row: RowMapping, adapter: Adapter, tracked: RowMapping) -> bool:
-    """Whether an id's check may wait until a call is worth it: it has a distribution, and no bound to keep."""
-    longest = row["poll"].get("max_check_seconds")
-    since = tracked["last_checked_at"] or tracked["sent_at"]
-    is_bound = longest is not None and row["now"] - since >= timedelta(seconds=longest * time_factor(row) * EARLY)
-    is_first = tracked["last_checked_at"] is None and row["poll"].get("first_check_seconds") is not None
-    return (
-        not is_bound
-        and not is_first
-        and row["now"] < tracked["valid_until"]
-        and learned_times(row, adapter, tracked["id_kind"], tracked["expected"]) is not None
-        and latency_of(row["poll_plan"], tracked["id_kind"]) is not None
-    )
+def _unsettled(
+    connection: Connection, row: RowMapping, account: Account, adapter: Adapter, due: Sequence[RowMapping]
+) -> list[RowMapping]:
+    """The due ids without those that callbacks have settled: a poll of them could find nothing."""
+    secret = adapter.record.callback_secret
+    if not row["poll"].get("adaptive", True) or secret is None or secret not in account.credentials:
+        return list(due)
+    kinds = adapter.record.settled_by_parts
+    settled = settle(connection, [each["id"] for each in due if each["id_kind"] in kinds], kinds)
+    return [each for each in due if each["id"] not in settled]
+
+
+def _half_ages(row: RowMapping) -> dict[str, float]:
+    """By kind of id, for how long after sending a check is hardly worth its call."""
+    plan = in_force(row)
+    latencies = ((kind, latency_of(plan, kind)) for kind in plan.get("kinds", {}))
+    return {kind: half_age(latency) * time_factor(row) for kind, latency in latencies if latency is not None}
 
 
 def _is_worth_a_call(row: RowMapping, due: Sequence[RowMapping]) -> bool:
     """Whether these ids, which may all wait, have waited for as long as a call costs."""
-    factor = time_factor(row)
-    latencies = {kind: latency_of(row["poll_plan"], kind) for kind in {each["id_kind"] for each in due}}
+    plan = in_force(row)
+    latencies = {kind: latency_of(plan, kind) for kind in {each["id_kind"] for each in due}}
     ids = [
-        (
-            latency,
-            ((each["last_checked_at"] or each["sent_at"]) - each["sent_at"]).total_seconds() / factor,
-            (row["now"] - each["sent_at"]).total_seconds() / factor,
-        )
+        _waiting(row, each, latency, missed_of(plan, each["id_kind"]))
         for each in due
         if (latency := latencies[each["id_kind"]]) is not None
     ]
-    return is_worth_a_call(ids, float(row["poll_plan"].get("price", PRICE_SECONDS)))
+    return is_worth_a_call(ids, float(plan.get("price", PRICE_SECONDS)))
+
+
+def _waiting(row: RowMapping, tracked: RowMapping, latency: Latency, missed: float) -> WaitingId:
+    sent_at, factor = tracked["sent_at"], time_factor(row)
+    checked_at, announced_at = tracked["last_checked_at"] or sent_at, tracked["announced_at"]
+    is_announced = announced_at is not None and announced_at > checked_at
+    return WaitingId(
+        latency=latency,
+        checked=(checked_at - sent_at).total_seconds() / factor,
+        age=(row["now"] - sent_at).total_seconds() / factor,
+        missed=missed,
+        announced=(announced_at - sent_at).total_seconds() / factor if is_announced else None,
+    )
 
 
 def _fillers(

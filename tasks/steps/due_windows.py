@@ -5,6 +5,7 @@ from datetime import date, timedelta
 
 from sqlalchemy import Connection, RowMapping
 
+from models.intervals import every_seconds
 from models.ledger.healing import resting_windows
 from models.ledger.pace import oldest_open_order, open_windows, roll_watermark
 from providers.adapter import Account, Adapter
@@ -40,13 +41,9 @@ def _overlaps(window: tuple[date, date], others: Iterable[tuple[date, date]]) ->
 
 
 def _is_tick_due(row: RowMapping, adapter: Adapter) -> bool:
-    """Whether `every_seconds` have passed since windows were last opened."""
-    every = _every_seconds(row, adapter)
+    """Whether the interval in force has passed since windows were last opened."""
+    every = every_seconds(row, adapter.record.every_seconds)
     return row["planned_at"] is None or row["now"] - row["planned_at"] >= timedelta(seconds=every * EARLY)
-
-
-def _every_seconds(row: RowMapping, adapter: Adapter) -> float:
-    return float(row["poll"].get("every_seconds", adapter.record.every_seconds))
 
 
 def _due_closed(
@@ -67,7 +64,8 @@ def _is_closed_due(row: RowMapping, adapter: Adapter, *, swept_is_behind: bool, 
     """Whether closed days are worth a look: an unswept day, an open order, or the hourly look at late changes."""
     if row["closed_swept_at"] is None:
         return True
-    every = _every_seconds(row, adapter)
+    # Not the interval in force: how much happens today says nothing about late changes of other days.
+    every = float(row["poll"].get("every_seconds", adapter.record.every_seconds))
     wait = every if swept_is_behind else every * CLOSED_DAYS_EVERY if oldest else 3600.0 * time_factor(row)
     return bool(row["now"] - row["closed_swept_at"] >= timedelta(seconds=wait))
 

@@ -30,7 +30,7 @@ from tasks.steps.asking import Asked, Follow
 from tasks.steps.fetch_rows import new_fetch
 from tasks.steps.pausing import success_changes
 from tasks.steps.sweeping import further_pages, judge_window
-from tasks.steps.tracking import is_whole, learned_times, policy_numbers, sent_late, without_erased
+from tasks.steps.tracking import is_whole, policy_numbers, schedule_of, sent_late, time_factor, without_erased
 from tasks.steps.trouble import breaker_changes, finish_trouble
 
 log = get_logger(__name__)
@@ -257,7 +257,7 @@ def _tracked_row(asked: Asked, row: AskedId, answer: IdAnswer | None, stepped: t
 
 def _next_check(asked: Asked, row: AskedId, answer: IdAnswer | None) -> datetime | None:
     """When an id that stays open is asked for again; None once the provider is taken to have forgotten it."""
-    polling, numbers = asked.prepared.adapter.record.poll, policy_numbers(asked.prepared.row)
+    polling, account = asked.prepared.adapter.record.poll, asked.prepared.row
     now = asked.taken.asked_at
     if answer is not None and answer.not_before is not None:
         if isinstance(answer.not_before, timedelta):
@@ -273,10 +273,9 @@ def _next_check(asked: Asked, row: AskedId, answer: IdAnswer | None) -> datetime
         valid_until=row["valid_until"],
         now=now,
         early=not is_whole(row),
-        learned=learned_times(asked.prepared.row, asked.prepared.adapter, row["id_kind"], row["expected"]),
-        **numbers,
+        **schedule_of(account, asked.prepared.adapter, row["id_kind"], row["expected"]),
     )
-    factor = numbers["time_factor"]
+    factor = time_factor(account)
     if answer is not None and answer.is_incomplete:
         before = row["incomplete_answers"]
         return check_again(polling, by_age, now=now, incomplete_before=before, time_factor=factor)
@@ -354,8 +353,7 @@ def _discover(
                 sent_at=sent_at,
                 valid_until=valid_until,
                 now=asked_at,
-                learned=learned_times(asked.prepared.row, asked.prepared.adapter, key[0], item.expected),
-                **policy_numbers(asked.prepared.row),
+                **schedule_of(asked.prepared.row, asked.prepared.adapter, key[0], item.expected),
             ),
         }
         rows[key] = row if hidden is None else hidden.tracked_row(row)

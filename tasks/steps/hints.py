@@ -71,4 +71,4 @@ def ask_now(connection: Connection, row: RowMapping, keys: Iterable[TrackedKey])
     reopened: list[Mapping[str, Any]] = [{"id_kind": each["id_kind"], "value": each["value"]} for each in rows]
     # What is in the air may have an as_of ahead of the clock, after that was set back.
     as_of = max(now, row["last_as_of"] or now)
-    discover(connection, row["id"], as_of, rows, reopened)
+    discover(connection, row["id"], as_of, rows, reopened, announced_at=now)

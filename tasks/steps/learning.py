@@ -12,13 +12,15 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from core.logging import get_logger, origin
-from models import latencies
+from models import announced, latencies
 from models.availability import is_unavailable
 from models.database import transaction
 from models.tracked import account_of
+from schedules.announcements import counted as count_announced
+from schedules.announcements import has_moved
 from schedules.latency import END, PER_DECADE, Latency
 from schedules.learning import counted, learn
-from schedules.plans import read, written, written_times
+from schedules.plans import announced_of, missed_of, read, written, written_announced, written_times
 from schedules.poll_times import HIGHEST_PRICE, PRICE_SECONDS, Bounds, poll_times, price_for_calls
 from schedules.pricing import calls_per_message, steered
 from tasks.effects import Effects
@@ -43,6 +45,8 @@ class Kind:
     """Messages sent."""
     shifts: int
     messages: float
+    missed: float
+    """The part of the final states that no callback announces."""
 
 
 def learn_all(runtime: Runtime) -> Effects:
@@ -101,6 +105,10 @@ def _learn_kind(connection: Connection, row: RowMapping, stored: RowMapping, sca
         return None
     learned = read(stored["learned"], stored["read_through"])
     window = (stored["read_through"], until)
+    by_parts = name in adapter_of(row).record.settled_by_parts
+    brought = announced.shares(connection, row["id"], name, by_parts=by_parts, window=window)
+    callbacks = count_announced(announced_of(stored["learned"]), announced=brought.announced, missed=brought.missed)
+    is_told = has_moved(missed_of(latencies.in_force(row), name), callbacks.missed_share)
     found = latencies.closed(connection, row["id"], name, scale, groups=learned.groups, window=window)
     closed: dict[int, dict[tuple[int, int], float]] = {}
     for each in found:
@@ -108,21 +116,23 @@ def _learn_kind(connection: Connection, row: RowMapping, stored: RowMapping, sca
         cells = closed.setdefault(each["group"], {})
         cells[each["first"], last] = cells.get((each["first"], last), 0.0) + each["many"]
     new = sum(each["many"] for each in found if each["group"] > 0)
-    if learned.new + new < max(LEAST_NEW, NEW_SHARE * learned.messages):
-        more = written(counted(learned, closed)) if new or not stored["learned"] else None
+    if not is_told and learned.new + new < max(LEAST_NEW, NEW_SHARE * learned.messages):
+        is_more = new or brought.announced or brought.missed or not stored["learned"]
+        more = written(counted(learned, closed)) | written_announced(callbacks) if is_more else None
         latencies.store(connection, row["id"], name, more, until=until)
         return None
     still_open: dict[int, dict[int, float]] = {}
     for each in latencies.still_open(connection, row["id"], name, scale, groups=learned.groups, until=until):
         still_open.setdefault(each["group"], {})[each["first"]] = float(each["many"])
     learned, latency = learn(learned, closed, still_open, until)
-    latencies.store(connection, row["id"], name, written(learned), until=until)
+    latencies.store(connection, row["id"], name, written(learned) | written_announced(callbacks), until=until)
     return Kind(
         name=name,
         latency=latency,
         per_second=learned.per_second,
         shifts=learned.shifts,
         messages=learned.messages,
+        missed=callbacks.missed_share,
     )
 
 
@@ -143,21 +153,24 @@ def _plan(connection: Connection, row: RowMapping, kinds: list[Kind], factor: fl
     calls = calls_per_message(calls_per_second=per_second * batch, messages_per_second=sent, share=share)
     bounds = bounds_of(row)
     schedules, price = dict(latencies.in_force(row).get("kinds", {})), PRICE_SECONDS / batch
+    missed = dict(latencies.in_force(row).get("missed", {})) | {kind.name: kind.missed for kind in kinds}
     most = HIGHEST_PRICE / batch
     for kind in kinds:
         schedules.pop(kind.name, None)
         if kind.latency is not None:
-            wanted = price_for_calls(kind.latency, calls, bounds, least=PRICE_SECONDS / batch, most=most)
+            wanted = price_for_calls(
+                kind.latency, calls, bounds, missed=kind.missed, least=PRICE_SECONDS / batch, most=most
+            )
             price = max(price, wanted)
     for kind in kinds:
         if kind.latency is not None:
-            schedules[kind.name] = written_times(poll_times(kind.latency, price, bounds)) | {
-                "messages": round(kind.messages)
-            }
+            times = poll_times(kind.latency, price, bounds, missed=kind.missed)
+            schedules[kind.name] = written_times(times) | {"messages": round(kind.messages)}
             if batch > 1:
                 schedules[kind.name]["masses"] = [round(mass, 7) for mass in kind.latency.masses]
     return {
         "kinds": schedules,
+        "missed": {name: round(share, 4) for name, share in missed.items() if share < 1.0},
         "share": round(share, 4),
         "price": round(price * batch, 2),
         "at": row["now"].timestamp(),

@@ -20,7 +20,7 @@ from schedules.poll_times import PollTimes
 from tasks.runtime import Runtime, account_without_credentials, adapter_of
 from tasks.steps.fetch_rows import fetches_for
 from tasks.steps.ondemand import Window, pollable_account
-from tasks.steps.tracking import is_whole, learned_times, policy_numbers
+from tasks.steps.tracking import is_whole, learned_times, schedule_of
 from tasks.steps.wanted import wanted
 
 CHECKS = 8
@@ -91,11 +91,11 @@ def _coming(account: RowMapping, row: RowMapping) -> Coming:
         is_held=row["fetch_id"] is not None,
         learned=times,
         waits_for_batch=times is not None and latency_of(account["poll_plan"], row["id_kind"]) is not None,
-        checks=list(islice(_checks(account, row, times), CHECKS)),
+        checks=list(islice(_checks(account, row), CHECKS)),
     )
 
 
-def _checks(account: RowMapping, row: RowMapping, times: PollTimes | None) -> Iterator[datetime]:
+def _checks(account: RowMapping, row: RowMapping) -> Iterator[datetime]:
     """The stored check, then what the poll policy gives if each finds the id open."""
     moment: datetime | None = row["next_check_at"]
     while moment is not None:
@@ -106,6 +106,5 @@ def _checks(account: RowMapping, row: RowMapping, times: PollTimes | None) -> It
             valid_until=row["valid_until"],
             now=max(moment, account["now"]) + timedelta(microseconds=1),
             early=not is_whole(row),
-            learned=times,
-            **policy_numbers(account),
+            **schedule_of(account, adapter_of(account), row["id_kind"], row["expected"]),
         )

@@ -21,7 +21,8 @@ from providers.adapter import Account, Adapter, DueId
 from providers.errors import RequestIsWrong
 from providers.hidden_people import HiddenPeople
 from providers.numbers import person, plain, trimmed
-from schedules.plans import times_of
+from schedules.announcements import stretch
+from schedules.plans import missed_of, times_of
 from schedules.policy import first_check
 from schedules.poll_times import PollTimes
 from tasks.runtime import Runtime, adapter_of
@@ -57,6 +58,15 @@ def learned_times(row: Record, adapter: Adapter, kind: str, expected: int | None
     if not is_one or not row["poll"].get("adaptive", True):
         return None
     return times_of(in_force(row), kind)
+
+
+def schedule_of(row: Record, adapter: Adapter, kind: str, expected: int | None) -> dict[str, Any]:
+    """When such an id of the account is checked, as keyword arguments of `schedules.policy`."""
+    is_adaptive = row["poll"].get("adaptive", True)
+    return policy_numbers(row) | {
+        "learned": learned_times(row, adapter, kind, expected),
+        "stretch": stretch(missed_of(in_force(row), kind)) if is_adaptive else 1.0,
+    }
 
 
 def validity_of(row: RowMapping) -> timedelta:
@@ -275,8 +285,7 @@ def _rows(
                 sent_at=sent_at,
                 valid_until=valid_until,
                 now=now,
-                learned=learned_times(row, adapter, kind, item.get("expected")),
-                **policy_numbers(row),
+                **schedule_of(row, adapter, kind, item.get("expected")),
             ),
             "whole": split_key(value)[0] if kind in adapter.record.wholes else None,
             "close_reason": tracked.REFERENCE if kind in attaching else None,

@@ -21,7 +21,7 @@ from providers.registry import ADAPTERS
 from tasks.effects import Effects, commit
 from tasks.messages import dispatch_account, poll_account
 from tasks.runtime import Runtime, adapter_of
-from tasks.steps import clocks, learning
+from tasks.steps import clocks, learning, pacing
 from tasks.steps.trouble import note_lost_answer
 
 KEEP_CALLS_DAYS = 14
@@ -90,7 +90,7 @@ _OVERDUE = text("""
 
 
 def every_minute(runtime: Runtime) -> Effects:
-    """What is due each minute: ended validity, folding of counts, freshness of finals, and learning of latencies.
+    """What is due each minute: ended validity, counts, freshness of finals, intervals of sweeps, learned latencies.
 
     They share one task: workers of the version before reject a name that they do not know.
     """
@@ -98,6 +98,7 @@ def every_minute(runtime: Runtime) -> Effects:
     tally.fold(runtime.engine)
     with transaction(runtime.engine) as connection:
         freshness.count(connection, _NAMED_KINDS)
+    pacing.pace_all(runtime)
     return learning.learn_all(runtime)
 
 

@@ -19,10 +19,11 @@ from itertools import accumulate
 from random import Random
 
 from providers.adapter import PollNumbers
+from schedules.announcements import Announced, counted, has_moved
 from schedules.latency import EDGES, END, Latency, edge
 from schedules.learning import Learned, learn
 from schedules.policy import first_check, next_check
-from schedules.poll_times import PRICE_SECONDS, Bounds, PollTimes, poll_times, price_for_calls
+from schedules.poll_times import HIGHEST_PRICE, PRICE_SECONDS, Bounds, PollTimes, poll_times, price_for_calls
 from schedules.pricing import calls_per_message, steered
 from tasks.steps.due_ids import capacity
 from tasks.steps.fetch_rows import YOUNG
@@ -33,6 +34,7 @@ NUMBERS = PollNumbers(steps_seconds=(5.0, 20.0, 60.0), growth=1.6, max_seconds=1
 TICK = 5.0
 LEARN_EVERY = 60.0
 ANSWER_SECONDS = 0.15
+CALLBACK_SECONDS = 1.0
 
 LAWS: dict[str, tuple[tuple[float, float, float], ...]] = {
     "fast": ((0.95, 4, 0.6), (0.98, 300, 1.0)),
@@ -61,6 +63,7 @@ class Message:
     checked_before: float = 0.0
     seen: float | None = None
     calls: int = 0
+    announced: bool = False
 
 
 @dataclass
@@ -74,6 +77,12 @@ class World:
     fixed_latency: Latency | None = None
     """Tests and references may fix the distribution."""
     limit: tuple[int, float] = (20, 60.0)
+    batch: int = 1
+    """How many ids a call answers for."""
+    callbacks: float = 0.0
+    """The part of the final states that a callback announces, a second after they are …"""
+    callbacks_end: int | None = None
+    """… of the messages before this one; None: of all."""
     snapshots: dict[int, PollTimes | None] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
     price: float = PRICE_SECONDS
@@ -84,6 +93,7 @@ class World:
     """(moment, whether work was waiting) of each tick."""
     calls: list[float] = field(default_factory=list)
     shifts: list[int] = field(default_factory=list)
+    callback_shifts: list[int] = field(default_factory=list)
     learn_seconds: list[float] = field(default_factory=list)
 
     def run(self, *, until: float | None = None) -> "World":
@@ -100,6 +110,10 @@ class World:
             self.times = poll_times(self.latency, self.price, Bounds(validity=DAY))
         self.known: Learned | None = None
         self.closed: list[int] = []
+        self.coming: list[tuple[float, int]] = []
+        self.announced, self.missed = Announced(), 1.0
+        self.uncounted = [0, 0]
+        self.luck = Random(self.seed + 1)
         self.open: set[int] = set()
         self.due: list[tuple[float, int]] = []
         self.young: list[tuple[float, int]] = []
@@ -116,6 +130,7 @@ class World:
                 place += 1
                 if place in self.snapshots:
                     self.snapshots[place] = self.times
+            self._hear(tick)
             self._gather(tick)
             self._take(tick, room)
             if tick >= learned_at + LEARN_EVERY:
@@ -128,7 +143,12 @@ class World:
         """Ticks in which nothing can happen are skipped."""
         if self.ready or self.young or self.old:
             return tick + TICK
-        soonest = min(arrival, self.due[0][0] if self.due else math.inf, learned_at + LEARN_EVERY)
+        soonest = min(
+            arrival,
+            self.coming[0][0] if self.coming else math.inf,
+            self.due[0][0] if self.due else math.inf,
+            learned_at + LEARN_EVERY,
+        )
         return max(tick + TICK, math.ceil(soonest / TICK) * TICK)
 
     def _register(self, at: float, latency: float) -> None:
@@ -139,10 +159,35 @@ class World:
         moment = first_check(NUMBERS, sent_at=sent, valid_until=sent + timedelta(days=1), now=sent, learned=self.times)
         heapq.heappush(self.due, ((moment - START).total_seconds(), number))
 
+        is_told = self.callbacks_end is None or number < self.callbacks_end
+        if is_told and latency < DAY and self.luck.random() < self.callbacks:
+            heapq.heappush(self.coming, (at + latency + CALLBACK_SECONDS, number))
+
+    def _hear(self, now: float) -> None:
+        """Callbacks that have come by now."""
+        while self.coming and self.coming[0][0] <= now:
+            at, number = heapq.heappop(self.coming)
+            message = self.messages[number]
+            if message.seen is None:
+                # As in production: a callback shows the moment itself.
+                message.checked_before = message.checked = at - message.sent
+                message.announced = True
+                self._close(number, at)
+
+    def _close(self, number: int, at: float) -> None:
+        self.messages[number].seen = at
+        self.open.discard(number)
+        self.closed.append(number)
+        if self.messages[number].checked < DAY:
+            # What is final only at the end of validity is checked right then anyway.
+            self.uncounted[not self.messages[number].announced] += 1
+
     def _gather(self, now: float) -> None:
         """What is due is in both queues of `models.tracked`: the young ones' and everybody's."""
         while self.due and self.due[0][0] <= now:
             entry = heapq.heappop(self.due)
+            if self.messages[entry[1]].seen is not None:
+                continue
             heapq.heappush(self.old, entry)
             if now - self.messages[entry[1]].sent < YOUNG.total_seconds():
                 heapq.heappush(self.young, entry)
@@ -154,6 +199,7 @@ class World:
             for queue in (self.young, self.old):
                 while queue and (
                     queue[0] in taken
+                    or self.messages[queue[0][1]].seen is not None
                     or (
                         queue is self.young
                         and (now - self.messages[queue[0][1]].sent >= 3600 or now - queue[0][0] >= 3600)
@@ -175,6 +221,9 @@ class World:
         end = now + TICK
         while self.ready and max(now, self.slots[0]) < end:
             at = max(now, self.slots[0])
+            if self.messages[self.ready[0]].seen is not None:
+                self.ready.popleft()
+                continue
             heapq.heapreplace(self.slots, at + ANSWER_SECONDS + self.limit[1])
             self.calls.append(at)
             self._answer(self.ready.popleft(), at)
@@ -184,9 +233,7 @@ class World:
         message.calls += 1
         message.checked_before, message.checked = message.checked, at - message.sent
         if message.latency <= at - message.sent:
-            message.seen = at
-            self.open.discard(number)
-            self.closed.append(number)
+            self._close(number, at)
             return
         sent, now = START + timedelta(seconds=message.sent), START + timedelta(seconds=at)
         moment = next_check(NUMBERS, sent_at=sent, valid_until=sent + timedelta(days=1), now=now, learned=self.times)
@@ -197,24 +244,36 @@ class World:
         if not self.adaptive:
             return
         per_second = self.limit[0] / self.limit[1]
-        waiting = (len(self._planned_waiting()) + len(self.ready)) / per_second
+        waiting = self._waiting_calls() / per_second
         is_new = len(self.closed) >= (max(10.0, 0.01 * self.known.messages) if self.known else 1)
+        shifts = self.announced.shifts
+        self.announced = counted(self.announced, announced=self.uncounted[0], missed=self.uncounted[1])
+        self.uncounted = [0, 0]
+        if self.announced.shifts > shifts:
+            self.callback_shifts.append(len(self.messages))
+        is_told = has_moved(self.missed, self.announced.missed_share)
+        if is_told:
+            self.missed = self.announced.missed_share
         if is_new:
             self._fit(now)
         self.share = steered(self.share, waiting_seconds=waiting, seconds=seconds)
         if self.latency is None or self.known is None:
             return
         calls = calls_per_message(
-            calls_per_second=per_second, messages_per_second=self.known.per_second, share=self.share
+            calls_per_second=per_second * self.batch, messages_per_second=self.known.per_second, share=self.share
         )
         bounds = Bounds(validity=DAY)
-        if is_new or abs(self.share - self.priced_share) > 0.01:
+        if is_new or is_told or abs(self.share - self.priced_share) > 0.01:
             self.priced_share = self.share
-            self.price = price_for_calls(self.latency, calls, bounds, least=PRICE_SECONDS)
-            self.times = poll_times(self.latency, self.price, bounds)
+            least, most = PRICE_SECONDS / self.batch, HIGHEST_PRICE / self.batch
+            price = price_for_calls(self.latency, calls, bounds, missed=self.missed, least=least, most=most)
+            self.price = price * self.batch
+            self.times = poll_times(self.latency, price, bounds, missed=self.missed)
 
-    def _planned_waiting(self) -> list[tuple[float, int]]:
-        return [entry for entry in self.old if entry not in self._planned]
+    def _waiting_calls(self) -> int:
+        """The calls for all that is due."""
+        waiting = [entry for entry in self.old if entry not in self._planned and self.messages[entry[1]].seen is None]
+        return len(waiting) + len(self.ready)
 
     def _fit(self, now: float) -> None:
         moment = START + timedelta(seconds=now)

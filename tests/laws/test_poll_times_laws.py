@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from schedules.batching import expected_waiting, is_worth_a_call
+from schedules.batching import WaitingId, expected_waiting, half_age, is_worth_a_call
 from schedules.latency import _WIDTHS, EDGES, END, Latency, edge, fit
 from schedules.poll_times import HIGHEST_PRICE, Bounds, PollTimes, forecast, poll_times, price_for_calls
 
@@ -143,14 +143,51 @@ def test_a_fit_is_a_distribution_that_looks_everywhere(cells: dict[tuple[int, in
 
 
 @settings(deadline=None)
-@given(latencies, st.lists(st.floats(0, 2 * 86400), min_size=3, max_size=3), st.integers(1, 5))
-def test_a_batch_is_worth_more_the_longer_it_waits(latency: Latency, given_ages: list[float], many: int) -> None:
+@given(latencies, st.lists(st.floats(0, 2 * 86400), min_size=3, max_size=3), st.integers(1, 5), shares)
+def test_a_batch_is_worth_more_the_longer_it_waits(
+    latency: Latency, given_ages: list[float], many: int, missed: float
+) -> None:
     """Expected waiting grows with the age, falls with a later last check, and never exceeds the time since that."""
     checked, early, late = sorted(given_ages)
-    waited = expected_waiting(latency, checked, early)
-    assert 0 <= waited <= early - checked + 1e-6 * early
-    assert expected_waiting(latency, checked, late) >= waited - 1e-6 * late
-    ids = [(latency, checked, late)] * many
-    total = many * expected_waiting(latency, checked, late)
+
+    def waited(age: float, share: float = missed) -> float:
+        return expected_waiting(WaitingId(latency=latency, checked=checked, age=age, missed=share))
+
+    assert 0 <= waited(early) <= early - checked + 1e-6 * early
+    assert waited(late) >= waited(early) - 1e-6 * late
+    assert waited(late) <= waited(late, 1.0) + 1e-6 * late
+    ids = [WaitingId(latency=latency, checked=checked, age=late, missed=missed)] * many
+    total = many * waited(late)
     assert is_worth_a_call(ids, total * 0.999 - 1e-9)
     assert not is_worth_a_call(ids, total * 1.001 + 1e-9)
+
+
+@settings(deadline=None)
+@given(latencies, st.floats(0, 2 * 86400), shares)
+def test_an_announced_id_waits_since_its_callback(latency: Latency, seconds: float, missed: float) -> None:
+    """Whatever the distribution says: that it is final is known, its state is not."""
+    told = WaitingId(latency=latency, checked=0.0, age=seconds + 5.0, missed=missed, announced=5.0)
+    assert math.isclose(expected_waiting(told), seconds, rel_tol=1e-9, abs_tol=1e-6)
+
+
+@settings(deadline=None)
+@given(latencies)
+def test_half_of_what_can_be_final_is_final_at_the_half_age(latency: Latency) -> None:
+    """Half of the messages that become final before the end of validity, to the width of a cell."""
+    age, half = half_age(latency), latency.cumulated[-1] / 2
+    assert latency.below(age)[0] >= half - 1e-9
+    assert latency.below(EDGES[EDGES.index(age) - 1])[0] < half
+
+
+@settings(deadline=None, max_examples=30)
+@given(latencies, st.floats(1.0, 60.0), st.floats(1, 20), shares)
+def test_a_forecast_of_very_many_checks_is_that_of_each(
+    latency: Latency, every: float, hours: float, missed: float
+) -> None:
+    """Equal waits that are much shorter than a cell are not followed one by one."""
+    validity = hours * 3600.0
+    even = PollTimes(ages=(every,), every=every, until=validity)
+    each = PollTimes(ages=tuple(even.all_before(validity)), until=validity)
+    quick, exact = (forecast(latency, times, validity, missed=missed) for times in (even, each))
+    assert math.isclose(quick.calls, exact.calls, rel_tol=0.01, abs_tol=0.6)
+    assert math.isclose(quick.lag_seconds, exact.lag_seconds, rel_tol=0.05, abs_tol=0.1 * every)

@@ -50,8 +50,8 @@ def find_alarms(
 ) -> list[Alarm]:
     """Everything that is wrong, the broken before what is on hold before the late, each in the order of the accounts.
 
-    `every_seconds`: of each provider, where its account says nothing else. `rested`: accounts that were not to be asked
-    a moment ago, so that what waits there has waited rightly. `transport`: what `models.transport` says.
+    `every_seconds`: of each provider, where its account has no interval of its own. `rested`: accounts that were not to
+    be asked a moment ago, so that what waits there has waited rightly. `transport`: what `models.transport` says.
     `short_secrets`: names of secrets of ours that are short.
     """
     whole = list(_whole(transport, short_secrets))
@@ -94,7 +94,7 @@ def _idle_since(account: AccountOverview, waits: Waiting, provider_every: float 
     if account.state is not AccountState.OK or account.calls_last_minute or _is_full(account):
         return None
     moments = [waits.ready_since, waits.due_since, waits.unplanned_since, waits.lease_ended]
-    every = float(waits.poll.get("every_seconds", provider_every or 0.0))
+    every = (provider_every or 0.0) if waits.every_seconds is None else waits.every_seconds
     if waits.planned_at is not None and every > 0:
         # Lists are planned at their interval whether or not anything is due.
         moments.append(waits.planned_at + timedelta(seconds=every * PLANS_MISSED))

@@ -1,0 +1,70 @@
+"""How often an account's lists are read: what is configured, what follows from their rate of change, or the default.
+
+The one place that says which interval is in force: the planner, the page's alarms and the question whether all is
+settled read it here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, text
+
+from models.database import Record, json_parameter
+from models.latencies import IN_FORCE, in_force, settings
+
+LOOK_BACK_SECONDS = 1800.0
+"""Sweeps of so long ago tell the rate of change."""
+MOST_SWEEPS = 60
+
+_ADAPTIVE = "coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)"
+EVERY_SECONDS = f"""
+    coalesce(CAST(a.poll ->> 'every_seconds' AS double precision),
+        CASE WHEN a.poll_plan ? 'sweep' AND {_ADAPTIVE} AND {IN_FORCE}
+            THEN CAST(a.poll_plan ->> 'sweep' AS double precision) END)
+"""
+"""SQL: the interval in force of the account `a`; null where the default of its provider is."""
+
+_SWEPT = text(f"""
+    SELECT a.id AS account, p.started_at, p.news, p.calls, clock_timestamp() AS now
+    FROM accounts a LEFT JOIN LATERAL (
+        SELECT p.started_at, p.new + p.advanced AS news,
+            (SELECT count(*) FROM fetches f WHERE f.poll_id = p.id AND f.params ? 'window') AS calls
+        FROM polls p WHERE p.account_id = a.id AND p.trigger = 'schedule' AND p.state <> 'running'
+          AND p.started_at > clock_timestamp() - make_interval(secs => :seconds)
+          AND EXISTS (SELECT FROM fetches f WHERE f.poll_id = p.id AND f.params ? 'window')
+        ORDER BY p.id DESC LIMIT :many) p ON true
+    WHERE a.provider = ANY(:providers) AND a.enabled AND {_ADAPTIVE} AND NOT a.poll ? 'every_seconds'
+    ORDER BY a.id
+""")
+_KEEP = text(f"""
+    UPDATE accounts a SET poll_plan = CASE WHEN {IN_FORCE} THEN a.poll_plan
+            ELSE jsonb_build_object('settings', CAST(:settings AS jsonb), 'kinds', jsonb_build_object()) END
+        || jsonb_build_object('sweep', CAST(:seconds AS double precision))
+    WHERE a.id = :account_id
+""")
+
+
+def every_seconds(row: Record, default: float) -> float:
+    """`EVERY_SECONDS` of an account's row, or the default of its provider."""
+    explicit = row["poll"].get("every_seconds")
+    learned = in_force(row).get("sweep") if row["poll"].get("adaptive", True) else None
+    return float(explicit if explicit is not None else learned if learned is not None else default)
+
+
+def last_sweeps(connection: Connection, providers: Sequence[str]) -> Sequence[RowMapping]:
+    """The latest sweeps of every account of these providers whose interval follows its lists, the latest first.
+
+    An account that was not swept lately has one row without `started_at`.
+    """
+    given = {"providers": list(providers), "seconds": LOOK_BACK_SECONDS, "many": MOST_SWEEPS}
+    return connection.execute(_SWEPT, given).mappings().all()
+
+
+def keep(connection: Connection, row: RowMapping, seconds: float) -> None:
+    """Let this interval be in force, beside what else the account has learned under its present settings."""
+    given: Mapping[str, Any] = {
+        "account_id": row["id"],
+        "seconds": round(seconds, 1),
+        "settings": json_parameter(settings(row)),
+    }
+    connection.execute(_KEEP, given)

@@ -1,0 +1,62 @@
+"""How often each account's lists are read, by how much they have shown lately: a step of upkeep."""
+
+from itertools import groupby
+
+from core.logging import get_logger, origin
+from models import intervals
+from models.availability import is_unavailable
+from models.database import transaction
+from models.latencies import in_force
+from models.tracked import account_of
+from providers.registry import ADAPTERS
+from schedules.plans import missed_of
+from schedules.poll_times import PRICE_SECONDS
+from schedules.sweeping import Sweep, sweep_seconds
+from tasks.runtime import Runtime, adapter_of
+from tasks.steps.tracking import time_factor
+
+log = get_logger(__name__)
+
+MOVED = 0.1
+"""An interval that would be longer or shorter by this part is written."""
+
+
+def pace_all(runtime: Runtime) -> None:
+    """Set the interval of every account whose lists are swept and that names none itself."""
+    sweeping = [name for name, adapter in ADAPTERS.items() if adapter.record.sweep_window_days is not None]
+    with transaction(runtime.engine) as connection:
+        found = intervals.last_sweeps(connection, sweeping)
+    for account_id, rows in groupby(found, key=lambda row: row["account"]):
+        swept = [
+            Sweep(age=(row["now"] - row["started_at"]).total_seconds(), news=row["news"], calls=row["calls"])
+            for row in rows
+            if row["started_at"] is not None
+        ]
+        try:
+            _pace(runtime, account_id, swept)
+        except Exception as error:
+            if is_unavailable(error):
+                raise
+            # One account's trouble must not keep the others' intervals.
+            log.error("poll.pacing_failed", account=account_id, error=origin(error))  # noqa: TRY400
+
+
+def _pace(runtime: Runtime, account_id: str, swept: list[Sweep]) -> None:
+    """One account's interval; written only where it has moved."""
+    if not swept:
+        return
+    with transaction(runtime.engine) as connection:
+        row = account_of(connection, account_id)
+        if row is None:
+            return
+        plan, factor, record = in_force(row), time_factor(row), adapter_of(row).record
+        seconds = factor * sweep_seconds(
+            [Sweep(age=each.age / factor, news=each.news, calls=each.calls) for each in swept],
+            over=max(swept[-1].age, record.every_seconds) / factor,
+            price=float(plan.get("price", PRICE_SECONDS)),
+            calls_per_second=float(row["limit_requests"]) / float(row["limit_per_seconds"]) * factor,
+            missed=min((missed_of(plan, kind) for kind in record.settled_by_parts), default=1.0),
+        )
+        before = intervals.every_seconds(row, record.every_seconds)
+        if abs(seconds - before) > MOVED * before:
+            intervals.keep(connection, row, seconds)
