@@ -149,11 +149,14 @@ def check_forms(engine: Engine) -> None:
     """Whoever a row is about is a pseudonym, with the operator's prefix where there is one."""
     with engine.connect() as connection:
         rows = stored_rows(connection)
+        stated = text("SELECT statement ->> 'senderId', statement ->> 'receiverId' FROM observations")
+        sides = {side for row in connection.execute(stated) for side in row if side is not None}
     recipients = {row["recipient"] for row in rows if row["recipient"] is not None}
     assert {each for each in recipients if not is_pseudonym(each)} == set()
     assert "90555" in {operator_prefix(each) for each in recipients}
     conversations = [split_key(row["provider_key"]) for row in rows if row["granularity"] == "conversation"]
     assert conversations
+    assert sides == {each for parts in conversations for each in parts[:2]}
     assert all(is_pseudonym(each) for parts in conversations for each in parts[:2])
     assert {row["provider"] for row in rows} == set(ADAPTERS)
 

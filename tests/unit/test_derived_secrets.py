@@ -36,6 +36,7 @@ def test_a_secret_made_from_credentials_is_masked(
         "provider": provider,
         "base_url": "http://127.0.0.1",
         "timezone": "Europe/Istanbul",
+        "recipients": "clear",
         "credentials": references,
         "options": {},
         "poll": {},
