@@ -640,7 +640,10 @@ def test_statistics_are_counted_on_the_command_line(ulak: Ulak, migrated_databas
     assert "Credits of organik: Credits calculated for each message, not what was spent" in shown.err
     # The others were first seen today: their provider says no sending time.
     today = list(csv.DictReader(io.StringIO(ulak("statistics", "kampanya", "--by", "reason", "--format", "csv").out)))
-    assert [(row["reason"], row["messages"], row["credits"]) for row in today] == [("absent", "1", "0.0"), ("", "2", "0.0")]
+    assert [(row["reason"], row["messages"], row["credits"]) for row in today] == [
+        ("absent", "1", "0.0"),
+        ("", "2", "0.0"),
+    ]
     assert "kampanya" in ulak("statistics").out
     wrong = ("--by", "colour"), ("--from", "2026-05-02", "--to", "2026-05-01"), ("--from", "x"), ("--format", "xml")
     assert [ulak("statistics", *each).code for each in wrong] == [2, 2, 2, 2]
