@@ -12,8 +12,8 @@ from models.statistics import stored
 from models.tally import COUNTS, KEY, TOOK
 
 _MEASURES = ("messages", "conflicts", "segments", "credits", "milliseconds", *TOOK)
-_COUNTRIES = ("+90", "+49", "+355", "+1", "+7")
-"""Those that tests use."""
+_COUNTRIES = ("+90", "+49", "+61", "+355", "+1", "+7")
+"""Those that tests and the sandbox use."""
 Counts = Mapping[tuple[Any, ...], tuple[Any, ...]]
 
 

@@ -1,10 +1,12 @@
 """The statistics beside everything else: concurrent writers, migrations, a changed zone, and what is read of them."""
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from random import Random
 from threading import Event
 
@@ -12,8 +14,10 @@ import pytest
 from alembic import command
 from counting import miscounted
 from database_fixtures import add_account
+from driving import make_runtime
 from sqlalchemy import Connection, Engine, text
 
+from models import tally
 from models.database import make_engine, retry_transaction, transaction
 from models.deliveries import upsert
 from models.erasure import erase
@@ -23,6 +27,7 @@ from models.schema import alembic_config, migrate
 from models.statistics import By, Figures, count_days, count_hours, stored
 from models.tally import fold, fold_some, recount, recount_rezoned
 from models.vocabulary import Granularity, Reason, Source, Status
+from tasks.steps.upkeep import every_minute
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 PATIENCE_SECONDS = 120
@@ -179,6 +184,27 @@ def test_a_changed_zone_moves_the_counts_while_workers_write(migrated_database: 
                 connection.execute(text("UPDATE accounts SET timezone = :zone"), {"zone": zone})
             recount_rezoned(engine, [account])
             assert snapshot(engine, miscounted) == {}
+
+
+def test_upkeep_folds_by_the_minute(migrated_database: Engine) -> None:
+    """All that has been appended, whatever else it does."""
+    with transaction(migrated_database) as connection:
+        account = add_account(connection)
+        upsert(connection, account, "vairo", [message("1"), message("2")], asked_at=NOW)
+    every_minute(make_runtime(migrated_database))
+    with transaction(migrated_database) as connection:
+        assert connection.execute(text("SELECT count(*) FROM statistics_deltas")).scalar_one() == 0
+        assert connection.execute(text("SELECT sum(messages) FROM statistics_days")).scalar_one() == 2
+        assert miscounted(connection) == {}
+
+
+def test_changed_triggers_need_a_migration() -> None:
+    """Only a fresh database would have them otherwise. The newest migration that makes them names what it makes."""
+    versions = sorted((Path(tally.__file__).parent / "migrations" / "versions").glob("*.py"))
+    sources = [path.read_text(encoding="utf-8") for path in versions]
+    named = [found[1] for source in sources if (found := re.search(r'^TRIGGERS = "(\w+)"', source, re.MULTILINE))]
+    assert named[-1] == tally.fingerprint()
+    assert sum("create_triggers(op" in source for source in sources) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ erasures

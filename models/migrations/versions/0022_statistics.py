@@ -15,6 +15,8 @@ down_revision = "0021"
 branch_labels = None
 depends_on = None
 
+TRIGGERS = "ff47b445c6fdb09e"
+"""`models.tally.fingerprint` of what this revision makes."""
 VIEWS_AND_COMMENTS = "5a40635d2308ed20"
 """`models.views.fingerprint` of what this revision makes."""
 
