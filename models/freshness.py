@@ -31,6 +31,9 @@ from models.vocabulary import STATUS_CLASS, Status
 
 SETTLES_SECONDS: Final = 20.0
 """What was stored within this time may not be visible yet. Two looks are at least so far apart."""
+MINUTE_SECONDS: Final = 60.0
+"""Rows are a minute apart, and a window begins with the first minute that lies in it wholly: like that of Prometheus,
+which begins with the first sample in it, it never holds what was good before."""
 KEPT_DAYS: Final = 4
 """Longer than the longest window."""
 FINAL: Final = tuple(status.value for status in Status if STATUS_CLASS[status] >= STATUS_CLASS[Status.SENT])
@@ -200,7 +203,8 @@ _WINDOWS = text("""
     LEFT JOIN LATERAL (SELECT f.total, f.good FROM freshness f WHERE f.account_id = a.id
         ORDER BY f.at DESC LIMIT 1) last ON true
     LEFT JOIN LATERAL (SELECT f.total, f.good FROM freshness f WHERE f.account_id = a.id
-        AND f.at <= clock_timestamp() - make_interval(secs => w.seconds) ORDER BY f.at DESC LIMIT 1) base ON true
+        AND f.at <= clock_timestamp() - make_interval(secs => w.seconds - :minute)
+        ORDER BY f.at DESC LIMIT 1) base ON true
     WHERE a.objective IS NOT NULL AND a.id = ANY(:ids)
 """)
 
@@ -208,7 +212,7 @@ _WINDOWS = text("""
 def standings(connection: Connection, ids: Collection[str]) -> dict[str, Standing]:
     """How the accounts that have an objective stand against it, by id; a few index look-ups each."""
     found: dict[str, tuple[Objective, dict[float, Count]]] = {}
-    for row in connection.execute(_WINDOWS, {"windows": list(WINDOWS), "ids": list(ids)}):
+    for row in connection.execute(_WINDOWS, {"windows": list(WINDOWS), "ids": list(ids), "minute": MINUTE_SECONDS}):
         _, counts = found.setdefault(row.id, (read_objective(row.objective), {}))
         counts[row.seconds] = Count(row.total, row.good)
     return {account: standing_of(objective, counts) for account, (objective, counts) in found.items()}

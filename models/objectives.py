@@ -53,7 +53,8 @@ class Objective:
 
     def __str__(self) -> str:
         """As `read_objective` takes it."""
-        unit = next(word for word in ("h", "min", "s") if self.seconds % _UNITS[word] == 0 or word == "s")
+        fitting = (word for word in ("h", "min") if self.seconds % _UNITS[word] == 0)
+        unit = next((word for word in fitting if self.seconds >= 2 * _UNITS[word]), "s")
         return f"{self.percent:g} % within {self.seconds / _UNITS[unit]:g} {unit}"
 
 

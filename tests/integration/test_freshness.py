@@ -1,12 +1,16 @@
 """How fresh final reports were, counted from real rows: each delivery once, by the moment that is known of it."""
 
+import json
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Ulak, ulak
 from database_fixtures import add_account
 from sqlalchemy import Engine, text
+from task_api import Api, api
 
 from core import clock
 from models import freshness
@@ -16,6 +20,8 @@ from models.freshness import KEPT_DAYS, count, prune, standings, totals
 from models.objectives import BOUNDS
 from models.report import DeliveryReport
 from models.vocabulary import Granularity, Source, Status
+
+__all__ = ["api", "ulak"]  # fixtures
 
 KINDS = ("order", "number")
 Count = Callable[..., Mapping[str, Any]]
@@ -213,6 +219,37 @@ def test_a_window_is_the_difference_of_two_rows_and_old_rows_are_pruned(counted:
         assert prune(connection) == 0
         assert standings(connection, [counted.account])[counted.account].finals == 1
     assert counted.row["total"] == 5
+
+
+def test_an_objective_is_shown_wherever_accounts_are(ulak: Ulak, api: Api, tmp_path: Path) -> None:
+    """As it was applied; `ulak status` also says by how much it is missed."""
+    path = tmp_path / "accounts.toml"
+    path.write_text(
+        '[[account]]\nid = "a"\nprovider = "vairo"\nobjective = "95 %  within 60 s"\n'
+        '[account.credentials]\napi_key = "env:K"\n[[account]]\nid = "b"\nprovider = "vairo"\n'
+        '[account.credentials]\napi_key = "env:L"\n',
+        encoding="utf-8",
+    )
+    assert ulak("accounts", "apply", str(path)).code == 0
+    listed = json.loads(ulak("accounts", "list", "--json").out)
+    assert [row["objective"] for row in listed] == ["95 % within 60 s", None]
+    assert "none yet (95 % within 60 s)" in ulak("status").out
+    with transaction(api.engine) as connection:
+        connection.execute(
+            text(
+                "INSERT INTO freshness (account_id, at, total, good, seconds, buckets) SELECT 'a',"
+                " now() - (70 - n) * interval '1 minute', 40 * n, 10 * n, 0, '{}' FROM generate_series(0, 70) n"
+            )
+        )
+    told = ulak("status")
+    assert "25.0 % (95 % within 60 s)" in told.out
+    assert "a misses its objective: 75.0 % late within 1h" in told.err
+    shown = json.loads(ulak("status", "a", "--json").out)["accounts"][0]["objective"]
+    [first, second] = api.get("/v1/accounts")["accounts"]
+    assert (first["objective"], second["objective"]) == (shown, None)
+    assert (shown["text"], shown["finals"], shown["good_percent"]) == ("95 % within 60 s", 2800, 25.0)
+    assert [each["factor"] for each in shown["burning"]] == [14.4, 1.0]
+    assert shown["burn_rates"]["1h"] == pytest.approx(15.0)
 
 
 def test_two_looks_at_the_same_moment_are_one(counted: Counted) -> None:

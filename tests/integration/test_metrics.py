@@ -215,7 +215,7 @@ def test_the_table_is_counted_and_what_upkeep_counted_of_its_freshness_is_told(
     server: Server, database: Engine
 ) -> None:
     """As counters that last: a histogram, how many met the objective, and the objective."""
-    run(database, "UPDATE accounts SET objective = '95 % within 1 min' WHERE id = 'kampanya'")
+    run(database, "UPDATE accounts SET objective = '95 % within 60 s' WHERE id = 'kampanya'")
     run(
         database,
         "INSERT INTO freshness (account_id, at, total, good, seconds, buckets)"

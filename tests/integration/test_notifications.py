@@ -370,6 +370,24 @@ def test_a_look_at_the_wrong_time_does_not_end_the_thread(world: World, monkeypa
     world.notifier.engine = engine
 
 
+def test_a_budget_that_burns_is_told_at_once(world: World) -> None:
+    """Without a hold of its own: the windows of the rule are one."""
+    with transaction(world.engine) as connection:
+        connection.execute(text("UPDATE accounts SET objective = '95 % within 60 s'"))
+        connection.execute(
+            text(
+                "INSERT INTO freshness (account_id, at, total, good, seconds, buckets) SELECT :account,"
+                " now() - (70 - n) * interval '1 minute', 40 * n, 40 * least(n, 10), 0, '{}'"
+                " FROM generate_series(0, 70) n"
+            ),
+            {"account": world.account},
+        )
+    world.run(15)
+    assert world.hook.items == [("open", f"burning:{world.account}"), ("open", f"burning_slowly:{world.account}")]
+    summary = world.hook.taken[0].json["data"]["problems"][0]["summary"]
+    assert summary.startswith(f"{world.account} misses its objective (95 % within 60 s) fast: 100.0 % of its final")
+
+
 def test_the_moment_of_an_attempt_is_signed(world: World) -> None:
     """A receiver refuses what is too old: each attempt has its own time."""
     world.pause()

@@ -296,6 +296,11 @@ BROKEN = [
     (("UPDATE polls SET state = 'running', planned_at = NULL, finished_at = NULL,"
       " started_at = now() - interval '3 minutes'"),
      "Nobody works: kampanya should have been asked 3 min ago", "nothing is lost"),
+    (("WITH wanted AS (UPDATE accounts SET objective = '95 % within 60 s')"
+      " INSERT INTO freshness (account_id, at, total, good, seconds, buckets) SELECT 'kampanya',"
+      " now() - (70 - n) * interval '1 minute', 30 * n, n, 0, '{}' FROM generate_series(0, 70) n"),
+     "Broken kampanya misses its objective (95 % within 60 s) fast: 96.7 % of its final reports of the last 1 h",
+     "the limit is too small for the objective"),
     ("UPDATE accounts SET enabled = false", "No account is set up, so nobody is asked.", "ulak accounts apply"),
 ]  # fmt: skip
 
@@ -347,6 +352,15 @@ def test_what_is_broken_is_said_first_with_what_to_do(
     assert WELL not in words
     assert words.index(told) < words.find("Accounts") or "Accounts" not in words
     assert told.removeprefix("On hold ") in page.get("/?fragment=1")
+
+
+def test_an_objective_is_shown_with_what_was_reached(
+    start: Start, quiet_account: None, migrated_database: Engine
+) -> None:
+    """Of the last three days."""
+    change(migrated_database, "UPDATE accounts SET objective = '95 % within 60 s'")
+    change(migrated_database, "INSERT INTO freshness VALUES ('kampanya', now(), 200, 197, 0, '{}')")
+    assert "Objective 98.5 % in three days (95 % within 60 s)" in start().log_in().get("/accounts/kampanya")
 
 
 def test_an_account_that_is_well_says_so(start: Start, quiet_account: None) -> None:

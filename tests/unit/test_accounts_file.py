@@ -418,3 +418,13 @@ def test_a_status_map_is_only_for_providers_that_have_codes() -> None:
     text = _mapped("organik", 'api_key = "env:K"').replace("[account.options.status_map]", "[account.options]")
     [mistake] = _mistakes(text + '\nstatus_map = "rejected"')
     assert (mistake.where, mistake.right) == ("options.status_map", "[account.options.status_map]")
+
+
+def test_an_objective_is_read_in_one_form_and_a_wrong_one_is_refused_with_its_line() -> None:
+    """Where there is none, none is stored."""
+    given = FULL.replace('timezone = "Europe/Istanbul"', 'objective = "99.5%  within 2 min"')
+    assert [account.objective for account in parse_accounts(given)] == ["99.5 % within 2 min", None]
+    for wrong in ('"95 %"', '"100 % within 60 s"', "95", '"95 % within 60 s of delivery"'):
+        [mistake] = _mistakes(FULL.replace('timezone = "Europe/Istanbul"', f"objective = {wrong}"))
+        assert (mistake.line, mistake.account, mistake.where) == (7, "marka-sms", "objective")
+        assert mistake.right.startswith('objective = "95 % within 60 s"')

@@ -31,8 +31,8 @@ USUAL = Objective(percent=95.0, seconds=60.0)
 @pytest.mark.parametrize(
     ("text", "percent", "seconds", "shown"),
     [
-        ("95 % within 60 s", 95.0, 60.0, "95 % within 1 min"),
-        ("95% within 60s", 95.0, 60.0, "95 % within 1 min"),
+        ("95 % within 60 s", 95.0, 60.0, "95 % within 60 s"),
+        ("95% within 60s", 95.0, 60.0, "95 % within 60 s"),
         (" 99.5 %  within 90 s ", 99.5, 90.0, "99.5 % within 90 s"),
         ("50 % within 24 h", 50.0, DAY, "50 % within 24 h"),
         ("99.99 % within 0.5 s", 99.99, 0.5, "99.99 % within 0.5 s"),
