@@ -1,7 +1,7 @@
 """Which tracked ids of an account are due, and whether a batch of them waits until it is worth a call."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from math import ceil
 
 from sqlalchemy import Connection, RowMapping
@@ -11,17 +11,19 @@ from models.latencies import in_force
 from models.ledger import planning
 from models.tracked import due_ids, soonest_ids
 from providers.adapter import Account, Adapter
-from schedules.batching import WaitingId, half_age, is_worth_a_call
+from schedules.batching import WaitingId, expected_waiting, half_age, is_worth_a_call
 from schedules.latency import Latency
 from schedules.plans import latency_of, missed_of
 from schedules.poll_times import PRICE_SECONDS
 from tasks.steps.fetch_rows import fetches_for
-from tasks.steps.tracking import time_factor
+from tasks.steps.tracking import learned_times, time_factor
 
 HORIZON_SECONDS = 10.0
 """A plan fills the account's time for about so long."""
 FILL_SECONDS = 120.0
-"""How far ahead an id may be due to fill a batch that leaves anyway (times the account's factor)."""
+"""How far ahead an id may be due to fill a batch that leaves anyway (times the account's factor) …"""
+MOST_CANDIDATES = 1000
+"""… and among how many of them those are chosen that are expected to have waited longest."""
 
 
 def capacity(row: RowMapping, *, is_shared: bool = False) -> int:
@@ -51,10 +53,10 @@ def due_id_fetches(
     if not due:
         return ()
     if batch > 1:
-        if is_all and all(each["due_since"] > row["now"] for each in due) and not _is_worth_a_call(row, due):
+        may_wait = is_all and all(each["due_since"] > row["now"] for each in due)
+        due = [*due, *_fillers(connection, row, adapter, due, batch)]
+        if may_wait and not _is_worth_a_call(row, due):
             return ()
-        fill_until = row["now"] + timedelta(seconds=FILL_SECONDS * time_factor(row))
-        due = [*due, *_fillers(connection, account.id, due, batch, fill_until)]
     return fetches_for(adapter, account, due, row["now"])[:room]
 
 
@@ -77,16 +79,16 @@ def _half_ages(row: RowMapping) -> dict[str, float]:
     return {kind: half_age(latency) * time_factor(row) for kind, latency in latencies if latency is not None}
 
 
-def _is_worth_a_call(row: RowMapping, due: Sequence[RowMapping]) -> bool:
+def _is_worth_a_call(row: RowMapping, ids: Sequence[RowMapping]) -> bool:
     """Whether these ids, which may all wait, have waited for as long as a call costs."""
     plan = in_force(row)
-    latencies = {kind: latency_of(plan, kind) for kind in {each["id_kind"] for each in due}}
-    ids = [
+    latencies = {kind: latency_of(plan, kind) for kind in {each["id_kind"] for each in ids}}
+    waiting = (
         _waiting(row, each, latency, missed_of(plan, each["id_kind"]))
-        for each in due
+        for each in ids
         if (latency := latencies[each["id_kind"]]) is not None
-    ]
-    return is_worth_a_call(ids, float(plan.get("price", PRICE_SECONDS)))
+    )
+    return is_worth_a_call(waiting, float(plan.get("price", PRICE_SECONDS)))
 
 
 def _waiting(row: RowMapping, tracked: RowMapping, latency: Latency, missed: float) -> WaitingId:
@@ -103,12 +105,28 @@ def _waiting(row: RowMapping, tracked: RowMapping, latency: Latency, missed: flo
 
 
 def _fillers(
-    connection: Connection, account_id: str, due: Sequence[RowMapping], batch: int, until: datetime
+    connection: Connection, row: RowMapping, adapter: Adapter, due: Sequence[RowMapping], batch: int
 ) -> list[RowMapping]:
-    """The ids due soonest that fit into the last batch of each kind: a call costs the same whether full or not."""
+    """What fills the last batch of each kind, since a call costs the same whether full or not.
+
+    The ids that are expected to have waited longest; where nothing was learned of them, those that are due next.
+    """
+    until = row["now"] + timedelta(seconds=FILL_SECONDS * time_factor(row))
     fillers: list[RowMapping] = []
-    for kind in sorted({row["id_kind"] for row in due}):
-        missing = -sum(row["id_kind"] == kind for row in due) % batch
-        taken = [row["id"] for row in due if row["id_kind"] == kind]
-        fillers += soonest_ids(connection, account_id, kind, missing, until=until, taken=taken)
+    for kind in sorted({each["id_kind"] for each in due}):
+        missing = -sum(each["id_kind"] == kind for each in due) % batch
+        if not missing:
+            continue
+        latency, missed = latency_of(in_force(row), kind), missed_of(in_force(row), kind)
+        taken = [each["id"] for each in due if each["id_kind"] == kind]
+        many = missing if latency is None else MOST_CANDIDATES
+        found = soonest_ids(connection, row["id"], kind, many, until=until, taken=taken)
+        if latency is not None:
+            is_one = {each["id"] for each in found if learned_times(row, adapter, kind, each["expected"]) is not None}
+            waited = {
+                each["id"]: expected_waiting(_waiting(row, each, latency, missed)) if each["id"] in is_one else 0.0
+                for each in found
+            }
+            found = sorted(found, key=lambda each: waited[each["id"]], reverse=True)
+        fillers += found[:missing]
     return fillers

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from when_world import ANSWER_SECONDS, DAY, TICK, World
 
 from schedules.batching import WaitingId, expected_waiting, half_age, is_worth_a_call
-from tasks.steps.due_ids import FILL_SECONDS
+from tasks.steps.due_ids import FILL_SECONDS, MOST_CANDIDATES
 from tasks.steps.fetch_rows import YOUNG
 
 
@@ -79,16 +79,22 @@ class BatchWorld(World):
         is_all, due = len(due) < many, due[:many]
         if not due:
             return []
+        missing = -len(due) % self.batch
+        soon = [
+            n
+            for at, n in heapq.nsmallest(MOST_CANDIDATES, self.due)
+            if at <= now + FILL_SECONDS and self.messages[n].seen is None
+        ]
+        if self.latency is not None:
+            soon.sort(key=lambda n: -expected_waiting(self._as_waiting(n, now)))
+        fillers = soon[:missing]
         may_wait = self.latency is not None and all(now - self.messages[n].sent < DAY for n in due)
+        due += fillers
         if is_all and may_wait and not is_worth_a_call((self._as_waiting(n, now) for n in due), self.price):
             return []
-        missing = -len(due) % self.batch
-        soon = (entry for entry in heapq.nsmallest(4 * missing, self.due) if entry[0] <= now + FILL_SECONDS)
-        fillers = [number for _, number in soon if self.messages[number].seen is None][:missing]
         left = set(fillers)
         self.due = [entry for entry in self.due if entry[1] not in left]
         heapq.heapify(self.due)
-        due += fillers
         return [due[start : start + self.batch] for start in range(0, len(due), self.batch)]
 
     def _turn(self, number: int, now: float) -> float:

@@ -277,3 +277,60 @@ def test_a_batch_never_waits_past_a_configured_wait_or_the_validity(runtime: Run
         _due(engine, account_id, 1, 3, **given)
         list(plan_due(runtime, "organik"))
         assert len(fetches_of(engine, account_id, "ready")) == calls, (poll, given)
+
+
+def _burst(runtime: Runtime, seconds: float, **given: Any) -> str:
+    """An account with room for one call of two ids, and fifty messages that were sent so long ago, all due."""
+    engine = runtime.engine
+    account_id = add_account(
+        engine, provider="organik", options={"batch_size": 2}, requests=1, per_seconds=10.0, poll=given
+    )
+    close_ids(engine, account_id, 1, 5, 8, kind="gsm_track")
+    learn_all(runtime)
+    execute(engine, HOUR_AGO, a=account_id)
+    close_ids(engine, account_id, 400, 100, 120, kind="gsm_track")
+    learn_all(runtime)
+    _due(engine, account_id, 50, seconds)
+    return account_id
+
+
+def test_a_burst_is_not_asked_for_before_half_of_it_can_be_done(runtime: Runtime) -> None:
+    """Messages that take some two minutes: more are due than the limit has calls for, and none is asked for early."""
+    for seconds, calls in ((20, 0), (80, 0), (130, 1)):
+        account_id = _burst(runtime, seconds)
+        list(plan_due(runtime, "organik"))
+        assert len(fetches_of(runtime.engine, account_id, "ready")) == calls, seconds
+    configured = _burst(runtime, 20, first_check_seconds=10.0)
+    list(plan_due(runtime, "organik"))
+    assert len(fetches_of(runtime.engine, configured, "ready")) == 1
+
+
+def test_a_burst_hides_no_id_that_was_checked_before(runtime: Runtime) -> None:
+    """What waits behind the burst is asked for, though the burst comes first among the due."""
+    account_id = _burst(runtime, 20)
+    sent = clock.now() - timedelta(hours=2)
+    [late] = add_ids(runtime.engine, account_id, ["7"], kind="gsm_track", sent_at=sent, next_check_at=sent)
+    checked = "UPDATE tracked_ids SET last_checked_at = sent_at + interval '30 s' WHERE id = :id"
+    execute(runtime.engine, checked, id=late)
+    list(plan_due(runtime, "organik"))
+    assert scalar(runtime.engine, "SELECT fetch_id IS NOT NULL FROM tracked_ids WHERE id = :id", id=late)
+
+
+def test_a_batch_is_filled_with_those_that_have_waited_longest(runtime: Runtime) -> None:
+    """Not with those that are due next: one that may well be final goes before one that was sent just now."""
+    engine = runtime.engine
+    account_id = add_account(engine, provider="organik", options={"batch_size": 2})
+    close_ids(engine, account_id, 1, 5, 8, kind="gsm_track")
+    learn_all(runtime)
+    execute(engine, HOUR_AGO, a=account_id)
+    close_ids(engine, account_id, 400, 5, 8, kind="gsm_track")
+    learn_all(runtime)
+    now = clock.now()
+    _due(engine, account_id, 1, 60)
+    young = {"sent_at": now, "next_check_at": now + timedelta(seconds=60)}
+    old = {"sent_at": now - timedelta(seconds=30), "next_check_at": now + timedelta(seconds=90)}
+    [first] = add_ids(engine, account_id, ["1"], kind="gsm_track", **young)
+    [second] = add_ids(engine, account_id, ["2"], kind="gsm_track", **old)
+    list(plan_due(runtime, "organik"))
+    held = "SELECT fetch_id IS NOT NULL FROM tracked_ids WHERE id = :id"
+    assert (scalar(engine, held, id=first), scalar(engine, held, id=second)) == (False, True)

@@ -116,7 +116,7 @@ def test_an_order_of_which_callbacks_have_brought_every_end_is_not_polled(runtim
 )
 def test_an_order_that_callbacks_have_not_settled_is_polled(runtime: Runtime, case: str) -> None:
     """Whatever a poll may still find is asked for; without a webhook everything is as it was."""
-    poll = {"adaptive": False} if case == "not adaptive" else {}
+    poll: dict[str, Any] = {"adaptive": False} if case == "not adaptive" else {}
     account_id = _account(runtime, webhook=case != "no webhook", **poll)
     expected = {"more are expected": 3, "not known how many": None}.get(case, 2)
     tracked = _order(runtime, account_id, "501", expected=expected)
