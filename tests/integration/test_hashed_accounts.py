@@ -23,6 +23,7 @@ from models.deliveries import upsert
 from models.pseudonyms import OPERATOR_PREFIX, WrongPersonKeyError, key_check, operator_prefix, pseudonym
 from models.quarantine import open_sealed, seal
 from models.report import DeliveryReport, Unreadable
+from models.suppression import OtherPersonKeyError, suppress
 from models.vocabulary import Granularity, Status
 from providers.accounts import parse_accounts
 from tasks.runtime import Runtime, person_key
@@ -134,6 +135,22 @@ def test_without_a_person_key_no_hashed_account_is_made(migrated_database: Engin
     with pytest.raises(AccountsRefusedError, match="no person key"):
         applied(migrated_database, "hashed")
     assert one(migrated_database, "SELECT count(*) FROM accounts") == 0
+
+
+def test_a_second_hashed_account_needs_the_key_of_the_first_and_of_the_erased(migrated_database: Engine) -> None:
+    """A process without the right key would generate one, and nobody else could use the account."""
+    with transaction(migrated_database) as connection:
+        suppress(connection, b"k" * 32, [NUMBER])
+    with pytest.raises(OtherPersonKeyError):
+        applied(migrated_database, "hashed", person_key=lambda: b"l" * 32)
+    applied(migrated_database, "hashed", person_key=lambda: b"k" * 32)
+    second = parse_accounts(FILE.format(recipients="hashed").replace("gizli", "ikinci").replace("VAIRO", "SECOND"))
+    with transaction(migrated_database) as connection:
+        connection.execute(text("DELETE FROM suppressions"))
+    with pytest.raises(WrongPersonKeyError), transaction(migrated_database) as connection:
+        apply(connection, second, prune=False, person_key=lambda: b"l" * 32)
+    with transaction(migrated_database) as connection:
+        assert apply(connection, second, prune=False, person_key=lambda: b"k" * 32).created == ["ikinci"]
 
 
 def test_the_command_says_why_the_form_cannot_be_changed(runtime: Runtime, ulak: Ulak, tmp_path: Path) -> None:
