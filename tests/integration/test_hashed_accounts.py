@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from task_api import TOKEN, running, runtime_on
 
 from core.settings import load_settings
+from models.access import EVERYTHING
 from models.accounts import AccountsRefusedError, apply
 from models.database import LENT, make_engine, transaction
 from models.deliveries import upsert
@@ -30,6 +31,8 @@ from tasks.runtime import Runtime, person_key
 from tasks.steps.quarantine import reread
 from tasks.steps.tracking import account_row, due_id, track
 from workers.api.app import make_api
+from workers.api.pages.searches import Search, find
+from workers.recording import Recorder
 
 __all__ = ["ulak"]
 
@@ -252,6 +255,26 @@ def test_the_api_finds_a_number_in_both_accounts(runtime: Runtime) -> None:
     assert (len(looked_up["deliveries"]), len(looked_up["unanswered"])) == (4, 1)
     assert len(changes) == 10
     assert [row for row in changes if "gizli" in str(row) and NUMBER[-10:] in str(row)] == []
+
+
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [
+        (Search(recipient="0532 123 45 67"), ["acik", "acik", "gizli", "gizli"]),
+        (Search(recipient=NUMBER, account="gizli"), ["gizli", "gizli"]),
+        (Search(id=NUMBER), ["acik", "acik", "gizli", "gizli"]),
+        (Search(id=f"o:{NUMBER}:1"), ["acik", "gizli"]),
+        (Search(id=f"o:{NUMBER}:1", recipient=OTHER), []),
+    ],
+)
+def test_the_status_page_finds_a_number_in_both_accounts(
+    runtime: Runtime, key: bytes, search: Search, found: list[str]
+) -> None:
+    """By recipient, and by an id that is a number or a key that holds one."""
+    recorder = Recorder(runtime.engine, lambda: key)
+    with runtime.engine.connect() as connection:
+        rows = find(connection, search, EVERYTHING, recorder, after_id=0).rows
+    assert sorted(row["account_id"] for row in rows) == found
 
 
 def test_the_record_answers_who_searched_for_a_hashed_number(runtime: Runtime, ulak: Ulak) -> None:
