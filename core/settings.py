@@ -73,7 +73,7 @@ SECRETS_OF: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "beat": frozenset({"redis_url"}),
         "flower": frozenset({"redis_url", "flower_auth"}),
         "migrate": frozenset({"database_url"}),
-        "accounts": frozenset({"database_url"}),
+        "accounts": frozenset({"database_url", "person_key_file"}),
     }
 )
 """The settings that hold a secret, or say where one is, by who needs them. `ulak up` and `deploy/` give no others."""

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Row, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.ledger.planning import cancel
-from models.pseudonyms import key_check
+from models.pseudonyms import check_key, key_check
+from models.suppression import Suppressions
 from models.tables import accounts, polls
 from models.vocabulary import Recipients
 
@@ -204,7 +205,7 @@ def apply(
         if old is None and spec.recipients == Recipients.HASHED:
             if person_key is None:
                 raise AccountsRefusedError([f"Account {account_id} has hashed recipients, and there is no person key."])
-            _store(connection, spec, old, key_check(person_key()))
+            _store(connection, spec, old, _check_of(connection, stored.values(), person_key()))
         else:
             _store(connection, spec, old)
     _end_polls(connection, result.disabled + [spec.id for spec in wanted.values() if not spec.enabled])
@@ -279,6 +280,19 @@ def _refuse_clashes(
     ]
     if sentences:
         raise AccountsRefusedError(sentences)
+
+
+def _check_of(connection: Connection, stored: Iterable[AccountRecord], key: bytes) -> bytes:
+    """The check of this key, which must be that of all other accounts and of the list of erased people.
+
+    Raises `core.settings.CredentialError`: a key that was generated a moment ago, in the home of a process that has not
+    been given the right one, would keep every other process from the account.
+    """
+    for record in stored:
+        if record.recipients_key is not None:
+            check_key(key, bytes(record.recipients_key))
+    Suppressions(lambda: key).current(connection)
+    return key_check(key)
 
 
 def _store(

@@ -179,11 +179,12 @@ def test_each_process_gets_the_secrets_that_it_needs_and_no_other(given: Callabl
 
 
 def test_files_of_secrets_are_mounted_only_where_they_are_needed() -> None:
-    """The seal key and the person key at workers and API, the page's secret at the API."""
+    """The seal key at workers and API, the person key also where accounts are applied, the page's secret at the API."""
     services = [each for each in compose()["services"].values() if "build" in each]
     mounted = {each["command"][0]: set(each["secrets"]) for each in services if "secrets" in each}
     of_api = {"ulak_seal_key", "ulak_page_secret", "ulak_person_key"}
-    assert mounted == {"worker": {"ulak_seal_key", "ulak_person_key"}, "api": of_api}
+    of_worker = {"ulak_seal_key", "ulak_person_key"}
+    assert mounted == {"worker": of_worker, "api": of_api, "accounts": {"ulak_person_key"}}
     ours = [each for each in manifests() if each["kind"] in {"Deployment", "Job"}]
     pods = {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in ours}
     volumes = {
@@ -193,7 +194,39 @@ def test_files_of_secrets_are_mounted_only_where_they_are_needed() -> None:
     assert {name: files for name, files in volumes.items() if files} == {
         "ulak-worker": {"ulak-seal-key", "ulak-person-key"},
         "ulak-api": {"ulak-seal-key", "ulak-page-secret", "ulak-person-key"},
+        "ulak-accounts": {"ulak-person-key"},
     }
+
+
+def test_no_process_can_take_the_memory_of_its_host() -> None:
+    """What hostile responses and bodies make a process hold ends with the process: everywhere there is a bound."""
+    assert [name for name, service in compose()["services"].items() if "mem_limit" not in service] == []
+    assert [path.name for path in UNITS if not re.search(r"^MemoryMax=\d+[MG]$", path.read_text(), re.MULTILINE)] == []
+    containers = [each for pod in pods() for each in pod["containers"]]
+    assert [each["name"] for each in containers if "memory" not in each.get("resources", {}).get("limits", {})] == []
+
+
+def test_every_pod_may_run_where_only_restricted_ones_may() -> None:
+    """Pod Security's profile `restricted`; and probes wait longer than a loaded process takes."""
+    assert len(list(pods())) == 6
+    for pod in pods():
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            probes = [probe for name, probe in container.items() if name.endswith("Probe")]
+            assert [probe["timeoutSeconds"] for probe in probes] == [5] * len(probes)
+
+
+def pods() -> Iterator[dict[str, Any]]:
+    """The specification of every pod."""
+    for each in manifests():
+        if each["kind"] in {"Deployment", "Job"}:
+            yield each["spec"]["template"]["spec"]
 
 
 def test_flower_only_shows_where_it_is_deployed() -> None:

@@ -17,18 +17,22 @@ from sqlalchemy.exc import DBAPIError
 from task_api import TOKEN, running, runtime_on
 
 from core.settings import load_settings
+from models.access import EVERYTHING
 from models.accounts import AccountsRefusedError, apply
 from models.database import LENT, make_engine, transaction
 from models.deliveries import upsert
 from models.pseudonyms import WrongPersonKeyError, key_check, pseudonym
 from models.quarantine import open_sealed, seal
 from models.report import DeliveryReport, Unreadable
+from models.suppression import OtherPersonKeyError, suppress
 from models.vocabulary import Granularity, Status
 from providers.accounts import parse_accounts
 from tasks.runtime import Runtime, person_key
 from tasks.steps.quarantine import reread
 from tasks.steps.tracking import account_row, due_id, track
 from workers.api.app import make_api
+from workers.api.pages.searches import Search, find
+from workers.recording import Recorder
 
 __all__ = ["ulak"]
 
@@ -136,6 +140,22 @@ def test_without_a_person_key_no_hashed_account_is_made(migrated_database: Engin
     assert one(migrated_database, "SELECT count(*) FROM accounts") == 0
 
 
+def test_a_second_hashed_account_needs_the_key_of_the_first_and_of_the_erased(migrated_database: Engine) -> None:
+    """A process without the right key would generate one, and nobody else could use the account."""
+    with transaction(migrated_database) as connection:
+        suppress(connection, b"k" * 32, [NUMBER])
+    with pytest.raises(OtherPersonKeyError):
+        applied(migrated_database, "hashed", person_key=lambda: b"l" * 32)
+    applied(migrated_database, "hashed", person_key=lambda: b"k" * 32)
+    second = parse_accounts(FILE.format(recipients="hashed").replace("gizli", "ikinci").replace("VAIRO", "SECOND"))
+    with transaction(migrated_database) as connection:
+        connection.execute(text("DELETE FROM suppressions"))
+    with pytest.raises(WrongPersonKeyError), transaction(migrated_database) as connection:
+        apply(connection, second, prune=False, person_key=lambda: b"l" * 32)
+    with transaction(migrated_database) as connection:
+        assert apply(connection, second, prune=False, person_key=lambda: b"k" * 32).created == ["ikinci"]
+
+
 def test_the_command_says_why_the_form_cannot_be_changed(runtime: Runtime, ulak: Ulak, tmp_path: Path) -> None:
     """In one sentence, with exit code 1."""
     (tmp_path / "accounts.toml").write_text(FILE.format(recipients="clear"))
@@ -234,6 +254,26 @@ def test_the_api_finds_a_number_in_both_accounts(runtime: Runtime) -> None:
     assert (len(looked_up["deliveries"]), len(looked_up["unanswered"])) == (4, 1)
     assert len(changes) == 10
     assert [row for row in changes if "gizli" in str(row) and NUMBER[-10:] in str(row)] == []
+
+
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [
+        (Search(recipient="0532 123 45 67"), ["acik", "acik", "gizli", "gizli"]),
+        (Search(recipient=NUMBER, account="gizli"), ["gizli", "gizli"]),
+        (Search(id=NUMBER), ["acik", "acik", "gizli", "gizli"]),
+        (Search(id=f"o:{NUMBER}:1"), ["acik", "gizli"]),
+        (Search(id=f"o:{NUMBER}:1", recipient=OTHER), []),
+    ],
+)
+def test_the_status_page_finds_a_number_in_both_accounts(
+    runtime: Runtime, key: bytes, search: Search, found: list[str]
+) -> None:
+    """By recipient, and by an id that is a number or a key that holds one."""
+    recorder = Recorder(runtime.engine, lambda: key)
+    with runtime.engine.connect() as connection:
+        rows = find(connection, search, EVERYTHING, recorder, after_id=0).rows
+    assert sorted(row["account_id"] for row in rows) == found
 
 
 def test_the_record_answers_who_searched_for_a_hashed_number(runtime: Runtime, ulak: Ulak) -> None:
