@@ -23,6 +23,7 @@ from models.notifications import KEPT_DAYS, LASTS_DAYS, LEASE_SECONDS, list_noti
 from workers.api.notify.notifier import EVERY_SECONDS, Notifier, notifier_for
 from workers.api.notify.receivers import receivers_for
 
+DIES = Path(__file__).parents[1] / "notify_and_die.py"
 _AGE = """
     UPDATE problems SET first_seen_at = first_seen_at - :by, seen_at = seen_at - :by, opened_at = opened_at - :by,
         absent_since = absent_since - :by;
@@ -184,35 +185,13 @@ def test_problems_of_one_moment_come_in_one_message_and_later_ones_a_minute_afte
     assert [len(taken.json["data"]["problems"]) for taken in world.hook.taken] == [5]
 
 
-_DIES = """
-import os, sys
-from task_api import runtime_on
-from core.settings import load_settings
-from models.database import make_engine
-from workers.api.notify import receivers
-from workers.api.notify.notifier import notifier_for
-
-send = receivers.Webhook.send
-def dying(self, message):
-    send(self, message)
-    os._exit(9)
-receivers.Webhook.send = dying
-settings = load_settings()
-notifier = notifier_for(settings, runtime_on(make_engine(sys.argv[1])), receivers.receivers_for(settings))
-notifier.step()
-notifier.wait()
-"""
-
-
 def test_a_crash_between_the_response_and_its_commit_repeats_the_message_under_its_id(world: World) -> None:
     """Another process takes over after the lease; once the acknowledgement is committed nobody repeats it."""
     world.pause()
     world.run(45)
     world.pass_time(45)
     url = world.engine.url.render_as_string(hide_password=False)
-    path = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-    script = f"import sys; sys.path[:0] = {path!r}\n{_DIES}"
-    died = subprocess.run([sys.executable, "-c", script, url], capture_output=True, text=True, timeout=120, check=False)
+    died = subprocess.run([sys.executable, DIES, url], capture_output=True, text=True, timeout=120, check=False)
     assert (died.returncode, len(world.hook.taken)) == (9, 1), died.stderr[-2000:]
     world.run(LEASE_SECONDS / 2)
     assert len(world.hook.taken) == 1

@@ -125,6 +125,7 @@ def test_an_overview_counts_what_is_there(migrated_database: Engine) -> None:
         "last_trouble": "x",
         "last_trouble_at": None,
         "rejected": (),
+        "objective": None,
     }
 
 
