@@ -110,6 +110,8 @@ class AccountRecord:
     last_as_of: datetime | None
     poll_plan: Mapping[str, Any]
     """When ids are checked, by kind, where it was learned (`models.latencies`)."""
+    sweep_seconds: float | None
+    """How often its lists are swept, where they say so (`models.intervals`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

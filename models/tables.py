@@ -95,6 +95,8 @@ accounts = Table(
     Column("last_as_of", _TIME),
     # When ids are checked, by kind, where it was learned (`models.latencies`).
     Column("poll_plan", JSONB, nullable=False, server_default=_EMPTY),
+    # How often its lists are swept, where they say so and nobody has configured it (`models.intervals`).
+    Column("sweep_seconds", Double),
     CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
     _one_of("breaker_state", ["closed", "open", "probing"]),
