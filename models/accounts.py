@@ -127,6 +127,8 @@ class AccountRecord:
     """What tells with which person key hashed recipients are made (`models.pseudonyms.key_check`)."""
     objective: str | None
     """How fresh its deliveries are to be (`models.objectives`)."""
+    sweep_seconds: float | None
+    """How often its lists are swept, where they say so (`models.intervals`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,13 +4,11 @@ The one place that says which interval is in force: the planner, the page's alar
 settled read it here.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.database import Record, json_parameter
-from models.latencies import IN_FORCE, in_force, settings
+from models.database import Record
 
 LOOK_BACK_SECONDS = 1800.0
 """Sweeps of so long ago tell the rate of change."""
@@ -19,8 +17,7 @@ MOST_SWEEPS = 60
 _ADAPTIVE = "coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)"
 EVERY_SECONDS = f"""
     coalesce(CAST(a.poll ->> 'every_seconds' AS double precision),
-        CASE WHEN a.poll_plan ? 'sweep' AND {_ADAPTIVE} AND {IN_FORCE}
-            THEN CAST(a.poll_plan ->> 'sweep' AS double precision) END)
+        CASE WHEN {_ADAPTIVE} THEN a.sweep_seconds END)
 """
 """SQL: the interval in force of the account `a`; null where the default of its provider is."""
 
@@ -36,18 +33,13 @@ _SWEPT = text(f"""
     WHERE a.provider = ANY(:providers) AND a.enabled AND {_ADAPTIVE} AND NOT a.poll ? 'every_seconds'
     ORDER BY a.id
 """)
-_KEEP = text(f"""
-    UPDATE accounts a SET poll_plan = CASE WHEN {IN_FORCE} THEN a.poll_plan
-            ELSE jsonb_build_object('settings', CAST(:settings AS jsonb), 'kinds', jsonb_build_object()) END
-        || jsonb_build_object('sweep', CAST(:seconds AS double precision))
-    WHERE a.id = :account_id
-""")
+_KEEP = text("UPDATE accounts SET sweep_seconds = :seconds WHERE id = :account_id")
 
 
 def every_seconds(row: Record, default: float) -> float:
     """`EVERY_SECONDS` of an account's row, or the default of its provider."""
     explicit = row["poll"].get("every_seconds")
-    learned = in_force(row).get("sweep") if row["poll"].get("adaptive", True) else None
+    learned = row["sweep_seconds"] if row["poll"].get("adaptive", True) else None
     return float(explicit if explicit is not None else learned if learned is not None else default)
 
 
@@ -60,11 +52,6 @@ def last_sweeps(connection: Connection, providers: Sequence[str]) -> Sequence[Ro
     return connection.execute(_SWEPT, given).mappings().all()
 
 
-def keep(connection: Connection, row: RowMapping, seconds: float) -> None:
-    """Let this interval be in force, beside what else the account has learned under its present settings."""
-    given: Mapping[str, Any] = {
-        "account_id": row["id"],
-        "seconds": round(seconds, 1),
-        "settings": json_parameter(settings(row)),
-    }
-    connection.execute(_KEEP, given)
+def keep(connection: Connection, account_id: str, seconds: float) -> None:
+    """Let this interval be in force, where the account has none that is configured."""
+    connection.execute(_KEEP, {"account_id": account_id, "seconds": round(seconds, 1)})

@@ -46,11 +46,11 @@ _BEGIN = text(f"""
 """)
 PLAN_FORM = 1
 """To be raised with the form of `accounts.poll_plan`: a plan of another version is not read."""
-IN_FORCE = f"a.poll_plan -> 'settings' = jsonb_build_object('form', {PLAN_FORM}, 'poll', a.poll, 'options', a.options)"
-"""SQL: whether the plan of the account `a` was made for the settings that it has now (`settings`)."""
+# SQL: whether the plan of the account `a` was made for the settings that it has now (`settings`).
+_IN_FORCE = f"a.poll_plan -> 'settings' = jsonb_build_object('form', {PLAN_FORM}, 'poll', a.poll, 'options', a.options)"
 DUE_SINCE = f"""
     CASE WHEN coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)
-          AND {IN_FORCE} AND a.poll_plan #> ARRAY['kinds', t.id_kind, 'masses'] IS NOT NULL
+          AND {_IN_FORCE} AND a.poll_plan #> ARRAY['kinds', t.id_kind, 'masses'] IS NOT NULL
           AND (t.expected = 1 OR a.poll_plan -> 'of_one' @> to_jsonb(t.id_kind))
           AND (t.last_checked_at IS NOT NULL OR a.poll ->> 'first_check_seconds' IS NULL)
         THEN greatest(t.next_check_at, least(t.valid_until, coalesce(t.last_checked_at, t.sent_at) + make_interval(
@@ -106,13 +106,7 @@ _STORE = text("""
     UPDATE latencies SET learned = coalesce(CAST(:learned AS jsonb), learned), read_through = :until
     WHERE account_id = :account_id AND id_kind = :kind
 """)
-# The interval of sweeps is kept by itself (`models.intervals`).
-_PLAN = text("""
-    UPDATE accounts SET poll_plan = CAST(:plan AS jsonb) || CASE
-        WHEN poll_plan ? 'sweep' AND poll_plan -> 'settings' = CAST(:plan AS jsonb) -> 'settings'
-        THEN jsonb_build_object('sweep', poll_plan -> 'sweep') ELSE '{}' END
-    WHERE id = :account_id
-""")
+_PLAN = text("UPDATE accounts SET poll_plan = CAST(:plan AS jsonb) WHERE id = :account_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

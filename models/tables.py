@@ -102,6 +102,8 @@ accounts = Table(
     CheckConstraint("(recipients = 'hashed') = (recipients_key IS NOT NULL)", name="hashed_with_key"),
     # How fresh its deliveries are to be, as accounts.toml says it (`models.objectives`).
     Column("objective", Text),
+    # How often its lists are swept, where they say so and nobody has configured it (`models.intervals`).
+    Column("sweep_seconds", Double),
     CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
     _one_of("breaker_state", ["closed", "open", "probing"]),

@@ -59,4 +59,4 @@ def _pace(runtime: Runtime, account_id: str, swept: list[Sweep]) -> None:
         )
         before = intervals.every_seconds(row, record.every_seconds)
         if abs(seconds - before) > MOVED * before:
-            intervals.keep(connection, row, seconds)
+            intervals.keep(connection, account_id, seconds)

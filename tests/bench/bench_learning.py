@@ -9,6 +9,7 @@ from real_processes import migrated_database
 from sqlalchemy import Engine, text
 
 from models import latencies
+from models.ledger import pace
 from tasks.steps.learning import learn_all
 
 IDS = """
@@ -34,10 +35,25 @@ IDLE = """
 """
 
 
+# Lists that nobody has configured, with a plan as large as one is, or fixed as before adaptive polling.
+TICK_OF = """
+    INSERT INTO accounts (id, provider, base_url, timezone, credentials, credentials_hash, limit_requests,
+        limit_per_seconds, limit_concurrency, planned_at, closed_swept_at, poll, options, sweep_seconds, poll_plan)
+    SELECT :name || n, 'iletimerkezi', base_url, timezone, credentials, :name || n, 1, 1, 1, now(), now(),
+        CAST(:poll AS jsonb), options, 300.0, jsonb_build_object('missed', '{"order": 0.05}'::jsonb, 'settings',
+            jsonb_build_object('form', 1, 'poll', CAST(:poll AS jsonb), 'options', options), 'kinds',
+            jsonb_build_object('order', jsonb_build_object('masses', array_agg, 'ages', array_agg)))
+    FROM accounts, (SELECT array_agg(i * 1.2345678) FROM generate_series(1, 60) i) m, generate_series(1, 1000) n
+    WHERE id = :a
+"""
+TICKS = 60
+
+
 def main(url: str) -> None:
-    """Four lines."""
+    """A line for each question."""
     with migrated_database(url, "learning") as engine:
         account_id = add_account(engine)
+        _ticks(engine, account_id)
         spans: dict[str, list[float]] = {"with": [], "without": []}
         for turn in range(16):
             name = ("with", "without")[turn % 2]
@@ -59,6 +75,26 @@ def main(url: str) -> None:
         with engine.connect() as connection:
             latencies.candidates(connection)
         print(f"a look at 1,000 idle accounts: {(time.perf_counter() - begun) * 1000:.1f} ms")
+
+
+def _ticks(engine: Engine, account_id: str) -> None:
+    """What a tick over a thousand idle accounts costs, with a plan in force and without adaptation."""
+    statement = pace._PLANNABLE
+    given = {"provider": "iletimerkezi", "sweeps": True, "every": 60.0, "early": 0.95, "priority": 50, "waited": 60.0}
+    costs: dict[str, tuple[float, int]] = {}
+    for name, poll in (("adaptive = false", '{"adaptive": false}'), ("with a plan", "{}")):
+        _do(engine, "DELETE FROM accounts WHERE provider = 'iletimerkezi'")
+        _do(engine, TICK_OF, a=account_id, name=name.split()[0] + "-", poll=poll)
+        _do(engine, "ANALYZE accounts")
+        spans = []
+        with engine.connect() as connection:
+            explain = text(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement.text}")
+            for _ in range(TICKS):
+                [found] = connection.execute(explain, given).scalar_one()
+                spans.append(found["Execution Time"])
+        costs[name] = (median(spans), found["Plan"]["Shared Hit Blocks"] + found["Plan"]["Shared Read Blocks"])
+    for name, (milliseconds, blocks) in costs.items():
+        print(f"a tick over 1,000 idle accounts, {name}: {milliseconds:.2f} ms, {blocks} shared buffers")
 
 
 def _closing(engine: Engine, account_id: str, name: str) -> float:

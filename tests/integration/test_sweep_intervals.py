@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from driving import make_runtime, scalar
+from driving import make_runtime
 from ledger_acts import add_account, execute, fetches_of
 from sqlalchemy import Engine
 
@@ -87,24 +87,11 @@ def test_a_configured_interval_stays_exact(runtime: Runtime, poll: dict[str, Any
 
 
 def test_an_interval_that_is_configured_later_holds_at_once(runtime: Runtime) -> None:
-    """Also `adaptive = false`; what was learned under other settings is in force no more."""
+    """Also `adaptive = false`."""
     account_id = _account(runtime, news=0)
     for change, every in (('{"every_seconds": 20.0}', 20.0), ('{"adaptive": false}', DEFAULT)):
         execute(runtime.engine, f"UPDATE accounts SET poll = '{change}' WHERE id = :a", a=account_id)
         assert _every(runtime, account_id) == every
-
-
-def test_what_else_was_learned_stays_beside_the_interval(runtime: Runtime) -> None:
-    """Under the same settings; under others it goes, or it would be in force again."""
-    account_id = _account(runtime, news=0)
-    plan = "SELECT poll_plan -> 'kinds' FROM accounts WHERE id = :a"
-    execute(runtime.engine, "UPDATE accounts SET poll_plan = poll_plan || '{\"kinds\": {\"x\": 1}, \"sweep\": 7}'"
-            " WHERE id = :a", a=account_id)  # fmt: skip
-    every_minute(runtime)
-    assert (scalar(runtime.engine, plan, a=account_id), _every(runtime, account_id)) == ({"x": 1}, MOST_SECONDS)
-    execute(runtime.engine, "UPDATE accounts SET poll = '{\"lookback_days\": 5}' WHERE id = :a", a=account_id)
-    every_minute(runtime)
-    assert (scalar(runtime.engine, plan, a=account_id), _every(runtime, account_id)) == ({}, MOST_SECONDS)
 
 
 def test_the_alarm_for_a_standstill_counts_in_the_interval_in_force(runtime: Runtime) -> None:

@@ -1,4 +1,7 @@
-"""When a callback last spoke of an id. Only an addition; processes of the previous version do not know it."""
+"""When a callback last spoke of an id, and how often an account's lists are swept.
+
+Only additions; processes of the previous version do not know them.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +14,9 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("tracked_ids", sa.Column("announced_at", sa.DateTime(timezone=True)))
+    op.add_column("accounts", sa.Column("sweep_seconds", sa.Double()))
 
 
 def downgrade() -> None:
+    op.drop_column("accounts", "sweep_seconds")
     op.drop_column("tracked_ids", "announced_at")
