@@ -3,11 +3,10 @@
 Label values are an account's id, its provider and words of small fixed sets; never a number, an id of a message, a
 text. Every figure that can be 0 is told as 0 for every account, so that an alarm needs no guess about absence.
 
-A group is one statement or two. Those that read every row of the shared table say so: whoever asks keeps the answer
-for a while.
+A group is one statement or two. None reads the shared table whole.
 """
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +19,7 @@ from models.latencies import DUE_SINCE
 from models.ledger.clocksteps import steps_of_last_day
 from models.ledger.sharing import standing
 from models.overview import AccountState, state_of
+from models.statistics import stored
 from models.vocabulary import STATUS_CLASS, Status
 
 RECENT_SECONDS: Final = 300
@@ -183,22 +183,22 @@ def read_pulse(connection: Connection) -> Samples:
     yield Sample("feed_lag_seconds", {}, row["age"])
 
 
-_DELIVERIES = text("""
-    SELECT account_id AS account, provider, granularity, status, count(*) AS many,
-        count(*) FILTER (WHERE conflict) AS conflicts
-    FROM delivery_status GROUP BY 1, 2, 3, 4
-""")
+_PROVIDERS = text("SELECT id, provider FROM accounts")
 
 
 def read_deliveries(connection: Connection) -> Samples:
-    """The shared table, counted. Reads every row of it."""
-    conflicts: defaultdict[tuple[str, str], int] = defaultdict(int)
-    for row in connection.execute(_DELIVERIES).mappings():
-        labels = _of(row, granularity=row["granularity"], status=row["status"])
-        yield Sample("deliveries", labels, row["many"])
-        conflicts[row["account"], row["provider"]] += row["conflicts"]
-    for (account, provider), many in conflicts.items():
-        yield Sample("deliveries_conflicting", {"account": account, "provider": provider}, many)
+    """The shared table, counted (`models.statistics`)."""
+    providers = {row.id: row.provider for row in connection.execute(_PROVIDERS)}
+    counts: Counter[tuple[str, str, str]] = Counter()
+    conflicts: Counter[str] = Counter()
+    for each in stored(connection):
+        counts[each.account_id, each.granularity, each.status] += each.rows
+        conflicts[each.account_id] += each.conflicts
+    for (account, granularity, status), many in counts.items():
+        labels = {"account": account, "provider": providers[account], "granularity": granularity, "status": status}
+        yield Sample("deliveries", labels, many)
+    for account, many in conflicts.items():
+        yield Sample("deliveries_conflicting", {"account": account, "provider": providers[account]}, many)
 
 
 # Facts that are null are those of the row (`models.history`).

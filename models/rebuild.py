@@ -20,6 +20,7 @@ from models.merge import Observation, observe
 from models.report import KeptStatement, Report
 from models.suppression import Listed, Suppressions, report_of
 from models.tables import delivery_status
+from models.tally import recount, retract_deleted
 from models.vocabulary import Granularity, Source
 
 CHUNK = 1000
@@ -40,6 +41,8 @@ class RebuildResult:
     """Rows that were not what their history says, and were written."""
     doubtful: int = 0
     """Rows that are not what their only statement said, and whose raw item does not prove what that was: left alone."""
+    miscounted: int = 0
+    """Counts of the statistics that were not those of the rows, and were corrected."""
 
 
 def rebuild(
@@ -71,7 +74,10 @@ def rebuild(
     if wrote_orders:
         # Messages before their order took their time from it as it was.
         differed += sum(len(_rebuild_chunk(connection, again, restate_of)[0]) for again in _chunks(connection, mine))
-    return RebuildResult(deliveries=done, differed=differed, doubtful=doubtful)
+    accounts = None if account_id is None else [account_id]
+    return RebuildResult(
+        deliveries=done, differed=differed, doubtful=doubtful, miscounted=recount(connection, accounts)
+    )
 
 
 def _chunks(connection: Connection, mine: ColumnElement[bool]) -> Iterator[dict[int, Granularity]]:
@@ -292,4 +298,7 @@ def remove_repetitions(
     total = connection.execute(_TOTAL, names).scalar_one_or_none()
     if total is None or len(messages) <= total:
         return 0
-    return delete_deliveries(connection, [row.id for row in messages if is_repetition(row.provider_key)])
+    retract_deleted(connection, retracts=True)
+    removed = delete_deliveries(connection, [row.id for row in messages if is_repetition(row.provider_key)])
+    retract_deleted(connection, retracts=False)
+    return removed

@@ -9,22 +9,30 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from models.meanings import Outcome, outcome_of
+from models.statistics import hour_of
+from models.tally import COUNTS
 from models.vocabulary import Granularity, Status
 
 LONGEST: Final = timedelta(days=7)
-PART: Final = timedelta(days=1)
-"""How much one statement reads."""
 
-# Account by account, so that each is read through the index of its times and nothing before the period is.
-_PART = text("""
-    SELECT a.id AS account_id, d.status, count(*) AS many
+# Whole hours are counted already. Of the hours at both ends, the rows are counted account by account, so that each is
+# read through the index of its times. One statement: a message that moves meanwhile is counted once.
+_EDGE = """
+    SELECT a.id AS account_id, d.status, 1 AS many
     FROM accounts a CROSS JOIN LATERAL (
         SELECT status FROM delivery_status
-        WHERE account_id = a.id AND message_time >= :since AND message_time < :until AND granularity = :message
+        WHERE account_id = a.id AND message_time >= {} AND message_time < {} AND granularity = :message
         OFFSET 0
     ) d
-    WHERE CAST(:accounts AS text[]) IS NULL OR a.id = ANY(CAST(:accounts AS text[]))
-    GROUP BY a.id, d.status
+"""
+_SUMMARY = text(f"""
+    SELECT account_id, status, sum(many) AS many FROM (
+        {_EDGE.format(":since", ":first")} UNION ALL {_EDGE.format(":last", ":until")}
+        UNION ALL SELECT account_id, status, messages * CASE WHEN erased THEN -1 ELSE 1 END
+        FROM ({COUNTS}) AS counts WHERE hour >= :first AND hour < :last AND granularity = :message
+    ) AS counted
+    WHERE CAST(:accounts AS text[]) IS NULL OR account_id = ANY(CAST(:accounts AS text[]))
+    GROUP BY account_id, status HAVING sum(many) <> 0
 """)
 
 
@@ -70,17 +78,21 @@ def summarise(
 ) -> dict[str, Summary]:
     """By account: the messages (no orders, no conversations) with `since <= message_time < until`.
 
-    As the view `messages` counts them. `accounts`: only these. Reads the messages of the period through the index of
-    their times, a day in one statement.
+    As the view `messages` counts them. `accounts`: only these. The period begins within `statistics.HOURS_KEPT`.
     """
-    of_these = None if accounts is None else sorted(accounts)
+    # The first whole hour, and the end of the last one.
+    first = min(hour_of(since + timedelta(hours=1) - timedelta(microseconds=1)), until)
+    parameters = {
+        "since": since,
+        "first": first,
+        "last": max(hour_of(until), first),
+        "until": until,
+        "accounts": None if accounts is None else sorted(accounts),
+        "message": Granularity.MESSAGE.value,
+    }
     found: dict[str, Counter[str]] = {}
-    while since < until:
-        end = min(since + PART, until)
-        parameters = {"since": since, "until": end, "accounts": of_these, "message": Granularity.MESSAGE.value}
-        for row in connection.execute(_PART, parameters):
-            found.setdefault(row.account_id, Counter())[row.status] += row.many
-        since = end
+    for row in connection.execute(_SUMMARY, parameters):
+        found.setdefault(row.account_id, Counter())[row.status] += int(row.many)
     return {account_id: Summary(statuses=dict(sorted(counts.items()))) for account_id, counts in found.items()}
 
 

@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from models.meanings import COLUMNS, TABLE, TimeSource
+from models.tally import KEY, TOOK
 from models.vocabulary import Granularity, Reason, Source, Status
 
 metadata = MetaData(
@@ -403,6 +404,64 @@ observations = Table(
     Column("statement", JSONB, nullable=False),
     UniqueConstraint("delivery_id", "content_hash"),
     _one_of("source", [word.value for word in Source]),
+)
+
+# The statistics (`models.tally`, `models.statistics`). What every change of the delivery table changes in the counts is
+# appended: no key, no index, so that it costs little and nobody waits. The columns of 8 bytes come first, which saves
+# their padding. `was_…` is set where messages have only changed their state.
+statistics_deltas = Table(
+    "statistics_deltas",
+    metadata,
+    Column("hour", _TIME),
+    Column("segments", BigInteger),
+    Column("milliseconds", BigInteger),
+    Column("day", Date, nullable=False),
+    Column("messages", Integer, nullable=False),
+    Column("conflicts", Integer),
+    *(Column(name, Integer) for name in TOOK),
+    Column("is_final", Boolean, nullable=False),
+    Column("was_is_final", Boolean),
+    Column("erased", Boolean, nullable=False),
+    Column("account_id", Text, nullable=False),
+    Column("granularity", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("was_status", Text),
+    Column("reason", Text),
+    Column("was_reason", Text),
+    Column("number_range", Text),
+    Column("credits", Numeric),
+)
+# Upkeep folds it into these two.
+statistics_days = Table(
+    "statistics_days",
+    metadata,
+    Column("day", Date, nullable=False),
+    Column("account_id", Text, nullable=False),
+    Column("hour", _TIME),
+    Column("granularity", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Column("number_range", Text),
+    Column("is_final", Boolean, nullable=False),
+    Column("erased", Boolean, nullable=False),
+    Column("messages", Integer, nullable=False),
+    Column("conflicts", Integer, nullable=False),
+    Column("segments", BigInteger, nullable=False),
+    Column("credits", Numeric, nullable=False),
+    Column("milliseconds", BigInteger, nullable=False),
+    *(Column(name, Integer, nullable=False) for name in TOOK),
+    UniqueConstraint(*KEY, name="uq_statistics_days_key", postgresql_nulls_not_distinct=True),
+)
+Index("ix_statistics_days_hour", statistics_days.c.hour, postgresql_where=statistics_days.c.hour.is_not(None))
+statistics_totals = Table(
+    "statistics_totals",
+    metadata,
+    Column("account_id", Text, primary_key=True),
+    Column("granularity", Text, primary_key=True),
+    Column("status", Text, primary_key=True),
+    Column("is_final", Boolean, primary_key=True),
+    Column("messages", BigInteger, nullable=False),
+    Column("conflicts", BigInteger, nullable=False),
 )
 
 quarantine = Table(

@@ -16,7 +16,7 @@ def reconcile(self: UlakTask) -> None:
 
 @shared_task(name=names.UPKEEP_EXPIRE, bind=True, send_events=False)
 def expire(self: UlakTask) -> None:
-    """Once a minute: `unreported` where a pushing provider was silent past validity, and learning from checks."""
+    """Once a minute: `unreported` where a pushing provider was silent, folding of counts, learning from checks."""
     self.emit(upkeep.every_minute(self.runtime))
 
 

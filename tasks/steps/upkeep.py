@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, RowMapping, text
 
+from models import tally
 from models.database import retry_transaction, transaction
 from models.deliveries import upsert
 from models.heartbeats import RECONCILE, beat
@@ -84,11 +85,12 @@ _OVERDUE = text("""
 
 
 def every_minute(runtime: Runtime) -> Effects:
-    """What falls due by the minute: validity that ended, and learning how long messages take.
+    """What falls due by the minute: validity that ended, folding of counts, and learning how long messages take.
 
-    Both share one task: workers of the version before reject a name that they do not know.
+    They share one task: workers of the version before reject a name that they do not know.
     """
     expire(runtime)
+    tally.fold(runtime.engine)
     return learning.learn_all(runtime)
 
 
