@@ -114,11 +114,11 @@ def _scan(
     order = (_TABLE.message_time.desc(), _TABLE.id.desc())
     hit = and_(*_conditions(filters)).label("is_hit")
     part = select(_TABLE.message_time, _TABLE.id, hit).where(*wanted).order_by(*order).limit(scanned).subquery()
-    window = {"order_by": (part.c.message_time.desc(), part.c.id.desc())}
+    newest_first = (part.c.message_time.desc(), part.c.id.desc())
     numbered = select(
-        part,
-        func.row_number().over(**window).label("nth"),
-        func.count().filter(part.c.is_hit).over(**window).label("hits"),
+        *part.c,
+        func.row_number().over(order_by=newest_first).label("nth"),
+        func.count().filter(part.c.is_hit).over(order_by=newest_first).label("hits"),
     ).subquery()
     is_end = (numbered.c.nth == scanned).label("is_end")
     query = select(numbered.c.message_time, numbered.c.id, numbered.c.is_hit, is_end)

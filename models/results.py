@@ -6,29 +6,18 @@ Made from the statistics alone (`models.statistics`); the delivery table is neve
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from decimal import Decimal
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
-from models.statistics import SLOWEST_SECONDS, By, Figures, Group, count_days, count_hours
+from models.statistics import By, Figures, Group, count_days, count_hours
 
 _Key = TypeVar("_Key")
 
 WEEK_DAYS: Final = 7
 DAY: Final = timedelta(days=1)
 HOUR: Final = timedelta(hours=1)
-NOTHING: Final = Figures(
-    messages=0,
-    delivered=0,
-    failed=0,
-    segments=0,
-    credits=Decimal(0),
-    conflicts=0,
-    timed=0,
-    milliseconds=0,
-    within=(0,) * (len(SLOWEST_SECONDS) + 1),
-)
+NOTHING: Final = Figures()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,7 +73,7 @@ def writers(engine: Engine, account: str, *, many: int = 4) -> Iterator[None]:
     over = Event()
 
     def run(seed: int) -> None:
-        random = Random(seed)  # noqa: S311 - any sequence will do
+        random = Random(seed)
         while not over.is_set():
             _write(random, engine, account)
 

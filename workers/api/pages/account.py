@@ -14,7 +14,7 @@ from models.failures import KEPT_DAYS, failed_calls
 from models.ledger.deadletters import list_dead
 from models.quarantine import list_quarantine
 from workers.api.pages.actions import PAUSE_HOURS
-from workers.api.pages.configuration import settings_of
+from workers.api.pages.configuration import WIDE, settings_of
 from workers.api.pages.polls import polls_of
 from workers.api.pages.sentences import title_of
 from workers.api.pages.trouble import PageRoute
@@ -53,6 +53,7 @@ def show_account(seen: Member, account: str) -> Response:
         hours=PAUSE_HOURS,
         failure_days=KEPT_DAYS,
         title_of=title_of,
+        wide=WIDE,
         **values,
     )
 

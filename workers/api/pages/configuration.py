@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from core.redaction import redact_text
 from models.accounts import AccountRecord
@@ -10,7 +11,9 @@ from providers.registry import ADAPTERS
 from workers.api.pages.sentences import title_of
 from workers.api.pages.showing import Show
 
-STATUS_MAP = "status_map"
+STATUS_MAP: Final = "status_map"
+WIDE: Final = ("address", "credentials", "options")
+"""Long values, which come last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ def settings_of(account: AccountRecord, show: Show) -> list[Setting]:
     if adapter is not None:
         found += [Setting(key, value) for key, value in _polling(account, adapter.record, show)]
         found += [Setting("options", value) for value in _options(account, adapter.record, show)]
-    return found
+    return sorted(found, key=lambda each: each.key in WIDE)
 
 
 def _common(account: AccountRecord, show: Show) -> Iterator[tuple[str, str]]:

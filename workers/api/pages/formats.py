@@ -12,7 +12,7 @@ from core.zones import time_zone
 LOCALES: Final[Mapping[str, str]] = {"en": "en_GB", "tr": "tr_TR"}
 """Of each language of the page. English as it is written outside the United States: day before month, 24 hours."""
 _MOMENT: Final = "d MMM y, HH:mm:ss"
-_MINUTE: Final = "d MMM y, HH:mm"
+_MOMENT_OF_THIS_YEAR: Final = "d MMM, HH:mm:ss"
 _CLOCK: Final = "HH:mm:ss"
 _HOUR: Final = "HH:mm"
 _DAY: Final = "d MMM y"
@@ -36,14 +36,10 @@ def points(language: str, difference: float) -> str:
     return numbers.format_decimal(difference * 100, "+#,##0.0;−#,##0.0", locale=LOCALES[language])
 
 
-def moment(language: str, when: datetime, zone: str) -> str:
-    """`27 Nov 2026, 14:03:22` in that zone."""
-    return _in_zone(language, when, zone, _MOMENT)
-
-
-def minute(language: str, when: datetime, zone: str) -> str:
-    """`27 Nov 2026, 14:03` in that zone."""
-    return _in_zone(language, when, zone, _MINUTE)
+def moment(language: str, when: datetime, zone: str, now: datetime) -> str:
+    """`27 Nov, 14:03:22` in that zone, with the year where it is another one than now."""
+    is_this_year = local_day(when, zone).year == local_day(now, zone).year
+    return _in_zone(language, when, zone, _MOMENT_OF_THIS_YEAR if is_this_year else _MOMENT)
 
 
 def clock_time(language: str, when: datetime, zone: str) -> str:

@@ -30,9 +30,9 @@ class Sentences:
         """The sentence about this row, whose number is shown as the row has it. `statements`: the greatest first."""
         values = self._values(row)
         if row["granularity"] == Granularity.ORDER:
-            return self._sentence("order", **values, **self._counts(row))
+            return self._sentence("order", values | self._counts(row))
         if row["granularity"] == Granularity.CONVERSATION:
-            return self._sentence("conversation", **values, many=row["total"] or 0)
+            return self._sentence("conversation", values | {"many": row["total"] or 0})
         return self._sentence(*self._of_message(row, values, statements))
 
     def _of_message(self, row: Row, values: dict[str, Any], statements: Sequence[Statement]) -> tuple[str, Any]:
@@ -75,5 +75,5 @@ class Sentences:
         pending = max(total - delivered - failed, 0) if waiting is None else waiting
         return {"total": total, "delivered": delivered, "failed": failed, "pending": pending}
 
-    def _sentence(self, key: str, /, values: dict[str, Any] | None = None, **more: Any) -> Markup:
-        return self.show.language.html(f"sentence.{key}", **(values or {}), **more)
+    def _sentence(self, key: str, values: dict[str, Any]) -> Markup:
+        return self.show.language.html(f"sentence.{key}", **values)

@@ -88,7 +88,7 @@ class Show:
     def moment(self, moment: datetime, account: str | None = None) -> Markup:
         """The moment itself, in the zone of the account or of the page, which is named where the two differ."""
         zone = self.zone_of(account)
-        told = formats.moment(self.language.code, moment, zone)
+        told = formats.moment(self.language.code, moment, zone, clock.now())
         return self._time(moment, told if zone == self.zone else f"{told} {zone}", "moment")
 
     def clock_time(self, moment: datetime) -> Markup:

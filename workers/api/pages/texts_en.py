@@ -83,7 +83,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "overview.title": "Status",
     "overview.trouble": "Problems, and what to do",
     "overview.well": "All is well.",
-    "overview.well.why": "Every account is being asked, nothing is late, nothing was given up.",
+    "overview.well.why": "Every account is being polled; nothing is late, no request has failed for good.",
     "alarm.fix": "What to do:",
     "alarm.bad": "Broken",
     "alarm.held": "On hold",

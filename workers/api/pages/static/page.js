@@ -87,8 +87,15 @@ function keepFresh(live) {
   timer = setTimeout(turn, EVERY_MS);
 }
 
+function openTarget() {
+  const target = location.hash.length > 1 ? document.getElementById(location.hash.slice(1)) : null;
+  if (target instanceof HTMLDetailsElement) target.open = true;
+}
+
 tellTimes();
 tellReadersTimes();
+openTarget();
+addEventListener("hashchange", openTarget);
 setInterval(tellTimes, 1000);
 const live = document.querySelector("[data-live]");
 if (live !== null) keepFresh(live);

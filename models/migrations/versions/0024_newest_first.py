@@ -5,8 +5,8 @@ Writers wait while it is built, readers do not.
 
 from alembic import op
 
-revision = "0021"
-down_revision = "0020"
+revision = "0024"
+down_revision = "0023"
 branch_labels = None
 depends_on = None
 
