@@ -26,7 +26,7 @@ from workers.api.pages.searches import (
     people_sought,
     search_of,
 )
-from workers.api.pages.sentences import Sentences
+from workers.api.pages.sentences import Sentences, title_of
 from workers.api.pages.showing import Show
 from workers.api.pages.trouble import PageRoute
 from workers.api.pages.visits import HEADERS, ForbiddenError, Form, Member, MissingError, Supporter, Visit
@@ -226,5 +226,6 @@ def _render_delivery(
         conflicting=found.conflicting,
         is_revealed=is_revealed,
         sentence=Sentences(show).of(row, found.statements),
+        title_of=title_of,
         here=f"/deliveries/{row['id']}",
     )

@@ -35,6 +35,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "results.pending": "Pending",
     "results.rate": "Delivery rate",
     "results.rate_what": "Delivered out of delivered and failed; pending messages are left out.",
+    "results.arrows": "▲ ▼ compare it with the {n} days before, in percentage points.",
     "results.trend": "{points} percentage points against the time before",
     "results.median": "Median time to delivery",
     "results.reasons": "Top reasons",

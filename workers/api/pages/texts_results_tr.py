@@ -40,6 +40,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "results.pending": "Bekliyor",
     "results.rate": "İletim oranı",
     "results.rate_what": "Sonucu belli olan mesajlar içinde iletilenlerin payı; bekleyenler hesaba katılmaz.",
+    "results.arrows": "▲ ▼ önceki {n} güne göre farktır (yüzde puanı).",
     "results.trend": "Önceki döneme göre {points} yüzde puanı",
     "results.median": "Ortanca iletim süresi",
     "results.reasons": "Başlıca nedenler",
