@@ -121,8 +121,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.dead.fix": "The account's page says why. Fix the cause, then press “Retry” there.",
     "alarm.quarantine": "{n} reports of {account} could not be parsed.",
     "alarm.quarantine.one": "One report of {account} could not be parsed.",
-    "alarm.quarantine.fix": "The account's page says what they were. They are kept sealed for 14 days: after an "
-    "update that understands them, run `ulak quarantine retry`.",
+    "alarm.quarantine.fix": "The account's page lists them, sealed for 14 days. After an update that can parse them, "
+    "press “Retry” there, or run `ulak quarantine retry`.",
     "alarm.late_ids": "{n} messages of {account} got no report at all within their validity; the oldest was sent "
     "{since}.",
     "alarm.late_ids.one": "One message of {account} got no report at all within its validity; it was sent {since}.",

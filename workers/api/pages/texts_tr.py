@@ -122,8 +122,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.dead.fix": "Nedeni hesabın sayfasında yazar. Sorunu giderin, sonra orada “Yeniden dene”ye basın.",
     "alarm.quarantine": "{account} hesabının {n} raporu çözümlenemedi.",
     "alarm.quarantine.one": "{account} hesabının bir raporu çözümlenemedi.",
-    "alarm.quarantine.fix": "Ne oldukları hesabın sayfasında yazar. 14 gün mühürlü saklanırlar: onları tanıyan bir "
-    "güncellemeden sonra `ulak quarantine retry` çalıştırın.",
+    "alarm.quarantine.fix": "Hesabın sayfasında listelenir ve 14 gün mühürlü saklanırlar. Onları çözümleyebilen bir "
+    "güncellemeden sonra orada “Yeniden dene”ye basın ya da `ulak quarantine retry` çalıştırın.",
     "alarm.late_ids": "{account} hesabının {n} mesajı için geçerlilik süresinde hiç rapor gelmedi; en eskisi {since} "
     "gönderildi.",
     "alarm.late_ids.one": "{account} hesabının bir mesajı için geçerlilik süresinde hiç rapor gelmedi; {since} "
