@@ -371,7 +371,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "action.account.resumed": "resumed the account",
     "action.poll.opened": "opened a poll",
     "action.poll.cancelled": "cancelled a poll",
-    "action.dead.retried": "asked again for what was given up",
+    "action.dead.retried": "retried a failed request",
     "action.dead.discarded": "discarded a failed request",
     "action.quarantine.retried": "had quarantined content read again",
     "action.quarantine.discarded": "discarded quarantined content",
