@@ -41,6 +41,10 @@ EVENTS_SHOWN: Final = 20
 router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=Response)
 
 
+PARTS: Final = (router, *(each.router for each in (account, results, polls, deliveries, actions, leftovers, entrance)))
+"""Every page and button."""
+
+
 def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
     """Add the status page to what `workers.api.app.make_api` made."""
     means: Means = api.state.means
@@ -65,9 +69,8 @@ def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
         attempts=keys.box("sign-on"),
         push_only=frozenset(name for name, adapter in ADAPTERS.items() if not _is_pulled(adapter)),
     )
-    api.include_router(router)
-    for part in (account, results, polls, deliveries, actions, leftovers, entrance):
-        api.include_router(part.router)
+    for part in PARTS:
+        api.include_router(part)
     add_error_pages(api)
     api.mount("/static", KeptFiles(directory=STATIC), name="static")
 
