@@ -114,13 +114,18 @@ class AccountRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What applying a file did, as ids in order. `missing`: not in the file, kept running; `disabled`: pruned."""
+    """What applying a file did, as ids in order.
+
+    `missing`: not in the file, kept running; `disabled`: pruned; `rezoned`: changed, with another time zone. The counts
+    of these are to be moved to other days after the commit (`models.tally.recount_rezoned`).
+    """
 
     created: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     disabled: list[str] = field(default_factory=list)
+    rezoned: list[str] = field(default_factory=list)
 
 
 class AccountsRefusedError(Exception):
@@ -165,6 +170,8 @@ def apply(connection: Connection, specs: Iterable[AccountSettings], *, prune: bo
         old = stored.get(spec.id)
         kind = result.created if old is None else result.unchanged if _settings(old) == spec else result.changed
         kind.append(spec.id)
+        if old is not None and old.timezone != spec.timezone:
+            result.rezoned.append(spec.id)
     # Two accounts may swap their credentials: all that change step aside before any takes its new place.
     _disable(connection, result.changed)
     for account_id in result.created + result.changed:

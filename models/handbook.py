@@ -42,7 +42,8 @@ Read it with SQL as described here, over [HTTP](http-api.md), or with `ulak deli
 ([command line](cli.md)). To keep a copy, read the feed of changes (`GET /v1/changes`), not the table.
 
 **Count messages, not rows.** The table also holds orders, whose messages are rows of their own, and daily counts of
-conversations. The views have one kind of row each, so queries on them are right without a condition.
+conversations. The views have one kind of row each, so queries on them are right without a condition. For figures over
+days read `statistics`: it is always exact, stays small, and keeps past figures when a person is erased.
 
 ## Access
 

@@ -27,6 +27,10 @@ class TimeSource(StrEnum):
     FIRST_SEEN = "first_seen"
 
 
+SLOWEST_SECONDS: Final = (1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
+"""Times to delivery are counted by these upper bounds, inclusive; slower ones come last."""
+
+
 def outcome_of(status: Status) -> Outcome:
     """What a message with this status counts as. Nothing counts as delivered or failed that no provider reported so."""
     if status in {Status.DELIVERED, Status.READ}:
@@ -136,6 +140,8 @@ VIEWS: Final[Mapping[str, str]] = {
     "for reports and joins: columns may be added, none is renamed or removed.",
     "orders": "One row for each order (send, campaign) with the counts that the provider reported.",
     "conversations": "One row for each person, other person, group and UTC day: how many messages were exchanged.",
+    "statistics": "Messages counted by account, local day (also by hour for 14 days), status, reason and number range. "
+    "Always exact, and small however many messages are stored: read it for reports and charts. Add rows up.",
 }
 
 VIEW_COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -158,6 +164,29 @@ VIEW_COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
         "receiver": "Who was written to, by the provider's id.",
         "day": "The UTC calendar day that is counted.",
         "messages": "How many messages were counted on that day; the provider corrects it for up to two days.",
+    },
+    "statistics": {
+        "local_day": "The calendar day of message_time in the account's time zone.",
+        "hour": "The hour of message_time within that day; null for days more than two weeks ago, which are counted as "
+        "a whole.",
+        "outcome": "delivered, failed or pending, by the status.",
+        "number_range": "The range of the recipient's number: +90532 and the like for a Turkish mobile number, "
+        "otherwise the country code; null where it is no phone number. Numbers may have been ported to another "
+        "operator.",
+        "messages": "How many messages, with those that were erased since.",
+        "erased": "How many of them were erased since and are no longer stored.",
+        "conflicts": "How many of them have contradicting final statuses.",
+        "segments": "The sum of their segments, where reported.",
+        "credits": "The sum of their credits, where reported. What a provider's credits are is on its page; never add "
+        "those of several providers up.",
+        "timed": "How many of them were delivered and have both sent_at and done_at.",
+        "seconds_to_done": "The sum of their seconds from sent_at to done_at; divided by timed it is the mean.",
+        "took_longer": "How many of the timed took longer than all these bounds.",
+    }
+    | {
+        f"took_{upper}s": f"How many of the timed took at most {upper} s"
+        + (f" and more than {lower} s." if lower else ".")
+        for lower, upper in zip((0, *SLOWEST_SECONDS), SLOWEST_SECONDS, strict=False)
     },
 }
 """What the columns mean that a view has and the table has not, or has with another meaning."""

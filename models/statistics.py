@@ -8,15 +8,15 @@ Past figures stay when a person is erased: `count_days` and `count_hours` count 
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.meanings import Outcome, outcome_of
-from models.tally import COUNTS, SLOWEST_SECONDS, TOOK, changes
+from models.meanings import SLOWEST_SECONDS, Outcome, outcome_of
+from models.tally import COUNTS, HOUR, TOOK, changes
 from models.vocabulary import Granularity, Status
 
 __all__ = [
@@ -42,7 +42,7 @@ class By(StrEnum):
     DAY = "day"
     """The local day of `message_time` in the account's time zone."""
     HOUR = "hour"
-    """The hour of `message_time`; `count_hours` only."""
+    """The hour of `message_time`, for `HOURS_KEPT`."""
     STATUS = "status"
     REASON = "reason"
     NUMBER_RANGE = "number_range"
@@ -145,6 +145,11 @@ class Stored:
     conflicts: int
 
 
+def latest_day(now: datetime) -> date:
+    """The day that it is in the time zone where the day begins first: no message was sent on a later local day."""
+    return (now.astimezone(UTC) + timedelta(hours=14)).date()
+
+
 _COLUMN: Final = {each: "account_id" if each is By.ACCOUNT else each.value for each in By}
 
 
@@ -178,11 +183,10 @@ def count_days(
 ) -> list[Group]:
     """What is counted on the local days `since <= day < until`, by group, in the order of the groups.
 
-    `accounts`: only these. `granularity`: orders or conversations in place of messages. `ValueError` for `By.HOUR`.
+    `accounts`: only these. `granularity`: orders or conversations in place of messages. By the hour, a day that lies
+    before `HOURS_KEPT` is a group without an hour.
     """
-    if By.HOUR in by:
-        raise ValueError("Days are not counted by the hour.")
-    return _count(connection, "day", since, until, by, accounts, granularity)
+    return _count(connection, _Asked("day", since, until, by, accounts, granularity))
 
 
 def count_hours(
@@ -198,7 +202,7 @@ def count_hours(
 
     Counts by the hour are kept for `HOURS_KEPT`; what lies before is not found.
     """
-    return _count(connection, "hour", hour_of(since), hour_of(until), by, accounts, granularity)
+    return _count(connection, _Asked("hour", hour_of(since), hour_of(until), by, accounts, granularity))
 
 
 def hour_of(moment: datetime) -> datetime:
@@ -206,28 +210,34 @@ def hour_of(moment: datetime) -> datetime:
     return moment - timedelta(seconds=moment.timestamp() % 3600)
 
 
-def _count(
-    connection: Connection,
-    column: str,
-    since: date,
-    until: date,
-    by: Collection[By],
-    accounts: Collection[str] | None,
-    granularity: Granularity,
-) -> list[Group]:
-    names = [_COLUMN[each] for each in By if each in by]
-    group = f"GROUP BY {', '.join(names)} HAVING sum(messages) <> 0 ORDER BY {', '.join(names)}" if names else ""
-    # Nothing but the names above is put into the statement.
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What to count; `since` and `until` are of this column."""
+
+    column: str
+    since: date
+    until: date
+    by: Collection[By]
+    accounts: Collection[str] | None
+    granularity: Granularity
+
+
+def _count(connection: Connection, asked: _Asked) -> list[Group]:
+    names = [_COLUMN[each] for each in By if each in asked.by]
+    places = ", ".join(str(place) for place, _ in enumerate(names, 1))
+    group = f"GROUP BY {places} HAVING sum(messages) <> 0 ORDER BY {places}" if names else ""
+    # Nothing but names of columns is put into the statement.
     query = f"""
-        SELECT {", ".join((*names, _FIGURES))} FROM ({COUNTS}) AS counts
-        WHERE {column} >= :since AND {column} < :until AND granularity = :granularity AND NOT erased
+        SELECT {", ".join((*(f"{HOUR} AS hour" if name == "hour" else name for name in names), _FIGURES))}
+        FROM ({COUNTS}) AS counts
+        WHERE {asked.column} >= :since AND {asked.column} < :until AND granularity = :granularity AND NOT erased
           AND (CAST(:accounts AS text[]) IS NULL OR account_id = ANY(CAST(:accounts AS text[]))) {group}
     """
     values = {
-        "since": since,
-        "until": until,
-        "granularity": granularity.value,
-        "accounts": None if accounts is None else sorted(accounts),
+        "since": asked.since,
+        "until": asked.until,
+        "granularity": asked.granularity.value,
+        "accounts": None if asked.accounts is None else sorted(asked.accounts),
     }
     rows = connection.execute(text(query), values).mappings().all()
     return [Group(figures=_figures(row), **{name: row[name] for name in names}) for row in rows]

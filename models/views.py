@@ -12,6 +12,7 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from models.meanings import COLUMNS, TABLE, VIEWS, Outcome, outcome_of, view_column
+from models.tally import COUNTS, HOUR, TOOK
 from models.vocabulary import Status
 
 TABLE_NAME: Final = "delivery_status"
@@ -33,6 +34,11 @@ _OURS: Final = ("first_seen_at", "changed_at", "extra")
 
 def _own(*names: str) -> dict[str, str]:
     return {name: f"d.{name}" for name in names}
+
+
+def _ever(name: str) -> str:
+    """A sum of what has been counted, erased since or not."""
+    return f"coalesce(sum(d.{name}) FILTER (WHERE NOT d.erased), 0)"
 
 
 VIEW_SQL: Final[Mapping[str, Mapping[str, str]]] = {
@@ -67,22 +73,44 @@ VIEW_SQL: Final[Mapping[str, Mapping[str, str]]] = {
         "messages": "d.total",
         **_own(*_STATE[:2], *_OURS),
     },
+    "statistics": {
+        **_own("account_id"),
+        "provider": "a.provider",
+        "local_day": "d.day",
+        "hour": "d.by_hour",
+        "outcome": _OUTCOME,
+        **_own("status", "reason", "number_range"),
+        "messages": _ever("messages"),
+        "erased": "coalesce(sum(d.messages) FILTER (WHERE d.erased), 0)",
+        **{name: _ever(name) for name in ("conflicts", "segments", "credits")},
+        "timed": " + ".join(map(_ever, TOOK)),
+        "seconds_to_done": f"round({_ever('milliseconds')} / 1000, 3)",
+        **{name: _ever(name) for name in TOOK},
+    },
 }
-"""Of each view its columns, in order, as SQL over `delivery_status d` and `accounts a`."""
+"""Of each view its columns, in order, as SQL over `_FROM`."""
 
-_GRANULARITY: Final = {"messages": "message", "orders": "order", "conversations": "conversation"}
+
+def _rows_of(granularity: str) -> str:
+    return f"{TABLE_NAME} d JOIN accounts a ON a.id = d.account_id WHERE d.granularity = '{granularity}'"
+
+
+_FROM: Final = {
+    "messages": _rows_of("message"),
+    "orders": _rows_of("order"),
+    "conversations": _rows_of("conversation"),
+    "statistics": f"(SELECT *, {HOUR} AS by_hour FROM ({COUNTS}) AS counts) AS d"
+    " JOIN accounts a ON a.id = d.account_id WHERE d.granularity = 'message'"
+    " GROUP BY d.account_id, a.provider, d.day, d.by_hour, d.status, d.reason, d.number_range"
+    " HAVING sum(d.messages) FILTER (WHERE NOT d.erased) <> 0",
+}
 
 
 def create_views(connection: Connection) -> None:
     """Create the views, or bring them to this definition; columns can only be added at the end of an existing view."""
     for view, columns in VIEW_SQL.items():
         listed = ", ".join(f"{sql} AS {name}" for name, sql in columns.items())
-        connection.execute(
-            text(
-                f"CREATE OR REPLACE VIEW {view} AS SELECT {listed} FROM {TABLE_NAME} d"
-                f" JOIN accounts a ON a.id = d.account_id WHERE d.granularity = '{_GRANULARITY[view]}'"
-            )
-        )
+        connection.execute(text(f"CREATE OR REPLACE VIEW {view} AS SELECT {listed} FROM {_FROM[view]}"))
 
 
 def drop_views(connection: Connection) -> None:
@@ -103,7 +131,7 @@ def comments() -> dict[tuple[str, str | None], str]:
 
 def fingerprint() -> str:
     """Distinguishes these views and comments from others, so that a test notices a change without a migration."""
-    made = {view: list(columns.items()) for view, columns in VIEW_SQL.items()}
+    made = {view: [*columns.items(), ("FROM", _FROM[view])] for view, columns in VIEW_SQL.items()}
     said = sorted((relation, column or "", meaning) for (relation, column), meaning in comments().items())
     return sha256(json.dumps([made, said]).encode()).hexdigest()[:16]
 

@@ -104,6 +104,8 @@ class ProviderRecord:
     name (`providers.statuses`). Empty: the provider has no such codes."""
     meanings: CodeMeanings = field(default_factory=CodeMeanings)
     """What the codes mean that deliveries of this provider hold."""
+    credits_mean: str | None = None
+    """What the sum of `credits` is, in a sentence for people; None where the provider reports none."""
     id_kinds: tuple[str, ...] = ()
     """Kinds of tracked ids that a sender may register (`ulak track`)."""
     id_forms: Mapping[str, Callable[[str], str]] = field(default_factory=dict)

@@ -1,6 +1,6 @@
-"""The provider's own codes of a delivery, explained from the tables of its adapter."""
+"""A provider's own codes and credits, explained from the record of its adapter."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from models.vocabulary import Granularity, Status
@@ -28,3 +28,9 @@ def with_meaning(row: Mapping[Any, Any], column: str) -> str | None:
     """The code in a column as people see it: `114: sending completed`."""
     code, meaning = row[column], explain_codes(row)[f"{column}_meaning"]
     return code if meaning is None else f"{code}: {meaning}"
+
+
+def explain_credits(providers: Iterable[str]) -> dict[str, str]:
+    """What the credits of each of these providers are; without those that report none."""
+    records = (ADAPTERS[name].record for name in sorted(set(providers) & ADAPTERS.keys()))
+    return {record.name: record.credits_mean for record in records if record.credits_mean is not None}

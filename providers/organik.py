@@ -129,6 +129,8 @@ RECORD: Final = ProviderRecord(
     derived_secret=sent_key,
     name="organik",
     title="Organik Haberleşme",
+    credits_mean="Credits calculated for each message, not what was spent: 0 before the sending begins and for numbers "
+    "abroad, and credits that were given back are still in it.",
     base_url="https://organikapi.com",
     credentials=(("api_key",), ("username", "password")),
     limit=Limit(requests=1, per_seconds=1.0, concurrency=1),

@@ -156,6 +156,7 @@ def number_id(value: str) -> str:
 RECORD: Final = ProviderRecord(
     name="vairo",
     title="Vairo SMS",
+    credits_mean="Credits of each send as a whole, counted with the orders; Vairo gives none for its messages.",
     base_url="https://vairosms.com/Panel/api/v1",
     credentials=(("api_key",),),
     limit=Limit(requests=20, per_seconds=60.0, concurrency=2),

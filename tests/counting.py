@@ -7,12 +7,13 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, text
 
-from models.statistics import SLOWEST_SECONDS, stored
+from models.meanings import SLOWEST_SECONDS
+from models.statistics import stored
 from models.tally import COUNTS, KEY, TOOK
 
 _MEASURES = ("messages", "conflicts", "segments", "credits", "milliseconds", *TOOK)
-_COUNTRIES = ("+90", "+49", "+355", "+1", "+7")
-"""Those that tests use."""
+_COUNTRIES = ("+90", "+49", "+61", "+355", "+1", "+7")
+"""Those that tests and the sandbox use."""
 Counts = Mapping[tuple[Any, ...], tuple[Any, ...]]
 
 
@@ -73,8 +74,9 @@ def _key(row: Any, *, hour: bool) -> tuple[Any, ...]:
 
 
 def miscounted(connection: Connection, accounts: Collection[str] | None = None) -> dict[str, Any]:
-    """Where the statistics (of these accounts, or all) are not the stored rows and what was erased: by day, by hour of
-    the last 14 days, and in total. Empty where they are. The transaction should see one snapshot.
+    """Where the statistics (of these accounts, or all) are not the stored rows and what was erased.
+
+    By day, by hour of the last 14 days, and in total. Empty where they are. The transaction should see one snapshot.
     """
     rows = _rows(connection, accounts)
     query = f"SELECT * FROM ({COUNTS}) AS c WHERE CAST(:accounts AS text[]) IS NULL OR account_id = ANY(:accounts)"

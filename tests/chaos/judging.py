@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Any
 
 import psutil
+from counting import miscounted
+from sqlalchemy.exc import InterfaceError, OperationalError
 from system import DEADLINE_SECONDS, LEASE_SECONDS, System
 from truth import differences, stored_rows
 
@@ -71,7 +73,7 @@ def never(system: System) -> list[str]:
         if entry["violation"]
         and not (entry["why"] == "concurrency" and any(entry["n"] in excused for excused in system.excused))
     ]
-    return found + _requests(system, log) + _ledger(system)
+    return found + _requests(system, log) + _ledger(system) + _statistics(system)
 
 
 def _requests(system: System, log: list[dict[str, Any]]) -> list[str]:
@@ -126,6 +128,22 @@ def _ledger(system: System) -> list[str]:
         "answers could not be read": system.log_lines("fetch.parse_failed"),
     }
     return [f"ledger: {many} {what}" for what, many in checks.items() if many]
+
+
+def _statistics(system: System) -> list[str]:
+    """Counts that are not the stored rows and what was erased, in one snapshot, whatever else is happening."""
+
+    def ask() -> list[dict[str, Any]] | None:
+        try:
+            with system.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+                return [miscounted(connection)]
+        except (OperationalError, InterfaceError):
+            return None
+
+    [found] = system.until(ask, what="PostgreSQL", seconds=120)
+    return [
+        f"statistics: {len(keys)} counts of {what} are wrong: {list(keys.items())[:3]}" for what, keys in found.items()
+    ]
 
 
 def judge(system: System, seconds: float = PATIENCE_SECONDS) -> list[str]:

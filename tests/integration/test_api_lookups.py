@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from database_fixtures import add_account
+from msgspec.structs import replace
 from sqlalchemy import text
 from task_api import Api, api
 
@@ -190,3 +191,33 @@ def test_the_summary_counts_messages_only(api: Api) -> None:
         detail = "The request is wrong: query.since must be a time within the last 7 days."
         assert (refused.status_code, refused.json()["detail"]) == (422, detail)
     assert api.client.get("/v1/summary", params={"account": "nobody"}).status_code == 404
+
+
+def test_statistics_are_counted_by_what_is_asked(api: Api) -> None:
+    """By local day, status or reason, with what the credits mean; the days are the local ones."""
+    with transaction(api.engine) as connection:
+        midnight = datetime(2026, 5, 1, 21, tzinfo=UTC)
+        connection.execute(text("UPDATE accounts SET timezone = 'Europe/Istanbul' WHERE id = 'toplu'"))
+        late = replace(
+            said(Status.DELIVERED, "late"), sent_at=midnight, done_at=midnight + timedelta(seconds=4), credits=2
+        )
+        early = replace(
+            said(Status.REJECTED, "early"), sent_at=midnight - timedelta(seconds=1), recipient="+905321112233"
+        )
+        upsert(connection, "toplu", "organik", [late, early], asked_at=NOON)
+    days = {"from": "2026-05-01", "to": "2026-05-02"}
+    told = api.get("/v1/statistics", **days, by=["day", "number_range"])
+    assert (told["from"], told["to"], told["granularity"]) == ("2026-05-01", "2026-05-02", "message")
+    names = ("day", "number_range", "account", "messages", "delivered", "failed", "credits", "median_seconds")
+    assert [tuple(each[name] for name in names) for each in told["groups"]] == [
+        ("2026-05-01", "+90532", None, 1, 0, 1, 0.0, None),
+        ("2026-05-02", None, None, 1, 1, 0, 2.0, 3.0),
+    ]
+    total = told["total"]
+    assert (total["messages"], total["delivery_rate"], total["credits"], total["mean_seconds"]) == (2, 0.5, 2.0, 4.0)
+    assert list(told["credits_mean"]) == ["organik"]
+    assert api.get("/v1/statistics", **days, account="kampanya")["total"]["messages"] == 0
+    assert api.get("/v1/statistics", **days)["groups"] == []
+    for wrong in (days | {"to": "2026-04-30"}, days | {"from": "2024-05-01"}, days | {"by": "colour"}):
+        assert api.client.get("/v1/statistics", params=wrong).status_code == 422, wrong
+    assert api.client.get("/v1/statistics", params={"account": "nobody"}).status_code == 404

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, date, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +16,10 @@ from sqlalchemy import Engine
 
 from core.settings import REMEDIES, Settings, invoking_user
 from models.database import transaction
+from models.deliveries import upsert
+from models.report import DeliveryReport
+from models.statistics import By, count_days
+from models.vocabulary import Granularity, Status
 from workers.cli.failures import database_place
 from workers.cli.session import Session
 from workers.embedded.valkey import ValkeyServer
@@ -55,6 +60,33 @@ def test_a_file_is_applied_and_what_it_does_not_name_is_told(
     assert (pruned.code, pruned.out, pruned.err) == (0, "unchanged kampanya\ndisabled eski\n", "")
     listed = json.loads(ulak("accounts", "list", "--json").out)
     assert [(row["id"], row["state"]) for row in listed] == [("eski", "disabled"), ("kampanya", "ok")]
+
+
+def test_a_changed_time_zone_moves_what_is_counted(
+    ulak: Ulak, migrated_database: Engine, accounts_file: str, tmp_path: Path
+) -> None:
+    """To the days of the new zone."""
+    assert ulak("accounts", "apply", accounts_file).code == 0
+    midnight = datetime(2026, 5, 1, 21, tzinfo=UTC)
+    with transaction(migrated_database) as connection:
+        report = DeliveryReport(
+            granularity=Granularity.MESSAGE,
+            provider_key="1",
+            status=Status.DELIVERED,
+            provider_status="x",
+            sent_at=midnight,
+        )
+        upsert(connection, "kampanya", "vairo", [report], asked_at=midnight)
+
+    def days() -> list[date | None]:
+        with migrated_database.connect() as connection:
+            return [each.day for each in count_days(connection, date(2026, 1, 1), date(2027, 1, 1), by=[By.DAY])]
+
+    assert days() == [date(2026, 5, 2)]
+    moved = tmp_path / "moved.toml"
+    moved.write_text(FILE.replace("base_url", 'timezone = "Europe/London"\nbase_url'), encoding="utf-8")
+    assert ulak("accounts", "apply", str(moved)).out == "changed kampanya\n"
+    assert days() == [date(2026, 5, 1)]
 
 
 def test_a_wrong_file_is_refused_whole_with_every_mistake(ulak: Ulak, tmp_path: Path) -> None:

@@ -620,3 +620,31 @@ def test_explain_next_names_the_coming_checks(ulak: Ulak, migrated_database: Eng
     with migrated_database.connect() as connection:
         searches = connection.execute(text("SELECT count(*) FROM events WHERE action = 'person.searched'")).scalar_one()
     assert searches == 1
+
+
+# --------------------------------------------------------------------------------------------------------- statistics
+
+
+def test_statistics_are_counted_on_the_command_line(ulak: Ulak, migrated_database: Engine) -> None:
+    """By what --by names, as a table, JSON or csv; the days are inclusive, and credits are explained."""
+    with transaction(migrated_database) as connection:
+        add_account(connection, "toplu", provider="organik")
+        told = [report("o-1", Status.DELIVERED, sent_at=NOON, done_at=NOON + timedelta(seconds=9), credits=2)]
+        upsert(connection, "toplu", "organik", told, asked_at=NOON)
+    days = ("--from", "2026-05-01", "--to", "2026-05-01")
+    shown = ulak("statistics", *days, "--by", "status,account", "--format", "json")
+    assert (shown.code, json.loads(shown.out)["from"]) == (0, "2026-05-01")
+    [only] = json.loads(shown.out)["groups"]
+    names = ("account", "status", "messages", "delivery_rate", "credits", "mean_seconds")
+    assert tuple(only[name] for name in names) == ("toplu", "delivered", 1, 1.0, 2.0, 9.0)
+    assert "Credits of organik: Credits calculated for each message, not what was spent" in shown.err
+    # The others were first seen today: their provider says no sending time.
+    today = list(csv.DictReader(io.StringIO(ulak("statistics", "kampanya", "--by", "reason", "--format", "csv").out)))
+    assert [(row["reason"], row["messages"], row["credits"]) for row in today] == [
+        ("absent", "1", "0.0"),
+        ("", "2", "0.0"),
+    ]
+    assert "kampanya" in ulak("statistics").out
+    wrong = ("--by", "colour"), ("--from", "2026-05-02", "--to", "2026-05-01"), ("--from", "x"), ("--format", "xml")
+    assert [ulak("statistics", *each).code for each in wrong] == [2, 2, 2, 2]
+    assert ulak("statistics", "nobody").code == 1

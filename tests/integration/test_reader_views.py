@@ -21,6 +21,7 @@ from models.queries import QUERIES
 from models.readers import READABLE
 from models.report import DeliveryReport
 from models.tables import delivery_status
+from models.tally import fold_some
 from models.views import VIEW_SQL, comments, fingerprint
 from models.vocabulary import Granularity, Reason, Source, Status
 
@@ -258,6 +259,8 @@ def reader(filled: Engine, role: str, ulak: Ulak) -> Iterator[psycopg.Connection
 def test_a_reader_reads_the_table_and_the_views(reader: psycopg.Connection[Any]) -> None:
     """All rows of all accounts, by the six queries too."""
     counted = {name: reader.execute(f"SELECT count(*) FROM {name}").fetchall() for name in READABLE}
+    [(groups,)] = counted.pop("statistics")
+    assert groups > 1
     assert counted == {"messages": [(12,)], "orders": [(1,)], "conversations": [(1,)], "delivery_status": [(14,)]}
     for query in QUERIES:
         assert reader.execute(query.sql).fetchall()
@@ -270,7 +273,9 @@ def test_a_reader_reads_and_writes_nothing_else(reader: psycopg.Connection[Any])
     assert {"accounts", "observations", "quarantine", "tracked_ids", "api_tokens"} <= others
     attempts = [f"SELECT count(*) FROM {name}" for name in others]
     for name in (*READABLE, "accounts"):
-        attempts += [f"DELETE FROM {name}", f"INSERT INTO {name} (id) VALUES (NULL)", f"UPDATE {name} SET id = NULL"]
+        attempts += [f"DELETE FROM {name}"]
+        column = "id" if name == "accounts" else "account_id"
+        attempts += [f"INSERT INTO {name} ({column}) VALUES (NULL)", f"UPDATE {name} SET {column} = NULL"]
     attempts += ["CREATE TABLE public.mine (n int)", "TRUNCATE delivery_status", "CREATE ROLE another"]
     allowed = []
     for statement in attempts:
@@ -292,8 +297,8 @@ def test_the_grants_are_printed_and_may_be_repeated(ulak: Ulak, role: str) -> No
     assert (printed.code, first.code, again.code) == (0, 0, 0)
     assert printed.out == first.out == again.out
     assert (
-        f'GRANT SELECT ON public.messages, public.orders, public.conversations, public.delivery_status TO "{role}";'
-        in (printed.out.splitlines())
+        "GRANT SELECT ON public.messages, public.orders, public.conversations, public.statistics,"
+        f' public.delivery_status TO "{role}";' in printed.out.splitlines()
     )
 
 
@@ -316,6 +321,31 @@ def test_a_role_that_may_do_more_is_refused(ulak: Ulak, role: str, migrated_data
 def test_a_view_shows_only_its_own_rows(filled: Engine) -> None:
     """Each row of the table is in exactly one view."""
     with filled.connect() as connection:
-        ids = [connection.execute(text(f"SELECT id FROM {view}")).scalars().all() for view in VIEW_SQL]
+        views = VIEW_SQL.keys() - {"statistics"}
+        ids = [connection.execute(text(f"SELECT id FROM {view}")).scalars().all() for view in views]
         every = connection.execute(text("SELECT id FROM delivery_status")).scalars().all()
     assert sorted(each for some in ids for each in some) == sorted(every)
+
+
+_GROUPED = """
+    SELECT account_id, provider, local_day, outcome, status, reason, sum({messages}), sum({segments}), sum({credits}),
+      sum({timed}), sum({seconds}) FROM {view} GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6
+"""
+
+
+def test_the_statistics_are_the_messages_counted(filled: Engine) -> None:
+    """Also after a fold, and less what was erased."""
+    names = {"messages": "messages", "segments": "segments", "credits": "credits", "timed": "timed"}
+    counted = _GROUPED.format(view="statistics", seconds="seconds_to_done", **names)
+    timed = "CASE WHEN seconds_to_done IS NOT NULL AND outcome = 'delivered' THEN {} ELSE 0 END"
+    names = {"messages": "1", "segments": "coalesce(segments, 0)", "credits": "coalesce(credits, 0)"}
+    grouped = _GROUPED.format(view="messages", timed=timed.format(1), seconds=timed.format("seconds_to_done"), **names)
+    with filled.begin() as connection:
+        rows = connection.execute(text(grouped)).all()
+        assert len(rows) > 1
+        assert connection.execute(text(counted)).all() == rows
+        fold_some(connection)
+        assert connection.execute(text(counted)).all() == rows
+        connection.execute(text("DELETE FROM delivery_status"))
+        assert connection.execute(text(counted)).all() == rows
+        assert connection.execute(text("SELECT DISTINCT messages - erased FROM statistics")).all() == [(0,)]

@@ -146,6 +146,7 @@ API: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("GET", "/v1/deliveries"): ("read", {}),
     ("POST", "/v1/deliveries/lookup"): ("read", {"json": {"provider_keys": ["771"]}}),
     ("GET", "/v1/summary"): ("read", {}),
+    ("GET", "/v1/statistics"): ("read", {}),
     ("GET", "/v1/deliveries/{delivery_id}"): ("read", {}),
     ("POST", "/v1/deliveries/{delivery_id}/reveal"): ("support", {}),
     ("GET", "/v1/changes"): ("read", {}),

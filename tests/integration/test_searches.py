@@ -14,9 +14,13 @@ from sqlalchemy import Engine, event, text
 from models import searches
 from models.database import transaction
 from models.deliveries import upsert
+from models.figures import read_deliveries
+from models.overview import overview
 from models.report import DeliveryReport
 from models.searches import Identifier, Page, find_deliveries, find_tracked, look_up, open_tracked, waiting_for
+from models.statistics import By, count_days
 from models.summary import summarise
+from models.tally import fold
 from models.tracked import open_by, register
 from models.vocabulary import Granularity, Status
 
@@ -170,6 +174,7 @@ def large(migrated_database: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
             add_account(connection, account)
         for statement in FILL.split(";"):
             connection.execute(text(statement))
+    fold(migrated_database)
     return migrated_database
 
 
@@ -263,6 +268,20 @@ def test_no_look_up_and_no_summary_reads_a_table(large: Engine, reading: Reading
         now = datetime.now(UTC)
         found = summarise(connection, now - timedelta(hours=2), now)
     assert sum(each.total for each in found.values()) in {119, 120, 121}
+    assert reading.rows() <= READ
+
+
+def test_no_figure_counts_the_table(large: Engine, reading: Reading) -> None:
+    """Neither accounts and metrics nor statistics read more than there are groups."""
+    with large.connect() as connection:
+        shown = overview(connection)
+        assert [each.final_deliveries for each in shown] == [ROWS // 2, ROWS // 2]
+        told = [each.value for each in read_deliveries(connection) if each.figure == "deliveries"]
+        assert sum(told) == ROWS
+        day = datetime.now(UTC).date() - timedelta(days=2)
+        [counted] = count_days(connection, day, day + timedelta(days=1))
+        assert counted.figures.delivered == 24 * 60
+        assert len(count_days(connection, day, day + timedelta(days=1), by=list(By))) == 48
     assert reading.rows() <= READ
 
 

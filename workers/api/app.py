@@ -25,6 +25,7 @@ from workers.api import (
     problems,
     registered,
     reports,
+    statistics,
     summaries,
     tracked,
 )
@@ -38,7 +39,19 @@ from workers.api.readiness import PATIENCE_SECONDS, Readiness
 from workers.api.rights import roles_of
 from workers.recording import Recorder
 
-_PARTS: Final = (polls, tracked, registered, deliveries, lookups, summaries, changes, accounts, reports, events)
+_PARTS: Final = (
+    polls,
+    tracked,
+    registered,
+    deliveries,
+    lookups,
+    summaries,
+    statistics,
+    changes,
+    accounts,
+    reports,
+    events,
+)
 
 DESCRIPTION = """One truthful delivery-status table over all messaging providers.
 

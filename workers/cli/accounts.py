@@ -1,13 +1,13 @@
 """`ulak accounts`: check and apply a file, list, pause, resume."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from core.redaction import redact_text
 from models.accounts import AccountRecord, AccountSettings, Applied, apply, list_accounts, load, pause, resume
@@ -15,6 +15,7 @@ from models.database import retry_transaction, transaction
 from models.events import Action, record
 from models.ledger.finishing import database_now
 from models.overview import AccountState, paused_by, state_of
+from models.tally import recount_rezoned
 from providers.accounts import read_accounts
 from workers.cli.output import counted, write_json, write_line, write_table
 from workers.cli.session import event_of, session, tell
@@ -54,7 +55,7 @@ def apply_file(
     specs = read_accounts(file)
     short = require_strong_paths(session(context).settings, specs)
     run = session(context)
-    done = retry_transaction(run.engine, lambda c: apply_recorded(c, specs, prune=prune))
+    done = apply_recorded(run.engine, specs, prune=prune)
     names = {"created": done.created, "changed": done.changed, "unchanged": done.unchanged, "disabled": done.disabled}
     for word, ids in names.items():
         for account_id in ids:
@@ -65,8 +66,14 @@ def apply_file(
         tell(f"The secret of the callback address is {REPORTED}: {', '.join(short)}")
 
 
-def apply_recorded(connection: Connection, specs: Iterable[AccountSettings], *, prune: bool) -> Applied:
+def apply_recorded(engine: Engine, specs: Sequence[AccountSettings], *, prune: bool) -> Applied:
     """Apply the file, and record for each account what became of it."""
+    done = retry_transaction(engine, lambda connection: _apply_recorded(connection, specs, prune=prune))
+    recount_rezoned(engine, done.rezoned)
+    return done
+
+
+def _apply_recorded(connection: Connection, specs: Sequence[AccountSettings], *, prune: bool) -> Applied:
     done = apply(connection, specs, prune=prune)
     changes = (
         (Action.ACCOUNT_CREATED, done.created),

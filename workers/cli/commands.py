@@ -19,6 +19,7 @@ from workers.cli import (
     polling,
     processes,
     readers,
+    statistics,
     status,
     tokens,
     tracking,
@@ -35,7 +36,7 @@ log = get_logger(__name__)
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "Run it": ("up", "worker", "beat", "api", "flower"),
     "Accounts and polls": ("accounts", "status", "poll", "polls"),
-    "Deliveries": ("track", "untrack", "deliveries", "explain", "ingest"),
+    "Deliveries": ("track", "untrack", "deliveries", "statistics", "explain", "ingest"),
     "Upkeep": ("migrate", "check", "dead", "quarantine", "rebuild", "erase"),
     "Access and records": ("tokens", "sessions", "events", "grant-reader", "secrets"),
 }
@@ -114,6 +115,7 @@ for module in (
     polling,
     status,
     deliveries,
+    statistics,
     explaining,
     leftovers,
     upkeep,

@@ -36,6 +36,11 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "ulak deliveries --file references.txt --format csv",
         "ulak deliveries --since 2026-05-01 --format csv --delimiter ';' > may.csv",
     ),
+    "statistics": (
+        "ulak statistics",
+        "ulak statistics marka-sms --from 2026-05-01 --to 2026-05-31 --by day,reason",
+        "ulak statistics --by account,number_range --format csv --delimiter ';' > may.csv",
+    ),
     "explain": ("ulak explain order-77", "ulak explain 4711 --json"),
     "ingest": ("ulak ingest bildirim reply.json", "cat notice.json | ulak ingest bildirim - --tail report"),
     "dead list": ("ulak dead list --account marka-sms",),

@@ -60,7 +60,7 @@ def poll(
     the time-out (the poll goes on in both).
     """
     run = session(context)
-    window = (_day("--from", first), _day("--to", last))
+    window = (day_of("--from", first), day_of("--to", last))
     if preview:
         _write_preview(preview_poll(run.runtime, account, window))
         return
@@ -96,7 +96,8 @@ def _pause(run: Session, account: str) -> str | None:
     return f"{account} is paused {ends} ({redact_text(reason or 'no reason was given')}): the poll waits for that."
 
 
-def _day(option: str, text: str | None) -> date | None:
+def day_of(option: str, text: str | None) -> date | None:
+    """The day that an option names."""
     try:
         return None if text is None else date.fromisoformat(text)
     except ValueError:

@@ -15,7 +15,6 @@ from core.redis import connect
 from core.settings import SECRETS_OF, Settings, environment_of, load_settings
 from core.strength import create_home
 from models.accounts import list_accounts
-from models.database import retry_transaction
 from models.overview import AccountOverview, overview, unsettled
 from models.schema import migrate
 from providers.accounts import read_accounts
@@ -172,7 +171,7 @@ class Up:
             return
         specs = read_accounts(path)
         short = require_strong_paths(self.plan.settings, specs)
-        applied = retry_transaction(runtime.engine, lambda c: apply_recorded(c, specs, prune=False))
+        applied = apply_recorded(runtime.engine, specs, prune=False)
         text = f"{len(specs)} from {path}"
         if applied.missing:
             text += f"; not in the file, still running: {', '.join(applied.missing)}"

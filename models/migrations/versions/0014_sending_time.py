@@ -1,4 +1,4 @@
-"""A time to group and filter by in every row, views for readers, and comments that explain it all.
+"""A time to group and filter by in every row.
 
 Only additions. Workers of the previous version write rows without a time: a trigger gives it to them, and never fires
 for a writer that knows the column. The next version's migration drops it. Rows stored earlier get theirs from upkeep,
@@ -7,16 +7,12 @@ in small transactions.
 
 from alembic import op
 
-from models.views import create_views, drop_views, write_comments
-
 revision = "0014"
 down_revision = "0013"
 branch_labels = None
 depends_on = None
 
 CHECK = "ck_delivery_status_message_time_source_known"
-VIEWS_AND_COMMENTS = "6e03e5a856da5504"
-"""`models.views.fingerprint` of what this revision makes."""
 
 
 def upgrade() -> None:
@@ -55,12 +51,9 @@ def upgrade() -> None:
           AND NEW.message_time IS DISTINCT FROM NEW.sent_at)
         EXECUTE FUNCTION set_message_time()
     """)
-    create_views(op.get_bind())
-    write_comments(op.get_bind())
 
 
 def downgrade() -> None:
-    drop_views(op.get_bind())
     op.execute("DROP TRIGGER set_message_time_of_open ON delivery_status")
     op.execute("DROP TRIGGER set_message_time_of_new ON delivery_status")
     op.execute("DROP FUNCTION set_message_time()")

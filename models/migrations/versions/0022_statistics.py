@@ -8,11 +8,17 @@ import sqlalchemy as sa
 from alembic import op
 
 from models.tally import create_triggers, drop_triggers
+from models.views import create_views, drop_views, write_comments
 
 revision = "0022"
 down_revision = "0020"
 branch_labels = None
 depends_on = None
+
+TRIGGERS = "ff47b445c6fdb09e"
+"""`models.tally.fingerprint` of what this revision makes."""
+VIEWS_AND_COMMENTS = "5a40635d2308ed20"
+"""`models.views.fingerprint` of what this revision makes."""
 
 _TOOK = (1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 
@@ -89,9 +95,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("account_id", "granularity", "status", "is_final", name=op.f("pk_statistics_totals")),
     )
     create_triggers(op.get_bind())
+    create_views(op.get_bind())
+    write_comments(op.get_bind())
 
 
 def downgrade() -> None:
+    drop_views(op.get_bind())
     drop_triggers(op.get_bind())
     for table in ("statistics_totals", "statistics_days", "statistics_deltas"):
         op.drop_table(table)
