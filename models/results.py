@@ -6,11 +6,13 @@ Made from the statistics alone (`models.statistics`); the delivery table is neve
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
 from models.statistics import By, Figures, Group, count_days, count_hours
+from models.vocabulary import Granularity
 
 _Key = TypeVar("_Key")
 
@@ -48,6 +50,8 @@ class AccountResults:
     """Each of the last seven local days, today last."""
     reasons: Sequence[tuple[str | None, int]] = field(default_factory=tuple)
     """Failed messages of the last 24 hours by reason, most first."""
+    credits: Decimal = Decimal(0)
+    """Of the last 24 hours, of messages and orders: a provider reports them of one of the two."""
 
 
 def total_of(figures: Iterable[Figures]) -> Figures:
@@ -56,7 +60,7 @@ def total_of(figures: Iterable[Figures]) -> Figures:
 
 
 def results_by_account(connection: Connection, now: datetime, today: Mapping[str, date]) -> dict[str, AccountResults]:
-    """Of each account of `today` (its present local day). Four statements, whatever the number of accounts."""
+    """Of each account of `today` (its present local day). Five statements, whatever the number of accounts."""
     if not today:
         return {}
     accounts = sorted(today)
@@ -65,6 +69,10 @@ def results_by_account(connection: Connection, now: datetime, today: Mapping[str
     before = count_hours(connection, since - WEEK_DAYS * DAY, since, by=[By.ACCOUNT], accounts=accounts)
     first = min(today.values()) - (WEEK_DAYS - 1) * DAY
     days = count_days(connection, first, max(today.values()) + DAY, by=[By.ACCOUNT, By.DAY], accounts=accounts)
+    orders = count_hours(
+        connection, since, now + HOUR, by=[By.ACCOUNT], accounts=accounts, granularity=Granularity.ORDER
+    )
+    of_orders = {each.account_id: each.figures.credits for each in orders}
     usual = {each.account_id: each.figures for each in before}
     by_day = {(each.account_id, each.day): each.figures for each in days}
     found = {}
@@ -77,6 +85,7 @@ def results_by_account(connection: Connection, now: datetime, today: Mapping[str
             last_day=Line(key=account, figures=figures, usual=usual.get(account, NOTHING)),
             week=[(day, by_day.get((account, day), NOTHING)) for day in week],
             reasons=_most_failed(mine),
+            credits=figures.credits + of_orders.get(account, Decimal(0)),
         )
     return found
 
@@ -104,6 +113,8 @@ class Period:
     """Failed messages by reason, the most first."""
     usual_days: int
     """How many days `usual` covers."""
+    credits: Mapping[str | None, Decimal] = field(default_factory=dict)
+    """By account or provider, where these are compared: of messages and orders together."""
 
 
 KEYS: Final[Mapping[By, Callable[[Group], str | None]]] = {
@@ -138,6 +149,11 @@ def results_of_period(
     days = {each.day: each.figures for each in count(By.DAY, first, until)}
     compared, compared_before = count(by, first, until), count(by, since, first)
     reasons, reasons_before = count(By.REASON, first, until), count(By.REASON, since, first)
+    spent = {each: figures.credits for each, figures in _sums(compared, lambda each: key(each.account_id)).items()}
+    if by is By.ACCOUNT:
+        orders = count_days(connection, first, until, by=[by], accounts=accounts, granularity=Granularity.ORDER)
+        for each in orders:
+            spent[key(each.account_id)] = spent.get(key(each.account_id), Decimal(0)) + each.figures.credits
     by_hour = [] if hours is None else count_hours(connection, *hours, by=[By.HOUR], accounts=accounts)
     name = KEYS[by]
     return Period(
@@ -157,6 +173,7 @@ def results_of_period(
             if line.figures.failed
         ],
         usual_days=usual_days,
+        credits=spent,
     )
 
 

@@ -13,7 +13,7 @@ from models.access import Role
 from models.ledger.finishing import database_now
 from models.results import DAY, Line, Period, results_of_period
 from models.statistics import By
-from providers.registry import ADAPTERS
+from providers.codes import explain_credits
 from workers.api.pages.formats import local_day, start_of
 from workers.api.pages.searches import NONE, day_of
 from workers.api.pages.sentences import title_of
@@ -72,7 +72,7 @@ def show_results(seen: Member, account: str = "", by: str = "", days: int = 0, d
         compared=[each for each in COMPARED if not (account and each in {"account", PROVIDER})],
         periods=PERIODS,
         accounts=sorted(seen.zones()),
-        credits_means=credits_means({providers[account]} if account in providers else set(providers.values())),
+        credits_means=explain_credits([providers[account]] if account in providers else providers.values()),
         providers=providers,
         title_of=title_of,
         list_of=lambda **filters: list_address(asked, period, **filters),
@@ -117,9 +117,3 @@ def rise_of(line: Line, total: Line) -> float:
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
-
-
-def credits_means(providers: set[str]) -> Mapping[str, str]:
-    """What the credits of each of these providers mean; of those that report any."""
-    found = {each: getattr(ADAPTERS[each].record, "credits_mean", None) for each in providers if each in ADAPTERS}
-    return {each: meaning for each, meaning in sorted(found.items()) if meaning}

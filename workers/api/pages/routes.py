@@ -14,6 +14,7 @@ from core.strength import is_example
 from models.accounts import list_accounts
 from models.results import Line, total_of
 from providers.adapter import Adapter
+from providers.codes import explain_credits
 from providers.registry import ADAPTERS
 from tasks.runtime import Runtime
 from workers.api.means import Means
@@ -128,7 +129,7 @@ def show_overview(seen: Member) -> Response:
             figures=total_of(each.last_day.figures for each in look.results.values()),
             usual=total_of(each.last_day.usual for each in look.results.values()),
         ),
-        credits_means=results.credits_means({each.provider for each in look.accounts}),
+        credits_means=explain_credits(each.provider for each in look.accounts),
         title_of=title_of,
         none=NONE,
     )
