@@ -20,7 +20,7 @@ from sqlalchemy import text
 pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
 
 SCREENSHOTS = os.environ.get("ULAK_TEST_SCREENSHOTS")
-"""A folder to keep pictures in; those of the documents are made with `ULAK_TEST_SCREENSHOTS=docs/screenshots`."""
+"""A folder to keep pictures in."""
 DESKTOP, PHONE = (1280, 860), (390, 844)
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
