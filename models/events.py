@@ -30,6 +30,7 @@ class Action(StrEnum):
     POLL_OPENED = "poll.opened"
     POLL_CANCELLED = "poll.cancelled"
     DEAD_RETRIED = "dead.retried"
+    DEAD_DISCARDED = "dead.discarded"
     QUARANTINE_RETRIED = "quarantine.retried"
     QUARANTINE_DISCARDED = "quarantine.discarded"
     QUARANTINE_RESEALED = "quarantine.resealed"

@@ -419,7 +419,12 @@ Index(
     "ix_delivery_status_unusual", delivery_status.c.status, delivery_status.c.id, postgresql_where=text(UNUSUAL_STATUS)
 )
 # Ranges of time: of one account, and of all of them.
-Index("ix_delivery_status_account_time", delivery_status.c.account_id, delivery_status.c.message_time)
+Index(
+    "ix_delivery_status_newest",
+    delivery_status.c.account_id,
+    delivery_status.c.message_time,
+    delivery_status.c.id,
+)
 Index("ix_delivery_status_time", delivery_status.c.message_time, postgresql_using="brin")
 
 # No foreign key and nothing but its key: each would cost every new row more than the observation itself. A trigger

@@ -1,14 +1,55 @@
 """Polls as people and programs see them. Nothing here writes."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, case, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, case, func, not_, or_, select
 
 from models.tables import accounts, polls
 
 _KIND = case((polls.c.trigger == "schedule", "plan"), else_="on_demand").label("kind")
 _COLUMNS = [*(column for column in polls.c if column.name not in {"ids", "sweep_through", "kind"}), _KIND]
+
+
+SCANNED_POLLS: Final = 5_000
+"""How many polls, one after the other, a page of notable ones reads at most: scheduled ones come every few seconds."""
+Notable = Literal["changed", "failed", "running"]
+_CHANGED = or_(polls.c.new > 0, polls.c.advanced > 0)
+_FAILED = or_(polls.c.dead > 0, polls.c.state == "complete_with_errors")
+_RUNNING = polls.c.state == "running"
+_OF_PEOPLE = polls.c.trigger != "schedule"
+# A scheduled poll that has just begun is no news yet: the next one is seconds away.
+_NEWS = or_(_CHANGED, _FAILED, _OF_PEOPLE)
+_KINDS: dict[Notable | None, ColumnElement[bool]] = {
+    None: _NEWS,
+    "changed": _CHANGED,
+    "failed": _FAILED,
+    "running": _RUNNING,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotablePoll:
+    """A poll that changed something, failed, or was opened by a person, and the scheduled ones without news before."""
+
+    poll: RowMapping | None
+    """None for the quiet ones that are newer than all that is notable, and for those that end a part."""
+    quiet: int
+    """How many polls without news lie between this one and the notable one before it in time."""
+    quiet_from: datetime | None
+    quiet_to: datetime | None
+    """When the first and the last of these began."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotablePolls:
+    """A page of them, the newest first."""
+
+    polls: Sequence[NotablePoll]
+    before_id: int | None
+    """The cursor of the next page; None where there are no older polls."""
 
 
 def find_poll(connection: Connection, poll_id: int) -> RowMapping | None:
@@ -61,3 +102,57 @@ def list_polls(
         wanted.append(polls.c.id < before_id)
     query = select(*_COLUMNS).where(*wanted).order_by(polls.c.id.desc()).limit(limit)
     return connection.execute(query).mappings().all()
+
+
+def list_notable(
+    connection: Connection,
+    *,
+    account: str | None = None,
+    accounts: Collection[str] | None = None,
+    kind: Notable | None = None,
+    limit: int = 50,
+    before_id: int | None = None,
+) -> NotablePolls:
+    """Polls with news, the newest first, each with the number of those without that came before it.
+
+    `kind`: only those that changed something, failed, or are running; the others count as without news. Reads at most
+    `SCANNED_POLLS` polls: a page may have few rows and still have a next. `accounts`: only of these.
+    """
+    wanted = [polls.c.account_id == account] if account is not None else []
+    wanted += [polls.c.account_id.in_(sorted(accounts))] if accounts is not None else []
+    wanted += [polls.c.id < before_id] if before_id is not None else []
+    is_news = _KINDS[kind].label("is_news")
+    scan = select(polls.c.id, polls.c.started_at, is_news).where(*wanted).order_by(polls.c.id.desc())
+    part = scan.limit(SCANNED_POLLS).cte("part")
+    place = func.sum(case((part.c.is_news, 1), else_=0)).over(order_by=part.c.id.desc()).label("place")
+    placed = select(part, place).cte("placed")
+    quiet = not_(placed.c.is_news)
+    groups = (
+        select(
+            func.max(placed.c.id).filter(placed.c.is_news).label("id"),
+            func.count().filter(quiet).label("quiet"),
+            func.min(placed.c.started_at).filter(quiet).label("quiet_from"),
+            func.max(placed.c.started_at).filter(quiet).label("quiet_to"),
+            func.min(placed.c.id).label("last_id"),
+        )
+        .group_by(placed.c.place)
+        .order_by(placed.c.place)
+        .limit(limit + 1)
+        .cte("groups")
+    )
+    listed = groups.outerjoin(polls, polls.c.id == groups.c.id)
+    query = select(groups.c.id.label("found"), groups.c.quiet, groups.c.quiet_from, groups.c.quiet_to, *_COLUMNS)
+    query = query.add_columns(groups.c.last_id, select(func.count()).select_from(part).scalar_subquery().label("read"))
+    rows = connection.execute(query.select_from(listed).order_by(groups.c.last_id.desc())).mappings().all()
+    shown = rows[:limit]
+    found = [
+        NotablePoll(
+            poll=row if row["found"] is not None else None,
+            quiet=row["quiet"],
+            quiet_from=row["quiet_from"],
+            quiet_to=row["quiet_to"],
+        )
+        for row in shown
+    ]
+    is_last = len(rows) <= limit and (not rows or rows[0]["read"] < SCANNED_POLLS)
+    return NotablePolls(polls=found, before_id=None if is_last else shown[-1]["last_id"])

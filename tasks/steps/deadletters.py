@@ -1,4 +1,4 @@
-"""Asking again for what was given up."""
+"""Retrying and discarding dead letters."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +58,28 @@ def retry_dead(
         if also is not None:
             also(connection, account_id, retried)
         return retried
+
+    return retry_transaction(runtime.engine, run)
+
+
+def discard_dead(
+    runtime: Runtime, fetch_id: int, account_id: str, *, also: Callable[[Connection], None] | None = None
+) -> bool:
+    """Take a dead letter of the account off the list without requesting anything; whether there was one.
+
+    Scheduled polls go on: days and ids that they read anyway are read all the same. `also`: done in the same
+    transaction.
+    """
+
+    def run(connection: Connection) -> bool:
+        lock_account(connection, account_id)
+        found = lock_dead(connection, fetch_id)
+        if found is None or found["account_id"] != account_id:
+            return False
+        put_away(connection, found["id"], "discarded")
+        if also is not None:
+            also(connection)
+        return True
 
     return retry_transaction(runtime.engine, run)
 

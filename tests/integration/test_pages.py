@@ -281,9 +281,9 @@ BROKEN = [
     ("UPDATE accounts SET last_trouble = 'TryAgainSoon: +905301234567', last_trouble_at = now()",
      WELL, "every thing"),
     ("UPDATE fetches SET state = 'dead', finished_at = now(), last_error = 'RequestIsWrong: no such list'",
-     "One request of kampanya was given up.", "press “Ask again” there"),
+     "One request of kampanya failed for good.", "press “Retry” there"),
     ("INSERT INTO quarantine (account_id, reason, origin, fingerprint) VALUES ('kampanya', 'odd', 'poll', 'x')",
-     "One statement of kampanya could not be understood.", "ulak quarantine retry"),
+     "One report of kampanya could not be parsed.", "ulak quarantine retry"),
     (("UPDATE tracked_ids SET valid_until = now() - interval '1 hour', sent_at = now() - interval '5 hours',"
       " last_checked_at = now()"),
      "One message of kampanya got no report at all within its validity; it was sent 5 h ago",
@@ -442,7 +442,7 @@ def test_what_was_given_up_is_shown_and_asked_again(
     change(migrated_database, "UPDATE fetches SET times = 29")
     assert "29 times" in page.get("/accounts/kampanya")
     words = page.press("/accounts/kampanya/retry", next="/accounts/kampanya")
-    assert "asked for again" in words
+    assert "are being retried" in words
     assert change(migrated_database, "SELECT count(*) FROM fetches WHERE state = 'dead'") == 0
     assert change(migrated_database, "SELECT count(*) FROM polls WHERE kind = 'on_demand'") == 1
 
@@ -534,8 +534,8 @@ def test_the_history_says_what_won_and_why(start: Start, deliveries: dict[str, i
     assert f"Delivery {deliveries['m-1']} delivered final" in words
     line = words.partition("History")[2]
     assert line.index("on its way") < line.index("delivered answer to a poll")
-    assert "Outweighed: the deciding statement is of a stronger class" in line
-    assert "This statement decides the status" in line
+    assert "Outweighed: the deciding report is of a stronger class" in line
+    assert "This report decides the status" in line
     assert '"durum": "İLETİLDİ"' in line
     assert "conflict" not in words
     for unknown in ("/deliveries/999999", f"/deliveries/{2**70}", "/accounts/nobody"):
@@ -568,7 +568,7 @@ def test_a_conflict_is_marked(start: Start, deliveries: dict[str, int]) -> None:
     page = start().log_in()
     words = page.get(f"/deliveries/{deliveries['m-4']}")
     assert "The provider has said delivered, rejected of this one message" in words
-    assert words.count("contradicts another statement") == 2
+    assert words.count("contradicts another report") == 2
     page.get("/deliveries")
     assert "rejected conflict" in page.press("/deliveries", id="m-4")
 
@@ -586,10 +586,11 @@ def test_a_registered_id_without_an_answer_is_found(
 
 
 def test_polls_are_shown_with_their_progress(start: Start, quiet_account: None) -> None:
-    """The newest first; of one account, or of all."""
+    """All of them where all are wanted; of an account that the visitor may not know there are none."""
     page = start().log_in()
-    assert "1 kampanya the schedule complete 0 of 0 0 0 · 0 0" in page.get("/polls")
-    assert "There is no poll yet." in page.get("/polls?account=nobody&before=-5")
+    assert "1 kampanya schedule complete 0 of 0 0" in page.get("/polls?show=all")
+    assert "One poll without changes" in page.get("/polls")
+    assert "There is no poll yet." in page.get("/polls?account=nobody&before=-5&show=all")
 
 
 def test_scheduled_polls_do_not_push_a_running_poll_of_an_operator_off_the_page(
@@ -607,12 +608,12 @@ def test_scheduled_polls_do_not_push_a_running_poll_of_an_operator_off_the_page(
     for path in ("/polls", "/polls?account=kampanya", "/accounts/kampanya"):
         words = page.get(path)
         assert words.count("this page") == 1, path
-        assert words.index("this page") < words.index("the schedule"), path
+        assert words.index("this page") < words.index("polls without changes"), path
     assert "this page" not in page.get("/polls?account=another")
-    assert 'href="/polls?before=13"' in (page.get("/polls") and page.page.text)
-    assert "this page" in page.get("/polls?before=13")
+    assert 'href="/polls?before=13&amp;show=all"' in (page.get("/polls?show=all") and page.page.text)
+    assert "this page" in page.get("/polls?before=13&show=all")
     change(migrated_database, "UPDATE polls SET state = 'complete', finished_at = now() WHERE trigger = 'page'")
-    assert "this page" not in page.get("/polls")
+    assert "this page" not in page.get("/polls?show=all")
 
 
 # ------------------------------------------------------------------------------------------------ languages

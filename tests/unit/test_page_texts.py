@@ -8,11 +8,12 @@ from string import Formatter
 import pytest
 
 from models.events import Action, Kind
-from models.meanings import COLUMNS, TimeSource
+from models.meanings import COLUMNS, Outcome, TimeSource
 from models.merge import KEY_PARTS
 from models.overview import AccountState
 from models.rejections import Rejection
 from models.vocabulary import Granularity, Reason, Source, Status
+from tasks.steps.trouble import OUTCOMES, REQUEST_FAILED
 from workers.api.masking import mask
 from workers.api.pages import meanings, texts_en, texts_tr
 from workers.api.pages.language import CATALOGUES, Language, choose
@@ -51,7 +52,7 @@ def test_turkish_is_not_english() -> None:
     """Only names and bare patterns may read alike."""
     same = {key for key, pattern in texts_en.TEXTS.items() if texts_tr.TEXTS[key] == pattern}
     shared = {"brand", "language.en", "language.tr", "nav.flower", "nav.docs", "time.utc"}
-    assert same == shared | {"account.by", "account.trouble_at"}
+    assert same == shared | {"account.by", "account.trouble_at", "trigger.api"}
 
 
 @pytest.mark.parametrize("code", sorted(CATALOGUES))
@@ -59,7 +60,9 @@ def test_every_word_of_ours_has_a_text(code: str) -> None:
     """A status, reason, source, kind, state or part of a merge key that an update adds must be named here too."""
     groups = {"status": Status, "reason": Reason, "source": Source, "granularity": Granularity, "state": AccountState}
     groups |= {"rejected": Rejection, "message_time_source": TimeSource, "action": Action, "actor": Kind}
+    groups |= {"outcome": Outcome, "kind": Granularity}
     words = {f"{group}.{word.value.replace(' ', '_')}" for group, kind in groups.items() for word in kind}
+    words |= {f"call.{outcome}" for outcome in {*OUTCOMES.values(), REQUEST_FAILED} - {"later"}}
     words |= {f"lost.{part}" for parts in KEY_PARTS.values() for part in parts}
     assert words - CATALOGUES[code].keys() == set()
 
@@ -113,7 +116,8 @@ def test_templates_and_code_ask_only_for_texts_that_there_are_and_leave_none_unu
     assert asked - texts_en.TEXTS.keys() == set()
     parts = set(re.findall(r"[a-z_]+(?:\.[a-z_]+)*", "\n".join(sources)))
     groups = "alarm state status rejected reason source granularity field lost trigger poll language told span"
-    made = tuple(f"{group}." for group in [*groups.split(), "message_time_source", "action", "actor", "sso"])
+    more = "message_time_source action actor sso sentence config call outcome kind results polls.show"
+    made = tuple(f"{group}." for group in [*groups.split(), *more.split()])
     unused = [
         key
         for key in texts_en.TEXTS
@@ -149,8 +153,8 @@ def test_values_are_escaped_and_commands_stand_out() -> None:
     )
     assert "<code>ulak check</code>" in english.html("error.away.fix")
     assert (english.say("alarm.dead", n=1, account="a"), english.say("alarm.dead", n=2, account="a")) == (
-        "One request of a was given up.",
-        "2 requests of a were given up.",
+        "One request of a failed for good.",
+        "2 requests of a failed for good.",
     )
 
 

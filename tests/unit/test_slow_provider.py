@@ -173,7 +173,7 @@ def test_nobody_is_told_anything_in_normal_operation(seed: int) -> None:
         due = START + timedelta(seconds=now - random.expovariate(1 / 10))
         waiting = Waiting(
             account="kampanya", ready_since=due, lease_ended=None, due_since=due, unplanned_since=None, planned_at=due,
-            poll={}, late_ids=0, late_ids_since=None, late_deliveries=0,
+            every_seconds=None, late_ids=0, late_ids_since=None, late_deliveries=0,
         )  # fmt: skip
         told.look(now, account(now, objective=standing_of(USUAL, rows.counts(now)), **trouble[1]), waiting)
     assert told.said == []

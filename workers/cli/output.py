@@ -3,20 +3,17 @@
 The only place of the command line that prints: what providers and callers wrote cannot act on the terminal.
 """
 
-import csv
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
-from datetime import date, datetime
-from decimal import Decimal
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from core.plain_text import csv_cell, escaped_json, one_line
+from core.plain_text import one_line
+from workers.csv_rows import csv_lines, json_text
 
 STYLES = {
     "ok": "green",
@@ -76,7 +73,7 @@ def console_for(table: Table) -> Console:
 
 def write_json(value: Any, *, indent: int | None = 2) -> None:
     """One JSON document; without `indent` on one line."""
-    print(_json(value, indent=indent), flush=True)
+    print(json_text(value, indent=indent), flush=True)
 
 
 def write_json_array(rows: Iterable[Mapping[str, Any]]) -> int:
@@ -84,54 +81,19 @@ def write_json_array(rows: Iterable[Mapping[str, Any]]) -> int:
     many = 0
     print("[", end="")
     for row in rows:
-        print(",\n" if many else "\n", _json(row), sep="", end="")
+        print(",\n" if many else "\n", json_text(row), sep="", end="")
         many += 1
     print("\n]")
     return many
 
 
-class _UnixLines:
-    """Takes rows that a csv writer ends with CRLF: it quotes its own line ends only, and a bare CR ends a row too."""
-
-    def write(self, line: str) -> int:
-        """One row, ended as lines end here."""
-        return sys.stdout.write(line.removesuffix("\r\n") + "\n")
-
-
 def write_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], *, delimiter: str = ",") -> int:
-    """CSV with a header, written as the rows come; `extra` and the like as JSON. Returns how many there were."""
-    writer = csv.writer(_UnixLines(), delimiter=delimiter, lineterminator="\r\n")
-    writer.writerow(columns)
-    many = 0
-    for row in rows:
-        writer.writerow([_csv_value(plain(row.get(column))) for column in columns])
+    """CSV with a header, written as the rows come. Returns how many there were."""
+    many = -1
+    for line in csv_lines(columns, rows, delimiter=delimiter):
+        sys.stdout.write(line)
         many += 1
     return many
-
-
-def _json(value: Any, *, indent: int | None = None) -> str:
-    return escaped_json(json.dumps(plain(value), ensure_ascii=False, indent=indent))
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON knows it: times as ISO 8601 in UTC with `Z`, records as objects."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    return _plain_scalar(value)
-
-
-def _plain_scalar(value: Any) -> Any:
-    if isinstance(value, datetime | date):
-        return value.isoformat().replace("+00:00", "Z")
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, bytes | memoryview):
-        return bytes(value).hex()
-    return value
 
 
 def moment(value: datetime | None) -> str:
@@ -162,9 +124,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return one_line(str(value))
-
-
-def _csv_value(value: Any) -> Any:
-    if isinstance(value, dict | list):
-        return csv_cell(_json(value))
-    return csv_cell(value) if isinstance(value, str) else value

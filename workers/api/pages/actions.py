@@ -1,4 +1,4 @@
-"""What the buttons of the status page do: log in and out, search, poll now, pause, resume, ask again."""
+"""What the buttons of the status page do: log in and out, poll now, pause, resume."""
 
 from datetime import timedelta
 from http import HTTPStatus
@@ -14,21 +14,17 @@ from models.access import Role
 from models.accounts import UnknownAccountError, load, pause, resume
 from models.database import retry_transaction, transaction
 from models.events import Action, Event, Via, record
-from models.ledger.deadletters import list_dead
 from models.ledger.finishing import database_now
 from models.overview import AccountState
 from tasks.messages import Message, dispatch_account, poll_account
-from tasks.steps.deadletters import Retried, retry_dead
 from tasks.steps.ondemand import WrongPollError, open_on_demand
 from workers.api.guessing import address_of
 from workers.api.pages.language import CATALOGUES
-from workers.api.pages.searches import search_of
 from workers.api.pages.trouble import PageRoute
-from workers.api.pages.visits import Anyone, Fields, Form, Member, MissingError, Operator, Visit, check_form, local_path
+from workers.api.pages.visits import Anyone, Fields, Form, MissingError, Operator, Visit, check_form, local_path
 
 log = get_logger(__name__)
 
-MOST_RETRIED: Final = 100
 LONGEST_REASON: Final = 300
 PAUSE_HOURS: Final = (1, 4, 24)
 
@@ -78,12 +74,6 @@ def switch_language(seen: Anyone, form: Fields) -> Response:
     return response
 
 
-@router.post("/deliveries")
-def search_deliveries(seen: Member, form: Form) -> Response:
-    """Seal a search into an address: what was looked for stands in no history and no log."""
-    return seen.go(f"/deliveries?q={seen.site.seal.close(search_of(form))}#results")
-
-
 @router.post("/accounts/{account}/poll")
 def poll_now(seen: Operator, form: Form, account: str) -> Response:
     """Ask the account now. The form's own mark is the key: pressed twice, it is one poll."""
@@ -95,7 +85,7 @@ def poll_now(seen: Operator, form: Form, account: str) -> Response:
     except UnknownAccountError:
         raise MissingError from None
     if not is_enabled:
-        return _done(seen, form, "disabled")
+        return done(seen, form, "disabled")
 
     def also(connection: Connection, poll_id: int) -> None:
         record(connection, seen.event(Action.POLL_OPENED, account=account, details={"poll": poll_id}))
@@ -103,11 +93,11 @@ def poll_now(seen: Operator, form: Form, account: str) -> Response:
     try:
         poll_id = open_on_demand(runtime, account, trigger="page", key=key, also=also)
     except WrongPollError:
-        return _done(seen, form, "push_only")
+        return done(seen, form, "push_only")
     log.info("page.poll_opened", account=account, poll=poll_id)
     state = seen.site.looker.look().account(account)
     rests = state is not None and state.state is not AccountState.OK
-    return _done(seen, form, "poll_waits" if rests else "poll", poll_account(account, poll_id))
+    return done(seen, form, "poll_waits" if rests else "poll", poll_account(account, poll_id))
 
 
 @router.post("/accounts/{account}/pause")
@@ -115,7 +105,7 @@ def pause_account(seen: Operator, form: Form, account: str) -> Response:
     """Let the account rest, with a reason that names who said so and when."""
     reason = " ".join(form.get("reason", "").split())[:LONGEST_REASON].replace("\x00", "")
     if not reason:
-        return _done(seen, form, "reason_missing")
+        return done(seen, form, "reason_missing")
     hours = form.get("hours", "")
     holder = seen.caller.actor.shown
     try:
@@ -131,7 +121,7 @@ def pause_account(seen: Operator, form: Form, account: str) -> Response:
     except UnknownAccountError:
         raise MissingError from None
     log.info("page.account_paused", account=account, until=until, changed=is_changed)
-    return _done(seen, form, "pause" if is_changed else "kept")
+    return done(seen, form, "pause" if is_changed else "kept")
 
 
 @router.post("/accounts/{account}/resume")
@@ -147,26 +137,10 @@ def resume_account(seen: Operator, form: Form, account: str) -> Response:
     except UnknownAccountError:
         raise MissingError from None
     log.info("page.account_resumed", account=account)
-    return _done(seen, form, "resume", dispatch_account(account))
+    return done(seen, form, "resume", dispatch_account(account))
 
 
-@router.post("/accounts/{account}/retry")
-def retry_account(seen: Operator, form: Form, account: str) -> Response:
-    """Ask again for what the account gave up."""
-    with seen.site.runtime.engine.connect() as connection:
-        rows = list_dead(connection, account=account, limit=MOST_RETRIED)
-
-    def also(connection: Connection, of: str, retried: Retried) -> None:
-        details = {"fetch": retried.fetch_id, "poll": retried.poll_id}
-        record(connection, seen.event(Action.DEAD_RETRIED, account=of, details=details))
-
-    retried = [retry_dead(seen.site.runtime, row["id"], trigger="page", also=also) for row in rows]
-    messages = [message for each in retried if each is not None for message in each.messages]
-    log.info("page.dead_retried", account=account, fetches=len(rows))
-    return _done(seen, form, "retry" if messages else "retry_nothing", *messages)
-
-
-def _done(seen: Visit, form: Form, told: str, *messages: Message) -> Response:
+def done(seen: Visit, form: Form, told: str, *messages: Message) -> Response:
     """Tell the workers what the commit made, and go back to where the button was."""
     for message in messages:
         seen.site.publish(message)

@@ -9,6 +9,7 @@ from typing import Final
 from markupsafe import Markup, escape
 
 from workers.api.pages import meanings, texts_en, texts_tr
+from workers.api.pages.formats import number
 
 CATALOGUES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {"en": {**texts_en.TEXTS, **meanings.ENGLISH}, "tr": {**texts_tr.TEXTS, **meanings.TURKISH}}
@@ -28,12 +29,12 @@ class Language:
 
     def say(self, key: str, /, **values: object) -> str:
         """The text with its values; KeyError for a key that is in no catalogue."""
-        return self._pattern(key, values).format(**values)
+        return self._pattern(key, values).format(**self._shown(values))
 
     def html(self, key: str, /, **values: object) -> Markup:
         """The text as HTML: values are escaped unless they are `Markup` themselves; `…` in backticks becomes code."""
         pattern = _CODE.sub(r"<code>\1</code>", str(escape(self._pattern(key, values))))
-        return Markup(pattern).format(**values)  # noqa: S704 - the pattern is a text of ours, escaped
+        return Markup(pattern).format(**self._shown(values))  # noqa: S704 - the pattern is a text of ours, escaped
 
     def word(self, group: str, code: str) -> str:
         """The word for a code of ours (`status`, `sent`); the code itself where there is no text for it."""
@@ -42,6 +43,10 @@ class Language:
     def meaning(self, group: str, code: str) -> str:
         """What a word of ours or a column (`field`) means, as a sentence; empty where there is none."""
         return CATALOGUES[self.code].get(f"means.{group}.{code}", "")
+
+    def _shown(self, values: Mapping[str, object]) -> dict[str, object]:
+        """Whole numbers as the language writes them; what is a name (an id) is given as text."""
+        return {name: number(self.code, each) if type(each) is int else each for name, each in values.items()}
 
     def _pattern(self, key: str, values: Mapping[str, object]) -> str:
         texts = CATALOGUES[self.code]

@@ -8,10 +8,13 @@ from threading import Lock
 from sqlalchemy import Connection, Engine, text
 
 from core import clock
+from models.accounts import list_accounts
 from models.attention import waiting
 from models.overview import AccountOverview, AccountState, overview
+from models.results import AccountResults, results_by_account
 from models.transport import transport_fault
 from workers.api.pages.alarms import STALLED_SECONDS, Alarm, find_alarms
+from workers.api.pages.formats import local_day
 
 LASTS_SECONDS = 2.0
 SHARE_OF_TIME = 10.0
@@ -25,6 +28,8 @@ class Look:
     as_of: datetime
     accounts: Sequence[AccountOverview]
     alarms: Sequence[Alarm]
+    results: Mapping[str, AccountResults] = field(default_factory=dict)
+    """What became of each account's messages."""
 
     def account(self, account_id: str) -> AccountOverview | None:
         """The one account."""
@@ -43,6 +48,8 @@ class Looker:
     _lock: Lock = field(default_factory=Lock, repr=False)
     _last: Look | None = None
     _valid_until: float = 0.0
+    _zones: Mapping[str, str] = field(default_factory=dict)
+    _zones_valid_until: float = 0.0
     _rested: dict[str, float] = field(default_factory=dict)
     """When each account was last seen resting, by the boot clock."""
 
@@ -55,6 +62,16 @@ class Looker:
                 ended = clock.boot()
                 self._valid_until = ended + max(LASTS_SECONDS, (ended - began) * SHARE_OF_TIME)
             return self._last
+
+    def zones(self) -> Mapping[str, str]:
+        """The time zone of each account."""
+        with self._lock:
+            now = clock.boot()
+            if now >= self._zones_valid_until:
+                with self.engine.connect() as connection:
+                    self._zones = {each.id: each.timezone for each in list_accounts(connection)}
+                self._zones_valid_until = now + LASTS_SECONDS
+            return self._zones
 
     def forget(self) -> None:
         """Look anew next time: somebody has just changed something and wants to see it."""
@@ -69,6 +86,7 @@ class Looker:
     def _see(self) -> Look:
         with self.engine.connect() as connection:
             accounts = overview(connection)
+            zones = {each.id: each.timezone for each in list_accounts(connection)}
             found = find_alarms(
                 accounts,
                 waiting(connection),
@@ -77,5 +95,7 @@ class Looker:
                 transport=transport_fault(connection),
                 short_secrets=self.short_secrets(connection),
             )
+            today = {each.id: local_day(each.as_of, zones[each.id]) for each in accounts if each.id in zones}
+            results = results_by_account(connection, accounts[0].as_of, today) if accounts else {}
             as_of = accounts[0].as_of if accounts else connection.execute(text("SELECT now()")).scalar_one()
-        return Look(as_of=as_of, accounts=accounts, alarms=found)
+        return Look(as_of=as_of, accounts=accounts, alarms=found, results=results)

@@ -1,40 +1,33 @@
 """The status page at `/`: what is late or broken and what to do, accounts, polls, deliveries; for a browser."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from secrets import token_urlsafe
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
-from sqlalchemy import Connection, Engine, RowMapping
+from sqlalchemy import Connection, Engine
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from core.logging import get_logger
 from core.settings import CredentialError, Settings, generated_secret, resolve_reference
 from core.strength import is_example
-from models.access import Role
 from models.accounts import list_accounts
-from models.events import OPEN_TO_ALL, Action, list_events
-from models.ledger.deadletters import list_dead
-from models.ledger.listing import list_polls, running_on_demand
-from models.lookups import Explanation, Statement, explain
-from models.quarantine import list_quarantine
+from models.results import Line, total_of
 from providers.adapter import Adapter
+from providers.codes import explain_credits
 from providers.registry import ADAPTERS
 from tasks.runtime import Runtime
-from workers.api.masking import masked_row, masked_value
 from workers.api.means import Means
-from workers.api.pages import actions, entrance
+from workers.api.pages import account, actions, deliveries, entrance, leftovers, polls, results
 from workers.api.pages.looks import Looker
-from workers.api.pages.searches import STATUSES, Found, Seal, Search, find, needed_role, people_sought
+from workers.api.pages.searches import NONE, Seal
+from workers.api.pages.sentences import title_of
 from workers.api.pages.sessions import FormMarks, Keys, Sessions
 from workers.api.pages.showing import STATIC, environment
 from workers.api.pages.sign_on import sign_on_for
-from workers.api.pages.trouble import PageRoute
-from workers.api.pages.visits import YEAR_SECONDS, ForbiddenError, Form, Member, MissingError, Site, Supporter, Visit
+from workers.api.pages.trouble import PageRoute, add_error_pages
+from workers.api.pages.visits import YEAR_SECONDS, Member, Site
 from workers.connections import paces
-from workers.recording import Row, people_of
 from workers.secrets import api_token
 from workers.strength import short_path_secrets, short_settings
 
@@ -42,13 +35,15 @@ log = get_logger(__name__)
 
 SECRET: Final = "page_secret"  # noqa: S105 - the name of a file
 SHORTEST_SECRET: Final = 32
-POLLS_ON_A_PAGE: Final = 50
 POLLS_OF_AN_ACCOUNT: Final = 10
 LEFTOVERS_SHOWN: Final = 20
 EVENTS_SHOWN: Final = 20
-LARGEST_ID: Final = 2**63 - 1
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=Response)
+
+
+PARTS: Final = (router, *(each.router for each in (account, results, polls, deliveries, actions, leftovers, entrance)))
+"""Every page and button."""
 
 
 def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
@@ -71,9 +66,9 @@ def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
         attempts=keys.box("sign-on"),
         push_only=frozenset(name for name, adapter in ADAPTERS.items() if not _is_pulled(adapter)),
     )
-    api.include_router(router)
-    api.include_router(actions.router)
-    api.include_router(entrance.router)
+    for part in PARTS:
+        api.include_router(part)
+    add_error_pages(api)
     api.mount("/static", KeptFiles(directory=STATIC), name="static")
 
 
@@ -129,141 +124,17 @@ def _secret(settings: Settings) -> str:
 
 @router.get("/")
 def show_overview(seen: Member) -> Response:
-    """What is wrong, and how every account stands."""
-    return _render_live(seen, "overview", look=seen.look())
-
-
-@router.get("/accounts/{account}")
-def show_account(seen: Member, account: str) -> Response:
-    """One account, with what it gave up and what it could not understand."""
+    """What is wrong, what became of the messages of the last day, and how every account is polled."""
     look = seen.look()
-    found = look.account(account)
-    if found is None:
-        raise MissingError
-    with seen.site.runtime.engine.connect() as connection:
-        values: dict[str, Any] = {
-            "polls": _newest(connection, seen, account, POLLS_OF_AN_ACCOUNT),
-            "dead": list_dead(connection, account=account, limit=LEFTOVERS_SHOWN),
-            "quarantined": list_quarantine(connection, account=account, limit=LEFTOVERS_SHOWN),
-            "events": _events(connection, seen, account),
-        }
-    alarms = [alarm for alarm in look.alarms if alarm.account == account]
-    return _render_live(seen, "account", look=look, account=found, alarms=alarms, hours=actions.PAUSE_HOURS, **values)
-
-
-def _events(connection: Connection, seen: Visit, account: str) -> Sequence[RowMapping]:
-    """What was done to the account; administrators also see who viewed whose number."""
-    actions_shown = None if seen.access.may(Role.ADMIN, account) else OPEN_TO_ALL
-    return list_events(connection, accounts=[account], actions=actions_shown, limit=EVENTS_SHOWN)
-
-
-@router.get("/polls")
-def show_polls(seen: Member, account: str = "", before: int = LARGEST_ID) -> Response:
-    """Polls with their progress: on the first page those that run on demand, then the newest."""
-    before = min(max(before, 0), LARGEST_ID)
-    if account:
-        seen.admit(Role.READ, account)
-    with seen.site.runtime.engine.connect() as connection:
-        if before == LARGEST_ID:
-            polls = _newest(connection, seen, account or None, POLLS_ON_A_PAGE)
-        else:
-            known = seen.access.accounts(Role.READ)
-            found = list_polls(
-                connection, account=account or None, accounts=known, limit=POLLS_ON_A_PAGE, before_id=before
-            )
-            polls = [*found]
-    older = polls[-1]["id"] if len(polls) >= POLLS_ON_A_PAGE else None
-    return _render_live(seen, "polls", polls=polls, account=account, older=older)
-
-
-def _newest(connection: Connection, seen: Visit, account: str | None, many: int) -> list[RowMapping]:
-    """On-demand polls that have not ended, before the newest of all polls.
-
-    Scheduled polls come every few seconds, and would push what an operator waits for off the page.
-    """
-    known = seen.access.accounts(Role.READ)
-    waiting = running_on_demand(connection, account=account, accounts=known, limit=many)
-    first = {poll["id"] for poll in waiting}
-    newest = list_polls(connection, account=account, accounts=known, limit=many)
-    return [*waiting, *(poll for poll in newest if poll["id"] not in first)]
-
-
-@router.get("/deliveries")
-def show_deliveries(seen: Member, q: str = "", after: int = 0, account: str = "") -> Response:
-    """The search form; with a sealed search its results."""
-    search = seen.site.seal.open(q) if q else None
-    found: Found | None = None
-    if search is not None:
-        _note_search(seen, search)
-        with seen.site.runtime.engine.connect() as connection:
-            found = find(connection, search, seen.access, seen.site.recorder, after_id=min(max(after, 0), LARGEST_ID))
-    accounts = [each.id for each in seen.look().accounts]
-    asked = search or Search(account=account if account in accounts else "")
-    is_old = bool(q) and search is None
-    return seen.render(
-        "deliveries.html", found=found, asked=asked, q=q, is_old=is_old, accounts=accounts, statuses=STATUSES
+    return seen.render_live(
+        "overview",
+        look=look,
+        together=Line(
+            key=None,
+            figures=total_of(each.last_day.figures for each in look.results.values()),
+            usual=total_of(each.last_day.usual for each in look.results.values()),
+        ),
+        credits_means=explain_credits(each.provider for each in look.accounts),
+        title_of=title_of,
+        none=NONE,
     )
-
-
-def _note_search(seen: Visit, search: Search) -> None:
-    """Record that the visitor searches for people, at every page of it; refuse where the role is missing."""
-    if not seen.access.may(needed_role(search)):
-        raise ForbiddenError
-    people, recorder = people_sought(search), seen.site.recorder
-    if people and seen.access.may(Role.SUPPORT):
-        about = {"account": search.account or None}
-        marks = recorder.marks(people)
-        recorder.try_add(*(seen.event(Action.PERSON_SEARCHED, person=mark, **about) for mark in marks))
-
-
-@router.get("/deliveries/{delivery_id:int}")
-def show_delivery(seen: Member, delivery_id: int) -> Response:
-    """One delivery: its fields, and every statement about it, what won and why; people's numbers are masked."""
-    found = _delivery(seen, delivery_id)
-    people = people_of(found.delivery)
-    return _render_delivery(
-        seen, found, masked_row(found.delivery), [_masked(each, people) for each in found.statements]
-    )
-
-
-@router.post("/deliveries/{delivery_id:int}/reveal")
-def reveal_delivery(seen: Supporter, delivery_id: int, _: Form) -> Response:
-    """The same with the number in full. That it was shown, and to whom, is recorded first."""
-    found = _delivery(seen, delivery_id)
-    row, recorder = found.delivery, seen.site.recorder
-    seen.admit(Role.SUPPORT, row["account_id"])
-    about = {"account": row["account_id"], "delivery_id": row["id"]}
-    marks = recorder.marks(people_of(row))
-    recorder.add(*(seen.event(Action.NUMBER_REVEALED, person=mark, **about) for mark in marks))
-    return _render_delivery(seen, found, row, found.statements, is_revealed=True)
-
-
-def _delivery(seen: Visit, delivery_id: int) -> Explanation:
-    with seen.site.runtime.engine.connect() as connection:
-        found = explain(connection, delivery_id) if delivery_id <= LARGEST_ID else None
-    if found is None or not seen.access.may(Role.READ, found.delivery["account_id"]):
-        raise MissingError
-    return found
-
-
-def _masked(each: Statement, people: Sequence[str]) -> Statement:
-    """The statement without these people's numbers."""
-    shown = {name: masked_value(each.observation[name], people) for name in ("facts", "statement")}
-    return replace(each, observation=dict(each.observation) | shown)
-
-
-def _render_delivery(
-    seen: Visit, found: Explanation, row: Row, statements: Sequence[Statement], *, is_revealed: bool = False
-) -> Response:
-    # The history is told as it happened; the explanation comes the greatest first.
-    line = sorted(statements, key=lambda each: each.place)
-    here = f"/deliveries/{row['id']}"
-    return seen.render(
-        "delivery.html", row=row, line=line, conflicting=found.conflicting, is_revealed=is_revealed, here=here
-    )
-
-
-def _render_live(seen: Visit, name: str, **values: Any) -> Response:
-    """The page, or for its script only the part that changes."""
-    is_fragment = "fragment" in seen.request.query_params
-    return seen.render(f"_{name}.html" if is_fragment else f"{name}.html", **values)

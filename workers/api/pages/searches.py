@@ -1,62 +1,119 @@
 """What somebody looks for among the deliveries.
 
-A search may hold a person's number, so it travels in the address only sealed: no history, log or referrer can tell it.
+A search may hold people's numbers, so it travels in the address only sealed: no history, log or referrer can reveal
+them. Filters that name nobody stand in the address as they are, so that they can be linked to and kept.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Final
+from urllib.parse import urlencode
 
 import msgspec
 from cryptography.fernet import Fernet, InvalidToken
-from sqlalchemy import Connection, RowMapping
 
-from models.access import Access, Role
-from models.lookups import find_by_any
-from models.searches import find_deliveries, open_tracked
-from models.vocabulary import Status
+from models.access import Role
+from models.meanings import Outcome
+from models.vocabulary import Granularity, Reason, Status
 from providers.numbers import lookup_form, person, trimmed
-from workers.recording import Recorder, forms_of, people_in
+from workers.recording import people_in
 
-PAGE = 50
-MOST_PARTS = 10
-"""How many parts of the table a page looks through for its rows."""
-LASTS_SECONDS = 12 * 3600
-LONGEST_WORD = 200
-LONGEST_SEALED = 4000
-MOST_OF_AN_ID = 500
-STATUSES = tuple(word.value for word in Status)
+LASTS_SECONDS: Final = 12 * 3600
+LONGEST_WORD: Final = 200
+MOST_LISTED: Final = 200
+"""So many numbers, or references, may be looked for at once."""
+LONGEST_SEALED: Final = 16_000
+LARGEST_OPENED: Final = 64 * 1024
+STATUSES: Final = tuple(word.value for word in Status)
+REASONS: Final = tuple(word.value for word in Reason)
+OUTCOMES: Final = tuple(word.value for word in Outcome)
+KINDS: Final = tuple(word.value for word in Granularity)
+NONE: Final = "none"
+"""As a reason: rows without one."""
+_BETWEEN: Final = re.compile(r"[\r\n;,]+")
+_LINES: Final = re.compile(r"[\r\n]+")
+_RANGE: Final = re.compile(r"\+[0-9]{1,6}|none")
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All that is given must match."""
 
     recipient: str = ""
+    """One number in any usual spelling, or several, one a line or between commas."""
     client_ref: str = ""
+    """One reference, or several, one a line."""
     id: str = ""
     """A row id or a provider's key."""
     status: str = ""
+    outcome: str = ""
+    reason: str = ""
+    range: str = ""
+    """The first digits of the number, as `models.statistics` counts them."""
+    kind: str = ""
     account: str = ""
+    since: str = ""
+    until: str = ""
+    """Days, both inclusive."""
+
+    @property
+    def recipients(self) -> Sequence[str]:
+        """The numbers, as they were given."""
+        return _listed(_BETWEEN, self.recipient)
+
+    @property
+    def references(self) -> Sequence[str]:
+        """The references."""
+        return _listed(_LINES, self.client_ref)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it names deliveries, not only kinds of them."""
+        return bool(self.recipients or self.references or self.id)
+
+    @property
+    def query(self) -> str:
+        """The filters as a query, without what names deliveries."""
+        given = msgspec.structs.asdict(self)
+        return urlencode({name: given[name] for name in _FILTERS if given[name]})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A page of a search."""
+_FILTERS: Final = ("account", "since", "until", "outcome", "status", "reason", "range", "kind")
+_WORDS: Final[Mapping[str, Sequence[str]]] = {
+    "status": STATUSES,
+    "outcome": OUTCOMES,
+    "reason": (*REASONS, NONE),
+    "kind": KINDS,
+}
 
-    rows: Sequence[RowMapping]
-    unanswered: Sequence[RowMapping] = field(default_factory=tuple)
-    """Registered ids without any answer, on the first page of a search for a person or a reference."""
-    next_after: int | None = None
-    """The cursor of the next page."""
+
+def _listed(between: re.Pattern[str], text: str) -> Sequence[str]:
+    words = (trimmed(word)[:LONGEST_WORD] for word in between.split(text))
+    return list(dict.fromkeys(word for word in words if word))[:MOST_LISTED]
 
 
 def search_of(fields: Mapping[str, str]) -> Search:
-    """The search that a form asks for; what cannot be is left out."""
-    words = {name: trimmed(fields.get(name, ""))[:LONGEST_WORD] for name in Search.__struct_fields__}
+    """The search that a form or an address asks for; what cannot be is left out."""
     # PostgreSQL knows no text with a zero in it.
-    words = {name: word.replace("\x00", "") for name, word in words.items()}
-    if words["status"] not in STATUSES:
-        words["status"] = ""
+    given = {name: fields.get(name, "").replace("\x00", "") for name in Search.__struct_fields__}
+    words = {name: trimmed(word)[:LONGEST_WORD] for name, word in given.items()}
+    words |= {name: given[name].strip() for name in ("recipient", "client_ref")}
+    for name, known in _WORDS.items():
+        words[name] = words[name] if words[name] in known else ""
+    words["range"] = words["range"] if _RANGE.fullmatch(words["range"]) else ""
+    words |= {name: words[name] if day_of(words[name]) else "" for name in ("since", "until")}
     return Search(**words)
+
+
+def day_of(text: str) -> date | None:
+    """A day as forms write it; None for anything else."""
+    try:
+        found = date.fromisoformat(text)
+    except ValueError:
+        return None
+    # Days whose neighbours PostgreSQL and Python know, in every zone.
+    return found if date.min.replace(year=1970) <= found < date.max.replace(year=9000) else None
 
 
 class Seal:
@@ -68,96 +125,25 @@ class Seal:
 
     def close(self, search: Search) -> str:
         """The search, unreadable."""
-        return self._fernet.encrypt(msgspec.json.encode(search)).decode()
+        return self._fernet.encrypt(zlib.compress(msgspec.json.encode(search))).decode()
 
     def open(self, sealed: str) -> Search | None:
         """The search; None where it is too old or not ours."""
         if len(sealed) > LONGEST_SEALED:
             return None
         try:
-            return msgspec.json.decode(self._fernet.decrypt(sealed.encode(), ttl=LASTS_SECONDS), type=Search)
-        except (InvalidToken, ValueError, msgspec.MsgspecError):
+            packed = self._fernet.decrypt(sealed.encode(), ttl=LASTS_SECONDS)
+            return msgspec.json.decode(zlib.decompressobj().decompress(packed, LARGEST_OPENED), type=Search)
+        except (InvalidToken, ValueError, zlib.error, msgspec.MsgspecError):
             return None
 
 
-def find(connection: Connection, search: Search, access: Access, recorder: Recorder, *, after_id: int) -> Found:
-    """One page of what matches and may be known, in the order of the row ids.
-
-    A person is looked for only in the accounts for which the caller has the role support.
-    """
-    if search.id:
-        return _find_id(connection, search, access, recorder)
-    accounts = access.accounts(needed_role(search))
-    people = recorder.spellings(search.recipient) if search.recipient else None
-    rows: list[RowMapping] = []
-    place: int | None = after_id
-    for _ in range(MOST_PARTS):
-        page = find_deliveries(
-            connection,
-            account=search.account or None,
-            accounts=accounts,
-            status=search.status or None,
-            recipient=people,
-            client_ref=search.client_ref or None,
-            limit=PAGE + 1 - len(rows),
-            after_id=place or 0,
-        )
-        rows += page.rows
-        place = page.next_after
-        if place is None or len(rows) > PAGE:
-            break
-    return Found(
-        rows=rows[:PAGE],
-        unanswered=[] if after_id or search.status else _unanswered(connection, search, accounts, people),
-        next_after=rows[PAGE - 1]["id"] if len(rows) > PAGE else place,
-    )
-
-
 def people_sought(search: Search) -> list[str]:
-    """Whom the search is for: a recipient, and the numbers that the reference or the id is or holds."""
-    named = (person(search.recipient), lookup_form(search.id), *people_in(search.client_ref, search.id))
+    """Whom the search is for: recipients, and the numbers that references or the id are or hold."""
+    named = [*map(person, search.recipients), lookup_form(search.id), *people_in(*search.references, search.id)]
     return list(dict.fromkeys(each for each in named if each))
 
 
 def needed_role(search: Search) -> Role:
     """The role that the search takes. By id everybody may search: what each may find is decided row by row."""
-    return Role.SUPPORT if search.recipient or people_in(search.client_ref) else Role.READ
-
-
-def _find_id(connection: Connection, search: Search, access: Access, recorder: Recorder) -> Found:
-    """The few rows that an id may mean."""
-    people, keys = forms_of(recorder, search.id)
-    rows = find_by_any(connection, search.id, people=people, keys=keys, limit=MOST_OF_AN_ID)
-    persons = recorder.spellings(search.recipient) if search.recipient else None
-    return Found(rows=[row for row in rows if _matches(row, search, persons) and _may_find(row, search, access)])
-
-
-def _may_find(row: RowMapping, search: Search, access: Access) -> bool:
-    """Whether the row may be found by this id: by a person's only with the role support."""
-    account = row["account_id"]
-    is_named = not people_in(search.id) and search.id in {str(row["id"]), row["provider_key"], row["client_ref"]}
-    needed = Role.READ if is_named and not search.recipient else Role.SUPPORT
-    return access.may(needed, account)
-
-
-def _matches(row: RowMapping, search: Search, persons: Collection[str] | None) -> bool:
-    given = (("account_id", search.account), ("status", search.status), ("client_ref", search.client_ref))
-    return (persons is None or row["recipient"] in persons) and all(
-        not word or row[name] == word for name, word in given
-    )
-
-
-def _unanswered(
-    connection: Connection, search: Search, accounts: Collection[str] | None, people: Sequence[str] | None
-) -> Sequence[RowMapping]:
-    """Registered ids that no provider has answered; without a person or a reference they would be everybody's."""
-    if not search.recipient and not search.client_ref:
-        return []
-    return open_tracked(
-        connection,
-        account=search.account or None,
-        accounts=accounts,
-        recipient=people,
-        client_ref=search.client_ref or None,
-        limit=PAGE,
-    )
+    return Role.SUPPORT if search.recipients or people_in(*search.references) else Role.READ

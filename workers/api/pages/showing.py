@@ -1,8 +1,9 @@
 """How values look on a page: times, spans, masked numbers; and the templates that use them."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from hashlib import sha256
@@ -18,6 +19,7 @@ from core.redaction import redact_text
 from providers.codes import with_meaning
 from providers.errors import as_sentence
 from workers.api.masking import mask
+from workers.api.pages import formats
 from workers.api.pages.alarms import Alarm
 from workers.api.pages.language import CATALOGUES, Language
 
@@ -29,9 +31,45 @@ _TIME_WORDS: Final = ("time.ago", "time.in", "time.now", "span.s", "span.min", "
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """Values as people of one language read them. Given to every template as `show`."""
+    """Values as people of one language read them, times in a named zone. Given to every template as `show`."""
 
     language: Language
+    zones: Mapping[str, str] = field(default_factory=dict)
+    """The time zone of each account that the reader may see."""
+
+    @property
+    def zone(self) -> str:
+        """The zone of the page's times: that of most accounts."""
+        many = Counter(self.zones.values())
+        return min(many, key=lambda zone: (-many[zone], zone)) if many else "UTC"
+
+    def zone_of(self, account: str | None) -> str:
+        """The zone of an account's times; without one the page's."""
+        return self.zones.get(account or "", self.zone)
+
+    def zone_name(self, account: str | None = None) -> str:
+        """The zone with its present offset from UTC."""
+        return formats.zone_name(self.zone_of(account), clock.now())
+
+    def number(self, value: float | Decimal | None) -> str:
+        """A number, grouped as the language does; nothing for None."""
+        return "" if value is None else formats.number(self.language.code, value)
+
+    def percent(self, part: float | None) -> str:
+        """A part of one as a percentage; a dash where there is none."""
+        return "–" if part is None else formats.percent(self.language.code, part)
+
+    def points(self, difference: float) -> str:
+        """A difference of two parts in percentage points, with its sign."""
+        return formats.points(self.language.code, difference)
+
+    def day(self, when: date) -> str:
+        """A calendar day."""
+        return formats.day(self.language.code, when)
+
+    def short_day(self, when: date) -> str:
+        """A calendar day of the last weeks, with its weekday."""
+        return formats.short_day(self.language.code, when)
 
     def span(self, seconds: float) -> str:
         """A duration in its largest unit, rounded down."""
@@ -47,21 +85,31 @@ class Show:
         told = self.language.say(key, span=self.span(abs(seconds)))
         return self._time(moment, told, "relative")
 
-    def moment(self, moment: datetime) -> Markup:
-        """The moment itself: UTC, which a script turns into the reader's own time."""
-        return self._time(moment, self._utc(moment), "local")
+    def moment(self, moment: datetime, account: str | None = None) -> Markup:
+        """The moment itself, in the zone of the account or of the page, which is named where the two differ."""
+        zone = self.zone_of(account)
+        told = formats.moment(self.language.code, moment, zone, clock.now())
+        return self._time(moment, told if zone == self.zone else f"{told} {zone}", "moment")
+
+    def clock_time(self, moment: datetime) -> Markup:
+        """The time of the day alone, for a list of what has just happened."""
+        return self._time(moment, formats.clock_time(self.language.code, moment, self.zone), "moment")
+
+    def hour(self, when: datetime, account: str | None = None) -> str:
+        """An hour of a day, in the zone of the account or of the page."""
+        return formats.hour(self.language.code, when, self.zone_of(account))
 
     def alarm(self, alarm: Alarm) -> Markup:
         """What is wrong, as a sentence."""
         shown = {name: self._alarm_value(name, value) for name, value in alarm.values.items()}
         return self.language.html(f"alarm.{alarm.kind}", **shown)
 
-    def value(self, name: str, value: Any) -> Any:
-        """A column of a delivery."""
+    def value(self, name: str, value: Any, account: str | None = None) -> Any:
+        """A column of a delivery of that account."""
         if isinstance(value, datetime):
-            return self.moment(value)
-        if isinstance(value, Decimal | float):
-            return f"{value:f}".rstrip("0").rstrip(".") if "." in f"{value:f}" else f"{value:f}"
+            return self.moment(value, account)
+        if isinstance(value, Decimal | float | int):
+            return self.number(value)
         if name in {"status", "reason", "granularity", "message_time_source"}:
             return self.language.word(name, value)
         return value

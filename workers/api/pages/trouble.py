@@ -4,15 +4,18 @@ from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import Request
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from models.availability import took_too_long
-from workers.api.pages.visits import LoginNeededError, PageError, anonymous
-from workers.api.problems import database_problem
+from workers.api.auth import GUARDED
+from workers.api.pages.visits import LoginNeededError, MissingError, PageError, anonymous, may_be_known, visit
+from workers.api.problems import database_problem, problem_of
 
 
 class PageRoute(APIRoute):
@@ -31,16 +34,46 @@ class PageRoute(APIRoute):
                 if database_problem(error) is None:
                     raise
                 text = "error.slow" if took_too_long(error) else "error.away"
-                return anonymous(request).render("error.html", status=HTTPStatus.SERVICE_UNAVAILABLE, text=text)
+                status, nav = HTTPStatus.SERVICE_UNAVAILABLE, may_be_known(request)
+                return anonymous(request).render("error.html", status=status, text=text, nav=nav)
+            except RequestValidationError:
+                # An address that somebody has typed or cut off.
+                return await run_in_threadpool(_error_page, request, MissingError())
 
         return guarded
 
 
+def add_error_pages(api: FastAPI) -> None:
+    """Answer a browser at an unknown address with a page that leads on; programs get their problem document."""
+
+    async def missing(request: Request, error: Exception) -> Response:
+        if _is_of_a_browser(request):
+            return await run_in_threadpool(_guarded_page, request)
+        if not isinstance(error, HTTPException):
+            raise error
+        return problem_of(error)
+
+    api.add_exception_handler(HTTPStatus.NOT_FOUND, missing)
+
+
+def _is_of_a_browser(request: Request) -> bool:
+    path = request.url.path
+    is_for_programs = path.startswith((f"{GUARDED}/", "/callbacks/", "/static/"))
+    return request.method == "GET" and not is_for_programs and "text/html" in request.headers.get("accept", "")
+
+
+def _guarded_page(request: Request) -> Response:
+    try:
+        return _error_page(request, MissingError())
+    except SQLAlchemyError:
+        return anonymous(request).render("error.html", status=MissingError.status, text=MissingError.text)
+
+
 def _error_page(request: Request, error: PageError) -> Response:
     """The page of an error; the log-in form for a person, nothing but the status for the script."""
-    seen = anonymous(request)
     if isinstance(error, LoginNeededError):
+        seen = anonymous(request)
         if request.method != "GET" or "fragment" in request.query_params:
             return seen.render("error.html", status=error.status, text="error.form")
         return seen.render("login.html", status=HTTPStatus.OK, next=seen.here(), wrong=None)
-    return seen.render(error.template, status=error.status, text=error.text)
+    return visit(request).render(error.template, status=error.status, text=error.text)

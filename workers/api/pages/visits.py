@@ -173,7 +173,20 @@ class Visit:
         alarms = [
             each for each in look.alarms if sees_all or (each.account and self.access.may(Role.READ, each.account))
         ]
-        return replace(look, accounts=known, alarms=alarms)
+        results = {account: each for account, each in look.results.items() if self.access.may(Role.READ, account)}
+        return replace(look, accounts=known, alarms=alarms, results=results)
+
+    @property
+    def show(self) -> Show:
+        """How values look to the visitor."""
+        return Show(self.language, self.zones())
+
+    def zones(self) -> Mapping[str, str]:
+        """The time zone of each account that the visitor may see; of none, where nobody is logged in."""
+        if self.seat is None:
+            return {}
+        zones = self.site.looker.zones()
+        return {account: zone for account, zone in zones.items() if self.access.may(Role.READ, account)}
 
     @property
     def form_mark(self) -> str:
@@ -187,6 +200,11 @@ class Visit:
         if self.session is None:
             self._keep(response, VISIT_COOKIE, self.id, LASTS)
         return response
+
+    def render_live(self, name: str, **values: Any) -> Response:
+        """The page, or for its script only the part that changes."""
+        is_fragment = "fragment" in self.request.query_params
+        return self.render(f"_{name}.html" if is_fragment else f"{name}.html", **values)
 
     def go(self, path: str, told: str | None = None) -> Response:
         """On to another page, to be read with GET."""
@@ -242,10 +260,12 @@ class Visit:
         known = f"told.{told}" in CATALOGUES[self.language.code]
         return {
             "t": self.language.html,
+            "language": self.language,
             "word": self.language.word,
             "lang": self.language.code,
-            "show": Show(self.language),
+            "show": self.show,
             "session": self.session,
+            "nav": self.session is not None,
             "may": lambda role, account=None: self.access.may(Role(role), account),
             "sso": self.site.sign_on is not None,
             "form_mark": self.form_mark,
@@ -280,6 +300,12 @@ def visit(request: Request) -> Visit:
     if seat is not None:
         request.state.caller = seat.caller.actor.caller
     return _visit(site, request, seat)
+
+
+def may_be_known(request: Request) -> bool:
+    """Whether the browser brings a session, which may not be looked up now."""
+    site: Site = request.app.state.pages
+    return site.cookie(request, SESSION_COOKIE) is not None
 
 
 def anonymous(request: Request) -> Visit:

@@ -27,12 +27,19 @@ function tellTimes() {
   for (const time of document.querySelectorAll("time[data-relative]")) time.textContent = relative(time.dateTime);
 }
 
-function tellLocalTimes() {
-  for (const time of document.querySelectorAll("time[data-local]:not([data-told])")) {
-    // Swedish writes the date as everybody can read it: 2026-05-01 15:00:00. The title keeps UTC.
-    time.textContent = new Date(time.dateTime).toLocaleString("sv-SE");
+function tellReadersTimes() {
+  // Times are in the zone that the page names; whoever reads elsewhere finds their own in the tooltip.
+  for (const time of document.querySelectorAll("time[data-moment]:not([data-told])")) {
+    const own = new Date(time.dateTime).toLocaleString(document.documentElement.lang, {
+      dateStyle: "medium", timeStyle: "long", hour12: false,
+    });
+    time.title = `${time.title} · ${own}`;
     time.dataset.told = "";
   }
+}
+
+function openParts(live) {
+  return new Set([...live.querySelectorAll("details[open][id]")].map((each) => each.id));
 }
 
 function isBusy(live) {
@@ -51,16 +58,19 @@ async function refresh(live) {
     if (!answer.ok) throw new Error(String(answer.status));
     const text = await answer.text();
     if (!isBusy(live)) {
-      const focused = [...live.querySelectorAll("a, button")].indexOf(document.activeElement);
+      const focusable = "a, button, summary";
+      const focused = [...live.querySelectorAll(focusable)].indexOf(document.activeElement);
+      const open = openParts(live);
       live.innerHTML = text;
-      if (focused >= 0) live.querySelectorAll("a, button")[focused]?.focus();
+      for (const each of live.querySelectorAll("details[id]")) each.open = each.open || open.has(each.id);
+      if (focused >= 0) live.querySelectorAll(focusable)[focused]?.focus();
     }
     lost.hidden = true;
   } catch {
     lost.hidden = false;
   }
   tellTimes();
-  tellLocalTimes();
+  tellReadersTimes();
 }
 
 function keepFresh(live) {
@@ -77,8 +87,15 @@ function keepFresh(live) {
   timer = setTimeout(turn, EVERY_MS);
 }
 
+function openTarget() {
+  const target = location.hash.length > 1 ? document.getElementById(location.hash.slice(1)) : null;
+  if (target instanceof HTMLDetailsElement) target.open = true;
+}
+
 tellTimes();
-tellLocalTimes();
+tellReadersTimes();
+openTarget();
+addEventListener("hashchange", openTarget);
 setInterval(tellTimes, 1000);
 const live = document.querySelector("[data-live]");
 if (live !== null) keepFresh(live);

@@ -1,0 +1,220 @@
+"""Searches on the status page: the newest first, several numbers at once, totals, a file, and one sentence."""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from html import unescape
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from test_pages import NOON, NUMBER, Browser, Start, change, deliveries, found, report, start
+
+from models.access import Role
+from models.database import transaction
+from models.deliveries import upsert
+from models.report import DeliveryReport
+from models.tokens import create_token
+from models.vocabulary import Granularity, Reason, Status
+from workers.api.pages.deliveries import place_of
+from workers.api.pages.searches import MOST_LISTED, Search, search_of
+
+__all__ = ["deliveries", "start"]
+
+
+def store(engine: Engine, *reports: DeliveryReport, provider: str = "vairo") -> list[int]:
+    """Their row ids."""
+    with transaction(engine) as connection:
+        upsert(connection, "kampanya", provider, list(reports), asked_at=NOON)
+    keys = [each.provider_key for each in reports]
+    return [change(engine, "SELECT id FROM delivery_status WHERE provider_key = :key", key=key) for key in keys]
+
+
+def at(minute: int) -> datetime:
+    """A time of today's fixture day."""
+    return NOON + timedelta(minutes=minute)
+
+
+@pytest.fixture
+def timed(migrated_database: Engine, deliveries: dict[str, int]) -> list[int]:
+    """Five messages to five people, the later ones first in the table."""
+    reports = [
+        report(f"t-{n}", Status.DELIVERED, recipient=f"+90532000000{n}", client_ref=f"ref-{n}", sent_at=at(60 - n))
+        for n in range(5)
+    ]
+    return store(migrated_database, *reports)
+
+
+def test_the_newest_come_first_and_without_a_search(start: Start, deliveries: dict[str, int], timed: list[int]) -> None:
+    """By the time of the message, whatever the order of the rows; orders are listed where they are asked for."""
+    page = start().log_in()
+    words = page.get("/deliveries?account=kampanya&since=2026-05-01&until=2026-05-01")
+    assert found(page) == timed
+    assert "5 deliveries match, the newest first. 5 delivered, 0 failed, 0 pending" in words
+    assert "Nothing matches." in page.get("/deliveries?account=kampanya&kind=order")
+    assert set(found(page)) == set()
+    page.get("/deliveries")
+    assert found(page) == sorted(deliveries.values(), reverse=True)
+
+
+def test_several_numbers_and_references_are_looked_for_at_once(
+    start: Start, deliveries: dict[str, int], timed: list[int]
+) -> None:
+    """As they are pasted: a line each, or between commas; with how many there are. None stands in the address."""
+    page = start().log_in()
+    page.get("/deliveries")
+    pasted = "0532 000 00 01\r\n +90 532 000 00 03;905320000004,\r\n0532 999 99 99"
+    words = page.press("/deliveries", recipient=pasted)
+    assert found(page) == [timed[1], timed[3], timed[4]]
+    assert "3 deliveries match, the newest first. 4 numbers or references were looked for." in words
+    assert "532" not in str(page.page.url)
+    assert page.page.text.count("0532 000 00 01") == 1
+    page.press("/deliveries", client_ref="ref-0\nref-4\nref-9")
+    assert found(page) == [timed[0], timed[4]]
+    page.press("/deliveries", client_ref="ref-0\nref-4", recipient="0532 000 00 04", since="2026-05-01")
+    assert found(page) == [timed[4]]
+    assert "Nothing matches." in page.press("/deliveries", client_ref="ref-0", since="2026-05-02")
+
+
+def test_each_number_of_a_search_is_recorded_and_takes_the_role(
+    start: Start, migrated_database: Engine, timed: list[int]
+) -> None:
+    """One event for each person; a reader may not search for any, and filters alone record nothing."""
+    with transaction(migrated_database) as connection:
+        token = create_token(connection, "okur", role=Role.READ)
+    count = "SELECT count(*) FROM events WHERE action = 'person.searched'"
+    page, reader = start().log_in(), start().log_in(token)
+    for browser in (page, reader):
+        browser.get("/deliveries")
+    page.press("/deliveries", recipient="0532 000 00 01\n0532 000 00 02")
+    assert change(migrated_database, count) == 2
+    assert "Your role may not do this" in reader.press("/deliveries", recipient="0532 000 00 01")
+    page.get("/deliveries?outcome=delivered")
+    reader.get("/deliveries?outcome=delivered")
+    assert found(reader)
+    assert change(migrated_database, count) == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "keys"),
+    [
+        ("outcome=failed", ["m-4", "m-2"]),
+        ("outcome=pending", ["m-3"]),
+        ("status=rejected", ["m-4"]),
+        ("reason=absent", ["m-2"]),
+        ("outcome=failed&reason=none", ["m-4"]),
+        ("range=%2B90530&outcome=delivered", ["m-1"]),
+        ("range=none", []),
+        ("range=x&reason=y&outcome=z&since=99-99&before=x-y", ["m-4", "m-3", "m-2", "m-1"]),
+        ("recipient=%2B905301234567&outcome=pending", ["m-3"]),
+        ("since=0001-01-01&until=9999-12-31", ["m-4", "m-3", "m-2", "m-1"]),
+        ("before=0-0", []),
+        (f"before={10**30}-{10**30}", ["m-4", "m-3", "m-2", "m-1"]),
+    ],
+)
+def test_filters_stand_in_the_address(start: Start, deliveries: dict[str, int], query: str, keys: list[str]) -> None:
+    """So a list can be linked to; what cannot be is left out, and so is a number, which nobody may put there."""
+    page = start().log_in()
+    page.get(f"/deliveries?{query}")
+    assert page.page.status_code == 200
+    assert sorted(found(page)) == sorted(deliveries[key] for key in keys)
+
+
+def lines(page: Browser, path: str, **headers: str) -> Sequence[str]:
+    """The lines of a file."""
+    answer = page.client.get(path, headers=headers)
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answer.headers["content-disposition"] == 'attachment; filename="deliveries.csv"'
+    return answer.text.removeprefix("\ufeff").splitlines()
+
+
+def test_a_search_is_downloaded_with_numbers_masked(start: Start, deliveries: dict[str, int], timed: list[int]) -> None:
+    """All of its rows in the same order; with semicolons for Turkish spreadsheets; never with a number."""
+    page = start().log_in()
+    page.get("/deliveries")
+    page.press("/deliveries", recipient=NUMBER)
+    link = re.search(r'href="(/deliveries\.csv\?q=[^"]+)"', page.page.text)
+    assert link is not None
+    header, *rows = lines(page, unescape(link[1]))
+    assert header.startswith("id,account_id,provider,granularity,provider_key,")
+    assert [int(row.partition(",")[0]) for row in rows] == found(page)
+    assert not [row for row in rows if "530123456" in row]
+    turkish = lines(page, "/deliveries.csv?account=kampanya&outcome=delivered", **{"accept-language": "tr"})
+    assert turkish[0].startswith("id;account_id;provider;")
+    assert len(turkish) == 2
+    assert page.client.get("/deliveries.csv?q=forged").status_code == 404
+
+
+def test_a_long_list_goes_page_by_page_by_time(start: Start, migrated_database: Engine, timed: list[int]) -> None:
+    """Sixty messages of the same second: each on one page, and all in the file."""
+    many = [report(f"n-{n:02}", Status.SENT, recipient=None, client_ref=None, sent_at=at(5)) for n in range(60)]
+    rows = sorted(store(migrated_database, *many), reverse=True)
+    page = start().log_in()
+    path = "/deliveries?since=2026-05-01&until=2026-05-01"
+    words = page.get(path)
+    assert "65 deliveries match" in words
+    listed = found(page)
+    following = re.search(r'rel="next" href="([^"]+)"', page.page.text)
+    assert following is not None
+    page.get(unescape(following[1]))
+    assert listed + found(page) == timed + rows
+    assert 'rel="next"' not in page.page.text
+    written = lines(page, path.replace("/deliveries", "/deliveries.csv"))
+    assert [int(row.partition(",")[0]) for row in written[1:]] == timed + rows
+
+
+SENT, DONE = datetime(2026, 5, 1, 9, 0, 0, tzinfo=UTC), datetime(2026, 5, 1, 9, 0, 8, tzinfo=UTC)
+
+
+@pytest.mark.usefixtures("deliveries")
+@pytest.mark.parametrize(
+    ("status", "fields", "sentence"),
+    [
+        (Status.DELIVERED, {"sent_at": SENT, "done_at": DONE},
+         "Delivered to +90•••••••67 on 1 May, 09:00:08, 8 s after it was sent; reported by Vairo SMS."),
+        (Status.READ, {"done_at": DONE}, "Delivered to +90•••••••67 on 1 May, 09:00:08; reported by Vairo SMS."),
+        (Status.DELIVERED, {}, "Delivered to +90•••••••67; Vairo SMS does not report when."),
+        (Status.UNDELIVERABLE, {"sent_at": SENT, "reason": Reason.ABSENT},
+         "(undeliverable): the subscriber could not be reached. Sent on 1 May, 09:00:00;"),
+        (Status.REJECTED, {"sent_at": SENT}, "(rejected), for no reason that Vairo SMS names. Sent on 1 May"),
+        (Status.ENROUTE, {"sent_at": SENT}, "On its way to +90•••••••67, sent on 1 May, 09:00:00."),
+        (Status.SCHEDULED, {}, "Scheduled for +90•••••••67: Vairo SMS has accepted it"),
+        (Status.SENT, {"sent_at": SENT}, "gives no delivery report for it, so whether it arrived is unknown."),
+        (Status.UNREPORTED, {"sent_at": SENT}, "reported no outcome within its validity."),
+        (Status.UNKNOWN, {"sent_at": SENT, "provider_status": "Q7"}, "reports the undocumented status Q7."),
+    ],
+)  # fmt: skip
+def test_a_delivery_begins_with_one_sentence(
+    start: Start, migrated_database: Engine, status: Status, fields: dict[str, Any], sentence: str
+) -> None:
+    """What became of it, to whom, when, how fast, and who says so; in the zone of the account."""
+    [row] = store(migrated_database, report("s-1", status, **fields))
+    page = start().log_in()
+    words = page.get(f"/deliveries/{row}")
+    assert sentence.replace(", 09", f"{'' if datetime.now(UTC).year == 2026 else ' 2026'}, 09") in words
+    assert words.index("Mesaj" if "Mesaj" in words else "Delivery") < words.index(sentence[:12])
+
+
+def test_orders_say_how_many_of_their_messages_arrived(
+    start: Start, migrated_database: Engine, deliveries: dict[str, int]
+) -> None:
+    """They are no message, and marked as orders in a list."""
+    fields: dict[str, Any] = {"total": 1200, "delivered": 1000, "undelivered": 150, "waiting": 50}
+    order = DeliveryReport(
+        granularity=Granularity.ORDER, provider_key="o-1", status=Status.ENROUTE, provider_status="113", **fields
+    )
+    [row] = store(migrated_database, order)
+    page = start().log_in()
+    words = page.get(f"/deliveries/{row}")
+    assert "An order of 1,200 messages through Vairo SMS: 1,000 delivered, 150 failed, 50 pending." in words
+    assert "order 1,200 messages" in page.get("/deliveries?kind=order")
+    assert found(page) == [row]
+
+
+def test_a_form_is_read_within_bounds() -> None:
+    """So many numbers at once, and days that every zone knows."""
+    asked = search_of({"recipient": "\n".join(f"0532{n:07}" for n in range(500)), "since": "0001-01-01", "kind": "x"})
+    assert (len(asked.recipients), asked.since, asked.kind, asked.is_named) == (MOST_LISTED, "", "", True)
+    assert Search(account="a", since="2026-05-01", recipient="5").query == "account=a&since=2026-05-01"
+    assert place_of("1-2") == (datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC), 2)
+    assert [place_of(each) for each in ("", "1", "-", "x-1", "1-x", f"1-{2**63}", "²-1")] == [None] * 7
