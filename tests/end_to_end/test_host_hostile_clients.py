@@ -5,6 +5,7 @@ import resource
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -108,6 +109,28 @@ def test_silent_and_dripping_clients_keep_nobody_out(tmp_path: Path, database: s
         assert api.peak_mib() - base < FLAT_MIB
     with migrated_database.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM delivery_status")).scalar_one() == len(answers) + 1
+
+
+def test_pushes_that_wait_for_a_locked_table_are_all_stored(
+    tmp_path: Path, database: str, migrated_database: Engine
+) -> None:
+    """900 pushes on 300 connections while nobody can write: what is acknowledged is stored, and memory is bounded."""
+    names = [f"flood-{n}" for n in range(900)]
+    with api_process(tmp_path, database, env=ENV) as api:
+        assert push(api, "before") == 200
+        with ThreadPoolExecutor(300) as senders:
+            with migrated_database.begin() as holder:
+                holder.execute(text("LOCK TABLE delivery_status IN ACCESS EXCLUSIVE MODE"))
+                answers = senders.map(partial(push, api), names)
+                time.sleep(5)
+            taken = [name for name, status in zip(names, answers, strict=True) if status == 200]
+        # Those that found no connection in time were told so, and a provider sends them again.
+        while missing := [name for name in names if name not in taken]:
+            taken += [name for name in missing if push(api, name) == 200]
+        assert api.peak_mib() < 500
+    with migrated_database.connect() as connection:
+        stored = set(connection.execute(text("SELECT provider_key FROM delivery_status")).scalars())
+    assert stored == {*names, "before"}
 
 
 def test_used_up_descriptors_neither_stop_it_nor_fill_its_log(tmp_path: Path, database: str) -> None:
