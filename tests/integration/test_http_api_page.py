@@ -62,9 +62,9 @@ def test_every_example_works_as_it_is_written(api: Api, tmp_path: Path) -> None:
         timeout=100,
     )
     assert done.stderr == ""
-    polls, tracked, deliveries, summaries, changes = ["202"] + ["200"] * 4, 4, 8, 2, 2
+    polls, tracked, deliveries, summaries, statistics, changes = ["202"] + ["200"] * 4, 4, 8, 2, 2, 2
     accounts, events, replies = 3, 3, 1
-    others = tracked + deliveries + summaries + changes + accounts + events + replies
+    others = tracked + deliveries + summaries + statistics + changes + accounts + events + replies
     assert done.stdout.split() == polls + ["200"] * others
     with api.engine.connect() as connection:
         poll = connection.execute(text("SELECT id, account_id, state, window_from::text, window_to::text FROM polls"))

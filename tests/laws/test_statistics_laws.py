@@ -142,7 +142,7 @@ _acts = st.one_of(
 
 @given(st.lists(_acts, min_size=1, max_size=8), st.sampled_from(["UTC", "Europe/Istanbul", "Asia/Kathmandu"]))
 @settings(
-    max_examples=150,
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
