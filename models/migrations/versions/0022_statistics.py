@@ -15,7 +15,7 @@ down_revision = "0021"
 branch_labels = None
 depends_on = None
 
-TRIGGERS = "66461af39be8b049"
+TRIGGERS = "db94a1376393daa9"
 """`models.tally.fingerprint` of what this revision makes."""
 VIEWS_AND_COMMENTS = "49158e540d85b5d4"
 """`models.views.fingerprint` of what this revision makes."""

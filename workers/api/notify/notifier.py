@@ -10,7 +10,6 @@ end is told once, through the outbox.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -81,10 +80,7 @@ class Notifier:
     _outage: _Outage | None = None
     _last_id: int | None = None
     _look_again: float = 0.0
-    _sending: dict[str, Future[None]] = field(default_factory=dict)
-    _pool: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="notify"), repr=False
-    )
+    _sending: dict[str, Thread] = field(default_factory=dict)
 
     def step(self) -> None:
         """Evaluate, if it is this process's turn, and send what is due."""
@@ -98,12 +94,11 @@ class Notifier:
 
     def wait(self, seconds: float | None = None) -> None:
         """Until what is being sent was sent, or so long."""
-        for future in list(self._sending.values()):
-            future.result(seconds)
+        for thread in list(self._sending.values()):
+            thread.join(seconds)
 
     def close(self) -> None:
         """Send nothing more; what is under way is repeated by whoever comes next."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
         self.engine.dispose()
 
     # ------------------------------------------------------------------------------------------ with the database
@@ -124,8 +119,12 @@ class Notifier:
             with transaction(self.engine) as connection:
                 self.evaluate(connection, look)
         for receiver in self.receivers:
-            if receiver.name not in self._sending or self._sending[receiver.name].done():
-                self._sending[receiver.name] = self._pool.submit(self._drain, receiver)
+            sending = self._sending.get(receiver.name)
+            if sending is None or not sending.is_alive():
+                # A daemon: one that hangs at a receiver does not keep the process from ending.
+                sending = Thread(target=self._drain, args=(receiver,), name=f"notify-{receiver.name}", daemon=True)
+                self._sending[receiver.name] = sending
+                sending.start()
 
     def evaluate(self, connection: Connection, look: Look) -> None:
         """Follow the problems that the look found, and put what people are to be told into the outbox."""
@@ -148,7 +147,7 @@ class Notifier:
                     return
         except SQLAlchemyError as error:
             log.warning("notify.not_written", receiver=receiver.name, error=origin(error))
-        except Exception as error:  # noqa: BLE001 - a future that nobody reads would keep it to itself
+        except Exception as error:  # noqa: BLE001 - a thread's error would be printed past the log
             log.error("notify.failed_inside", receiver=receiver.name, error=origin(error))  # noqa: TRY400
 
     def _send(self, receiver: Receiver, claimed: outbox.Claimed) -> bool:
