@@ -180,13 +180,14 @@ def count_days(
     by: Collection[By] = (),
     accounts: Collection[str] | None = None,
     granularity: Granularity = Granularity.MESSAGE,
+    most: int | None = None,
 ) -> list[Group]:
     """What is counted on the local days `since <= day < until`, by group, in the order of the groups.
 
     `accounts`: only these. `granularity`: orders or conversations in place of messages. By the hour, a day that lies
-    before `HOURS_KEPT` is a group without an hour.
+    before `HOURS_KEPT` is a group without an hour. `most`: no more groups than these.
     """
-    return _count(connection, _Asked("day", since, until, by, accounts, granularity))
+    return _count(connection, _Asked("day", since, until, by, accounts, granularity, most))
 
 
 def count_hours(
@@ -220,6 +221,7 @@ class _Asked:
     by: Collection[By]
     accounts: Collection[str] | None
     granularity: Granularity
+    most: int | None = None
 
 
 def _count(connection: Connection, asked: _Asked) -> list[Group]:
@@ -232,8 +234,10 @@ def _count(connection: Connection, asked: _Asked) -> list[Group]:
         FROM ({COUNTS}) AS counts
         WHERE {asked.column} >= :since AND {asked.column} < :until AND granularity = :granularity AND NOT erased
           AND (CAST(:accounts AS text[]) IS NULL OR account_id = ANY(CAST(:accounts AS text[]))) {group}
+        LIMIT CAST(:most AS bigint)
     """
     values = {
+        "most": asked.most,
         "since": asked.since,
         "until": asked.until,
         "granularity": asked.granularity.value,

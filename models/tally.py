@@ -49,7 +49,14 @@ _LOCK: Final = 0x756C6174  # one advisory lock for all who fold, one number furt
 _RETRACTS: Final = "ulak.retracts"
 _DELIVERED: Final = ", ".join(f"'{status}'" for status in Status if outcome_of(status) is Outcome.DELIVERED)
 _BOUNDS: Final = ", ".join(str(seconds * 1000 + 1) for seconds in SLOWEST_SECONDS)
-_CUTOFF: Final = f"date_bin('1 hour', now() - interval '{HOURS_FOLDED_AFTER_DAYS} days', '2000-01-01 00:00Z')"
+
+
+def _hour_of(moment: str) -> str:
+    # From an origin before every time that is stored: versions of PostgreSQL differ in how they round before it.
+    return f"date_bin('1 hour', {moment}, '0001-01-01 00:00Z')"
+
+
+_CUTOFF: Final = _hour_of(f"now() - interval '{HOURS_FOLDED_AFTER_DAYS} days'")
 
 # The country codes of the ITU are disjoint; of a Turkish mobile number the code of its operator belongs to it. What
 # stands behind does not matter.
@@ -63,7 +70,7 @@ $$
 
 def _contributions(rows: str, *, hours_since: str | None = None) -> str:
     """SQL: what each row of a relation like `delivery_status` counts as. Before `hours_since`: by the day alone."""
-    hour = "date_bin('1 hour', d.at, '2000-01-01 00:00Z')"
+    hour = _hour_of("d.at")
     if hours_since is not None:
         hour = f"CASE WHEN d.at >= {hours_since} THEN {hour} END"
     return f"""

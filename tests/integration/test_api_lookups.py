@@ -13,6 +13,7 @@ from models.database import transaction
 from models.deliveries import upsert
 from models.report import DeliveryReport
 from models.vocabulary import Granularity, Status
+from workers.api import statistics
 
 __all__ = ["api"]
 
@@ -221,3 +222,12 @@ def test_statistics_are_counted_by_what_is_asked(api: Api) -> None:
     for wrong in (days | {"to": "2026-04-30"}, days | {"from": "2024-05-01"}, days | {"by": "colour"}):
         assert api.client.get("/v1/statistics", params=wrong).status_code == 422, wrong
     assert api.client.get("/v1/statistics", params={"account": "nobody"}).status_code == 404
+
+
+def test_too_many_groups_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller is told to ask for less; nobody makes the process hold them all."""
+    monkeypatch.setattr(statistics, "MOST_GROUPS", 1)
+    refused = api.client.get("/v1/statistics", params={"by": "status"})
+    detail = "The request is wrong: query.by gives more than 1 groups: name fewer days or groups."
+    assert (refused.status_code, refused.json()["detail"]) == (422, detail)
+    assert api.client.get("/v1/statistics").status_code == 200

@@ -17,6 +17,7 @@ from database_fixtures import add_account
 from driving import make_runtime
 from sqlalchemy import Connection, Engine, text
 
+from core import clock
 from models import tally
 from models.database import make_engine, retry_transaction, transaction
 from models.deliveries import upsert
@@ -184,6 +185,41 @@ def test_a_changed_zone_moves_the_counts_while_workers_write(migrated_database: 
                 connection.execute(text("UPDATE accounts SET timezone = :zone"), {"zone": zone})
             recount_rezoned(engine, [account])
             assert snapshot(engine, miscounted) == {}
+
+
+def test_a_changed_zone_waits_for_those_who_count_by_the_old_one(migrated_database: Engine) -> None:
+    """What a transaction counted that began before the change and commits after it is moved, too."""
+    engine = migrated_database
+    with transaction(engine) as connection:
+        account = add_account(connection)
+    with ThreadPoolExecutor(1) as pool, engine.connect() as early:
+        early.begin()
+        upsert(early, account, "vairo", [message("1")], asked_at=NOW)
+        with transaction(engine) as connection:
+            connection.execute(text("UPDATE accounts SET timezone = 'Pacific/Kiritimati'"))
+            connection.execute(text("UPDATE accounts SET timezone = 'Pacific/Pago_Pago' WHERE now()::time < '12:00'"))
+        moving = pool.submit(recount_rezoned, engine, [account])
+        # Long enough for one that does not wait; no harm where it is not.
+        clock.sleep(1.0)
+        early.commit()
+        assert moving.result(timeout=PATIENCE_SECONDS) == 2
+    assert snapshot(engine, miscounted) == {}
+
+
+def test_two_corrections_at_once_correct_once(migrated_database: Engine) -> None:
+    """The second waits for the first and finds nothing."""
+    engine = migrated_database
+    with transaction(engine) as connection:
+        account = add_account(connection)
+        upsert(connection, account, "vairo", [message("1")], asked_at=NOW)
+        connection.execute(text("DELETE FROM statistics_deltas"))
+    with ThreadPoolExecutor(1) as pool, engine.connect() as first:
+        assert recount(first) == 1
+        second = pool.submit(retry_transaction, engine, recount)
+        clock.sleep(0.5)
+        first.commit()
+        assert second.result(timeout=PATIENCE_SECONDS) == 0
+    assert snapshot(engine, miscounted) == {}
 
 
 def test_upkeep_folds_by_the_minute(migrated_database: Engine) -> None:

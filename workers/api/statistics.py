@@ -130,6 +130,7 @@ def statistics(asked: Annotated[StatisticsSearch, Query()], means: Have, who: Wh
             by=asked.by,
             accounts=accounts,
             granularity=asked.granularity,
+            most=MOST_GROUPS + 1,
         )
         priced = credits_of(connection, accounts)
     if len(groups) > MOST_GROUPS:

@@ -20,7 +20,7 @@ from workers.cli.session import Session, session, tell
 
 WATCH_SECONDS = 2.0
 SHARE_OF_TIME = 10.0
-"""Watching rests so many times as long as its look took: counting a big table over and over is no harmless thing."""
+"""Watching pauses so many times as long as its look took, so that it is never more than a small load."""
 HEADERS = (
     "account",
     "state",

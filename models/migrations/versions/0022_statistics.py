@@ -15,9 +15,9 @@ down_revision = "0020"
 branch_labels = None
 depends_on = None
 
-TRIGGERS = "ff47b445c6fdb09e"
+TRIGGERS = "66461af39be8b049"
 """`models.tally.fingerprint` of what this revision makes."""
-VIEWS_AND_COMMENTS = "5a40635d2308ed20"
+VIEWS_AND_COMMENTS = "49158e540d85b5d4"
 """`models.views.fingerprint` of what this revision makes."""
 
 _TOOK = (1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
