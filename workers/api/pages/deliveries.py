@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, Final
 
 from fastapi import APIRouter
@@ -35,6 +36,8 @@ from workers.recording import Row, people_of
 
 MOST_DOWNLOADED: Final = 100_000
 ROWS_AT_ONCE: Final = 1_000
+ROWS_AT_FIRST: Final = 50
+"""A reader sees at once that the download has begun."""
 DELIMITERS: Final = {"tr": ";"}
 """Between the columns of a download, where spreadsheets of the language expect no comma."""
 CSV_COLUMNS: Final = (
@@ -100,8 +103,9 @@ def download_deliveries(seen: Member, q: str = "") -> Response:
 
 
 def _with_mark(lines: Iterator[str]) -> Iterator[str]:
-    """With the mark by which spreadsheets know UTF-8, several lines at a time."""
-    part = "\ufeff"
+    """With the mark by which spreadsheets know UTF-8; the first lines at once, then many at a time."""
+    yield f"\ufeff{''.join(islice(lines, ROWS_AT_FIRST))}"
+    part = ""
     for line in lines:
         part += line
         if len(part) > 1 << 15:
@@ -113,12 +117,13 @@ def _with_mark(lines: Iterator[str]) -> Iterator[str]:
 def _masked_rows(seen: Visit, search: Search) -> Iterator[dict[str, Any]]:
     """Read in parts, each over a connection that is given back: a slow reader holds none."""
     before: Place | None = None
-    left = MOST_DOWNLOADED
+    left, many = MOST_DOWNLOADED, ROWS_AT_FIRST
     show = seen.show
     while left > 0:
         with seen.site.runtime.engine.connect() as connection:
             finder = Finder(connection, seen.access, show, seen.site.recorder)
-            page = finder.find(search, before=before, limit=min(ROWS_AT_ONCE, left))
+            page = finder.find(search, before=before, limit=min(many, left))
+        many = ROWS_AT_ONCE
         for row in page.rows:
             yield masked_row(row) | explain_codes(row)
         left -= len(page.rows)
