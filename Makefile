@@ -63,7 +63,7 @@ SITE := build/site-source
 site: $(READY_TEST) ## build the documents as a site with search in build/site; fails on a dead link
 	@echo "==> documents: zensical build --strict"
 	@rm -rf $(SITE) && mkdir -p $(SITE)/deploy/dbt && cp -r *.md docs $(SITE)
-	@cp workers/api/pages/static/ulak.svg $(SITE)/docs && cp deploy/env.example $(SITE)/deploy
+	@cp api/pages/static/ulak.svg $(SITE)/docs && cp deploy/env.example $(SITE)/deploy
 	@cp deploy/dbt/ulak_sources.yml $(SITE)/deploy/dbt
 	@$(BIN)/zensical build --strict --clean >build/site.log 2>&1 || { cat build/site.log >&2; exit 1; }
 

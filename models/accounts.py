@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
-from models.ledger.planning import cancel
-from models.pseudonyms import check_key, key_check
-from models.suppression import Suppressions
-from models.tables import accounts, polls
-from models.vocabulary import Recipients
+from ulak.models.ledger.planning import cancel
+from ulak.models.pseudonyms import check_key, key_check
+from ulak.models.suppression import Suppressions
+from ulak.models.tables import accounts, polls
+from ulak.models.vocabulary import Recipients
 
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 """`paused_until` of a pause that only a person ends."""
@@ -69,11 +69,11 @@ class AccountSettings:
     ca_file: str | None = None
     """A PEM file of certificates that are trusted instead of the public ones."""
     recipients: str = Recipients.CLEAR.value
-    """How whom deliveries are about is kept, as `models.vocabulary.Recipients`; never changes."""
+    """How whom deliveries are about is kept, as `ulak.models.vocabulary.Recipients`; never changes."""
     proxy: str | None = None
     """`http://host:port`, or a reference to an address that may hold a password."""
     objective: str | None = None
-    """How fresh the account's deliveries are to be, in the form of `models.objectives`."""
+    """How fresh the account's deliveries are to be, in the form of `ulak.models.objectives`."""
     enabled: bool = True
 
 
@@ -121,14 +121,14 @@ class AccountRecord:
     proxy: str | None
     last_as_of: datetime | None
     poll_plan: Mapping[str, Any]
-    """When ids are checked, by kind, where it was learned (`models.latencies`)."""
+    """When ids are checked, by kind, where it was learned (`ulak.models.latencies`)."""
     recipients: str
     recipients_key: bytes | None = field(repr=False)
-    """What tells with which person key hashed recipients are made (`models.pseudonyms.key_check`)."""
+    """What tells with which person key hashed recipients are made (`ulak.models.pseudonyms.key_check`)."""
     objective: str | None
-    """How fresh its deliveries are to be (`models.objectives`)."""
+    """How fresh its deliveries are to be (`ulak.models.objectives`)."""
     sweep_seconds: float | None
-    """How often its lists are swept, where they say so (`models.intervals`)."""
+    """How often its lists are swept, where they say so (`ulak.models.intervals`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +136,7 @@ class Applied:
     """What applying a file did, as ids in order.
 
     `missing`: not in the file, kept running; `disabled`: pruned; `rezoned`: changed, with another time zone. The counts
-    of these are to be moved to other days after the commit (`models.tally.recount_rezoned`).
+    of these are to be moved to other days after the commit (`ulak.models.tally.recount_rezoned`).
     """
 
     created: list[str] = field(default_factory=list)
@@ -180,7 +180,7 @@ def apply(
     has learned, its pause, breaker and watermark stay, except that new credentials or a new address end an automatic
     pause. Processes that apply at the same time take turns.
 
-    `person_key` gives the key of new accounts with hashed recipients (`core.settings.CredentialError` where there is
+    `person_key` gives the key of new accounts with hashed recipients (`ulak.core.settings.CredentialError` where there is
     none); without it they are refused.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -287,7 +287,7 @@ def _refuse_clashes(
 def _check_of(connection: Connection, stored: Iterable[AccountRecord], key: bytes) -> bytes:
     """The check of this key, which must be that of all other accounts and of the list of erased people.
 
-    Raises `core.settings.CredentialError`: a key that was generated a moment ago, in the home of a process that has not
+    Raises `ulak.core.settings.CredentialError`: a key that was generated a moment ago, in the home of a process that has not
     been given the right one, would keep every other process from the account.
     """
     for record in stored:

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from models.vocabulary import Granularity, Source, Status, is_final
+from ulak.models.vocabulary import Granularity, Source, Status, is_final
 
 MOST_COUNTED = 2000
 """So many final states of one look are counted: the share needs no more of them."""

@@ -13,15 +13,15 @@ from typing import Final
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.accounts import PausedBy
-from models.freshness import totals
-from models.heartbeats import NOT_OF_WORKERS
-from models.latencies import DUE_SINCE
-from models.ledger.clocksteps import steps_of_last_day
-from models.ledger.sharing import standing
-from models.objectives import BOUNDS, read_objective
-from models.overview import AccountState, state_of
-from models.statistics import stored
+from ulak.models.accounts import PausedBy
+from ulak.models.freshness import totals
+from ulak.models.heartbeats import NOT_OF_WORKERS
+from ulak.models.latencies import DUE_SINCE
+from ulak.models.ledger.clocksteps import steps_of_last_day
+from ulak.models.ledger.sharing import standing
+from ulak.models.objectives import BOUNDS, read_objective
+from ulak.models.overview import AccountState, state_of
+from ulak.models.statistics import stored
 
 RECENT_SECONDS: Final = 300
 """The window of the figures that count recent calls."""
@@ -188,7 +188,7 @@ _PROVIDERS = text("SELECT id, provider FROM accounts")
 
 
 def read_deliveries(connection: Connection) -> Samples:
-    """The shared table, counted (`models.statistics`)."""
+    """The shared table, counted (`ulak.models.statistics`)."""
     providers = {row.id: row.provider for row in connection.execute(_PROVIDERS)}
     counts: Counter[tuple[str, str, str]] = Counter()
     conflicts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""How fresh final reports were (`models.objectives` says what that means): counted by upkeep, kept as running totals.
+"""How fresh final reports were (`ulak.models.objectives` says what that means): counted by upkeep, kept as running totals.
 
 No call pays for it. Once a minute upkeep reads the rows that changed since it last did, and adds one row for each
 account of which something became final. What happened in a window is the difference of two rows, so the totals can be
@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from models.database import json_parameter
-from models.objectives import (
+from ulak.models.database import json_parameter
+from ulak.models.objectives import (
     BOUNDS,
     LONGEST,
     WINDOWS,
@@ -27,7 +27,7 @@ from models.objectives import (
     burning,
     read_objective,
 )
-from models.vocabulary import STATUS_CLASS, Status
+from ulak.models.vocabulary import STATUS_CLASS, Status
 
 SETTLES_SECONDS: Final = 20.0
 """What was stored within this time may not be visible yet. Two looks are at least so far apart."""
@@ -42,7 +42,7 @@ _LOCK: Final = 0x756C6166  # one advisory lock for all who count
 
 
 def _part(bound: str) -> str:
-    """SQL: `models.objectives.part_within`."""
+    """SQL: `ulak.models.objectives.part_within`."""
     return f"CASE WHEN most <= {bound} THEN 1 WHEN least >= {bound} THEN 0 ELSE ({bound} - least) / (most - least) END"
 
 
@@ -59,7 +59,7 @@ _GO_ON = text("""
     UPDATE freshness_read SET through = :until, from_transaction = next_transaction, next_transaction = :horizon
 """)
 _OBJECTIVES = text("SELECT id, objective FROM accounts WHERE objective IS NOT NULL")
-# Facts that are null are those of the row (`models.history`). Each check overwrites `checked_before_at`: it bounds the
+# Facts that are null are those of the row (`ulak.models.history`). Each check overwrites `checked_before_at`: it bounds the
 # moment only where that check was before the request that found the delivery final.
 _COUNT = text(f"""
     INSERT INTO freshness (account_id, at, total, good, seconds, buckets)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.database import Record
+from ulak.models.database import Record
 
 LOOK_BACK_SECONDS = 1800.0
 """Sweeps of so long ago tell the rate of change."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.database import Record, json_parameter
+from ulak.models.database import Record, json_parameter
 
 SETTLES_SECONDS = 10.0
 """`closed_at` is set before the commit: an id that was closed within this time may not be visible yet."""
@@ -66,7 +66,7 @@ validity: for it this may lie ahead.
 
 
 def _edge(seconds: str) -> str:
-    """SQL: `schedules.latency.edge`."""
+    """SQL: `ulak.schedules.latency.edge`."""
     power = f"log(greatest({seconds}, 0.5)::double precision)"
     return f"""CASE WHEN {seconds} < 0.5 THEN 0
         ELSE least(:longest, greatest(1, 1 + round(:per_decade * {power})::integer))
@@ -111,7 +111,7 @@ _PLAN = text("UPDATE accounts SET poll_plan = CAST(:plan AS jsonb) WHERE id = :a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How ages become edges: of `schedules.latency`, and the account's `time_factor`."""
+    """How ages become edges: of `ulak.schedules.latency`, and the account's `time_factor`."""
 
     per_decade: int
     longest: int

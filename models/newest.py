@@ -23,9 +23,9 @@ from sqlalchemy import (
     union,
 )
 
-from models.lookups import COLUMNS, about
-from models.tables import delivery_status
-from models.vocabulary import Status
+from ulak.models.lookups import COLUMNS, about
+from ulak.models.tables import delivery_status
+from ulak.models.vocabulary import Status
 
 SCANNED_ROWS: Final = 20_000
 LEAST_SCANNED: Final = 500
@@ -79,7 +79,7 @@ class Newest:
 
 
 _TABLE = delivery_status.c
-# Rows of before the column get their time within the hour (`models.sending_time`); identifiers find them before that.
+# Rows of before the column get their time within the hour (`ulak.models.sending_time`); identifiers find them before that.
 _TIME: Final = func.coalesce(_TABLE.message_time, _TABLE.first_seen_at)
 
 

@@ -1,4 +1,4 @@
-"""The outbox of messages about problems, and the stored episodes (`models.problems`).
+"""The outbox of messages about problems, and the stored episodes (`ulak.models.problems`).
 
 At most one API process evaluates at a time; any of them sends. For each receiver messages are sent one after the other,
 the oldest first, and the next waits until the one before it is acknowledged. So a receiver that is down has at most two
@@ -17,10 +17,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, RowMapping, delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 
-from models.database import json_parameter
-from models.heartbeats import NOTIFYING
-from models.problems import Change, Episode, Problem, merged, message_id
-from models.tables import notifications, problems
+from ulak.models.database import json_parameter
+from ulak.models.heartbeats import NOTIFYING
+from ulak.models.problems import Change, Episode, Problem, merged, message_id
+from ulak.models.tables import notifications, problems
 
 SPACING_SECONDS: Final = 60.0
 """A receiver gets a new message at most so often; what happens meanwhile is grouped in the next one."""

@@ -9,11 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.accounts import FOREVER, PausedBy
-from models.freshness import Standing, standings
-from models.intervals import every_seconds
-from models.rejections import Rejected, recent_rejections
-from models.statistics import stored
+from ulak.models.accounts import FOREVER, PausedBy
+from ulak.models.freshness import Standing, standings
+from ulak.models.intervals import every_seconds
+from ulak.models.rejections import Rejected, recent_rejections
+from ulak.models.statistics import stored
 
 
 class AccountState(StrEnum):
@@ -113,7 +113,7 @@ _WORK = text("""
 def overview(connection: Connection, account: str | None = None) -> list[AccountOverview]:
     """How every account stands (or the one named; empty where it does not exist), in the order of their ids.
 
-    Seven statements, whatever the number of accounts. Deliveries are counted already (`models.statistics`), all others
+    Seven statements, whatever the number of accounts. Deliveries are counted already (`ulak.models.statistics`), all others
     read open rows by partial indexes.
     """
     rows = connection.execute(_ACCOUNTS, {"account": account}).mappings().all()

@@ -2,7 +2,7 @@
 
 A pseudonym is `h<prefix>-<32 letters>`: for a Turkish number the country and the operator's prefix (`h90532-…`, which
 is what statistics need), for anybody else none (`h-…`), and the keyed hash by which erased people are known, too
-(`models.suppression`). So an erasure covers what is reported under the pseudonym, also one made before the account was.
+(`ulak.models.suppression`). So an erasure covers what is reported under the pseudonym, also one made before the account was.
 The same text has the same pseudonym for ever; without the person key, which no row of the database reveals, nobody
 can try out numbers. It holds no run of digits that is a number in any spelling, and no `:` or `%`, so it stands in keys
 as it is.
@@ -12,8 +12,8 @@ import hmac
 import re
 from typing import Final
 
-from core.settings import CredentialError
-from models.storable import clean_key
+from ulak.core.settings import CredentialError
+from ulak.models.storable import clean_key
 
 _MARK: Final = b"ulak erased: person\0"
 MARK_BYTES: Final = 16

@@ -1,6 +1,6 @@
 """What became of the messages, as people compare it: the last day, the week, before, by account, range and reason.
 
-Made from the statistics alone (`models.statistics`); the delivery table is never counted.
+Made from the statistics alone (`ulak.models.statistics`); the delivery table is never counted.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
-from models.statistics import By, Figures, Group, count_days, count_hours
-from models.vocabulary import Granularity
+from ulak.models.statistics import By, Figures, Group, count_days, count_hours
+from ulak.models.vocabulary import Granularity
 
 _Key = TypeVar("_Key")
 

@@ -1,6 +1,6 @@
 """Exact counts of deliveries: by account, local day, status, reason and number range; by the hour for 14 days.
 
-They are kept with every change (`models.tally`), so reading them costs the same however many deliveries are stored: no
+They are kept with every change (`ulak.models.tally`), so reading them costs the same however many deliveries are stored: no
 function here reads the delivery table. Each is one statement and sees what is committed when it begins.
 
 Past figures stay when a person is erased: `count_days` and `count_hours` count erased messages, `stored` does not.
@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.meanings import SLOWEST_SECONDS, Outcome, outcome_of
-from models.tally import COUNTS, HOUR, TOOK, changes
-from models.vocabulary import Granularity, Status
+from ulak.models.meanings import SLOWEST_SECONDS, Outcome, outcome_of
+from ulak.models.tally import COUNTS, HOUR, TOOK, changes
+from ulak.models.vocabulary import Granularity, Status
 
 __all__ = [
     "HOURS_KEPT",

@@ -8,10 +8,10 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from models.meanings import Outcome, outcome_of
-from models.statistics import hour_of
-from models.tally import COUNTS
-from models.vocabulary import Granularity, Status
+from ulak.models.meanings import Outcome, outcome_of
+from ulak.models.statistics import hour_of
+from ulak.models.tally import COUNTS
+from ulak.models.vocabulary import Granularity, Status
 
 LONGEST: Final = timedelta(days=7)
 

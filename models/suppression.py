@@ -1,7 +1,7 @@
 """The list of erased people: what was sent to them before their erasure is never stored again.
 
 The list (table `suppressions`) holds no number: each spelling of a person is a keyed hash, beside the time of the
-erasure. The pseudonym in an account with hashed recipients holds the same hash (`models.pseudonyms`). The key is the
+erasure. The pseudonym in an account with hashed recipients holds the same hash (`ulak.models.pseudonyms`). The key is the
 person key, which no row of the database reveals; whoever has only the database cannot try out numbers. Entries stay for
 ever.
 
@@ -27,14 +27,14 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from core.settings import CredentialError
-from models.database import execute, json_parameter
-from models.facts import Facts
-from models.keys import split_key
-from models.merge import Observation
-from models.pseudonyms import MARK_BYTES, mark
-from models.report import DeliveryReport, Report
-from models.vocabulary import Granularity, Source
+from ulak.core.settings import CredentialError
+from ulak.models.database import execute, json_parameter
+from ulak.models.facts import Facts
+from ulak.models.keys import split_key
+from ulak.models.merge import Observation
+from ulak.models.pseudonyms import MARK_BYTES, mark
+from ulak.models.report import DeliveryReport, Report
+from ulak.models.vocabulary import Granularity, Source
 
 _LOCK: Final = 0x756C6173
 _CHECK: Final = b"ulak erased: key\0"
@@ -139,7 +139,7 @@ class Listed:
 
 NOBODY: Final = Listed()
 KEYED: Final = frozenset({Granularity.MESSAGE.value, Granularity.CONVERSATION.value})
-"""Kinds of ids that are keys of deliveries, which may hold a number (`models.references`). An order's names nobody."""
+"""Kinds of ids that are keys of deliveries, which may hold a number (`ulak.models.references`). An order's names nobody."""
 
 
 def _day_of(conversation: str) -> datetime | None:

@@ -30,9 +30,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from models.meanings import COLUMNS, TABLE, TimeSource
-from models.tally import KEY, TOOK
-from models.vocabulary import Granularity, Reason, Recipients, Source, Status
+from ulak.models.meanings import COLUMNS, TABLE, TimeSource
+from ulak.models.tally import KEY, TOOK
+from ulak.models.vocabulary import Granularity, Reason, Recipients, Source, Status
 
 metadata = MetaData(
     naming_convention={
@@ -94,15 +94,15 @@ accounts = Table(
     Column("ca_file", Text),
     Column("proxy", Text),
     Column("last_as_of", _TIME),
-    # When ids are checked, by kind, where it was learned (`models.latencies`).
+    # When ids are checked, by kind, where it was learned (`ulak.models.latencies`).
     Column("poll_plan", JSONB, nullable=False, server_default=_EMPTY),
     # Fixed when the account is created. Of hashed ones: what tells which person key their pseudonyms are made with.
     Column("recipients", Text, nullable=False, server_default=text("'clear'")),
     Column("recipients_key", LargeBinary),
     CheckConstraint("(recipients = 'hashed') = (recipients_key IS NOT NULL)", name="hashed_with_key"),
-    # How fresh its deliveries are to be, as accounts.toml says it (`models.objectives`).
+    # How fresh its deliveries are to be, as accounts.toml says it (`ulak.models.objectives`).
     Column("objective", Text),
-    # How often its lists are swept, where they say so and nobody has configured it (`models.intervals`).
+    # How often its lists are swept, where they say so and nobody has configured it (`ulak.models.intervals`).
     Column("sweep_seconds", Double),
     CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
@@ -273,7 +273,7 @@ tracked_ids = Table(
     # The check before that, or the sending: the id became final after it. Null where an earlier version asked.
     Column("checked_before_at", _TIME),
     Column("last_found_at", _TIME),
-    # When a callback last spoke of the id (`models.announced`).
+    # When a callback last spoke of the id (`ulak.models.announced`).
     Column("announced_at", _TIME),
     Column("changed_as_of", _TIME),
     Column("fetch_id", BigInteger),
@@ -314,14 +314,14 @@ Index(
 )
 Index("ix_tracked_ids_recipient", tracked_ids.c.recipient)
 Index("ix_tracked_ids_client_ref", tracked_ids.c.client_ref)
-# Whether an account has references by key (`models.references`): asked with every provider call that stores something.
+# Whether an account has references by key (`ulak.models.references`): asked with every provider call that stores something.
 Index(
     "ix_tracked_ids_references",
     tracked_ids.c.account_id,
     postgresql_where=text("client_ref IS NOT NULL AND id_kind IN ('message', 'order', 'conversation')"),
 )
 
-# What is known of how long an account's messages take, by kind of id: `schedules.learning.Learned` as JSON.
+# What is known of how long an account's messages take, by kind of id: `ulak.schedules.learning.Learned` as JSON.
 latencies = Table(
     "latencies",
     metadata,
@@ -341,7 +341,7 @@ freshness = Table(
     Column("total", Double, nullable=False),
     Column("good", Double, nullable=False),
     Column("seconds", Double, nullable=False),
-    # By upper bound (`models.objectives.BOUNDS`), cumulative.
+    # By upper bound (`ulak.models.objectives.BOUNDS`), cumulative.
     Column("buckets", ARRAY(Double), nullable=False),
 )
 
@@ -388,7 +388,7 @@ delivery_status = Table(
     # gaps, whoever committed first.
     Column("changed_in", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
     Column("extra", JSONB, nullable=False, server_default=_EMPTY),
-    # Null only in rows stored before this column, until upkeep has filled them (`models.sending_time`).
+    # Null only in rows stored before this column, until upkeep has filled them (`ulak.models.sending_time`).
     Column("message_time", _TIME),
     Column("message_time_source", Text),
     UniqueConstraint("account_id", "granularity", "provider_key"),
@@ -428,7 +428,7 @@ Index(
 Index("ix_delivery_status_time", delivery_status.c.message_time, postgresql_using="brin")
 
 # No foreign key and nothing but its key: each would cost every new row more than the observation itself. A trigger
-# removes the history of a delivery that is deleted. `facts` is null where the row says them (`models.history`).
+# removes the history of a delivery that is deleted. `facts` is null where the row says them (`ulak.models.history`).
 observations = Table(
     "observations",
     metadata,
@@ -445,7 +445,7 @@ observations = Table(
     _one_of("source", [word.value for word in Source]),
 )
 
-# The statistics (`models.tally`, `models.statistics`). What every change of the delivery table changes in the counts is
+# The statistics (`ulak.models.tally`, `ulak.models.statistics`). What every change of the delivery table changes in the counts is
 # appended: no key, no index, so that it costs little and nobody waits. The columns of 8 bytes come first, which saves
 # their padding. `was_…` is set where messages have only changed their state.
 statistics_deltas = Table(
@@ -598,7 +598,7 @@ Index("ix_events_account", events.c.account_id, events.c.id)
 Index("ix_events_person", events.c.person, events.c.id, postgresql_where=events.c.person.is_not(None))
 Index("ix_events_delivery", events.c.delivery_id, events.c.id, postgresql_where=events.c.delivery_id.is_not(None))
 
-# Erased people, as keyed hashes of each spelling (`models.suppression`). `version` is the same for all that one erasure
+# Erased people, as keyed hashes of each spelling (`ulak.models.suppression`). `version` is the same for all that one erasure
 # wrote; `key_check` tells which key they were made with.
 suppressions = Table(
     "suppressions",
@@ -632,7 +632,7 @@ heartbeats = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
-# What is wrong now, or was until a moment ago (`models.problems`): one row for each problem that receivers know of, or
+# What is wrong now, or was until a moment ago (`ulak.models.problems`): one row for each problem that receivers know of, or
 # will know of if it stays.
 problems = Table(
     "problems",
@@ -650,7 +650,7 @@ problems = Table(
     Column("absent_since", _TIME),
 )
 
-# Messages about problems, one row for each receiver (`models.notifications`). `items`: what it says; fixed once it has
+# Messages about problems, one row for each receiver (`ulak.models.notifications`). `items`: what it says; fixed once it has
 # been attempted.
 notifications = Table(
     "notifications",

@@ -3,7 +3,7 @@
 Triggers with transition tables do it, once for each statement and in its transaction, so whoever writes a row (this
 version or the one before, an erasure, a person at a prompt) keeps the counts exact, and no writer waits for another:
 rows are only appended (`statistics_deltas`). Upkeep folds them into `statistics_days` and `statistics_totals`; readers
-add both (`models.statistics`). What is folded, and when, changes no sum.
+add both (`ulak.models.statistics`). What is folded, and when, changes no sum.
 
 What a deleted row had counted stays counted, and is counted once more as erased: past figures do not change with an
 erasure. So, for every key, whatever has been written, erased and folded:
@@ -20,10 +20,10 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
-from core import clock
-from models.database import transaction
-from models.meanings import SLOWEST_SECONDS, Outcome, outcome_of
-from models.vocabulary import Status
+from ulak.core import clock
+from ulak.models.database import transaction
+from ulak.models.meanings import SLOWEST_SECONDS, Outcome, outcome_of
+from ulak.models.vocabulary import Status
 
 HOURS_FOLDED_AFTER_DAYS: Final = 15
 """So long counts are kept by the hour. Readers ask for a day less, so that none of their hours is being folded."""
@@ -59,7 +59,7 @@ def _hour_of(moment: str) -> str:
 _CUTOFF: Final = _hour_of(f"now() - interval '{HOURS_FOLDED_AFTER_DAYS} days'")
 
 # The country codes of the ITU are disjoint; of a Turkish mobile number the code of its operator belongs to it. What
-# follows the range does not matter, so a pseudonym (`models.pseudonyms`: `h90532-…`) counts as its number would.
+# follows the range does not matter, so a pseudonym (`ulak.models.pseudonyms`: `h90532-…`) counts as its number would.
 _NUMBER_RANGE: Final = r"""
 CREATE OR REPLACE FUNCTION number_range(recipient text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT CASE WHEN left(recipient, 1) IN ('+', 'h') THEN

@@ -7,10 +7,10 @@ from typing import Any, TypedDict
 import msgspec
 from sqlalchemy import Connection, RowMapping, text
 
-from models.database import json_parameter
-from models.latencies import DUE_SINCE
-from models.report import TrackedKey
-from models.vocabulary import Granularity
+from ulak.models.database import json_parameter
+from ulak.models.latencies import DUE_SINCE
+from ulak.models.report import TrackedKey
+from ulak.models.vocabulary import Granularity
 
 # A young message goes before whatever has been due for less than an hour longer, and no farther: so the most valuable
 # come first, and an old one's turn comes however many young ones follow. `statement_timestamp()` is stable, so the
@@ -66,7 +66,7 @@ def due_ids(
 ) -> Sequence[RowMapping]:
     """Open ids whose check is due and that no fetch holds: young ones first, but for what is long due.
 
-    `due_since` ahead of the clock: the check may wait until a batch is worth a call (`models.latencies.DUE_SINCE`).
+    `due_since` ahead of the clock: the check may wait until a batch is worth a call (`ulak.models.latencies.DUE_SINCE`).
     `half_ages`, in seconds by kind: of those that may wait, the never checked ones from this age on.
     """
     given: dict[str, Any] = {"account_id": account_id, "many": many}
@@ -166,7 +166,7 @@ ERASED = "erased"
 HAS_REFERENCES = f"""EXISTS (
     SELECT FROM tracked_ids WHERE account_id = %(account)s AND client_ref IS NOT NULL
       AND id_kind IN ({", ".join(f"'{word.value}'" for word in Granularity)}))"""
-"""SQL: whether the account has any reference by key (`models.references`). An index of these alone answers it."""
+"""SQL: whether the account has any reference by key (`ulak.models.references`). An index of these alone answers it."""
 
 UNTRACKED = "untracked"
 """Why an id is closed that its sender gave up. Registering it again opens it."""

@@ -11,9 +11,9 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from models.meanings import COLUMNS, TABLE, VIEWS, Outcome, outcome_of, view_column
-from models.tally import COUNTS, HOUR, TOOK
-from models.vocabulary import Status
+from ulak.models.meanings import COLUMNS, TABLE, VIEWS, Outcome, outcome_of, view_column
+from ulak.models.tally import COUNTS, HOUR, TOOK
+from ulak.models.vocabulary import Status
 
 TABLE_NAME: Final = "delivery_status"
 

@@ -12,7 +12,7 @@ class Recipients(StrEnum):
 
     CLEAR = "clear"
     HASHED = "hashed"
-    """As pseudonyms (`models.pseudonyms`)."""
+    """As pseudonyms (`ulak.models.pseudonyms`)."""
 
 
 class Granularity(StrEnum):

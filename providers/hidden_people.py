@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import msgspec
 
-from models.keys import join_key, split_key
-from models.pseudonyms import holds_pseudonym, is_pseudonym
-from models.report import DeliveryReport, Hint, Report, TrackedKey
-from models.vocabulary import Granularity
-from providers.adapter import FetchSpec, Parsed, ProviderRecord
-from providers.numbers import e164, lookup_form, recipient
+from ulak.models.keys import join_key, split_key
+from ulak.models.pseudonyms import holds_pseudonym, is_pseudonym
+from ulak.models.report import DeliveryReport, Hint, Report, TrackedKey
+from ulak.models.vocabulary import Granularity
+from ulak.providers.adapter import FetchSpec, Parsed, ProviderRecord
+from ulak.providers.numbers import e164, lookup_form, recipient
 
 _RUN: Final = re.compile(r"[+(]?[0-9][0-9 ().\-/]{5,}[0-9]")
 _FEWEST_DIGITS: Final = 7

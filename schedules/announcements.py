@@ -91,6 +91,6 @@ def stretch(missed: float) -> float:
     """By what the waits of the fixed schedule grow where only this share of the final states is left to polls.
 
     What accumulates between two checks is worth `missed` times as much, so the best wait grows with the square root
-    (`schedules.batching` says why).
+    (`ulak.schedules.batching` says why).
     """
     return 1.0 / math.sqrt(min(1.0, max(LEAST_MISSED, missed)))

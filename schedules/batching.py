@@ -11,7 +11,7 @@ first ones made in vain.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from schedules.latency import Latency
+from ulak.schedules.latency import Latency
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ moments t_1 < t_2 < … after sending. Validity cuts them off: one moment lies r
 strictly ahead. So an id that was looked at late, twice or never goes on where its age says; no counter can be lost.
 Only after an incomplete answer does a check come sooner (`check_again`).
 
-Where an account has learned how long its messages take, the ages of `schedules.poll_times` take the place of the waits;
+Where an account has learned how long its messages take, the ages of `ulak.schedules.poll_times` take the place of the waits;
 all else stays as it is.
 """
 
@@ -14,8 +14,8 @@ import math
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from providers.adapter import PollNumbers
-from schedules.poll_times import PollTimes
+from ulak.providers.adapter import PollNumbers
+from ulak.schedules.poll_times import PollTimes
 
 AFTER_VALIDITY_SECONDS = 1.0
 """How long after the end of validity the check right after it comes (times the account's factor)."""
@@ -47,7 +47,7 @@ def next_check(
     the check right after validity on. `early` false: no check before validity has ended. Times are aware. `learned`
     replaces the waits, and has kept `first_check_seconds` and `max_check_seconds` already; where validity is longer
     than it was made for, the waits of `numbers` follow. `stretch` multiplies those of these waits that are not
-    configured, where callbacks leave little to be found (`schedules.announcements`).
+    configured, where callbacks leave little to be found (`ulak.schedules.announcements`).
     """
     validity_check = _right_after(valid_until, time_factor)
     if now < valid_until and not early:

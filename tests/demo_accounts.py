@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from models.accounts import apply
-from models.vocabulary import Recipients
-from providers.accounts import read_accounts
-from tasks.runtime import Runtime
-from tasks.steps.tracking import track
+from ulak.models.accounts import apply
+from ulak.models.vocabulary import Recipients
+from ulak.providers.accounts import read_accounts
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.tracking import track
 
 
 def apply_accounts(
@@ -22,7 +22,7 @@ def apply_accounts(
 
     `hashed_by`: with hashed recipients, under this person key.
     """
-    from workers.demo import SandboxRun
+    from ulak.local.demo import SandboxRun
 
     run = SandboxRun(home=folder, ports=(0,))
     path = folder / "accounts.toml"

@@ -8,11 +8,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from task_api import runtime_on
 
-from core.settings import load_settings
-from models.database import make_engine
-from workers.api.notify.notifier import notifier_for
-from workers.api.notify.receivers import Receiver, receivers_for
-from workers.api.notify.wording import Message
+from ulak.api.notify.notifier import notifier_for
+from ulak.api.notify.receivers import Receiver, receivers_for
+from ulak.api.notify.wording import Message
+from ulak.core.settings import load_settings
+from ulak.models.database import make_engine
 
 
 class Dying:

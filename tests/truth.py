@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from models.pseudonyms import pseudonym
-from models.vocabulary import Granularity
-from providers.hidden_people import HiddenPeople
-from providers.registry import ADAPTERS
+from ulak.models.pseudonyms import pseudonym
+from ulak.models.vocabulary import Granularity
+from ulak.providers.hidden_people import HiddenPeople
+from ulak.providers.registry import ADAPTERS
 
 PLAIN = (
     "parent_key",

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from models.accounts import list_accounts
-from models.ledger.finishing import database_now
-from models.statistics import By, Figures, Group, latest_day
-from providers.codes import explain_credits
+from ulak.models.accounts import list_accounts
+from ulak.models.ledger.finishing import database_now
+from ulak.models.statistics import By, Figures, Group, latest_day
+from ulak.providers.codes import explain_credits
 
 USUAL_DAYS: Final = 7
 COUNTED: Final = ("messages", "delivered", "failed", "pending", "delivery_rate", "conflicts", "segments", "timed")

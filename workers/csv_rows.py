@@ -8,7 +8,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from core.plain_text import csv_cell, escaped_json
+from ulak.core.plain_text import csv_cell, escaped_json
 
 
 class _Line:

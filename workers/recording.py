@@ -1,4 +1,4 @@
-"""How a process records who did, saw or erased what; `models.events` says what is stored."""
+"""How a process records who did, saw or erased what; `ulak.models.events` says what is stored."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ from typing import Any, Final
 from sqlalchemy import Engine, RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 
-from core import clock
-from core.logging import get_logger, origin
-from core.settings import CredentialError
-from models.database import transaction
-from models.events import Event, person_mark, record
-from models.keys import join_key, split_key
-from models.pseudonyms import pseudonym
-from models.vocabulary import Granularity
-from providers.numbers import e164, lookup_form, person, same_number_spellings
+from ulak.core import clock
+from ulak.core.logging import get_logger, origin
+from ulak.core.settings import CredentialError
+from ulak.models.database import transaction
+from ulak.models.events import Event, person_mark, record
+from ulak.models.keys import join_key, split_key
+from ulak.models.pseudonyms import pseudonym
+from ulak.models.vocabulary import Granularity
+from ulak.providers.numbers import e164, lookup_form, person, same_number_spellings
 
 log = get_logger(__name__)
 
@@ -51,7 +51,7 @@ def people_in(*words: str | None) -> list[str]:
 
 
 def forms_of(recorder: "Recorder", ident: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Other forms of what may be a person or a key, as `models.lookups.find_by_any` takes them.
+    """Other forms of what may be a person or a key, as `ulak.models.lookups.find_by_any` takes them.
 
     Of a number only E.164, since digits alone may be any id.
     """

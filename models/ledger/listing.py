@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, case, func, not_, or_, select
 
-from models.tables import accounts, polls
+from ulak.models.tables import accounts, polls
 
 _KIND = case((polls.c.trigger == "schedule", "plan"), else_="on_demand").label("kind")
 _COLUMNS = [*(column for column in polls.c if column.name not in {"ids", "sweep_through", "kind"}), _KIND]

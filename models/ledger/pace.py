@@ -5,8 +5,8 @@ from datetime import date, datetime
 
 from sqlalchemy import Connection, text
 
-from models.intervals import EVERY_SECONDS
-from models.ledger.planning import PRIORITY_ON_DEMAND
+from ulak.models.intervals import EVERY_SECONDS
+from ulak.models.ledger.planning import PRIORITY_ON_DEMAND
 
 _PLANNABLE = text(f"""
     SELECT a.id FROM accounts a
@@ -72,7 +72,7 @@ class Pace:
     sweeps: bool
     """Whether the provider has a list, so that windows are opened at every interval …"""
     every_seconds: float
-    """… of this length where the account has none of its own (`models.intervals`) …"""
+    """… of this length where the account has none of its own (`ulak.models.intervals`) …"""
     early: float
     """… and this part of it has passed."""
     priority: int

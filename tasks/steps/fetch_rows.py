@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from models.database import Record
-from models.ledger import planning
-from providers.adapter import Account, Adapter, FetchSpec
-from tasks.steps.tracking import due_id
+from ulak.models.database import Record
+from ulak.models.ledger import planning
+from ulak.providers.adapter import Account, Adapter, FetchSpec
+from ulak.tasks.steps.tracking import due_id
 
 YOUNG = timedelta(hours=1)
 

@@ -2,18 +2,18 @@
 
 from itertools import groupby
 
-from core.logging import get_logger, origin
-from models import intervals
-from models.availability import is_unavailable
-from models.database import transaction
-from models.latencies import in_force
-from models.tracked import account_of
-from providers.registry import ADAPTERS
-from schedules.plans import missed_of
-from schedules.poll_times import PRICE_SECONDS
-from schedules.sweeping import Sweep, sweep_seconds
-from tasks.runtime import Runtime, adapter_of
-from tasks.steps.tracking import time_factor
+from ulak.core.logging import get_logger, origin
+from ulak.models import intervals
+from ulak.models.availability import is_unavailable
+from ulak.models.database import transaction
+from ulak.models.latencies import in_force
+from ulak.models.tracked import account_of
+from ulak.providers.registry import ADAPTERS
+from ulak.schedules.plans import missed_of
+from ulak.schedules.poll_times import PRICE_SECONDS
+from ulak.schedules.sweeping import Sweep, sweep_seconds
+from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.steps.tracking import time_factor
 
 log = get_logger(__name__)
 

@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine, make_url, text
 
-from models.database import make_engine, retry_transaction, transaction
-from models.deliveries import upsert
-from models.report import DeliveryReport
-from models.schema import migrate
-from models.tally import drop_triggers
-from models.vocabulary import Granularity, Reason, Status
+from ulak.models.database import make_engine, retry_transaction, transaction
+from ulak.models.deliveries import upsert
+from ulak.models.report import DeliveryReport
+from ulak.models.schema import migrate
+from ulak.models.tally import drop_triggers
+from ulak.models.vocabulary import Granularity, Reason, Status
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 CASES = ((1, 1), (20, 1), (20, 24), (500, 1), (500, 24))

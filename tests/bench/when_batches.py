@@ -1,7 +1,7 @@
 """The same world where a call answers for a batch of ids (`when_world`), and the reference that it is judged by.
 
 Real beside what `when_world` drives: when a batch is worth its call, and which ids a burst holds back
-(`schedules.batching`). Made again: what `tasks.steps.due_ids` does with the database's rows.
+(`ulak.schedules.batching`). Made again: what `ulak.tasks.steps.due_ids` does with the database's rows.
 """
 
 import heapq
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from when_world import ANSWER_SECONDS, DAY, TICK, World
 
-from schedules.batching import WaitingId, expected_waiting, half_age, is_worth_a_call
-from tasks.steps.due_ids import FILL_SECONDS, MOST_CANDIDATES
-from tasks.steps.fetch_rows import YOUNG
+from ulak.schedules.batching import WaitingId, expected_waiting, half_age, is_worth_a_call
+from ulak.tasks.steps.due_ids import FILL_SECONDS, MOST_CANDIDATES
+from ulak.tasks.steps.fetch_rows import YOUNG
 
 
 @dataclass
@@ -70,7 +70,7 @@ class BatchWorld(World):
         return found
 
     def _batches(self, now: float, free: int) -> list[list[int]]:
-        """What `tasks.steps.due_ids.due_id_fetches` plans."""
+        """What `ulak.tasks.steps.due_ids.due_id_fetches` plans."""
         many = free * self.batch
         due = sorted(self.waiting, key=lambda number: (self._turn(number, now), number))
         if len(due) >= many and self.latency is not None:

@@ -25,11 +25,11 @@ from worker_fleet import (
     untold,
 )
 
-from core.settings import generated_secret
-from models.database import make_engine
-from models.schema import migrate
-from sandbox.server import Sandbox
-from tasks.runtime import PERSON_KEY
+from ulak.core.settings import generated_secret
+from ulak.models.database import make_engine
+from ulak.models.schema import migrate
+from ulak.sandbox.server import Sandbox
+from ulak.tasks.runtime import PERSON_KEY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

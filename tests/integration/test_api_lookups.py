@@ -9,11 +9,11 @@ from msgspec.structs import replace
 from sqlalchemy import text
 from task_api import Api, api
 
-from models.database import transaction
-from models.deliveries import upsert
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
-from workers.api import statistics
+from ulak.api import statistics
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Status
 
 __all__ = ["api"]
 

@@ -12,20 +12,20 @@ from ledger_acts import add_account, add_ids, execute, fetches_of
 from sqlalchemy import Engine
 from teaching import HOUR_AGO, plan_of
 
-from core import clock
-from models.database import transaction
-from models.deliveries import upsert
-from models.report import DeliveryReport
-from models.tracked import account_of
-from models.vocabulary import Granularity, Status
-from providers.adapter import Callback
-from providers.registry import ADAPTERS
-from schedules.policy import next_check
-from tasks.runtime import Runtime
-from tasks.steps.callbacks import ingest
-from tasks.steps.learning import learn_all
-from tasks.steps.planning import plan_due
-from tasks.steps.tracking import schedule_of
+from ulak.core import clock
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.report import DeliveryReport
+from ulak.models.tracked import account_of
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.adapter import Callback
+from ulak.providers.registry import ADAPTERS
+from ulak.schedules.policy import next_check
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.callbacks import ingest
+from ulak.tasks.steps.learning import learn_all
+from ulak.tasks.steps.planning import plan_due
+from ulak.tasks.steps.tracking import schedule_of
 
 NUMBERS = count(1000)
 ONE, OTHER = "+905301234567", "+905301234568"

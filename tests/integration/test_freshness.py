@@ -12,14 +12,14 @@ from database_fixtures import add_account
 from sqlalchemy import Engine, text
 from task_api import Api, api
 
-from core import clock
-from models import freshness
-from models.database import transaction
-from models.deliveries import upsert
-from models.freshness import KEPT_DAYS, count, prune, standings, totals
-from models.objectives import BOUNDS
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Source, Status
+from ulak.core import clock
+from ulak.models import freshness
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.freshness import KEPT_DAYS, count, prune, standings, totals
+from ulak.models.objectives import BOUNDS
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Source, Status
 
 __all__ = ["api", "ulak"]  # fixtures
 

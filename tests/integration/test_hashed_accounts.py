@@ -16,26 +16,26 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from task_api import TOKEN, running, runtime_on
 
-from core.settings import load_settings
-from models.access import EVERYTHING
-from models.accounts import AccountsRefusedError, apply
-from models.database import LENT, make_engine, transaction
-from models.deliveries import upsert
-from models.pseudonyms import WrongPersonKeyError, key_check, pseudonym
-from models.quarantine import open_sealed, seal
-from models.report import DeliveryReport, Unreadable
-from models.suppression import OtherPersonKeyError, suppress
-from models.vocabulary import Granularity, Status
-from providers.accounts import parse_accounts
-from tasks.runtime import Runtime, person_key
-from tasks.steps.quarantine import reread
-from tasks.steps.tracking import account_row, due_id, track
-from workers.api.app import make_api
-from workers.api.pages.finding import Finder
-from workers.api.pages.language import choose
-from workers.api.pages.searches import Search
-from workers.api.pages.showing import Show
-from workers.recording import Recorder
+from ulak.api.app import make_api
+from ulak.api.pages.finding import Finder
+from ulak.api.pages.language import choose
+from ulak.api.pages.searches import Search
+from ulak.api.pages.showing import Show
+from ulak.core.settings import load_settings
+from ulak.models.access import EVERYTHING
+from ulak.models.accounts import AccountsRefusedError, apply
+from ulak.models.database import LENT, make_engine, transaction
+from ulak.models.deliveries import upsert
+from ulak.models.pseudonyms import WrongPersonKeyError, key_check, pseudonym
+from ulak.models.quarantine import open_sealed, seal
+from ulak.models.report import DeliveryReport, Unreadable
+from ulak.models.suppression import OtherPersonKeyError, suppress
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.accounts import parse_accounts
+from ulak.tasks.runtime import Runtime, person_key
+from ulak.tasks.steps.quarantine import reread
+from ulak.tasks.steps.tracking import account_row, due_id, track
+from ulak.workers.recording import Recorder
 
 __all__ = ["ulak"]
 

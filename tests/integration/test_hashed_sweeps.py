@@ -12,20 +12,20 @@ from ledger_acts import execute
 from sqlalchemy import Engine, text
 from truth import differences, hashed, stored_rows
 
-from models.keys import split_key
-from models.ledger.planning import cancel
-from models.pseudonyms import is_pseudonym, operator_prefix
-from models.rebuild import rebuild
-from providers.adapter import Callback
-from providers.registry import ADAPTERS
-from sandbox.server import Sandbox
-from tasks.runtime import Runtime
-from tasks.steps import upkeep
-from tasks.steps.callbacks import ingest
-from tasks.steps.ondemand import open_on_demand
-from tasks.steps.planning import plan_poll
-from tasks.steps.rereading import reread_statements, restate_of
-from tasks.steps.tracking import account_row
+from ulak.models.keys import split_key
+from ulak.models.ledger.planning import cancel
+from ulak.models.pseudonyms import is_pseudonym, operator_prefix
+from ulak.models.rebuild import rebuild
+from ulak.providers.adapter import Callback
+from ulak.providers.registry import ADAPTERS
+from ulak.sandbox.server import Sandbox
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps import upkeep
+from ulak.tasks.steps.callbacks import ingest
+from ulak.tasks.steps.ondemand import open_on_demand
+from ulak.tasks.steps.planning import plan_poll
+from ulak.tasks.steps.rereading import reread_statements, restate_of
+from ulak.tasks.steps.tracking import account_row
 
 pytestmark = pytest.mark.timeout(400)
 

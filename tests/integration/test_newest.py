@@ -9,10 +9,10 @@ import pytest
 from database_fixtures import add_account
 from sqlalchemy import Connection, Engine, text
 
-from models import newest
-from models.database import transaction
-from models.newest import Filters, Named, Newest, Place, newest_named, newest_of_accounts
-from models.vocabulary import Status
+from ulak.models import newest
+from ulak.models.database import transaction
+from ulak.models.newest import Filters, Named, Newest, Place, newest_named, newest_of_accounts
+from ulak.models.vocabulary import Status
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 STATUSES = (Status.DELIVERED, Status.DELIVERED, Status.DELIVERED, Status.REJECTED, Status.ENROUTE)

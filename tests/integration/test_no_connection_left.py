@@ -9,11 +9,11 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.pool import NullPool
 from task_api import TOKEN, running, runtime_on
 
-from core import clock
-from core.settings import load_settings
-from models.database import make_engine, transaction
-from workers.api.app import make_api
-from workers.api.pages.routes import add_pages
+from ulak.api.app import make_api
+from ulak.api.pages.routes import add_pages
+from ulak.core import clock
+from ulak.core.settings import load_settings
+from ulak.models.database import make_engine, transaction
 
 ROLE, MOST = "ulak_with_few_connections", 2
 

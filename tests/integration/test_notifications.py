@@ -16,12 +16,12 @@ from notified import SECRET, Hook, written
 from sqlalchemy import Engine, text
 from task_api import runtime_on
 
-from core.settings import Settings, load_settings
-from models.accounts import pause, resume
-from models.database import make_engine, transaction
-from models.notifications import KEPT_DAYS, LASTS_DAYS, LEASE_SECONDS, list_notifications, prune
-from workers.api.notify.notifier import EVERY_SECONDS, Notifier, notifier_for
-from workers.api.notify.receivers import receivers_for
+from ulak.api.notify.notifier import EVERY_SECONDS, Notifier, notifier_for
+from ulak.api.notify.receivers import receivers_for
+from ulak.core.settings import Settings, load_settings
+from ulak.models.accounts import pause, resume
+from ulak.models.database import make_engine, transaction
+from ulak.models.notifications import KEPT_DAYS, LASTS_DAYS, LEASE_SECONDS, list_notifications, prune
 
 DIES = Path(__file__).parents[1] / "notify_and_die.py"
 _AGE = """

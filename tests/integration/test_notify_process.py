@@ -12,8 +12,8 @@ from database_fixtures import add_account
 from notified import SECRET, Hook, MailServer, written
 from sqlalchemy import Engine, text
 
-from models.accounts import pause
-from models.database import transaction
+from ulak.models.accounts import pause
+from ulak.models.database import transaction
 
 PATIENCE_SECONDS = 120.0
 
@@ -69,7 +69,7 @@ def test_wrong_settings_stop_the_process_with_a_sentence(migrated_database: Engi
         "ULAK_NOTIFY_MAIL_TO": "a@b.example",
         "PYTHONPATH": str(ROOT),
     }
-    program = [sys.executable, "-P", "-m", "workers.cli.main", "api"]
+    program = [sys.executable, "-P", "-m", "ulak.cli.main", "api"]
     done = subprocess.run(
         program, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True, timeout=120, check=False
     )

@@ -9,13 +9,13 @@ from command_line import Ulak, ulak
 from notified import PASSWORD, SECRET, Hook, MailServer, written
 from private_ca import Authority
 
-from core.settings import SettingsError, load_settings
-from models.problems import Change, Episode, State
-from workers.api.notify.receivers import NotTakenError, Receiver, receivers_for
-from workers.api.notify.signing import read_secrets, signed_headers
-from workers.api.notify.wording import Message, problems_of
-from workers.api.pages.alarms import Alarm
-from workers.api.pages.language import Language
+from ulak.api.notify.receivers import NotTakenError, Receiver, receivers_for
+from ulak.api.notify.signing import read_secrets, signed_headers
+from ulak.api.notify.wording import Message, problems_of
+from ulak.api.pages.alarms import Alarm
+from ulak.api.pages.language import Language
+from ulak.core.settings import SettingsError, load_settings
+from ulak.models.problems import Change, Episode, State
 
 __all__ = ["ulak"]  # a fixture
 

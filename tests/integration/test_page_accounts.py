@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import Engine, text
 from test_pages import Browser, Start, change, quiet_account, start
 
-from models.access import Role
-from models.database import transaction
-from models.ledger.listing import list_notable
-from models.tokens import create_token
-from workers.api.pages.polls import POLLS_ON_A_PAGE
+from ulak.api.pages.polls import POLLS_ON_A_PAGE
+from ulak.models.access import Role
+from ulak.models.database import transaction
+from ulak.models.ledger.listing import list_notable
+from ulak.models.tokens import create_token
 
 __all__ = ["quiet_account", "start"]
 
@@ -198,7 +198,7 @@ def test_pages_of_polls_lose_none(migrated_database: Engine, start: Start, monke
         add_polls(migrated_database, 3)
         add_polls(migrated_database, 1, advanced=1)
     for scanned in (5, 7, 5000):
-        monkeypatch.setattr("models.ledger.listing.SCANNED_POLLS", scanned)
+        monkeypatch.setattr("ulak.models.ledger.listing.SCANNED_POLLS", scanned)
         before, seen, quiet = None, [], 0
         with migrated_database.connect() as connection:
             for _ in range(100):

@@ -10,9 +10,9 @@ from database_fixtures import add_account
 from sqlalchemy import Connection, Engine, text
 from test_pages import Browser, Start, start
 
-from models.access import Role
-from models.database import transaction
-from models.tokens import create_token
+from ulak.models.access import Role
+from ulak.models.database import transaction
+from ulak.models.tokens import create_token
 
 __all__ = ["start"]
 

@@ -10,14 +10,14 @@ import pytest
 from sqlalchemy import Engine
 from test_pages import NOON, NUMBER, Browser, Start, change, deliveries, found, report, start
 
-from models.access import Role
-from models.database import transaction
-from models.deliveries import upsert
-from models.report import DeliveryReport
-from models.tokens import create_token
-from models.vocabulary import Granularity, Reason, Status
-from workers.api.pages.deliveries import place_of
-from workers.api.pages.searches import MOST_LISTED, Search, search_of
+from ulak.api.pages.deliveries import place_of
+from ulak.api.pages.searches import MOST_LISTED, Search, search_of
+from ulak.models.access import Role
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.report import DeliveryReport
+from ulak.models.tokens import create_token
+from ulak.models.vocabulary import Granularity, Reason, Status
 
 __all__ = ["deliveries", "start"]
 

@@ -17,18 +17,18 @@ from database_fixtures import add_account
 from driving import make_runtime
 from sqlalchemy import Connection, Engine, text
 
-from core import clock
-from models import tally
-from models.database import make_engine, retry_transaction, transaction
-from models.deliveries import upsert
-from models.erasure import erase
-from models.rebuild import rebuild, remove_repetitions
-from models.report import DeliveryReport
-from models.schema import alembic_config, migrate
-from models.statistics import By, Figures, count_days, count_hours, stored
-from models.tally import fold, fold_some, recount, recount_rezoned
-from models.vocabulary import Granularity, Reason, Source, Status
-from tasks.steps.upkeep import every_minute
+from ulak.core import clock
+from ulak.models import tally
+from ulak.models.database import make_engine, retry_transaction, transaction
+from ulak.models.deliveries import upsert
+from ulak.models.erasure import erase
+from ulak.models.rebuild import rebuild, remove_repetitions
+from ulak.models.report import DeliveryReport
+from ulak.models.schema import alembic_config, migrate
+from ulak.models.statistics import By, Figures, count_days, count_hours, stored
+from ulak.models.tally import fold, fold_some, recount, recount_rezoned
+from ulak.models.vocabulary import Granularity, Reason, Source, Status
+from ulak.tasks.steps.upkeep import every_minute
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 PATIENCE_SECONDS = 120

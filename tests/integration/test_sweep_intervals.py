@@ -7,15 +7,15 @@ from driving import make_runtime
 from ledger_acts import add_account, execute, fetches_of
 from sqlalchemy import Engine
 
-from models.attention import waiting
-from models.intervals import every_seconds
-from models.overview import ProviderPace, overview, unsettled
-from models.tracked import account_of
-from schedules.sweeping import LEAST_SECONDS, MOST_SECONDS
-from tasks.runtime import Runtime
-from tasks.steps.planning import plan_due
-from tasks.steps.upkeep import every_minute
-from workers.api.pages.alarms import PLANS_MISSED, find_alarms
+from ulak.api.pages.alarms import PLANS_MISSED, find_alarms
+from ulak.models.attention import waiting
+from ulak.models.intervals import every_seconds
+from ulak.models.overview import ProviderPace, overview, unsettled
+from ulak.models.tracked import account_of
+from ulak.schedules.sweeping import LEAST_SECONDS, MOST_SECONDS
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.planning import plan_due
+from ulak.tasks.steps.upkeep import every_minute
 
 DEFAULT = 60.0
 SWEEP = """

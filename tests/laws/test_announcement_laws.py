@@ -6,9 +6,9 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from providers.adapter import PollNumbers
-from schedules.announcements import LEAST_MISSED, Announced, counted, stretch
-from schedules.policy import _waits
+from ulak.providers.adapter import PollNumbers
+from ulak.schedules.announcements import LEAST_MISSED, Announced, counted, stretch
+from ulak.schedules.policy import _waits
 
 NUMBERS = PollNumbers(steps_seconds=(10.0, 30.0, 60.0))
 

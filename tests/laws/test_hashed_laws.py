@@ -13,20 +13,20 @@ from report_strategies import NOON, reports
 from sqlalchemy import Engine
 from stored_rows import stored_rows
 
-from core.zones import time_zone
-from models.database import transaction
-from models.deliveries import Key, upsert
-from models.keys import join_key
-from models.merge import fold, observe
-from models.pseudonyms import pseudonym
-from models.rebuild import RebuildResult, rebuild
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Source
-from providers.adapter import Account, Callback
-from providers.hidden_people import HiddenPeople
-from providers.iletimerkezi_orders import read_recipients, report_recipients
-from providers.numbers import same_number_spellings
-from providers.registry import ADAPTERS
+from ulak.core.zones import time_zone
+from ulak.models.database import transaction
+from ulak.models.deliveries import Key, upsert
+from ulak.models.keys import join_key
+from ulak.models.merge import fold, observe
+from ulak.models.pseudonyms import pseudonym
+from ulak.models.rebuild import RebuildResult, rebuild
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Source
+from ulak.providers.adapter import Account, Callback
+from ulak.providers.hidden_people import HiddenPeople
+from ulak.providers.iletimerkezi_orders import read_recipients, report_recipients
+from ulak.providers.numbers import same_number_spellings
+from ulak.providers.registry import ADAPTERS
 
 KEY = b"the person key of these tests, 32"
 NUMBERS = ("+905301234567", "+905309999999")

@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
-from models.database import transaction
-from models.deliveries import upsert
-from models.erasure import erase
-from models.rebuild import rebuild
-from models.report import DeliveryReport
-from models.tally import fold_some, recount, retract_deleted
-from models.vocabulary import Granularity, Reason, Source, Status
-from models.withdrawing import withdraw_unreported
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.erasure import erase
+from ulak.models.rebuild import rebuild
+from ulak.models.report import DeliveryReport
+from ulak.models.tally import fold_some, recount, retract_deleted
+from ulak.models.vocabulary import Granularity, Reason, Source, Status
+from ulak.models.withdrawing import withdraw_unreported
 
 NOW = datetime.now(UTC)
 # Beside each other, about midnight in another zone, and beyond what is kept by the hour.

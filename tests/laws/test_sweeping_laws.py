@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedules.sweeping import LEAST_SECONDS, MOST_OF_LIMIT, MOST_SECONDS, Sweep, sweep_seconds
+from ulak.schedules.sweeping import LEAST_SECONDS, MOST_OF_LIMIT, MOST_SECONDS, Sweep, sweep_seconds
 
 sweeps = st.lists(st.builds(Sweep, age=st.floats(0, 1800), news=st.integers(0, 10**5), calls=st.integers(1, 30)))
 rates = st.floats(0.01, 50)

@@ -4,9 +4,9 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from workers.api.pages import formats
-from workers.api.pages.language import Language
-from workers.api.pages.showing import Show
+from ulak.api.pages import formats
+from ulak.api.pages.language import Language
+from ulak.api.pages.showing import Show
 
 LATE = datetime(2026, 11, 27, 21, 3, 22, tzinfo=UTC)
 

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from models.problems import Change, Episode, State
-from workers.api.notify.signing import SigningError, read_secrets, signed_headers
-from workers.api.notify.wording import LONGEST_SUBJECT, MOST_ITEMS, Message, problems_of
-from workers.api.pages.alarms import Alarm
-from workers.api.pages.language import CATALOGUES, Language
+from ulak.api.notify.signing import SigningError, read_secrets, signed_headers
+from ulak.api.notify.wording import LONGEST_SUBJECT, MOST_ITEMS, Message, problems_of
+from ulak.api.pages.alarms import Alarm
+from ulak.api.pages.language import CATALOGUES, Language
+from ulak.models.problems import Change, Episode, State
 
 AT = datetime(2026, 11, 27, 12, 34, 56, tzinfo=UTC)
 VALUES = {

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.freshness import standing_of
-from models.objectives import (
+from ulak.models.freshness import standing_of
+from ulak.models.objectives import (
     BOUNDS,
     DAY,
     HIGHEST_RATIO,

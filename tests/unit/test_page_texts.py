@@ -7,17 +7,17 @@ from string import Formatter
 
 import pytest
 
-from models.events import Action, Kind
-from models.meanings import COLUMNS, Outcome, TimeSource
-from models.merge import KEY_PARTS
-from models.overview import AccountState
-from models.rejections import Rejection
-from models.vocabulary import Granularity, Reason, Source, Status
-from tasks.steps.trouble import OUTCOMES, REQUEST_FAILED
-from workers.api.masking import mask
-from workers.api.pages import meanings, texts_en, texts_tr
-from workers.api.pages.language import CATALOGUES, Language, choose
-from workers.api.pages.showing import Show, environment
+from ulak.api.masking import mask
+from ulak.api.pages import meanings, texts_en, texts_tr
+from ulak.api.pages.language import CATALOGUES, Language, choose
+from ulak.api.pages.showing import Show, environment
+from ulak.models.events import Action, Kind
+from ulak.models.meanings import COLUMNS, Outcome, TimeSource
+from ulak.models.merge import KEY_PARTS
+from ulak.models.overview import AccountState
+from ulak.models.rejections import Rejection
+from ulak.models.vocabulary import Granularity, Reason, Source, Status
+from ulak.tasks.steps.trouble import OUTCOMES, REQUEST_FAILED
 
 PAGES = Path(texts_en.__file__).parent
 TEMPLATES = sorted((PAGES / "templates").glob("*.html"))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.notifications import LONGEST_PAUSE_SECONDS, pause_seconds
-from models.problems import (
+from ulak.models.notifications import LONGEST_PAUSE_SECONDS, pause_seconds
+from ulak.models.problems import (
     GAP_SECONDS,
     HOLD_SECONDS,
     LONGER_HOLDS,

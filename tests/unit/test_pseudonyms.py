@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from models.keys import split_key
-from models.pseudonyms import (
+from ulak.models.keys import split_key
+from ulak.models.pseudonyms import (
     HAS_PSEUDONYM,
     WrongPersonKeyError,
     check_key,
@@ -16,7 +16,7 @@ from models.pseudonyms import (
     operator_prefix,
     pseudonym,
 )
-from providers.numbers import e164, lookup_form, person
+from ulak.providers.numbers import e164, lookup_form, person
 
 KEY, OTHER_KEY = b"the person key of these tests, 32", b"another person key of these tests"
 NUMBER = "+905321234567"

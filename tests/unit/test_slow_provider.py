@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import yaml
 
-from models.attention import Waiting
-from models.freshness import MINUTE_SECONDS, SETTLES_SECONDS, standing_of
-from models.objectives import DEVIATIONS, HIGHEST_RATIO, LEAST_FINALS, RULES, WINDOWS, Count, Objective, Rule
-from models.overview import AccountOverview, AccountState
-from models.problems import Episode, State, follow
-from workers.api.notify.notifier import EVERY_SECONDS
-from workers.api.notify.wording import problems_of
-from workers.api.pages.alarms import find_alarms
-from workers.api.pages.language import Language
+from ulak.api.notify.notifier import EVERY_SECONDS
+from ulak.api.notify.wording import problems_of
+from ulak.api.pages.alarms import find_alarms
+from ulak.api.pages.language import Language
+from ulak.models.attention import Waiting
+from ulak.models.freshness import MINUTE_SECONDS, SETTLES_SECONDS, standing_of
+from ulak.models.objectives import DEVIATIONS, HIGHEST_RATIO, LEAST_FINALS, RULES, WINDOWS, Count, Objective, Rule
+from ulak.models.overview import AccountOverview, AccountState
+from ulak.models.problems import Episode, State, follow
 
 START = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
 USUAL = Objective(percent=95.0, seconds=60.0)
@@ -72,7 +72,7 @@ class Rows:
         return bisect_right(self.at, now - SETTLES_SECONDS) - 1
 
     def counts(self, now: float) -> dict[float, Count]:
-        """What `models.freshness.standings` reads."""
+        """What `ulak.models.freshness.standings` reads."""
         last = self.visible(now)
         found = {}
         for window in WINDOWS:

@@ -7,8 +7,8 @@ holds a lock that writers wait for.
 import sqlalchemy as sa
 from alembic import op
 
-from models.tally import create_triggers, drop_triggers
-from models.views import create_views, drop_views, write_comments
+from ulak.models.tally import create_triggers, drop_triggers
+from ulak.models.views import create_views, drop_views, write_comments
 
 revision = "0022"
 down_revision = "0021"
@@ -16,9 +16,9 @@ branch_labels = None
 depends_on = None
 
 TRIGGERS = "db94a1376393daa9"
-"""`models.tally.fingerprint` of what this revision makes."""
+"""`ulak.models.tally.fingerprint` of what this revision makes."""
 VIEWS_AND_COMMENTS = "49158e540d85b5d4"
-"""`models.views.fingerprint` of what this revision makes."""
+"""`ulak.models.views.fingerprint` of what this revision makes."""
 
 _TOOK = (1, 2, 4, 8, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 

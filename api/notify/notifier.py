@@ -1,0 +1,285 @@
+"""The thread of the API process that evaluates what is wrong and tells receivers, with or without the database.
+
+With it: one process at a time evaluates (`ulak.models.notifications.take_turn`); every process sends what is due, each
+message by whoever claims it. Without it each process is on its own: once it has lasted `HOLD_SECONDS` that the database
+is away, the process tells every receiver itself, and writes that down when the database is back.
+
+What is promised then: each receiver is told by every API process that notices, at least once; all of them use one
+message id if they had read the same last notification and notice within the same hour, which is the usual case. The
+end is told once, through the outbox.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from threading import Event, Thread
+from typing import Final
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from ulak.api.notify.receivers import NotTakenError, Receiver, receivers_for
+from ulak.api.notify.wording import Message, database_away, problems_of
+from ulak.api.pages.language import Language
+from ulak.api.pages.looks import Look, Looker
+from ulak.api.pages.routes import looker_for
+from ulak.core import clock
+from ulak.core.logging import get_logger, origin
+from ulak.core.settings import Settings
+from ulak.models import notifications as outbox
+from ulak.models.availability import is_unavailable
+from ulak.models.database import make_engine, transaction
+from ulak.models.ledger.finishing import database_now
+from ulak.models.problems import DATABASE_AWAY, Change, Episode, State, episode_name, follow, hold_seconds, message_id
+from ulak.tasks.runtime import Runtime
+
+log = get_logger(__name__)
+
+EVERY_SECONDS: Final = 15.0
+SHARE_OF_TIME: Final = 20.0
+"""A look that took long is made so many times as seldom: counting a big table is not free."""
+MOST_AT_ONCE: Final = 20
+"""Messages that one receiver gets in a row."""
+STATEMENT_SECONDS: Final = 15.0
+CONNECT_SECONDS: Final = 3
+STOP_SECONDS: Final = 2.0
+
+
+@dataclass(slots=True)
+class _Direct:
+    """What one receiver was told without the database."""
+
+    attempts: int = 0
+    next_at: float = 0.0
+    """By the boot clock."""
+    is_delivered: bool = False
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class _Outage:
+    """The database is away, as this process has seen it."""
+
+    began: float
+    """By the boot clock."""
+    change: Change
+    told: dict[str, _Direct] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Notifier:
+    """Evaluates and sends, one `step` after the other."""
+
+    engine: Engine
+    looker: Looker
+    receivers: Sequence[Receiver]
+    language: Language
+    page: str | None = None
+    every_seconds: float = EVERY_SECONDS
+    _outage: _Outage | None = None
+    _last_id: int | None = None
+    _look_again: float = 0.0
+    _sending: dict[str, Thread] = field(default_factory=dict)
+
+    def step(self) -> None:
+        """Evaluate, if it is this process's turn, and send what is due."""
+        try:
+            self._with_database()
+        except SQLAlchemyError as error:
+            if not is_unavailable(error):
+                log.warning("notify.not_evaluated", error=origin(error))
+                return
+            self._without_database()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Until what is being sent was sent, or so long."""
+        for thread in list(self._sending.values()):
+            thread.join(seconds)
+
+    def close(self) -> None:
+        """Send nothing more; what is under way is repeated by whoever comes next."""
+        self.engine.dispose()
+
+    # ------------------------------------------------------------------------------------------ with the database
+
+    def _with_database(self) -> None:
+        with transaction(self.engine) as connection:
+            is_turn = outbox.take_turn(connection, every_seconds=self.every_seconds * 0.9)
+            self._last_id = outbox.last_id(connection)
+        if self._outage is not None:
+            with transaction(self.engine) as connection:
+                _record_outage(connection, self._outage)
+            log.info("notify.database_back")
+            self._outage = None
+        if is_turn and clock.boot() >= self._look_again:
+            began = clock.boot()
+            look = self.looker.look()
+            self._look_again = clock.boot() + (clock.boot() - began) * SHARE_OF_TIME
+            with transaction(self.engine) as connection:
+                self.evaluate(connection, look)
+        for receiver in self.receivers:
+            sending = self._sending.get(receiver.name)
+            if sending is None or not sending.is_alive():
+                # A daemon: one that hangs at a receiver does not keep the process from ending.
+                sending = Thread(target=self._drain, args=(receiver,), name=f"notify-{receiver.name}", daemon=True)
+                self._sending[receiver.name] = sending
+                sending.start()
+
+    def evaluate(self, connection: Connection, look: Look) -> None:
+        """Follow the problems that the look found, and put what people are to be told into the outbox."""
+        outbox.lock(connection)
+        now = database_now(connection)
+        known = outbox.load_episodes(connection)
+        followed = follow(known, problems_of(look.alarms, self.language), now)
+        outbox.store_episodes(connection, known, followed.kept)
+        outbox.announce(connection, [receiver.name for receiver in self.receivers], followed.changes)
+        for change in followed.changes:
+            log.info("notify.problem", state=change.state.value, problem=change.episode.problem.key)
+
+    def _drain(self, receiver: Receiver) -> None:
+        """Send what is due to one receiver, in order."""
+        try:
+            for _ in range(MOST_AT_ONCE):
+                with transaction(self.engine) as connection:
+                    claimed = outbox.claim(connection, receiver.name)
+                if claimed is None or not self._send(receiver, claimed):
+                    return
+        except SQLAlchemyError as error:
+            log.warning("notify.not_written", receiver=receiver.name, error=origin(error))
+        except Exception as error:  # noqa: BLE001 - a thread's error would be printed past the log
+            log.error("notify.failed_inside", receiver=receiver.name, error=origin(error))  # noqa: TRY400
+
+    def _send(self, receiver: Receiver, claimed: outbox.Claimed) -> bool:
+        """One attempt and its result; whether the receiver took the message."""
+        message = Message(
+            id=claimed.message_id,
+            items=claimed.items,
+            created_at=claimed.created_at,
+            language=self.language,
+            page=self.page,
+        )
+        error = _attempt(receiver, message, claimed.attempts)
+        with transaction(self.engine) as connection:
+            if error is None:
+                outbox.acknowledge(connection, claimed)
+            else:
+                outbox.postpone(connection, claimed, error)
+        return error is None
+
+    # --------------------------------------------------------------------------------------- without the database
+
+    def _without_database(self) -> None:
+        now = clock.boot()
+        if self._outage is None:
+            log.warning("notify.database_away")
+            self._outage = _Outage(began=now, change=self._away())
+        if now - self._outage.began < hold_seconds(DATABASE_AWAY):
+            return
+        change = self._outage.change
+        items = [change.item()]
+        for receiver in self.receivers:
+            told = self._outage.told.setdefault(receiver.name, _Direct())
+            if told.is_delivered or now < told.next_at:
+                continue
+            told.attempts += 1
+            message = Message(
+                id=message_id(items),
+                items=items,
+                created_at=change.episode.first_seen_at,
+                language=self.language,
+                page=self.page,
+            )
+            told.error = _attempt(receiver, message, told.attempts)
+            told.is_delivered = told.error is None
+            told.next_at = clock.boot() + outbox.pause_seconds(told.attempts)
+
+    def _away(self) -> Change:
+        """What receivers are told; the same in all processes that know the same last notification in the same hour."""
+        now = clock.now()
+        hour = now.replace(minute=0, second=0, microsecond=0)
+        problem = database_away(self.language)
+        episode = Episode(
+            problem=problem,
+            name=f"{episode_name(problem.key, hour)} after {self._last_id}",
+            first_seen_at=now,
+            seen_at=now,
+            opened_at=now + timedelta(seconds=hold_seconds(problem.kind)),
+        )
+        return Change(state=State.OPEN, episode=episode)
+
+
+def _attempt(receiver: Receiver, message: Message, attempts: int) -> str | None:
+    """Why the receiver did not take the message; None where it did. One line when it is lost, one when it is back."""
+    try:
+        receiver.send(message)
+    except NotTakenError as error:
+        if attempts == 1:
+            log.warning("notify.not_taken", receiver=receiver.name, message=message.id, error=str(error))
+        return str(error)
+    log.info("notify.sent", receiver=receiver.name, message=message.id, attempts=attempts)
+    return None
+
+
+def _record_outage(connection: Connection, outage: _Outage) -> None:
+    """Write down what receivers were told; the end of it is then told like that of any other problem."""
+    if not outage.told:
+        return
+    outbox.lock(connection)
+    outbox.record_episode(connection, outage.change.episode)
+    for receiver, told in outage.told.items():
+        outbox.record_sent(
+            connection,
+            receiver,
+            outage.change,
+            attempts=told.attempts,
+            is_delivered=told.is_delivered,
+            error=told.error,
+        )
+
+
+@contextmanager
+def notifying(settings: Settings, runtime: Runtime) -> Iterator[None]:
+    """Run a notifier while the block runs; nothing where nobody is to be told.
+
+    `SettingsError` where the settings of the receivers are wrong.
+    """
+    receivers = receivers_for(settings)
+    if not receivers:
+        yield
+        return
+    notifier, ended = notifier_for(settings, runtime, receivers), Event()
+    thread = Thread(target=_run, args=(notifier, ended), name="notifier", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(STOP_SECONDS)
+        notifier.close()
+
+
+def _run(notifier: Notifier, ended: Event) -> None:
+    while not ended.wait(notifier.every_seconds):
+        try:
+            notifier.step()
+        except Exception as error:  # noqa: BLE001 - the thread must go on, whatever one evaluation stumbles over
+            log.error("notify.failed_inside", error=origin(error))  # noqa: TRY400
+
+
+def notifier_for(settings: Settings, runtime: Runtime, receivers: Sequence[Receiver]) -> Notifier:
+    """A notifier on connections of its own: busy requests never keep it from the database."""
+    engine = make_engine(
+        runtime.engine.url.render_as_string(hide_password=False),
+        pool_size=2 + len(receivers),
+        statement_timeout_seconds=STATEMENT_SECONDS,
+        connect_timeout_seconds=CONNECT_SECONDS,
+        application_name="ulak-notify",
+    )
+    return Notifier(
+        engine=engine,
+        looker=looker_for(engine, runtime, settings),
+        receivers=receivers,
+        language=Language(settings.notify_language),
+        page=settings.public_url,
+    )

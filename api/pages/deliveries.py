@@ -1,0 +1,237 @@
+"""Deliveries: the newest, searches of them, the same as CSV, and one with its history."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any, Final
+
+from fastapi import APIRouter
+from starlette.responses import Response, StreamingResponse
+
+from ulak.api.masking import masked_row, masked_value
+from ulak.api.pages.finding import Finder, Found
+from ulak.api.pages.searches import (
+    KINDS,
+    NONE,
+    OUTCOMES,
+    REASONS,
+    STATUSES,
+    Search,
+    needed_role,
+    people_sought,
+    search_of,
+)
+from ulak.api.pages.sentences import Sentences, title_of
+from ulak.api.pages.showing import Show
+from ulak.api.pages.trouble import PageRoute
+from ulak.api.pages.visits import HEADERS, ForbiddenError, Form, Member, MissingError, Supporter, Visit
+from ulak.models.access import Role
+from ulak.models.events import Action
+from ulak.models.lookups import COLUMNS, LARGEST_ID, Explanation, Statement, explain
+from ulak.models.newest import Place
+from ulak.providers.codes import explain_codes
+from ulak.workers.csv_rows import csv_lines
+from ulak.workers.recording import Row, people_of
+
+MOST_DOWNLOADED: Final = 100_000
+ROWS_AT_ONCE: Final = 1_000
+ROWS_AT_FIRST: Final = 50
+"""A reader sees at once that the download has begun."""
+DELIMITERS: Final = {"tr": ";"}
+"""Between the columns of a download, where spreadsheets of the language expect no comma."""
+CSV_COLUMNS: Final = (
+    *(column.name for column in COLUMNS),
+    "provider_status_meaning",
+    "provider_error_meaning",
+)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=Response)
+
+
+@router.get("/deliveries")
+def show_deliveries(seen: Member, q: str = "", before: str = "") -> Response:
+    """The newest deliveries that match; of a search for people or references, by its sealed form."""
+    search, is_old = _search(seen, q)
+    _note_search(seen, search)
+    if search.account:
+        seen.admit(Role.READ, search.account)
+    show = seen.show
+    with seen.site.runtime.engine.connect() as connection:
+        found = Finder(connection, seen.access, show, seen.site.recorder).find(search, before=place_of(before))
+    here = f"q={q}" if q and not is_old else search.query
+    return seen.render(
+        "deliveries.html",
+        found=found,
+        asked=search,
+        is_old=is_old,
+        accounts=sorted(seen.zones()),
+        statuses=STATUSES,
+        outcomes=OUTCOMES,
+        reasons=(*REASONS, NONE),
+        kinds=KINDS,
+        many=_many(search),
+        is_first=not before,
+        same=here,
+        following=_address(here, found),
+        most=MOST_DOWNLOADED,
+    )
+
+
+@router.post("/deliveries")
+def search_deliveries(seen: Member, form: Form) -> Response:
+    """Turn what the form asks for into an address: sealed, where it names somebody or something."""
+    search = search_of(form)
+    if search.is_named:
+        return seen.go(f"/deliveries?q={seen.site.seal.close(search)}")
+    return seen.go(f"/deliveries?{search.query}")
+
+
+@router.get("/deliveries.csv")
+def download_deliveries(seen: Member, q: str = "") -> Response:
+    """The same as a file, numbers masked as on the page; at most `MOST_DOWNLOADED` rows, sent as they are read."""
+    search, is_old = _search(seen, q)
+    if is_old:
+        raise MissingError
+    _note_search(seen, search)
+    if search.account:
+        seen.admit(Role.READ, search.account)
+    lines = csv_lines(CSV_COLUMNS, _masked_rows(seen, search), delimiter=DELIMITERS.get(seen.language.code, ","))
+    name = {"Content-Disposition": 'attachment; filename="deliveries.csv"'}
+    return StreamingResponse(_with_mark(lines), media_type="text/csv; charset=utf-8", headers=dict(HEADERS) | name)
+
+
+def _with_mark(lines: Iterator[str]) -> Iterator[str]:
+    """With the mark by which spreadsheets know UTF-8; the first lines at once, then many at a time."""
+    yield f"\ufeff{''.join(islice(lines, ROWS_AT_FIRST))}"
+    part = ""
+    for line in lines:
+        part += line
+        if len(part) > 1 << 15:
+            yield part
+            part = ""
+    yield part
+
+
+def _masked_rows(seen: Visit, search: Search) -> Iterator[dict[str, Any]]:
+    """Read in parts, each over a connection that is given back: a slow reader holds none."""
+    before: Place | None = None
+    left, many = MOST_DOWNLOADED, ROWS_AT_FIRST
+    show = seen.show
+    while left > 0:
+        with seen.site.runtime.engine.connect() as connection:
+            finder = Finder(connection, seen.access, show, seen.site.recorder)
+            page = finder.find(search, before=before, limit=min(many, left))
+        many = ROWS_AT_ONCE
+        for row in page.rows:
+            yield masked_row(row) | explain_codes(row)
+        left -= len(page.rows)
+        before = page.before
+        if before is None:
+            return
+
+
+def _search(seen: Visit, sealed: str) -> tuple[Search, bool]:
+    """What the address asks for, and whether it cannot be shown any more."""
+    if not sealed:
+        return search_of({name: seen.request.query_params[name] for name in _open_fields(seen)}), False
+    search = seen.site.seal.open(sealed)
+    return search or Search(), search is None
+
+
+def _open_fields(seen: Visit) -> list[str]:
+    """The fields that an address may hold openly: none that names somebody."""
+    named = {"recipient", "client_ref", "id"}
+    return [name for name in Search.__struct_fields__ if name in seen.request.query_params and name not in named]
+
+
+def _many(search: Search) -> int:
+    """How many numbers or references are looked for."""
+    return max(len(search.recipients), len(search.references))
+
+
+def _address(here: str, found: Found) -> str | None:
+    """The address of the next page."""
+    if found.before is None:
+        return None
+    when, row_id = found.before
+    place = f"{(when - _EPOCH) // timedelta(microseconds=1)}-{row_id}"
+    return f"/deliveries?{here}{'&' if here else ''}before={place}"
+
+
+def place_of(text: str) -> Place | None:
+    """Where a page goes on, of its address; None for anything else."""
+    micros, _, row_id = text.partition("-")
+    if not (micros.isascii() and micros.isdigit() and row_id.isascii() and row_id.isdigit()):
+        return None
+    try:
+        when = _EPOCH + timedelta(microseconds=int(micros))
+    except (OverflowError, ValueError):
+        return None
+    return (when, int(row_id)) if len(row_id) <= len(str(LARGEST_ID)) and int(row_id) <= LARGEST_ID else None
+
+
+def _note_search(seen: Visit, search: Search) -> None:
+    """Record that the visitor searches for people, at every page of it; refuse where the role is missing."""
+    if not seen.access.may(needed_role(search)):
+        raise ForbiddenError
+    people, recorder = people_sought(search), seen.site.recorder
+    if people and seen.access.may(Role.SUPPORT):
+        about = {"account": search.account or None}
+        marks = recorder.marks(people)
+        recorder.try_add(*(seen.event(Action.PERSON_SEARCHED, person=mark, **about) for mark in marks))
+
+
+@router.get("/deliveries/{delivery_id:int}")
+def show_delivery(seen: Member, delivery_id: int) -> Response:
+    """One delivery: its fields, and every statement about it, what won and why; people's numbers are masked."""
+    found = _delivery(seen, delivery_id)
+    people = people_of(found.delivery)
+    return _render_delivery(
+        seen, found, masked_row(found.delivery), [_masked(each, people) for each in found.statements]
+    )
+
+
+@router.post("/deliveries/{delivery_id:int}/reveal")
+def reveal_delivery(seen: Supporter, delivery_id: int, _: Form) -> Response:
+    """The same with the number in full. That it was shown, and to whom, is recorded first."""
+    found = _delivery(seen, delivery_id)
+    row, recorder = found.delivery, seen.site.recorder
+    seen.admit(Role.SUPPORT, row["account_id"])
+    about = {"account": row["account_id"], "delivery_id": row["id"]}
+    marks = recorder.marks(people_of(row))
+    recorder.add(*(seen.event(Action.NUMBER_REVEALED, person=mark, **about) for mark in marks))
+    return _render_delivery(seen, found, row, found.statements, is_revealed=True)
+
+
+def _delivery(seen: Visit, delivery_id: int) -> Explanation:
+    with seen.site.runtime.engine.connect() as connection:
+        found = explain(connection, delivery_id) if delivery_id <= LARGEST_ID else None
+    if found is None or not seen.access.may(Role.READ, found.delivery["account_id"]):
+        raise MissingError
+    return found
+
+
+def _masked(each: Statement, people: Sequence[str]) -> Statement:
+    """The statement without these people's numbers."""
+    shown = {name: masked_value(each.observation[name], people) for name in ("facts", "statement")}
+    return replace(each, observation=dict(each.observation) | shown)
+
+
+def _render_delivery(
+    seen: Visit, found: Explanation, row: Row, statements: Sequence[Statement], *, is_revealed: bool = False
+) -> Response:
+    # The history is told as it happened; the explanation comes the greatest first.
+    line = sorted(statements, key=lambda each: each.place)
+    show: Show = seen.show
+    return seen.render(
+        "delivery.html",
+        row=row,
+        line=line,
+        conflicting=found.conflicting,
+        is_revealed=is_revealed,
+        sentence=Sentences(show).of(row, found.statements),
+        title_of=title_of,
+        here=f"/deliveries/{row['id']}",
+    )

@@ -1,0 +1,261 @@
+"""The deliveries that a search finds, the newest first, with how many there are."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection, RowMapping, func
+
+from ulak.api.pages.formats import local_day, start_of
+from ulak.api.pages.searches import NONE, Search, day_of, needed_role
+from ulak.api.pages.showing import Show
+from ulak.models.access import Access, Role
+from ulak.models.ledger.finishing import database_now
+from ulak.models.lookups import find_by_any
+from ulak.models.meanings import Outcome, outcome_of
+from ulak.models.newest import Filters, Named, Place, newest_named, newest_of_accounts
+from ulak.models.results import total_of
+from ulak.models.searches import open_tracked
+from ulak.models.statistics import By, Figures, Group, count_days
+from ulak.models.tables import delivery_status
+from ulak.models.vocabulary import Granularity, Status
+from ulak.workers.recording import Recorder, forms_of, people_in
+
+PAGE: Final = 50
+MOST_PARTS: Final = 3
+"""How many parts of the table a page looks through for its rows."""
+MOST_OF_AN_ID: Final = 500
+USUAL_DAYS: Final = 30
+"""How far back filters look where no day is given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A page of a search."""
+
+    rows: Sequence[RowMapping]
+    before: Place | None = None
+    """The cursor of the next page."""
+    total: int | None = None
+    is_capped: bool = False
+    """Whether there are more than `total`."""
+    figures: Figures | None = None
+    """What became of all that match, where the search is one of filters alone."""
+    unanswered: Sequence[RowMapping] = field(default_factory=tuple)
+    """Registered ids without any answer, on the first page of a search for people or references."""
+    since: date | None = None
+    """The first day that was searched, where none was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Some accounts between two moments."""
+
+    accounts: Sequence[str]
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Finder:
+    """Searches what one visitor may see."""
+
+    connection: Connection
+    access: Access
+    show: Show
+    recorder: Recorder
+
+    def find(self, search: Search, *, before: Place | None = None, limit: int = PAGE) -> Found:
+        """One page of what matches and may be known.
+
+        People are looked for only in the accounts for which the caller has the role support.
+        """
+        if search.id:
+            return self._by_id(search)
+        if search.is_named:
+            return self._named(search, before, limit)
+        return self._filtered(search, before, limit)
+
+    # ------------------------------------------------------------------------------------------ by what names them
+
+    def _named(self, search: Search, before: Place | None, limit: int) -> Found:
+        spellings = self.recorder.spellings(*search.recipients)
+        named = Named(recipients=spellings, references=search.references)
+        scope = self._scope(search)
+        page = newest_named(self.connection, named, self._filters(search), accounts=scope, limit=limit, before=before)
+        waiting = [] if before is not None or _is_narrowed(search) else self._unanswered(search, spellings, scope)
+        return Found(
+            rows=page.rows,
+            before=page.before,
+            total=page.total,
+            is_capped=page.is_capped,
+            unanswered=waiting,
+        )
+
+    def _unanswered(
+        self, search: Search, spellings: Sequence[str], accounts: Collection[str] | None
+    ) -> Sequence[RowMapping]:
+        return open_tracked(
+            self.connection,
+            accounts=accounts,
+            recipient=spellings or None,
+            client_ref=list(search.references) or None,
+            limit=PAGE,
+        )
+
+    def _by_id(self, search: Search) -> Found:
+        """The few rows that an id may mean."""
+        people, keys = forms_of(self.recorder, search.id)
+        rows = find_by_any(self.connection, search.id, people=people, keys=keys, limit=MOST_OF_AN_ID)
+        sought = self.recorder.spellings(*search.recipients)
+        found = [row for row in reversed(rows) if self._fits(row, search, sought) and self._may_find(row, search)]
+        return Found(rows=found, total=len(found))
+
+    def _may_find(self, row: RowMapping, search: Search) -> bool:
+        """Whether the row may be found by this id: by a person's only with the role support."""
+        is_named = not people_in(search.id) and search.id in {str(row["id"]), row["provider_key"], row["client_ref"]}
+        needed = Role.READ if is_named and not search.recipients else Role.SUPPORT
+        return self.access.may(needed, row["account_id"])
+
+    def _fits(self, row: RowMapping, search: Search, people: Collection[str]) -> bool:
+        given = (("account_id", search.account), ("status", search.status), ("granularity", search.kind))
+        filters = self._filters(search)
+        when = row["message_time"] or row["first_seen_at"]
+        return (
+            (not people or row["recipient"] in people)
+            and (not search.references or row["client_ref"] in search.references)
+            and all(not word or row[name] == word for name, word in given)
+            and (not filters.statuses or row["status"] in filters.statuses)
+            and (not search.reason or (row["reason"] or NONE) == search.reason)
+            and (filters.since is None or when >= filters.since)
+            and (filters.until is None or when < filters.until)
+        )
+
+    # ------------------------------------------------------------------------------------------------- by filters
+
+    def _filtered(self, search: Search, before: Place | None, limit: int) -> Found:
+        """Rows are looked for where the statistics have counted some, a day after the other."""
+        today = local_day(database_now(self.connection), self.show.zone_of(search.account))
+        last = day_of(search.until) or today + timedelta(days=1)
+        first = day_of(search.since) or min(last, today) - timedelta(days=USUAL_DAYS - 1)
+        kind = Granularity(search.kind or Granularity.MESSAGE)
+        groups = self._counted(search, kind, first, last)
+        rows, following = self._read(search, kind, self._stretches(search, groups), before, limit)
+        return Found(
+            rows=rows,
+            before=following,
+            total=sum(_matching(search, each.figures) for each in groups),
+            figures=None if search.outcome or search.status else total_of(each.figures for each in groups),
+            since=None if search.since else first,
+        )
+
+    def _read(
+        self, search: Search, kind: Granularity, stretches: Sequence[Stretch], before: Place | None, limit: int
+    ) -> tuple[list[RowMapping], Place | None]:
+        """Rows of these stretches of time, and where the next page goes on."""
+        rows: list[RowMapping] = []
+        left = MOST_PARTS
+        ahead = [each for each in stretches if before is None or each.since < before[0]]
+        for place, stretch in enumerate(ahead):
+            filters = self._filters(search, kind=kind, since=stretch.since, until=stretch.until)
+            while True:
+                page = newest_of_accounts(
+                    self.connection, stretch.accounts, filters, limit=limit - len(rows), before=before
+                )
+                rows += page.rows
+                left -= 1
+                before = page.before
+                if before is None or not left or len(rows) >= limit:
+                    break
+            is_last = place == len(ahead) - 1
+            if before is not None or ((not left or len(rows) >= limit) and not is_last):
+                return rows, before or (stretch.since, 0)
+        return rows, None
+
+    def _counted(self, search: Search, kind: Granularity, first: date, last: date) -> list[Group]:
+        """By account and day, what the statistics have counted of what matches."""
+        narrowing = {By.STATUS: search.status, By.REASON: search.reason, By.NUMBER_RANGE: search.range}
+        groups = count_days(
+            self.connection,
+            first,
+            last + timedelta(days=1),
+            by=[By.ACCOUNT, By.DAY, *(by for by, word in narrowing.items() if word)],
+            accounts=self._scope(search),
+            granularity=kind,
+        )
+        return [
+            each
+            for each in groups
+            if (not search.status or each.status == search.status)
+            and (not search.reason or (each.reason or NONE) == search.reason)
+            and (not search.range or (each.number_range or NONE) == search.range)
+        ]
+
+    def _stretches(self, search: Search, groups: Sequence[Group]) -> list[Stretch]:
+        """The days with something to find, the newest first; days that overlap, of several zones, are one stretch."""
+        found: list[Stretch] = []
+        days = {(each.account_id or "", each.day) for each in groups if each.day and _matching(search, each.figures)}
+        for account, day in sorted(days, key=lambda each: start_of(each[1], self.show.zone_of(each[0])), reverse=True):
+            zone = self.show.zone_of(account)
+            since, until = start_of(day, zone), start_of(day + timedelta(days=1), zone)
+            if found and found[-1].since < until:
+                last = found.pop()
+                since, until = min(since, last.since), max(until, last.until)
+                found.append(Stretch(sorted({*last.accounts, account}), since, until))
+            else:
+                found.append(Stretch([account], since, until))
+        return found
+
+    # -------------------------------------------------------------------------------------------------------- both
+
+    def _scope(self, search: Search) -> Collection[str] | None:
+        """The accounts that may be searched; None: all."""
+        known = self.access.accounts(needed_role(search))
+        if not search.account:
+            return known
+        return [search.account] if known is None or search.account in known else []
+
+    def _statuses(self, search: Search) -> list[Status]:
+        if search.status:
+            return [Status(search.status)]
+        return [word for word in Status if search.outcome and outcome_of(word).value == search.outcome]
+
+    def _filters(
+        self,
+        search: Search,
+        *,
+        kind: Granularity | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Filters:
+        zone = self.show.zone_of(search.account)
+        first, last = day_of(search.since), day_of(search.until)
+        recipient_range = func.number_range(delivery_status.c.recipient)
+        extra = [recipient_range.is_not_distinct_from(None if search.range == NONE else search.range)]
+        return Filters(
+            statuses=self._statuses(search),
+            reasons=[] if search.reason in {"", NONE} else [search.reason],
+            granularity=kind.value if kind else search.kind or None,
+            since=since or (start_of(first, zone) if first else None),
+            until=until or (start_of(last + timedelta(days=1), zone) if last else None),
+            extra=[
+                *(extra if search.range else ()),
+                *((delivery_status.c.reason.is_(None),) if search.reason == NONE else ()),
+            ],
+        )
+
+
+def _is_narrowed(search: Search) -> bool:
+    """Whether only some of what is named is wanted: then what was never answered is none of it."""
+    return bool(search.status or search.outcome or search.reason or search.range or search.kind or search.since)
+
+
+def _matching(search: Search, figures: Figures) -> int:
+    """How many of these messages have the outcome that is wanted."""
+    outcomes = {
+        Outcome.DELIVERED: figures.delivered,
+        Outcome.FAILED: figures.failed,
+        Outcome.PENDING: figures.pending,
+    }
+    return outcomes[Outcome(search.outcome)] if search.outcome else figures.messages
