@@ -18,8 +18,8 @@ from typing import Any, Final, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
-from core import clock
-from core.redaction import redact_field, redact_text
+from ulak.core import clock
+from ulak.core.redaction import redact_field, redact_text
 
 Mode = Literal["console", "json"]
 

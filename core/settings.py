@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from core.redaction import register_secret
-from core.strength import ADVICE, create_home, is_example
+from ulak.core.redaction import register_secret
+from ulak.core.strength import ADVICE, create_home, is_example
 
 PREFIX: Final = "ULAK_"
 LIFELINE_VARIABLE: Final = "ULAK_LIFELINE_FD"

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
-from models.ledger.planning import cancel
-from models.tables import accounts, polls
+from ulak.models.ledger.planning import cancel
+from ulak.models.tables import accounts, polls
 
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 """`paused_until` of a pause that only a person ends."""
@@ -109,7 +109,7 @@ class AccountRecord:
     proxy: str | None
     last_as_of: datetime | None
     poll_plan: Mapping[str, Any]
-    """When ids are checked, by kind, where it was learned (`models.latencies`)."""
+    """When ids are checked, by kind, where it was learned (`ulak.models.latencies`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """What waits longer than it should, per account: whether anybody works, and what is late against its validity.
 
-Nothing here writes. Beside `models.overview`, for whoever must say what is wrong and what to do about it.
+Nothing here writes. Beside `ulak.models.overview`, for whoever must say what is wrong and what to do about it.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from models.latencies import DUE_SINCE
+from ulak.models.latencies import DUE_SINCE
 
 LATE_SECONDS = 3600.0
 """How long after its validity a delivery that is still open counts as late: the last looks need a while."""

@@ -21,7 +21,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from models.tables import delivery_status
+from ulak.models.tables import delivery_status
 
 LIMIT = 100
 ERASURES_LAST = timedelta(days=30)

@@ -15,9 +15,9 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from core import clock
-from core.settings import libpq_options
-from models.availability import is_unavailable, sqlstate_of
+from ulak.core import clock
+from ulak.core.settings import libpq_options
+from ulak.models.availability import is_unavailable, sqlstate_of
 
 CONNECT_TIMEOUT_SECONDS = 10
 IDLE_IN_TRANSACTION_SECONDS = 60
@@ -62,7 +62,7 @@ def make_engine(
     Every session speaks UTC, gives up on a statement after `statement_timeout_seconds` (0: never), is ended by the
     server after `idle_in_transaction_seconds` without a statement in an open transaction, and notices a dead network
     within six times `connect_timeout_seconds`. Connections are at most a minute old, and one that turns out to be
-    unavailable (`models.availability`) is closed with all others. No error of this engine shows parameters or values
+    unavailable (`ulak.models.availability`) is closed with all others. No error of this engine shows parameters or values
     of rows.
 
     `prepares`: keep the plans of statements that a connection runs again and again in `retry_transaction`, through

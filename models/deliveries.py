@@ -4,16 +4,16 @@ How a batch is written, and why nobody can be hurt by another doing the same:
 
 1. Equal keys are folded in Python and sorted; one SELECT finds what is not known yet. A batch that tells nothing new
    ends there: no row lock, no transaction id, no byte of WAL. The same SELECT tells whether the account has references
-   by key (`models.references`); only then they are looked up, and the batch again with them.
+   by key (`ulak.models.references`); only then they are looked up, and the batch again with them.
 2. Deliveries believed new are inserted, in key order, with their history, in one statement that yields to whoever
    inserted them first; those are looked up again and treated as existing. Facts that the row says alone are left out
-   (`models.history`).
+   (`ulak.models.history`).
 3. Existing deliveries are locked in order of their ids, then (a new statement sees what the last holder committed)
    their whole history is loaded, folded with what came in, and written: orders first, for messages may take their time
-   from them (`models.sending_time`), then the rest. With them those messages whose order came with another time.
+   from them (`ulak.models.sending_time`), then the rest. With them those messages whose order came with another time.
 
 What an erasure forbids to store is left out before all that; step 2 or 3 does nothing where that was judged by an
-outdated list of erased people (`models.suppression`).
+outdated list of erased people (`ulak.models.suppression`).
 
 A transaction waits for others' uncommitted inserts only in step 2 and for row locks only in step 3, each in one order
 for all, so two batches cannot wait for each other.
@@ -27,12 +27,12 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from core.metrics import SIZES, histogram
-from models import sending_time, suppression
-from models.database import execute, json_parameter
-from models.facts import Facts, content_hash
-from models.history import KEEPS_FACTS, ROW_OF_ONLY, restore, row_says
-from models.merge import (
+from ulak.core.metrics import SIZES, histogram
+from ulak.models import sending_time, suppression
+from ulak.models.database import execute, json_parameter
+from ulak.models.facts import Facts, content_hash
+from ulak.models.history import KEEPS_FACTS, ROW_OF_ONLY, restore, row_says
+from ulak.models.merge import (
     FACT_FIELDS,
     ROW_FIELDS,
     Observation,
@@ -42,18 +42,18 @@ from models.merge import (
     observe,
     rank,
 )
-from models.report import Report
-from models.storable import clean_key
-from models.suppression import NOBODY, Listed, Suppressions
-from models.tracked import HAS_REFERENCES
-from models.vocabulary import Granularity, Source
+from ulak.models.report import Report
+from ulak.models.storable import clean_key
+from ulak.models.suppression import NOBODY, Listed, Suppressions
+from ulak.models.tracked import HAS_REFERENCES
+from ulak.models.vocabulary import Granularity, Source
 
 Key = tuple[Granularity, str]
 """(granularity, provider_key): names a delivery within its account."""
 History = dict[bytes, Observation]
 """Observations of one delivery by content hash."""
 Complete = Callable[[Sequence[Report]], Iterable[Report]]
-"""Gives the same reports with the sender's references filled in (`models.references`)."""
+"""Gives the same reports with the sender's references filled in (`ulak.models.references`)."""
 
 _ORDER = Granularity.ORDER
 LOOKUPS = 5
@@ -468,7 +468,7 @@ class _Kept(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     as_of_last: datetime | None = None
     provider_time: datetime | None = None
     facts: msgspec.Raw | Facts | None = None
-    """None: the row says them (`models.history`)."""
+    """None: the row says them (`ulak.models.history`)."""
     statement: Mapping[str, Any]
 
 

@@ -7,7 +7,7 @@ are judged. Orders keep their counts: they name nobody. Sealed quarantine entrie
 are gone after 14 days; their fingerprints are keyed.
 
 What stays of the person is a keyed hash, with the time of the erasure: in the list of erased people
-(`models.suppression`) and in the record of who erased whom (`models.events`). Numbers are few enough to be tried one by
+(`ulak.models.suppression`) and in the record of who erased whom (`ulak.models.events`). Numbers are few enough to be tried one by
 one, so no hash stays that can be computed without the key, which is not in the database.
 
 A provider goes on reporting what was sent before. Whatever way such a report comes in, it counts as received and is not
@@ -20,12 +20,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, text
 
-from models.changes import forget_erasures
-from models.database import retry_transaction
-from models.deliveries import delete_deliveries
-from models.keys import join_key
-from models.suppression import suppress
-from models.tracked import ERASED
+from ulak.models.changes import forget_erasures
+from ulak.models.database import retry_transaction
+from ulak.models.deliveries import delete_deliveries
+from ulak.models.keys import join_key
+from ulak.models.suppression import suppress
+from ulak.models.tracked import ERASED
 
 _NATIONAL_DIGITS = 10
 _FEWEST_DIGITS = 7

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, insert, or_, select
 
-from models.tables import events
+from ulak.models.tables import events
 
 LIMIT = 100
 _PERSON = b"ulak events: person\0"

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from models.vocabulary import Reason, Status
+from ulak.models.vocabulary import Reason, Status
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

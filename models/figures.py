@@ -14,13 +14,13 @@ from typing import Final
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.accounts import PausedBy
-from models.heartbeats import READINESS
-from models.latencies import DUE_SINCE
-from models.ledger.clocksteps import steps_of_last_day
-from models.ledger.sharing import standing
-from models.overview import AccountState, state_of
-from models.vocabulary import STATUS_CLASS, Status
+from ulak.models.accounts import PausedBy
+from ulak.models.heartbeats import READINESS
+from ulak.models.latencies import DUE_SINCE
+from ulak.models.ledger.clocksteps import steps_of_last_day
+from ulak.models.ledger.sharing import standing
+from ulak.models.overview import AccountState, state_of
+from ulak.models.vocabulary import STATUS_CLASS, Status
 
 RECENT_SECONDS: Final = 300
 """The window of the figures that count recent calls."""
@@ -201,7 +201,7 @@ def read_deliveries(connection: Connection) -> Samples:
         yield Sample("deliveries_conflicting", {"account": account, "provider": provider}, many)
 
 
-# Facts that are null are those of the row (`models.history`).
+# Facts that are null are those of the row (`ulak.models.history`).
 _LAG = text("""
     WITH recent AS MATERIALIZED (
         SELECT id, account_id, provider, granularity, status, sent_at, done_at, changed_at

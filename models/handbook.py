@@ -1,6 +1,6 @@
-"""Writes what is made from `models.meanings`: `docs/delivery-status.md` and the dbt source file.
+"""Writes what is made from `ulak.models.meanings`: `docs/delivery-status.md` and the dbt source file.
 
-`python -m models.handbook` writes both; a test checks that they are what this writes.
+`python -m ulak.models.handbook` writes both; a test checks that they are what this writes.
 """
 
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, Final
 
-from models.meanings import (
+from ulak.models.meanings import (
     COLUMNS,
     GRANULARITIES,
     OUTCOMES,
@@ -22,9 +22,9 @@ from models.meanings import (
     outcome_of,
     view_column,
 )
-from models.queries import QUERIES
-from models.views import TABLE_NAME, VIEW_SQL
-from models.vocabulary import is_final
+from ulak.models.queries import QUERIES
+from ulak.models.views import TABLE_NAME, VIEW_SQL
+from ulak.models.vocabulary import is_final
 
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs" / "delivery-status.md"
@@ -32,7 +32,7 @@ DBT: Final = ROOT / "deploy" / "dbt" / "ulak_sources.yml"
 _INTERNAL: Final = frozenset({"changed_in"})
 
 _PAGE: Final = Template("""\
-<!-- Written by `python -m models.handbook` from models/meanings.py, models/views.py and models/queries.py. -->
+<!-- Written by `python -m ulak.models.handbook` from models/meanings.py, models/views.py and models/queries.py. -->
 
 # The delivery table
 
@@ -157,7 +157,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def dbt() -> str:
     """The dbt source file: the views and the table, each column described, keys tested."""
     lines = [
-        "# Written by `python -m models.handbook`. Copy it into the models of a dbt project.",
+        "# Written by `python -m ulak.models.handbook`. Copy it into the models of a dbt project.",
         "version: 2",
         "sources:",
         "  - name: ulak",

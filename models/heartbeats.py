@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from models.ledger.clockwatch import TOLERATED_SECONDS
+from ulak.models.ledger.clockwatch import TOLERATED_SECONDS
 
 RECONCILE: Final = "reconcile"
 TICK_LATE_SECONDS: Final = 60.0

@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from models.facts import Facts, content_hash
-from models.merge import FACT_FIELDS, Observation
-from models.storable import iso_time
-from models.vocabulary import Granularity, is_final
+from ulak.models.facts import Facts, content_hash
+from ulak.models.merge import FACT_FIELDS, Observation
+from ulak.models.storable import iso_time
+from ulak.models.vocabulary import Granularity, is_final
 
 _CONVERSATION = Granularity.CONVERSATION
 _TIMES = ("sent_at", "done_at", "valid_until")

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.database import Record, json_parameter
+from ulak.models.database import Record, json_parameter
 
 SETTLES_SECONDS = 10.0
 """`closed_at` is set before the commit: an id that was closed within this time may not be visible yet."""
@@ -46,7 +46,7 @@ PLAN_FORM = 1
 # SQL: whether the plan of the account `a` was made for the settings that it has now (`settings`).
 _IN_FORCE = f"a.poll_plan -> 'settings' = jsonb_build_object('form', {PLAN_FORM}, 'poll', a.poll, 'options', a.options)"
 # SQL: since when an id `t` of the account `a` that is due should have been asked for. One that may wait until its batch
-# is worth a call (`tasks.steps.due_ids`) has only its bounds to keep: a configured wait, and the end of its validity.
+# is worth a call (`ulak.tasks.steps.due_ids`) has only its bounds to keep: a configured wait, and the end of its validity.
 DUE_SINCE = f"""
     CASE WHEN coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)
           AND {_IN_FORCE} AND a.poll_plan #> ARRAY['kinds', t.id_kind, 'masses'] IS NOT NULL
@@ -60,7 +60,7 @@ DUE_SINCE = f"""
 
 
 def _edge(seconds: str) -> str:
-    """SQL: `schedules.latency.edge`."""
+    """SQL: `ulak.schedules.latency.edge`."""
     power = f"log(greatest({seconds}, 0.5)::double precision)"
     return f"""CASE WHEN {seconds} < 0.5 THEN 0
         ELSE least(:longest, greatest(1, 1 + round(:per_decade * {power})::integer))
@@ -103,7 +103,7 @@ _PLAN = text("UPDATE accounts SET poll_plan = CAST(:plan AS jsonb) WHERE id = :a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How ages become edges: of `schedules.latency`, and the account's `time_factor`."""
+    """How ages become edges: of `ulak.schedules.latency`, and the account's `time_factor`."""
 
     per_decade: int
     longest: int

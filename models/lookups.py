@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, RowMapping, Select, select, text, union
 
-from models.facts import Facts
-from models.history import ROW_OF_ONLY, restore
-from models.merge import KEY_PARTS, KEYS, Observation, find_contradictions, rank, winners
-from models.tables import accounts, delivery_status, observations
-from models.vocabulary import Granularity, Source
+from ulak.models.facts import Facts
+from ulak.models.history import ROW_OF_ONLY, restore
+from ulak.models.merge import KEY_PARTS, KEYS, Observation, find_contradictions, rank, winners
+from ulak.models.tables import accounts, delivery_status, observations
+from ulak.models.vocabulary import Granularity, Source
 
 LIMIT = 100
 LARGEST_ID = 2**63 - 1

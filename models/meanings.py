@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
-from models.vocabulary import FAILURES, Granularity, Reason, Source, Status
+from ulak.models.vocabulary import FAILURES, Granularity, Reason, Source, Status
 
 
 class Outcome(StrEnum):

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from models.facts import Facts, encode_facts
-from models.report import PlainReport, Report
-from models.storable import clean_json, clean_key, clean_text, finite, iso_time, small_integer, utc
-from models.vocabulary import FAILURES, STATUS_CLASS, Granularity, Source, Status, is_final
+from ulak.models.facts import Facts, encode_facts
+from ulak.models.report import PlainReport, Report
+from ulak.models.storable import clean_json, clean_key, clean_text, finite, iso_time, small_integer, utc
+from ulak.models.vocabulary import FAILURES, STATUS_CLASS, Granularity, Source, Status, is_final
 
 CONVERSATION_SETTLES = timedelta(hours=48)
 """After the end of its day; the provider's counts are corrected for a while."""
@@ -83,7 +83,7 @@ def normalise(report: Report) -> Facts:
     """The normalised statement of a report: canonical JSON values, None where nothing was said.
 
     Equal statements become equal facts whatever their form (time zone, int or float credits). A value that no column
-    could hold (`models.storable`) counts as not said; the raw item stays in the statement.
+    could hold (`ulak.models.storable`) counts as not said; the raw item stays in the statement.
     """
     if isinstance(report, PlainReport):
         return report.facts

@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.accounts import FOREVER, PausedBy
-from models.rejections import Rejected, recent_rejections
+from ulak.models.accounts import FOREVER, PausedBy
+from ulak.models.rejections import Rejected, recent_rejections
 
 
 class AccountState(StrEnum):

@@ -15,10 +15,10 @@ from typing import Any
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy import Connection, RowMapping, delete, func, select, text, update
 
-from models.database import json_parameter
-from models.report import Unreadable
-from models.storable import clean_json, clean_key, clean_text
-from models.tables import quarantine
+from ulak.models.database import json_parameter
+from ulak.models.report import Unreadable
+from ulak.models.storable import clean_json, clean_key, clean_text
+from ulak.models.tables import quarantine
 
 KEPT_DAYS = 14
 MOST_ENTRIES = 10_000

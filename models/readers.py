@@ -6,7 +6,7 @@ administrator creates the role, and this grants it what it needs, as often as wa
 
 from sqlalchemy import Connection, text
 
-from models.views import TABLE_NAME, VIEW_SQL
+from ulak.models.views import TABLE_NAME, VIEW_SQL
 
 READABLE = (*VIEW_SQL, TABLE_NAME)
 """What a reader may read."""

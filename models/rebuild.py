@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import msgspec
 from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, text
 
-from models.deliveries import (
+from ulak.models.deliveries import (
     delete_deliveries,
     find_differing,
     load_histories,
@@ -15,12 +15,12 @@ from models.deliveries import (
     refold,
     rewrite_histories,
 )
-from models.history import holds
-from models.merge import Observation, observe
-from models.report import KeptStatement, Report
-from models.suppression import Listed, Suppressions, report_of
-from models.tables import delivery_status
-from models.vocabulary import Granularity, Source
+from ulak.models.history import holds
+from ulak.models.merge import Observation, observe
+from ulak.models.report import KeptStatement, Report
+from ulak.models.suppression import Listed, Suppressions, report_of
+from ulak.models.tables import delivery_status
+from ulak.models.vocabulary import Granularity, Source
 
 CHUNK = 1000
 
@@ -52,7 +52,7 @@ def rebuild(
 
     Where the row itself holds the facts of its only statement, their hash shows whether it still is what was reported.
     If not, the facts are derived from the raw item by `restate_of`, and written if they have that hash. Of a final row
-    `message_time` is recomputed only where it is missing: it is fixed then (`models.sending_time`).
+    `message_time` is recomputed only where it is missing: it is fixed then (`ulak.models.sending_time`).
 
     Streams in chunks of 1000 rows, so memory does not grow with the table. Locks and writes only rows that differ, and
     may run beside the workers. `on_progress` gets (rows done, rows in all). The caller commits.

@@ -1,7 +1,7 @@
 """A sender's own references for deliveries by their keys: orders, messages, conversations. Nothing is polled for them.
 
 A reference is a row of `tracked_ids`. Where nothing else has made it an id to be asked for, it is closed from the
-start, with `REFERENCE` as the reason; a list that names the id opens it (`models.ledger.finishing.discover`).
+start, with `REFERENCE` as the reason; a list that names the id opens it (`ulak.models.ledger.finishing.discover`).
 
 A writer of reports that lack a reference shares a lock from before their look-up until the commit, and a registration
 of references holds it exclusively, so neither can miss what the other has not committed yet. Where the account has no
@@ -15,11 +15,11 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from models.database import execute, json_parameter
-from models.deliveries import Complete, UpsertResult, restate_with_reference, upsert
-from models.report import Report, TrackedKey
-from models.suppression import Suppressions
-from models.vocabulary import Granularity, Source
+from ulak.models.database import execute, json_parameter
+from ulak.models.deliveries import Complete, UpsertResult, restate_with_reference, upsert
+from ulak.models.report import Report, TrackedKey
+from ulak.models.suppression import Suppressions
+from ulak.models.vocabulary import Granularity, Source
 
 _LOCK = 0x756C6172  # the first half of the advisory lock of one account's references
 
@@ -71,7 +71,7 @@ def upsert_shared(
     asked_at: datetime | None,
     suppressions: Suppressions | None = None,
 ) -> UpsertResult:
-    """`models.deliveries.upsert` with the sender's references; for transactions that do not share the lock yet."""
+    """`ulak.models.deliveries.upsert` with the sender's references; for transactions that do not share the lock yet."""
     if not lack_references(kinds, reports):
         return upsert(connection, account_id, provider, reports, asked_at=asked_at, suppressions=suppressions)
     execute(connection, _SHARE, {"account": account_id})

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, text
 
-from models.database import json_parameter
+from ulak.models.database import json_parameter
 
 SHOWN_DAYS = 7
 """A kind that has not occurred for this long is no longer shown, and is counted anew when it occurs again."""

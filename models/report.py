@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from models.facts import Facts
-from models.storable import clean_key
-from models.vocabulary import Granularity, Reason, Source, Status
+from ulak.models.facts import Facts
+from ulak.models.storable import clean_key
+from ulak.models.vocabulary import Granularity, Reason, Source, Status
 
 
 class TrackedKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -34,7 +34,7 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     granularity: Granularity
     provider_key: str
-    """Unique within (account, granularity); made by `models.keys.join_key` where it has parts."""
+    """Unique within (account, granularity); made by `ulak.models.keys.join_key` where it has parts."""
     status: Status
     provider_status: str
     """The provider's own word or code, as text, always kept."""
@@ -84,7 +84,7 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class PlainReport(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """A report of a poll whose adapter has made the facts itself, because every value is storable as it is.
 
-    It has the fields of the `DeliveryReport` with the same content (`in_full`), of which `models.merge.normalise` makes
+    It has the fields of the `DeliveryReport` with the same content (`in_full`), of which `ulak.models.merge.normalise` makes
     the same facts. The facts are stored without a copy, so a field is derived from them only where it is read.
     """
 
@@ -92,7 +92,7 @@ class PlainReport(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False)
     provider_key: str
     facts: Facts
     statement: Any
-    """A Struct with the documented fields of the raw item, used like a mapping (`providers.plain.PlainItem`)."""
+    """A Struct with the documented fields of the raw item, used like a mapping (`ulak.providers.plain.PlainItem`)."""
     tracked: TrackedKey | None = None
 
     source: ClassVar[Source] = Source.POLL
@@ -286,7 +286,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalkedPage:
-    """One page of a list window as a poll has read it: what `providers.adapter.SweepPage` says, and the keys seen."""
+    """One page of a list window as a poll has read it: what `ulak.providers.adapter.SweepPage` says, and the keys seen."""
 
     round: int
     """The attempt that read it, from 1."""

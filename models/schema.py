@@ -11,9 +11,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
-from core import clock
-from models.availability import sqlstate_of
-from models.database import transaction
+from ulak.core import clock
+from ulak.models.availability import sqlstate_of
+from ulak.models.database import transaction
 
 NEWER = "The schema is newer than this program: install the version of Ulak that migrated it."
 LOCK_SECONDS = 0.5

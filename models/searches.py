@@ -25,10 +25,10 @@ from sqlalchemy import (
     union,
 )
 
-from models.database import json_parameter
-from models.lookups import COLUMNS, LIMIT, about, by_account, by_key
-from models.tables import UNUSUAL_STATUS, USUAL_STATUSES, delivery_status, tracked_ids
-from models.vocabulary import Granularity
+from ulak.models.database import json_parameter
+from ulak.models.lookups import COLUMNS, LIMIT, about, by_account, by_key
+from ulak.models.tables import UNUSUAL_STATUS, USUAL_STATUSES, delivery_status, tracked_ids
+from ulak.models.vocabulary import Granularity
 
 SCANNED_ROWS: Final = 50_000
 """How many rows, one after the other, a page of a search reads at most where nothing given has an index of its own."""

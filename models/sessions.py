@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, Connection, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from models.access import Access, grant_of
-from models.tables import api_tokens, ended_people, ended_sessions
+from ulak.models.access import Access, grant_of
+from ulak.models.tables import api_tokens, ended_people, ended_sessions
 
 LONGEST = timedelta(hours=12)
 """How long a session may last."""

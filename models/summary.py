@@ -8,8 +8,8 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from models.meanings import Outcome, outcome_of
-from models.vocabulary import Granularity, Status
+from ulak.models.meanings import Outcome, outcome_of
+from ulak.models.vocabulary import Granularity, Status
 
 LONGEST: Final = timedelta(days=7)
 PART: Final = timedelta(days=1)

@@ -26,14 +26,14 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from core.settings import CredentialError
-from models.database import execute, json_parameter
-from models.facts import Facts
-from models.keys import split_key
-from models.merge import Observation
-from models.report import DeliveryReport, Report
-from models.storable import clean_key
-from models.vocabulary import Granularity, Source
+from ulak.core.settings import CredentialError
+from ulak.models.database import execute, json_parameter
+from ulak.models.facts import Facts
+from ulak.models.keys import split_key
+from ulak.models.merge import Observation
+from ulak.models.report import DeliveryReport, Report
+from ulak.models.storable import clean_key
+from ulak.models.vocabulary import Granularity, Source
 
 _LOCK: Final = 0x756C6173
 _MARK: Final = b"ulak erased: person\0"
@@ -139,7 +139,7 @@ class Listed:
 
 NOBODY: Final = Listed()
 KEYED: Final = frozenset({Granularity.MESSAGE.value, Granularity.CONVERSATION.value})
-"""Kinds of ids that are keys of deliveries, which may hold a number (`models.references`). An order's names nobody."""
+"""Kinds of ids that are keys of deliveries, which may hold a number (`ulak.models.references`). An order's names nobody."""
 
 
 def _day_of(conversation: str) -> datetime | None:

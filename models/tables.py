@@ -30,8 +30,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from models.meanings import COLUMNS, TABLE, TimeSource
-from models.vocabulary import Granularity, Reason, Source, Status
+from ulak.models.meanings import COLUMNS, TABLE, TimeSource
+from ulak.models.vocabulary import Granularity, Reason, Source, Status
 
 metadata = MetaData(
     naming_convention={
@@ -93,7 +93,7 @@ accounts = Table(
     Column("ca_file", Text),
     Column("proxy", Text),
     Column("last_as_of", _TIME),
-    # When ids are checked, by kind, where it was learned (`models.latencies`).
+    # When ids are checked, by kind, where it was learned (`ulak.models.latencies`).
     Column("poll_plan", JSONB, nullable=False, server_default=_EMPTY),
     CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
@@ -299,14 +299,14 @@ Index(
 )
 Index("ix_tracked_ids_recipient", tracked_ids.c.recipient)
 Index("ix_tracked_ids_client_ref", tracked_ids.c.client_ref)
-# Whether an account has references by key (`models.references`): asked with every provider call that stores something.
+# Whether an account has references by key (`ulak.models.references`): asked with every provider call that stores something.
 Index(
     "ix_tracked_ids_references",
     tracked_ids.c.account_id,
     postgresql_where=text("client_ref IS NOT NULL AND id_kind IN ('message', 'order', 'conversation')"),
 )
 
-# What is known of how long an account's messages take, by kind of id: `schedules.learning.Learned` as JSON.
+# What is known of how long an account's messages take, by kind of id: `ulak.schedules.learning.Learned` as JSON.
 latencies = Table(
     "latencies",
     metadata,
@@ -348,7 +348,7 @@ delivery_status = Table(
     # gaps, whoever committed first.
     Column("changed_in", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
     Column("extra", JSONB, nullable=False, server_default=_EMPTY),
-    # Null only in rows stored before this column, until upkeep has filled them (`models.sending_time`).
+    # Null only in rows stored before this column, until upkeep has filled them (`ulak.models.sending_time`).
     Column("message_time", _TIME),
     Column("message_time_source", Text),
     UniqueConstraint("account_id", "granularity", "provider_key"),
@@ -383,7 +383,7 @@ Index("ix_delivery_status_account_time", delivery_status.c.account_id, delivery_
 Index("ix_delivery_status_time", delivery_status.c.message_time, postgresql_using="brin")
 
 # No foreign key and nothing but its key: each would cost every new row more than the observation itself. A trigger
-# removes the history of a delivery that is deleted. `facts` is null where the row says them (`models.history`).
+# removes the history of a delivery that is deleted. `facts` is null where the row says them (`ulak.models.history`).
 observations = Table(
     "observations",
     metadata,
@@ -495,7 +495,7 @@ Index("ix_events_account", events.c.account_id, events.c.id)
 Index("ix_events_person", events.c.person, events.c.id, postgresql_where=events.c.person.is_not(None))
 Index("ix_events_delivery", events.c.delivery_id, events.c.id, postgresql_where=events.c.delivery_id.is_not(None))
 
-# Erased people, as keyed hashes of each spelling (`models.suppression`). `version` is the same for all that one erasure
+# Erased people, as keyed hashes of each spelling (`ulak.models.suppression`). `version` is the same for all that one erasure
 # wrote; `key_check` tells which key they were made with.
 suppressions = Table(
     "suppressions",

@@ -11,11 +11,11 @@ from sqlalchemy import Connection, Engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.logging import get_logger, origin
-from models.access import Access, Role, grant_of
-from models.database import transaction
-from models.events import Kind
-from models.tables import api_tokens
+from ulak.core.logging import get_logger, origin
+from ulak.models.access import Access, Role, grant_of
+from ulak.models.database import transaction
+from ulak.models.events import Kind
+from ulak.models.tables import api_tokens
 
 log = get_logger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any, TypedDict
 import msgspec
 from sqlalchemy import Connection, RowMapping, text
 
-from models.database import json_parameter
-from models.report import TrackedKey
-from models.vocabulary import Granularity
+from ulak.models.database import json_parameter
+from ulak.models.report import TrackedKey
+from ulak.models.vocabulary import Granularity
 
 # A young message goes before whatever has been due for less than an hour longer, and no farther: so the most valuable
 # come first, and an old one's turn comes however many young ones follow. `statement_timestamp()` is stable, so the
@@ -140,7 +140,7 @@ ERASED = "erased"
 HAS_REFERENCES = f"""EXISTS (
     SELECT FROM tracked_ids WHERE account_id = %(account)s AND client_ref IS NOT NULL
       AND id_kind IN ({", ".join(f"'{word.value}'" for word in Granularity)}))"""
-"""SQL: whether the account has any reference by key (`models.references`). An index of these alone answers it."""
+"""SQL: whether the account has any reference by key (`ulak.models.references`). An index of these alone answers it."""
 
 UNTRACKED = "untracked"
 """Why an id is closed that its sender gave up. Registering it again opens it."""

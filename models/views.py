@@ -11,8 +11,8 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from models.meanings import COLUMNS, TABLE, VIEWS, Outcome, outcome_of, view_column
-from models.vocabulary import Status
+from ulak.models.meanings import COLUMNS, TABLE, VIEWS, Outcome, outcome_of, view_column
+from ulak.models.vocabulary import Status
 
 TABLE_NAME: Final = "delivery_status"
 

@@ -2,8 +2,8 @@
 
 from sqlalchemy import Connection, text
 
-from models.deliveries import load_histories, lock_deliveries, rewrite_histories
-from models.vocabulary import Granularity, Source, Status
+from ulak.models.deliveries import load_histories, lock_deliveries, rewrite_histories
+from ulak.models.vocabulary import Granularity, Source, Status
 
 _CHUNK = 20_000
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from providers.toml_lines import LineIndex
+from ulak.providers.toml_lines import LineIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.zones import time_zone, zone_names
-from models.accounts import AccountSettings
-from models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS
-from providers.account_values import Mistake, Section
-from providers.adapter import Adapter, OptionSpec, ProviderRecord
-from providers.addresses import fault_of
-from providers.registry import ADAPTERS
-from providers.retry import RetryPolicy
-from providers.statuses import MAPPABLE, STATUS_MAP, read_meaning
-from providers.toml_lines import LineIndex
-from providers.way_out import WayOutError, has_login, proxy_of, trusting
+from ulak.core.zones import time_zone, zone_names
+from ulak.models.accounts import AccountSettings
+from ulak.models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS
+from ulak.providers.account_values import Mistake, Section
+from ulak.providers.adapter import Adapter, OptionSpec, ProviderRecord
+from ulak.providers.addresses import fault_of
+from ulak.providers.registry import ADAPTERS
+from ulak.providers.retry import RetryPolicy
+from ulak.providers.statuses import MAPPABLE, STATUS_MAP, read_meaning
+from ulak.providers.toml_lines import LineIndex
+from ulak.providers.way_out import WayOutError, has_login, proxy_of, trusting
 
 DEFAULT_TIMEZONE = "Europe/Istanbul"
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")

@@ -11,9 +11,9 @@ from datetime import date, datetime
 from typing import Any, Final, Protocol
 from zoneinfo import ZoneInfo
 
-from models.permit import DEFAULT_DEADLINE_SECONDS
-from models.report import Discovered, Hint, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Status
+from ulak.models.permit import DEFAULT_DEADLINE_SECONDS
+from ulak.models.report import Discovered, Hint, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
+from ulak.models.vocabulary import Granularity, Status
 
 JsonObject = Mapping[str, Any]
 LARGEST_ANSWER_BYTES = 32 * 1024 * 1024
@@ -101,7 +101,7 @@ class ProviderRecord:
     options: tuple[OptionSpec, ...] = ()
     status_codes: frozenset[str] = frozenset()
     """The documented status codes, as text, of a provider that may use others too: those an account's `status_map` may
-    name (`providers.statuses`). Empty: the provider has no such codes."""
+    name (`ulak.providers.statuses`). Empty: the provider has no such codes."""
     meanings: CodeMeanings = field(default_factory=CodeMeanings)
     """What the codes mean that deliveries of this provider hold."""
     id_kinds: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class ProviderRecord:
     """For each kind of tracked id: its one form, made of whatever was given. Raises `RequestIsWrong` with a sentence
     that says what would be right, and does not repeat the id."""
     number_part: Mapping[str, int] = field(default_factory=dict)
-    """For kinds whose value holds the recipient's number: which part of it, by `models.keys.split_key`."""
+    """For kinds whose value holds the recipient's number: which part of it, by `ulak.models.keys.split_key`."""
     message_kinds: frozenset[str] = frozenset()
     """Kinds whose ids name one message each and are done with its final status. For these, and for ids of which the
     sender says that they are of one message (`expected`), the account learns how long its messages take."""
@@ -222,7 +222,7 @@ class Request:
     largest_bytes: int = 8 * 1024 * 1024
     """Of the answer, as it comes and unpacked: several times what the provider documents for this call."""
     most_values: int = 100_000
-    """Of the answer, as `providers.structure` counts them."""
+    """Of the answer, as `ulak.providers.structure` counts them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,7 +306,7 @@ class Adapter(Protocol):
         """The HTTP request of a fetch; `now` is PostgreSQL's clock (Diyalog signs it)."""
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
-        """What the answer says, or an error of `providers.errors`."""
+        """What the answer says, or an error of `ulak.providers.errors`."""
 
     def error_text(self, answer: Answer) -> str | None:
         """The provider's own words in an answer that reports an error, as they came; None where it has none.
@@ -319,7 +319,7 @@ class Adapter(Protocol):
 
         Its reports count, or a hint where the item alone does not tell its subject; and its answers where the item is
         all that such an answer holds. With nothing unreadable it is understood, even if it says nothing. None where
-        such bytes can be no item of such an answer. Raises an error of `providers.errors` where they are no item.
+        such bytes can be no item of such an answer. Raises an error of `ulak.providers.errors` where they are no item.
         """
 
     def restate(self, account: Account, kept: KeptStatement) -> Report | None:
@@ -329,7 +329,7 @@ class Adapter(Protocol):
         """
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
-        """What a pushed or handed-over body says, or an error of `providers.errors`."""
+        """What a pushed or handed-over body says, or an error of `ulak.providers.errors`."""
 
     def authorise_callback(self, account: Account, callback: Callback) -> bool:
         """Whether the request proves to come from the provider (constant-time comparison).

@@ -15,10 +15,10 @@ from datetime import UTC, date, datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from models.keys import join_key
-from models.report import DeliveryReport, KeptStatement, Report, Unreadable
-from models.vocabulary import Granularity, Reason, Source, Status, is_final
-from providers.adapter import (
+from ulak.models.keys import join_key
+from ulak.models.report import DeliveryReport, KeptStatement, Report, Unreadable
+from ulak.models.vocabulary import Granularity, Reason, Source, Status, is_final
+from ulak.providers.adapter import (
     REFERENCES_OF_MESSAGES,
     Account,
     Answer,
@@ -33,8 +33,8 @@ from providers.adapter import (
     ProviderRecord,
     Request,
 )
-from providers.bip_codes import CODES
-from providers.decoding import (
+from ulak.providers.bip_codes import CODES
+from ulak.providers.decoding import (
     EMPTY,
     Fields,
     as_count,
@@ -48,8 +48,8 @@ from providers.decoding import (
     local_time,
     scrub,
 )
-from providers.errors import AnswerNotUnderstood, OurBug, RequestIsWrong
-from providers.numbers import recipient
+from ulak.providers.errors import AnswerNotUnderstood, OurBug, RequestIsWrong
+from ulak.providers.numbers import recipient
 
 REPORTTYPES: Final[Mapping[str, str]] = {"0": "delivered", "1": "read"}
 """`reporttype` of a notice. The vendor's page shows 0 for both; that 1 means read is assumed, hence an option."""

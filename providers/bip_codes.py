@@ -6,8 +6,8 @@ Notices (`reporttype`) and reports of sends (`resultcode`) share the numbers 0 a
 from collections.abc import Mapping
 from typing import Final
 
-from models.vocabulary import Granularity, Status
-from providers.adapter import CodeMeanings
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.adapter import CodeMeanings
 
 _RESULTS: Final[Mapping[str, str]] = {
     "1": "general error",

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from models.vocabulary import Granularity, Status
-from providers.adapter import CodeMeanings
-from providers.registry import ADAPTERS
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.adapter import CodeMeanings
+from ulak.providers.registry import ADAPTERS
 
 
 def explain_codes(row: Mapping[Any, Any]) -> dict[str, Any]:

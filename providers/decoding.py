@@ -2,7 +2,7 @@
 
 Official samples of one provider give the same code as 114 and as "114", a price as 0.5 and as "0,0372", a time as
 "0000-00-00 00:00:00". Every adapter reads such values through the functions here, which never raise anything but the
-errors of `providers.errors` and never guess: what cannot be read is None.
+errors of `ulak.providers.errors` and never guess: what cannot be read is None.
 """
 
 import codecs
@@ -18,9 +18,9 @@ from http import HTTPStatus
 from typing import Any, Final, NoReturn, TypeVar
 from zoneinfo import ZoneInfo
 
-from models.report import Unreadable
-from providers.adapter import Answer, Callback
-from providers.errors import (
+from ulak.models.report import Unreadable
+from ulak.providers.adapter import Answer, Callback
+from ulak.providers.errors import (
     AnswerNotUnderstood,
     PauseAccount,
     RequestIsWrong,
@@ -28,7 +28,7 @@ from providers.errors import (
     TryAgainSoon,
     readable_detail,
 )
-from providers.structure import check_values
+from ulak.providers.structure import check_values
 
 Body = TypeVar("Body", Answer, Callback)
 
@@ -179,7 +179,7 @@ def load_json(body: bytes) -> Any:
     """The JSON value of a whole answer (UTF-8, a byte order mark is tolerated).
 
     Raises `AnswerNotUnderstood` with the bytes for anything else: no JSON, another encoding, NaN or an infinite number,
-    deeper than `MAX_DEPTH`, or more values than `providers.structure` allows, which are counted before any is built.
+    deeper than `MAX_DEPTH`, or more values than `ulak.providers.structure` allows, which are counted before any is built.
     """
     check_values(body, count_short=False)
     try:

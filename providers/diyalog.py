@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import UNSET
 
-from models.facts import Facts
-from models.keys import join_key, split_key
-from models.report import DeliveryReport, IdAnswer, KeptStatement, PlainReport, Report, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Reason, Status
-from providers.adapter import (
+from ulak.models.facts import Facts
+from ulak.models.keys import join_key, split_key
+from ulak.models.report import DeliveryReport, IdAnswer, KeptStatement, PlainReport, Report, TrackedKey, Unreadable
+from ulak.models.vocabulary import Granularity, Reason, Status
+from ulak.providers.adapter import (
     Account,
     Answer,
     Callback,
@@ -38,7 +38,7 @@ from providers.adapter import (
     ProviderRecord,
     Request,
 )
-from providers.decoding import (
+from ulak.providers.decoding import (
     EPOCH,
     as_count,
     as_int,
@@ -55,12 +55,12 @@ from providers.decoding import (
     scrub,
     text_for_people,
 )
-from providers.diyalog_codes import CODES
-from providers.diyalog_webhook import APP_SECRET, MESSAGE_TEXT, SIGNATURE, is_signed, read_webhook, restate_event
-from providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, TryAgainSoon
-from providers.ids import whole_number
-from providers.numbers import plain
-from providers.plain import Count, NotPlainError, PlainItem, Text, Unset, Whole, plain_key, read_plain
+from ulak.providers.diyalog_codes import CODES
+from ulak.providers.diyalog_webhook import APP_SECRET, MESSAGE_TEXT, SIGNATURE, is_signed, read_webhook, restate_event
+from ulak.providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, TryAgainSoon
+from ulak.providers.ids import whole_number
+from ulak.providers.numbers import plain
+from ulak.providers.plain import Count, NotPlainError, PlainItem, Text, Unset, Whole, plain_key, read_plain
 
 COUNTED: Final = "sendMessageCount"
 """The provider has no status word; what it states is this field, so its name stands where the word would."""

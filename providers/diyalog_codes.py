@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from models.vocabulary import Granularity
-from providers.adapter import CodeMeanings
+from ulak.models.vocabulary import Granularity
+from ulak.providers.adapter import CodeMeanings
 
 CODES: Final = CodeMeanings(
     status={

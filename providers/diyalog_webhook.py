@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from models.report import DeliveryReport, Unreadable
-from models.vocabulary import Granularity, Source, Status
-from providers.adapter import Callback, Parsed
-from providers.decoding import EMPTY, as_key, as_list, dump_item, epoch_milliseconds, scrub
-from providers.errors import AnswerNotUnderstood
+from ulak.models.report import DeliveryReport, Unreadable
+from ulak.models.vocabulary import Granularity, Source, Status
+from ulak.providers.adapter import Callback, Parsed
+from ulak.providers.decoding import EMPTY, as_key, as_list, dump_item, epoch_milliseconds, scrub
+from ulak.providers.errors import AnswerNotUnderstood
 
 APP_SECRET: Final = "app_secret"  # noqa: S105 - the name of a credential
 SIGNATURE: Final = "x-signature"

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
-from core.redaction import KnownSecrets
-from models.report import Report
-from providers.adapter import ProviderRecord
+from ulak.core.redaction import KnownSecrets
+from ulak.models.report import Report
+from ulak.providers.adapter import ProviderRecord
 
 SHORTEST: Final = 8
 """A shorter credential is not looked for: it would be found in honest words, and a report be changed for nothing."""

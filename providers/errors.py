@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from core.redaction import MASK, redact_text
-from providers.adapter import FetchSpec
+from ulak.core.redaction import MASK, redact_text
+from ulak.providers.adapter import FetchSpec
 
 DETAIL_LIMIT: Final = 300
 """Characters of a provider's own words that are kept."""

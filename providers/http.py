@@ -2,7 +2,7 @@
 
 Exactly one request per permit: no redirect, no retry, no cookie, no proxy, certificate or password from the
 environment. The door drives httpx's transport without its `Client`, which adds just these. Every fault of the network
-comes back as an error of `providers.errors` whose sentence holds no URL: Vairo's key stands in the query, Organik's in
+comes back as an error of `ulak.providers.errors` whose sentence holds no URL: Vairo's key stands in the query, Organik's in
 the path.
 """
 
@@ -21,15 +21,15 @@ from typing import Any
 import httpcore
 import httpx
 
-from core.budgets import Budget
-from core.content_coding import ContentCodingError, ExpandedTooLargeError, unpack
-from core.metrics import histogram
-from models.permit import LONGEST_DEADLINE_SECONDS, Permit
-from providers.adapter import Answer, Request
-from providers.deadline import Deadline, DeadlineBackend
-from providers.errors import AnswerNotUnderstood, OurBug, PauseAccount, ProviderError, TryAgainSoon
-from providers.structure import VALUE_BYTES, check_values
-from providers.way_out import DIRECT, WayOut, proxy_of, trusting, version_of
+from ulak.core.budgets import Budget
+from ulak.core.content_coding import ContentCodingError, ExpandedTooLargeError, unpack
+from ulak.core.metrics import histogram
+from ulak.models.permit import LONGEST_DEADLINE_SECONDS, Permit
+from ulak.providers.adapter import Answer, Request
+from ulak.providers.deadline import Deadline, DeadlineBackend
+from ulak.providers.errors import AnswerNotUnderstood, OurBug, PauseAccount, ProviderError, TryAgainSoon
+from ulak.providers.structure import VALUE_BYTES, check_values
+from ulak.providers.way_out import DIRECT, WayOut, proxy_of, trusting, version_of
 
 PERMIT_SECONDS = 1.0
 """A permit is good for this long: afterwards the call row may already be taken for a lost one."""
@@ -127,7 +127,7 @@ class HttpDoor:
         boot: Callable[[], float],
         large_answers_bytes: int = LARGE_ANSWERS_BYTES,
     ) -> None:
-        """`boot`: `core.clock.boot`. `max_connections`: at least the number of threads."""
+        """`boot`: `ulak.core.clock.boot`. `max_connections`: at least the number of threads."""
         self._boot = boot
         self._budget = Budget(large_answers_bytes)
         self._deadline = Deadline(boot)
@@ -335,7 +335,7 @@ class _Line:
 
 
 class Transport(httpx.HTTPTransport):
-    """httpx's transport over sockets that obey the deadline. The door's, and that of `workers.api.outbound`."""
+    """httpx's transport over sockets that obey the deadline. The door's, and that of `ulak.api.outbound`."""
 
     def __init__(self, limits: httpx.Limits, deadline: Deadline, way_out: WayOut) -> None:
         """`deadline`: shared with the sender."""

@@ -7,9 +7,9 @@ each of its kinds (`ProviderRecord.id_forms`), and every door uses that one.
 import re
 from typing import Final
 
-from providers.decoding import KEY_LIMIT, as_key
-from providers.errors import RequestIsWrong
-from providers.numbers import plain
+from ulak.providers.decoding import KEY_LIMIT, as_key
+from ulak.providers.errors import RequestIsWrong
+from ulak.providers.numbers import plain
 
 _WHOLE: Final = re.compile(r"[0-9]{1,19}")
 

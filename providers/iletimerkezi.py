@@ -14,10 +14,10 @@ from datetime import date, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
-from models.keys import join_key
-from models.report import Discovered, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Source, Status, is_final
-from providers.adapter import (
+from ulak.models.keys import join_key
+from ulak.models.report import Discovered, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
+from ulak.models.vocabulary import Granularity, Source, Status, is_final
+from ulak.providers.adapter import (
     REFERENCES_OF_MESSAGES,
     Account,
     Answer,
@@ -33,7 +33,7 @@ from providers.adapter import (
     Request,
     SweepPage,
 )
-from providers.decoding import (
+from ulak.providers.decoding import (
     as_count,
     as_int,
     as_key,
@@ -46,7 +46,7 @@ from providers.decoding import (
     refuse_client_error,
     retry_after,
 )
-from providers.errors import (
+from ulak.providers.errors import (
     AnswerNotUnderstood,
     PauseAccount,
     ProviderError,
@@ -55,9 +55,9 @@ from providers.errors import (
     TryAgainAt,
     TryAgainSoon,
 )
-from providers.ids import bare, whole_id
-from providers.iletimerkezi_codes import CODES
-from providers.iletimerkezi_orders import (
+from ulak.providers.ids import bare, whole_id
+from ulak.providers.iletimerkezi_codes import CODES
+from ulak.providers.iletimerkezi_orders import (
     FINISHED,
     MESSAGE_STATUS,
     ORDER,
@@ -77,10 +77,10 @@ from providers.iletimerkezi_orders import (
     scheduled_order,
     summarise_order,
 )
-from providers.iletimerkezi_plain import read_plain_response
-from providers.iletimerkezi_webhook import MESSAGE_TEXT, WEBHOOK_SECRET, WORDS, read_webhook
-from providers.plain import NotPlainError
-from providers.statuses import judge
+from ulak.providers.iletimerkezi_plain import read_plain_response
+from ulak.providers.iletimerkezi_webhook import MESSAGE_TEXT, WEBHOOK_SECRET, WORDS, read_webhook
+from ulak.providers.plain import NotPlainError
+from ulak.providers.statuses import judge
 
 OK: Final = 200
 NOT_FOUND: Final = 455

@@ -13,17 +13,17 @@ from typing import Any, Final, cast
 
 from msgspec import UNSET, UnsetType
 
-from models.facts import Facts
-from models.keys import join_key, split_key
-from models.report import DeliveryReport, Hint, PlainReport, Report, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Reason, Status
-from providers.adapter import Account, Parsed
-from providers.decoding import Fields, as_count, as_int, as_key, as_text, dump_item, scrub
-from providers.errors import AnswerNotUnderstood
-from providers.ids import bare
-from providers.iletimerkezi_plain import PlainOrder, PlainRecipient
-from providers.numbers import recipient
-from providers.plain import (
+from ulak.models.facts import Facts
+from ulak.models.keys import join_key, split_key
+from ulak.models.report import DeliveryReport, Hint, PlainReport, Report, TrackedKey, Unreadable
+from ulak.models.vocabulary import Granularity, Reason, Status
+from ulak.providers.adapter import Account, Parsed
+from ulak.providers.decoding import Fields, as_count, as_int, as_key, as_text, dump_item, scrub
+from ulak.providers.errors import AnswerNotUnderstood
+from ulak.providers.ids import bare
+from ulak.providers.iletimerkezi_plain import PlainOrder, PlainRecipient
+from ulak.providers.numbers import recipient
+from ulak.providers.plain import (
     NotPlainError,
     plain_amount,
     plain_count,
@@ -31,7 +31,7 @@ from providers.plain import (
     plain_text,
     plain_time,
 )
-from providers.statuses import judge
+from ulak.providers.statuses import judge
 
 SENDING: Final = "113"
 FAILED: Final = "115"

@@ -1,4 +1,4 @@
-"""Plain answers of get-report and get-reports, straight from bytes to Structs (see `providers.plain`)."""
+"""Plain answers of get-report and get-reports, straight from bytes to Structs (see `ulak.providers.plain`)."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from providers.plain import Plain, PlainItem, Text, Whole, read_plain
+from ulak.providers.plain import Plain, PlainItem, Text, Whole, read_plain
 
 
 class PlainRecipient(PlainItem):

@@ -7,15 +7,15 @@ which of equal numbers it means, has no time and no signature, and carries the m
 from collections.abc import Mapping
 from typing import Any, Final
 
-from models.keys import join_key
-from models.report import DeliveryReport, Hint, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Source, Status
-from providers.adapter import Account, Parsed
-from providers.decoding import as_key, as_text, dump_item, scrub
-from providers.ids import whole_number
-from providers.iletimerkezi_orders import MESSAGE_ID, MESSAGE_STATUS, ORDER, code_text
-from providers.numbers import recipient
-from providers.statuses import judge
+from ulak.models.keys import join_key
+from ulak.models.report import DeliveryReport, Hint, TrackedKey, Unreadable
+from ulak.models.vocabulary import Granularity, Source, Status
+from ulak.providers.adapter import Account, Parsed
+from ulak.providers.decoding import as_key, as_text, dump_item, scrub
+from ulak.providers.ids import whole_number
+from ulak.providers.iletimerkezi_orders import MESSAGE_ID, MESSAGE_STATUS, ORDER, code_text
+from ulak.providers.numbers import recipient
+from ulak.providers.statuses import judge
 
 WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of a credential
 MESSAGE_TEXT: Final = "body"

@@ -18,9 +18,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from models.report import Discovered, Hint, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
-from models.vocabulary import is_final
-from providers.adapter import (
+from ulak.models.report import Discovered, Hint, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
+from ulak.models.vocabulary import is_final
+from ulak.providers.adapter import (
     LARGEST_ANSWER_BYTES,
     REFERENCES_OF_MESSAGES,
     Account,
@@ -36,7 +36,7 @@ from providers.adapter import (
     ProviderRecord,
     Request,
 )
-from providers.decoding import (
+from ulak.providers.decoding import (
     KEY_LIMIT,
     as_int,
     as_key,
@@ -46,7 +46,7 @@ from providers.decoding import (
     load_json,
     refuse_client_error,
 )
-from providers.errors import (
+from ulak.providers.errors import (
     AnswerNotUnderstood,
     PauseAccount,
     ProviderError,
@@ -54,11 +54,11 @@ from providers.errors import (
     SlowDown,
     TryAgainSoon,
 )
-from providers.ids import bare, text_id, whole_id, whole_number
-from providers.numbers import plain
-from providers.organik_codes import CODES, REPLY_ERRORS
-from providers.organik_replies import Reply, read_reply
-from providers.organik_requests import (
+from ulak.providers.ids import bare, text_id, whole_id, whole_number
+from ulak.providers.numbers import plain
+from ulak.providers.organik_codes import CODES, REPLY_ERRORS
+from ulak.providers.organik_replies import Reply, read_reply
+from ulak.providers.organik_requests import (
     FEWEST_THROUGH,
     api_key,
     batch_of,
@@ -73,10 +73,10 @@ from providers.organik_requests import (
     sent_key,
     xml_body,
 )
-from providers.organik_rows import STATUS, read_plain_rows, read_row, report_plain_row
-from providers.organik_sends import read_send_reply
-from providers.organik_through import attribute
-from providers.plain import NotPlainError, plain_text
+from ulak.providers.organik_rows import STATUS, read_plain_rows, read_row, report_plain_row
+from ulak.providers.organik_sends import read_send_reply
+from ulak.providers.organik_through import attribute
+from ulak.providers.plain import NotPlainError, plain_text
 
 ERROR: Final[Mapping[int, type[ProviderError]]] = {
     1: TryAgainSoon,  # unknown fault

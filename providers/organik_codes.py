@@ -7,8 +7,8 @@ pages (refusals and errors of whole replies). Of some errorcodes the documents n
 from collections.abc import Mapping
 from typing import Final
 
-from models.vocabulary import Granularity
-from providers.adapter import CodeMeanings
+from ulak.models.vocabulary import Granularity
+from ulak.providers.adapter import CodeMeanings
 
 _HANDSET: Final = "fault of the handset"
 _NETWORK: Final = "fault in the operator's network"

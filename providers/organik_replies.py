@@ -12,9 +12,9 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from providers.decoding import EMPTY, as_int, as_list, as_text, load_object
-from providers.errors import AnswerNotUnderstood
-from providers.structure import check_values, is_xml
+from ulak.providers.decoding import EMPTY, as_int, as_list, as_text, load_object
+from ulak.providers.errors import AnswerNotUnderstood
+from ulak.providers.structure import check_values, is_xml
 
 _DECLARATION: Final = re.compile(r"\s*<\?xml[^>]*\?>")
 _LEAVES: Final = frozenset({"result", "error", "item"})

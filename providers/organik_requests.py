@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from xml.sax.saxutils import escape
 
-from models.report import TrackedKey
-from providers.adapter import Account, DueId, Fetch, FetchSpec
-from providers.decoding import as_int
-from providers.ids import bare
+from ulak.models.report import TrackedKey
+from ulak.providers.adapter import Account, DueId, Fetch, FetchSpec
+from ulak.providers.decoding import as_int
+from ulak.providers.ids import bare
 
 ROWS_PER_CALL: Final = 5000
 """A call asks for ids with at most so many expected rows together: there is no paging."""

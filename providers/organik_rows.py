@@ -10,13 +10,13 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from models.facts import Facts
-from models.report import DeliveryReport, PlainReport, Report, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Reason, Status, is_final
-from providers.adapter import Account
-from providers.decoding import Fields, as_int, as_key, as_text, dump_item, scrub
-from providers.numbers import recipient
-from providers.plain import (
+from ulak.models.facts import Facts
+from ulak.models.report import DeliveryReport, PlainReport, Report, TrackedKey, Unreadable
+from ulak.models.vocabulary import Granularity, Reason, Status, is_final
+from ulak.providers.adapter import Account
+from ulak.providers.decoding import Fields, as_int, as_key, as_text, dump_item, scrub
+from ulak.providers.numbers import recipient
+from ulak.providers.plain import (
     Count,
     NotPlainError,
     PlainItem,
@@ -29,7 +29,7 @@ from providers.plain import (
     plain_time,
     read_plain,
 )
-from providers.statuses import judge_unlisted
+from ulak.providers.statuses import judge_unlisted
 
 STATUS: Final[Mapping[int, tuple[Status, Reason | None]]] = {
     0: (Status.SCHEDULED, None),  # "henüz gönderilmedi"

@@ -11,16 +11,16 @@ from typing import Any, Final
 from xml.etree.ElementTree import Element
 from zoneinfo import ZoneInfo
 
-from models.keys import join_key
-from models.report import DeliveryReport, Discovered, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Reason, Source, Status
-from providers.adapter import Parsed
-from providers.decoding import Fields, as_int, as_key, as_list, as_text, dump_item, load_object, scrub
-from providers.errors import AnswerNotUnderstood
-from providers.ids import bare
-from providers.numbers import recipient
-from providers.organik_replies import codes_of, parse_xml, text_of
-from providers.structure import is_xml
+from ulak.models.keys import join_key
+from ulak.models.report import DeliveryReport, Discovered, TrackedKey, Unreadable
+from ulak.models.vocabulary import Granularity, Reason, Source, Status
+from ulak.providers.adapter import Parsed
+from ulak.providers.decoding import Fields, as_int, as_key, as_list, as_text, dump_item, load_object, scrub
+from ulak.providers.errors import AnswerNotUnderstood
+from ulak.providers.ids import bare
+from ulak.providers.numbers import recipient
+from ulak.providers.organik_replies import codes_of, parse_xml, text_of
+from ulak.providers.structure import is_xml
 
 REFUSED: Final = "invalid"
 """The provider has no status word here; the name of the list that a number stands in takes its place."""

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from models.report import Report, TrackedKey
-from providers.adapter import DueId
+from ulak.models.report import Report, TrackedKey
+from ulak.providers.adapter import DueId
 
 _ANY: Final = ("", None)
 

@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta, UnsetType
 
-from providers.decoding import KEY_LIMIT, MAX_COUNT, MAX_INT, as_amount, as_count, is_no_time, local_time
-from providers.structure import check_values
+from ulak.providers.decoding import KEY_LIMIT, MAX_COUNT, MAX_INT, as_amount, as_count, is_no_time, local_time
+from ulak.providers.structure import check_values
 
 Unset = UnsetType
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
@@ -68,7 +68,7 @@ Mapping.register(PlainItem)
 def read_plain(decode: Callable[[bytes], _Body], body: bytes) -> _Body:
     """The body as the decoder's Struct; `NotPlainError` where it is not one.
 
-    Raises `AnswerNotUnderstood` where it holds more values than `providers.structure` allows, before any is built.
+    Raises `AnswerNotUnderstood` where it holds more values than `ulak.providers.structure` allows, before any is built.
     """
     check_values(body, count_short=False)
     try:

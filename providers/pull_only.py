@@ -1,7 +1,7 @@
 """The callback half of an adapter whose provider pushes nothing that is read here."""
 
-from providers.adapter import Account, Callback, Parsed
-from providers.errors import RequestIsWrong
+from ulak.providers.adapter import Account, Callback, Parsed
+from ulak.providers.errors import RequestIsWrong
 
 
 class PullOnly:

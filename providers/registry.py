@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from providers import bip, diyalog, iletimerkezi, organik, vairo
-from providers.adapter import Adapter
+from ulak.providers import bip, diyalog, iletimerkezi, organik, vairo
+from ulak.providers.adapter import Adapter
 
 _MODULES: tuple[Adapter, ...] = (
     iletimerkezi.ADAPTER,

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from providers.errors import (
+from ulak.providers.errors import (
     AnswerNotUnderstood,
     OurBug,
     PauseAccount,

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, TypeVar
 
-from models.vocabulary import FAILURES, Reason, Status
-from providers.adapter import Account
+from ulak.models.vocabulary import FAILURES, Reason, Status
+from ulak.providers.adapter import Account
 
 STATUS_MAP: Final = "status_map"
 """The option's name: raw code → `status`, or `status/reason` for a failure (`rejected/opted_out`)."""

@@ -8,7 +8,7 @@ many is looked at closer, and no further than to the first value too many.
 import re
 from typing import Final
 
-from providers.errors import AnswerNotUnderstood
+from ulak.providers.errors import AnswerNotUnderstood
 
 MOST_VALUES: Final = 1_000_000
 """Of any body: objects, lists, fields and items of JSON together; elements and attributes of XML."""

@@ -14,10 +14,10 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
-from models.keys import join_key
-from models.report import DeliveryReport, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Reason, Status, is_final
-from providers.adapter import (
+from ulak.models.keys import join_key
+from ulak.models.report import DeliveryReport, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
+from ulak.models.vocabulary import Granularity, Reason, Status, is_final
+from ulak.providers.adapter import (
     REFERENCES_OF_MESSAGES,
     Account,
     Answer,
@@ -31,7 +31,7 @@ from providers.adapter import (
     ProviderRecord,
     Request,
 )
-from providers.decoding import (
+from ulak.providers.decoding import (
     EMPTY,
     Fields,
     as_int,
@@ -44,12 +44,12 @@ from providers.decoding import (
     refuse_client_error,
     scrub,
 )
-from providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong
-from providers.ids import bare, whole_id, whole_number
-from providers.numbers import e164, national_number, person, plain
-from providers.pull_only import PullOnly
-from providers.statuses import judge
-from providers.vairo_codes import CODES, REQUEST_ERRORS
+from ulak.providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong
+from ulak.providers.ids import bare, whole_id, whole_number
+from ulak.providers.numbers import e164, national_number, person, plain
+from ulak.providers.pull_only import PullOnly
+from ulak.providers.statuses import judge
+from ulak.providers.vairo_codes import CODES, REQUEST_ERRORS
 
 STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
     "DEFAULT": (Status.SCHEDULED, None),  # "Henüz işlem yapılmamış."

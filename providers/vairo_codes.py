@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
-from models.vocabulary import Granularity
-from providers.adapter import CodeMeanings
+from ulak.models.vocabulary import Granularity
+from ulak.providers.adapter import CodeMeanings
 
 _WORDS: Final[Mapping[str, str]] = {
     "DEFAULT": "not processed yet",

@@ -1,4 +1,4 @@
-"""`python -m sandbox`: the stand-ins as a process of their own."""
+"""`python -m ulak.sandbox`: the stand-ins as a process of their own."""
 
 import argparse
 import json
@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sandbox.faults import EVERYTHING
-from sandbox.server import DEFAULT_PORTS, EPHEMERAL, NAMES, Sandbox
-from sandbox.settings import SIZES, Settings
+from ulak.sandbox.faults import EVERYTHING
+from ulak.sandbox.server import DEFAULT_PORTS, EPHEMERAL, NAMES, Sandbox
+from ulak.sandbox.settings import SIZES, Settings
 
 
 def read_ports(text: str) -> tuple[int, ...]:

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sandbox.istanbul import iso
-from sandbox.lives import OUTCOMES
-from sandbox.pushes import Callback, Pushes
-from sandbox.settings import PROVIDERS
-from sandbox.world import World
+from ulak.sandbox.istanbul import iso
+from ulak.sandbox.lives import OUTCOMES
+from ulak.sandbox.pushes import Callback, Pushes
+from ulak.sandbox.settings import PROVIDERS
+from ulak.sandbox.world import World
 
 
 class Control:

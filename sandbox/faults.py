@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from sandbox.settings import PROVIDERS
+from ulak.sandbox.settings import PROVIDERS
 
 TRANSPORT = (
     "http_500",

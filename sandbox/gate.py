@@ -11,11 +11,11 @@ from email.utils import formatdate
 
 from starlette.types import Receive, Scope, Send
 
-from sandbox.ledger import Entry
-from sandbox.spoiling import Spoiler
-from sandbox.standin import StandIn
-from sandbox.wire import Answer, Call
-from sandbox.world import World
+from ulak.sandbox.ledger import Entry
+from ulak.sandbox.spoiling import Spoiler
+from ulak.sandbox.standin import StandIn
+from ulak.sandbox.wire import Answer, Call
+from ulak.sandbox.world import World
 
 HANG_SECONDS = 300.0
 SLOW_SECONDS = 3.0

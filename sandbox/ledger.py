@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from sandbox.istanbul import iso
-from sandbox.settings import Limit
+from ulak.sandbox.istanbul import iso
+from ulak.sandbox.settings import Limit
 
 KEPT = 200_000
 

@@ -16,8 +16,8 @@ from xml.sax.saxutils import escape
 
 from typing_extensions import override
 
-from sandbox.istanbul import DAY_SECONDS, local_text
-from sandbox.lives import (
+from ulak.sandbox.istanbul import DAY_SECONDS, local_text
+from ulak.sandbox.lives import (
     COMMON_WEIGHTS,
     NEVER,
     Life,
@@ -27,7 +27,7 @@ from sandbox.lives import (
     draw_outcome,
     read_outcome,
 )
-from sandbox.organik_forms import (
+from ulak.sandbox.organik_forms import (
     FOREIGN,
     KINDS,
     Item,
@@ -41,10 +41,10 @@ from sandbox.organik_forms import (
     write_item,
     write_track,
 )
-from sandbox.settings import Settings
-from sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
-from sandbox.truth import Row, allow_unreported, build_row, first_times, write_e164
-from sandbox.wire import Answer, Call, answer_json
+from ulak.sandbox.settings import Settings
+from ulak.sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
+from ulak.sandbox.truth import Row, allow_unreported, build_row, first_times, write_e164
+from ulak.sandbox.wire import Answer, Call, answer_json
 
 VALIDITY_SECONDS = 2 * DAY_SECONDS
 PATH = re.compile(r"/v2/([^/]*)/([^/]+)(?:/([^/]+))?(?:/([^/]+))?/?")

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 from httpx._client import UseClientDefault
 
-from sandbox.faults import Faults
-from sandbox.wire import Event
+from ulak.sandbox.faults import Faults
+from ulak.sandbox.wire import Event
 
 AT_ONCE = 8
 LATE_SECONDS = 4.0

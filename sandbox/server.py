@@ -14,12 +14,12 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from sandbox.control import Control
-from sandbox.gate import Gate, Wires
-from sandbox.pushes import Pushes
-from sandbox.settings import PROVIDERS
-from sandbox.truth import Row
-from sandbox.world import World
+from ulak.sandbox.control import Control
+from ulak.sandbox.gate import Gate, Wires
+from ulak.sandbox.pushes import Pushes
+from ulak.sandbox.settings import PROVIDERS
+from ulak.sandbox.truth import Row
+from ulak.sandbox.world import World
 
 HOST = "127.0.0.1"
 NAMES = (*PROVIDERS, "control")

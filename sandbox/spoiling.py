@@ -10,9 +10,9 @@ from email.utils import formatdate
 from random import Random
 from typing import Any
 
-from sandbox.faults import CONTENT, Faults
-from sandbox.standin import StandIn
-from sandbox.wire import Answer, Call, read_integer
+from ulak.sandbox.faults import CONTENT, Faults
+from ulak.sandbox.standin import StandIn
+from ulak.sandbox.wire import Answer, Call, read_integer
 
 PAGE = "<!DOCTYPE html><html><body><h1>Bakım çalışması</h1></body></html>".encode()
 FIXED = {

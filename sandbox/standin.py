@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from sandbox.settings import Settings, Size
-from sandbox.truth import Row
-from sandbox.wire import Answer, Call, Event
+from ulak.sandbox.settings import Settings, Size
+from ulak.sandbox.truth import Row
+from ulak.sandbox.wire import Answer, Call, Event
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sandbox.istanbul import iso
-from sandbox.lives import NEVER
+from ulak.sandbox.istanbul import iso
+from ulak.sandbox.lives import NEVER
 
 COLUMNS = (
     "provider",

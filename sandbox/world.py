@@ -9,18 +9,18 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from sandbox.bip import Bip
-from sandbox.diyalog import Diyalog
-from sandbox.faults import Faults
-from sandbox.iletimerkezi import Iletimerkezi
-from sandbox.istanbul import iso
-from sandbox.ledger import Ledger
-from sandbox.organik import Organik
-from sandbox.settings import PROVIDERS, SIZES, Limit, Settings
-from sandbox.standin import Batch, StandIn
-from sandbox.truth import Row
-from sandbox.vairo import Vairo
-from sandbox.wire import Event
+from ulak.sandbox.bip import Bip
+from ulak.sandbox.diyalog import Diyalog
+from ulak.sandbox.faults import Faults
+from ulak.sandbox.iletimerkezi import Iletimerkezi
+from ulak.sandbox.istanbul import iso
+from ulak.sandbox.ledger import Ledger
+from ulak.sandbox.organik import Organik
+from ulak.sandbox.settings import PROVIDERS, SIZES, Limit, Settings
+from ulak.sandbox.standin import Batch, StandIn
+from ulak.sandbox.truth import Row
+from ulak.sandbox.vairo import Vairo
+from ulak.sandbox.wire import Event
 
 MOST_AT_ONCE = 5_000
 

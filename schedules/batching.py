@@ -8,7 +8,7 @@ the optimum, and after a burst it does not ask for young messages of which hardl
 
 from collections.abc import Iterable
 
-from schedules.latency import Latency
+from ulak.schedules.latency import Latency
 
 
 def expected_waiting(latency: Latency, checked: float, age: float) -> float:

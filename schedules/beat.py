@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from core import names
+from ulak.core import names
 
 RECONCILE_SECONDS = 5.0
 EXPIRE_SECONDS = 60.0

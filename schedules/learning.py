@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from schedules.latency import END, ENOUGH, Cells, Latency, fit, log_likelihood, merged
+from ulak.schedules.latency import END, ENOUGH, Cells, Latency, fit, log_likelihood, merged
 
 FRESH = 250
 """So many fresh messages join the base."""

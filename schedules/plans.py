@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from schedules.latency import Latency
-from schedules.learning import Learned
-from schedules.poll_times import PollTimes
+from ulak.schedules.latency import Latency
+from ulak.schedules.learning import Learned
+from ulak.schedules.poll_times import PollTimes
 
 
 def times_of(plan: Mapping[str, Any], kind: str) -> PollTimes | None:

@@ -6,7 +6,7 @@ moments t_1 < t_2 < … after sending. Validity cuts them off: one moment lies r
 strictly ahead. So an id that was looked at late, twice or never goes on where its age says; no counter can be lost.
 Only after an incomplete answer does a check come sooner (`check_again`).
 
-Where an account has learned how long its messages take, the ages of `schedules.poll_times` take the place of the waits;
+Where an account has learned how long its messages take, the ages of `ulak.schedules.poll_times` take the place of the waits;
 all else stays as it is.
 """
 
@@ -14,8 +14,8 @@ import math
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from providers.adapter import PollNumbers
-from schedules.poll_times import PollTimes
+from ulak.providers.adapter import PollNumbers
+from ulak.schedules.poll_times import PollTimes
 
 AFTER_VALIDITY_SECONDS = 1.0
 """How long after the end of validity the check right after it comes (times the account's factor)."""

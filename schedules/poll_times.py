@@ -11,7 +11,7 @@ Kolobov et al., SIGIR 2019): a higher price gives fewer calls.
 import math
 from dataclasses import dataclass
 
-from schedules.latency import EDGES, Latency
+from ulak.schedules.latency import EDGES, Latency
 
 PRICE_SECONDS = 30.0
 """What a call is worth where nothing says otherwise."""

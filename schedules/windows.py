@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import pairwise
 
-from models.report import WalkedPage
+from ulak.models.report import WalkedPage
 
 MOST_ATTEMPTS = 3
 ALLOWANCE = 0.5

@@ -5,12 +5,12 @@ from typing import Any
 from celery import Task
 from sqlalchemy.exc import SQLAlchemyError
 
-from core import clock
-from core.logging import bind_context, clear_context, get_logger, origin
-from models.availability import is_unavailable, took_too_long
-from tasks.effects import Effects
-from tasks.messages import Message
-from tasks.runtime import Runtime
+from ulak.core import clock
+from ulak.core.logging import bind_context, clear_context, get_logger, origin
+from ulak.models.availability import is_unavailable, took_too_long
+from ulak.tasks.effects import Effects
+from ulak.tasks.messages import Message
+from ulak.tasks.runtime import Runtime
 
 log = get_logger(__name__)
 
@@ -20,7 +20,7 @@ class DatabaseAwayError(Exception):
 
 
 class UlakTask(Task):
-    """Base class of all tasks, made the app's by `workers.app` (`task_cls`)."""
+    """Base class of all tasks, made the app's by `ulak.workers.app` (`task_cls`)."""
 
     abstract = True
     ignore_result = True

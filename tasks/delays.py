@@ -10,8 +10,8 @@ from collections.abc import Callable
 from itertools import count
 from threading import Condition, Thread
 
-from core import clock
-from tasks.messages import Message
+from ulak.core import clock
+from ulak.tasks.messages import Message
 
 
 class Delays:

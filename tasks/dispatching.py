@@ -2,12 +2,12 @@
 
 from celery import shared_task
 
-from core import names
-from models.database import retry_transaction
-from models.ledger.taking import wake
-from tasks.base import UlakTask
-from tasks.effects import Effects
-from tasks.messages import call_up
+from ulak.core import names
+from ulak.models.database import retry_transaction
+from ulak.models.ledger.taking import wake
+from ulak.tasks.base import UlakTask
+from ulak.tasks.effects import Effects
+from ulak.tasks.messages import call_up
 
 
 # The fetch that it wakes is what Flower lists.

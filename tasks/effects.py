@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from core.logging import get_logger
-from models.database import retry_transaction
-from tasks.messages import Message
+from ulak.core.logging import get_logger
+from ulak.models.database import retry_transaction
+from ulak.tasks.messages import Message
 
 log = get_logger(__name__)
 

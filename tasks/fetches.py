@@ -2,9 +2,9 @@
 
 from celery import shared_task
 
-from core import names
-from tasks.base import UlakTask
-from tasks.steps.draining import drain
+from ulak.core import names
+from ulak.tasks.base import UlakTask
+from ulak.tasks.steps.draining import drain
 
 
 @shared_task(name=names.FETCH_PAGE, bind=True)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from core import names
-from models.ledger.taking import CallUp
+from ulak.core import names
+from ulak.models.ledger.taking import CallUp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +15,7 @@ class Message:
     task: str
     kwargs: Mapping[str, Any]
     countdown_seconds: float = 0.0
-    """How long it waits in the process that decided on it (`tasks.delays`), a few seconds at the most."""
+    """How long it waits in the process that decided on it (`ulak.tasks.delays`), a few seconds at the most."""
     display: str = ""
     """What Flower shows in place of the arguments: the account's slug, kind and page; no secret, no number."""
     wakes: str = ""

@@ -4,12 +4,12 @@ from datetime import date
 
 from celery import shared_task
 
-from core import names
-from models.ledger.listing import key_of_task
-from providers.numbers import plain
-from tasks.base import UlakTask
-from tasks.effects import Effects
-from tasks.steps import ondemand, planning
+from ulak.core import names
+from ulak.models.ledger.listing import key_of_task
+from ulak.providers.numbers import plain
+from ulak.tasks.base import UlakTask
+from ulak.tasks.effects import Effects
+from ulak.tasks.steps import ondemand, planning
 
 
 # Most ticks find nothing due: Flower lists those that have planned polls, with their accounts.

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from core import clock
-from core.logging import get_logger, origin
-from models.database import transaction
-from models.rejections import Rejection, count_rejections
+from ulak.core import clock
+from ulak.core.logging import get_logger, origin
+from ulak.models.database import transaction
+from ulak.models.rejections import Rejection, count_rejections
 
 log = get_logger(__name__)
 

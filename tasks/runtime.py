@@ -13,24 +13,24 @@ from threading import Event, Lock
 
 from sqlalchemy import Engine
 
-from core import clock
-from core.budgets import Budget
-from core.redaction import register_secret
-from core.settings import CredentialError, Settings, generated_secret, resolve_reference
-from core.strength import is_example
-from core.zones import time_zone
-from models.database import Record
-from models.ledger.clockwatch import ClockWatch
-from models.ledger.taking import Holder
-from models.quarantine import check_key, new_key
-from models.report import Report
-from models.suppression import Suppressions
-from providers.adapter import Account, Adapter
-from providers.echoes import secrets_of, without_echoes
-from providers.http import HttpDoor
-from providers.registry import adapter_for
-from providers.way_out import WayOut, resolved
-from tasks.rejections import RejectionLog
+from ulak.core import clock
+from ulak.core.budgets import Budget
+from ulak.core.redaction import register_secret
+from ulak.core.settings import CredentialError, Settings, generated_secret, resolve_reference
+from ulak.core.strength import is_example
+from ulak.core.zones import time_zone
+from ulak.models.database import Record
+from ulak.models.ledger.clockwatch import ClockWatch
+from ulak.models.ledger.taking import Holder
+from ulak.models.quarantine import check_key, new_key
+from ulak.models.report import Report
+from ulak.models.suppression import Suppressions
+from ulak.providers.adapter import Account, Adapter
+from ulak.providers.echoes import secrets_of, without_echoes
+from ulak.providers.http import HttpDoor
+from ulak.providers.registry import adapter_for
+from ulak.providers.way_out import WayOut, resolved
+from ulak.tasks.rejections import RejectionLog
 
 CREDENTIALS_LAST_SECONDS = 60.0
 SEAL_KEY = "seal_key"
@@ -50,7 +50,7 @@ class CredentialCache:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def get(self, reference: str) -> str:
-        """The value behind `reference`; `core.settings.CredentialError` where there is none."""
+        """The value behind `reference`; `ulak.core.settings.CredentialError` where there is none."""
         with self._lock:
             found = self._values.get(reference)
         if found is not None and clock.boot() - found[0] < CREDENTIALS_LAST_SECONDS:
@@ -139,7 +139,7 @@ def adapter_of(row: Record) -> Adapter:
 
 
 def seal_key(settings: Settings) -> bytes:
-    """What seals the quarantine, in the form of `models.quarantine`: of the configured file, or generated in the home.
+    """What seals the quarantine, in the form of `ulak.models.quarantine`: of the configured file, or generated in the home.
 
     `CredentialError` where the file holds anything else than keys.
     """

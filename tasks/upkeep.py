@@ -2,9 +2,9 @@
 
 from celery import shared_task
 
-from core import names
-from tasks.base import UlakTask
-from tasks.steps import upkeep
+from ulak.core import names
+from ulak.tasks.base import UlakTask
+from ulak.tasks.steps import upkeep
 
 
 # Its own log line says when there was something to heal.

@@ -86,7 +86,7 @@ def own_process(
     log = folder / f"{command[0]}.log"
     with log.open("wb") as output:
         process = psutil.Popen(
-            [sys.executable, "-P", "-m", "workers.cli.main", *command],
+            [sys.executable, "-P", "-m", "ulak.cli.main", *command],
             cwd=folder,
             env={**kept, **own, **(env or {})},
             stdout=subprocess.DEVNULL,

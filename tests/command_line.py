@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import Engine
 from typer.testing import CliRunner
 
-from workers.cli.commands import app
+from ulak.cli.commands import app
 
 Ulak = Callable[..., "Ran"]
 

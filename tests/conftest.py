@@ -19,10 +19,10 @@ import psycopg
 import pytest
 from database_fixtures import migrated_database, migrated_template, shared_database
 
-from core.redis import connect
-from workers.embedded.postgres import PostgresServer
-from workers.embedded.server import EmbeddedServer
-from workers.embedded.valkey import ValkeyServer
+from ulak.core.redis import connect
+from ulak.local.embedded.postgres import PostgresServer
+from ulak.local.embedded.server import EmbeddedServer
+from ulak.local.embedded.valkey import ValkeyServer
 
 pytest_plugins = ["chaos_table"]
 

@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Connection, Engine, make_url, text
 
-from models.database import make_engine
-from models.schema import migrate
+from ulak.models.database import make_engine
+from ulak.models.schema import migrate
 
 _numbers = count(1)
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from models.accounts import apply
-from providers.accounts import read_accounts
-from tasks.runtime import Runtime
-from tasks.steps.tracking import track
+from ulak.models.accounts import apply
+from ulak.providers.accounts import read_accounts
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.tracking import track
 
 
 def apply_accounts(engine: Engine, accounts: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Write the sandbox's account records as an accounts file with credential files, and apply it."""
-    from workers.demo import SandboxRun
+    from ulak.local.demo import SandboxRun
 
     run = SandboxRun(home=folder, ports=(0,))
     path = folder / "accounts.toml"

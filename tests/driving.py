@@ -14,17 +14,17 @@ from itertools import count
 
 from sqlalchemy import Engine, text
 
-from core import clock, names
-from models.database import retry_transaction
-from models.ledger.taking import wake
-from models.quarantine import new_key
-from providers.http import HttpDoor
-from providers.registry import ADAPTERS
-from tasks.effects import Effects
-from tasks.messages import Message, call_up
-from tasks.runtime import CredentialCache, Runtime
-from tasks.steps import planning, upkeep
-from tasks.steps.draining import drain
+from ulak.core import clock, names
+from ulak.models.database import retry_transaction
+from ulak.models.ledger.taking import wake
+from ulak.models.quarantine import new_key
+from ulak.providers.http import HttpDoor
+from ulak.providers.registry import ADAPTERS
+from ulak.tasks.effects import Effects
+from ulak.tasks.messages import Message, call_up
+from ulak.tasks.runtime import CredentialCache, Runtime
+from ulak.tasks.steps import planning, upkeep
+from ulak.tasks.steps.draining import drain
 
 
 def make_runtime(

@@ -9,12 +9,12 @@ import pytest
 from database_fixtures import add_account
 from sqlalchemy import Connection, Engine, text
 
-from models.database import retry_transaction, transaction
-from models.deliveries import UpsertResult, upsert
-from models.erasure import Erased, erase_person
-from models.report import DeliveryReport
-from models.suppression import Suppressions
-from models.vocabulary import Granularity, Status
+from ulak.models.database import retry_transaction, transaction
+from ulak.models.deliveries import UpsertResult, upsert
+from ulak.models.erasure import Erased, erase_person
+from ulak.models.report import DeliveryReport
+from ulak.models.suppression import Suppressions
+from ulak.models.vocabulary import Granularity, Status
 
 KEY = b"the person key of these tests, 32"
 MINE, OTHER = "+905301234567", "+905309999999"

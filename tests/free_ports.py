@@ -5,7 +5,7 @@ import random
 from contextlib import suppress
 from pathlib import Path
 
-from workers.ports import is_free
+from ulak.local.ports import is_free
 
 FIRST, LAST = 20_000, 32_000
 """Below the ports that Linux deals out to whoever names none."""

@@ -10,21 +10,21 @@ import msgspec
 from driving import scalar
 from sqlalchemy import Engine, RowMapping, text
 
-from core import clock
-from models import tracked
-from models.ledger import planning, taking
-from models.ledger.clockwatch import ClockWatch
-from providers.adapter import Answer, Parsed
-from providers.errors import ProviderError, TryAgainSoon
-from providers.http import Sent
-from tasks.effects import Effects
-from tasks.runtime import Runtime
-from tasks.steps import upkeep
-from tasks.steps.asking import Asked
-from tasks.steps.draining import prepare, understood
-from tasks.steps.finishing import finish
-from tasks.steps.planning import _plan_scheduled
-from tasks.steps.trouble import return_unsent
+from ulak.core import clock
+from ulak.models import tracked
+from ulak.models.ledger import planning, taking
+from ulak.models.ledger.clockwatch import ClockWatch
+from ulak.providers.adapter import Answer, Parsed
+from ulak.providers.errors import ProviderError, TryAgainSoon
+from ulak.providers.http import Sent
+from ulak.tasks.effects import Effects
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps import upkeep
+from ulak.tasks.steps.asking import Asked
+from ulak.tasks.steps.draining import prepare, understood
+from ulak.tasks.steps.finishing import finish
+from ulak.tasks.steps.planning import _plan_scheduled
+from ulak.tasks.steps.trouble import return_unsent
 
 REFERENCES: Mapping[str, Mapping[str, str]] = {
     "vairo": {"api_key": "env:TEST_KEY"},

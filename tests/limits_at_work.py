@@ -25,11 +25,11 @@ from limits_judged import Arrival, Change, Limit
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
-from core import clock, names
-from models.quarantine import new_key
-from providers.http import HttpDoor
-from sandbox.server import Sandbox
-from tasks.runtime import Runtime
+from ulak.core import clock, names
+from ulak.models.quarantine import new_key
+from ulak.providers.http import HttpDoor
+from ulak.sandbox.server import Sandbox
+from ulak.tasks.runtime import Runtime
 
 ROOT = Path(__file__).parents[1]
 BREAKABLE = Path(__file__).parent / "chaos" / "patched_process.py"
@@ -159,7 +159,7 @@ class Scene:
 
     def _by_command(self) -> None:
         ran = subprocess.run(
-            [sys.executable, "-m", "workers.cli.main", "poll", ACCOUNT],
+            [sys.executable, "-m", "ulak.cli.main", "poll", ACCOUNT],
             env=self._environment(),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
@@ -171,8 +171,8 @@ class Scene:
             self.failures.append(f"cli: {ran.stderr.decode()[-300:]}")
 
     def _by_message(self) -> Callable[[], None]:
-        from core.settings import Settings
-        from workers.app import make_app
+        from ulak.core.settings import Settings
+        from ulak.workers.app import make_app
 
         app = make_app(Settings(redis_url=SecretStr(self.redis_url), home=self.folder / "home"))
 
@@ -200,7 +200,7 @@ class Scene:
         }
 
     def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        program = [str(BREAKABLE)] if self.breaks else ["-m", "workers.cli.main"]
+        program = [str(BREAKABLE)] if self.breaks else ["-m", "ulak.cli.main"]
         with (self.folder / "processes.log").open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, *program, *command],

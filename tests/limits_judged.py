@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from providers.http import PERMIT_SECONDS
+from ulak.providers.http import PERMIT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

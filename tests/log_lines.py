@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from core.logging import configure_logging
+from ulak.core.logging import configure_logging
 
 
 @pytest.fixture

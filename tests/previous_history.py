@@ -11,12 +11,12 @@ import msgspec
 from alembic import command
 from sqlalchemy import Connection, Engine
 
-from models.database import json_parameter, transaction
-from models.facts import Facts
-from models.merge import Observation, fold, merge_history, merge_observation, observe
-from models.report import DeliveryReport
-from models.schema import alembic_config
-from models.vocabulary import Granularity, Source
+from ulak.models.database import json_parameter, transaction
+from ulak.models.facts import Facts
+from ulak.models.merge import Observation, fold, merge_history, merge_observation, observe
+from ulak.models.report import DeliveryReport
+from ulak.models.schema import alembic_config
+from ulak.models.vocabulary import Granularity, Source
 
 REVISION = "0010"
 """The schema that it was written for."""

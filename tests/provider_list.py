@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from models.report import WalkedPage
-from schedules.windows import Verdict, is_read_downwards, judge_reading
+from ulak.models.report import WalkedPage
+from ulak.schedules.windows import Verdict, is_read_downwards, judge_reading
 
 
 @dataclass(slots=True)

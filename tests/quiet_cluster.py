@@ -2,8 +2,8 @@
 
 from sqlalchemy import Engine, text
 
-from core import clock
-from models.database import transaction
+from ulak.core import clock
+from ulak.models.database import transaction
 
 PATIENCE_SECONDS = 120.0
 

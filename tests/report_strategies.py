@@ -6,8 +6,8 @@ from typing import Any
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Reason, Source, Status
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Reason, Source, Status
 
 DAY = date(2026, 3, 1)
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

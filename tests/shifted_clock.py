@@ -5,7 +5,7 @@ The server's own clock goes on, and so do the column defaults, which name the se
 
 from sqlalchemy import Engine, text
 
-from models.database import make_engine
+from ulak.models.database import make_engine
 
 _FUNCTIONS = """
     CREATE SCHEMA shifted;

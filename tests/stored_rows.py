@@ -2,10 +2,10 @@
 
 from sqlalchemy import Connection, text
 
-from models.deliveries import Key
-from models.merge import ROW_FIELDS, Row
-from models.storable import iso_time
-from models.vocabulary import Granularity
+from ulak.models.deliveries import Key
+from ulak.models.merge import ROW_FIELDS, Row
+from ulak.models.storable import iso_time
+from ulak.models.vocabulary import Granularity
 
 
 def stored_rows(connection: Connection, account_id: str) -> dict[Key, Row]:

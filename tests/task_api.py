@@ -12,13 +12,13 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
-from core import clock
-from models.quarantine import new_key
-from providers.http import HttpDoor
-from tasks.messages import Message
-from tasks.runtime import Runtime
-from workers.api.app import make_api
-from workers.api.listening import BoundedServer, server_config
+from ulak.api.app import make_api
+from ulak.api.listening import BoundedServer, server_config
+from ulak.core import clock
+from ulak.models.quarantine import new_key
+from ulak.providers.http import HttpDoor
+from ulak.tasks.messages import Message
+from ulak.tasks.runtime import Runtime
 
 TOKEN = "canary-token-of-the-api"
 

@@ -13,8 +13,8 @@ from driving import miscounted_polls, scalar
 from sqlalchemy import Engine
 from truth import differences, stored_rows
 
-from sandbox.diyalog import Diyalog
-from sandbox.server import Sandbox
+from ulak.sandbox.diyalog import Diyalog
+from ulak.sandbox.server import Sandbox
 
 ROOT = Path(__file__).parents[1]
 GRACE_SECONDS = 25.0
@@ -43,7 +43,7 @@ class Fleet:
         command = ["beat"] if name == "beat" else ["worker", "--name", name, "--threads", "8"]
         with (self.folder / f"{name}.log").open("ab") as output:
             self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", "workers.cli.main", *command],
+                [sys.executable, "-m", "ulak.cli.main", *command],
                 env={**self.env, "PYTHONPATH": str(checkout)},
                 cwd=self.folder,
                 stdout=output,

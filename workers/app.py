@@ -1,4 +1,4 @@
-"""The Celery app, `workers.app:app`: the profile, the task base class, beat's static schedule.
+"""The Celery app, `ulak.workers.app:app`: the profile, the task base class, beat's static schedule.
 
 PostgreSQL owns every unit of work and a message is only a hint, so the profile aims at one thing: that a worker goes on
 through whatever happens to the broker.
@@ -20,19 +20,19 @@ from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from click import ClickException, get_current_context
 from kombu import Exchange, Queue
 
-from core import names
-from core.logging import configure_logging, get_logger
-from core.settings import Settings, load_settings, set_foreign_variables_aside
-from models.database import WORKER_IDLE_IN_TRANSACTION_SECONDS
-from providers.registry import ADAPTERS
-from schedules.beat import entries
-from tasks.base import UlakTask, publish_or_log
-from tasks.delays import Delays
-from tasks.runtime import Runtime
-from workers import lifeline
-from workers.connections import NothingRunningError, redis_url
-from workers.presence import Presence
-from workers.runtimes import build_runtime
+from ulak.core import names
+from ulak.core.logging import configure_logging, get_logger
+from ulak.core.settings import Settings, load_settings, set_foreign_variables_aside
+from ulak.local import lifeline
+from ulak.models.database import WORKER_IDLE_IN_TRANSACTION_SECONDS
+from ulak.providers.registry import ADAPTERS
+from ulak.schedules.beat import entries
+from ulak.tasks.base import UlakTask, publish_or_log
+from ulak.tasks.delays import Delays
+from ulak.tasks.runtime import Runtime
+from ulak.workers.connections import NothingRunningError, redis_url
+from ulak.workers.presence import Presence
+from ulak.workers.runtimes import build_runtime
 
 log = get_logger(__name__)
 
@@ -143,7 +143,7 @@ def make_app(settings: Settings) -> UlakApp:
         # CELERY_LOADER and DJANGO_SETTINGS_MODULE, where another program has set them, choose others.
         loader=OwnLoader,
         fixups=(),
-        include=["tasks.polls", "tasks.dispatching", "tasks.fetches", "tasks.upkeep"],
+        include=["ulak.tasks.polls", "ulak.tasks.dispatching", "ulak.tasks.fetches", "ulak.tasks.upkeep"],
     )
     url = settings.redis_url.get_secret_value() if settings.redis_url else None
     app.conf.update(_profile(url), beat_schedule=beat_schedule(settings))
@@ -190,7 +190,7 @@ def _profile(broker_url: str | None) -> dict[str, Any]:
         "task_routes": {task: {"queue": queue} for task, queue in names.QUEUE_OF_TASK.items()},
         "beat_max_loop_interval": 1,
         # Ticks by the boot clock: the wall clock may be set.
-        "beat_scheduler": "workers.ticking:TickScheduler",
+        "beat_scheduler": "ulak.workers.ticking:TickScheduler",
         "broker_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
             "unacked_restore_interval": 5,
@@ -263,6 +263,6 @@ def _hand_over() -> None:
 
 
 if get_current_context(silent=True) is not None:
-    # `celery -A workers.app worker`: this process is ours, and the subcommand's options are not parsed yet.
+    # `celery -A ulak.workers.app worker`: this process is ours, and the subcommand's options are not parsed yet.
     set_foreign_variables_aside()
 app = make_app(load_settings())

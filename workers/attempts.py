@@ -1,7 +1,7 @@
 """Failed attempts to authenticate, by address: what a guesser costs is bounded, and a valid secret is never kept out.
 
 Every secret is checked first, so only wrong ones are counted. Guessing is futile by the length of the secrets alone
-(`workers.strength`); beyond the limit a wrong one is told so with 429, and writes no line of its own.
+(`ulak.workers.strength`); beyond the limit a wrong one is told so with 429, and writes no line of its own.
 """
 
 from collections import OrderedDict, deque
@@ -10,8 +10,8 @@ from ipaddress import IPv6Address, ip_address
 from threading import Lock
 from typing import Final
 
-from core import clock
-from core.logging import get_logger
+from ulak.core import clock
+from ulak.core.logging import get_logger
 
 log = get_logger(__name__)
 

@@ -6,14 +6,14 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from core.settings import Settings
-from models.database import make_engine
-from models.overview import ProviderPace
-from providers.registry import ADAPTERS
-from tasks.runtime import Runtime
-from workers.embedded.postgres import PostgresServer
-from workers.embedded.valkey import ValkeyServer
-from workers.runtimes import build_runtime
+from ulak.core.settings import Settings
+from ulak.local.embedded.postgres import PostgresServer
+from ulak.local.embedded.valkey import ValkeyServer
+from ulak.models.database import make_engine
+from ulak.models.overview import ProviderPace
+from ulak.providers.registry import ADAPTERS
+from ulak.tasks.runtime import Runtime
+from ulak.workers.runtimes import build_runtime
 
 
 class NothingRunningError(Exception):
@@ -57,13 +57,13 @@ def runtime_for(settings: Settings, *, threads: int = 1, application_name: str =
 def app_for(settings: Settings) -> Any:
     """A Celery app that publishes to the Redis that `redis_url` finds."""
     # Importing the app reads the environment and costs half a second, which most commands need not pay.
-    from workers.app import make_app  # noqa: PLC0415
+    from ulak.workers.app import make_app  # noqa: PLC0415
 
     return make_app(settings.model_copy(update={"redis_url": SecretStr(redis_url(settings))}))
 
 
 def paces() -> dict[str, ProviderPace]:
-    """What `models.overview.unsettled` needs to know of each provider."""
+    """What `ulak.models.overview.unsettled` needs to know of each provider."""
     return {
         name: ProviderPace(
             every_seconds=adapter.record.every_seconds, sweeps=adapter.record.sweep_window_days is not None

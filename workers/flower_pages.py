@@ -10,7 +10,7 @@ from typing import Any, Final
 from flower.views import BaseHandler
 from tornado.web import HTTPError
 
-from core.logging import get_logger
+from ulak.core.logging import get_logger
 
 log = get_logger(__name__)
 

@@ -1,17 +1,17 @@
-"""A worker says every few seconds that it makes fetches, and with how many threads: see `models.ledger.sharing`.
+"""A worker says every few seconds that it makes fetches, and with how many threads: see `ulak.models.ledger.sharing`.
 
-It looks at the database's clock as often, so that a step is noticed where no call is made: see `tasks.steps.clocks`.
+It looks at the database's clock as often, so that a step is noticed where no call is made: see `ulak.tasks.steps.clocks`.
 """
 
 from threading import Event, Thread
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.logging import get_logger
-from models.database import transaction
-from models.ledger import sharing
-from tasks.runtime import Runtime
-from tasks.steps import clocks
+from ulak.core.logging import get_logger
+from ulak.models.database import transaction
+from ulak.models.ledger import sharing
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps import clocks
 
 log = get_logger(__name__)
 

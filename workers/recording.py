@@ -1,4 +1,4 @@
-"""How a process records who did, saw or erased what; `models.events` says what is stored."""
+"""How a process records who did, saw or erased what; `ulak.models.events` says what is stored."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from typing import Any, Final
 from sqlalchemy import Engine, RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 
-from core import clock
-from core.logging import get_logger, origin
-from core.settings import CredentialError
-from models.database import transaction
-from models.events import Event, person_mark, record
-from models.keys import split_key
-from models.vocabulary import Granularity
-from providers.numbers import e164, lookup_form, person
+from ulak.core import clock
+from ulak.core.logging import get_logger, origin
+from ulak.core.settings import CredentialError
+from ulak.models.database import transaction
+from ulak.models.events import Event, person_mark, record
+from ulak.models.keys import split_key
+from ulak.models.vocabulary import Granularity
+from ulak.providers.numbers import e164, lookup_form, person
 
 log = get_logger(__name__)
 

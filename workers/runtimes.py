@@ -1,11 +1,11 @@
 """Building the runtime of a process from its settings, without Celery, which most commands need not load."""
 
-from core import clock
-from core.settings import Settings
-from models.database import IDLE_IN_TRANSACTION_SECONDS, make_engine
-from models.suppression import Suppressions
-from providers.http import HttpDoor
-from tasks.runtime import Runtime, person_key, seal_key
+from ulak.core import clock
+from ulak.core.settings import Settings
+from ulak.models.database import IDLE_IN_TRANSACTION_SECONDS, make_engine
+from ulak.models.suppression import Suppressions
+from ulak.providers.http import HttpDoor
+from ulak.tasks.runtime import Runtime, person_key, seal_key
 
 SPARE_CONNECTIONS = 2
 """Beside one database connection for each thread."""

@@ -2,7 +2,7 @@
 
 import secrets
 
-from core.settings import Settings, generated_secret
+from ulak.core.settings import Settings, generated_secret
 
 API_TOKEN = "api_token"  # noqa: S105 - the name of a file
 FLOWER_AUTH = "flower_auth"

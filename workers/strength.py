@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
-from core.settings import CredentialError, Settings, SettingsError, resolve_reference
-from core.strength import ADVICE, is_example, is_short, takes_short_secrets
-from providers.registry import adapter_for
+from ulak.core.settings import CredentialError, Settings, SettingsError, resolve_reference
+from ulak.core.strength import ADVICE, is_example, is_short, takes_short_secrets
+from ulak.providers.registry import adapter_for
 
 REPORTED: Final = "shorter than 24 characters, which the next version refuses"
 

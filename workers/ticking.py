@@ -4,8 +4,8 @@ from typing import Any, Final
 
 from celery.beat import Scheduler
 
-from core import clock
-from core.logging import get_logger
+from ulak.core import clock
+from ulak.core.logging import get_logger
 
 log = get_logger(__name__)
 

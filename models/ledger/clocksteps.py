@@ -26,16 +26,16 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Engine, RowMapping, TextClause, text
 
-from core import clock
-from models.database import retry_transaction
-from models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Movement, Reading
-from models.withdrawing import withdraw_unreported
+from ulak.core import clock
+from ulak.models.database import retry_transaction
+from ulak.models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Movement, Reading
+from ulak.models.withdrawing import withdraw_unreported
 
 _LOCK: Final = 0x756C6164  # one advisory lock for all who note a step
 RECENT_SECONDS: Final = 600.0
 """A call that ended so long (and the account's window) before a step is over, whatever its account's limit was."""
 LONGEST_PAUSE_SECONDS: Final = 1800.0
-"""No pause that ends by itself lasts longer: `providers.retry.PAUSE_SECONDS`."""
+"""No pause that ends by itself lasts longer: `ulak.providers.retry.PAUSE_SECONDS`."""
 ROWS_AT_ONCE: Final = 5000
 REPORTED_SECONDS: Final = 86400.0
 """How long readiness and `ulak check` report a step."""
@@ -308,7 +308,7 @@ _RESTS_BACK = text("""
         ORDER BY i.id LIMIT :many)
 """)
 # Registered between the step and its notice: nobody could know yet that a time of sending ahead of the clock is none
-# that is still to come (see `tasks.steps.tracking.sent_late`).
+# that is still to come (see `ulak.tasks.steps.tracking.sent_late`).
 _SENT_LATE_BACK = text("""
     WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now, make_interval(secs => :behind) AS behind)
     UPDATE tracked_ids i SET sent_at = i.sent_at - t.behind, valid_until = i.valid_until - t.behind,

@@ -13,7 +13,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from core import clock
+from ulak.core import clock
 
 TOLERATED_SECONDS: Final = 1.0
 """The limiter does not notice a step of up to so many seconds: a window may be shorter by as much."""

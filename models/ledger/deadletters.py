@@ -15,8 +15,8 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, func, select, text
 
-from models.keys import split_key
-from models.tables import fetches
+from ulak.models.keys import split_key
+from ulak.models.tables import fetches
 
 
 def list_dead(

@@ -1,6 +1,6 @@
 """Which fetch of an account is next, and whether its call may be made now: a look under the account's lock.
 
-A call may be made while fewer than `requests` rows of `calls` are busy (`models.ledger.taking`), fewer than
+A call may be made while fewer than `requests` rows of `calls` are busy (`ulak.models.ledger.taking`), fewer than
 `concurrency` are unanswered, nothing blocks the account, and its part of the threads is not used up.
 """
 
@@ -11,9 +11,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from models.database import Record, execute_named
-from models.ledger.planning import PRIORITY_ON_DEMAND
-from models.ledger.sharing import PRESSURE, SLOW_LOOK_SECONDS, sharing_parameters, threads_left
+from ulak.models.database import Record, execute_named
+from ulak.models.ledger.planning import PRIORITY_ON_DEMAND
+from ulak.models.ledger.sharing import PRESSURE, SLOW_LOOK_SECONDS, sharing_parameters, threads_left
 
 NOTHING_READY = "nothing ready"
 

@@ -13,10 +13,10 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.database import Record, execute, execute_named, json_parameter
-from models.ledger.walks import EMPTIED, ended_state_sql
-from models.references import share_sql
-from models.tracked import REFERENCE, check_wholes
+from ulak.models.database import Record, execute, execute_named, json_parameter
+from ulak.models.ledger.walks import EMPTIED, ended_state_sql
+from ulak.models.references import share_sql
+from ulak.models.tracked import REFERENCE, check_wholes
 
 
 class FencedError(Exception):
@@ -36,7 +36,7 @@ class CallEnd:
     seconds_since: float
     """Boot-clock seconds since the answer came or was given up, read just before the statement is sent."""
     shares_references: bool = False
-    """Whether reports are stored that may lack a reference (`models.references`)."""
+    """Whether reports are stored that may lack a reference (`ulak.models.references`)."""
 
 
 def locked_account_sql(account_id: str) -> str:
@@ -166,7 +166,7 @@ def update_tracked(
     """Write what an answer means for the ids it was asked for: next check, or closed with a reason.
 
     `asked_at`: by the clock; `as_of`: in the order of the account's requests. A whole whose last open part closes here
-    becomes due (`models.tracked.check_wholes`).
+    becomes due (`ulak.models.tracked.check_wholes`).
     """
     if rows:
         parameters = {"rows": json_parameter(rows), "fetch_id": fetch_id, "asked_at": asked_at, "as_of": as_of}

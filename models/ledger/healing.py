@@ -5,10 +5,10 @@ from datetime import date, datetime
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.ledger.deadletters import count_dead
-from models.ledger.finishing import PollCounts, count_poll
-from models.ledger.planning import cancel_if_ended
-from models.ledger.walks import ended_state_sql
+from ulak.models.ledger.deadletters import count_dead
+from ulak.models.ledger.finishing import PollCounts, count_poll
+from ulak.models.ledger.planning import cancel_if_ended
+from ulak.models.ledger.walks import ended_state_sql
 
 MAX_CLAIMS = 5
 """A fetch that was claimed so often without any answer is dead: its body may be killing the workers."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, case, select
 
-from models.tables import accounts, polls
+from ulak.models.tables import accounts, polls
 
 _KIND = case((polls.c.trigger == "schedule", "plan"), else_="on_demand").label("kind")
 _COLUMNS = [*(column for column in polls.c if column.name not in {"ids", "sweep_through", "kind"}), _KIND]

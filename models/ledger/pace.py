@@ -5,7 +5,7 @@ from datetime import date, datetime
 
 from sqlalchemy import Connection, text
 
-from models.ledger.planning import PRIORITY_ON_DEMAND
+from ulak.models.ledger.planning import PRIORITY_ON_DEMAND
 
 _PLANNABLE = text("""
     SELECT a.id FROM accounts a

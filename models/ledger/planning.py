@@ -7,14 +7,14 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from core.redaction import redact_text
-from models.database import json_parameter
-from models.ledger.hashing import params_hash
-from models.ledger.walks import EMPTIED, ended_state_sql
+from ulak.core.redaction import redact_text
+from ulak.models.database import json_parameter
+from ulak.models.ledger.hashing import params_hash
+from ulak.models.ledger.walks import EMPTIED, ended_state_sql
 
 PRIORITY_ON_DEMAND = 10
 """The rank of on-demand work: of its fetches, their children and what it took over. Every other rank is scheduled work,
-with which it shares the account's calls by turns (`models.ledger.dispatch`)."""
+with which it shares the account's calls by turns (`ulak.models.ledger.dispatch`)."""
 PRIORITY_TODAY = 20
 PRIORITY_YOUNG = 30
 PRIORITY_CLOSED_DAYS = 40

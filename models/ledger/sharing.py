@@ -1,7 +1,7 @@
 """How the threads of all workers are shared out: the trouble of one account takes no threads from the others.
 
 A call holds a thread until it is answered or given up, so an account that hangs would hold as many as its concurrency
-allows. Three rules, applied at each take (`models.ledger.taking`) once half of all threads are taken:
+allows. Three rules, applied at each take (`ulak.models.ledger.taking`) once half of all threads are taken:
 
 1. The first call of an account is always allowed, unless the account is slow (rule 3) and the slow have taken all.
 2. Further ones leave a quarter of the threads free; while other accounts wait, none has more than its even part.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from models.database import Record
+from ulak.models.database import Record
 
 ANNOUNCE_SECONDS = 5.0
 ANNOUNCED_LASTS_SECONDS = 16.0

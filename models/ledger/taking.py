@@ -22,15 +22,15 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection
 
-from core import clock
-from models.database import Record, execute, execute_named
-from models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Reading
-from models.ledger.deciding import Decision, decide, look
-from models.ledger.finishing import locked_account_sql
-from models.ledger.sharing import CROWDED_LASTS_SECONDS
-from models.ledger.walks import seen_in_chain
-from models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS, Permit
-from models.tracked import IDS_OF_FETCH, AskedId, ids_of_fetch
+from ulak.core import clock
+from ulak.models.database import Record, execute, execute_named
+from ulak.models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Reading
+from ulak.models.ledger.deciding import Decision, decide, look
+from ulak.models.ledger.finishing import locked_account_sql
+from ulak.models.ledger.sharing import CROWDED_LASTS_SECONDS
+from ulak.models.ledger.walks import seen_in_chain
+from ulak.models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS, Permit
+from ulak.models.tracked import IDS_OF_FETCH, AskedId, ids_of_fetch
 
 MESSAGE_LASTS_SECONDS = 5.0
 """After this a message that nobody took counts as lost."""

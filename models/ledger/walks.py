@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from models.report import WalkedPage
+from ulak.models.report import WalkedPage
 
 
 def ended_state_sql(dead: str = "dead", drifting: str = "drifting") -> str:

@@ -1,8 +1,8 @@
-"""Alembic's entry: runs revisions on the connection that `models.schema` hands over, inside its transaction."""
+"""Alembic's entry: runs revisions on the connection that `ulak.models.schema` hands over, inside its transaction."""
 
 from alembic import context
 
-from models.tables import metadata
+from ulak.models.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -7,19 +7,19 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
-from core import clock
-from models.database import Record
-from models.ledger.finishing import CallEnd, close_call
-from models.ledger.taking import Taken, Took
-from models.quarantine import seal
-from models.report import TrackedKey, Unreadable
-from models.tracked import AskedId
-from providers.adapter import Account, Adapter, Fetch, Request
-from providers.http import Sent
-from providers.way_out import WayOut
-from tasks.effects import Effects
-from tasks.runtime import Runtime
-from tasks.steps.bodies import to_keep
+from ulak.core import clock
+from ulak.models.database import Record
+from ulak.models.ledger.finishing import CallEnd, close_call
+from ulak.models.ledger.taking import Taken, Took
+from ulak.models.quarantine import seal
+from ulak.models.report import TrackedKey, Unreadable
+from ulak.models.tracked import AskedId
+from ulak.providers.adapter import Account, Adapter, Fetch, Request
+from ulak.providers.http import Sent
+from ulak.providers.way_out import WayOut
+from ulak.tasks.effects import Effects
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.bodies import to_keep
 
 
 class Follow(Protocol):
@@ -56,7 +56,7 @@ class Asked:
     sent: Sent
 
     def close_call(self, connection: Connection, outcome: str, *, shares_references: bool = False) -> datetime | None:
-        """Fence, and write how the call ended (`models.ledger.finishing.close_call`)."""
+        """Fence, and write how the call ended (`ulak.models.ledger.finishing.close_call`)."""
         end = CallEnd(
             call_id=self.taken.permit.call_id,
             endpoint=self.prepared.request.endpoint,

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-from core.content_coding import unpack
-from models.report import Unreadable
-from providers.adapter import Answer, Callback
+from ulak.core.content_coding import unpack
+from ulak.models.report import Unreadable
+from ulak.providers.adapter import Answer, Callback
 
 LARGEST_BYTES: Final = 8 * 1024 * 1024
 """Of a pushed body, as it comes and unpacked. A BiP report of tens of thousands of receivers fits; a flood does not."""
@@ -24,7 +24,7 @@ _Came = TypeVar("_Came", Answer, Callback)
 
 
 def unpacked(came: _Came, cap: int = LARGEST_BYTES) -> _Came:
-    """What came, with its content coding undone; raises an error of `core.content_coding`."""
+    """What came, with its content coding undone; raises an error of `ulak.core.content_coding`."""
     if _CODING not in came.headers:
         return came
     plain = unpack(came.body, came.headers[_CODING], cap)

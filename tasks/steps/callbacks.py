@@ -5,25 +5,25 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.content_coding import ContentCodingError, ExpandedTooLargeError, UnsupportedCodingError, is_packed
-from core.logging import get_logger, origin
-from core.settings import CredentialError
-from core.strength import is_example
-from models.database import transaction
-from models.quarantine import seal
-from models.references import upsert_shared
-from models.rejections import Rejection
-from models.report import Unreadable
-from models.tracked import account_of
-from providers.adapter import Account, Callback, Parsed
-from providers.decoding import drop_fields, in_utf8
-from providers.errors import AnswerNotUnderstood, ProviderError
-from providers.numbers import trimmed
-from tasks.effects import Effects, commit
-from tasks.runtime import Runtime, account_without_credentials, adapter_of
-from tasks.steps.bodies import LARGEST_BYTES, to_keep, unpacked
-from tasks.steps.hints import ask_now, place
-from tasks.steps.tracking import register_named
+from ulak.core.content_coding import ContentCodingError, ExpandedTooLargeError, UnsupportedCodingError, is_packed
+from ulak.core.logging import get_logger, origin
+from ulak.core.settings import CredentialError
+from ulak.core.strength import is_example
+from ulak.models.database import transaction
+from ulak.models.quarantine import seal
+from ulak.models.references import upsert_shared
+from ulak.models.rejections import Rejection
+from ulak.models.report import Unreadable
+from ulak.models.tracked import account_of
+from ulak.providers.adapter import Account, Callback, Parsed
+from ulak.providers.decoding import drop_fields, in_utf8
+from ulak.providers.errors import AnswerNotUnderstood, ProviderError
+from ulak.providers.numbers import trimmed
+from ulak.tasks.effects import Effects, commit
+from ulak.tasks.runtime import Runtime, account_without_credentials, adapter_of
+from ulak.tasks.steps.bodies import LARGEST_BYTES, to_keep, unpacked
+from ulak.tasks.steps.hints import ask_now, place
+from ulak.tasks.steps.tracking import register_named
 
 log = get_logger(__name__)
 
@@ -194,7 +194,7 @@ def reject(runtime: Runtime, row: RowMapping, kind: Rejection) -> None:
 def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
     """Store a body that is known to be the provider's (a push that was authorised, a reply that the sender had).
 
-    Raises `BodyRefusedError`, or an error of `providers.errors` where the adapter takes no such body; both are counted.
+    Raises `BodyRefusedError`, or an error of `ulak.providers.errors` where the adapter takes no such body; both are counted.
     `NoRoomError` where too many large bodies are being stored already.
     """
     # What a packed body becomes is not known yet.

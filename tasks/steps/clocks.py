@@ -4,12 +4,12 @@ from socket import gethostname
 
 from sqlalchemy import text
 
-from core.logging import get_logger
-from models.database import retry_transaction, transaction
-from models.ledger import clocksteps
-from models.ledger.healing import REST_SECONDS
-from tasks.runtime import Runtime
-from tasks.steps.trouble import ease_seconds
+from ulak.core.logging import get_logger
+from ulak.models.database import retry_transaction, transaction
+from ulak.models.ledger import clocksteps
+from ulak.models.ledger.healing import REST_SECONDS
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.trouble import ease_seconds
 
 log = get_logger(__name__)
 

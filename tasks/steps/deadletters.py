@@ -6,15 +6,15 @@ from datetime import date
 
 from sqlalchemy import Connection, RowMapping
 
-from models.database import retry_transaction
-from models.keys import split_key
-from models.ledger import planning
-from models.ledger.deadletters import account_of_fetch, lock_dead, open_subjects, put_away, window_of_subjects
-from models.ledger.finishing import lock_account
-from providers.adapter import Account
-from tasks.messages import Message, dispatch_account, poll_account
-from tasks.runtime import Runtime, adapter_of
-from tasks.steps.fetch_rows import fetches_for
+from ulak.models.database import retry_transaction
+from ulak.models.keys import split_key
+from ulak.models.ledger import planning
+from ulak.models.ledger.deadletters import account_of_fetch, lock_dead, open_subjects, put_away, window_of_subjects
+from ulak.models.ledger.finishing import lock_account
+from ulak.providers.adapter import Account
+from ulak.tasks.messages import Message, dispatch_account, poll_account
+from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.steps.fetch_rows import fetches_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

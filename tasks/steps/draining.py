@@ -11,25 +11,25 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from core import clock
-from core.logging import bind_context, get_logger, origin
-from core.settings import CredentialError
-from models.database import retry_transaction
-from models.ledger.finishing import FencedError
-from models.ledger.taking import Busy, NotYet, Stepped, Taken, Took, take
-from models.report import TrackedKey
-from providers.adapter import Fetch, FetchSpec, Parsed
-from providers.errors import OurBug, ProviderError
-from providers.http import PermitExpiredError, Sent
-from providers.way_out import WayOutError
-from tasks.effects import Effects
-from tasks.messages import call_up
-from tasks.runtime import Runtime, adapter_of
-from tasks.steps import clocks
-from tasks.steps.asking import Asked, Prepared
-from tasks.steps.finishing import finish
-from tasks.steps.tracking import due_id
-from tasks.steps.trouble import bury_unasked, return_unsent, return_without_credentials
+from ulak.core import clock
+from ulak.core.logging import bind_context, get_logger, origin
+from ulak.core.settings import CredentialError
+from ulak.models.database import retry_transaction
+from ulak.models.ledger.finishing import FencedError
+from ulak.models.ledger.taking import Busy, NotYet, Stepped, Taken, Took, take
+from ulak.models.report import TrackedKey
+from ulak.providers.adapter import Fetch, FetchSpec, Parsed
+from ulak.providers.errors import OurBug, ProviderError
+from ulak.providers.http import PermitExpiredError, Sent
+from ulak.providers.way_out import WayOutError
+from ulak.tasks.effects import Effects
+from ulak.tasks.messages import call_up
+from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.steps import clocks
+from ulak.tasks.steps.asking import Asked, Prepared
+from ulak.tasks.steps.finishing import finish
+from ulak.tasks.steps.tracking import due_id
+from ulak.tasks.steps.trouble import bury_unasked, return_unsent, return_without_credentials
 
 log = get_logger(__name__)
 

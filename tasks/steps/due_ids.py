@@ -6,15 +6,15 @@ from math import ceil
 
 from sqlalchemy import Connection, RowMapping
 
-from models.ledger import planning
-from models.tracked import due_ids, soonest_ids
-from providers.adapter import Account, Adapter
-from schedules.batching import is_worth_a_call
-from schedules.beat import EARLY
-from schedules.plans import latency_of
-from schedules.poll_times import PRICE_SECONDS
-from tasks.steps.fetch_rows import fetches_for
-from tasks.steps.tracking import learned_times, time_factor
+from ulak.models.ledger import planning
+from ulak.models.tracked import due_ids, soonest_ids
+from ulak.providers.adapter import Account, Adapter
+from ulak.schedules.batching import is_worth_a_call
+from ulak.schedules.beat import EARLY
+from ulak.schedules.plans import latency_of
+from ulak.schedules.poll_times import PRICE_SECONDS
+from ulak.tasks.steps.fetch_rows import fetches_for
+from ulak.tasks.steps.tracking import learned_times, time_factor
 
 HORIZON_SECONDS = 10.0
 """A plan fills the account's time for about so long."""

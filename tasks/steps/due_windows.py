@@ -5,13 +5,13 @@ from datetime import date, timedelta
 
 from sqlalchemy import Connection, RowMapping
 
-from models.ledger.healing import resting_windows
-from models.ledger.pace import oldest_open_order, open_windows, roll_watermark
-from providers.adapter import Account, Adapter
-from schedules.beat import EARLY
-from schedules.windows import closed_windows, sweep_start
-from tasks.steps.fetch_rows import Plan, window_fetches
-from tasks.steps.tracking import time_factor
+from ulak.models.ledger.healing import resting_windows
+from ulak.models.ledger.pace import oldest_open_order, open_windows, roll_watermark
+from ulak.providers.adapter import Account, Adapter
+from ulak.schedules.beat import EARLY
+from ulak.schedules.windows import closed_windows, sweep_start
+from ulak.tasks.steps.fetch_rows import Plan, window_fetches
+from ulak.tasks.steps.tracking import time_factor
 
 CLOSED_DAYS_EVERY = 10
 """Closed days with open orders are swept at every tenth interval; without, once an hour."""

@@ -6,10 +6,10 @@ from datetime import UTC, date, datetime, timedelta
 
 from sqlalchemy import RowMapping
 
-from models.ledger import planning
-from models.report import TrackedKey
-from providers.adapter import Account, Adapter, FetchSpec
-from tasks.steps.tracking import due_id
+from ulak.models.ledger import planning
+from ulak.models.report import TrackedKey
+from ulak.providers.adapter import Account, Adapter, FetchSpec
+from ulak.tasks.steps.tracking import due_id
 
 YOUNG = timedelta(hours=1)
 

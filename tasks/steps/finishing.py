@@ -8,30 +8,30 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, IntegrityError, InternalError, ProgrammingError
 
-from core.logging import get_logger, origin
-from models.availability import is_unavailable
-from models.database import Record
-from models.deliveries import UpsertResult, upsert
-from models.ledger import finishing as ledger
-from models.ledger import planning
-from models.ledger.deadletters import clear_dead, subjects_of_ids
-from models.ledger.taking import Took
-from models.ledger.walks import forget_chain
-from models.quarantine import resolve_answers
-from models.references import completing, lack_references
-from models.report import DeliveryReport, Discovered, IdAnswer, Report, TrackedKey
-from models.tracked import AskedId
-from models.vocabulary import Source, Status, is_open
-from providers.adapter import FetchSpec, Parsed
-from providers.errors import OurBug, ProviderError
-from schedules.policy import check_again, first_check, next_check
-from tasks.effects import Effects, commit
-from tasks.steps.asking import Asked, Follow
-from tasks.steps.fetch_rows import new_fetch
-from tasks.steps.pausing import success_changes
-from tasks.steps.sweeping import further_pages, judge_window
-from tasks.steps.tracking import is_whole, learned_times, policy_numbers, sent_late, without_erased
-from tasks.steps.trouble import breaker_changes, finish_trouble
+from ulak.core.logging import get_logger, origin
+from ulak.models.availability import is_unavailable
+from ulak.models.database import Record
+from ulak.models.deliveries import UpsertResult, upsert
+from ulak.models.ledger import finishing as ledger
+from ulak.models.ledger import planning
+from ulak.models.ledger.deadletters import clear_dead, subjects_of_ids
+from ulak.models.ledger.taking import Took
+from ulak.models.ledger.walks import forget_chain
+from ulak.models.quarantine import resolve_answers
+from ulak.models.references import completing, lack_references
+from ulak.models.report import DeliveryReport, Discovered, IdAnswer, Report, TrackedKey
+from ulak.models.tracked import AskedId
+from ulak.models.vocabulary import Source, Status, is_open
+from ulak.providers.adapter import FetchSpec, Parsed
+from ulak.providers.errors import OurBug, ProviderError
+from ulak.schedules.policy import check_again, first_check, next_check
+from ulak.tasks.effects import Effects, commit
+from ulak.tasks.steps.asking import Asked, Follow
+from ulak.tasks.steps.fetch_rows import new_fetch
+from ulak.tasks.steps.pausing import success_changes
+from ulak.tasks.steps.sweeping import further_pages, judge_window
+from ulak.tasks.steps.tracking import is_whole, learned_times, policy_numbers, sent_late, without_erased
+from ulak.tasks.steps.trouble import breaker_changes, finish_trouble
 
 log = get_logger(__name__)
 
@@ -290,7 +290,7 @@ def _track_wholes(connection: Connection, asked: Asked, *, stepped: timedelta) -
     """Track the wholes (sends) of ids that are asked for the first time.
 
     They are checked when validity has ended, or before that once their last open part closes
-    (`models.tracked.check_wholes`). `stepped`: by how much the database's clock was set since the ids were read.
+    (`ulak.models.tracked.check_wholes`). `stepped`: by how much the database's clock was set since the ids were read.
     """
     wholes: dict[tuple[str, str], Mapping[str, Any]] = {}
     for row in asked.prepared.tracked.values():

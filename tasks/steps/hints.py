@@ -6,11 +6,11 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from models.deliveries import Key, stored_keys
-from models.ledger.finishing import discover
-from models.report import Hint, Report, TrackedKey
-from models.tracked import read_whole
-from tasks.steps.tracking import validity_of
+from ulak.models.deliveries import Key, stored_keys
+from ulak.models.ledger.finishing import discover
+from ulak.models.report import Hint, Report, TrackedKey
+from ulak.models.tracked import read_whole
+from ulak.tasks.steps.tracking import validity_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,13 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from core.zones import time_zone
-from models.report import TrackedKey
-from providers.adapter import Account, DueId, Fetch
-from providers.errors import ProviderError
-from providers.numbers import plain
-from tasks.runtime import adapter_of
-from tasks.steps.tracking import normal_id, validity_of
+from ulak.core.zones import time_zone
+from ulak.models.report import TrackedKey
+from ulak.providers.adapter import Account, DueId, Fetch
+from ulak.providers.errors import ProviderError
+from ulak.providers.numbers import plain
+from ulak.tasks.runtime import adapter_of
+from ulak.tasks.steps.tracking import normal_id, validity_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,19 +11,19 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from core.logging import get_logger, origin
-from models import latencies
-from models.availability import is_unavailable
-from models.database import transaction
-from models.tracked import account_of
-from schedules.latency import END, PER_DECADE, Latency
-from schedules.learning import counted, learn
-from schedules.plans import read, written, written_times
-from schedules.poll_times import HIGHEST_PRICE, PRICE_SECONDS, Bounds, poll_times, price_for_calls
-from schedules.pricing import calls_per_message, steered
-from tasks.effects import Effects
-from tasks.runtime import Runtime, adapter_of
-from tasks.steps.tracking import policy_numbers, time_factor, validity_of
+from ulak.core.logging import get_logger, origin
+from ulak.models import latencies
+from ulak.models.availability import is_unavailable
+from ulak.models.database import transaction
+from ulak.models.tracked import account_of
+from ulak.schedules.latency import END, PER_DECADE, Latency
+from ulak.schedules.learning import counted, learn
+from ulak.schedules.plans import read, written, written_times
+from ulak.schedules.poll_times import HIGHEST_PRICE, PRICE_SECONDS, Bounds, poll_times, price_for_calls
+from ulak.schedules.pricing import calls_per_message, steered
+from ulak.tasks.effects import Effects
+from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.steps.tracking import policy_numbers, time_factor, validity_of
 
 log = get_logger(__name__)
 

@@ -6,10 +6,10 @@ from typing import Final
 
 from sqlalchemy import Connection, RowMapping
 
-from models.database import transaction
-from models.ledger import planning
-from tasks.runtime import Runtime, adapter_of
-from tasks.steps.tracking import account_row
+from ulak.models.database import transaction
+from ulak.models.ledger import planning
+from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.steps.tracking import account_row
 
 MOST_DAYS: Final = 366
 

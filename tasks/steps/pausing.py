@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from models.accounts import PausedBy
-from models.ledger import finishing as ledger
-from providers.retry import pause_seconds
-from tasks.effects import Effects
+from ulak.models.accounts import PausedBy
+from ulak.models.ledger import finishing as ledger
+from ulak.providers.retry import pause_seconds
+from ulak.tasks.effects import Effects
 
 
 def refusal_changes(row: RowMapping, reason: str, *, asked_at: datetime | None = None) -> dict[str, Any]:

@@ -10,35 +10,35 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, RowMapping
 
-from core.logging import get_logger, origin
-from core.settings import CredentialError
-from models.availability import is_unavailable
-from models.database import transaction
-from models.heartbeats import beat, planning_of
-from models.ledger import planning
-from models.ledger.finishing import lock_account
-from models.ledger.hashing import params_hash
-from models.ledger.pace import (
+from ulak.core.logging import get_logger, origin
+from ulak.core.settings import CredentialError
+from ulak.models.availability import is_unavailable
+from ulak.models.database import transaction
+from ulak.models.heartbeats import beat, planning_of
+from ulak.models.ledger import planning
+from ulak.models.ledger.finishing import lock_account
+from ulak.models.ledger.hashing import params_hash
+from ulak.models.ledger.pace import (
     Pace,
     mark_planned,
     plannable_accounts,
     promote_waiting,
     ready_work,
 )
-from models.ledger.taking import wake
-from models.tracked import held_ids
-from providers.adapter import Account
-from providers.registry import adapter_for
-from schedules.beat import EARLY
-from tasks.effects import Effects, commit
-from tasks.messages import call_up
-from tasks.runtime import Runtime, adapter_of
-from tasks.steps.due_ids import HORIZON_SECONDS, capacity, due_id_fetches
-from tasks.steps.due_windows import due_sweep
-from tasks.steps.fetch_rows import Plan, fetches_for
-from tasks.steps.pausing import is_paused, pause_without_credentials
-from tasks.steps.tracking import time_factor
-from tasks.steps.wanted import wanted
+from ulak.models.ledger.taking import wake
+from ulak.models.tracked import held_ids
+from ulak.providers.adapter import Account
+from ulak.providers.registry import adapter_for
+from ulak.schedules.beat import EARLY
+from ulak.tasks.effects import Effects, commit
+from ulak.tasks.messages import call_up
+from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.steps.due_ids import HORIZON_SECONDS, capacity, due_id_fetches
+from ulak.tasks.steps.due_windows import due_sweep
+from ulak.tasks.steps.fetch_rows import Plan, fetches_for
+from ulak.tasks.steps.pausing import is_paused, pause_without_credentials
+from ulak.tasks.steps.tracking import time_factor
+from ulak.tasks.steps.wanted import wanted
 
 log = get_logger(__name__)
 

@@ -11,17 +11,17 @@ from itertools import islice
 
 from sqlalchemy import Connection, RowMapping
 
-from models.ledger.planning import PRIORITY_ON_DEMAND, NewFetch
-from models.tracked import account_of, open_by
-from providers.registry import ADAPTERS
-from schedules.plans import latency_of
-from schedules.policy import next_check
-from schedules.poll_times import PollTimes
-from tasks.runtime import Runtime, account_without_credentials, adapter_of
-from tasks.steps.fetch_rows import fetches_for
-from tasks.steps.ondemand import Window, pollable_account
-from tasks.steps.tracking import is_whole, learned_times, policy_numbers
-from tasks.steps.wanted import wanted
+from ulak.models.ledger.planning import PRIORITY_ON_DEMAND, NewFetch
+from ulak.models.tracked import account_of, open_by
+from ulak.providers.registry import ADAPTERS
+from ulak.schedules.plans import latency_of
+from ulak.schedules.policy import next_check
+from ulak.schedules.poll_times import PollTimes
+from ulak.tasks.runtime import Runtime, account_without_credentials, adapter_of
+from ulak.tasks.steps.fetch_rows import fetches_for
+from ulak.tasks.steps.ondemand import Window, pollable_account
+from ulak.tasks.steps.tracking import is_whole, learned_times, policy_numbers
+from ulak.tasks.steps.wanted import wanted
 
 CHECKS = 8
 

@@ -9,15 +9,15 @@ from threading import Event
 
 from sqlalchemy import Connection, text
 
-from core import clock
-from models.database import retry_transaction
-from models.ledger import planning
-from models.ledger.deadletters import put_away
-from tasks.messages import Message
-from tasks.runtime import Runtime, adapter_of
-from tasks.steps.draining import drain
-from tasks.steps.fetch_rows import new_fetch
-from tasks.steps.tracking import account_row
+from ulak.core import clock
+from ulak.models.database import retry_transaction
+from ulak.models.ledger import planning
+from ulak.models.ledger.deadletters import put_away
+from ulak.tasks.messages import Message
+from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.steps.draining import drain
+from ulak.tasks.steps.fetch_rows import new_fetch
+from ulak.tasks.steps.tracking import account_row
 
 _LOOK_SECONDS = 0.1
 _STATE = text("SELECT state, last_error FROM fetches WHERE id = :fetch_id")

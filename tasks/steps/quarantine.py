@@ -8,26 +8,26 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from core.content_coding import ContentCodingError
-from core.logging import get_logger
-from models.database import retry_transaction
-from models.ledger.deadletters import open_ids_of
-from models.quarantine import Opened, open_sealed, resolve
-from models.references import upsert_shared
-from models.report import Report, TrackedKey
-from models.tracked import close_answered
-from models.vocabulary import Status
-from providers.adapter import LARGEST_ANSWER_BYTES, Account, Adapter, Answer, Callback, Fetch, FetchSpec, Parsed
-from providers.errors import ProviderError
-from tasks.runtime import Runtime, account_without_credentials, adapter_of
-from tasks.steps.bodies import body_headers, unpacked
-from tasks.steps.hints import ask_now, place
-from tasks.steps.tracking import account_row, asked_by, due_id
+from ulak.core.content_coding import ContentCodingError
+from ulak.core.logging import get_logger
+from ulak.models.database import retry_transaction
+from ulak.models.ledger.deadletters import open_ids_of
+from ulak.models.quarantine import Opened, open_sealed, resolve
+from ulak.models.references import upsert_shared
+from ulak.models.report import Report, TrackedKey
+from ulak.models.tracked import close_answered
+from ulak.models.vocabulary import Status
+from ulak.providers.adapter import LARGEST_ANSWER_BYTES, Account, Adapter, Answer, Callback, Fetch, FetchSpec, Parsed
+from ulak.providers.errors import ProviderError
+from ulak.tasks.runtime import Runtime, account_without_credentials, adapter_of
+from ulak.tasks.steps.bodies import body_headers, unpacked
+from ulak.tasks.steps.hints import ask_now, place
+from ulak.tasks.steps.tracking import account_row, asked_by, due_id
 
 log = get_logger(__name__)
 
 CHAIN = "chain"
-"""The parameter of pages that belong together: see `providers.adapter.Fetch`."""
+"""The parameter of pages that belong together: see `ulak.providers.adapter.Fetch`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,15 +11,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping
 
-from models.accounts import list_accounts
-from models.database import retry_transaction
-from models.ledger.finishing import database_now, discover
-from models.rebuild import RereadChunk, Restate, RestateOf, remove_repetitions, reread_chunk, surplus_orders
-from models.suppression import Suppressions
-from models.vocabulary import Granularity
-from providers.adapter import ProviderRecord
-from tasks.runtime import account_without_credentials, adapter_of
-from tasks.steps.tracking import account_row
+from ulak.models.accounts import list_accounts
+from ulak.models.database import retry_transaction
+from ulak.models.ledger.finishing import database_now, discover
+from ulak.models.rebuild import RereadChunk, Restate, RestateOf, remove_repetitions, reread_chunk, surplus_orders
+from ulak.models.suppression import Suppressions
+from ulak.models.vocabulary import Granularity
+from ulak.providers.adapter import ProviderRecord
+from ulak.tasks.runtime import account_without_credentials, adapter_of
+from ulak.tasks.steps.tracking import account_row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

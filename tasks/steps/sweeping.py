@@ -6,13 +6,13 @@ from datetime import date
 import msgspec
 from sqlalchemy import Connection
 
-from models.ledger import planning
-from models.ledger.deadletters import clear_dead, subjects_of_window
-from models.ledger.walks import is_read_again, walked_pages
-from providers.adapter import FetchSpec, Parsed
-from schedules.windows import is_read_downwards, judge_reading
-from tasks.steps.asking import Asked
-from tasks.steps.fetch_rows import new_fetch
+from ulak.models.ledger import planning
+from ulak.models.ledger.deadletters import clear_dead, subjects_of_window
+from ulak.models.ledger.walks import is_read_again, walked_pages
+from ulak.providers.adapter import FetchSpec, Parsed
+from ulak.schedules.windows import is_read_downwards, judge_reading
+from ulak.tasks.steps.asking import Asked
+from ulak.tasks.steps.fetch_rows import new_fetch
 
 
 def further_pages(connection: Connection, asked: Asked, parsed: Parsed) -> tuple[FetchSpec, ...]:

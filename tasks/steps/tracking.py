@@ -8,22 +8,22 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from models import tracked
-from models.database import Record, retry_transaction
-from models.events import Event, record
-from models.keys import split_key
-from models.latencies import in_force
-from models.ledger import clocksteps
-from models.references import attach_references
-from models.report import Discovered, TrackedKey
-from models.suppression import KEYED, Suppressions
-from providers.adapter import Account, Adapter, DueId
-from providers.errors import RequestIsWrong
-from providers.numbers import person, plain, trimmed
-from schedules.plans import times_of
-from schedules.policy import first_check
-from schedules.poll_times import PollTimes
-from tasks.runtime import Runtime, adapter_of
+from ulak.models import tracked
+from ulak.models.database import Record, retry_transaction
+from ulak.models.events import Event, record
+from ulak.models.keys import split_key
+from ulak.models.latencies import in_force
+from ulak.models.ledger import clocksteps
+from ulak.models.references import attach_references
+from ulak.models.report import Discovered, TrackedKey
+from ulak.models.suppression import KEYED, Suppressions
+from ulak.providers.adapter import Account, Adapter, DueId
+from ulak.providers.errors import RequestIsWrong
+from ulak.providers.numbers import person, plain, trimmed
+from ulak.schedules.plans import times_of
+from ulak.schedules.policy import first_check
+from ulak.schedules.poll_times import PollTimes
+from ulak.tasks.runtime import Runtime, adapter_of
 
 MOST_AT_ONCE = 5000
 
@@ -38,7 +38,7 @@ def time_factor(row: Record) -> float:
 
 
 def policy_numbers(row: Record) -> dict[str, Any]:
-    """The account's own numbers of the poll policy, as keyword arguments of `schedules.policy`."""
+    """The account's own numbers of the poll policy, as keyword arguments of `ulak.schedules.policy`."""
     poll = row["poll"]
     return {
         "time_factor": time_factor(row),

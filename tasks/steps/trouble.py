@@ -7,17 +7,17 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from models.accounts import PausedBy
-from models.database import Record, retry_transaction
-from models.ledger import finishing as ledger
-from models.ledger import planning
-from models.ledger.deadletters import count_dead
-from models.ledger.hashing import params_hash
-from models.ledger.healing import LEASE_EXPIRED, Released
-from models.ledger.taking import NotYet, Taken, wake
-from models.report import Unreadable
-from providers.breaker import after
-from providers.errors import (
+from ulak.models.accounts import PausedBy
+from ulak.models.database import Record, retry_transaction
+from ulak.models.ledger import finishing as ledger
+from ulak.models.ledger import planning
+from ulak.models.ledger.deadletters import count_dead
+from ulak.models.ledger.hashing import params_hash
+from ulak.models.ledger.healing import LEASE_EXPIRED, Released
+from ulak.models.ledger.taking import NotYet, Taken, wake
+from ulak.models.report import Unreadable
+from ulak.providers.breaker import after
+from ulak.providers.errors import (
     AnswerNotUnderstood,
     OurBug,
     PauseAccount,
@@ -27,12 +27,12 @@ from providers.errors import (
     TryAgainAt,
     TryAgainSoon,
 )
-from providers.retry import GiveUp, Pause, RetryAt, RetryPolicy, decide
-from tasks.effects import Effects, commit
-from tasks.runtime import Runtime, adapter_of
-from tasks.steps.asking import Asked
-from tasks.steps.pausing import pause_without_credentials, refusal_changes
-from tasks.steps.tracking import policy_numbers
+from ulak.providers.retry import GiveUp, Pause, RetryAt, RetryPolicy, decide
+from ulak.tasks.effects import Effects, commit
+from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.steps.asking import Asked
+from ulak.tasks.steps.pausing import pause_without_credentials, refusal_changes
+from ulak.tasks.steps.tracking import policy_numbers
 
 OUTCOMES: Mapping[type[ProviderError], str] = {
     TryAgainSoon: "failed",

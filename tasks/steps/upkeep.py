@@ -4,22 +4,22 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, RowMapping, text
 
-from models.database import retry_transaction, transaction
-from models.deliveries import upsert
-from models.heartbeats import RECONCILE, beat
-from models.ledger import healing
-from models.ledger.taking import MESSAGE_LASTS_SECONDS
-from models.quarantine import prune as prune_quarantine
-from models.report import DeliveryReport
-from models.sending_time import fill_missing
-from models.sessions import prune as prune_sessions
-from models.vocabulary import Granularity, Source, Status
-from providers.registry import ADAPTERS
-from tasks.effects import Effects, commit
-from tasks.messages import dispatch_account, poll_account
-from tasks.runtime import Runtime, adapter_of
-from tasks.steps import clocks, learning
-from tasks.steps.trouble import note_lost_answer
+from ulak.models.database import retry_transaction, transaction
+from ulak.models.deliveries import upsert
+from ulak.models.heartbeats import RECONCILE, beat
+from ulak.models.ledger import healing
+from ulak.models.ledger.taking import MESSAGE_LASTS_SECONDS
+from ulak.models.quarantine import prune as prune_quarantine
+from ulak.models.report import DeliveryReport
+from ulak.models.sending_time import fill_missing
+from ulak.models.sessions import prune as prune_sessions
+from ulak.models.vocabulary import Granularity, Source, Status
+from ulak.providers.registry import ADAPTERS
+from ulak.tasks.effects import Effects, commit
+from ulak.tasks.messages import dispatch_account, poll_account
+from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.steps import clocks, learning
+from ulak.tasks.steps.trouble import note_lost_answer
 
 KEEP_CALLS_DAYS = 14
 LEASES_AT_ONCE = 200

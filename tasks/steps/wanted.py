@@ -7,15 +7,15 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from models.ledger.planning import PRIORITY_ON_DEMAND, NewFetch
-from models.suppression import Suppressions
-from models.tracked import known_ids, open_ids
-from providers.adapter import Account, Adapter, DueId, FetchSpec
-from schedules.windows import closed_windows
-from tasks.runtime import adapter_of
-from tasks.steps.due_windows import window_days
-from tasks.steps.fetch_rows import new_fetch, window_fetches
-from tasks.steps.tracking import due_id, register
+from ulak.models.ledger.planning import PRIORITY_ON_DEMAND, NewFetch
+from ulak.models.suppression import Suppressions
+from ulak.models.tracked import known_ids, open_ids
+from ulak.providers.adapter import Account, Adapter, DueId, FetchSpec
+from ulak.schedules.windows import closed_windows
+from ulak.tasks.runtime import adapter_of
+from ulak.tasks.steps.due_windows import window_days
+from ulak.tasks.steps.fetch_rows import new_fetch, window_fetches
+from ulak.tasks.steps.tracking import due_id, register
 
 PlanRange = Callable[[Account, Sequence[DueId], date, date], tuple[FetchSpec, ...]]
 Poll = RowMapping | Mapping[str, Any]

@@ -8,7 +8,7 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-from workers.embedded.postgres import PostgresServer
+from ulak.local.embedded.postgres import PostgresServer
 
 HERE = Path(__file__).parent
 # What the tests share, as pytest has it.

@@ -27,10 +27,10 @@ from sqlalchemy import Engine, make_url, text
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from models.accounts import apply  # noqa: E402 -- found through the path above
-from models.database import make_engine, transaction  # noqa: E402
-from models.schema import migrate  # noqa: E402
-from providers.accounts import parse_accounts  # noqa: E402
+from ulak.models.accounts import apply  # noqa: E402 -- found through the path above
+from ulak.models.database import make_engine, transaction  # noqa: E402
+from ulak.models.schema import migrate  # noqa: E402
+from ulak.providers.accounts import parse_accounts  # noqa: E402
 
 ACCOUNT = """
 [[account]]
@@ -113,7 +113,7 @@ def start_api(url: str, home: str) -> tuple["subprocess.Popen[bytes]", int]:
         port = probe.getsockname()[1]
     settings = {"ULAK_DATABASE_URL": url, "ULAK_HOME": home, "ULAK_API_PORT": str(port), "ULAK_LOG": "json"}
     env = {**os.environ, **settings, **CREDENTIALS, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "workers.cli.main", "api"]
+    command = [sys.executable, "-m", "ulak.cli.main", "api"]
     return subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL), port
 
 

@@ -27,14 +27,14 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
 from canned_pages import rows_of, transaction_of  # noqa: E402 -- found through the path above
 
-from models import deliveries, sending_time  # noqa: E402
-from models.facts import encode_facts  # noqa: E402
-from models.merge import observe  # noqa: E402
-from models.report import DeliveryReport, TrackedKey  # noqa: E402
-from models.vocabulary import Status  # noqa: E402
-from providers import diyalog, iletimerkezi, organik  # noqa: E402
-from providers.adapter import Account, Answer, DueId, Fetch, Parsed  # noqa: E402
-from providers.plain import NotPlainError  # noqa: E402
+from ulak.models import deliveries, sending_time  # noqa: E402
+from ulak.models.facts import encode_facts  # noqa: E402
+from ulak.models.merge import observe  # noqa: E402
+from ulak.models.report import DeliveryReport, TrackedKey  # noqa: E402
+from ulak.models.vocabulary import Status  # noqa: E402
+from ulak.providers import diyalog, iletimerkezi, organik  # noqa: E402
+from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed  # noqa: E402
+from ulak.providers.plain import NotPlainError  # noqa: E402
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ROWS = 500
@@ -54,7 +54,7 @@ class Sink:
     def __init__(self, stored: Sequence[DeliveryReport] = ()) -> None:
         """`stored`: the reports of which the deliveries are known."""
         self.seconds = 0.0
-        # To `models.database.execute` it is the connection, the driver's connection and the cursor.
+        # To `ulak.models.database.execute` it is the connection, the driver's connection and the cursor.
         self.connection = self.dbapi_connection = self.dispatch = self
         self.before_cursor_execute = ()
         self._ids = {report.provider_key: place for place, report in enumerate(stored)}

@@ -20,7 +20,7 @@ from real_processes import migrated_database, url_of, wait_for_calls, worker_pro
 from sqlalchemy import Engine, text
 from tiny_provider import Reply, Request, TinyProvider, vairo_reply
 
-from workers.embedded.valkey import ValkeyServer
+from ulak.local.embedded.valkey import ValkeyServer
 
 HEALTHY = 9
 THREADS = 12
@@ -85,7 +85,7 @@ def _measure(  # noqa: PLR0917 - a case, spread out
     url: str, database: str, rule: str, answer: Callable[[Request], Reply], many: int, concurrency: int
 ) -> dict[str, float]:
     """One run: the nine and the sick from the same moment on, so that whatever they can hold they hold."""
-    program = [str(Path(__file__).with_name("without_rules.py")), rule] if rule else ["-m", "workers.cli.main"]
+    program = [str(Path(__file__).with_name("without_rules.py")), rule] if rule else ["-m", "ulak.cli.main"]
     with (
         tempfile.TemporaryDirectory(prefix="ulak-bench-") as name,
         migrated_database(url, database) as engine,

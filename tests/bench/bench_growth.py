@@ -13,9 +13,9 @@ from ledger_acts import Held, add_account, add_ids, plan, vairo_body
 from real_processes import migrated_database, url_of
 from sqlalchemy import Engine, text
 
-from models.database import make_engine, transaction
-from tasks.steps import upkeep
-from tasks.steps.planning import plan_due
+from ulak.models.database import make_engine, transaction
+from ulak.tasks.steps import upkeep
+from ulak.tasks.steps.planning import plan_due
 
 SIZES = ((10_000, 10), (3_000_000, 1_000))
 """Finished fetches and calls, with as many deliveries and a twentieth of polls and ids; accounts."""

@@ -26,13 +26,13 @@ from bench_upsert import NOON, make_reports  # noqa: E402 -- found through the p
 from database_fixtures import add_account  # noqa: E402
 from previous_history import INSERT, insert_parameters, migrate_previous, previous_upsert  # noqa: E402
 
-from models import deliveries  # noqa: E402
-from models.database import make_engine  # noqa: E402
-from models.merge import observe  # noqa: E402
-from models.report import DeliveryReport  # noqa: E402
-from models.schema import migrate  # noqa: E402
-from models.suppression import Suppressions  # noqa: E402
-from models.vocabulary import Status  # noqa: E402
+from ulak.models import deliveries  # noqa: E402
+from ulak.models.database import make_engine  # noqa: E402
+from ulak.models.merge import observe  # noqa: E402
+from ulak.models.report import DeliveryReport  # noqa: E402
+from ulak.models.schema import migrate  # noqa: E402
+from ulak.models.suppression import Suppressions  # noqa: E402
+from ulak.models.vocabulary import Status  # noqa: E402
 
 SIZES = (20, 500)
 ROUNDS = 24

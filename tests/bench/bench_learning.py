@@ -8,8 +8,8 @@ from ledger_acts import add_account
 from real_processes import migrated_database
 from sqlalchemy import Engine, text
 
-from models import latencies
-from tasks.steps.learning import learn_all
+from ulak.models import latencies
+from ulak.tasks.steps.learning import learn_all
 
 IDS = """
     INSERT INTO tracked_ids (account_id, id_kind, value, origin, sent_at, valid_until, next_check_at, last_checked_at)

@@ -22,7 +22,7 @@ from limits_judged import Arrival, Limit, broken_limits, way_seconds
 from real_processes import migrated_database
 from sqlalchemy import Engine, text
 
-from workers.embedded.valkey import ValkeyServer
+from ulak.local.embedded.valkey import ValkeyServer
 
 SECOND, TWO, TEN, MINUTE = Limit(20, 1.0, 8), Limit(40, 2.0, 8), Limit(100, 10.0, 8), Limit(120, 60.0, 8)
 CASES: tuple[tuple[int, tuple[Limit, ...]], ...] = (

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine, text
 
-from workers.embedded.valkey import ValkeyServer
+from ulak.local.embedded.valkey import ValkeyServer
 
 ROUNDS = 3
 WHICH = ("first", "again")

@@ -27,12 +27,12 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from database_fixtures import add_account  # noqa: E402 -- found through the path above
 
-from models.database import make_engine, transaction  # noqa: E402
-from models.deliveries import upsert  # noqa: E402
-from models.merge import ROW_FIELDS, fold, observe  # noqa: E402
-from models.report import DeliveryReport  # noqa: E402
-from models.schema import migrate  # noqa: E402
-from models.vocabulary import Granularity, Status  # noqa: E402
+from ulak.models.database import make_engine, transaction  # noqa: E402
+from ulak.models.deliveries import upsert  # noqa: E402
+from ulak.models.merge import ROW_FIELDS, fold, observe  # noqa: E402
+from ulak.models.report import DeliveryReport  # noqa: E402
+from ulak.models.schema import migrate  # noqa: E402
+from ulak.models.vocabulary import Granularity, Status  # noqa: E402
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SIZES = (20, 100, 500)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from when_world import DAY, NUMBERS, TICK, World, exact
 
-from schedules.latency import Latency
-from schedules.policy import _waits
-from schedules.poll_times import PRICE_SECONDS, Bounds, PollTimes, forecast, poll_times
+from ulak.schedules.latency import Latency
+from ulak.schedules.policy import _waits
+from ulak.schedules.poll_times import PRICE_SECONDS, Bounds, PollTimes, forecast, poll_times
 
 BOUNDS = Bounds(validity=DAY)
 PER_MINUTE = 0.5

@@ -22,11 +22,11 @@ from pydantic import SecretStr
 from real_processes import migrated_database, url_of
 from sqlalchemy import Engine, text
 
-from core.settings import Settings
-from models.ledger.planning import NewFetch
-from tasks.base import publish
-from tasks.messages import dispatch_account
-from workers.connections import app_for
+from ulak.core.settings import Settings
+from ulak.models.ledger.planning import NewFetch
+from ulak.tasks.base import publish
+from ulak.tasks.messages import dispatch_account
+from ulak.workers.connections import app_for
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -185,7 +185,7 @@ def start_ulak(url: str, base_url: str, redis_url: str, folder: Path) -> Iterato
         "ULAK_REDIS_URL": redis_url,
         "TEST_KEY": KEY,
     }
-    argv = [sys.executable, "-m", "workers.cli.main", "worker", "--name", "worker-1", "--threads", str(THREADS)]
+    argv = [sys.executable, "-m", "ulak.cli.main", "worker", "--name", "worker-1", "--threads", str(THREADS)]
     with migrated_database(url, "bench_pipeline_ulak") as engine, run_process(argv, settings, **QUIET) as process:
         broker = app_for(Settings(redis_url=SecretStr(redis_url)))
         yield [Ulak(engine, base_url, broker, process.pid, many) for many in ACCOUNTS]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from sqlalchemy import Engine, make_url, text
 
-from models.database import make_engine
-from models.schema import migrate
+from ulak.models.database import make_engine
+from ulak.models.schema import migrate
 
 ROOT = Path(__file__).parents[2]
 FIRST_CALL_SECONDS = 30.0
@@ -47,7 +47,7 @@ def worker_processes(
     workers: int,
     *,
     threads: int,
-    program: Sequence[str] = ("-m", "workers.cli.main"),
+    program: Sequence[str] = ("-m", "ulak.cli.main"),
 ) -> Iterator[None]:
     """Workers and a beat that ticks every second; ended at the end. `program`: what is run in the place of `ulak`."""
     env = {

@@ -1,9 +1,9 @@
 """A provider, its messages and one account in virtual time, driven by the production functions.
 
-Real: when an id is checked first and next (`schedules.policy`), what is learned (`schedules.learning`), the schedule
-(`schedules.poll_times`), the price (`schedules.pricing`), and how many calls a plan holds (`tasks.steps.due_ids`).
+Real: when an id is checked first and next (`ulak.schedules.policy`), what is learned (`ulak.schedules.learning`), the schedule
+(`ulak.schedules.poll_times`), the price (`ulak.schedules.pricing`), and how many calls a plan holds (`ulak.tasks.steps.due_ids`).
 
-Made again here, since production has them as SQL: which due id goes first (`models.tracked`), and the formula of the
+Made again here, since production has them as SQL: which due id goes first (`ulak.models.tracked`), and the formula of the
 limiter: a slot is used again `per_seconds` after its request was answered.
 """
 
@@ -18,14 +18,14 @@ from functools import cache, cached_property
 from itertools import accumulate
 from random import Random
 
-from providers.adapter import PollNumbers
-from schedules.latency import EDGES, END, Latency, edge
-from schedules.learning import Learned, learn
-from schedules.policy import first_check, next_check
-from schedules.poll_times import PRICE_SECONDS, Bounds, PollTimes, poll_times, price_for_calls
-from schedules.pricing import calls_per_message, steered
-from tasks.steps.due_ids import capacity
-from tasks.steps.fetch_rows import YOUNG
+from ulak.providers.adapter import PollNumbers
+from ulak.schedules.latency import EDGES, END, Latency, edge
+from ulak.schedules.learning import Learned, learn
+from ulak.schedules.policy import first_check, next_check
+from ulak.schedules.poll_times import PRICE_SECONDS, Bounds, PollTimes, poll_times, price_for_calls
+from ulak.schedules.pricing import calls_per_message, steered
+from ulak.tasks.steps.due_ids import capacity
+from ulak.tasks.steps.fetch_rows import YOUNG
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = 86400.0
@@ -140,7 +140,7 @@ class World:
         heapq.heappush(self.due, ((moment - START).total_seconds(), number))
 
     def _gather(self, now: float) -> None:
-        """What is due is in both queues of `models.tracked`: the young ones' and everybody's."""
+        """What is due is in both queues of `ulak.models.tracked`: the young ones' and everybody's."""
         while self.due and self.due[0][0] <= now:
             entry = heapq.heappop(self.due)
             heapq.heappush(self.old, entry)

@@ -1,4 +1,4 @@
-"""`ulak worker` with rules of `models.ledger.sharing` switched off: `python without_rules.py RULE worker --name …`.
+"""`ulak worker` with rules of `ulak.models.ledger.sharing` switched off: `python without_rules.py RULE worker --name …`.
 
 RULE: `even` (the even part while others wait), `patience` (half of the threads for the slow), `yielding` (a slow
 account gives way after its answer), `all`. The production code knows nothing of this.
@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from models.ledger import sharing
-from models.ledger.sharing import Pool
-from workers.cli.main import main
+from ulak.cli.main import main
+from ulak.models.ledger import sharing
+from ulak.models.ledger.sharing import Pool
 
 share = sharing.share
 OFF = {"even": {"is_crowded": False}, "patience": {"is_slow": False}, "yielding": {"gives_way": False}}

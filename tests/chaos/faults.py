@@ -20,11 +20,11 @@ from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 from system import LEASE_SECONDS, POLLED, System
 
-from core import names
-from core.redis import connect
-from core.settings import Settings
-from models.accounts import resume
-from workers.app import KEY_PREFIX, make_app
+from ulak.core import names
+from ulak.core.redis import connect
+from ulak.core.settings import Settings
+from ulak.models.accounts import resume
+from ulak.workers.app import KEY_PREFIX, make_app
 
 QUEUES = tuple(KEY_PREFIX + queue for queue in names.QUEUES)
 

@@ -18,19 +18,19 @@ from pathlib import Path
 from typing import Any
 
 POINTS: dict[str, tuple[str, str]] = {
-    "take": ("tasks.steps.draining", "take"),
-    "look": ("models.ledger.taking", "look"),
-    "permit": ("models.ledger.taking", "_permit"),
-    "request": ("providers.http", "HttpDoor.send"),
-    "close_call": ("tasks.steps.asking", "close_call"),
-    "upsert": ("tasks.steps.finishing", "upsert"),
-    "update_tracked": ("models.ledger.finishing", "update_tracked"),
-    "discover": ("models.ledger.finishing", "discover"),
-    "insert_fetches": ("models.ledger.planning", "insert_fetches"),
-    "end_fetch": ("models.ledger.finishing", "end_fetch"),
-    "count_poll": ("models.ledger.finishing", "count_poll"),
-    "end_and_count": ("models.ledger.finishing", "end_and_count"),
-    "publish": ("tasks.base", "publish"),
+    "take": ("ulak.tasks.steps.draining", "take"),
+    "look": ("ulak.models.ledger.taking", "look"),
+    "permit": ("ulak.models.ledger.taking", "_permit"),
+    "request": ("ulak.providers.http", "HttpDoor.send"),
+    "close_call": ("ulak.tasks.steps.asking", "close_call"),
+    "upsert": ("ulak.tasks.steps.finishing", "upsert"),
+    "update_tracked": ("ulak.models.ledger.finishing", "update_tracked"),
+    "discover": ("ulak.models.ledger.finishing", "discover"),
+    "insert_fetches": ("ulak.models.ledger.planning", "insert_fetches"),
+    "end_fetch": ("ulak.models.ledger.finishing", "end_fetch"),
+    "count_poll": ("ulak.models.ledger.finishing", "count_poll"),
+    "end_and_count": ("ulak.models.ledger.finishing", "end_and_count"),
+    "publish": ("ulak.tasks.base", "publish"),
     "ack": ("celery.worker.request", "Request.acknowledge"),
 }
 COMMITS = ("take_commit", "finish_commit")
@@ -116,7 +116,7 @@ def commit_of_thread() -> str:
 
 def remove_fence() -> None:
     """A finisher that lost its lease writes nevertheless."""
-    finishing: Any = importlib.import_module("models.ledger.finishing")
+    finishing: Any = importlib.import_module("ulak.models.ledger.finishing")
     fenced = "state = 'sending' AND lease_token = %(token)s"
     assert fenced in finishing._CLOSE_CALL
     finishing._CLOSE_CALL = finishing._CLOSE_CALL.replace(fenced, "%(token)s::uuid IS NOT NULL")
@@ -134,7 +134,7 @@ def skip_call_row() -> None:
 
         return take
 
-    wrap(("tasks.steps.draining", "take"), make)
+    wrap(("ulak.tasks.steps.draining", "take"), make)
 
 
 def free_slot_at_sending() -> None:
@@ -159,14 +159,14 @@ def free_slot_at_sending() -> None:
 
         return close_call
 
-    wrap(("tasks.steps.draining", "take"), make_take)
-    wrap(("tasks.steps.asking", "close_call"), make_close)
+    wrap(("ulak.tasks.steps.draining", "take"), make_take)
+    wrap(("ulak.tasks.steps.asking", "close_call"), make_close)
 
 
 def merge_by_arrival() -> None:
     """The statement that came last wins, whatever it says and whenever it was made."""
-    merge = importlib.import_module("models.merge")
-    core_clock = importlib.import_module("core.clock")
+    merge = importlib.import_module("ulak.models.merge")
+    core_clock = importlib.import_module("ulak.core.clock")
     replace = importlib.import_module("msgspec").structs.replace
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -175,15 +175,15 @@ def merge_by_arrival() -> None:
 
         return observe
 
-    wrap(("models.deliveries", "observe"), make)
+    wrap(("ulak.models.deliveries", "observe"), make)
     for granularity in merge.KEYS:
         merge.KEYS[granularity] = lambda seen: (seen.as_of or merge._LONG_AGO, seen.content_hash)
 
 
 def publish_before_commit() -> None:
     """A message leaves while the rows it speaks of are not yet committed."""
-    base = importlib.import_module("tasks.base")
-    app = importlib.import_module("workers.app").app
+    base = importlib.import_module("ulak.tasks.base")
+    app = importlib.import_module("ulak.workers.app").app
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def call_up(wanted: Any) -> Any:
@@ -195,13 +195,13 @@ def publish_before_commit() -> None:
 
         return call_up
 
-    wrap(("tasks.steps.planning", "call_up"), make)
+    wrap(("ulak.tasks.steps.planning", "call_up"), make)
 
 
 def switch_reconcile_off() -> None:
     """Nobody looks for what was lost."""
-    effects = importlib.import_module("tasks.effects")
-    wrap(("tasks.steps.upkeep", "reconcile"), lambda _: lambda *_args, **_kwargs: effects.Effects())
+    effects = importlib.import_module("ulak.tasks.effects")
+    wrap(("ulak.tasks.steps.upkeep", "reconcile"), lambda _: lambda *_args, **_kwargs: effects.Effects())
 
 
 def die_of_html() -> None:
@@ -216,7 +216,7 @@ def die_of_html() -> None:
 
         return send
 
-    wrap(("providers.http", "HttpDoor.send"), make)
+    wrap(("ulak.providers.http", "HttpDoor.send"), make)
 
 
 BREAKS: dict[str, Callable[[], None]] = {
@@ -232,7 +232,7 @@ BREAKS: dict[str, Callable[[], None]] = {
 
 def main() -> None:
     """Patch, then be `ulak`."""
-    from workers.cli.main import main as ulak
+    from ulak.cli.main import main as ulak
 
     for name in filter(None, os.environ.get("CHAOS_BREAK", "").split(",")):
         BREAKS[name]()

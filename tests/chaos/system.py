@@ -27,18 +27,18 @@ from proxy import Network, Proxy
 from sqlalchemy import Engine, make_url, text
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from core import clock
-from models.database import make_engine
-from models.quarantine import new_key
-from models.schema import migrate
-from providers.http import HttpDoor
-from sandbox.server import Sandbox
-from tasks.runtime import Runtime
-from workers.demo import SandboxRun
-from workers.embedded.postgres import PostgresServer
-from workers.embedded.postmaster import running_postmaster
-from workers.embedded.valkey import ValkeyServer
-from workers.lifeline import Lifeline
+from ulak.core import clock
+from ulak.local.demo import SandboxRun
+from ulak.local.embedded.postgres import PostgresServer
+from ulak.local.embedded.postmaster import running_postmaster
+from ulak.local.embedded.valkey import ValkeyServer
+from ulak.local.lifeline import Lifeline
+from ulak.models.database import make_engine
+from ulak.models.quarantine import new_key
+from ulak.models.schema import migrate
+from ulak.providers.http import HttpDoor
+from ulak.sandbox.server import Sandbox
+from ulak.tasks.runtime import Runtime
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = Path(__file__).with_name("patched_process.py")
@@ -71,7 +71,7 @@ class Process:
         """Start it; `before_start` may say how."""
         if self.before_start is not None:
             self.before_start(self)
-        launcher = [str(LAUNCHER)] if self.extra else ["-m", "workers.cli.main"]
+        launcher = [str(LAUNCHER)] if self.extra else ["-m", "ulak.cli.main"]
         with self.log.open("ab") as output:
             self.popen = subprocess.Popen(
                 [sys.executable, *launcher, *self.argv],

@@ -16,8 +16,8 @@ from chaos_table import Table
 from judging import judge, never, wait_recovered
 from system import POLLED, ROOT, Process, System
 
-from workers.children import ChildSpec
-from workers.embedded.postgres import PostgresServer
+from ulak.local.children import ChildSpec
+from ulak.local.embedded.postgres import PostgresServer
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
 

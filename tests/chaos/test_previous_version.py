@@ -20,9 +20,9 @@ from worker_fleet import (
     until,
 )
 
-from models.database import make_engine
-from models.schema import migrate
-from sandbox.server import Sandbox
+from ulak.models.database import make_engine
+from ulak.models.schema import migrate
+from ulak.sandbox.server import Sandbox
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

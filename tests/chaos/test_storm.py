@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 from storm import explain, judge_storm, rage, send_plenty, watch, wrong_at_any_moment
 from system import System
 
-from sandbox.server import Sandbox
+from ulak.sandbox.server import Sandbox
 
 VALID_SECONDS = 7200
 """No validity ends meanwhile: after its end an id is checked once, then daily, and that one answer may be spoiled."""

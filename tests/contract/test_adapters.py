@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import providers
-from models.report import TrackedKey
-from models.vocabulary import Reason, Status
-from providers.adapter import Account, Adapter, Answer, Callback, DueId, Fetch, FetchSpec
-from providers.errors import (
+from ulak import providers
+from ulak.models.report import TrackedKey
+from ulak.models.vocabulary import Reason, Status
+from ulak.providers.adapter import Account, Adapter, Answer, Callback, DueId, Fetch, FetchSpec
+from ulak.providers.errors import (
     AnswerNotUnderstood,
     PauseAccount,
     ProviderError,
@@ -27,7 +27,7 @@ from providers.errors import (
     SlowDown,
     TryAgainSoon,
 )
-from providers.registry import ADAPTERS
+from ulak.providers.registry import ADAPTERS
 
 ROOT = Path(__file__).parents[2]
 TODAY, NOW = date(2026, 1, 2), datetime(2026, 1, 2, tzinfo=UTC)
@@ -68,7 +68,9 @@ def fetches(name: str) -> list[Fetch]:
 def modules(name: str) -> list[ModuleType]:
     """The modules of one adapter: `providers/<name>.py` and what stands beside it as `<name>_….py`."""
     names = [info.name for info in pkgutil.iter_modules(providers.__path__)]
-    return [importlib.import_module(f"providers.{one}") for one in names if one == name or one.startswith(f"{name}_")]
+    return [
+        importlib.import_module(f"ulak.providers.{one}") for one in names if one == name or one.startswith(f"{name}_")
+    ]
 
 
 def tables(name: str) -> Iterator[tuple[str, Mapping[Any, Any]]]:
@@ -84,7 +86,7 @@ def test_the_registry_knows_every_adapter_by_its_own_name() -> None:
     exporting = {
         info.name
         for info in pkgutil.iter_modules(providers.__path__)
-        if hasattr(importlib.import_module(f"providers.{info.name}"), "ADAPTER")
+        if hasattr(importlib.import_module(f"ulak.providers.{info.name}"), "ADAPTER")
     }
     assert set(ADAPTERS) == exporting == {adapter.record.name for adapter in ADAPTERS.values()}
 

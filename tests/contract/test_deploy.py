@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from core.settings import LIFELINE_VARIABLE, NEED_CREDENTIALS, PREFIX, READY_VARIABLE, SECRETS_OF, Settings
+from ulak.core.settings import LIFELINE_VARIABLE, NEED_CREDENTIALS, PREFIX, READY_VARIABLE, SECRETS_OF, Settings
 
 HOME = Path(__file__).parents[2]
 DEPLOY = HOME / "deploy"
@@ -54,7 +54,7 @@ def commands() -> set[tuple[str, ...]]:
 
 def help_of(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     """What the command line says about a command."""
-    program = [sys.executable, "-m", "workers.cli.main", *words, "--help"]
+    program = [sys.executable, "-m", "ulak.cli.main", *words, "--help"]
     return subprocess.run(program, cwd=HOME, capture_output=True, text=True, check=False, timeout=200)
 
 

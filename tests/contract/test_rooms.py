@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from core import names
-from providers.registry import ADAPTERS
-from workers.cli.processes import worker
+from ulak.cli.processes import worker
+from ulak.core import names
+from ulak.providers.registry import ADAPTERS
 
 HOME = Path(__file__).parents[2]
 ROOMS = ("workers", "tasks", "schedules", "providers", "models", "core", "sandbox")
@@ -46,8 +46,8 @@ def mentions(source: str) -> list[tuple[int, str]]:
     [
         ('"""Vairo is prose."""\nx = 1  # as BiP says', 0),
         ('if provider == "vairo": pass', 1),
-        ("from providers import organik", 1),
-        ("import providers.bip", 1),
+        ("from ulak.providers import organik", 1),
+        ("import ulak.providers.bip", 1),
         ("diyalog_offset = 3", 1),
         ("b'/callbacks/bip'", 0),
         ("path = b'/callbacks/bip'", 1),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from push_taker import Taker, taking
 
-from sandbox.server import Sandbox
+from ulak.sandbox.server import Sandbox
 
 LOGIN = {"user": "taker", "password": "word"}
 

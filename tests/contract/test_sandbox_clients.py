@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sandbox.server import Sandbox
+from ulak.sandbox.server import Sandbox
 
 Shape = dict[str, Any]
 

@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 import pytest
 
-from sandbox.lives import OUTCOMES
-from sandbox.server import Sandbox
-from sandbox.settings import PROVIDERS
+from ulak.sandbox.lives import OUTCOMES
+from ulak.sandbox.server import Sandbox
+from ulak.sandbox.settings import PROVIDERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -235,7 +235,7 @@ def test_reset_begins_again(sandbox: Sandbox, client: httpx.Client) -> None:
 @contextlib.contextmanager
 def running(*options: str) -> Iterator[dict[str, str]]:
     """The sandbox as a process; ends it with SIGTERM and expects a quick, clean end."""
-    command = [sys.executable, "-m", "sandbox", *options]
+    command = [sys.executable, "-m", "ulak.sandbox", *options]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -313,7 +313,7 @@ def test_stress_tests_and_a_storm_can_be_switched_on_at_the_start(client: httpx.
 @pytest.mark.parametrize("text", ["nothing=1", "iletimerkezi_text_numbers=7", "vairo_unknown_status"])
 def test_a_wrong_setting_is_refused_at_the_start(text: str) -> None:
     """Exit code 2 and a sentence."""
-    command = [sys.executable, "-m", "sandbox", "--ports", "0", "--set", text]
+    command = [sys.executable, "-m", "ulak.sandbox", "--ports", "0", "--set", text]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "--set" in done.stderr

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sandbox.server import Sandbox
+from ulak.sandbox.server import Sandbox
 
 PATH = "/v1/reporting/getcustomermessaginglist"
 VECTOR_DATE = "Tue, 09 Mar 2021 13:28:32 GMT"

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from push_taker import Taker, taking
 
-from sandbox.faults import ASKED, CONTENT, KINDS, PUSHED, TRANSPORT
-from sandbox.server import Sandbox
+from ulak.sandbox.faults import ASKED, CONTENT, KINDS, PUSHED, TRANSPORT
+from ulak.sandbox.server import Sandbox
 
 GZIP = {"accept-encoding": "gzip"}
 

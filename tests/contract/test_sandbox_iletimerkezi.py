@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sandbox.server import Sandbox
+from ulak.sandbox.server import Sandbox
 
 ISTANBUL = timezone(timedelta(hours=3))
 

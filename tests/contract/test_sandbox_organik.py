@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import httpx
 import pytest
 
-from sandbox.server import Sandbox
+from ulak.sandbox.server import Sandbox
 
 
 @pytest.fixture(scope="module")

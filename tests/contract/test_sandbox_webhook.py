@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from push_taker import Taker, taking
 
-from sandbox.server import Sandbox
+from ulak.sandbox.server import Sandbox
 
 
 @pytest.fixture

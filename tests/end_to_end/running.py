@@ -17,7 +17,7 @@ import psutil
 from free_ports import reserve_port
 from sqlalchemy import Engine, NullPool, create_engine
 
-from workers.embedded.postgres import PostgresServer
+from ulak.local.embedded.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +63,7 @@ class RunningUlak:
             (folder / name).write_text("raise RuntimeError('a stranger')", encoding="utf-8")
         with self.stderr.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "workers.cli.main", "up", *arguments],
+                [sys.executable, "-P", "-m", "ulak.cli.main", "up", *arguments],
                 cwd=folder,
                 env={**kept, **STRANGERS, "PYTHONPATH": str(ROOT), **own, **(env or {})},
                 stderr=output,
@@ -162,7 +162,7 @@ def is_command(process: psutil.Process, command: str) -> bool:
         words = process.cmdline()
     except psutil.Error:
         return False
-    return "workers.cli.main" in words and command in words
+    return "ulak.cli.main" in words and command in words
 
 
 def ask(url: str, *, auth: str | None = None, body: Mapping[str, Any] | None = None) -> Any:

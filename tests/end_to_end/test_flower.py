@@ -20,9 +20,9 @@ from free_ports import reserve_port
 from running import ROOT, RunningUlak, ask, running
 from sqlalchemy import text
 
-from workers.attempts import MOST
-from workers.embedded.postgres import PostgresServer
-from workers.embedded.valkey import ValkeyServer
+from ulak.local.embedded.postgres import PostgresServer
+from ulak.local.embedded.valkey import ValkeyServer
+from ulak.workers.attempts import MOST
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -88,7 +88,7 @@ def assert_no_secret_of_others(ulak: RunningUlak) -> None:
     for child in ulak.children():
         lines.append(" ".join(child.cmdline()))
         name = next((word for word in ("beat", "flower", "api", "worker") if word in child.cmdline()), "")
-        if name and "workers.cli.main" in child.cmdline():
+        if name and "ulak.cli.main" in child.cmdline():
             found[name] = child.environ()
     assert found.keys() == {"beat", "flower", "api", "worker"}
     for name in ("beat", "flower"):
@@ -176,13 +176,13 @@ def call_through_flower(url: str, auth: str, account: str) -> str:
 def call_through_celery(ulak: RunningUlak, account: str) -> str:
     """The id that `celery call` prints."""
     kwargs = json.dumps({"account_id": account})
-    return run(ulak, "-m", "celery", "-A", "workers.app", "call", "poll.account", "--kwargs", kwargs)
+    return run(ulak, "-m", "celery", "-A", "ulak.workers.app", "call", "poll.account", "--kwargs", kwargs)
 
 
 def call_from_python(ulak: RunningUlak, account: str) -> str:
     """The id of a `.delay(...)`."""
     code = (
-        "import sys, workers.app\nfrom tasks.polls import poll_account\n"
+        "import sys, ulak.workers.app\nfrom ulak.tasks.polls import poll_account\n"
         "print(poll_account.delay(account_id=sys.argv[1]).id)"
     )
     return run(ulak, "-c", code, account)
@@ -193,7 +193,7 @@ def read_only_flower(ulak: RunningUlak) -> Iterator[str]:
     """The address of a second Flower beside the run's, with `ULAK_FLOWER_READ_ONLY`."""
     port = reserve_port()
     env = {**environment(ulak), "ULAK_FLOWER_PORT": str(port), "ULAK_FLOWER_READ_ONLY": "true"}
-    command = [sys.executable, "-m", "workers.cli.main", "flower"]
+    command = [sys.executable, "-m", "ulak.cli.main", "flower"]
     with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         try:
             yield f"http://127.0.0.1:{port}"

@@ -13,7 +13,7 @@ from database_fixtures import add_account
 from task_api import Api, api
 from worker_fleet import ROOT, Fleet, until
 
-from models.database import transaction
+from ulak.models.database import transaction
 
 __all__ = ["api"]
 

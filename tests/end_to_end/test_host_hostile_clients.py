@@ -13,9 +13,9 @@ import pytest
 from api_process import MIB, ApiProcess, HostileClients, api_process, push_head
 from sqlalchemy import Engine, text
 
-from models.accounts import apply
-from models.database import transaction
-from providers.accounts import parse_accounts
+from ulak.models.accounts import apply
+from ulak.models.database import transaction
+from ulak.providers.accounts import parse_accounts
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
 

@@ -12,10 +12,10 @@ from driving import make_runtime
 from sqlalchemy import Engine
 from tiny_provider import Reply, Request, TinyProvider
 
-from models.accounts import apply
-from models.database import transaction
-from providers.accounts import parse_accounts
-from tasks.steps.tracking import track
+from ulak.models.accounts import apply
+from ulak.models.database import transaction
+from ulak.providers.accounts import parse_accounts
+from ulak.tasks.steps.tracking import track
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]
 

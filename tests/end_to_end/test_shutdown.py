@@ -20,7 +20,7 @@ from worker_fleet import (
     until,
 )
 
-from sandbox.server import Sandbox
+from ulak.sandbox.server import Sandbox
 
 pytestmark = pytest.mark.timeout(290)
 

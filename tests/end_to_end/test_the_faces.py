@@ -17,7 +17,7 @@ from running import RunningUlak, ask, is_command, running
 from sqlalchemy import text
 from truth import differences, stored_rows
 
-from core.settings import Settings
+from ulak.core.settings import Settings
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -13,10 +13,10 @@ import pytest
 from running import RunningUlak, ask, running
 from truth import differences, stored_rows
 
-from core.redis import connect
-from sandbox.server import Sandbox
-from workers.embedded.postgres import PostgresServer
-from workers.embedded.valkey import ValkeyServer
+from ulak.core.redis import connect
+from ulak.local.embedded.postgres import PostgresServer
+from ulak.local.embedded.valkey import ValkeyServer
+from ulak.sandbox.server import Sandbox
 
 pytestmark = pytest.mark.timeout(400)
 

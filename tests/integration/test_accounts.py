@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, text, update
 
-from models.accounts import (
+from ulak.models.accounts import (
     FOREVER,
     AccountSettings,
     AccountsRefusedError,
@@ -20,10 +20,10 @@ from models.accounts import (
     pause,
     resume,
 )
-from models.database import make_engine, transaction
-from models.ledger.planning import NewFetch, NewPoll, close_plan, insert_fetches, open_poll
-from models.schema import migrate
-from models.tables import accounts
+from ulak.models.database import make_engine, transaction
+from ulak.models.ledger.planning import NewFetch, NewPoll, close_plan, insert_fetches, open_poll
+from ulak.models.schema import migrate
+from ulak.models.tables import accounts
 
 SOON = datetime(2031, 1, 1, tzinfo=UTC)
 

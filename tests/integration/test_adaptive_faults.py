@@ -11,15 +11,15 @@ from ledger_acts import add_account, add_ids, execute
 from sqlalchemy import Engine
 from teaching import HOUR_AGO, begin, close_ids, give_waiting_plan, plan_of, teach
 
-from core import clock
-from models.attention import waiting
-from models.tracked import account_of, close_answered
-from providers.registry import ADAPTERS
-from schedules.plans import times_of
-from tasks.runtime import Runtime
-from tasks.steps.learning import learn_all
-from tasks.steps.planning import plan_due
-from tasks.steps.tracking import learned_times
+from ulak.core import clock
+from ulak.models.attention import waiting
+from ulak.models.tracked import account_of, close_answered
+from ulak.providers.registry import ADAPTERS
+from ulak.schedules.plans import times_of
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.learning import learn_all
+from ulak.tasks.steps.planning import plan_due
+from ulak.tasks.steps.tracking import learned_times
 
 
 @pytest.fixture

@@ -11,21 +11,21 @@ from ledger_acts import add_account, add_ids, add_poll, execute, fetch, fetches_
 from sqlalchemy import Engine, text
 from teaching import HOUR_AGO, begin, close_ids, give_waiting_plan, plan_of, teach
 
-from core import clock
-from models import latencies
-from models.attention import waiting
-from models.figures import read_work
-from models.ledger.finishing import update_tracked
-from models.overview import ProviderPace, unsettled
-from providers.registry import ADAPTERS
-from schedules.beat import entries
-from schedules.latency import EDGES, END, ENOUGH, PER_DECADE, edge
-from schedules.plans import times_of
-from tasks.runtime import Runtime
-from tasks.steps.learning import learn_all
-from tasks.steps.planning import plan_due
-from tasks.steps.tracking import track
-from tasks.steps.upkeep import every_minute
+from ulak.core import clock
+from ulak.models import latencies
+from ulak.models.attention import waiting
+from ulak.models.figures import read_work
+from ulak.models.ledger.finishing import update_tracked
+from ulak.models.overview import ProviderPace, unsettled
+from ulak.providers.registry import ADAPTERS
+from ulak.schedules.beat import entries
+from ulak.schedules.latency import EDGES, END, ENOUGH, PER_DECADE, edge
+from ulak.schedules.plans import times_of
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.learning import learn_all
+from ulak.tasks.steps.planning import plan_due
+from ulak.tasks.steps.tracking import track
+from ulak.tasks.steps.upkeep import every_minute
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_nothing_is_settled_while_ids_are_open_at_learned_times(runtime: Runtime
 
 
 def test_the_database_finds_the_same_edges(migrated_database: Engine) -> None:
-    """`schedules.latency.edge` in SQL."""
+    """`ulak.schedules.latency.edge` in SQL."""
     rng = Random(4)
     ages = [0.0, 0.49, 0.5, 1.0, 40 * 86400.0, *EDGES, *(10 ** rng.uniform(-1, 6.5) for _ in range(2000))]
     statement = (

@@ -13,11 +13,11 @@ from log_lines import lines
 from sqlalchemy import Engine, text
 from task_api import TOKEN, Api, api, running, runtime_on
 
-from core import clock
-from models.database import make_engine, transaction
-from models.tokens import create_token, revoke_token
-from workers.api.app import make_api
-from workers.api.doorway import request_id_of
+from ulak.api.app import make_api
+from ulak.api.doorway import request_id_of
+from ulak.core import clock
+from ulak.models.database import make_engine, transaction
+from ulak.models.tokens import create_token, revoke_token
 
 __all__ = ["api", "lines", "ulak"]
 

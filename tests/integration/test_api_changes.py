@@ -10,13 +10,13 @@ from quiet_cluster import wait_for_the_feed
 from sqlalchemy import text
 from task_api import Api, api
 
-from core import clock
-from models.database import transaction
-from models.deliveries import upsert
-from models.erasure import erase
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
-from workers.api.cursors import decode, encode
+from ulak.api.cursors import decode, encode
+from ulak.core import clock
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.erasure import erase
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Status
 
 __all__ = ["api"]
 

@@ -8,12 +8,12 @@ import pytest
 from database_fixtures import add_account
 from task_api import Api, api
 
-from models.database import transaction
-from models.deliveries import upsert
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Reason, Source, Status
-from tasks.messages import dispatch_account
-from workers.api.cursors import decode, encode
+from ulak.api.cursors import decode, encode
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Reason, Source, Status
+from ulak.tasks.messages import dispatch_account
 
 __all__ = ["api"]
 

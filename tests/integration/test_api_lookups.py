@@ -8,10 +8,10 @@ from database_fixtures import add_account
 from sqlalchemy import text
 from task_api import Api, api
 
-from models.database import transaction
-from models.deliveries import upsert
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Status
 
 __all__ = ["api"]
 

@@ -9,9 +9,9 @@ from database_fixtures import add_account
 from sqlalchemy import text
 from task_api import Api, api
 
-from core import clock
-from models.database import transaction
-from tasks.messages import poll_account
+from ulak.core import clock
+from ulak.models.database import transaction
+from ulak.tasks.messages import poll_account
 
 __all__ = ["api"]
 

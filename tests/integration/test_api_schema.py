@@ -16,11 +16,11 @@ from schemathesis.specs.openapi.checks import (
 )
 from task_api import TOKEN, Api, api
 
-from models.database import transaction
-from models.deliveries import upsert
-from models.meanings import COLUMNS, GRANULARITIES, REASONS, STATUSES
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.meanings import COLUMNS, GRANULARITIES, REASONS, STATUSES
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Status
 
 __all__ = ["api"]
 

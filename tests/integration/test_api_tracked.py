@@ -8,7 +8,7 @@ from database_fixtures import add_account
 from sqlalchemy import text
 from task_api import Api, api
 
-from models.database import transaction
+from ulak.models.database import transaction
 
 __all__ = ["api"]
 

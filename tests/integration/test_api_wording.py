@@ -12,10 +12,10 @@ import pytest
 from database_fixtures import add_account
 from task_api import Api, api
 
-from models.database import transaction
-from workers.api import wording
-from workers.api.tracked import Item
-from workers.api.wording import NOT_VALID
+from ulak.api import wording
+from ulak.api.tracked import Item
+from ulak.api.wording import NOT_VALID
+from ulak.models.database import transaction
 
 __all__ = ["api"]
 

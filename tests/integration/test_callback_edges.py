@@ -18,20 +18,20 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from stored_rows import stored_rows
 
-from core import clock
-from core.settings import load_settings
-from models.accounts import apply
-from models.database import transaction
-from models.overview import overview
-from models.quarantine import new_key
-from models.rejections import Rejection
-from providers.accounts import parse_accounts
-from providers.http import HttpDoor
-from tasks.rejections import RejectionLog
-from tasks.runtime import CredentialCache, Runtime
-from tasks.steps.quarantine import reread
-from workers.api.app import make_api
-from workers.api.pages.routes import add_pages
+from ulak.api.app import make_api
+from ulak.api.pages.routes import add_pages
+from ulak.core import clock
+from ulak.core.settings import load_settings
+from ulak.models.accounts import apply
+from ulak.models.database import transaction
+from ulak.models.overview import overview
+from ulak.models.quarantine import new_key
+from ulak.models.rejections import Rejection
+from ulak.providers.accounts import parse_accounts
+from ulak.providers.http import HttpDoor
+from ulak.tasks.rejections import RejectionLog
+from ulak.tasks.runtime import CredentialCache, Runtime
+from ulak.tasks.steps.quarantine import reread
 
 __all__ = ["ulak"]
 
@@ -316,7 +316,7 @@ def test_a_credential_that_the_api_cannot_read_is_seen(
     push: Callable[..., int], runtime: Runtime, migrated_database: Engine
 ) -> None:
     """Every push fails with 503 then, and BiP repeats none."""
-    from core.settings import CredentialError
+    from ulak.core.settings import CredentialError
 
     def missing(reference: str) -> str:
         raise CredentialError(reference)

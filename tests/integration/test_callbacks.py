@@ -14,20 +14,20 @@ from api_server import Said, Server, serving
 from sqlalchemy import Engine, text
 from stored_rows import stored_rows
 
-from core import clock
-from models.accounts import apply
-from models.database import make_engine, transaction
-from models.deliveries import upsert
-from models.ledger.finishing import discover
-from models.quarantine import new_key
-from models.report import DeliveryReport
-from models.schema import migrate
-from models.vocabulary import Granularity, Status
-from providers.accounts import parse_accounts
-from providers.http import HttpDoor
-from tasks.runtime import CredentialCache, Runtime
-from workers.api.app import make_api
-from workers.embedded.postgres import PostgresServer
+from ulak.api.app import make_api
+from ulak.core import clock
+from ulak.local.embedded.postgres import PostgresServer
+from ulak.models.accounts import apply
+from ulak.models.database import make_engine, transaction
+from ulak.models.deliveries import upsert
+from ulak.models.ledger.finishing import discover
+from ulak.models.quarantine import new_key
+from ulak.models.report import DeliveryReport
+from ulak.models.schema import migrate
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.accounts import parse_accounts
+from ulak.providers.http import HttpDoor
+from ulak.tasks.runtime import CredentialCache, Runtime
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "bip"
 LOGIN = "ulak:şifre:1"

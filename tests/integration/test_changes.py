@@ -13,13 +13,13 @@ from database_fixtures import add_account
 from quiet_cluster import wait_for_the_feed
 from sqlalchemy import Engine, text
 
-from models.changes import ChangeCursor, CursorGoneError, FeedMovedError, forget_erasures, read_changes, renew_feed
-from models.database import retry_transaction, transaction
-from models.deliveries import upsert
-from models.erasure import erase
-from models.rebuild import rebuild
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
+from ulak.models.changes import ChangeCursor, CursorGoneError, FeedMovedError, forget_erasures, read_changes, renew_feed
+from ulak.models.database import retry_transaction, transaction
+from ulak.models.deliveries import upsert
+from ulak.models.erasure import erase
+from ulak.models.rebuild import rebuild
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Status
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 STATUSES = [Status.SCHEDULED, Status.ENROUTE, Status.DELIVERED, Status.UNDELIVERABLE]
@@ -322,7 +322,7 @@ def test_reading_a_page_walks_the_index(migrated_database: Engine, account: str)
     with transaction(migrated_database) as connection:
         connection.execute(text("ANALYZE delivery_status"))
         _, cursor = read_changes(connection, None, limit=1)
-        from models import changes
+        from ulak.models import changes
 
         bounds = {"changed_in": 500, "id": 490, "limit": 100}
         plan = connection.execute(text("EXPLAIN (ANALYZE, FORMAT TEXT) " + changes._READ.text), bounds).scalars().all()

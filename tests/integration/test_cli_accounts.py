@@ -13,11 +13,11 @@ from database_fixtures import add_account
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from core.settings import REMEDIES, Settings, invoking_user
-from models.database import transaction
-from workers.cli.failures import database_place
-from workers.cli.session import Session
-from workers.embedded.valkey import ValkeyServer
+from ulak.cli.failures import database_place
+from ulak.cli.session import Session
+from ulak.core.settings import REMEDIES, Settings, invoking_user
+from ulak.local.embedded.valkey import ValkeyServer
+from ulak.models.database import transaction
 
 __all__ = ["ulak"]
 
@@ -227,7 +227,7 @@ def test_celerys_own_command_line_without_a_server_says_what_to_do(tmp_path: Pat
     """One sentence in place of a traceback that speaks of port 6379."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ULAK_")}
     done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "workers.app", "call", "poll.account"],
+        [sys.executable, "-m", "celery", "-A", "ulak.workers.app", "call", "poll.account"],
         cwd=tmp_path,
         env={**kept, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -240,8 +240,8 @@ def test_celerys_own_command_line_without_a_server_says_what_to_do(tmp_path: Pat
 
 
 def test_the_app_finds_the_redis_that_runs_in_the_home(valkey_server: ValkeyServer) -> None:
-    """As every command does: `celery -A workers.app` needs no address where `ulak up` runs."""
-    from workers.app import make_app
+    """As every command does: `celery -A ulak.workers.app` needs no address where `ulak up` runs."""
+    from ulak.workers.app import make_app
 
     app = make_app(Settings(home=valkey_server.home, redis_url=None))
     with app.connection_for_write() as connection:
@@ -275,7 +275,7 @@ def test_secrets_are_shown_on_stdout_only(ulak: Ulak, tmp_path: Path) -> None:
 def test_the_program_itself_tells_a_wrong_setting_in_one_sentence(tmp_path: Path) -> None:
     """Some modules read the settings when they are imported; that makes no traceback either."""
     wrong = {**os.environ, "ULAK_REDIS_URL": "http://:sehrazat-123@host", "ULAK_HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "workers.cli.main", "status"]
+    command = [sys.executable, "-m", "ulak.cli.main", "status"]
     done = subprocess.run(command, env=wrong, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("ULAK_REDIS_URL is wrong: write it as redis://")

@@ -18,15 +18,15 @@ from command_line import Ulak, ulak
 from database_fixtures import add_account
 from sqlalchemy import Engine, text
 
-from core import clock
-from core.settings import load_settings
-from models import latencies
-from models.database import transaction
-from models.deliveries import upsert
-from models.quarantine import seal
-from models.report import DeliveryReport, Unreadable
-from models.vocabulary import Granularity, Reason, Status
-from tasks.runtime import seal_key
+from ulak.core import clock
+from ulak.core.settings import load_settings
+from ulak.models import latencies
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.quarantine import seal
+from ulak.models.report import DeliveryReport, Unreadable
+from ulak.models.vocabulary import Granularity, Reason, Status
+from ulak.tasks.runtime import seal_key
 
 __all__ = ["ulak"]
 
@@ -542,7 +542,7 @@ def test_nothing_is_erased_before_somebody_has_said_yes(ulak: Ulak) -> None:
 def at_a_terminal(answer: bytes, *words: str) -> tuple[int, str]:
     """The exit code of `ulak` with these words in a terminal in which a person answers so, and what it showed."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "workers.cli.main", *words]
+    command = [sys.executable, "-m", "ulak.cli.main", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
         os.close(theirs)

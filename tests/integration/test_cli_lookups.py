@@ -11,10 +11,10 @@ from driving import make_runtime, scalar
 from ledger_acts import Held, execute, plan, vairo_body
 from sqlalchemy import Engine, text
 
-from models.database import transaction
-from models.deliveries import upsert
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Status
 
 __all__ = ["ulak"]
 

@@ -11,14 +11,14 @@ from database_fixtures import add_account
 from driving import scalar
 from sqlalchemy import Engine, text
 
-from core.redis import connect
-from core.settings import load_settings
-from models.database import transaction
-from models.ledger.planning import cancel
-from tasks.runtime import Runtime
-from tasks.steps.ondemand import open_on_demand
-from tasks.steps.planning import plan_poll
-from workers.connections import runtime_for
+from ulak.core.redis import connect
+from ulak.core.settings import load_settings
+from ulak.models.database import transaction
+from ulak.models.ledger.planning import cancel
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.ondemand import open_on_demand
+from ulak.tasks.steps.planning import plan_poll
+from ulak.workers.connections import runtime_for
 
 __all__ = ["ulak"]
 

@@ -9,8 +9,8 @@ from command_line import Ulak, ulak
 from database_fixtures import add_account
 from sqlalchemy import Engine, text
 
-from models.database import transaction
-from workers.cli.idfiles import HEADER, BadLine, GoodLine, read_ids
+from ulak.cli.idfiles import HEADER, BadLine, GoodLine, read_ids
+from ulak.models.database import transaction
 
 __all__ = ["ulak"]
 

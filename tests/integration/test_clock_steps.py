@@ -27,17 +27,17 @@ from shifted_clock import ShiftedClock
 from sqlalchemy import Engine, text
 from tiny_provider import Reply, Request, TinyProvider
 
-from models.heartbeats import RECONCILE, beat, standstills
-from models.ledger import taking
-from models.ledger.clocksteps import last_step
-from models.ledger.clockwatch import ClockWatch
-from models.ledger.planning import NewPoll, close_plan, open_poll
-from providers.adapter import Answer, Parsed
-from providers.http import Sent
-from tasks.runtime import Runtime
-from tasks.steps import clocks, planning, upkeep
-from tasks.steps.draining import drain, prepare, understood
-from tasks.steps.tracking import track
+from ulak.models.heartbeats import RECONCILE, beat, standstills
+from ulak.models.ledger import taking
+from ulak.models.ledger.clocksteps import last_step
+from ulak.models.ledger.clockwatch import ClockWatch
+from ulak.models.ledger.planning import NewPoll, close_plan, open_poll
+from ulak.providers.adapter import Answer, Parsed
+from ulak.providers.http import Sent
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps import clocks, planning, upkeep
+from ulak.tasks.steps.draining import drain, prepare, understood
+from ulak.tasks.steps.tracking import track
 
 HOUR = 3600.0
 

@@ -89,7 +89,7 @@ def test_what_is_no_answer_is_said_and_leaves_no_dead_letter(
 
 def test_the_probe_keeps_to_the_limit(ulak: Ulak, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the account's only slot taken for an hour it is not asked, and the line says why."""
-    monkeypatch.setattr("workers.cli.checking.PROBE_SECONDS", 0.5)
+    monkeypatch.setattr("ulak.cli.checking.PROBE_SECONDS", 0.5)
     with TinyProvider(lambda _: refusal(200)) as tiny:
         account_id = add_account(
             engine, provider="iletimerkezi", base_url=tiny.address("im"), requests=1, per_seconds=3600

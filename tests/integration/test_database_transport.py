@@ -15,8 +15,8 @@ from private_ca import Authority
 from sqlalchemy import Engine, text
 from test_sessions import _one_secret, api_process, as_header, log_in
 
-from models.database import make_engine, transaction
-from models.transport import transport_fault
+from ulak.models.database import make_engine, transaction
+from ulak.models.transport import transport_fault
 
 __all__ = ["_one_secret", "ulak"]
 

@@ -15,18 +15,18 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 from stored_rows import stored_rows
 
-from models.changes import ChangeCursor, read_changes
-from models.database import retry_transaction, transaction
-from models.deliveries import UpsertResult, upsert
-from models.erasure import Erased, NoPersonError, erase
-from models.ledger.hashing import params_hash
-from models.lookups import explain, find_by_any, find_delivery, history
-from models.merge import Row, fold, observe
-from models.quarantine import list_quarantine, new_key, seal
-from models.rebuild import RebuildResult, rebuild
-from models.report import DeliveryReport, Unreadable
-from models.searches import find_deliveries, open_tracked
-from models.vocabulary import Granularity, Reason, Source, Status
+from ulak.models.changes import ChangeCursor, read_changes
+from ulak.models.database import retry_transaction, transaction
+from ulak.models.deliveries import UpsertResult, upsert
+from ulak.models.erasure import Erased, NoPersonError, erase
+from ulak.models.ledger.hashing import params_hash
+from ulak.models.lookups import explain, find_by_any, find_delivery, history
+from ulak.models.merge import Row, fold, observe
+from ulak.models.quarantine import list_quarantine, new_key, seal
+from ulak.models.rebuild import RebuildResult, rebuild
+from ulak.models.report import DeliveryReport, Unreadable
+from ulak.models.searches import find_deliveries, open_tracked
+from ulak.models.vocabulary import Granularity, Reason, Source, Status
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MESSAGE = Granularity.MESSAGE

@@ -17,22 +17,22 @@ from stored_rows import stored_rows
 from task_api import Api, api
 from tiny_provider import Reply, Request, TinyProvider
 
-from core import clock
-from models.accounts import apply
-from models.database import transaction
-from models.deliveries import upsert
-from models.ledger.deadletters import list_dead
-from models.quarantine import new_key
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
-from providers.accounts import parse_accounts
-from providers.http import HttpDoor
-from tasks.messages import poll_account
-from tasks.runtime import CredentialCache, Runtime
-from tasks.steps.deadletters import retry_dead
-from tasks.steps.ondemand import open_on_demand
-from tasks.steps.planning import plan_poll
-from workers.api.app import make_api
+from ulak.api.app import make_api
+from ulak.core import clock
+from ulak.models.accounts import apply
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.ledger.deadletters import list_dead
+from ulak.models.quarantine import new_key
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.accounts import parse_accounts
+from ulak.providers.http import HttpDoor
+from ulak.tasks.messages import poll_account
+from ulak.tasks.runtime import CredentialCache, Runtime
+from ulak.tasks.steps.deadletters import retry_dead
+from ulak.tasks.steps.ondemand import open_on_demand
+from ulak.tasks.steps.planning import plan_poll
 
 __all__ = ["api", "ulak"]
 

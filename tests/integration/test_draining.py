@@ -11,12 +11,12 @@ from ledger_acts import add_account, add_ids, expire_lease, fetches_of, plan, ro
 from sqlalchemy import Engine, event, text
 from tiny_provider import Reply, Request, TinyProvider, vairo_reply
 
-from core import clock, names
-from models.ledger import finishing as ledger
-from models.ledger import taking
-from tasks.runtime import Runtime
-from tasks.steps import draining, upkeep
-from tasks.steps.draining import drain
+from ulak.core import clock, names
+from ulak.models.ledger import finishing as ledger
+from ulak.models.ledger import taking
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps import draining, upkeep
+from ulak.tasks.steps.draining import drain
 
 MANY = 6
 

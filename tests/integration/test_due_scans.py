@@ -13,22 +13,22 @@ from ledger_acts import Held, add_account, add_ids, add_poll, execute, expire_le
 from msgspec.structs import replace
 from sqlalchemy import Connection, Engine, event, text
 
-from models import database, tracked
-from models.database import make_engine, retry_transaction
-from models.deliveries import delete_deliveries, stored_keys, upsert
-from models.ledger import finishing as ledger
-from models.ledger import pace, planning, sharing, taking
-from models.ledger.walks import seen_in_chain, walked_pages
-from models.lookups import explain
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
-from providers.errors import TryAgainSoon
-from tasks.runtime import Runtime
-from tasks.steps import upkeep
-from tasks.steps.draining import drain
-from tasks.steps.ondemand import open_on_demand
-from tasks.steps.planning import _pace, _plan_scheduled, plan_poll
-from tasks.steps.trouble import return_unsent
+from ulak.models import database, tracked
+from ulak.models.database import make_engine, retry_transaction
+from ulak.models.deliveries import delete_deliveries, stored_keys, upsert
+from ulak.models.ledger import finishing as ledger
+from ulak.models.ledger import pace, planning, sharing, taking
+from ulak.models.ledger.walks import seen_in_chain, walked_pages
+from ulak.models.lookups import explain
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.errors import TryAgainSoon
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps import upkeep
+from ulak.tasks.steps.draining import drain
+from ulak.tasks.steps.ondemand import open_on_demand
+from ulak.tasks.steps.planning import _pace, _plan_scheduled, plan_poll
+from ulak.tasks.steps.trouble import return_unsent
 
 FINISHED = 60_000
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

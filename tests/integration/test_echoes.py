@@ -14,14 +14,14 @@ from ledger_acts import add_account, add_ids
 from sqlalchemy import Engine, text
 from tiny_provider import Reply, Request, TinyProvider, vairo_reply
 
-from models.database import transaction
-from models.report import DeliveryReport
-from models.tables import metadata
-from models.vocabulary import Granularity, Status
-from providers.echoes import secrets_of, without_echoes
-from providers.registry import ADAPTERS
-from tasks.runtime import Runtime
-from workers.api.app import make_api
+from ulak.api.app import make_api
+from ulak.models.database import transaction
+from ulak.models.report import DeliveryReport
+from ulak.models.tables import metadata
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.echoes import secrets_of, without_echoes
+from ulak.providers.registry import ADAPTERS
+from ulak.tasks.runtime import Runtime
 
 KEY = "k4n4ry-0123456789-abcdef"
 

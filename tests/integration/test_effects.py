@@ -10,8 +10,8 @@ from ledger_acts import Held, add_account, add_ids, plan, row, vairo_body
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from models.ledger.finishing import FencedError
-from tasks.effects import Effects, commit
+from ulak.models.ledger.finishing import FencedError
+from ulak.tasks.effects import Effects, commit
 
 
 @pytest.fixture

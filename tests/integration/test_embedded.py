@@ -14,12 +14,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from core.redis import connect
-from workers.embedded.binaries import find_valkey, wheel_postgres_folder
-from workers.embedded.postgres import PostgresServer
-from workers.embedded.postmaster import running_postmaster
-from workers.embedded.server import EmbeddedServerError
-from workers.embedded.valkey import ValkeyServer
+from ulak.core.redis import connect
+from ulak.local.embedded.binaries import find_valkey, wheel_postgres_folder
+from ulak.local.embedded.postgres import PostgresServer
+from ulak.local.embedded.postmaster import running_postmaster
+from ulak.local.embedded.server import EmbeddedServerError
+from ulak.local.embedded.valkey import ValkeyServer
 
 NOBODY_HERE = os.geteuid() == 0
 
@@ -239,7 +239,7 @@ def test_a_server_ends_with_the_process_that_started_it(home: Path) -> None:
     """Kill -9 of the starter is enough: nobody is left who would have to clean up."""
     script = (
         "import sys, time; from pathlib import Path;"
-        "from workers.embedded.valkey import ValkeyServer;"
+        "from ulak.local.embedded.valkey import ValkeyServer;"
         "server = ValkeyServer(Path(sys.argv[1])); server.start(); print('up', flush=True);"
         "time.sleep(600)"
     )

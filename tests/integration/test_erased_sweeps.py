@@ -13,15 +13,15 @@ from driving import Driver, make_runtime, scalar
 from sqlalchemy import Engine, text
 from truth import stored_rows
 
-from models.erasure import Erased, erase_person
-from models.suppression import Listed
-from providers.adapter import Callback
-from sandbox.server import Sandbox
-from tasks.runtime import Runtime
-from tasks.steps.callbacks import ingest
-from tasks.steps.ondemand import open_on_demand
-from tasks.steps.planning import plan_poll
-from tasks.steps.tracking import account_row
+from ulak.models.erasure import Erased, erase_person
+from ulak.models.suppression import Listed
+from ulak.providers.adapter import Callback
+from ulak.sandbox.server import Sandbox
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.callbacks import ingest
+from ulak.tasks.steps.ondemand import open_on_demand
+from ulak.tasks.steps.planning import plan_poll
+from ulak.tasks.steps.tracking import account_row
 
 pytestmark = pytest.mark.timeout(280)
 

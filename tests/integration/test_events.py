@@ -16,18 +16,18 @@ from sqlalchemy.exc import DBAPIError
 from task_api import TOKEN, running, runtime_on
 from test_roles import House, form_mark
 
-from core.settings import CredentialError, invoking_user, load_settings
-from models.access import Role
-from models.database import retry_transaction, transaction
-from models.deliveries import upsert
-from models.events import Action, Actor, Event, Kind, Via, list_events, person_mark, record
-from models.report import DeliveryReport
-from models.tokens import create_token
-from models.vocabulary import Granularity, Status
-from tasks.runtime import person_key
-from workers.api.app import make_api
-from workers.api.pages.routes import add_pages
-from workers.recording import Recorder
+from ulak.api.app import make_api
+from ulak.api.pages.routes import add_pages
+from ulak.core.settings import CredentialError, invoking_user, load_settings
+from ulak.models.access import Role
+from ulak.models.database import retry_transaction, transaction
+from ulak.models.deliveries import upsert
+from ulak.models.events import Action, Actor, Event, Kind, Via, list_events, person_mark, record
+from ulak.models.report import DeliveryReport
+from ulak.models.tokens import create_token
+from ulak.models.vocabulary import Granularity, Status
+from ulak.tasks.runtime import person_key
+from ulak.workers.recording import Recorder
 
 __all__ = ["ulak"]
 
@@ -283,7 +283,7 @@ def test_an_hour_passes_for_each_kind_of_event_by_itself(
 ) -> None:
     """By actor, action and account."""
     now = [1000.0]
-    monkeypatch.setattr("workers.recording.clock.boot", lambda: now[0])
+    monkeypatch.setattr("ulak.workers.recording.clock.boot", lambda: now[0])
     recorder = Recorder(migrated_database, lambda: b"k" * 32)
 
     def note(actor: str, account: str | None) -> None:

@@ -27,18 +27,18 @@ from sqlalchemy.exc import DBAPIError
 from stored_rows import stored_rows
 from test_callbacks import LOGIN, SECRETS, apply_accounts, notice
 
-from core import clock
-from core.settings import Settings
-from models.availability import is_unavailable, sqlstate_of
-from models.database import CONNECTIONS_LAST_SECONDS, make_engine, retry_transaction, transaction
-from models.quarantine import new_key
-from models.tokens import create_token
-from providers.http import HttpDoor
-from tasks.base import DatabaseAwayError
-from tasks.runtime import CredentialCache, Runtime
-from workers.api.app import make_api
-from workers.api.readiness import AWAY, SLOW, TAKES_NO_WRITES, Readiness
-from workers.app import app, make_app
+from ulak.api.app import make_api
+from ulak.api.readiness import AWAY, SLOW, TAKES_NO_WRITES, Readiness
+from ulak.core import clock
+from ulak.core.settings import Settings
+from ulak.models.availability import is_unavailable, sqlstate_of
+from ulak.models.database import CONNECTIONS_LAST_SECONDS, make_engine, retry_transaction, transaction
+from ulak.models.quarantine import new_key
+from ulak.models.tokens import create_token
+from ulak.providers.http import HttpDoor
+from ulak.tasks.base import DatabaseAwayError
+from ulak.tasks.runtime import CredentialCache, Runtime
+from ulak.workers.app import app, make_app
 
 __all__ = ["lines"]
 

@@ -17,17 +17,17 @@ from previous_history import DELETE, EXPLAIN, REVISION, migrate_previous, previo
 from sqlalchemy import Connection, Engine, text
 from stored_rows import stored_rows
 
-from core import clock
-from models.database import make_engine, retry_transaction, transaction
-from models.deliveries import delete_deliveries, load_histories, upsert
-from models.history import holds
-from models.lookups import explain, history
-from models.rebuild import RebuildResult, rebuild
-from models.report import DeliveryReport
-from models.schema import alembic_config, migrate, schema_is_current
-from models.sending_time import fill_missing
-from models.vocabulary import Granularity, Source, Status
-from models.withdrawing import withdraw_unreported
+from ulak.core import clock
+from ulak.models.database import make_engine, retry_transaction, transaction
+from ulak.models.deliveries import delete_deliveries, load_histories, upsert
+from ulak.models.history import holds
+from ulak.models.lookups import explain, history
+from ulak.models.rebuild import RebuildResult, rebuild
+from ulak.models.report import DeliveryReport
+from ulak.models.schema import alembic_config, migrate, schema_is_current
+from ulak.models.sending_time import fill_missing
+from ulak.models.vocabulary import Granularity, Source, Status
+from ulak.models.withdrawing import withdraw_unreported
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 

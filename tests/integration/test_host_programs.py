@@ -20,10 +20,10 @@ from free_ports import reserve_port
 from psycopg.rows import dict_row
 from sqlalchemy import make_url
 
-from core.redis import connect
-from workers.embedded.postgres import PostgresServer
-from workers.embedded.valkey import ValkeyServer
-from workers.ports import is_free
+from ulak.core.redis import connect
+from ulak.local.embedded.postgres import PostgresServer
+from ulak.local.embedded.valkey import ValkeyServer
+from ulak.local.ports import is_free
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]
 
@@ -116,7 +116,7 @@ def up(home: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[s
 def ulak(home: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """A command of ours, in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "workers.cli.main", *arguments],
+        [sys.executable, "-m", "ulak.cli.main", *arguments],
         cwd=ROOT,
         env=os.environ | {"ULAK_HOME": str(home)} | environment,
         capture_output=True,

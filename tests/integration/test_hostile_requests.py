@@ -12,14 +12,14 @@ from sqlalchemy import Engine, text
 from task_api import TOKEN, Api, api, running
 from test_callbacks import LOGIN, SECRET, SECRETS, apply_accounts, count, notice
 
-from core import clock
-from core.budgets import Budget
-from models.quarantine import new_key
-from providers.http import HttpDoor
-from tasks.runtime import CredentialCache, Runtime
-from workers.api.app import make_api
-from workers.api.callbacks import UNPROVEN_BYTES
-from workers.attempts import MOST
+from ulak.api.app import make_api
+from ulak.api.callbacks import UNPROVEN_BYTES
+from ulak.core import clock
+from ulak.core.budgets import Budget
+from ulak.models.quarantine import new_key
+from ulak.providers.http import HttpDoor
+from ulak.tasks.runtime import CredentialCache, Runtime
+from ulak.workers.attempts import MOST
 
 ACCOUNTS = """
 [[account]]
@@ -316,7 +316,7 @@ def test_a_body_that_holds_too_much_is_kept_whole_and_as_one(migrated_database: 
 
 def test_ids_beyond_the_limit_are_refused_before_one_is_decoded(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counting them in what was decoded took 1.2 GB."""
-    monkeypatch.setattr("workers.api.tracked.msgspec.json.decode", lambda *_, **__: pytest.fail("it was decoded"))
+    monkeypatch.setattr("ulak.api.tracked.msgspec.json.decode", lambda *_, **__: pytest.fail("it was decoded"))
     for item in (b"1", b"[]", b'{"kind":"a","value":"b,c"}'):
         body = b'{"account":"bip-1","ids":[' + (item + b",") * 100_000 + item + b"]}"
         assert api.client.post("/v1/tracked", content=body).status_code == 413

@@ -15,17 +15,17 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from test_cli_deliveries import NOON, NUMBER, report
 from test_sessions import _one_secret, api_process, as_header, log_in
 
-from core.settings import load_settings
-from models.database import transaction
-from models.deliveries import upsert
-from models.overview import overview
-from models.quarantine import seal
-from models.report import Unreadable
-from models.tables import metadata
-from models.tokens import create_token
-from models.vocabulary import Status
-from tasks.runtime import seal_key
-from workers.cli.progress import Progress
+from ulak.cli.progress import Progress
+from ulak.core.settings import load_settings
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.overview import overview
+from ulak.models.quarantine import seal
+from ulak.models.report import Unreadable
+from ulak.models.tables import metadata
+from ulak.models.tokens import create_token
+from ulak.models.vocabulary import Status
+from ulak.tasks.runtime import seal_key
 
 __all__ = ["_one_secret", "ulak"]
 

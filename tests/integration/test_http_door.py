@@ -22,11 +22,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from core.content_coding import BrokenCodingError, unpack
-from models.permit import Permit
-from providers.adapter import Answer, Request
-from providers.errors import AnswerNotUnderstood, OurBug, ProviderError, TryAgainSoon
-from providers.http import HttpDoor, PermitExpiredError, PermitSpentError, Sent
+from ulak.core.content_coding import BrokenCodingError, unpack
+from ulak.models.permit import Permit
+from ulak.providers.adapter import Answer, Request
+from ulak.providers.errors import AnswerNotUnderstood, OurBug, ProviderError, TryAgainSoon
+from ulak.providers.http import HttpDoor, PermitExpiredError, PermitSpentError, Sent
 
 Script = Callable[[socket.socket], None]
 CALLS = itertools.count(1)

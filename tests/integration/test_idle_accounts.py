@@ -10,9 +10,9 @@ from driving import make_runtime
 from ledger_acts import add_account, add_ids, add_poll, execute, fetch, fetches_of, row
 from sqlalchemy import Engine, event
 
-from core import clock
-from tasks.runtime import Runtime
-from tasks.steps.planning import plan_due
+from ulak.core import clock
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.planning import plan_due
 
 IDLE = 2000
 COPY = """

@@ -10,13 +10,13 @@ from driving import make_runtime, scalar
 from ledger_acts import Held, add_account, add_ids, execute, fetches_of, plan, vairo_body
 from sqlalchemy import Engine
 
-from core import clock
-from providers.adapter import Callback
-from tasks.runtime import Runtime
-from tasks.steps.callbacks import ingest
-from tasks.steps.ondemand import open_on_demand
-from tasks.steps.planning import plan_poll
-from tasks.steps.tracking import account_row
+from ulak.core import clock
+from ulak.providers.adapter import Callback
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.callbacks import ingest
+from ulak.tasks.steps.ondemand import open_on_demand
+from ulak.tasks.steps.planning import plan_poll
+from ulak.tasks.steps.tracking import account_row
 
 __all__ = ["ulak"]
 

@@ -30,22 +30,22 @@ from ledger_acts import (
 )
 from sqlalchemy import Engine, text
 
-from core import clock
-from core.settings import CredentialError
-from models.accounts import FOREVER, pause, resume
-from models.ledger import finishing as ledger
-from models.ledger import planning, taking
-from models.ledger.deciding import NOTHING_READY
-from models.report import IdAnswer, TrackedKey
-from providers.adapter import FetchSpec, Parsed
-from providers.errors import PauseAccount, SlowDown, TryAgainAt, TryAgainSoon
-from tasks.effects import Effects
-from tasks.runtime import Runtime
-from tasks.steps import draining, upkeep
-from tasks.steps.draining import drain
-from tasks.steps.ondemand import open_on_demand
-from tasks.steps.planning import plan_poll
-from tasks.steps.trouble import return_unsent
+from ulak.core import clock
+from ulak.core.settings import CredentialError
+from ulak.models.accounts import FOREVER, pause, resume
+from ulak.models.ledger import finishing as ledger
+from ulak.models.ledger import planning, taking
+from ulak.models.ledger.deciding import NOTHING_READY
+from ulak.models.report import IdAnswer, TrackedKey
+from ulak.providers.adapter import FetchSpec, Parsed
+from ulak.providers.errors import PauseAccount, SlowDown, TryAgainAt, TryAgainSoon
+from ulak.tasks.effects import Effects
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps import draining, upkeep
+from ulak.tasks.steps.draining import drain
+from ulak.tasks.steps.ondemand import open_on_demand
+from ulak.tasks.steps.planning import plan_poll
+from ulak.tasks.steps.trouble import return_unsent
 
 
 @pytest.fixture

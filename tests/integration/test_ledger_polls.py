@@ -28,15 +28,15 @@ from ledger_acts import (
 )
 from sqlalchemy import Engine
 
-from core import clock
-from models.ledger import finishing as ledger
-from models.ledger import planning
-from providers.adapter import Answer, FetchSpec, Parsed
-from providers.errors import TryAgainSoon
-from tasks.effects import Effects
-from tasks.runtime import Runtime
-from tasks.steps.ondemand import open_on_demand
-from tasks.steps.planning import plan_poll
+from ulak.core import clock
+from ulak.models.ledger import finishing as ledger
+from ulak.models.ledger import planning
+from ulak.providers.adapter import Answer, FetchSpec, Parsed
+from ulak.providers.errors import TryAgainSoon
+from ulak.tasks.effects import Effects
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.ondemand import open_on_demand
+from ulak.tasks.steps.planning import plan_poll
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from fastapi import FastAPI, Request
 from log_lines import lines
 from starlette.responses import Response
 
-from core import clock
-from workers.api import listening
-from workers.api.listening import BoundedServer, Seldom, server_config
+from ulak.api import listening
+from ulak.api.listening import BoundedServer, Seldom, server_config
+from ulak.core import clock
 
 __all__ = ["lines"]
 

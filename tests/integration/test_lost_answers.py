@@ -19,11 +19,11 @@ from ledger_acts import (
 )
 from sqlalchemy import Engine, text
 
-from models.ledger.healing import MAX_CLAIMS, REST_SECONDS, resting_windows
-from models.ledger.taking import Taken
-from models.overview import overview
-from tasks.runtime import Runtime
-from tasks.steps import upkeep
+from ulak.models.ledger.healing import MAX_CLAIMS, REST_SECONDS, resting_windows
+from ulak.models.ledger.taking import Taken
+from ulak.models.overview import overview
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps import upkeep
 
 END_READY = "UPDATE fetches SET state = 'done', finished_at = now() WHERE account_id = :a AND state = 'ready'"
 CLOSE_BREAKER = "UPDATE accounts SET breaker_state = 'closed', breaker_failures = 0 WHERE id = :a"

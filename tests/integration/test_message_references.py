@@ -6,10 +6,10 @@ from driving import make_runtime, scalar
 from ledger_acts import add_account, plan
 from sqlalchemy import Engine, text
 
-from models.references import upsert_shared
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
-from providers.registry import ADAPTERS
+from ulak.models.references import upsert_shared
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.registry import ADAPTERS
 
 __all__ = ["ulak"]
 

@@ -11,21 +11,21 @@ from api_server import Server, serving
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, text
 
-from core import clock
-from core.metrics import REGISTRY
-from models.accounts import apply
-from models.database import transaction
-from models.deliveries import upsert
-from models.heartbeats import RECONCILE, beat
-from models.ledger import sharing
-from models.quarantine import new_key, seal
-from models.report import DeliveryReport, Unreadable
-from models.vocabulary import Granularity, Source, Status
-from providers.accounts import parse_accounts
-from providers.http import HttpDoor
-from tasks.runtime import Runtime
-from workers.api import metrics
-from workers.api.app import make_api
+from ulak.api import metrics
+from ulak.api.app import make_api
+from ulak.core import clock
+from ulak.core.metrics import REGISTRY
+from ulak.models.accounts import apply
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.heartbeats import RECONCILE, beat
+from ulak.models.ledger import sharing
+from ulak.models.quarantine import new_key, seal
+from ulak.models.report import DeliveryReport, Unreadable
+from ulak.models.vocabulary import Granularity, Source, Status
+from ulak.providers.accounts import parse_accounts
+from ulak.providers.http import HttpDoor
+from ulak.tasks.runtime import Runtime
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 RULES = Path(__file__).parents[2] / "deploy"

@@ -11,10 +11,10 @@ from alembic.runtime.migration import MigrationContext
 from ledger_acts import add_account
 from sqlalchemy import Connection, Engine, text
 
-from models.database import PREPARE_AFTER, TRANSACTION_ATTEMPTS, make_engine, retry_transaction, transaction
-from models.ledger.finishing import lock_account
-from models.schema import alembic_config, migrate, schema_is_current
-from models.tables import metadata
+from ulak.models.database import PREPARE_AFTER, TRANSACTION_ATTEMPTS, make_engine, retry_transaction, transaction
+from ulak.models.ledger.finishing import lock_account
+from ulak.models.schema import alembic_config, migrate, schema_is_current
+from ulak.models.tables import metadata
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,11 +12,11 @@ from provider_list import ProviderList
 from sqlalchemy import Engine
 from tiny_provider import Reply, Request, TinyProvider
 
-from core import clock
-from models.report import WalkedPage
-from tasks.runtime import Runtime
-from tasks.steps.ondemand import open_on_demand
-from tasks.steps.planning import plan_poll
+from ulak.core import clock
+from ulak.models.report import WalkedPage
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.ondemand import open_on_demand
+from ulak.tasks.steps.planning import plan_poll
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -12,12 +12,12 @@ from ledger_acts import Held, add_account, add_ids, deliveries, execute, fetches
 from sqlalchemy import Engine, text
 from tiny_provider import Reply, Request, TinyProvider
 
-from core import clock
-from models.quarantine import list_quarantine
-from providers.errors import TryAgainSoon
-from tasks.runtime import Runtime
-from tasks.steps.ondemand import open_on_demand
-from tasks.steps.planning import plan_poll
+from ulak.core import clock
+from ulak.models.quarantine import list_quarantine
+from ulak.providers.errors import TryAgainSoon
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.ondemand import open_on_demand
+from ulak.tasks.steps.planning import plan_poll
 
 pytestmark = pytest.mark.timeout(200)
 

@@ -16,17 +16,17 @@ from stored_rows import stored_rows
 from task_api import Api, api
 from tiny_provider import Reply, Request, TinyProvider
 
-from core import clock
-from models.accounts import apply
-from models.database import transaction
-from models.deliveries import upsert
-from models.quarantine import list_quarantine, new_key
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
-from providers.accounts import parse_accounts
-from providers.http import HttpDoor
-from tasks.runtime import CredentialCache, Runtime
-from workers.api.app import make_api
+from ulak.api.app import make_api
+from ulak.core import clock
+from ulak.models.accounts import apply
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.quarantine import list_quarantine, new_key
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.accounts import parse_accounts
+from ulak.providers.http import HttpDoor
+from ulak.tasks.runtime import CredentialCache, Runtime
 
 __all__ = ["api", "ulak"]
 

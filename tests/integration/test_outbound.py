@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from private_ca import Authority
 
-from core import clock
-from providers.way_out import WayOutError
-from workers.api.outbound import LARGEST_BYTES, Outbound, OutboundError
+from ulak.api.outbound import LARGEST_BYTES, Outbound, OutboundError
+from ulak.core import clock
+from ulak.providers.way_out import WayOutError
 
 CANARY = "canary-in-the-address"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

@@ -6,11 +6,11 @@ import pytest
 from database_fixtures import add_account
 from sqlalchemy import Connection, Engine, text
 
-from models.database import transaction
-from models.deliveries import upsert
-from models.overview import AccountState, ProviderPace, overview, unsettled
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.overview import AccountState, ProviderPace, overview, unsettled
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Status
 
 PACES = {
     "iletimerkezi": ProviderPace(every_seconds=60, sweeps=True),

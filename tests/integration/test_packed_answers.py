@@ -10,10 +10,10 @@ from ledger_acts import add_account, deliveries
 from private_ca import serving
 from sqlalchemy import Engine, text
 
-from tasks.runtime import Runtime
-from tasks.steps.bodies import MOST_UNREADABLE
-from tasks.steps.quarantine import reread
-from tasks.steps.tracking import track
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.bodies import MOST_UNREADABLE
+from ulak.tasks.steps.quarantine import reread
+from ulak.tasks.steps.tracking import track
 
 HEAD = b'<?xml version="1.0" encoding="UTF-8"?>'
 ITEM = (

@@ -19,19 +19,19 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from task_api import running, runtime_on
 
-from core import clock
-from core.settings import CredentialError, load_settings
-from models.database import make_engine, transaction
-from models.deliveries import upsert
-from models.meanings import COLUMNS, REASONS, STATUSES
-from models.report import DeliveryReport
-from models.tokens import create_token, revoke_token
-from models.vocabulary import Granularity, Reason, Status
-from tasks.messages import Message
-from workers.api.app import make_api
-from workers.api.pages.meanings import TURKISH
-from workers.api.pages.routes import add_pages
-from workers.attempts import MOST
+from ulak.api.app import make_api
+from ulak.api.pages.meanings import TURKISH
+from ulak.api.pages.routes import add_pages
+from ulak.core import clock
+from ulak.core.settings import CredentialError, load_settings
+from ulak.models.database import make_engine, transaction
+from ulak.models.deliveries import upsert
+from ulak.models.meanings import COLUMNS, REASONS, STATUSES
+from ulak.models.report import DeliveryReport
+from ulak.models.tokens import create_token, revoke_token
+from ulak.models.vocabulary import Granularity, Reason, Status
+from ulak.tasks.messages import Message
+from ulak.workers.attempts import MOST
 
 __all__ = ["lines"]
 

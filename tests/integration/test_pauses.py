@@ -9,14 +9,14 @@ from ledger_acts import Held, add_account, add_ids, deliveries, execute, plan, r
 from sqlalchemy import Engine
 from tiny_provider import Reply, Request, TinyProvider, vairo_reply
 
-from core import clock
-from core.settings import CredentialError
-from models.accounts import AccountSettings, apply, load, pause, resume
-from models.ledger import taking
-from models.overview import overview
-from providers.errors import AnswerNotUnderstood, PauseAccount, TryAgainSoon
-from tasks.runtime import Runtime
-from tasks.steps.draining import drain
+from ulak.core import clock
+from ulak.core.settings import CredentialError
+from ulak.models.accounts import AccountSettings, apply, load, pause, resume
+from ulak.models.ledger import taking
+from ulak.models.overview import overview
+from ulak.providers.errors import AnswerNotUnderstood, PauseAccount, TryAgainSoon
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.draining import drain
 
 REFUSED = PauseAccount("Vairo refuses the api_key.", code="401")
 IDS = [f"s{n}:+9053212345{n:02}" for n in range(12)]

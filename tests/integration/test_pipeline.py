@@ -14,12 +14,12 @@ from ledger_acts import execute
 from sqlalchemy import Engine
 from truth import differences, stored_rows
 
-from providers.adapter import Callback
-from sandbox.server import Sandbox
-from tasks.messages import Message
-from tasks.runtime import Runtime
-from tasks.steps.callbacks import ingest
-from tasks.steps.tracking import account_row
+from ulak.providers.adapter import Callback
+from ulak.sandbox.server import Sandbox
+from ulak.tasks.messages import Message
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.callbacks import ingest
+from ulak.tasks.steps.tracking import account_row
 
 pytestmark = pytest.mark.timeout(280)
 

@@ -22,15 +22,15 @@ from ledger_acts import (
 )
 from sqlalchemy import Engine
 
-from core import clock
-from models.ledger import finishing as ledger
-from models.ledger import planning, taking
-from models.ledger.clockwatch import ClockWatch
-from models.ledger.pace import oldest_open_order, promote_waiting
-from tasks.messages import call_up
-from tasks.runtime import Runtime
-from tasks.steps.ondemand import open_on_demand
-from tasks.steps.planning import _plan_scheduled, plan_due, plan_poll
+from ulak.core import clock
+from ulak.models.ledger import finishing as ledger
+from ulak.models.ledger import planning, taking
+from ulak.models.ledger.clockwatch import ClockWatch
+from ulak.models.ledger.pace import oldest_open_order, promote_waiting
+from ulak.tasks.messages import call_up
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.ondemand import open_on_demand
+from ulak.tasks.steps.planning import _plan_scheduled, plan_due, plan_poll
 
 
 @pytest.fixture

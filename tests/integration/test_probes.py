@@ -9,14 +9,14 @@ from api_server import Said, Server, serving
 from database_fixtures import add_account
 from sqlalchemy import Engine, text
 
-from core import clock
-from models.database import transaction
-from models.heartbeats import RECONCILE, beat, planning_of, standstills
-from models.quarantine import new_key
-from providers.http import HttpDoor
-from tasks.runtime import Runtime
-from tasks.steps import planning, upkeep
-from workers.api.app import make_api
+from ulak.api.app import make_api
+from ulak.core import clock
+from ulak.models.database import transaction
+from ulak.models.heartbeats import RECONCILE, beat, planning_of, standstills
+from ulak.models.quarantine import new_key
+from ulak.providers.http import HttpDoor
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps import planning, upkeep
 
 
 @pytest.fixture

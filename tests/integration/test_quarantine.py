@@ -10,9 +10,9 @@ from command_line import Ulak, ulak
 from database_fixtures import add_account
 from sqlalchemy import Engine, text
 
-from core.settings import CredentialError, load_settings
-from models.database import transaction
-from models.quarantine import (
+from ulak.core.settings import CredentialError, load_settings
+from ulak.models.database import transaction
+from ulak.models.quarantine import (
     FULL,
     Opened,
     WrongQuarantineKeyError,
@@ -24,8 +24,8 @@ from models.quarantine import (
     resolve,
     seal,
 )
-from models.report import Unreadable
-from tasks.runtime import seal_key
+from ulak.models.report import Unreadable
+from ulak.tasks.runtime import seal_key
 
 __all__ = ["ulak"]
 
@@ -124,7 +124,7 @@ def test_a_full_quarantine_counts_and_keeps_no_more(
     migrated_database: Engine, account: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is kept already is counted as before; discarding it makes room. Another account is not concerned."""
-    monkeypatch.setattr("models.quarantine.MOST_ENTRIES", 4)
+    monkeypatch.setattr("ulak.models.quarantine.MOST_ENTRIES", 4)
     with transaction(migrated_database) as connection:
         other = add_account(connection, "other")
     assert keep(migrated_database, account, *(b"%d" % n for n in range(7))) == 5
@@ -143,7 +143,7 @@ def test_a_quarantine_is_full_by_its_bytes_as_well(
     migrated_database: Engine, account: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What nobody has to look at leaves half of it to what somebody should see, and is missed by nobody."""
-    monkeypatch.setattr("models.quarantine.MOST_BYTES", 20_000)
+    monkeypatch.setattr("ulak.models.quarantine.MOST_BYTES", 20_000)
     closed = [Unreadable(reason="a push", raw=b"%d" % n * 3000, is_open=False) for n in range(4)]
     with transaction(migrated_database) as connection:
         for item in closed:

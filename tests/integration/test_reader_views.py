@@ -13,16 +13,16 @@ from command_line import Ulak, ulak
 from database_fixtures import add_account
 from sqlalchemy import Engine, text
 
-from models import handbook
-from models.database import transaction
-from models.deliveries import upsert
-from models.meanings import COLUMNS, GRANULARITIES, OUTCOMES, REASONS, SOURCES, STATUSES, TIME_SOURCES
-from models.queries import QUERIES
-from models.readers import READABLE
-from models.report import DeliveryReport
-from models.tables import delivery_status
-from models.views import VIEW_SQL, comments, fingerprint
-from models.vocabulary import Granularity, Reason, Source, Status
+from ulak.models import handbook
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.meanings import COLUMNS, GRANULARITIES, OUTCOMES, REASONS, SOURCES, STATUSES, TIME_SOURCES
+from ulak.models.queries import QUERIES
+from ulak.models.readers import READABLE
+from ulak.models.report import DeliveryReport
+from ulak.models.tables import delivery_status
+from ulak.models.views import VIEW_SQL, comments, fingerprint
+from ulak.models.vocabulary import Granularity, Reason, Source, Status
 
 __all__ = ["ulak"]
 
@@ -68,7 +68,7 @@ def test_changed_views_and_comments_need_a_migration() -> None:
 
 
 def test_the_page_and_the_dbt_file_are_what_the_handbook_writes() -> None:
-    """Otherwise: `python -m models.handbook`."""
+    """Otherwise: `python -m ulak.models.handbook`."""
     assert handbook.PAGE.read_text(encoding="utf-8") == handbook.page()
     assert handbook.DBT.read_text(encoding="utf-8") == handbook.dbt()
 

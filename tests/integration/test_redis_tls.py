@@ -14,10 +14,10 @@ from command_line import Ulak, ulak
 from private_ca import Authority, pump
 from pydantic import SecretStr
 
-from core import names
-from core.redis import connect
-from core.settings import Settings
-from workers.app import make_app
+from ulak.core import names
+from ulak.core.redis import connect
+from ulak.core.settings import Settings
+from ulak.workers.app import make_app
 
 __all__ = ["ulak"]
 

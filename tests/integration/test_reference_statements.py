@@ -9,9 +9,9 @@ from driving import make_runtime, scalar
 from ledger_acts import Held, add_account, execute, plan, run_at_once, vairo_body
 from sqlalchemy import Engine, text
 
-from models.references import share_sql
-from tasks.runtime import Runtime
-from tasks.steps.tracking import track
+from ulak.models.references import share_sql
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.tracking import track
 
 NUMBER = "+905301234567"
 SHARE = share_sql("").partition(",")[0]

@@ -12,15 +12,15 @@ from driving import make_runtime, scalar
 from ledger_acts import Held, add_account, execute, fetches_of, plan, row, run_at_once
 from sqlalchemy import Engine, text
 
-from core import clock
-from models.deliveries import upsert
-from models.rebuild import rebuild
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
-from providers.adapter import Callback
-from tasks.runtime import Runtime
-from tasks.steps.callbacks import ingest
-from tasks.steps.tracking import UnknownIdKindError, account_row, track
+from ulak.core import clock
+from ulak.models.deliveries import upsert
+from ulak.models.rebuild import rebuild
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.adapter import Callback
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.callbacks import ingest
+from ulak.tasks.steps.tracking import UnknownIdKindError, account_row, track
 
 __all__ = ["ulak"]
 

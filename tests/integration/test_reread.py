@@ -16,19 +16,19 @@ from driving import Driver, make_runtime, scalar
 from ledger_acts import Held, add_account, add_ids, deliveries, execute, plan, row, vairo_body
 from sqlalchemy import Engine, text
 
-from core.settings import load_settings
-from models.quarantine import list_quarantine
-from models.report import TrackedKey
-from models.vocabulary import Reason, Status
-from providers import bip, iletimerkezi_orders, iletimerkezi_webhook, organik, organik_rows, vairo
-from providers.adapter import Callback
-from providers.decoding import as_int
-from sandbox.server import Sandbox
-from tasks.runtime import Runtime, seal_key
-from tasks.steps.callbacks import ingest
-from tasks.steps.hints import ask_now
-from tasks.steps.quarantine import reread
-from tasks.steps.tracking import account_row
+from ulak.core.settings import load_settings
+from ulak.models.quarantine import list_quarantine
+from ulak.models.report import TrackedKey
+from ulak.models.vocabulary import Reason, Status
+from ulak.providers import bip, iletimerkezi_orders, iletimerkezi_webhook, organik, organik_rows, vairo
+from ulak.providers.adapter import Callback
+from ulak.providers.decoding import as_int
+from ulak.sandbox.server import Sandbox
+from ulak.tasks.runtime import Runtime, seal_key
+from ulak.tasks.steps.callbacks import ingest
+from ulak.tasks.steps.hints import ask_now
+from ulak.tasks.steps.quarantine import reread
+from ulak.tasks.steps.tracking import account_row
 
 __all__ = ["ulak"]
 
@@ -434,7 +434,7 @@ def test_an_optional_field_that_cannot_be_read_is_kept_once_for_all_its_messages
     still = reread(runtime, entry["id"])
     assert still is not None
     assert not still.understood
-    monkeypatch.setattr("providers.decoding.local_time", lambda *_: datetime(2026, 5, 1, tzinfo=UTC))
+    monkeypatch.setattr("ulak.providers.decoding.local_time", lambda *_: datetime(2026, 5, 1, tzinfo=UTC))
     done = reread(runtime, entry["id"])
     assert done is not None
     assert (done.understood, entries(engine)) == (True, [])

@@ -18,26 +18,26 @@ from quiet_cluster import wait_for_the_feed
 from sqlalchemy import Engine, text
 from stored_rows import stored_rows
 
-from core.settings import load_settings
-from models.changes import read_changes
-from models.database import transaction
-from models.deliveries import load_histories, upsert
-from models.facts import Facts, content_hash
-from models.rebuild import rebuild
-from models.report import DeliveryReport, Report
-from models.suppression import Suppressions
-from models.vocabulary import Granularity, Source, Status
-from providers.adapter import Answer, Callback, Fetch
-from providers.organik import ADAPTER as ORGANIK
-from providers.organik_requests import batch_of
-from providers.vairo import ADAPTER as VAIRO
-from providers.vairo import _spec, split_value
-from sandbox.server import Sandbox
-from tasks.runtime import account_without_credentials, seal_key
-from tasks.steps.callbacks import ingest
-from tasks.steps.finishing import unreported
-from tasks.steps.rereading import RereadResult, reread_statements
-from tasks.steps.tracking import account_row
+from ulak.core.settings import load_settings
+from ulak.models.changes import read_changes
+from ulak.models.database import transaction
+from ulak.models.deliveries import load_histories, upsert
+from ulak.models.facts import Facts, content_hash
+from ulak.models.rebuild import rebuild
+from ulak.models.report import DeliveryReport, Report
+from ulak.models.suppression import Suppressions
+from ulak.models.vocabulary import Granularity, Source, Status
+from ulak.providers.adapter import Answer, Callback, Fetch
+from ulak.providers.organik import ADAPTER as ORGANIK
+from ulak.providers.organik_requests import batch_of
+from ulak.providers.vairo import ADAPTER as VAIRO
+from ulak.providers.vairo import _spec, split_value
+from ulak.sandbox.server import Sandbox
+from ulak.tasks.runtime import account_without_credentials, seal_key
+from ulak.tasks.steps.callbacks import ingest
+from ulak.tasks.steps.finishing import unreported
+from ulak.tasks.steps.rereading import RereadResult, reread_statements
+from ulak.tasks.steps.tracking import account_row
 
 __all__ = ["ulak"]
 

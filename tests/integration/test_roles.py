@@ -18,18 +18,18 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from task_api import TOKEN, running, runtime_on
 
-from core import clock
-from core.settings import load_settings
-from models.access import Role
-from models.database import transaction
-from models.deliveries import upsert
-from models.report import DeliveryReport
-from models.tokens import create_token
-from models.vocabulary import Granularity, Status
-from tasks.messages import Message
-from workers.api.app import make_api
-from workers.api.pages import actions, entrance, routes
-from workers.api.rights import Needs, roles_of
+from ulak.api.app import make_api
+from ulak.api.pages import actions, entrance, routes
+from ulak.api.rights import Needs, roles_of
+from ulak.core import clock
+from ulak.core.settings import load_settings
+from ulak.models.access import Role
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.report import DeliveryReport
+from ulak.models.tokens import create_token
+from ulak.models.vocabulary import Granularity, Status
+from ulak.tasks.messages import Message
 
 NUMBER, NATIONAL = "+905301234567", "5301234567"
 ASKED = datetime(2026, 5, 1, 12, tzinfo=UTC)

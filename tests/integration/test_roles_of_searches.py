@@ -9,14 +9,14 @@ from command_line import Ulak, ulak
 from sqlalchemy import text
 from test_roles import ASKED, NATIONAL, NUMBER, House, form_mark, holds_number, house
 
-from models.database import transaction
-from models.deliveries import upsert
-from models.events import Action, list_events
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
-from providers.numbers import person
-from workers.api.pages.searches import Search, people_sought
-from workers.recording import people_in
+from ulak.api.pages.searches import Search, people_sought
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.events import Action, list_events
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.numbers import person
+from ulak.workers.recording import people_in
 
 __all__ = ["house", "ulak"]
 

@@ -11,14 +11,14 @@ import pytest
 from database_fixtures import add_account
 from sqlalchemy import Engine, event, text
 
-from models import searches
-from models.database import transaction
-from models.deliveries import upsert
-from models.report import DeliveryReport
-from models.searches import Identifier, Page, find_deliveries, find_tracked, look_up, open_tracked, waiting_for
-from models.summary import summarise
-from models.tracked import open_by, register
-from models.vocabulary import Granularity, Status
+from ulak.models import searches
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.report import DeliveryReport
+from ulak.models.searches import Identifier, Page, find_deliveries, find_tracked, look_up, open_tracked, waiting_for
+from ulak.models.summary import summarise
+from ulak.models.tracked import open_by, register
+from ulak.models.vocabulary import Granularity, Status
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NUMBERS = ("+905301234567", "+905301234568", "+905301234569")

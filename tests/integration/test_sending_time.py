@@ -9,12 +9,12 @@ import pytest
 from database_fixtures import add_account
 from sqlalchemy import Connection, Engine, text
 
-from models.database import transaction
-from models.deliveries import UpsertResult, upsert
-from models.rebuild import rebuild
-from models.report import DeliveryReport
-from models.sending_time import FILL_ROWS, fill_missing
-from models.vocabulary import Granularity, Status
+from ulak.models.database import transaction
+from ulak.models.deliveries import UpsertResult, upsert
+from ulak.models.rebuild import rebuild
+from ulak.models.report import DeliveryReport
+from ulak.models.sending_time import FILL_ROWS, fill_missing
+from ulak.models.vocabulary import Granularity, Status
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)

@@ -10,13 +10,13 @@ from driving import make_runtime, scalar
 from ledger_acts import Held, add_account, deliveries, execute, fetches_of, plan, row, vairo_body
 from sqlalchemy import Engine, text
 
-from core import clock
-from models.ledger import planning
-from models.overview import overview
-from models.tracked import close_answered
-from tasks.runtime import Runtime
-from tasks.steps.planning import plan_poll
-from tasks.steps.tracking import track
+from ulak.core import clock
+from ulak.models.ledger import planning
+from ulak.models.overview import overview
+from ulak.models.tracked import close_answered
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.planning import plan_poll
+from ulak.tasks.steps.tracking import track
 
 pytestmark = pytest.mark.timeout(200)
 

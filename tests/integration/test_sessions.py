@@ -13,15 +13,15 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from task_api import running, runtime_on
 
-from core.settings import SettingsError, load_settings
-from models.database import make_engine, transaction
-from models.events import Kind
-from models.tokens import create_token, revoke_token
-from tasks.steps.upkeep import prune
-from workers.api.app import make_api
-from workers.api.auth import CONFIGURED
-from workers.api.pages.routes import add_pages
-from workers.api.pages.sessions import LASTS, Keys, Session, Sessions
+from ulak.api.app import make_api
+from ulak.api.auth import CONFIGURED
+from ulak.api.pages.routes import add_pages
+from ulak.api.pages.sessions import LASTS, Keys, Session, Sessions
+from ulak.core.settings import SettingsError, load_settings
+from ulak.models.database import make_engine, transaction
+from ulak.models.events import Kind
+from ulak.models.tokens import create_token, revoke_token
+from ulak.tasks.steps.upkeep import prune
 
 TOKEN = "canary-token-of-the-page"
 HSTS = "strict-transport-security"

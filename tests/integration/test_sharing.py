@@ -7,8 +7,8 @@ from driving import make_runtime, scalar
 from ledger_acts import add_account, add_poll, execute, fetch, row, take_next
 from sqlalchemy import Engine
 
-from models.ledger import sharing, taking
-from workers.presence import Presence
+from ulak.models.ledger import sharing, taking
+from ulak.workers.presence import Presence
 
 THREADS = 8
 """Two are left free by whoever has more than one call, and the slow have four."""

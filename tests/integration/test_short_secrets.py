@@ -7,11 +7,11 @@ from command_line import Ulak, ulak
 from sqlalchemy import Engine
 from task_api import runtime_on
 
-from core.settings import load_settings
-from core.strength import SHORTEST, create_home
-from workers.api.app import make_api
-from workers.api.pages.routes import add_pages
-from workers.strength import REPORTED
+from ulak.api.app import make_api
+from ulak.api.pages.routes import add_pages
+from ulak.core.settings import load_settings
+from ulak.core.strength import SHORTEST, create_home
+from ulak.workers.strength import REPORTED
 
 __all__ = ["ulak"]  # a fixture
 

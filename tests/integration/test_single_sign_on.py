@@ -24,12 +24,12 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from task_api import running, runtime_on
 
-from core.settings import SettingsError, load_settings
-from models.access import Grant, Role
-from models.database import transaction
-from workers.api.app import make_api
-from workers.api.pages.routes import add_pages
-from workers.api.pages.sign_on import grants_by_group, sign_on_for
+from ulak.api.app import make_api
+from ulak.api.pages.routes import add_pages
+from ulak.api.pages.sign_on import grants_by_group, sign_on_for
+from ulak.core.settings import SettingsError, load_settings
+from ulak.models.access import Grant, Role
+from ulak.models.database import transaction
 
 __all__ = ["lines", "ulak"]
 
@@ -608,7 +608,7 @@ def test_what_ends_sessions_of_people_is_forgotten_in_time(ulak: Ulak, migrated_
     insert = "INSERT INTO ended_people (person, ended_at) VALUES ('old', now() - interval '2 days'), ('new', now())"
     with transaction(migrated_database) as connection:
         connection.execute(text(insert))
-    from tasks.steps.upkeep import prune
+    from ulak.tasks.steps.upkeep import prune
 
     prune(runtime_on(migrated_database))
     with transaction(migrated_database) as connection:

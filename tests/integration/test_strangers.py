@@ -19,13 +19,13 @@ from task_api import running, runtime_on
 from test_cli_deliveries import NOON, report
 from test_sessions import _one_secret, as_header, cookies_of, log_in, mark_in
 
-from core.settings import load_settings
-from models.database import transaction
-from models.deliveries import upsert
-from models.tokens import create_token, revoke_token
-from models.vocabulary import Status
-from workers.api.app import make_api
-from workers.api.pages.routes import add_pages
+from ulak.api.app import make_api
+from ulak.api.pages.routes import add_pages
+from ulak.core.settings import load_settings
+from ulak.models.database import transaction
+from ulak.models.deliveries import upsert
+from ulak.models.tokens import create_token, revoke_token
+from ulak.models.vocabulary import Status
 
 __all__ = ["_one_secret"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from workers.children import trim_log
+from ulak.local.children import trim_log
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,12 +25,12 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import json, signal, sys
 from pathlib import Path
-from core.logging import configure_logging
-from workers.children import ChildSpec
-from workers.embedded.postgres import PostgresServer
-from workers.embedded.valkey import ValkeyServer
-from workers.home import HomeBusyError
-from workers.supervisor import ChildFailedError, Supervisor
+from ulak.core.logging import configure_logging
+from ulak.local.children import ChildSpec
+from ulak.local.embedded.postgres import PostgresServer
+from ulak.local.embedded.valkey import ValkeyServer
+from ulak.local.home import HomeBusyError
+from ulak.local.supervisor import ChildFailedError, Supervisor
 
 home, servers, children = Path(sys.argv[1]), sys.argv[2] == "servers", json.loads(sys.argv[3])
 configure_logging("up", "json", stream=open(sys.argv[4], "a"))
@@ -53,7 +53,7 @@ except ChildFailedError as error:
 READY_ONCE = """
 import sys
 from pathlib import Path
-from workers.lifeline import announce_ready
+from ulak.local.lifeline import announce_ready
 starts = Path("starts")
 starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
 if len(starts.read_text()) == int(sys.argv[1]):
@@ -61,7 +61,7 @@ if len(starts.read_text()) == int(sys.argv[1]):
 print("last words of +905551234567")
 sys.exit(3)
 """
-WATCHING_CHILD = "import sys, time; from workers.lifeline import watch; watch(); time.sleep(600)"
+WATCHING_CHILD = "import sys, time; from ulak.local.lifeline import watch; watch(); time.sleep(600)"
 STUBBORN_SHELL = 'trap "" TERM INT; while true; do sleep 1; done'
 
 

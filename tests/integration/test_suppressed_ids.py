@@ -22,16 +22,16 @@ from erased_people import (
 )
 from sqlalchemy import Engine, text
 
-from models.database import transaction
-from models.deliveries import UpsertResult
-from models.ledger.finishing import discover
-from models.references import upsert_shared
-from models.suppression import suppress
-from models.tracked import register
-from models.vocabulary import Granularity, Source
-from tasks.runtime import Runtime
-from tasks.steps.previewing import coming_checks
-from tasks.steps.tracking import track
+from ulak.models.database import transaction
+from ulak.models.deliveries import UpsertResult
+from ulak.models.ledger.finishing import discover
+from ulak.models.references import upsert_shared
+from ulak.models.suppression import suppress
+from ulak.models.tracked import register
+from ulak.models.vocabulary import Granularity, Source
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.previewing import coming_checks
+from ulak.tasks.steps.tracking import track
 
 __all__ = ["process"]
 

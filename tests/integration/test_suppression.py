@@ -22,14 +22,14 @@ from erased_people import (
 )
 from sqlalchemy import event, text
 
-from models.changes import read_changes
-from models.database import transaction
-from models.deliveries import UpsertResult
-from models.erasure import Erased, erase_person
-from models.rebuild import reread_chunk
-from models.report import DeliveryReport, KeptStatement, TrackedKey
-from models.suppression import OtherPersonKeyError, Suppressions, suppress
-from models.vocabulary import Granularity, Source, Status
+from ulak.models.changes import read_changes
+from ulak.models.database import transaction
+from ulak.models.deliveries import UpsertResult
+from ulak.models.erasure import Erased, erase_person
+from ulak.models.rebuild import reread_chunk
+from ulak.models.report import DeliveryReport, KeptStatement, TrackedKey
+from ulak.models.suppression import OtherPersonKeyError, Suppressions, suppress
+from ulak.models.vocabulary import Granularity, Source, Status
 
 __all__ = ["process"]
 

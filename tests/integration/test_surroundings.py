@@ -16,12 +16,12 @@ from free_ports import reserve_port
 from sqlalchemy import Engine, make_url, text
 from test_callbacks import ACCOUNTS, LOGIN, apply_accounts, notice
 
-from core import clock
-from core.settings import PREFIX
-from models.database import make_engine, transaction
-from models.deliveries import upsert
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Status
+from ulak.core import clock
+from ulak.core.settings import PREFIX
+from ulak.models.database import make_engine, transaction
+from ulak.models.deliveries import upsert
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Status
 
 ROOT = Path(__file__).parents[2]
 Ran = subprocess.CompletedProcess[bytes]
@@ -40,7 +40,7 @@ def ulak(tmp_path: Path) -> Ulak:
     def run(*words: str | bytes, database: str, **env: str) -> Ran:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         return subprocess.run(
-            [sys.executable, "-P", "-m", "workers.cli.main", *words],
+            [sys.executable, "-P", "-m", "ulak.cli.main", *words],
             cwd=tmp_path,
             env={**kept, "PYTHONPATH": str(ROOT), "ULAK_DATABASE_URL": database, "ULAK_HOME": str(tmp_path), **env},
             capture_output=True,
@@ -208,7 +208,7 @@ def test_a_full_disk_behind_stdout_is_told(ulak: Ulak, turkish: Engine) -> None:
     """The system's own sentence."""
     with Path("/dev/full").open("wb") as full:
         ran = subprocess.run(
-            [sys.executable, "-P", "-m", "workers.cli.main", "deliveries", "--account", "kampanya", "--format", "json"],
+            [sys.executable, "-P", "-m", "ulak.cli.main", "deliveries", "--account", "kampanya", "--format", "json"],
             env={**os.environ, "PYTHONPATH": str(ROOT), "ULAK_DATABASE_URL": address(turkish)},
             stdout=full,
             stderr=subprocess.PIPE,
@@ -263,7 +263,7 @@ def test_only_trusted_proxies_say_who_calls(
     }
     log = tmp_path / "api.log"
     with log.open("wb") as output:
-        command = [sys.executable, "-P", "-m", "workers.cli.main", "api"]
+        command = [sys.executable, "-P", "-m", "ulak.cli.main", "api"]
         process = subprocess.Popen(command, env=kept | ours | env, stdout=output, stderr=output)
     try:
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)

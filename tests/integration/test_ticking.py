@@ -10,12 +10,12 @@ from celery.apps.beat import Beat
 from celery.beat import Service
 from pydantic import SecretStr
 
-from core import clock, names
-from core.redis import connect
-from core.settings import Settings
-from workers import ticking
-from workers.app import KEY_PREFIX, UlakApp, make_app
-from workers.ticking import TickScheduler
+from ulak.core import clock, names
+from ulak.core.redis import connect
+from ulak.core.settings import Settings
+from ulak.workers import ticking
+from ulak.workers.app import KEY_PREFIX, UlakApp, make_app
+from ulak.workers.ticking import TickScheduler
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from zoneinfo import ZoneInfoNotFoundError
 
 import pytest
 
-from core.zones import time_zone, zone_names, zone_rules
+from ulak.core.zones import time_zone, zone_names, zone_rules
 
 PROBE = """
 from zoneinfo import ZoneInfo
-from core.zones import host_differs, time_zone
-from providers.decoding import local_time
+from ulak.core.zones import host_differs, time_zone
+from ulak.providers.decoding import local_time
 print(*(local_time("2026-11-26 12:30:00", zone("Europe/Istanbul")).hour for zone in (time_zone, ZoneInfo)))
 print(host_differs("Europe/Istanbul"), host_differs("Europe/Athens"))
 """
@@ -42,7 +42,7 @@ def test_the_hosts_old_files_have_no_say(old_host: dict[str, str]) -> None:
 
 def test_check_says_which_rules_count_and_that_the_hosts_differ(old_host: dict[str, str], tmp_path: Path) -> None:
     """Whoever compares with another program on the host finds the reason."""
-    program = [sys.executable, "-c", "from workers.cli.main import main; main()", "check"]
+    program = [sys.executable, "-c", "from ulak.cli.main import main; main()", "check"]
     told = []
     for path in (old_host["PYTHONTZPATH"], str(tmp_path / "none")):
         env = {**old_host, "PYTHONTZPATH": path, "ULAK_DATABASE_URL": "", "ULAK_REDIS_URL": ""}

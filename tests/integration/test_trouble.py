@@ -13,10 +13,10 @@ from ledger_acts import add_account, add_ids, deliveries, execute, fetches_of, r
 from sqlalchemy import Engine, text
 from tiny_provider import Reply, Request, TinyProvider, vairo_reply
 
-from models.accounts import resume
-from models.overview import AccountOverview, overview
-from tasks.messages import dispatch_account
-from tasks.runtime import Runtime
+from ulak.models.accounts import resume
+from ulak.models.overview import AccountOverview, overview
+from ulak.tasks.messages import dispatch_account
+from ulak.tasks.runtime import Runtime
 
 __all__ = ["ulak"]
 

@@ -7,12 +7,12 @@ from driving import make_runtime
 from ledger_acts import Held, add_account, deliveries, execute, held_fetch, plan, vairo_body
 from sqlalchemy import Engine
 
-from core import clock
-from models.deliveries import upsert
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Source, Status
-from tasks.runtime import Runtime
-from tasks.steps.upkeep import expire
+from ulak.core import clock
+from ulak.models.deliveries import upsert
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Source, Status
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps.upkeep import expire
 
 HOURS = 2.0
 

@@ -17,16 +17,16 @@ from driving import Driver, make_runtime, scalar
 from private_ca import Authority, Proxy, proxying, serving
 from sqlalchemy import Engine, text
 
-from core.redaction import redact_text
-from models.accounts import apply, load
-from models.database import transaction
-from models.permit import Permit
-from providers.accounts import AccountsFileError, parse_accounts
-from providers.adapter import Answer, Request
-from providers.errors import PauseAccount, ProviderError, TryAgainSoon
-from providers.http import HttpDoor, PermitExpiredError
-from providers.way_out import WayOut, WayOutError
-from tasks.steps.tracking import track
+from ulak.core.redaction import redact_text
+from ulak.models.accounts import apply, load
+from ulak.models.database import transaction
+from ulak.models.permit import Permit
+from ulak.providers.accounts import AccountsFileError, parse_accounts
+from ulak.providers.adapter import Answer, Request
+from ulak.providers.errors import PauseAccount, ProviderError, TryAgainSoon
+from ulak.providers.http import HttpDoor, PermitExpiredError
+from ulak.providers.way_out import WayOut, WayOutError
+from ulak.tasks.steps.tracking import track
 
 __all__ = ["ulak"]
 

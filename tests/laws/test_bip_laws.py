@@ -9,11 +9,11 @@ from zoneinfo import ZoneInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.vocabulary import Granularity, Status
-from providers.adapter import Account, Callback, Parsed
-from providers.bip import ADAPTER, RECORD
-from providers.decoding import as_int
-from providers.errors import ProviderError
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.adapter import Account, Callback, Parsed
+from ulak.providers.bip import ADAPTER, RECORD
+from ulak.providers.decoding import as_int
+from ulak.providers.errors import ProviderError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "bip"
 SAMPLES = [path.read_bytes() for path in sorted(FIXTURES.iterdir())]

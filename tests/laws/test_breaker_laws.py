@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from providers.breaker import BreakerChange, after
+from ulak.providers.breaker import BreakerChange, after
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 CLOSED = BreakerChange(state="closed", failures=0, trips=0, until=None)

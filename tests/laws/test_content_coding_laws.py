@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.content_coding import BrokenCodingError, ContentCodingError, ExpandedTooLargeError, is_packed, unpack
+from ulak.core.content_coding import BrokenCodingError, ContentCodingError, ExpandedTooLargeError, is_packed, unpack
 
 CAP = 10_000
 BODIES = st.binary(max_size=400)

@@ -14,12 +14,12 @@ from zoneinfo import ZoneInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.keys import join_key
-from models.report import TrackedKey
-from models.vocabulary import Granularity, Status
-from providers.adapter import Account, Answer, DueId, Fetch, Parsed
-from providers.diyalog import ADAPTER
-from providers.errors import OurBug, ProviderError
+from ulak.models.keys import join_key
+from ulak.models.report import TrackedKey
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed
+from ulak.providers.diyalog import ADAPTER
+from ulak.providers.errors import OurBug, ProviderError
 
 ACCOUNT = Account(
     id="destek",

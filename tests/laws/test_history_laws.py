@@ -14,15 +14,15 @@ from report_strategies import NOON, batches_of_restatements
 from sqlalchemy import Connection, Engine, text
 from stored_rows import stored_rows
 
-from models.database import make_engine, transaction
-from models.deliveries import Key, load_histories, upsert
-from models.history import holds
-from models.lookups import explain
-from models.merge import Observation, fold, merge_history, observe
-from models.rebuild import RebuildResult, rebuild
-from models.report import DeliveryReport
-from models.schema import migrate
-from models.vocabulary import Granularity
+from ulak.models.database import make_engine, transaction
+from ulak.models.deliveries import Key, load_histories, upsert
+from ulak.models.history import holds
+from ulak.models.lookups import explain
+from ulak.models.merge import Observation, fold, merge_history, observe
+from ulak.models.rebuild import RebuildResult, rebuild
+from ulak.models.report import DeliveryReport
+from ulak.models.schema import migrate
+from ulak.models.vocabulary import Granularity
 
 _keys = st.sampled_from(["a", "b", "c"])
 _batches = batches_of_restatements(_keys)

@@ -11,12 +11,12 @@ from zoneinfo import ZoneInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.report import Report, TrackedKey
-from models.vocabulary import Granularity, Status, is_final
-from providers.adapter import Account, Answer, DueId, Fetch, Parsed
-from providers.errors import OurBug, ProviderError
-from providers.iletimerkezi import ADAPTER
-from providers.iletimerkezi_orders import decode_recipient, read_recipients
+from ulak.models.report import Report, TrackedKey
+from ulak.models.vocabulary import Granularity, Status, is_final
+from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed
+from ulak.providers.errors import OurBug, ProviderError
+from ulak.providers.iletimerkezi import ADAPTER
+from ulak.providers.iletimerkezi_orders import decode_recipient, read_recipients
 
 ACCOUNT = Account(
     id="toplu",

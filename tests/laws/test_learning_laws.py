@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules.latency import END, ENOUGH, Latency, edge, fit
-from schedules.learning import FRESH, Closings, Learned, Openings, learn
-from schedules.poll_times import Bounds, PollTimes, forecast, poll_times
+from ulak.schedules.latency import END, ENOUGH, Latency, edge, fit
+from ulak.schedules.learning import FRESH, Closings, Learned, Openings, learn
+from ulak.schedules.poll_times import Bounds, PollTimes, forecast, poll_times
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 DAY = 86400.0

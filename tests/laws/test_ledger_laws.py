@@ -11,17 +11,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ledger_acts import Held, add_account, add_ids, execute, expire_lease, take
 from sqlalchemy import Engine, text
 
-from models.ledger import finishing as ledger
-from models.ledger import planning
-from models.ledger.taking import Taken
-from models.report import IdAnswer
-from providers.adapter import FetchSpec, Parsed
-from providers.errors import PauseAccount, RequestIsWrong, SlowDown, TryAgainSoon
-from tasks.runtime import Runtime
-from tasks.steps import upkeep
-from tasks.steps.ondemand import open_on_demand
-from tasks.steps.planning import _plan_scheduled, plan_poll
-from tasks.steps.trouble import return_unsent
+from ulak.models.ledger import finishing as ledger
+from ulak.models.ledger import planning
+from ulak.models.ledger.taking import Taken
+from ulak.models.report import IdAnswer
+from ulak.providers.adapter import FetchSpec, Parsed
+from ulak.providers.errors import PauseAccount, RequestIsWrong, SlowDown, TryAgainSoon
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps import upkeep
+from ulak.tasks.steps.ondemand import open_on_demand
+from ulak.tasks.steps.planning import _plan_scheduled, plan_poll
+from ulak.tasks.steps.trouble import return_unsent
 
 ERRORS = (
     TryAgainSoon("The connection broke."),

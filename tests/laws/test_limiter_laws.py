@@ -22,15 +22,15 @@ from ledger_acts import add_account, add_poll, execute, fetch, take
 from shifted_clock import ShiftedClock
 from sqlalchemy import Engine, text
 
-from core import clock
-from models.database import make_engine
-from models.ledger import clocksteps, deciding, taking
-from models.ledger import finishing as ledger
-from models.ledger.clockwatch import ClockWatch
-from sandbox.server import Sandbox
-from tasks.runtime import Runtime
-from tasks.steps import clocks, upkeep
-from tasks.steps.draining import drain
+from ulak.core import clock
+from ulak.models.database import make_engine
+from ulak.models.ledger import clocksteps, deciding, taking
+from ulak.models.ledger import finishing as ledger
+from ulak.models.ledger.clockwatch import ClockWatch
+from ulak.sandbox.server import Sandbox
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps import clocks, upkeep
+from ulak.tasks.steps.draining import drain
 
 DEADLINE = 5.0
 

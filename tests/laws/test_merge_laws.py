@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from report_strategies import DAY, NOON, reports, statements
 
-from models.facts import Facts, content_hash, encode_facts
-from models.merge import (
+from ulak.models.facts import Facts, content_hash, encode_facts
+from ulak.models.merge import (
     KEPT_FIELDS,
     KEYS,
     Observation,
@@ -25,9 +25,9 @@ from models.merge import (
     observe,
     rank,
 )
-from models.report import DeliveryReport
-from models.storable import clean_key
-from models.vocabulary import FAILURES, STATUS_CLASS, Granularity, Reason, Source, Status, is_final
+from ulak.models.report import DeliveryReport
+from ulak.models.storable import clean_key
+from ulak.models.vocabulary import FAILURES, STATUS_CLASS, Granularity, Reason, Source, Status, is_final
 
 MESSAGE, ORDER, CONVERSATION = Granularity
 

@@ -11,14 +11,14 @@ from defusedxml.ElementTree import fromstring
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.report import TrackedKey
-from models.vocabulary import Status, is_final
-from providers.adapter import Account, Answer, DueId, Fetch, Parsed
-from providers.decoding import as_int
-from providers.errors import ProviderError
-from providers.organik import ADAPTER, KINDS
-from providers.organik_requests import ROWS_PER_CALL
-from providers.organik_rows import REFUSALS, STATUS
+from ulak.models.report import TrackedKey
+from ulak.models.vocabulary import Status, is_final
+from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed
+from ulak.providers.decoding import as_int
+from ulak.providers.errors import ProviderError
+from ulak.providers.organik import ADAPTER, KINDS
+from ulak.providers.organik_requests import ROWS_PER_CALL
+from ulak.providers.organik_rows import REFUSALS, STATUS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "organik"
 SAMPLES = [path.read_bytes() for path in sorted(FIXTURES.iterdir())]

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.facts import encode_facts
-from models.merge import normalise, observe
-from models.report import PlainReport, Report, TrackedKey
-from providers import diyalog, iletimerkezi, organik
-from providers.adapter import Account, Answer, DueId, Fetch, Parsed
-from providers.errors import ProviderError
-from providers.plain import NotPlainError
+from ulak.models.facts import encode_facts
+from ulak.models.merge import normalise, observe
+from ulak.models.report import PlainReport, Report, TrackedKey
+from ulak.providers import diyalog, iletimerkezi, organik
+from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed
+from ulak.providers.errors import ProviderError
+from ulak.providers.plain import NotPlainError
 
 DAY = date(2026, 3, 1)
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from providers.adapter import PollNumbers
-from schedules.policy import AFTER_VALIDITY_SECONDS, check_again, first_check, next_check
-from schedules.poll_times import PollTimes
+from ulak.providers.adapter import PollNumbers
+from ulak.schedules.policy import AFTER_VALIDITY_SECONDS, check_again, first_check, next_check
+from ulak.schedules.poll_times import PollTimes
 
 SENT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 VAIRO = PollNumbers(

@@ -6,9 +6,9 @@ from itertools import pairwise
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from schedules.batching import expected_waiting, is_worth_a_call
-from schedules.latency import _WIDTHS, EDGES, END, Latency, edge, fit
-from schedules.poll_times import HIGHEST_PRICE, Bounds, PollTimes, forecast, poll_times, price_for_calls
+from ulak.schedules.batching import expected_waiting, is_worth_a_call
+from ulak.schedules.latency import _WIDTHS, EDGES, END, Latency, edge, fit
+from ulak.schedules.poll_times import HIGHEST_PRICE, Bounds, PollTimes, forecast, poll_times, price_for_calls
 
 BINS = len(_WIDTHS)
 

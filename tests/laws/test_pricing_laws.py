@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedules.pricing import LEAST_SHARE, MOST_SHARE, WAITING_SECONDS, calls_per_message, steered
+from ulak.schedules.pricing import LEAST_SHARE, MOST_SHARE, WAITING_SECONDS, calls_per_message, steered
 
 shares = st.floats(LEAST_SHARE, MOST_SHARE)
 waits = st.floats(0, 1e6)

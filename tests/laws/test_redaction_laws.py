@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import redaction
-from core.redaction import KnownSecrets, redact_text, redact_url, redact_value
+from ulak.core import redaction
+from ulak.core.redaction import KnownSecrets, redact_text, redact_url, redact_value
 
 EXAMPLES = settings(max_examples=300, deadline=None)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.errors import (
+from ulak.providers.errors import (
     AnswerNotUnderstood,
     OurBug,
     PauseAccount,
@@ -16,7 +16,7 @@ from providers.errors import (
     TryAgainAt,
     TryAgainSoon,
 )
-from providers.retry import LONGEST_RETRY_AFTER_SECONDS, Decision, GiveUp, Pause, RetryAt, RetryPolicy, decide
+from ulak.providers.retry import LONGEST_RETRY_AFTER_SECONDS, Decision, GiveUp, Pause, RetryAt, RetryPolicy, decide
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 COUNTED = [TryAgainSoon("The provider did not answer."), AnswerNotUnderstood("No JSON."), OurBug("KeyError")]

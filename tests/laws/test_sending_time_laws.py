@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from report_strategies import NOON, batches_of_restatements, granularities, reports
 from sqlalchemy import Connection, Engine, text
 
-from models.database import transaction
-from models.deliveries import Key, upsert
-from models.meanings import TimeSource
-from models.merge import Observation, Row, fold, observe
-from models.rebuild import RebuildResult, rebuild
-from models.report import DeliveryReport
-from models.storable import iso_time
-from models.vocabulary import Granularity, is_final
+from ulak.models.database import transaction
+from ulak.models.deliveries import Key, upsert
+from ulak.models.meanings import TimeSource
+from ulak.models.merge import Observation, Row, fold, observe
+from ulak.models.rebuild import RebuildResult, rebuild
+from ulak.models.report import DeliveryReport
+from ulak.models.storable import iso_time
+from ulak.models.vocabulary import Granularity, is_final
 
 _keys = st.sampled_from(["a", "b", "c"])
 _batches = batches_of_restatements(_keys)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.ledger.sharing import Pool, share
+from ulak.models.ledger.sharing import Pool, share
 
 THREADS = st.integers(1, 64)
 ACCOUNTS = 6

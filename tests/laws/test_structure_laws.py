@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers import decoding
-from providers.decoding import load_json
-from providers.errors import AnswerNotUnderstood
-from providers.organik_replies import parse_xml
-from providers.plain import read_plain
-from providers.structure import MOST_VALUES, check_values
+from ulak.providers import decoding
+from ulak.providers.decoding import load_json
+from ulak.providers.errors import AnswerNotUnderstood
+from ulak.providers.organik_replies import parse_xml
+from ulak.providers.plain import read_plain
+from ulak.providers.structure import MOST_VALUES, check_values
 
 PROVIDERS = Path(decoding.__file__).parent
 TEXTS = st.text(st.sampled_from('"\\[]{},:aş<'), max_size=8)
@@ -96,6 +96,6 @@ def test_the_typed_readers_decode_only_what_was_counted() -> None:
 )
 def test_xml_with_too_many_values_is_refused_unbuilt(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A parser holds all attributes of an element before anybody sees them."""
-    monkeypatch.setattr("providers.organik_replies.fromstring", lambda *_, **__: pytest.fail("it was built"))
+    monkeypatch.setattr("ulak.providers.organik_replies.fromstring", lambda *_, **__: pytest.fail("it was built"))
     with pytest.raises(AnswerNotUnderstood, match="values"):
         parse_xml(body)

@@ -12,13 +12,13 @@ from report_strategies import NOON, reports
 from sqlalchemy import Engine, text
 from stored_rows import stored_rows
 
-from models.database import transaction
-from models.deliveries import Key, upsert
-from models.merge import Row, fold, observe
-from models.rebuild import RebuildResult, rebuild
-from models.report import DeliveryReport
-from models.suppression import Suppressions, suppress
-from models.vocabulary import Granularity, Source
+from ulak.models.database import transaction
+from ulak.models.deliveries import Key, upsert
+from ulak.models.merge import Row, fold, observe
+from ulak.models.rebuild import RebuildResult, rebuild
+from ulak.models.report import DeliveryReport
+from ulak.models.suppression import Suppressions, suppress
+from ulak.models.vocabulary import Granularity, Source
 
 KEY = b"k" * 32
 ERASED, OTHER = "+905301234567", "+905309999999"

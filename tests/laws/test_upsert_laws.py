@@ -11,12 +11,12 @@ from report_strategies import NOON, batches_of_restatements, granularities, repo
 from sqlalchemy import Connection, Engine, text
 from stored_rows import stored_rows
 
-from models.database import transaction
-from models.deliveries import Key, UpsertResult, upsert
-from models.merge import Observation, Row, fold, merge_history, observe
-from models.rebuild import RebuildResult, rebuild
-from models.report import DeliveryReport
-from models.vocabulary import Granularity
+from ulak.models.database import transaction
+from ulak.models.deliveries import Key, UpsertResult, upsert
+from ulak.models.merge import Observation, Row, fold, merge_history, observe
+from ulak.models.rebuild import RebuildResult, rebuild
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity
 
 _keys = st.sampled_from(["a", "b", "c"])
 _batch = st.lists(granularities.flatmap(lambda word: reports(word, _keys)), min_size=1, max_size=6)

@@ -9,11 +9,11 @@ from zoneinfo import ZoneInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.report import TrackedKey
-from models.vocabulary import Granularity, Status, is_final
-from providers.adapter import Account, Answer, DueId, Fetch, Parsed
-from providers.errors import ProviderError, RequestIsWrong
-from providers.vairo import ADAPTER, SEND_STATUS, STATUS, written
+from ulak.models.report import TrackedKey
+from ulak.models.vocabulary import Granularity, Status, is_final
+from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed
+from ulak.providers.errors import ProviderError, RequestIsWrong
+from ulak.providers.vairo import ADAPTER, SEND_STATUS, STATUS, written
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "vairo"
 SAMPLES = [path.read_bytes() for path in sorted(FIXTURES.glob("*.json"))]

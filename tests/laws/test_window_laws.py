@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from provider_list import ProviderList, walk
 
-from models.report import WalkedPage
-from schedules.windows import COMPLETE, DRIFTING, Verdict, closed_windows, judge_reading, sweep_start
+from ulak.models.report import WalkedPage
+from ulak.schedules.windows import COMPLETE, DRIFTING, Verdict, closed_windows, judge_reading, sweep_start
 
 days = st.dates(date(2026, 1, 1), date(2026, 12, 31))
 

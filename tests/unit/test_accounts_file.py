@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from models.accounts import AccountSettings
-from providers.account_values import Mistake
-from providers.accounts import AccountsFileError, parse_accounts, read_accounts
-from providers.registry import ADAPTERS
-from providers.retry import RetryPolicy
+from ulak.models.accounts import AccountSettings
+from ulak.providers.account_values import Mistake
+from ulak.providers.accounts import AccountsFileError, parse_accounts, read_accounts
+from ulak.providers.registry import ADAPTERS
+from ulak.providers.retry import RetryPolicy
 
 FULL = """
 # The brand's SMS.

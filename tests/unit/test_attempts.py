@@ -2,9 +2,9 @@
 
 import pytest
 
-from core import clock
-from workers import attempts
-from workers.attempts import MOST, MOST_ADDRESSES, WITHIN_SECONDS, FailedAttempts
+from ulak.core import clock
+from ulak.workers import attempts
+from ulak.workers.attempts import MOST, MOST_ADDRESSES, WITHIN_SECONDS, FailedAttempts
 
 
 @pytest.fixture

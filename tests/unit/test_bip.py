@@ -9,12 +9,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Reason, Source, Status
-from providers.adapter import Account, Answer, Callback, Fetch, FetchSpec, Parsed
-from providers.bip import ADAPTER, RECORD, RESULT, send_time
-from providers.codes import explain_codes
-from providers.errors import AnswerNotUnderstood, OurBug, RequestIsWrong
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Reason, Source, Status
+from ulak.providers.adapter import Account, Answer, Callback, Fetch, FetchSpec, Parsed
+from ulak.providers.bip import ADAPTER, RECORD, RESULT, send_time
+from ulak.providers.codes import explain_codes
+from ulak.providers.errors import AnswerNotUnderstood, OurBug, RequestIsWrong
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "bip"
 TODAY, NOW = date(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC)

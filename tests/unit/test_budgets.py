@@ -2,8 +2,8 @@
 
 import threading
 
-from core import clock
-from core.budgets import Budget
+from ulak.core import clock
+from ulak.core.budgets import Budget
 
 
 def test_what_is_held_and_what_must_be_left_bounds_what_can_be_taken() -> None:

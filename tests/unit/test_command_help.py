@@ -9,8 +9,8 @@ import typer.main
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
-from workers.cli.commands import COMMANDS, GROUPS, app
-from workers.cli.examples import EXAMPLES
+from ulak.cli.commands import COMMANDS, GROUPS, app
+from ulak.cli.examples import EXAMPLES
 
 ROOT = typer.main.get_command(app)
 ENVIRONMENT = {"COLUMNS": "80", "NO_COLOR": "1"}

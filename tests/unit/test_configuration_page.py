@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from providers.accounts import parse_accounts
-from providers.registry import ADAPTERS
+from ulak.providers.accounts import parse_accounts
+from ulak.providers.registry import ADAPTERS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 

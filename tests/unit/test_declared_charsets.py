@@ -9,11 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.report import TrackedKey
-from providers import bip, diyalog, iletimerkezi, organik, vairo
-from providers.adapter import Account, Adapter, Answer, Callback, DueId, Fetch, FetchSpec, Parsed
-from providers.decoding import in_utf8
-from providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong, SlowDown, TryAgainSoon
+from ulak.models.report import TrackedKey
+from ulak.providers import bip, diyalog, iletimerkezi, organik, vairo
+from ulak.providers.adapter import Account, Adapter, Answer, Callback, DueId, Fetch, FetchSpec, Parsed
+from ulak.providers.decoding import in_utf8
+from ulak.providers.errors import (
+    AnswerNotUnderstood,
+    PauseAccount,
+    ProviderError,
+    RequestIsWrong,
+    SlowDown,
+    TryAgainSoon,
+)
 
 WORD = "İĞÜŞ-ışğ"
 """Letters that ISO-8859-1 does not have."""

@@ -6,9 +6,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from providers import decoding
-from providers.adapter import Answer
-from providers.decoding import (
+from ulak.providers import decoding
+from ulak.providers.adapter import Answer
+from ulak.providers.decoding import (
     Fields,
     as_amount,
     as_count,
@@ -25,7 +25,14 @@ from providers.decoding import (
     retry_after,
     scrub,
 )
-from providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong, SlowDown, TryAgainSoon
+from ulak.providers.errors import (
+    AnswerNotUnderstood,
+    PauseAccount,
+    ProviderError,
+    RequestIsWrong,
+    SlowDown,
+    TryAgainSoon,
+)
 
 ISTANBUL = ZoneInfo("Europe/Istanbul")
 

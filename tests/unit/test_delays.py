@@ -5,11 +5,11 @@ import time
 from functools import partial
 from typing import Any
 
-from core import names
-from models.ledger.taking import CallUp
-from tasks.base import publish_or_log
-from tasks.delays import Delays
-from tasks.messages import Message, call_up, dispatch_account
+from ulak.core import names
+from ulak.models.ledger.taking import CallUp
+from ulak.tasks.base import publish_or_log
+from ulak.tasks.delays import Delays
+from ulak.tasks.messages import Message, call_up, dispatch_account
 
 
 class Taken:

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from core import clock
-from core.redaction import redact_text
-from models.database import make_engine
-from models.quarantine import new_key
-from providers.http import HttpDoor
-from providers.iletimerkezi import derive_hash
-from tasks.runtime import Runtime
+from ulak.core import clock
+from ulak.core.redaction import redact_text
+from ulak.models.database import make_engine
+from ulak.models.quarantine import new_key
+from ulak.providers.http import HttpDoor
+from ulak.providers.iletimerkezi import derive_hash
+from ulak.tasks.runtime import Runtime
 
 MD5 = hashlib.md5(b"ulak-tester-of-masks", usedforsecurity=False).hexdigest()
 CASES = [

@@ -13,11 +13,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from models.report import DeliveryReport, IdAnswer, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Status
-from providers.adapter import Account, Answer, Callback, DueId, Fetch, Parsed
-from providers.diyalog import ADAPTER, MAX_AGAIN, MAX_PAGES, REFUSALS, STATUS, sign
-from providers.errors import (
+from ulak.models.report import DeliveryReport, IdAnswer, TrackedKey, Unreadable
+from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.adapter import Account, Answer, Callback, DueId, Fetch, Parsed
+from ulak.providers.diyalog import ADAPTER, MAX_AGAIN, MAX_PAGES, REFUSALS, STATUS, sign
+from ulak.providers.errors import (
     AnswerNotUnderstood,
     PauseAccount,
     ProviderError,

@@ -10,11 +10,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from models.report import DeliveryReport
-from models.vocabulary import Granularity, Source, Status
-from providers.adapter import Account, Callback, Parsed
-from providers.diyalog import ADAPTER
-from providers.errors import AnswerNotUnderstood, RequestIsWrong
+from ulak.models.report import DeliveryReport
+from ulak.models.vocabulary import Granularity, Source, Status
+from ulak.providers.adapter import Account, Callback, Parsed
+from ulak.providers.diyalog import ADAPTER
+from ulak.providers.errors import AnswerNotUnderstood, RequestIsWrong
 
 SECRET = "ffeceefiaae0aec8naich2queid1thoohi3"
 ACCOUNT = Account(

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import SecretStr
 
-from core.settings import SECRETS_OF, Settings, environment_of, set_foreign_variables_aside
-from workers.cli.up import CHILDREN, _environment
+from ulak.cli.up import CHILDREN, _environment
+from ulak.core.settings import SECRETS_OF, Settings, environment_of, set_foreign_variables_aside
 
 SECRET = {
     "ULAK_DATABASE_URL": "postgresql://u:canary@h/d", "ULAK_REDIS_URL": "redis://:canary@h",

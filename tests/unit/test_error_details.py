@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.redaction import register_secret
-from providers.adapter import Answer
-from providers.errors import (
+from ulak.core.redaction import register_secret
+from ulak.providers.adapter import Answer
+from ulak.providers.errors import (
     DETAIL_LIMIT,
     AnswerNotUnderstood,
     OurBug,
@@ -21,7 +21,7 @@ from providers.errors import (
     as_sentence,
     readable_detail,
 )
-from providers.registry import ADAPTERS
+from ulak.providers.registry import ADAPTERS
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from flower.options import default_options
 
-from core.settings import (
+from ulak.core.settings import (
     Settings,
     SettingsError,
     ignored_variables,
@@ -48,7 +48,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the shell, and nothing set aside."""
     for name in ignored_variables():
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("core.settings._set_aside", {})
+    monkeypatch.setattr("ulak.core.settings._set_aside", {})
 
 
 @pytest.mark.parametrize("service", dict.fromkeys(SERVICES))
@@ -99,7 +99,7 @@ def test_foreign_variables_leave_the_process_and_stay_readable_as_credentials(mo
 
 def test_libpq_s_variables_are_removed_for_an_embedded_server_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are meant for another server, for children too. What only looks like one stays."""
-    monkeypatch.setattr("core.settings._without_use", {})
+    monkeypatch.setattr("ulak.core.settings._without_use", {})
     libpq = dict.fromkeys(("PGHOSTADDR", "PGSSLMODE", "PGSERVICE", "PGOPTIONS", "PGREQUIREAUTH"), "x")
     for name, value in (libpq | {"PG_KEY": "x"}).items():
         monkeypatch.setenv(name, value)
@@ -163,7 +163,7 @@ HOSTILE = {
 }
 SHOW = """
 import os
-from workers.app import app
+from ulak.workers.app import app
 found = {app.connection_for_read().as_uri(), app.connection_for_write().as_uri(), app.connection().as_uri()}
 print(found, app.conf.broker_url, app.conf.broker_read_url, app.conf.broker_write_url, app.conf.result_backend)
 print(os.environ["CELERY_BROKER_URL"])
@@ -186,14 +186,14 @@ def test_a_program_that_imports_the_app_reaches_our_redis_and_keeps_its_variable
 
 
 def test_celery_s_own_command_line_is_configured_by_ours_alone() -> None:
-    """`celery -A workers.app` would read the options of its commands from CELERY_*, too."""
+    """`celery -A ulak.workers.app` would read the options of its commands from CELERY_*, too."""
     own = str(Path(sys.executable).with_name("celery"))
     options = {
         "CELERY_CALL_QUEUE": "stranger",
         "CELERY_CALL_COUNTDOWN": "nonsense",
         "BROKER_URL": "redis://stranger:5/0",
     }
-    command = [own, "-A", "workers.app", "call", "poll.provider", "--kwargs", '{"provider": "bip"}']
+    command = [own, "-A", "ulak.workers.app", "call", "poll.provider", "--kwargs", '{"provider": "bip"}']
     done = subprocess.run(
         command,
         cwd=ROOT,

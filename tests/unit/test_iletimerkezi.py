@@ -12,11 +12,11 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from models.merge import fold, normalise, observe
-from models.report import DeliveryReport, Discovered, IdAnswer, KeptStatement, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Reason, Source, Status
-from providers.adapter import Account, Answer, Callback, DueId, Fetch, FetchSpec, Parsed, SweepPage
-from providers.errors import (
+from ulak.models.merge import fold, normalise, observe
+from ulak.models.report import DeliveryReport, Discovered, IdAnswer, KeptStatement, TrackedKey, Unreadable
+from ulak.models.vocabulary import Granularity, Reason, Source, Status
+from ulak.providers.adapter import Account, Answer, Callback, DueId, Fetch, FetchSpec, Parsed, SweepPage
+from ulak.providers.errors import (
     AnswerNotUnderstood,
     PauseAccount,
     ProviderError,
@@ -25,8 +25,8 @@ from providers.errors import (
     TryAgainAt,
     TryAgainSoon,
 )
-from providers.iletimerkezi import ADAPTER, ERRORS, MAX_PAGES
-from providers.iletimerkezi_orders import MESSAGE_STATUS, ORDER_STATUS, judge_finished
+from ulak.providers.iletimerkezi import ADAPTER, ERRORS, MAX_PAGES
+from ulak.providers.iletimerkezi_orders import MESSAGE_STATUS, ORDER_STATUS, judge_finished
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "iletimerkezi"
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -2,9 +2,9 @@
 
 import random
 
-from models.report import Unreadable
-from providers.adapter import Answer, Callback
-from tasks.steps.bodies import MOST_UNREADABLE, body_headers, to_keep, unpacked
+from ulak.models.report import Unreadable
+from ulak.providers.adapter import Answer, Callback
+from ulak.tasks.steps.bodies import MOST_UNREADABLE, body_headers, to_keep, unpacked
 
 LARGE = b'{"list":[' + b'{"receiver":"905301234567"},' * 20_000 + b"{}]}"
 

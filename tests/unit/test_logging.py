@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import structlog
 
-from core.logging import bind_context, clear_context, configure_logging, get_logger, origin
-from core.redaction import register_secret
+from ulak.core.logging import bind_context, clear_context, configure_logging, get_logger, origin
+from ulak.core.redaction import register_secret
 
 
 class Output(io.StringIO):
@@ -58,11 +58,11 @@ def output() -> Output:
 def test_a_line_is_an_event_with_fields(output: Output) -> None:
     """Constant name, level, logger, process, bound context and the fields of the call."""
     bind_context(account="marka-sms", poll=7)
-    get_logger("tasks.fetches").info("fetch.stored", new=3)
+    get_logger("ulak.tasks.fetches").info("fetch.stored", new=3)
     assert output.only() == {
         "event": "fetch.stored",
         "level": "info",
-        "logger": "tasks.fetches",
+        "logger": "ulak.tasks.fetches",
         "process": "worker",
         "account": "marka-sms",
         "poll": 7,
@@ -159,7 +159,7 @@ def test_warnings_come_the_same_way(output: Output) -> None:
 def test_a_process_that_logs_prints_no_warning_past_the_log() -> None:
     """Configuring is enough: a warning of a library is one masked line, and nothing else reaches stderr."""
     script = (
-        "import warnings; from core.logging import configure_logging\n"
+        "import warnings; from ulak.core.logging import configure_logging\n"
         "configure_logging('worker', 'json')\n"
         "warnings.warn('old +905321234567')\n"
     )
@@ -172,7 +172,7 @@ def test_a_process_that_logs_prints_no_warning_past_the_log() -> None:
 def test_a_broken_log_call_of_a_library_harms_nobody() -> None:
     """It neither raises nor shows its arguments, which have passed no redaction."""
     script = (
-        "import logging; from core.logging import configure_logging\n"
+        "import logging; from ulak.core.logging import configure_logging\n"
         "configure_logging('worker', 'json')\n"
         "logging.getLogger('library').error('%d rows', '+905321234567')\n"
     )
@@ -222,7 +222,7 @@ def test_the_origin_of_an_error_holds_its_place_and_never_its_text() -> None:
 def test_a_crash_is_a_masked_line_too(where: str) -> None:
     """An exception that nobody caught, in any thread, does not pass by the redaction."""
     script = (
-        "import threading; from core.logging import configure_logging\n"
+        "import threading; from ulak.core.logging import configure_logging\n"
         "configure_logging('worker', 'json')\n"
         "def fail(): raise RuntimeError('call +905321234567')\n"
         "target = fail if {} else threading.Thread(target=fail)\n"

@@ -10,12 +10,19 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
-from models.vocabulary import Granularity, Reason, Status
-from providers.adapter import Account, Answer, Callback, DueId, Fetch, Parsed
-from providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong, SlowDown, TryAgainSoon
-from providers.organik import ADAPTER, ERROR
-from providers.organik_rows import REASON, STATUS
+from ulak.models.report import DeliveryReport, Discovered, IdAnswer, TrackedKey
+from ulak.models.vocabulary import Granularity, Reason, Status
+from ulak.providers.adapter import Account, Answer, Callback, DueId, Fetch, Parsed
+from ulak.providers.errors import (
+    AnswerNotUnderstood,
+    PauseAccount,
+    ProviderError,
+    RequestIsWrong,
+    SlowDown,
+    TryAgainSoon,
+)
+from ulak.providers.organik import ADAPTER, ERROR
+from ulak.providers.organik_rows import REASON, STATUS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "organik"
 TODAY, NOW = date(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,11 +6,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from models.report import Discovered, Hint, TrackedKey
-from models.vocabulary import Granularity, Reason, Source, Status
-from providers.adapter import Account, Callback, Parsed
-from providers.errors import AnswerNotUnderstood
-from providers.organik import ADAPTER
+from ulak.models.report import Discovered, Hint, TrackedKey
+from ulak.models.vocabulary import Granularity, Reason, Source, Status
+from ulak.providers.adapter import Account, Callback, Parsed
+from ulak.providers.errors import AnswerNotUnderstood
+from ulak.providers.organik import ADAPTER
 
 ACCOUNT = Account(
     id="organik-1",

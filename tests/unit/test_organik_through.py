@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.report import TrackedKey
-from providers.adapter import Account, Answer, DueId, Fetch, FetchSpec, Parsed
-from providers.organik import ADAPTER
+from ulak.models.report import TrackedKey
+from ulak.providers.adapter import Account, Answer, DueId, Fetch, FetchSpec, Parsed
+from ulak.providers.organik import ADAPTER
 
 ACCOUNT = Account(
     id="organik-1",

@@ -7,16 +7,16 @@ from string import Formatter
 
 import pytest
 
-from models.events import Action, Kind
-from models.meanings import COLUMNS, TimeSource
-from models.merge import KEY_PARTS
-from models.overview import AccountState
-from models.rejections import Rejection
-from models.vocabulary import Granularity, Reason, Source, Status
-from workers.api.masking import mask
-from workers.api.pages import meanings, texts_en, texts_tr
-from workers.api.pages.language import CATALOGUES, Language, choose
-from workers.api.pages.showing import Show, environment
+from ulak.api.masking import mask
+from ulak.api.pages import meanings, texts_en, texts_tr
+from ulak.api.pages.language import CATALOGUES, Language, choose
+from ulak.api.pages.showing import Show, environment
+from ulak.models.events import Action, Kind
+from ulak.models.meanings import COLUMNS, TimeSource
+from ulak.models.merge import KEY_PARTS
+from ulak.models.overview import AccountState
+from ulak.models.rejections import Rejection
+from ulak.models.vocabulary import Granularity, Reason, Source, Status
 
 PAGES = Path(texts_en.__file__).parent
 TEMPLATES = sorted((PAGES / "templates").glob("*.html"))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.plain_text import csv_cell, escaped_json, one_line, without_bidi
+from ulak.core.plain_text import csv_cell, escaped_json, one_line, without_bidi
 
 EXAMPLES = settings(max_examples=300, deadline=None)
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"

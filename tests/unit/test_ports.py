@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers.cli.up import _address
-from workers.ports import PortBusyError, choose_port, is_free
+from ulak.cli.up import _address
+from ulak.local.ports import PortBusyError, choose_port, is_free
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from core.redaction import redact_text, redact_url, redact_value, register_secret
+from ulak.core.redaction import redact_text, redact_url, redact_value, register_secret
 
 NUMBERS = [
     ("+905321234567", "+90*******67"),

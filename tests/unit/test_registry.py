@@ -2,7 +2,7 @@
 
 import pytest
 
-from providers.registry import ADAPTERS, UnknownProviderError, adapter_for
+from ulak.providers.registry import ADAPTERS, UnknownProviderError, adapter_for
 
 
 def test_the_five_providers_are_known_by_their_names() -> None:

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
-from models.overview import AccountOverview, AccountState
-from workers.cli.up import SETTLED_LOOKS, Settling
+from ulak.cli.up import SETTLED_LOOKS, Settling
+from ulak.models.overview import AccountOverview, AccountState
 
 
 def seen(final: int) -> list[AccountOverview]:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from core.settings import SettingsError, generated_secret, load_settings
-from core.strength import SHORTEST, create_home, is_example, takes_short_secrets
-from workers.strength import require_strong, short_settings
+from ulak.core.settings import SettingsError, generated_secret, load_settings
+from ulak.core.strength import SHORTEST, create_home, is_example, takes_short_secrets
+from ulak.workers.strength import require_strong, short_settings
 
 ROOT = Path(__file__).parents[2]
 LONG = "k9" * (SHORTEST // 2)

@@ -9,11 +9,18 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from models.report import DeliveryReport, IdAnswer, KeptStatement, TrackedKey, Unreadable
-from models.vocabulary import Granularity, Reason, Status
-from providers.adapter import Account, Answer, DueId, Fetch, Parsed
-from providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong, SlowDown, TryAgainSoon
-from providers.vairo import ADAPTER, STATUS
+from ulak.models.report import DeliveryReport, IdAnswer, KeptStatement, TrackedKey, Unreadable
+from ulak.models.vocabulary import Granularity, Reason, Status
+from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed
+from ulak.providers.errors import (
+    AnswerNotUnderstood,
+    PauseAccount,
+    ProviderError,
+    RequestIsWrong,
+    SlowDown,
+    TryAgainSoon,
+)
+from ulak.providers.vairo import ADAPTER, STATUS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "vairo"
 TODAY, NOW = date(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC)

@@ -5,7 +5,7 @@ going too, and read the number of an observation:
 
 - A trigger takes over from the foreign key, whose row lock and look-up every new observation paid for.
 - The number loses its index and its sequence and stays as a constant.
-- `facts` stays NOT NULL: as long as it is, every writer stores facts (`models.history.KEEPS_FACTS`).
+- `facts` stays NOT NULL: as long as it is, every writer stores facts (`ulak.models.history.KEEPS_FACTS`).
 
 `contract` is what the previous version would notice. It is done at once where this very transaction made the table, so
 that no previous version can be running. The next version's migration does the same everywhere else.

@@ -7,7 +7,7 @@ in small transactions.
 
 from alembic import op
 
-from models.views import create_views, drop_views, write_comments
+from ulak.models.views import create_views, drop_views, write_comments
 
 revision = "0014"
 down_revision = "0013"
@@ -16,7 +16,7 @@ depends_on = None
 
 CHECK = "ck_delivery_status_message_time_source_known"
 VIEWS_AND_COMMENTS = "6e03e5a856da5504"
-"""`models.views.fingerprint` of what this revision makes."""
+"""`ulak.models.views.fingerprint` of what this revision makes."""
 
 
 def upgrade() -> None:

@@ -1,0 +1,183 @@
+"""What is late or broken, and what to do about it: a pure function of how the accounts stand and what waits."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from ulak.models.accounts import PausedBy
+from ulak.models.attention import Waiting
+from ulak.models.overview import AccountOverview, AccountState
+
+STALLED_SECONDS = 60.0
+"""Work that waited so long, with room in the limit and not one call meanwhile, means that nobody works."""
+PLANS_MISSED = 5
+"""So many intervals without a plan mean the same."""
+BEHIND_SECONDS = 600.0
+FRUITLESS_SECONDS = 900.0
+
+Severity = Literal["bad", "held", "warn"]
+_ORDER = {"bad": 0, "held": 1, "warn": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """One thing that a person should know. `kind` names its text (`alarm.<kind>`), `fix` the one of what to do."""
+
+    kind: str
+    severity: Severity
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """What the text names; times as `datetime`."""
+    account: str | None = None
+    """Whose page says more."""
+    fix: str = ""
+    can_resume: bool = False
+
+    def __post_init__(self) -> None:
+        """The advice of a kind is its own unless another one's is named."""
+        if not self.fix:
+            object.__setattr__(self, "fix", self.kind)
+
+
+def find_alarms(
+    accounts: Sequence[AccountOverview],
+    waiting: Mapping[str, Waiting],
+    every_seconds: Mapping[str, float],
+    rested: Collection[str] = (),
+    *,
+    transport: str | None = None,
+    short_secrets: Sequence[str] = (),
+) -> list[Alarm]:
+    """Everything that is wrong, the broken before what is on hold before the late, each in the order of the accounts.
+
+    `every_seconds`: of each provider, where its account says nothing else. `rested`: accounts that were not to be asked
+    a moment ago, so that what waits there has waited rightly. `transport`: what `ulak.models.transport` says.
+    `short_secrets`: names of secrets of ours that are short.
+    """
+    whole = list(_whole(transport, short_secrets))
+    enabled = [account for account in accounts if account.enabled]
+    if not enabled:
+        return [Alarm(kind="no_accounts", severity="bad"), *whole]
+    found = [*whole, *_stalled([account for account in enabled if account.id not in rested], waiting, every_seconds)]
+    for account in enabled:
+        found += _state(account)
+        found += _leftovers(account)
+        found += _lateness(account, waiting.get(account.id))
+    return sorted(found, key=lambda alarm: _ORDER[alarm.severity])
+
+
+def _whole(transport: str | None, short_secrets: Sequence[str]) -> Iterator[Alarm]:
+    """What concerns no account in particular."""
+    if transport:
+        yield Alarm(kind=f"database_{transport}", severity="warn", fix="database_transport")
+    if short_secrets:
+        yield Alarm(kind="short_secrets", severity="warn", values={"names": ", ".join(short_secrets)})
+
+
+def _stalled(
+    accounts: Sequence[AccountOverview], waiting: Mapping[str, Waiting], every_seconds: Mapping[str, float]
+) -> Iterator[Alarm]:
+    """One alarm for all accounts that nobody works for: they share the cause."""
+    since = {
+        account.id: moment
+        for account in accounts
+        if account.id in waiting
+        and (moment := _idle_since(account, waiting[account.id], every_seconds.get(account.provider)))
+    }
+    if since:
+        yield Alarm(kind="stalled", severity="bad", values={"accounts": ", ".join(since), "since": min(since.values())})
+
+
+def _idle_since(account: AccountOverview, waits: Waiting, provider_every: float | None) -> datetime | None:
+    """Since when the account should have been asked; None where it rests, is being asked, or has nothing to ask."""
+    if account.state is not AccountState.OK or account.calls_last_minute or _is_full(account):
+        return None
+    moments = [waits.ready_since, waits.due_since, waits.unplanned_since, waits.lease_ended]
+    every = float(waits.poll.get("every_seconds", provider_every or 0.0))
+    if waits.planned_at is not None and every > 0:
+        # Lists are planned at their interval whether or not anything is due.
+        moments.append(waits.planned_at + timedelta(seconds=every * PLANS_MISSED))
+    oldest = min((moment for moment in moments if moment is not None), default=None)
+    return oldest if oldest is not None and _age(account, oldest) > STALLED_SECONDS else None
+
+
+def _state(account: AccountOverview) -> Iterator[Alarm]:
+    """Why an account is not being asked, or is asked in vain."""
+    named = {"account": account.id, "reason": account.reason or "–"}
+    match account.state:
+        case AccountState.PAUSED if account.until is None:
+            yield Alarm(kind="paused", severity="held", values=named, account=account.id, can_resume=True)
+        case AccountState.PAUSED if account.paused_by == PausedBy.AUTOMATIC:
+            values = named | {"since": account.last_trouble_at, "until": account.until}
+            yield Alarm(kind="resting", severity="bad", values=values, account=account.id, can_resume=True)
+        case AccountState.PAUSED:
+            values = named | {"until": account.until}
+            yield Alarm(
+                kind="paused_until", severity="held", values=values, account=account.id, fix="paused", can_resume=True
+            )
+        case AccountState.BREAKER_OPEN if _is_ahead(account) and account.last_trouble_at is not None:
+            values = named | {"since": account.last_trouble_at, "until": account.until}
+            yield Alarm(kind="breaker", severity="bad", values=values, account=account.id, can_resume=True)
+        case AccountState.BREAKER_OPEN:
+            yield Alarm(
+                kind="probing", severity="bad", values=named, account=account.id, fix="breaker", can_resume=True
+            )
+        case AccountState.THROTTLED:
+            values = named | {"until": account.until}
+            yield Alarm(kind="throttled", severity="held", values=values, account=account.id)
+        case AccountState.OK:
+            yield from _fruitless(account)
+
+
+def _fruitless(account: AccountOverview) -> Iterator[Alarm]:
+    """Asked, and no good answer for a while."""
+    trouble = account.last_trouble_at
+    if account.calls_last_hour == 0 or trouble is None:
+        return
+    values: dict[str, Any] = {"account": account.id, "reason": account.last_trouble}
+    fix = "bug" if (account.last_trouble or "").startswith("OurBug") else "fruitless"
+    if account.freshness_seconds is None:
+        yield Alarm(kind="fruitless_ever", severity="bad", values=values, account=account.id, fix=fix)
+    elif account.freshness_seconds > FRUITLESS_SECONDS and _age(account, trouble) < account.freshness_seconds:
+        values["span"] = account.freshness_seconds
+        yield Alarm(kind="fruitless", severity="bad", values=values, account=account.id, fix=fix)
+
+
+def _leftovers(account: AccountOverview) -> Iterator[Alarm]:
+    """What was given up or not understood, and waits for a person."""
+    counts: tuple[tuple[str, Severity, int], ...] = (
+        ("dead", "bad", account.dead_fetches),
+        ("quarantine", "warn", account.quarantined),
+    )
+    for kind, severity, many in counts:
+        if many:
+            yield Alarm(kind=kind, severity=severity, values={"account": account.id, "n": many}, account=account.id)
+
+
+def _lateness(account: AccountOverview, waits: Waiting | None) -> Iterator[Alarm]:
+    """What is late against its validity, or against the policy because the limit is too small."""
+    if waits is None:
+        return
+    if waits.late_ids:
+        values: dict[str, Any] = {"account": account.id, "n": waits.late_ids, "since": waits.late_ids_since}
+        yield Alarm(kind="late_ids", severity="warn", values=values, account=account.id)
+    if waits.late_deliveries:
+        values = {"account": account.id, "n": waits.late_deliveries}
+        yield Alarm(kind="late_deliveries", severity="warn", values=values, account=account.id)
+    due = waits.due_since
+    is_asked = account.state is AccountState.OK and account.calls_last_minute > 0
+    if is_asked and due is not None and _age(account, due) > BEHIND_SECONDS:
+        values = {"account": account.id, "since": due}
+        yield Alarm(kind="behind", severity="warn", values=values, account=account.id)
+
+
+def _is_ahead(account: AccountOverview) -> bool:
+    return account.until is not None and account.until > account.as_of
+
+
+def _is_full(account: AccountOverview) -> bool:
+    return account.busy_slots >= account.limit_requests
+
+
+def _age(account: AccountOverview, moment: datetime) -> float:
+    return (account.as_of - moment).total_seconds()

@@ -1,0 +1,81 @@
+"""How all stands, looked up at most every few seconds however many people watch: counting a big table is not free."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from threading import Lock
+
+from sqlalchemy import Connection, Engine, text
+
+from ulak.api.pages.alarms import STALLED_SECONDS, Alarm, find_alarms
+from ulak.core import clock
+from ulak.models.attention import waiting
+from ulak.models.overview import AccountOverview, AccountState, overview
+from ulak.models.transport import transport_fault
+
+LASTS_SECONDS = 2.0
+SHARE_OF_TIME = 10.0
+"""A look lasts so many times as long as it took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What one look found."""
+
+    as_of: datetime
+    accounts: Sequence[AccountOverview]
+    alarms: Sequence[Alarm]
+
+    def account(self, account_id: str) -> AccountOverview | None:
+        """The one account."""
+        return next((each for each in self.accounts if each.id == account_id), None)
+
+
+@dataclass(slots=True)
+class Looker:
+    """Looks, and remembers what it saw for a moment. For any number of threads."""
+
+    engine: Engine
+    every_seconds: Mapping[str, float]
+    """Of each provider, where an account says nothing else."""
+    short_secrets: Callable[[Connection], Sequence[str]] = lambda _: ()
+    """Names of secrets of ours that are too short."""
+    _lock: Lock = field(default_factory=Lock, repr=False)
+    _last: Look | None = None
+    _valid_until: float = 0.0
+    _rested: dict[str, float] = field(default_factory=dict)
+    """When each account was last seen resting, by the boot clock."""
+
+    def look(self) -> Look:
+        """How all stands. Whoever comes while somebody looks waits for that look."""
+        with self._lock:
+            began = clock.boot()
+            if self._last is None or began >= self._valid_until:
+                self._last = self._see()
+                ended = clock.boot()
+                self._valid_until = ended + max(LASTS_SECONDS, (ended - began) * SHARE_OF_TIME)
+            return self._last
+
+    def forget(self) -> None:
+        """Look anew next time: somebody has just changed something and wants to see it."""
+        self._valid_until = 0.0
+
+    def _note_rest(self, accounts: Sequence[AccountOverview]) -> set[str]:
+        """The accounts that rest, or did so within the time in which work is expected to begin."""
+        now = clock.boot()
+        self._rested |= {account.id: now for account in accounts if account.state is not AccountState.OK}
+        return {account for account, seen in self._rested.items() if now - seen < STALLED_SECONDS}
+
+    def _see(self) -> Look:
+        with self.engine.connect() as connection:
+            accounts = overview(connection)
+            found = find_alarms(
+                accounts,
+                waiting(connection),
+                self.every_seconds,
+                self._note_rest(accounts),
+                transport=transport_fault(connection),
+                short_secrets=self.short_secrets(connection),
+            )
+            as_of = accounts[0].as_of if accounts else connection.execute(text("SELECT now()")).scalar_one()
+        return Look(as_of=as_of, accounts=accounts, alarms=found)

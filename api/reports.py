@@ -1,0 +1,91 @@
+"""Reports that a sender hands over: a provider's synchronous reply to a send."""
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel, Field
+from sqlalchemy import RowMapping
+from starlette.concurrency import run_in_threadpool
+
+from ulak.api.bodies import headers_of, not_unpacked, read_counted
+from ulak.api.fields import AccountId
+from ulak.api.means import Have, Means
+from ulak.api.problems import ProblemError, documented, unknown_account
+from ulak.api.rights import NEEDS_OPERATE, Who
+from ulak.core.logging import get_logger
+from ulak.models.access import Role
+from ulak.models.events import Action
+from ulak.models.rejections import Rejection
+from ulak.models.tracked import account_of
+from ulak.providers.adapter import Callback
+from ulak.providers.errors import ProviderError
+from ulak.tasks.steps.callbacks import BodyRefusedError, Received, ingest, reject
+
+log = get_logger(__name__)
+router = APIRouter(tags=["reports"])
+
+SEND_REPLY = "send_reply"
+
+
+class Stored(BaseModel):
+    """What the reply changed; committed."""
+
+    reports: int
+    new: int
+    advanced: int
+    unchanged: int
+    registered: Annotated[
+        int, Field(description="Ids that the reply names and that are polled from now on; absent where there are none.")
+    ] = 0
+    quarantined: Annotated[int, Field(description="Parts that were not understood and are kept for a later reading.")]
+
+
+@router.post(
+    "/reports/{account}",
+    dependencies=[NEEDS_OPERATE],
+    response_model=Stored,
+    response_model_exclude_defaults=True,
+    responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY),
+    summary="Hand over a provider's reply to a send",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "The reply, byte for byte as the provider gave it.",
+            "content": {"application/json": {"schema": {}}, "application/xml": {"schema": {}}},
+        }
+    },
+)
+async def hand_over(account: Annotated[AccountId, Path()], request: Request, means: Have, who: Who) -> Any:
+    """Stores what the reply says. Handing the same reply over again changes nothing."""
+    who.admit(Role.OPERATE, account)
+    row = await run_in_threadpool(_row, means, account)
+    body = await read_counted(request, means.runtime, row)
+    given = Callback(tail=SEND_REPLY, body=body, headers=headers_of(request))
+    await run_in_threadpool(means.recorder.add_hourly, who.event(Action.REPORTS_HANDED_OVER, account=account))
+    stored = await run_in_threadpool(_store, means, row, given)
+    return stored if isinstance(stored, Response) else Stored.model_validate(stored, from_attributes=True)
+
+
+def _row(means: Means, account: str) -> RowMapping:
+    with means.engine.connect() as connection:
+        row = account_of(connection, account)
+    if row is None:
+        raise unknown_account()
+    return row
+
+
+def _store(means: Means, row: RowMapping, given: Callback) -> Received | Response:
+    account = row["id"]
+    if not given.body.strip():
+        reject(means.runtime, row, Rejection.NOT_TAKEN)
+        detail = "The body is empty: send the reply, byte for byte as the provider gave it."
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
+    try:
+        return ingest(means.runtime, row, given)
+    except BodyRefusedError as error:
+        log.warning("callback.not_unpacked", account=account, tail=SEND_REPLY, why=error.sentence)
+        return not_unpacked(type(error.fault), error.sentence)
+    except ProviderError as error:
+        log.warning("callback.wrong", account=account, tail=SEND_REPLY, why=error.message)
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, error.message) from error

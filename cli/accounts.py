@@ -1,0 +1,161 @@
+"""`ulak accounts`: check and apply a file, list, pause, resume."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import Connection
+
+from ulak.cli.output import counted, write_json, write_line, write_table
+from ulak.cli.session import event_of, session, tell
+from ulak.core.redaction import redact_text
+from ulak.models.accounts import AccountRecord, AccountSettings, Applied, apply, list_accounts, load, pause, resume
+from ulak.models.database import retry_transaction, transaction
+from ulak.models.events import Action, record
+from ulak.models.ledger.finishing import database_now
+from ulak.models.overview import AccountState, paused_by, state_of
+from ulak.providers.accounts import read_accounts
+from ulak.workers.strength import REPORTED, require_strong_paths
+
+commands = typer.Typer(name="accounts", help="Check, apply, list, pause and resume accounts.", no_args_is_help=True)
+AccountId = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `accounts`."""
+    app.add_typer(commands)
+
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="An accounts.toml.")]
+
+
+@commands.command("check")
+def check_file(file: FileArgument) -> None:
+    """Check an accounts file, without a database.
+
+    Lists every mistake as FILE:LINE: sentence. The credentials it refers to are not resolved.
+    """
+    write_line(f"ok: {counted(len(read_accounts(file)), 'account')}")
+
+
+@commands.command("apply")
+def apply_file(
+    context: typer.Context,
+    file: FileArgument,
+    prune: Annotated[bool, typer.Option("--prune", help="Disable accounts that the file does not name.")] = False,
+) -> None:
+    """Apply an accounts file.
+
+    A file with a mistake changes nothing; every mistake is listed as FILE:LINE: sentence.
+    """
+    specs = read_accounts(file)
+    short = require_strong_paths(session(context).settings, specs)
+    run = session(context)
+    done = retry_transaction(run.engine, lambda c: apply_recorded(c, specs, prune=prune))
+    names = {"created": done.created, "changed": done.changed, "unchanged": done.unchanged, "disabled": done.disabled}
+    for word, ids in names.items():
+        for account_id in ids:
+            write_line(f"{word} {account_id}")
+    if done.missing:
+        tell(f"Not in the file, still running (--prune disables them): {', '.join(done.missing)}")
+    if short:
+        tell(f"The secret of the callback address is {REPORTED}: {', '.join(short)}")
+
+
+def apply_recorded(connection: Connection, specs: Iterable[AccountSettings], *, prune: bool) -> Applied:
+    """Apply the file, and record for each account what became of it."""
+    done = apply(connection, specs, prune=prune)
+    changes = (
+        (Action.ACCOUNT_CREATED, done.created),
+        (Action.ACCOUNT_CHANGED, done.changed),
+        (Action.ACCOUNT_DISABLED, done.disabled),
+    )
+    for action, ids in changes:
+        for account_id in ids:
+            record(connection, event_of(action, account=account_id))
+    return done
+
+
+@commands.command("list")
+def list_all(
+    context: typer.Context, *, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
+) -> None:
+    """List the accounts with their limits and states."""
+    with session(context).engine.connect() as connection:
+        records, now = list_accounts(connection), database_now(connection)
+    rows = [_row(record, now) for record in records]
+    if as_json:
+        write_json(rows)
+        return
+    headers = ("account", "provider", "state", "paused by", "until", "limit", "concurrency", "base url")
+    write_table(
+        headers,
+        [
+            (
+                row["id"],
+                row["provider"],
+                row["state"],
+                row["paused_by"],
+                row["until"],
+                f"{record.limit_requests} per {record.limit_per_seconds:g} s",
+                record.limit_concurrency,
+                record.base_url,
+            )
+            for row, record in zip(rows, records, strict=True)
+        ],
+    )
+
+
+def _row(record: AccountRecord, now: datetime) -> dict[str, Any]:
+    """One account as `--json` shows it: no reference to a credential."""
+    state, reason, until = state_of(asdict(record), now)
+    return {
+        "id": record.id,
+        "provider": record.provider,
+        "enabled": record.enabled,
+        "state": str(state),
+        "reason": reason,
+        "until": until,
+        "paused_by": paused_by(asdict(record)) if state is AccountState.PAUSED else None,
+        "limit": {
+            "requests": record.limit_requests,
+            "per_seconds": record.limit_per_seconds,
+            "concurrency": record.limit_concurrency,
+        },
+        "base_url": record.base_url,
+        "timezone": record.timezone,
+        "swept_through": record.swept_through,
+    }
+
+
+@commands.command("pause")
+def pause_one(
+    context: typer.Context,
+    account: AccountId,
+    why: Annotated[str, typer.Option(help="What people are told.")] = "paused by hand",
+) -> None:
+    """Make no requests for an account until it is resumed."""
+    run = session(context)
+    with transaction(run.engine) as connection:
+        changed = pause(connection, account, None, why)
+        if changed:
+            event = run.event(Action.ACCOUNT_PAUSED, account=account, details={"reason": redact_text(why)})
+            record(connection, event)
+    tell(f"{account} is paused." if changed else f"{account} was paused already.")
+
+
+@commands.command("resume")
+def resume_one(context: typer.Context, account: AccountId) -> None:
+    """Make requests for an account again.
+
+    Ends a pause, an open circuit breaker and throttling.
+    """
+    run = session(context)
+    with transaction(run.engine) as connection:
+        resume(connection, account)
+        enabled = load(connection, account).enabled
+        record(connection, run.event(Action.ACCOUNT_RESUMED, account=account))
+    tell(f"{account} is resumed." if enabled else f"{account} is resumed but still disabled in the accounts file.")
