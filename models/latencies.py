@@ -46,7 +46,8 @@ PLAN_FORM = 1
 # SQL: whether the plan of the account `a` was made for the settings that it has now (`settings`).
 _IN_FORCE = f"a.poll_plan -> 'settings' = jsonb_build_object('form', {PLAN_FORM}, 'poll', a.poll, 'options', a.options)"
 # SQL: since when an id `t` of the account `a` that is due should have been asked for. One that may wait until its batch
-# is worth a call (`ulak.tasks.steps.due_ids`) has only its bounds to keep: a configured wait, and the end of its validity.
+# is worth a call (`ulak.tasks.steps.due_ids`) has only its bounds to keep: a configured wait, and the end of its
+# validity.
 DUE_SINCE = f"""
     CASE WHEN coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)
           AND {_IN_FORCE} AND a.poll_plan #> ARRAY['kinds', t.id_kind, 'masses'] IS NOT NULL
