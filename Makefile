@@ -10,6 +10,9 @@ UV ?= uv
 # One lock would do for pip, but production wants no servers and a demo no test tools.
 READY_RUN := $(VENV)/.ready-run
 READY_TEST := $(VENV)/.ready-test
+# The packages under the names by which they are imported, for mypy and editors (MYPYPATH=$(ROOMS)).
+ROOMS := $(VENV)/rooms
+PACKAGES = $(shell sed -n 's/^"ulak\.\([a-z]*\)" = "[a-z]*"$$/\1/p' pyproject.toml)
 # dlt, which `make bench` measures Ulak beside, shares no package with us.
 BENCH_VENV := .venv-bench
 READY_BENCH := $(BENCH_VENV)/.ready
@@ -116,6 +119,8 @@ $(READY_TEST): pyproject.toml requirements/dev.txt requirements/build.txt | $(BI
 	@echo "==> installing Ulak and its test tools into $(VENV) (hash-locked, about half a minute the first time)"
 	@$(INSTALL) --require-hashes -r requirements/build.txt -r requirements/dev.txt
 	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@rm -rf $(ROOMS) && mkdir -p $(ROOMS)/ulak && touch $(ROOMS)/ulak/__init__.py
+	@for each in $(PACKAGES); do ln -s ../../../$$each $(ROOMS)/ulak/$$each; done
 	@touch $(READY_RUN) $@
 
 $(READY_BENCH): requirements/bench.txt | $(BIN)/python

@@ -13,7 +13,8 @@ from ulak.tasks.base import publish_or_log
 from ulak.tasks.messages import Message
 from ulak.tasks.runtime import Runtime
 from ulak.workers.attempts import FailedAttempts
-from ulak.workers.connections import NothingRunningError, app_for
+from ulak.workers.connections import NothingRunningError
+from ulak.workers.publishing import app_for
 from ulak.workers.recording import Recorder
 
 log = get_logger(__name__)

@@ -1,8 +1,8 @@
 """The one client for requests that do not go to messaging providers: the single sign-on, and whatever comes to it.
 
-One request, as `ulak.providers.http` makes them: no redirect, no retry, no cookie, no proxy, certificate or password from
-the environment, and every socket operation within one deadline. An answer is read up to a cap, unpacked never. Errors
-hold no address and nothing of an answer.
+One request, as `ulak.providers.http` makes them: no redirect, no retry, no cookie, no proxy, certificate or password
+from the environment, and every socket operation within one deadline. An answer is read up to a cap, unpacked never.
+Errors hold no address and nothing of an answer.
 """
 
 import ssl

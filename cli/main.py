@@ -1,19 +1,17 @@
 """The entry point of `ulak`.
 
-Nothing of ours is imported before it is certain that it is ours; settings are read before the commands are imported,
-since some of what they import reads them too. What is wrong is then one sentence and not a traceback.
+Settings are read before the commands are imported, since some of what they import reads them too. What is wrong with
+them is then one sentence and not a traceback.
 """
 
 import codecs
-import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final, NoReturn
 
-_ROOT: Final = Path(__file__).resolve().parents[2]
-_PACKAGES: Final = ("core", "models", "providers", "schedules", "tasks", "workers")
+from ulak.core.settings import SettingsError, load_settings, remove_libpq_variables, set_foreign_variables_aside
+
 _ESCAPES: Final = "ulak-escapes"
 _LAST_OF_FOUR_DIGITS: Final = 0xFFFF
 _FAILED, _WRONG_USAGE = 1, 2
@@ -22,29 +20,13 @@ _FAILED, _WRONG_USAGE = 1, 2
 def main() -> None:
     """Run the command line; ends the process with its exit code."""
     _write_everywhere()
-    if (shadowed := shadowed_module()) is not None:
-        _end(shadowed, _FAILED)
     sys.argv[1:] = [_readable(argument) for argument in sys.argv[1:]]
-    try:
-        app = _commands()
-    except ImportError as error:
-        _end(
-            f"The files of Ulak in {_ROOT} are not whole ({error}): another program may have been installed over them. "
-            "Install Ulak into an environment of its own.",
-            _FAILED,
-        )
+    app = _commands()
     app(prog_name="ulak")
 
 
 def _commands() -> Callable[..., None]:
     """All commands, imported after the settings were found to be right."""
-    from ulak.core.settings import (  # noqa: PLC0415 - as said above
-        SettingsError,
-        load_settings,
-        remove_libpq_variables,
-        set_foreign_variables_aside,
-    )
-
     set_foreign_variables_aside()
     try:
         if load_settings().database_url is None:
@@ -54,22 +36,6 @@ def _commands() -> Callable[..., None]:
     from ulak.cli.commands import app  # noqa: PLC0415 - as said above
 
     return app
-
-
-def shadowed_module() -> str | None:
-    """A sentence that names the first of our packages that Python would import from elsewhere; None where all is well.
-
-    Other programs have packages of these names, too: in the working directory, on `PYTHONPATH`, in site-packages.
-    """
-    for name in _PACKAGES:
-        spec = importlib.util.find_spec(name)
-        origin = None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
-        if origin is None or not Path(origin).resolve().is_relative_to(_ROOT / name):
-            return (
-                f"The package {name} of Ulak in {_ROOT} is hidden by another one ({origin or 'nothing is found'}): "
-                "install Ulak into an environment of its own, start it with the program `ulak`, and unset PYTHONPATH."
-            )
-    return None
 
 
 def _write_everywhere() -> None:

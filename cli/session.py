@@ -20,7 +20,8 @@ from ulak.models.events import Action, Actor, Event, Kind, Via
 from ulak.tasks.base import publish
 from ulak.tasks.messages import Message
 from ulak.tasks.runtime import Runtime, person_key
-from ulak.workers.connections import NothingRunningError, app_for, engine_for, runtime_for
+from ulak.workers.connections import NothingRunningError, engine_for, runtime_for
+from ulak.workers.publishing import app_for
 from ulak.workers.recording import Recorder
 
 DONE, FAILED, WRONG_USAGE, TIMED_OUT = 0, 1, 2, 3

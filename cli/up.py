@@ -312,7 +312,7 @@ def _child(
     name: str, arguments: tuple[str, ...], env: dict[str, str], *, tier: int, grace_seconds: float = 12.0
 ) -> ChildSpec:
     """A child that is one of our own commands."""
-    # -P: the working directory may hold packages that are called as ours are.
+    # -P: the working directory may hold modules that are called as those of a library are.
     argv = (sys.executable, "-P", "-m", "ulak.cli.main", *arguments)
     return ChildSpec(
         name=name, argv=argv, env=env, inherit_env=False, tier=tier, grace_seconds=grace_seconds, announces=True

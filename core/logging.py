@@ -42,8 +42,11 @@ QUIET_LOGGERS: Final = (
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger for `log.info("noun.verb", field=value)`; usable before `configure_logging`."""
-    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    """A logger for `log.info("noun.verb", field=value)`; usable before `configure_logging`.
+
+    `name`: of the module; the lines have it without `ulak.`, as people filter by it.
+    """
+    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name.removeprefix("ulak."))
     return logger
 
 

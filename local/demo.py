@@ -3,7 +3,6 @@
 The sandbox is another program: it is reached over its control address only, and hands out what a sender would know.
 """
 
-import importlib.util
 import json
 import os
 import sys
@@ -51,11 +50,6 @@ class SandboxRun:
     @classmethod
     def choose(cls, home: Path, first_port: int | None = None) -> "SandboxRun":
         """Six free ports: `first_port` and those after it; unset: from the usual one on."""
-        if importlib.util.find_spec("ulak.sandbox") is None:
-            raise SandboxError(
-                "There is no accounts.toml here, and the sandbox is not part of this installation: write accounts.toml "
-                "(docs/reference/configuration.md), name it with ULAK_ACCOUNTS, or start with --no-sandbox."
-            )
         folder = home / "sandbox"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         control = choose_port(first_port, FIRST_PORT, LOOPBACK)

@@ -64,8 +64,8 @@ def make_engine(
     Every session speaks UTC, gives up on a statement after `statement_timeout_seconds` (0: never), is ended by the
     server after `idle_in_transaction_seconds` without a statement in an open transaction, and notices a dead network
     within six times `connect_timeout_seconds`. Connections are at most a minute old, and one that turns out to be
-    unavailable (`ulak.models.availability`) is closed with all others. No error of this engine shows parameters or values
-    of rows.
+    unavailable (`ulak.models.availability`) is closed with all others. No error of this engine shows parameters or
+    values of rows.
 
     `prepares`: keep the plans of statements that a connection runs again and again in `retry_transaction`, through
     migrations that come between, and do not scan tables for them. Not in sessions that a pooler lends to several

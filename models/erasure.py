@@ -7,8 +7,8 @@ are judged. Orders keep their counts: they name nobody. Sealed quarantine entrie
 are gone after 14 days; their fingerprints are keyed.
 
 What stays of the person is a keyed hash, with the time of the erasure: in the list of erased people
-(`ulak.models.suppression`) and in the record of who erased whom (`ulak.models.events`). Numbers are few enough to be tried one by
-one, so no hash stays that can be computed without the key, which is not in the database.
+(`ulak.models.suppression`) and in the record of who erased whom (`ulak.models.events`). Numbers are few enough to be
+tried one by one, so no hash stays that can be computed without the key, which is not in the database.
 
 A provider goes on reporting what was sent before. Whatever way such a report comes in, it counts as received and is not
 stored. Messages that are sent to the person after the erasure are stored like any other.

@@ -84,8 +84,8 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class PlainReport(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """A report of a poll whose adapter has made the facts itself, because every value is storable as it is.
 
-    It has the fields of the `DeliveryReport` with the same content (`in_full`), of which `ulak.models.merge.normalise` makes
-    the same facts. The facts are stored without a copy, so a field is derived from them only where it is read.
+    It has the fields of the `DeliveryReport` with the same content (`in_full`), of which `ulak.models.merge.normalise`
+    makes the same facts. The facts are stored without a copy, so a field is derived from them only where it is read.
     """
 
     granularity: Granularity
@@ -286,7 +286,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalkedPage:
-    """One page of a list window as a poll has read it: what `ulak.providers.adapter.SweepPage` says, and the keys seen."""
+    """A page of a list window as a poll has read it: `ulak.providers.adapter.SweepPage`, and the keys seen."""
 
     round: int
     """The attempt that read it, from 1."""

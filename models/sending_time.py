@@ -1,9 +1,9 @@
 """`message_time`: when a message was sent, as well as anybody knows; the one time that reports group and filter by.
 
 It is the row's own `sent_at`, otherwise that of its order, otherwise when it was first seen. The writer of statuses
-(`ulak.models.deliveries`) computes it with the SQL below in the statement that writes the row, so of an open row it always
-follows from what has been reported so far, in whatever order that came. It is fixed once the row is final: what was
-reported up to then decides, and a later report no longer moves the row to another day. Within the transaction that
+(`ulak.models.deliveries`) computes it with the SQL below in the statement that writes the row, so of an open row it
+always follows from what has been reported so far, in whatever order that came. It is fixed once the row is final: what
+was reported up to then decides, and a later report no longer moves the row to another day. Within the transaction that
 inserts a row it may still move, and a report that opens the row again has it follow the reports again.
 """
 

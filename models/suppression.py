@@ -139,7 +139,7 @@ class Listed:
 
 NOBODY: Final = Listed()
 KEYED: Final = frozenset({Granularity.MESSAGE.value, Granularity.CONVERSATION.value})
-"""Kinds of ids that are keys of deliveries, which may hold a number (`ulak.models.references`). An order's names nobody."""
+"""Kinds of ids that are keys of deliveries and may hold a number (`ulak.models.references`). An order names nobody."""
 
 
 def _day_of(conversation: str) -> datetime | None:

@@ -314,7 +314,8 @@ Index(
 )
 Index("ix_tracked_ids_recipient", tracked_ids.c.recipient)
 Index("ix_tracked_ids_client_ref", tracked_ids.c.client_ref)
-# Whether an account has references by key (`ulak.models.references`): asked with every provider call that stores something.
+# Whether an account has references by key (`ulak.models.references`): asked with every provider call that stores
+# something.
 Index(
     "ix_tracked_ids_references",
     tracked_ids.c.account_id,
@@ -598,8 +599,8 @@ Index("ix_events_account", events.c.account_id, events.c.id)
 Index("ix_events_person", events.c.person, events.c.id, postgresql_where=events.c.person.is_not(None))
 Index("ix_events_delivery", events.c.delivery_id, events.c.id, postgresql_where=events.c.delivery_id.is_not(None))
 
-# Erased people, as keyed hashes of each spelling (`ulak.models.suppression`). `version` is the same for all that one erasure
-# wrote; `key_check` tells which key they were made with.
+# Erased people, as keyed hashes of each spelling (`ulak.models.suppression`). `version` is the same for all that one
+# erasure wrote; `key_check` tells which key they were made with.
 suppressions = Table(
     "suppressions",
     metadata,

@@ -6,7 +6,7 @@
       └──────────────────────────────────────success─────────────────────────────────────────┘
 
 A pure function over the columns of the account's row, which all workers share; it is called under the row's lock.
-Whether a call may be made (any while closed, one probe once the wait is over) is for `ulak.models.ledger.limiter` to say.
+Whether a call may be made (any while closed, one probe once the wait is over) is for `ulak.models.ledger.deciding`.
 Only soon-errors (the network, a 5xx, a time-out) count as failures: a provider that refuses a key is not down.
 """
 

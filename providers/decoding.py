@@ -179,7 +179,7 @@ def load_json(body: bytes) -> Any:
     """The JSON value of a whole answer (UTF-8, a byte order mark is tolerated).
 
     Raises `AnswerNotUnderstood` with the bytes for anything else: no JSON, another encoding, NaN or an infinite number,
-    deeper than `MAX_DEPTH`, or more values than `ulak.providers.structure` allows, which are counted before any is built.
+    deeper than `MAX_DEPTH`, or more values than `ulak.providers.structure` allows, counted before any is built.
     """
     check_values(body, count_short=False)
     try:

@@ -2,8 +2,8 @@
 
 Exactly one request per permit: no redirect, no retry, no cookie, no proxy, certificate or password from the
 environment. The door drives httpx's transport without its `Client`, which adds just these. Every fault of the network
-comes back as an error of `ulak.providers.errors` whose sentence holds no URL: Vairo's key stands in the query, Organik's in
-the path.
+comes back as an error of `ulak.providers.errors` whose sentence holds no URL: Vairo's key stands in the query,
+Organik's in the path.
 """
 
 import logging

@@ -45,7 +45,7 @@ _FLOOR = 1e-12
 
 
 def edge(seconds: float) -> int:
-    """The index of the edge nearest to an age, by ratio; 0 for less than half a second (in SQL: `ulak.models.latencies`)."""
+    """The index of the edge nearest to an age, by ratio; 0 below half a second (in SQL: `ulak.models.latencies`)."""
     if seconds < 0.5:  # noqa: PLR2004 - half of the first cell
         return 0
     return min(END - 1, max(1, round(PER_DECADE * math.log10(seconds)) + 1))

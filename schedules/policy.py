@@ -6,8 +6,8 @@ moments t_1 < t_2 < … after sending. Validity cuts them off: one moment lies r
 strictly ahead. So an id that was looked at late, twice or never goes on where its age says; no counter can be lost.
 Only after an incomplete answer does a check come sooner (`check_again`).
 
-Where an account has learned how long its messages take, the ages of `ulak.schedules.poll_times` take the place of the waits;
-all else stays as it is.
+Where an account has learned how long its messages take, the ages of `ulak.schedules.poll_times` take the place of the
+waits; all else stays as it is.
 """
 
 import math

@@ -1,7 +1,7 @@
 """What a call costs while the rate limit binds: pure functions that set the one price per call.
 
-The price is the multiplier of the limit (`ulak.schedules.poll_times`): the lowest at which the messages sent cost no more
-calls than the limit has. How much a schedule really asks for is never quite what the distribution says, so the
+The price is the multiplier of the limit (`ulak.schedules.poll_times`): the lowest at which the messages sent cost no
+more calls than the limit has. How much a schedule really asks for is never quite what the distribution says, so the
 part of the limit that is planned for (`share`) follows the slots really used: it grows while slots stay unused, and
 shrinks while due work waits longer than `WAITING_SECONDS`. A little is always kept waiting, so that no slot is lost.
 """

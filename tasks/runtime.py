@@ -159,7 +159,7 @@ def adapter_of(row: Record) -> Adapter:
 
 
 def seal_key(settings: Settings) -> bytes:
-    """What seals the quarantine, in the form of `ulak.models.quarantine`: of the configured file, or generated in the home.
+    """What seals the quarantine, in the form of `ulak.models.quarantine`: the configured file, else the home's own.
 
     `CredentialError` where the file holds anything else than keys.
     """

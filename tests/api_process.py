@@ -16,7 +16,6 @@ from typing import Self
 import psutil
 from free_ports import reserve_port
 
-ROOT = Path(__file__).parents[1]
 MIB = 1024 * 1024
 
 
@@ -81,7 +80,6 @@ def own_process(
         "ULAK_HOME": str(folder / "home"),
         "ULAK_DATABASE_URL": database,
         "ULAK_LOG": "json",
-        "PYTHONPATH": str(ROOT),
     }
     log = folder / f"{command[0]}.log"
     with log.open("wb") as output:

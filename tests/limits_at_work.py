@@ -188,7 +188,6 @@ class Scene:
         url = self.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
         return {
             **kept,
-            "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "ignore",
             "ULAK_HOME": str(self.folder / "home"),
             "ULAK_DATABASE_URL": url,

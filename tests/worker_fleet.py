@@ -38,13 +38,14 @@ class Fleet:
             "ULAK_LOG": "json",
         }
 
-    def start(self, name: str, *, checkout: Path = ROOT) -> None:
-        """A worker of that name, or `beat`, of this checkout or another."""
+    def start(self, name: str, *, previous: Path | None = None) -> None:
+        """A worker of that name, or `beat`; of this version, or of the previous one, whose checkout is given."""
+        module, path = ("workers.cli.main", {"PYTHONPATH": str(previous)}) if previous else ("ulak.cli.main", {})
         command = ["beat"] if name == "beat" else ["worker", "--name", name, "--threads", "8"]
         with (self.folder / f"{name}.log").open("ab") as output:
             self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", "ulak.cli.main", *command],
-                env={**self.env, "PYTHONPATH": str(checkout)},
+                [sys.executable, "-m", module, *command],
+                env={**self.env, **path},
                 cwd=self.folder,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -1,7 +1,6 @@
 """Which database and which Redis the commands of this process talk to."""
 
 import os
-from typing import Any
 
 from pydantic import SecretStr
 from sqlalchemy import Engine
@@ -52,14 +51,6 @@ def runtime_for(settings: Settings, *, threads: int = 1, application_name: str =
     """A runtime for this process's steps, on the database that `database_url` finds."""
     known = settings.model_copy(update={"database_url": SecretStr(database_url(settings))})
     return build_runtime(known, threads=threads, application_name=application_name)
-
-
-def app_for(settings: Settings) -> Any:
-    """A Celery app that publishes to the Redis that `redis_url` finds."""
-    # Importing the app reads the environment and costs half a second, which most commands need not pay.
-    from ulak.workers.app import make_app  # noqa: PLC0415
-
-    return make_app(settings.model_copy(update={"redis_url": SecretStr(redis_url(settings))}))
 
 
 def paces() -> dict[str, ProviderPace]:

@@ -1,6 +1,7 @@
 """A worker says every few seconds that it makes fetches, and with how many threads: see `ulak.models.ledger.sharing`.
 
-It looks at the database's clock as often, so that a step is noticed where no call is made: see `ulak.tasks.steps.clocks`.
+It looks at the database's clock as often, so that a step is noticed where no call is made
+(`ulak.tasks.steps.clocks`).
 """
 
 from threading import Event, Thread

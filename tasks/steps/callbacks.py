@@ -194,7 +194,7 @@ def reject(runtime: Runtime, row: RowMapping, kind: Rejection) -> None:
 def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
     """Store a body that is known to be the provider's (a push that was authorised, a reply that the sender had).
 
-    Raises `BodyRefusedError`, or an error of `ulak.providers.errors` where the adapter takes no such body; both are counted.
+    Raises `BodyRefusedError`, or an error of `ulak.providers.errors` where the adapter takes no such body; both count.
     `NoRoomError` where too many large bodies are being stored already.
     """
     # What a packed body becomes is not known yet.

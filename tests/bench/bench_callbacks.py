@@ -13,7 +13,6 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Callable
-from pathlib import Path
 from socket import create_server
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -24,13 +23,10 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine, make_url, text
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT)]
-
-from ulak.models.accounts import apply  # noqa: E402 -- found through the path above
-from ulak.models.database import make_engine, transaction  # noqa: E402
-from ulak.models.schema import migrate  # noqa: E402
-from ulak.providers.accounts import parse_accounts  # noqa: E402
+from ulak.models.accounts import apply
+from ulak.models.database import make_engine, transaction
+from ulak.models.schema import migrate
+from ulak.providers.accounts import parse_accounts
 
 ACCOUNT = """
 [[account]]
@@ -112,7 +108,7 @@ def start_api(url: str, home: str) -> tuple["subprocess.Popen[bytes]", int]:
     with create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     settings = {"ULAK_DATABASE_URL": url, "ULAK_HOME": home, "ULAK_API_PORT": str(port), "ULAK_LOG": "json"}
-    env = {**os.environ, **settings, **CREDENTIALS, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, **settings, **CREDENTIALS}
     command = [sys.executable, "-m", "ulak.cli.main", "api"]
     return subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL), port
 

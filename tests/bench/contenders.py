@@ -26,7 +26,7 @@ from ulak.core.settings import Settings
 from ulak.models.ledger.planning import NewFetch
 from ulak.tasks.base import publish
 from ulak.tasks.messages import dispatch_account
-from ulak.workers.connections import app_for
+from ulak.workers.publishing import app_for
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -179,7 +179,6 @@ def run_process(argv: Sequence[str], env: Mapping[str, str], **options: Any) -> 
 def start_ulak(url: str, base_url: str, redis_url: str, folder: Path) -> Iterator[list[Ulak]]:
     """One worker, and a contender for each number of accounts; all in one table."""
     settings = {
-        "PYTHONPATH": str(ROOT),
         "ULAK_HOME": str(folder / "home"),
         "ULAK_DATABASE_URL": url_of(url, "bench_pipeline_ulak"),
         "ULAK_REDIS_URL": redis_url,

@@ -52,7 +52,6 @@ def worker_processes(
     """Workers and a beat that ticks every second; ended at the end. `program`: what is run in the place of `ulak`."""
     env = {
         **{name: value for name, value in os.environ.items() if not name.startswith("ULAK_")},
-        "PYTHONPATH": str(ROOT),
         "ULAK_HOME": str(folder / "home"),
         "ULAK_DATABASE_URL": database_url,
         "ULAK_REDIS_URL": redis_url,

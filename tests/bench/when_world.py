@@ -1,10 +1,11 @@
 """A provider, its messages and one account in virtual time, driven by the production functions.
 
-Real: when an id is checked first and next (`ulak.schedules.policy`), what is learned (`ulak.schedules.learning`), the schedule
-(`ulak.schedules.poll_times`), the price (`ulak.schedules.pricing`), and how many calls a plan holds (`ulak.tasks.steps.due_ids`).
+Real: when an id is checked first and next (`ulak.schedules.policy`), what is learned (`ulak.schedules.learning`), the
+schedule (`ulak.schedules.poll_times`), the price (`ulak.schedules.pricing`), and how many calls a plan holds
+(`ulak.tasks.steps.due_ids`).
 
-Made again here, since production has them as SQL: which due id goes first (`ulak.models.tracked`), and the formula of the
-limiter: a slot is used again `per_seconds` after its request was answered.
+Made again here, since production has them as SQL: which due id goes first (`ulak.models.tracked`), and the formula of
+the limiter: a slot is used again `per_seconds` after its request was answered.
 """
 
 import heapq

@@ -1,4 +1,4 @@
-"""`ulak worker` with rules of `ulak.models.ledger.sharing` switched off: `python without_rules.py RULE worker --name …`.
+"""`ulak worker` without rules of `ulak.models.ledger.sharing`: `python without_rules.py RULE worker --name …`.
 
 RULE: `even` (the even part while others wait), `patience` (half of the threads for the slow), `yielding` (a slow
 account gives way after its answer), `all`. The production code knows nothing of this.
@@ -6,9 +6,6 @@ account gives way after its answer), `all`. The production code knows nothing of
 
 import sys
 from dataclasses import replace
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ulak.cli.main import main
 from ulak.models.ledger import sharing

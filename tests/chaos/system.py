@@ -256,7 +256,6 @@ class System:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ULAK_", "CHAOS_"))}
         return {
             **kept,
-            "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "ignore",
             "ULAK_HOME": str(self.home),
             "ULAK_DATABASE_URL": _through(self.postgres.url, self.to_postgres),

@@ -91,7 +91,7 @@ def test_a_rolling_upgrade_loses_and_repeats_nothing(
     )
     try:
         for name in ("beat", "old-1", "old-2"):
-            fleet.start(name, checkout=previous_version)
+            fleet.start(name, previous=previous_version)
         for name in ("old-1", "old-2"):
             fleet.wait_ready(name)
         until(lambda: len(sandbox.log()) > 10, seconds=90, what="calls of the previous version")
@@ -101,10 +101,10 @@ def test_a_rolling_upgrade_loses_and_repeats_nothing(
         fleet.start("new-1")
         fleet.wait_ready("new-1")
         before = {name: stored(fleet, name) for name in ("old-2", "new-1")}
-        for beat in (ROOT, previous_version, ROOT):
+        for beat in (None, previous_version, None):
             wait_for_calls(sandbox, 15)
             fleet.stop("beat")
-            fleet.start("beat", checkout=beat)
+            fleet.start("beat", previous=beat)
         until(
             lambda: all(stored(fleet, name) > many + 5 for name, many in before.items()),
             seconds=90,

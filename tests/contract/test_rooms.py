@@ -1,8 +1,10 @@
-"""What import-linter cannot see: no provider's name outside its room, empty `__init__.py`, every queue consumed."""
+"""What import-linter cannot see: names in texts, no provider's name outside its room, empty `__init__.py`, queues."""
 
 import ast
 import inspect
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +15,8 @@ from ulak.core import names
 from ulak.providers.registry import ADAPTERS
 
 HOME = Path(__file__).parents[2]
-ROOMS = ("workers", "tasks", "schedules", "providers", "models", "core", "sandbox")
-ROOMS_WITHOUT_PROVIDERS = ("workers", "tasks", "schedules", "models", "core")
+ROOMS = tuple(sorted(path.parent.name for path in HOME.glob("*/__init__.py")))
+ROOMS_WITHOUT_PROVIDERS = tuple(room for room in ROOMS if room not in {"providers", "sandbox"})
 PROVIDER = re.compile(rf"(?<![a-z])(?:{'|'.join(ADAPTERS)})(?![a-z])", re.IGNORECASE)
 
 
@@ -65,6 +67,65 @@ def test_no_providers_name_appears_outside_its_room() -> None:
         f"{path.relative_to(HOME)}:{line}": text
         for path in sources(*ROOMS_WITHOUT_PROVIDERS)
         for line, text in mentions(path.read_text(encoding="utf-8"))
+    }
+    assert found == {}
+
+
+ROOM = "|".join(ROOMS)
+DOTTED = re.compile(rf"(?<![\w./-])({ROOM})\.([a-z_]\w*)")
+STARTED = re.compile(rf"-m(?:[\"'],)? [\"']?(?:{ROOM})\b(?!\.\w*\()")
+OF_THE_PREVIOUS_VERSION = {"tests/chaos/test_previous_version.py", "tests/worker_fleet.py"}
+"""They start its processes, whose packages had no common name."""
+
+
+def texts(source: str) -> Iterator[str]:
+    """Comments and strings: an attribute of a variable called `tasks` is no module."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.NAME:
+            yield token.string
+
+
+def bare_names(source: str, *, is_python: bool) -> list[str]:
+    """Modules of ours that are named without `ulak.`, and programs that are started so."""
+    found = [
+        match.group()
+        for text in (texts(source) if is_python else [source])
+        for match in DOTTED.finditer(text)
+        if list((HOME / match[1]).glob(f"{match[2]}.py")) or (HOME / match[1] / match[2] / "__init__.py").exists()
+    ]
+    return found + STARTED.findall(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("'core.settings'", 1),
+        ("# see `models.ledger.taking`", 1),
+        ("f'providers.http is {x}'", 1),
+        ("run('-m', 'sandbox')", 1),
+        ("'python -m sandbox'", 1),
+        ("'ulak.core.settings, ulak.models.ledger'", 0),
+        ("'providers.env, workers.name'", 0),
+        ("tasks.base", 0),
+        ("run('-m', 'ulak.sandbox')", 0),
+    ],
+)
+def test_the_search_finds_bare_names_in_texts(source: str, count: int) -> None:
+    """In code, Ruff's TID251 finds them."""
+    assert len(bare_names(source, is_python=True)) == count
+
+
+def test_every_text_names_our_modules_as_they_are_imported() -> None:
+    """Started or patched as `core.…` a module would be a second copy, which only the checkout has."""
+    folders = [HOME / name for name in (*ROOMS, "tests", "deploy", "docs", ".ci")]
+    paths = [path for folder in folders for path in folder.rglob("*") if path.suffix in {".py", ".md", ".yaml", ".yml"}]
+    paths += [path for path in HOME.iterdir() if path.suffix in {".md", ".toml"} and path.name != "CHANGELOG.md"]
+    kept = OF_THE_PREVIOUS_VERSION | {str(Path(__file__).relative_to(HOME))}
+    found = {
+        name: bare
+        for path in [*paths, HOME / "Makefile", HOME / "deploy" / "Dockerfile"]
+        if (name := str(path.relative_to(HOME))) not in kept
+        if (bare := bare_names(path.read_text(encoding="utf-8"), is_python=path.suffix == ".py"))
     }
     assert found == {}
 

@@ -43,7 +43,7 @@ STRANGERS = {
     "ALL_PROXY": "socks5://127.0.0.1:9",
 }
 """Variables of other programs, and of Services in Kubernetes: none may have an effect."""
-MODULES = ("core/__init__.py", "tasks/__init__.py", "models.py", "providers.py", "workers.py", "flowerconfig.py")
+MODULES = ("core/__init__.py", "tasks/__init__.py", "cli/__init__.py", "models.py", "api.py", "flowerconfig.py")
 """Files that any project may have, in the folder that `ulak up` is started in."""
 
 
@@ -65,7 +65,7 @@ class RunningUlak:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ulak.cli.main", "up", *arguments],
                 cwd=folder,
-                env={**kept, **STRANGERS, "PYTHONPATH": str(ROOT), **own, **(env or {})},
+                env={**kept, **STRANGERS, **own, **(env or {})},
                 stderr=output,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,

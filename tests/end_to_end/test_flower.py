@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from free_ports import reserve_port
-from running import ROOT, RunningUlak, ask, running
+from running import RunningUlak, ask, running
 from sqlalchemy import text
 
 from ulak.local.embedded.postgres import PostgresServer
@@ -207,7 +207,7 @@ def environment(ulak: RunningUlak) -> dict[str, str]:
         "ULAK_REDIS_URL": ValkeyServer(ulak.home).running_url() or "",
         "ULAK_DATABASE_URL": PostgresServer(ulak.home).running_url() or "",
     }
-    return {**os.environ, **servers, "ULAK_HOME": str(ulak.home), "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **servers, "ULAK_HOME": str(ulak.home)}
 
 
 def run(ulak: RunningUlak, *words: str) -> str:

@@ -35,9 +35,9 @@ def fleet(api: Api, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
     running.end()
 
 
-def printed(fleet: Fleet, *words: str, path: str = "") -> str:
+def printed(fleet: Fleet, *words: str) -> str:
     """The id that a program prints, which has the broker's address."""
-    env = {**fleet.env, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"}
+    env = {**fleet.env, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
         [sys.executable, *words], env=env, cwd=fleet.folder, capture_output=True, timeout=60, check=True
     )
@@ -50,8 +50,8 @@ def test_every_program_of_the_page_starts_a_poll_and_finds_it(fleet: Fleet, api:
     assert "ulak" not in re.sub(r"ULAK_REDIS_URL|\bulak\.|ulak = |Ulak|\"ulak:\"", "", ALONE)
     ids = [
         printed(fleet, "-c", ALONE),
-        printed(fleet, "-m", "celery", *shlex.split(CALL), path=str(ROOT)),
-        printed(fleet, "-c", INSTALLED, path=str(ROOT)),
+        printed(fleet, "-m", "celery", *shlex.split(CALL)),
+        printed(fleet, "-c", INSTALLED),
         printed(fleet, "-c", ALONE.replace('args=["marka-sms"]', 'kwargs={"account_id": "marka-sms"}')),
     ]
 

@@ -261,7 +261,7 @@ def test_celerys_own_command_line_without_a_server_says_what_to_do(tmp_path: Pat
     done = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "ulak.workers.app", "call", "poll.account"],
         cwd=tmp_path,
-        env={**kept, "PYTHONPATH": str(ROOT)},
+        env=kept,
         capture_output=True,
         text=True,
         check=False,

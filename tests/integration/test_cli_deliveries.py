@@ -30,7 +30,6 @@ from ulak.tasks.runtime import seal_key
 
 __all__ = ["ulak"]
 
-ROOT = Path(__file__).parents[2]
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 NUMBER = "+905301234567"
 
@@ -543,8 +542,7 @@ def at_a_terminal(answer: bytes, *words: str) -> tuple[int, str]:
     """The exit code of `ulak` with these words in a terminal in which a person answers so, and what it showed."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "ulak.cli.main", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         os.write(ours, answer)
         said = b""

@@ -112,15 +112,15 @@ def python(request: pytest.FixtureRequest) -> Iterator[Python]:
     """This user, and an ordinary one when this one is root (else both are the same)."""
     packages = Path(sysconfig.get_path("purelib"))
     if request.param == "me" or os.geteuid() != 0:
-        yield Python(Path(sys.executable), (ROOT,), None)
+        yield Python(Path(sys.executable), (), None)
         return
     with tempfile.TemporaryDirectory(prefix="ulak-python-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         base = _reachable(Path(sys.base_prefix), folder / "python")
         code = folder / "code"
-        for part in ("core", "workers"):
-            shutil.copytree(ROOT / part, code / part)
+        for part in ("core", "local"):
+            shutil.copytree(ROOT / part, code / "ulak" / part)
         program = base / "bin" / Path(sys.executable).resolve().name
         library = base / "lib"
         yield Python(program, (code, _reachable(packages, folder / "packages")), 65_534, library)

@@ -23,7 +23,6 @@ from ulak.models.deliveries import upsert
 from ulak.models.report import DeliveryReport
 from ulak.models.vocabulary import Granularity, Status
 
-ROOT = Path(__file__).parents[2]
 Ran = subprocess.CompletedProcess[bytes]
 Ulak = Callable[..., Ran]
 
@@ -42,7 +41,7 @@ def ulak(tmp_path: Path) -> Ulak:
         return subprocess.run(
             [sys.executable, "-P", "-m", "ulak.cli.main", *words],
             cwd=tmp_path,
-            env={**kept, "PYTHONPATH": str(ROOT), "ULAK_DATABASE_URL": database, "ULAK_HOME": str(tmp_path), **env},
+            env={**kept, "ULAK_DATABASE_URL": database, "ULAK_HOME": str(tmp_path), **env},
             capture_output=True,
             check=False,
             timeout=240,
@@ -209,7 +208,7 @@ def test_a_full_disk_behind_stdout_is_told(ulak: Ulak, turkish: Engine) -> None:
     with Path("/dev/full").open("wb") as full:
         ran = subprocess.run(
             [sys.executable, "-P", "-m", "ulak.cli.main", "deliveries", "--account", "kampanya", "--format", "json"],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "ULAK_DATABASE_URL": address(turkish)},
+            env={**os.environ, "ULAK_DATABASE_URL": address(turkish)},
             stdout=full,
             stderr=subprocess.PIPE,
             check=False,
@@ -252,7 +251,6 @@ def test_only_trusted_proxies_say_who_calls(
     port = reserve_port()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     ours = {
-        "PYTHONPATH": str(ROOT),
         "ULAK_DATABASE_URL": address(migrated_database),
         "ULAK_REDIS_URL": "redis://127.0.0.1:1/0",
         "ULAK_HOME": str(tmp_path),

@@ -56,13 +56,13 @@ def output() -> Output:
 
 
 def test_a_line_is_an_event_with_fields(output: Output) -> None:
-    """Constant name, level, logger, process, bound context and the fields of the call."""
+    """Constant name, level, logger (without `ulak.`), process, bound context and the fields of the call."""
     bind_context(account="marka-sms", poll=7)
-    get_logger("ulak.tasks.fetches").info("fetch.stored", new=3)
+    get_logger("ulak.tasks.example").info("fetch.stored", new=3)
     assert output.only() == {
         "event": "fetch.stored",
         "level": "info",
-        "logger": "ulak.tasks.fetches",
+        "logger": "tasks.example",
         "process": "worker",
         "account": "marka-sms",
         "poll": 7,

@@ -221,7 +221,7 @@ def test_the_lifeline_is_a_number_or_nothing(
 def test_core_knows_nothing_of_the_business() -> None:
     """Importing all of core brings in neither the database layer nor Celery nor the HTTP door."""
     script = (
-        "import sys, ulak.core.settings, ulak.core.clock, ulak.core.logging, ulak.core.redaction, ulak.core.redis, ulak.core.names;"
+        "import sys; from ulak.core import settings, clock, logging, redaction, redis, names;"
         "print([m for m in ('sqlalchemy', 'celery', 'httpx', 'psycopg') if m in sys.modules])"
     )
     root = Path(__file__).parents[2]
