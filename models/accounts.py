@@ -180,8 +180,8 @@ def apply(
     has learned, its pause, breaker and watermark stay, except that new credentials or a new address end an automatic
     pause. Processes that apply at the same time take turns.
 
-    `person_key` gives the key of new accounts with hashed recipients (`ulak.core.settings.CredentialError` where there is
-    none); without it they are refused.
+    `person_key` gives the key of new accounts with hashed recipients (`ulak.core.settings.CredentialError` where there
+    is none); without it they are refused.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     wanted = {spec.id: spec for spec in specs}
@@ -287,8 +287,8 @@ def _refuse_clashes(
 def _check_of(connection: Connection, stored: Iterable[AccountRecord], key: bytes) -> bytes:
     """The check of this key, which must be that of all other accounts and of the list of erased people.
 
-    Raises `ulak.core.settings.CredentialError`: a key that was generated a moment ago, in the home of a process that has not
-    been given the right one, would keep every other process from the account.
+    Raises `ulak.core.settings.CredentialError`: a key that was generated a moment ago, in the home of a process that
+    has not been given the right one, would keep every other process from the account.
     """
     for record in stored:
         if record.recipients_key is not None:

@@ -1,4 +1,4 @@
-"""How fresh final reports were (`ulak.models.objectives` says what that means): counted by upkeep, kept as running totals.
+"""How fresh final reports were (see `ulak.models.objectives`): counted by upkeep, kept as running totals.
 
 No call pays for it. Once a minute upkeep reads the rows that changed since it last did, and adds one row for each
 account of which something became final. What happened in a window is the difference of two rows, so the totals can be
@@ -59,8 +59,9 @@ _GO_ON = text("""
     UPDATE freshness_read SET through = :until, from_transaction = next_transaction, next_transaction = :horizon
 """)
 _OBJECTIVES = text("SELECT id, objective FROM accounts WHERE objective IS NOT NULL")
-# Facts that are null are those of the row (`ulak.models.history`). Each check overwrites `checked_before_at`: it bounds the
-# moment only where that check was before the request that found the delivery final.
+
+# Facts that are null are those of the row (`ulak.models.history`). Each check overwrites `checked_before_at`: it bounds
+# the moment only where that check was before the request that found the delivery final.
 _COUNT = text(f"""
     INSERT INTO freshness (account_id, at, total, good, seconds, buckets)
     WITH told AS (

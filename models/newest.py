@@ -79,7 +79,8 @@ class Newest:
 
 
 _TABLE = delivery_status.c
-# Rows of before the column get their time within the hour (`ulak.models.sending_time`); identifiers find them before that.
+# Rows of before the column get their time within the hour (`ulak.models.sending_time`); identifiers find them before
+# that.
 _TIME: Final = func.coalesce(_TABLE.message_time, _TABLE.first_seen_at)
 
 

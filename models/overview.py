@@ -113,8 +113,8 @@ _WORK = text("""
 def overview(connection: Connection, account: str | None = None) -> list[AccountOverview]:
     """How every account stands (or the one named; empty where it does not exist), in the order of their ids.
 
-    Seven statements, whatever the number of accounts. Deliveries are counted already (`ulak.models.statistics`), all others
-    read open rows by partial indexes.
+    Seven statements, whatever the number of accounts. Deliveries are counted already (`ulak.models.statistics`), all
+    others read open rows by partial indexes.
     """
     rows = connection.execute(_ACCOUNTS, {"account": account}).mappings().all()
     ids = {"ids": [row["id"] for row in rows]}

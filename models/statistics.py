@@ -1,7 +1,7 @@
 """Exact counts of deliveries: by account, local day, status, reason and number range; by the hour for 14 days.
 
-They are kept with every change (`ulak.models.tally`), so reading them costs the same however many deliveries are stored: no
-function here reads the delivery table. Each is one statement and sees what is committed when it begins.
+They are kept with every change (`ulak.models.tally`), so reading them costs the same however many deliveries are
+stored: no function here reads the delivery table. Each is one statement and sees what is committed when it begins.
 
 Past figures stay when a person is erased: `count_days` and `count_hours` count erased messages, `stored` does not.
 """

@@ -446,9 +446,9 @@ observations = Table(
     _one_of("source", [word.value for word in Source]),
 )
 
-# The statistics (`ulak.models.tally`, `ulak.models.statistics`). What every change of the delivery table changes in the counts is
-# appended: no key, no index, so that it costs little and nobody waits. The columns of 8 bytes come first, which saves
-# their padding. `was_…` is set where messages have only changed their state.
+# The statistics (`ulak.models.tally`, `ulak.models.statistics`). What every change of the delivery table changes in the
+# counts is appended: no key, no index, so that it costs little and nobody waits. The columns of 8 bytes come first,
+# which saves their padding. `was_…` is set where messages have only changed their state.
 statistics_deltas = Table(
     "statistics_deltas",
     metadata,
@@ -633,8 +633,8 @@ heartbeats = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
-# What is wrong now, or was until a moment ago (`ulak.models.problems`): one row for each problem that receivers know of, or
-# will know of if it stays.
+# What is wrong now, or was until a moment ago (`ulak.models.problems`): one row for each problem that receivers know
+# of, or will know of if it stays.
 problems = Table(
     "problems",
     metadata,
@@ -651,8 +651,8 @@ problems = Table(
     Column("absent_since", _TIME),
 )
 
-# Messages about problems, one row for each receiver (`ulak.models.notifications`). `items`: what it says; fixed once it has
-# been attempted.
+# Messages about problems, one row for each receiver (`ulak.models.notifications`). `items`: what it says; fixed once it
+# has been attempted.
 notifications = Table(
     "notifications",
     metadata,

@@ -66,8 +66,9 @@ def due_ids(
 ) -> Sequence[RowMapping]:
     """Open ids whose check is due and that no fetch holds: young ones first, but for what is long due.
 
-    `due_since` ahead of the clock: the check may wait until a batch is worth a call (`ulak.models.latencies.DUE_SINCE`).
-    `half_ages`, in seconds by kind: of those that may wait, the never checked ones from this age on.
+    `due_since` ahead of the clock: the check may wait until a batch is worth a call
+    (`ulak.models.latencies.DUE_SINCE`). `half_ages`, in seconds by kind: of those that may wait, the never checked ones
+    from this age on.
     """
     given: dict[str, Any] = {"account_id": account_id, "many": many}
     if half_ages is None:

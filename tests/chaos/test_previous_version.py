@@ -137,7 +137,7 @@ def test_the_previous_version_leaves_accounts_with_hashed_recipients_alone(
     runtime.door.close()
     try:
         for name in ("beat", "old-1"):
-            fleet.start(name, checkout=previous_version)
+            fleet.start(name, previous=previous_version)
         fleet.wait_ready("old-1")
         until(lambda: stored(fleet, "old-1") > 20, seconds=120, what="responses stored by the previous version")
         for table in ("calls", "fetches", "polls", "delivery_status", "quarantine"):

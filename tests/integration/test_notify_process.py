@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from api_process import ROOT, api_process
+from api_process import api_process
 from database_fixtures import add_account
 from notified import SECRET, Hook, MailServer, written
 from sqlalchemy import Engine, text
@@ -67,7 +67,6 @@ def test_wrong_settings_stop_the_process_with_a_sentence(migrated_database: Engi
         "ULAK_DATABASE_URL": migrated_database.url.set(drivername="postgresql").render_as_string(hide_password=False),
         "ULAK_HOME": str(tmp_path / "home"),
         "ULAK_NOTIFY_MAIL_TO": "a@b.example",
-        "PYTHONPATH": str(ROOT),
     }
     program = [sys.executable, "-P", "-m", "ulak.cli.main", "api"]
     done = subprocess.run(

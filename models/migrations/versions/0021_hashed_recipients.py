@@ -1,10 +1,10 @@
 """Accounts that keep no clear number. Only an addition.
 
 A process of the previous version would store clear numbers for such an account and ask for its ids by their pseudonyms.
-So it is refused: every session of this version sets `ulak.hashes` (`ulak.models.database`), and one that does not may insert
-nothing for an account with hashed recipients. Its transaction rolls back, so it makes no call and acknowledges no push,
-and a process of this version does the work. Accounts with clear recipients are not affected, and a session of this
-version pays only for reading the setting.
+So it is refused: every session of this version sets `ulak.hashes` (`ulak.models.database`), and one that does not may
+insert nothing for an account with hashed recipients. Its transaction rolls back, so it makes no call and acknowledges
+no push, and a process of this version does the work. Accounts with clear recipients are not affected, and a session of
+this version pays only for reading the setting.
 """
 
 import sqlalchemy as sa
