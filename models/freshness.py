@@ -53,7 +53,7 @@ _READ = text("""
 """)
 _BEGIN = text("""
     INSERT INTO freshness_read (through, from_transaction, next_transaction)
-    VALUES (CAST(:now AS timestamptz) - make_interval(secs => :settles), :horizon, :horizon)
+    VALUES (CAST(:now AS timestamptz), :horizon, :horizon)
 """)
 _GO_ON = text("""
     UPDATE freshness_read SET through = :until, from_transaction = next_transaction, next_transaction = :horizon
@@ -61,14 +61,17 @@ _GO_ON = text("""
 _OBJECTIVES = text("SELECT id, objective FROM accounts WHERE objective IS NOT NULL")
 
 # Facts that are null are those of the row (`ulak.models.history`). Each check overwrites `checked_before_at`: it bounds
-# the moment only where that check was before the request that found the delivery final.
+# the moment only where it was before the request that found the delivery final, which is the last one where nobody has
+# asked since. Statements of some requests have no `as_of`: they were true at the latest when they were stored.
 _COUNT = text(f"""
     INSERT INTO freshness (account_id, at, total, good, seconds, buckets)
     WITH told AS (
-        SELECT d.account_id, a.created_at, d.provider_key, d.parent_key, d.sent_at, final.first_seen_at AS seen,
+        SELECT d.account_id, a.created_at, d.provider_key, d.parent_key, final.first_seen_at AS seen,
+            CASE WHEN d.message_time_source <> 'first_seen' THEN d.message_time END AS sent_at,
             final.as_of AS asked, final.done_at,
             CASE WHEN final.done_at IS NULL THEN
-                (SELECT max(o.as_of) FROM observations o WHERE o.delivery_id = d.id AND o.as_of < final.as_of
+                (SELECT max(coalesce(o.as_of, o.first_seen_at)) FROM observations o WHERE o.delivery_id = d.id
+                   AND coalesce(o.as_of, o.first_seen_at) < coalesce(final.as_of, final.first_seen_at)
                    AND coalesce(o.facts ->> 'status', d.status) = ANY(:open)) END AS last_open
         FROM delivery_status d JOIN accounts a ON a.id = d.account_id
         CROSS JOIN LATERAL (
@@ -85,10 +88,11 @@ _COUNT = text(f"""
             SELECT max(t.checked_before_at) AS at FROM unnest(CAST(:kinds AS text[])) AS kind(name)
             JOIN tracked_ids t ON t.account_id = told.account_id AND t.id_kind = kind.name
                 AND t.value IN (told.provider_key, told.parent_key)
-            WHERE told.done_at IS NULL AND t.checked_before_at < told.asked) checked ON true
+            WHERE told.done_at IS NULL AND t.checked_before_at < coalesce(told.asked, told.seen)
+              AND (told.asked IS NOT NULL OR t.last_checked_at <= told.seen)) checked ON true
     ), lag AS (
         SELECT account_id,
-            greatest(0, extract(epoch FROM seen - greatest(coalesce(done_at, asked, not_before), created_at)))
+            greatest(0, extract(epoch FROM seen - greatest(coalesce(done_at, asked, seen), created_at)))
                 ::double precision AS least,
             greatest(0, extract(epoch FROM seen - greatest(coalesce(done_at, not_before), created_at)))
                 ::double precision AS most
@@ -123,7 +127,7 @@ def count(connection: Connection, kinds: Collection[str]) -> bool:
         return False
     state = connection.execute(_READ).mappings().one()
     if state["through"] is None:
-        connection.execute(_BEGIN, {"now": state["now"], "settles": SETTLES_SECONDS, "horizon": state["horizon"]})
+        connection.execute(_BEGIN, {"now": state["now"], "horizon": state["horizon"]})
         return False
     passed = (state["now"] - state["through"]).total_seconds()
     if 0 <= passed < 2 * SETTLES_SECONDS:

@@ -77,6 +77,7 @@ def show_results(seen: Member, account: str = "", by: str = "", days: int = 0, d
         title_of=title_of,
         list_of=lambda **filters: list_address(asked, period, **filters),
         rise_of=rise_of,
+        notable_rise=NOTABLE_RISE,
         usual_of=lambda line: _share(line.usual.failed, period.total.usual.messages),
         none=NONE,
     )

@@ -293,6 +293,7 @@ _IDS_BACK = text("""
     )
     UPDATE tracked_ids i SET registered_at = least(i.registered_at, m.now),
         last_checked_at = least(i.last_checked_at, m.now), last_found_at = least(i.last_found_at, m.now),
+        announced_at = CASE WHEN i.announced_at > m.now THEN m.now ELSE i.announced_at END,
         sent_at = i.sent_at - m.late, valid_until = i.valid_until - m.late,
         next_check_at = CASE WHEN m.is_wrongly_closed THEN m.now ELSE i.next_check_at - m.due_ahead END,
         closed_at = CASE WHEN m.is_wrongly_closed THEN NULL ELSE i.closed_at END,

@@ -62,6 +62,13 @@ class Window:
         arrived = "return !window.isLeft && document.readyState === 'complete'"
         self.until(lambda: self.driver.execute_script(arrived), f"a page after {selector}")
 
+    def unfold(self, selector: str) -> None:
+        """Open a folded part of the page."""
+        summary = self.one(f"{selector} > summary")
+        centre = "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})"
+        self.driver.execute_script(centre, summary)
+        summary.click()
+
     def words(self) -> str:
         """What stands on the page."""
         return str(self.one("body").text)
@@ -156,7 +163,7 @@ def test_an_operator_sees_accounts_move_and_pauses_one(driver: Chrome, ulak: Run
     assert "account" not in page.words().lower().replace("accounts file", "")
     log_in(page, ulak)
     assert len(page.all("article.card")) == 5
-    page.one("#machinery summary").click()
+    page.unfold("#machinery")
     driver.execute_script("window.isTheSamePage = true")
     before = [each.text for each in page.all(".facts dd.number")]
     assert all(before)
@@ -173,7 +180,7 @@ def test_an_operator_sees_accounts_move_and_pauses_one(driver: Chrome, ulak: Run
     page.picture("overview")
     page.press(".alarms form button")
     assert "The account goes on" in page.words()
-    page.one("#machinery summary").click()
+    page.unfold("#machinery")
     page.press(f"#account-{account} .buttons form[action$='/poll'] button")
     assert "A poll was opened" in page.words()
     page.press("header nav a[href='/polls']")

@@ -69,8 +69,9 @@ class Counted:
             f" facts = CASE WHEN facts ->> 'done_at' IS NULL THEN facts ELSE jsonb_set(facts, '{{done_at}}',"
             f" to_jsonb(CAST(facts ->> 'done_at' AS timestamptz) - interval '{after} s')) END;"
             f"UPDATE delivery_status SET done_at = done_at - interval '{after} s',"
-            f" sent_at = sent_at - interval '{after} s';"
-            f"UPDATE tracked_ids SET checked_before_at = checked_before_at - interval '{after} s';"
+            f" sent_at = sent_at - interval '{after} s', message_time = message_time - interval '{after} s';"
+            f"UPDATE tracked_ids SET checked_before_at = checked_before_at - interval '{after} s',"
+            f" last_checked_at = last_checked_at - interval '{after} s';"
             f"UPDATE freshness SET at = at - interval '{after} s'"
         )
         with transaction(self.engine) as connection:
@@ -132,6 +133,25 @@ def test_the_check_before_the_request_bounds_the_moment_closer(counted: Counted)
     row = counted.row
     assert row["total"] == 3
     assert row["good"] == pytest.approx(1 + 1 + 60 / 4000, abs=0.02)
+
+
+def test_a_statement_of_unknown_time_is_bounded_by_the_last_check_alone(counted: Counted) -> None:
+    """It may be as fresh as it was stored; where somebody has asked since, the check before says nothing."""
+    counted.run(
+        "INSERT INTO tracked_ids (account_id, id_kind, value, origin, sent_at, valid_until, closed_at, close_reason,"
+        " checked_before_at, last_checked_at) SELECT :account, 'order', value, 'sender', now(), now(), now(), 'final',"
+        " now() - interval '120 s', now() + since"
+        " FROM (VALUES ('o-1', interval '-1 s'), ('o-2', interval '9 s')) AS g(value, since)",
+        account=counted.account,
+    )
+    pushed = {"source": Source.CALLBACK, "sent_at": ago(240)}
+    for key, parent in (("a", "o-1"), ("b", "o-2")):
+        with transaction(counted.engine) as connection:
+            said = [report(key, Status.DELIVERED, parent_key=parent, **pushed)]
+            upsert(connection, counted.account, "vairo", said, asked_at=None)
+    assert counted.look()
+    assert counted.row["total"] == 2
+    assert counted.row["good"] == pytest.approx(60 / 120 + 60 / 240, abs=0.03)
 
 
 def test_each_delivery_is_counted_once_however_often_it_changes(counted: Counted) -> None:

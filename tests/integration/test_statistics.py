@@ -161,7 +161,7 @@ def test_a_migration_counts_what_was_stored_while_workers_write(fresh_database: 
     with transaction(engine) as connection:
         config = alembic_config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "0020")
+        command.upgrade(config, "0022-1")
         account = add_account(connection)
         batch = [message(str(key), sent_at=NOW - timedelta(hours=key % 700)) for key in range(100, 3000)]
         upsert(connection, account, "vairo", batch, asked_at=NOW)

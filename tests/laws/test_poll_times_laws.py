@@ -190,4 +190,6 @@ def test_a_forecast_of_very_many_checks_is_that_of_each(
     each = PollTimes(ages=tuple(even.all_before(validity)), until=validity)
     quick, exact = (forecast(latency, times, validity, missed=missed) for times in (even, each))
     assert math.isclose(quick.calls, exact.calls, rel_tol=0.01, abs_tol=0.6)
-    assert math.isclose(quick.lag_seconds, exact.lag_seconds, rel_tol=0.05, abs_tol=0.1 * every)
+    # Within a cell the mean age is known to the width of the cell only, which is more than these waits: the lag of each
+    # check is not. But no message waits for longer than one of them, and half of one on average.
+    assert -1e-6 <= quick.lag_seconds <= every * missed * (1 + 1e-6)
