@@ -19,7 +19,7 @@ from ulak.models.vocabulary import Granularity, Status
 KEY = b"the person key of these tests, 32"
 MINE, OTHER = "+905301234567", "+905309999999"
 NOW = datetime.now(UTC)
-BEFORE, LATER = NOW - timedelta(hours=1), NOW + timedelta(hours=1)
+BEFORE, LATER = NOW - timedelta(hours=1), NOW + timedelta(days=1)
 
 
 def said(key: str, recipient: str | None = MINE, **fields: Any) -> DeliveryReport:
