@@ -30,6 +30,14 @@ class Sweep:
     calls: int
 
 
+def longest_for(part: float, seconds: float) -> float:
+    """The longest interval that lets this part of the changes be known within so many seconds.
+
+    A change happens at any moment of the interval alike. Within `LEAST_SECONDS` and `MOST_SECONDS`.
+    """
+    return min(MOST_SECONDS, max(LEAST_SECONDS, seconds / part))
+
+
 def sweep_seconds(
     sweeps: Iterable[Sweep],
     *,

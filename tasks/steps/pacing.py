@@ -7,11 +7,12 @@ from ulak.models import intervals
 from ulak.models.availability import is_unavailable
 from ulak.models.database import transaction
 from ulak.models.latencies import in_force
+from ulak.models.objectives import read_objective
 from ulak.models.tracked import account_of
 from ulak.providers.registry import ADAPTERS
 from ulak.schedules.plans import missed_of
 from ulak.schedules.poll_times import PRICE_SECONDS
-from ulak.schedules.sweeping import Sweep, sweep_seconds
+from ulak.schedules.sweeping import MOST_SECONDS, Sweep, longest_for, sweep_seconds
 from ulak.tasks.runtime import Runtime, adapter_of
 from ulak.tasks.steps.tracking import time_factor
 
@@ -56,7 +57,16 @@ def _pace(runtime: Runtime, account_id: str, swept: list[Sweep]) -> None:
             price=float(plan.get("price", PRICE_SECONDS)),
             calls_per_second=float(row["limit_requests"]) / float(row["limit_per_seconds"]) * factor,
             missed=min((missed_of(plan, kind) for kind in record.settled_by_parts), default=1.0),
+            most=_longest(row["objective"]) / factor,
         )
         before = intervals.every_seconds(row, record.every_seconds)
         if abs(seconds - before) > MOVED * before:
             intervals.keep(connection, account_id, seconds)
+
+
+def _longest(objective: str | None) -> float:
+    """The longest interval, in seconds, with which the account can keep its objective."""
+    if objective is None:
+        return MOST_SECONDS
+    wanted = read_objective(objective)
+    return longest_for(wanted.percent / 100.0, wanted.seconds)

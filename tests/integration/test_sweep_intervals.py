@@ -68,6 +68,19 @@ def test_quiet_lists_are_swept_rarely(runtime: Runtime) -> None:
     assert _is_planned(runtime, account_id, MOST_SECONDS * 0.96)
 
 
+@pytest.mark.parametrize(
+    ("objective", "every"),
+    [("90 % within 45 s", 50.0), ("99 % within 1 s", LEAST_SECONDS), ("95 % within 1 h", MOST_SECONDS)],
+)
+def test_an_objective_bounds_the_interval_of_quiet_lists(runtime: Runtime, objective: str, every: float) -> None:
+    """So that what changes at any moment is known in time, as far as lists are read at all so often."""
+    account_id = add_account(runtime.engine, provider="iletimerkezi", requests=1)
+    execute(runtime.engine, "UPDATE accounts SET objective = :o WHERE id = :a", o=objective, a=account_id)
+    execute(runtime.engine, SWEEP, a=account_id, news=0, many=25)
+    every_minute(runtime)
+    assert _every(runtime, account_id) == pytest.approx(every)
+
+
 def test_busy_lists_are_swept_often(runtime: Runtime) -> None:
     """More often than by default."""
     account_id = _account(runtime, news=60)
