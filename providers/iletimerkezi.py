@@ -132,7 +132,7 @@ class Iletimerkezi:
 
     record = ProviderRecord(
         name="iletimerkezi",
-        title="iletimerkezi",
+        title="İleti Merkezi",
         base_url="https://api.iletimerkezi.com",
         credentials=(("key", "hash"), ("key", "secret")),
         limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
