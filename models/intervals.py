@@ -27,9 +27,9 @@ _SWEPT = text(f"""
         SELECT p.started_at, p.new + p.advanced AS news,
             (SELECT count(*) FROM fetches f WHERE f.poll_id = p.id AND f.params ? 'window') AS calls
         FROM polls p WHERE p.account_id = a.id AND p.trigger = 'schedule' AND p.state <> 'running'
-          AND p.started_at > clock_timestamp() - make_interval(secs => :seconds)
+          AND p.scheduled_for > statement_timestamp() - make_interval(secs => :seconds)
           AND EXISTS (SELECT FROM fetches f WHERE f.poll_id = p.id AND f.params ? 'window')
-        ORDER BY p.id DESC LIMIT :many) p ON true
+        ORDER BY p.scheduled_for DESC LIMIT :many) p ON true
     WHERE a.provider = ANY(:providers) AND a.enabled AND {_ADAPTIVE} AND NOT a.poll ? 'every_seconds'
     ORDER BY a.id
 """)

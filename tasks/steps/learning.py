@@ -11,9 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping
 
-from ulak.core.logging import get_logger, origin
 from ulak.models import announced, latencies
-from ulak.models.availability import is_unavailable
 from ulak.models.database import transaction
 from ulak.models.tracked import account_of
 from ulak.schedules.announcements import counted as count_announced
@@ -24,10 +22,9 @@ from ulak.schedules.plans import announced_of, missed_of, read, written, written
 from ulak.schedules.poll_times import HIGHEST_PRICE, PRICE_SECONDS, Bounds, poll_times, price_for_calls
 from ulak.schedules.pricing import calls_per_message, steered
 from ulak.tasks.effects import Effects
+from ulak.tasks.isolation import isolated
 from ulak.tasks.runtime import Runtime, adapter_of
 from ulak.tasks.steps.tracking import policy_numbers, time_factor, validity_of
-
-log = get_logger(__name__)
 
 LEAST_NEW = 10.0
 NEW_SHARE = 0.01
@@ -55,14 +52,8 @@ def learn_all(runtime: Runtime) -> Effects:
     with transaction(runtime.engine) as connection:
         accounts = latencies.candidates(connection)
     for account_id in accounts:
-        try:
-            with transaction(runtime.engine) as connection:
-                _learn_account(connection, effects, account_id)
-        except Exception as error:
-            if is_unavailable(error):
-                raise
-            # One account's trouble must not keep the others from learning.
-            log.error("poll.learning_failed", account=account_id, error=origin(error))  # noqa: TRY400
+        with isolated("poll.learning_failed", account=account_id), transaction(runtime.engine) as connection:
+            _learn_account(connection, effects, account_id)
     return effects
 
 

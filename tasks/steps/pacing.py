@@ -2,9 +2,7 @@
 
 from itertools import groupby
 
-from ulak.core.logging import get_logger, origin
 from ulak.models import intervals
-from ulak.models.availability import is_unavailable
 from ulak.models.database import transaction
 from ulak.models.latencies import in_force
 from ulak.models.objectives import read_objective
@@ -13,10 +11,9 @@ from ulak.providers.registry import ADAPTERS
 from ulak.schedules.plans import missed_of
 from ulak.schedules.poll_times import PRICE_SECONDS
 from ulak.schedules.sweeping import MOST_SECONDS, Sweep, longest_for, sweep_seconds
+from ulak.tasks.isolation import isolated
 from ulak.tasks.runtime import Runtime, adapter_of
 from ulak.tasks.steps.tracking import time_factor
-
-log = get_logger(__name__)
 
 MOVED = 0.1
 """An interval that would be longer or shorter by this part is written."""
@@ -33,13 +30,8 @@ def pace_all(runtime: Runtime) -> None:
             for row in rows
             if row["started_at"] is not None
         ]
-        try:
+        with isolated("poll.pacing_failed", account=account_id):
             _pace(runtime, account_id, swept)
-        except Exception as error:
-            if is_unavailable(error):
-                raise
-            # One account's trouble must not keep the others' intervals.
-            log.error("poll.pacing_failed", account=account_id, error=origin(error))  # noqa: TRY400
 
 
 def _pace(runtime: Runtime, account_id: str, swept: list[Sweep]) -> None:

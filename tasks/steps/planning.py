@@ -10,9 +10,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, RowMapping
 
-from ulak.core.logging import get_logger, origin
 from ulak.core.settings import CredentialError
-from ulak.models.availability import is_unavailable
 from ulak.models.database import transaction
 from ulak.models.heartbeats import beat, planning_of
 from ulak.models.ledger import planning
@@ -32,6 +30,7 @@ from ulak.providers.hidden_people import HiddenPeople
 from ulak.providers.registry import adapter_for
 from ulak.schedules.beat import EARLY
 from ulak.tasks.effects import Effects, commit
+from ulak.tasks.isolation import isolated
 from ulak.tasks.messages import call_up
 from ulak.tasks.runtime import Runtime, adapter_of
 from ulak.tasks.steps.due_ids import HORIZON_SECONDS, capacity, due_id_fetches
@@ -40,8 +39,6 @@ from ulak.tasks.steps.fetch_rows import Plan, fetches_for
 from ulak.tasks.steps.pausing import is_paused, pause_without_credentials
 from ulak.tasks.steps.tracking import time_factor
 from ulak.tasks.steps.wanted import wanted
-
-log = get_logger(__name__)
 
 PROMOTE_SECONDS = 60.0
 """A fetch that could have gone for so long is raised to the rank of young messages, where the oldest goes first."""
@@ -53,13 +50,8 @@ def plan_due(runtime: Runtime, provider: str) -> Iterator[Effects]:
         account_ids = plannable_accounts(connection, provider, _pace(provider))
         beat(connection, planning_of(provider))
     for account_id in account_ids:
-        try:
+        with isolated("poll.plan_failed", account=account_id):
             yield _plan_scheduled(runtime, account_id)
-        except Exception as error:
-            if is_unavailable(error):
-                raise
-            # One account's trouble must not keep the others from being planned.
-            log.error("poll.plan_failed", account=account_id, error=origin(error))  # noqa: TRY400
 
 
 def _pace(provider: str) -> Pace:

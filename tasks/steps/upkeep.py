@@ -1,6 +1,8 @@
 """Upkeep: what was lost is found, validity that ended is said, what is old is pruned. Safe anywhere, twice at once."""
 
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from typing import Final
 
 from sqlalchemy import Connection, RowMapping, text
 
@@ -19,6 +21,7 @@ from ulak.models.sessions import prune as prune_sessions
 from ulak.models.vocabulary import Granularity, Source, Status
 from ulak.providers.registry import ADAPTERS
 from ulak.tasks.effects import Effects, commit
+from ulak.tasks.isolation import isolated
 from ulak.tasks.messages import dispatch_account, poll_account
 from ulak.tasks.runtime import Runtime, adapter_of
 from ulak.tasks.steps import clocks, learning, pacing
@@ -90,16 +93,47 @@ _OVERDUE = text("""
 
 
 def every_minute(runtime: Runtime) -> Effects:
-    """What is due each minute: ended validity, counts, freshness of finals, intervals of sweeps, learned latencies.
+    """What is due each minute: counts, ended validity, freshness of finals, intervals of sweeps, learned latencies.
 
-    They share one task: workers of the version before reject a name that they do not know.
+    They share one task: workers of the version before reject a name that they do not know. A step that fails is logged
+    and keeps none of the others from their turn; without the database none has one.
     """
-    expire(runtime)
+    effects = Effects()
+    for name, step in _EACH_MINUTE.items():
+        with isolated("upkeep.step_failed", step=name):
+            step(runtime, effects)
+    return effects
+
+
+def _fold(runtime: Runtime, _: Effects) -> None:
     tally.fold(runtime.engine)
+
+
+def _expire(runtime: Runtime, _: Effects) -> None:
+    expire(runtime)
+
+
+def _count_freshness(runtime: Runtime, _: Effects) -> None:
     with transaction(runtime.engine) as connection:
         freshness.count(connection, _NAMED_KINDS)
+
+
+def _pace(runtime: Runtime, _: Effects) -> None:
     pacing.pace_all(runtime)
-    return learning.learn_all(runtime)
+
+
+def _learn(runtime: Runtime, effects: Effects) -> None:
+    effects.add(learning.learn_all(runtime))
+
+
+# Folding comes first: readers scan what is not folded yet.
+_EACH_MINUTE: Final[Mapping[str, Callable[[Runtime, Effects], None]]] = {
+    "fold": _fold,
+    "expire": _expire,
+    "freshness": _count_freshness,
+    "pacing": _pace,
+    "learning": _learn,
+}
 
 
 def expire(runtime: Runtime) -> int:
@@ -114,7 +148,8 @@ def expire(runtime: Runtime) -> int:
         with transaction(runtime.engine) as connection:
             rows = connection.execute(_PUSH_ONLY, {"provider": name}).mappings().all()
         for row in rows:
-            total += retry_transaction(runtime.engine, lambda c, row=row: _expire_account(c, row, runtime))  # type: ignore[misc]
+            with isolated("upkeep.expire_failed", account=row["id"]):
+                total += retry_transaction(runtime.engine, lambda c, row=row: _expire_account(c, row, runtime))  # type: ignore[misc]
     return total
 
 
