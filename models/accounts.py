@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DataError
 
 from ulak.models.ledger.planning import cancel
 from ulak.models.pseudonyms import check_key, key_check
@@ -188,6 +189,7 @@ def apply(
     stored = {record.id: record for record in list_accounts(connection, lock=True)}
     absent = [record for record in stored.values() if record.id not in wanted and record.enabled]
     _refuse_clashes(wanted, stored, [] if prune else absent)
+    _refuse_zones(connection, wanted, stored)
     result = Applied()
     if prune:
         result.disabled.extend(record.id for record in absent)
@@ -282,6 +284,30 @@ def _refuse_clashes(
     ]
     if sentences:
         raise AccountsRefusedError(sentences)
+
+
+def _refuse_zones(
+    connection: Connection, wanted: Mapping[str, AccountSettings], stored: Mapping[str, AccountRecord]
+) -> None:
+    """Refuse a zone that PostgreSQL does not know: every write of the account would fail (`ulak.models.tally`)."""
+    known = {record.timezone for record in stored.values()}
+    sentences = [
+        f"Account {spec.id}: this PostgreSQL does not know the time zone {spec.timezone}, since its zone files are "
+        f"older than Ulak's. Update them, or name a zone with the same rules that it knows."
+        for spec in wanted.values()
+        if spec.timezone not in known and not _is_zone(connection, spec.timezone)
+    ]
+    if sentences:
+        raise AccountsRefusedError(sentences)
+
+
+def _is_zone(connection: Connection, name: str) -> bool:
+    try:
+        with connection.begin_nested():
+            connection.execute(text("SELECT now() AT TIME ZONE :name"), {"name": name})
+    except DataError:
+        return False
+    return True
 
 
 def _check_of(connection: Connection, stored: Iterable[AccountRecord], key: bytes) -> bytes:

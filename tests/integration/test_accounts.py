@@ -236,3 +236,11 @@ def test_an_account_that_is_switched_off_leaves_no_poll_open(engine: Engine) -> 
     with engine.connect() as connection:
         states = connection.execute(text("SELECT p.state, f.state FROM polls p JOIN fetches f ON f.poll_id = p.id"))
         assert [tuple(row) for row in states] == [("cancelled", "cancelled")]
+
+
+def test_a_zone_that_postgresql_does_not_know_is_refused(engine: Engine) -> None:
+    """Its files may be older than ours, and it counts by the account's days with every write. Nothing is applied."""
+    with pytest.raises(AccountsRefusedError, match=r"old: this PostgreSQL does not know the time zone Europe/Ulak"):
+        _apply(engine, _account("fine"), replace(_account("old"), timezone="Europe/Ulak"))
+    with engine.connect() as connection:
+        assert list_accounts(connection) == []
