@@ -47,7 +47,7 @@ class By(StrEnum):
     REASON = "reason"
     NUMBER_RANGE = "number_range"
     """`+90532` and the like for a Turkish mobile number (the operator that the range was assigned to: a number may have
-    been ported since), otherwise the country code (`+49`)."""
+    been ported since), otherwise the country code (`+49`). None without a number, and for a hashed foreign one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,8 @@ def _hour_of(moment: str) -> str:
 _CUTOFF: Final = _hour_of(f"now() - interval '{HOURS_FOLDED_AFTER_DAYS} days'")
 
 # The country codes of the ITU are disjoint; of a Turkish mobile number the code of its operator belongs to it. What
-# follows the range does not matter, so a pseudonym (`ulak.models.pseudonyms`: `h90532-…`) counts as its number would.
+# follows the range does not matter, so a Turkish pseudonym (`ulak.models.pseudonyms`: `h90532-…`) counts as its number
+# would; others have no range.
 _NUMBER_RANGE: Final = r"""
 CREATE OR REPLACE FUNCTION number_range(recipient text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
   SELECT CASE WHEN left(recipient, 1) IN ('+', 'h') THEN
