@@ -57,7 +57,7 @@ def test_a_beginning_says_what_to_do_and_an_end_says_from_when_to_when() -> None
     assert begun.subject() == "Ulak: 2 requests of marka-sms failed for good."
     assert begun.text().splitlines() == [
         "Broken: 2 requests of marka-sms failed for good.",
-        "What to do: The account's page says why. Mend the cause, then press “Ask again” there.",
+        "What to do: The account's page says why. Fix the cause, then press “Retry” there.",
         "Since 2026-11-27 12:34:56 UTC.",
         "",
         "Status page: https://ulak.test",

@@ -16,15 +16,12 @@ down_revision = "0020"
 branch_labels = None
 depends_on = None
 
-_WRITTEN = ("calls", "delivery_status", "fetches", "polls", "quarantine", "tracked_ids")
+# In the order in which a worker that ends a fetch locks them, `accounts` last: the other way round each would wait for
+# the other while workers are busy, time after time.
+_WRITTEN = ("fetches", "calls", "delivery_status", "quarantine", "tracked_ids", "polls")
 
 
 def upgrade() -> None:
-    op.add_column("accounts", sa.Column("recipients", sa.Text(), nullable=False, server_default=sa.text("'clear'")))
-    op.add_column("accounts", sa.Column("recipients_key", sa.LargeBinary()))
-    op.create_check_constraint("recipients_known", "accounts", "recipients IN ('clear', 'hashed')")
-    op.create_check_constraint("hashed_with_key", "accounts", "(recipients = 'hashed') = (recipients_key IS NOT NULL)")
-    op.add_column("tracked_ids", sa.Column("clear", JSONB(none_as_null=True)))
     op.execute("""
         CREATE FUNCTION refuse_clear_recipients() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
@@ -36,6 +33,8 @@ def upgrade() -> None:
         END $$
     """)
     for table in _WRITTEN:
+        if table == "tracked_ids":
+            op.add_column("tracked_ids", sa.Column("clear", JSONB(none_as_null=True)))
         op.execute(f"""
             CREATE TRIGGER refuse_clear_recipients BEFORE INSERT ON {table} FOR EACH ROW
             WHEN (current_setting('ulak.hashes', true) IS DISTINCT FROM 'on')
@@ -53,6 +52,10 @@ def upgrade() -> None:
         CREATE TRIGGER forget_clear_id BEFORE INSERT OR UPDATE ON tracked_ids FOR EACH ROW
         WHEN (NEW.closed_at IS NOT NULL AND NEW.clear IS NOT NULL) EXECUTE FUNCTION forget_clear_id()
     """)
+    op.add_column("accounts", sa.Column("recipients", sa.Text(), nullable=False, server_default=sa.text("'clear'")))
+    op.add_column("accounts", sa.Column("recipients_key", sa.LargeBinary()))
+    op.create_check_constraint("recipients_known", "accounts", "recipients IN ('clear', 'hashed')")
+    op.create_check_constraint("hashed_with_key", "accounts", "(recipients = 'hashed') = (recipients_key IS NOT NULL)")
 
 
 def downgrade() -> None:

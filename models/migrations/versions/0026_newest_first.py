@@ -1,4 +1,4 @@
-"""The index of an account's times also orders rows of the same time: pages of the newest deliveries end anywhere.
+"""An index of an account's times that also orders rows of the same time: pages of the newest deliveries end anywhere.
 
 Writers wait while it is built, readers do not.
 """
@@ -15,11 +15,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_delivery_status_newest", "delivery_status", ["account_id", "message_time", "id"], if_not_exists=True
     )
-    op.drop_index("ix_delivery_status_account_time", "delivery_status", if_exists=True)
 
 
 def downgrade() -> None:
-    op.create_index(
-        "ix_delivery_status_account_time", "delivery_status", ["account_id", "message_time"], if_not_exists=True
-    )
     op.drop_index("ix_delivery_status_newest", "delivery_status", if_exists=True)
