@@ -54,9 +54,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, default_respo
 def show_deliveries(seen: Member, q: str = "", before: str = "") -> Response:
     """The newest deliveries that match; of a search for people or references, by its sealed form."""
     search, is_old = _search(seen, q)
-    _note_search(seen, search)
-    if search.account:
-        seen.admit(Role.READ, search.account)
+    _admit(seen, search)
     show = seen.show
     with seen.site.runtime.engine.connect() as connection:
         found = Finder(connection, seen.access, show, seen.site.recorder).find(search, before=place_of(before))
@@ -94,9 +92,7 @@ def download_deliveries(seen: Member, q: str = "") -> Response:
     search, is_old = _search(seen, q)
     if is_old:
         raise MissingError
-    _note_search(seen, search)
-    if search.account:
-        seen.admit(Role.READ, search.account)
+    _admit(seen, search)
     lines = csv_lines(CSV_COLUMNS, _masked_rows(seen, search), delimiter=DELIMITERS.get(seen.language.code, ","))
     name = {"Content-Disposition": 'attachment; filename="deliveries.csv"'}
     return StreamingResponse(_with_mark(lines), media_type="text/csv; charset=utf-8", headers=dict(HEADERS) | name)
@@ -172,15 +168,20 @@ def place_of(text: str) -> Place | None:
     return (when, int(row_id)) if len(row_id) <= len(str(LARGEST_ID)) and int(row_id) <= LARGEST_ID else None
 
 
-def _note_search(seen: Visit, search: Search) -> None:
-    """Record that the visitor searches for people, at every page of it; refuse where the role is missing."""
-    if not seen.access.may(needed_role(search)):
+def _admit(seen: Visit, search: Search) -> None:
+    """Refuse a search that the visitor may not make; record at every page of it that it looks for people.
+
+    Nothing is recorded about an account that the visitor may not know, or may not search for people.
+    """
+    needed, account = needed_role(search), search.account or None
+    if account is not None:
+        seen.admit(needed, account)
+    elif not seen.access.may(needed):
         raise ForbiddenError
     people, recorder = people_sought(search), seen.site.recorder
-    if people and seen.access.may(Role.SUPPORT):
-        about = {"account": search.account or None}
+    if people and seen.access.may(Role.SUPPORT, account):
         marks = recorder.marks(people)
-        recorder.try_add(*(seen.event(Action.PERSON_SEARCHED, person=mark, **about) for mark in marks))
+        recorder.try_add(*(seen.event(Action.PERSON_SEARCHED, person=mark, account=account) for mark in marks))
 
 
 @router.get("/deliveries/{delivery_id:int}")

@@ -10,10 +10,12 @@ from sqlalchemy import text
 from test_roles import ASKED, NATIONAL, NUMBER, House, form_mark, holds_number, house
 
 from ulak.api.pages.searches import Search, people_sought
+from ulak.models.access import Role
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
 from ulak.models.events import Action, list_events
 from ulak.models.report import DeliveryReport
+from ulak.models.tokens import create_token
 from ulak.models.vocabulary import Granularity, Status
 from ulak.providers.numbers import person
 from ulak.workers.recording import people_in
@@ -93,6 +95,20 @@ def test_the_page_records_a_search_by_a_word_that_holds_a_number(house: House, f
             answer = client.get(client.post("/deliveries", data=given).headers["location"])
             assert answer.status_code == status, (who, answer.text)
     assert recorded(house, Action.PERSON_SEARCHED) == [("support", None, True, {})]
+
+
+def test_a_search_in_an_account_that_one_may_not_search_leaves_no_record(house: House) -> None:
+    """Neither page nor file writes an event about an account that the visitor may not know."""
+    with transaction(house.engine) as connection:
+        house.tokens["limited"] = create_token(connection, "limited", role=Role.SUPPORT, accounts=["otp"])
+    with house.browser("limited") as client:
+        mark = form_mark(client.get("/deliveries").text)
+        for account, status in (("kampanya", 404), ("unknown", 404), ("otp", 200)):
+            given = {"form_mark": mark, "recipient": SPELLED, "account": account}
+            place = client.post("/deliveries", data=given).headers["location"]
+            for path in (place, place.replace("/deliveries", "/deliveries.csv")):
+                assert client.get(path).status_code == status, path
+    assert recorded(house, Action.PERSON_SEARCHED) == [("limited", "otp", True, {})] * 2
 
 
 def test_people_of_a_search_are_named_once() -> None:
