@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -422,6 +423,27 @@ def test_alarms_of_other_accounts_and_of_the_whole_are_not_shown(house: House) -
     with house.browser("elsewhere") as client:
         page = client.get("/").text
     assert ("reason of otp" in page, "reason of kampanya" in page, "kampanya" in page) == (True, False, False)
+
+
+def test_time_zones_do_not_wait_for_a_slow_look(house: House) -> None:
+    """A look that waits for the database keeps no page waiting that needs no look."""
+    looker = house.app.state.pages.looker
+    with ThreadPoolExecutor(2) as pool:
+        with transaction(house.engine) as connection:
+            connection.execute(text("LOCK TABLE quarantine IN ACCESS EXCLUSIVE MODE"))
+            look = pool.submit(looker.look)
+            ends = clock.boot() + 60
+            while not _waits_for_a_lock(house.engine):
+                assert clock.boot() < ends, "The look has not begun."
+            assert set(pool.submit(looker.zones).result(timeout=20)) == {"kampanya", "otp"}
+            assert not look.done()
+        assert look.result(timeout=60).accounts
+
+
+def _waits_for_a_lock(engine: Engine) -> bool:
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'quarantine'::regclass"
+    with engine.connect() as connection:
+        return bool(connection.execute(text(query)).scalar_one())
 
 
 def test_a_session_has_the_role_that_its_token_has_now(house: House) -> None:
