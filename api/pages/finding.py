@@ -30,6 +30,26 @@ USUAL_DAYS: Final = 30
 """How far back filters look where no day is given."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Some accounts between two moments."""
+
+    accounts: Sequence[str]
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the statistics say of a search by filters: where its rows are, and how many. The same for all its pages."""
+
+    kind: Granularity
+    stretches: Sequence[Stretch]
+    total: int
+    figures: Figures | None
+    since: date | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """A page of a search."""
@@ -46,15 +66,10 @@ class Found:
     """Registered ids without any answer, on the first page of a search for people or references."""
     since: date | None = None
     """The first day that was searched, where none was given."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """Some accounts between two moments."""
-
-    accounts: Sequence[str]
-    since: datetime
-    until: datetime
+    scans: int = 1
+    """How many parts of the table were read."""
+    plan: Plan | None = None
+    """For the next page of a search by filters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +81,10 @@ class Finder:
     show: Show
     recorder: Recorder
 
-    def find(self, search: Search, *, before: Place | None = None, limit: int = PAGE) -> Found:
-        """One page of what matches and may be known.
+    def find(
+        self, search: Search, *, before: Place | None = None, limit: int = PAGE, plan: Plan | None = None
+    ) -> Found:
+        """One page of what matches and may be known. `plan`: of an earlier page, so that nothing is counted again.
 
         People are looked for only in the accounts for which the caller has the role support.
         """
@@ -75,7 +92,7 @@ class Finder:
             return self._by_id(search)
         if search.is_named:
             return self._named(search, before, limit)
-        return self._filtered(search, before, limit)
+        return self._filtered(search, before, limit, plan or self._plan(search))
 
     # ------------------------------------------------------------------------------------------ by what names them
 
@@ -134,31 +151,42 @@ class Finder:
 
     # ------------------------------------------------------------------------------------------------- by filters
 
-    def _filtered(self, search: Search, before: Place | None, limit: int) -> Found:
+    def _filtered(self, search: Search, before: Place | None, limit: int, plan: Plan) -> Found:
         """Rows are looked for where the statistics have counted some, a day after the other."""
+        rows, following, scans = self._read(search, plan, before, limit)
+        return Found(
+            rows=rows,
+            before=following,
+            total=plan.total,
+            figures=plan.figures,
+            since=plan.since,
+            scans=scans,
+            plan=plan,
+        )
+
+    def _plan(self, search: Search) -> Plan:
         today = local_day(database_now(self.connection), self.show.zone_of(search.account))
         last = day_of(search.until) or today + timedelta(days=1)
         first = day_of(search.since) or min(last, today) - timedelta(days=USUAL_DAYS - 1)
         kind = Granularity(search.kind or Granularity.MESSAGE)
         groups = self._counted(search, kind, first, last)
-        rows, following = self._read(search, kind, self._stretches(search, groups), before, limit)
-        return Found(
-            rows=rows,
-            before=following,
+        return Plan(
+            kind=kind,
+            stretches=self._stretches(search, groups),
             total=sum(_matching(search, each.figures) for each in groups),
             figures=None if search.outcome or search.status else total_of(each.figures for each in groups),
             since=None if search.since else first,
         )
 
     def _read(
-        self, search: Search, kind: Granularity, stretches: Sequence[Stretch], before: Place | None, limit: int
-    ) -> tuple[list[RowMapping], Place | None]:
-        """Rows of these stretches of time, and where the next page goes on."""
+        self, search: Search, plan: Plan, before: Place | None, limit: int
+    ) -> tuple[list[RowMapping], Place | None, int]:
+        """Rows of the plan's stretches of time, where the next page goes on, and how many parts were read."""
         rows: list[RowMapping] = []
         left = MOST_PARTS
-        ahead = [each for each in stretches if before is None or each.since < before[0]]
+        ahead = [each for each in plan.stretches if before is None or each.since < before[0]]
         for place, stretch in enumerate(ahead):
-            filters = self._filters(search, kind=kind, since=stretch.since, until=stretch.until)
+            filters = self._filters(search, kind=plan.kind, since=stretch.since, until=stretch.until)
             while True:
                 page = newest_of_accounts(
                     self.connection, stretch.accounts, filters, limit=limit - len(rows), before=before
@@ -170,8 +198,8 @@ class Finder:
                     break
             is_last = place == len(ahead) - 1
             if before is not None or ((not left or len(rows) >= limit) and not is_last):
-                return rows, before or (stretch.since, 0)
-        return rows, None
+                return rows, before or (stretch.since, 0), MOST_PARTS - left
+        return rows, None, MOST_PARTS - left
 
     def _counted(self, search: Search, kind: Granularity, first: date, last: date) -> list[Group]:
         """By account and day, what the statistics have counted of what matches."""

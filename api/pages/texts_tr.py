@@ -49,6 +49,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "error.role": "Yetkiniz buna izin vermiyor",
     "error.role.why": "Hiçbir şey değişmedi. İzin veren bir yetki için yöneticinize başvurun.",
     "error.too_large": "Gönderilen veri bu sayfanın bir formu için çok büyük.",
+    "error.downloads": "Aynı anda çok fazla indirme var",
+    "error.downloads.why": "Başka indirmeler sürüyor. Biri bitince yeniden deneyin.",
     "error.missing": "Bulunamadı",
     "error.missing.why": "Silinmiş ya da temizlenmiş olabilir, adres yanlış yazılmış olabilir ya da yetkiniz görmeye "
     "yetmiyordur.",

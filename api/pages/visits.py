@@ -1,10 +1,11 @@
 """One request of one visitor: who it is, in which language, with which forms; and the answers it may get."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from http import HTTPStatus
 from secrets import token_urlsafe
+from threading import BoundedSemaphore
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl
 
@@ -35,6 +36,8 @@ YEAR_SECONDS = 365 * 24 * 3600
 FORM_CAP_BYTES = 16 * 1024
 MOST_FIELDS = 30
 FLOWER_PORT = 5555
+DOWNLOADS_AT_ONCE = 2
+"""Of the process: each holds a thread and a connection while it reads."""
 TOLD = "told"
 """The query's name for what an action did: a key among the texts, never a text."""
 
@@ -72,6 +75,7 @@ class Site:
     sign_on: SignOn | None
     attempts: Fernet
     """Seals what a log-in by single sign-on began with."""
+    downloads: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(DOWNLOADS_AT_ONCE))
 
     def cookie_name(self, name: str) -> str:
         """The cookie's name; `__Host-` lets a browser take it from this host over https only, from no neighbour of it.
