@@ -86,6 +86,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "overview.trouble": "Problems, and what to do",
     "overview.well": "All is well.",
     "overview.well.why": "Every account is being polled; nothing is late, no request has failed for good.",
+    "overview.well.limited": "Every account that you may see is being polled; nothing of them is late, no request of "
+    "theirs has failed for good.",
     "alarm.fix": "What to do:",
     "alarm.bad": "Broken",
     "alarm.held": "On hold",

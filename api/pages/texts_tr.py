@@ -85,6 +85,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "overview.trouble": "Sorunlar ve yapılacaklar",
     "overview.well": "Her şey yolunda.",
     "overview.well.why": "Bütün hesaplar sorgulanıyor; geciken ya da başarısız bir şey yok.",
+    "overview.well.limited": "Görebildiğiniz bütün hesaplar sorgulanıyor; onlarda geciken ya da başarısız bir şey yok.",
     "alarm.fix": "Ne yapmalı:",
     "alarm.bad": "Bozuk",
     "alarm.held": "Beklemede",

@@ -15,6 +15,7 @@ from jinja2 import Environment
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from ulak.api.means import Publish
+from ulak.api.pages.alarms import alarms_of
 from ulak.api.pages.language import CATALOGUES, Language, choose
 from ulak.api.pages.looks import Look, Looker
 from ulak.api.pages.searches import Seal
@@ -170,13 +171,18 @@ class Visit:
         if not self.access.may(role, account):
             raise ForbiddenError
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether the visitor may see some accounts alone."""
+        return not self.access.may_everywhere(Role.READ)
+
     def look(self) -> Look:
         """The state of everything that the visitor may see."""
-        look, sees_all = self.site.looker.look(), self.access.may_everywhere(Role.READ)
+        look = self.site.looker.look()
+        if not self.is_limited:
+            return look
         known = [account for account in look.accounts if self.access.may(Role.READ, account.id)]
-        alarms = [
-            each for each in look.alarms if sees_all or (each.account and self.access.may(Role.READ, each.account))
-        ]
+        alarms = alarms_of(known, look.alarms)
         results = {account: each for account, each in look.results.items() if self.access.may(Role.READ, account)}
         return replace(look, accounts=known, alarms=alarms, results=results)
 
