@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, RowMapping, func
+from sqlalchemy import ColumnElement, Connection, RowMapping, Text, cast, func, or_
 
 from ulak.api.pages.formats import local_day, start_of
 from ulak.api.pages.searches import NONE, Search, day_of, needed_role
@@ -14,7 +14,15 @@ from ulak.models.access import Access, Role
 from ulak.models.ledger.finishing import database_now
 from ulak.models.lookups import find_by_any
 from ulak.models.meanings import Outcome, outcome_of
-from ulak.models.newest import Filters, Named, Place, newest_named, newest_of_accounts
+from ulak.models.newest import (
+    Filters,
+    Named,
+    Place,
+    conditions_of,
+    newest_named,
+    newest_of_accounts,
+    of_accounts,
+)
 from ulak.models.results import total_of
 from ulak.models.searches import open_tracked
 from ulak.models.statistics import By, Figures, Group, count_days
@@ -124,30 +132,21 @@ class Finder:
     def _by_id(self, search: Search) -> Found:
         """The few rows that an id may mean."""
         people, keys = forms_of(self.recorder, search.id)
-        rows = find_by_any(self.connection, search.id, people=people, keys=keys, limit=MOST_OF_AN_ID)
-        sought = self.recorder.spellings(*search.recipients)
-        found = [row for row in reversed(rows) if self._fits(row, search, sought) and self._may_find(row, search)]
-        return Found(rows=found, total=len(found))
+        table, sought = delivery_status.c, self.recorder.spellings(*search.recipients)
+        only = [*of_accounts(self._scope(search)), *self._may_find(search), *conditions_of(self._filters(search))]
+        only += [table.recipient.in_(sought)] if sought else []
+        only += [table.client_ref.in_(search.references)] if search.references else []
+        rows = find_by_any(self.connection, search.id, people=people, keys=keys, only=only, limit=MOST_OF_AN_ID)
+        return Found(rows=list(reversed(rows)), total=len(rows))
 
-    def _may_find(self, row: RowMapping, search: Search) -> bool:
-        """Whether the row may be found by this id: by a person's only with the role support."""
-        is_named = not people_in(search.id) and search.id in {str(row["id"]), row["provider_key"], row["client_ref"]}
-        needed = Role.READ if is_named and not search.recipients else Role.SUPPORT
-        return self.access.may(needed, row["account_id"])
-
-    def _fits(self, row: RowMapping, search: Search, people: Collection[str]) -> bool:
-        given = (("account_id", search.account), ("status", search.status), ("granularity", search.kind))
-        filters = self._filters(search)
-        when = row["message_time"] or row["first_seen_at"]
-        return (
-            (not people or row["recipient"] in people)
-            and (not search.references or row["client_ref"] in search.references)
-            and all(not word or row[name] == word for name, word in given)
-            and (not filters.statuses or row["status"] in filters.statuses)
-            and (not search.reason or (row["reason"] or NONE) == search.reason)
-            and (filters.since is None or when >= filters.since)
-            and (filters.until is None or when < filters.until)
-        )
+    def _may_find(self, search: Search) -> list[ColumnElement[bool]]:
+        """Rows that may be found by this id: by a person's only with the role support."""
+        searchable = of_accounts(self.access.accounts(Role.SUPPORT))
+        if not searchable or people_in(search.id):
+            return searchable
+        table = delivery_status.c
+        by_itself = (cast(table.id, Text), table.provider_key, table.client_ref)
+        return [or_(*searchable, *(column == search.id for column in by_itself))]
 
     # ------------------------------------------------------------------------------------------------- by filters
 
