@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, Select, select, text, union
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, select, text, union
 
 from ulak.models.facts import Facts
 from ulak.models.history import ROW_OF_ONLY, restore
@@ -27,12 +27,18 @@ def find_delivery(connection: Connection, delivery_id: int) -> RowMapping | None
 
 
 def find_by_any(
-    connection: Connection, ident: str, *, people: Sequence[str] = (), keys: Sequence[str] = (), limit: int = LIMIT
+    connection: Connection,
+    ident: str,
+    *,
+    people: Sequence[str] = (),
+    keys: Sequence[str] = (),
+    only: Sequence[ColumnElement[bool]] = (),
+    limit: int = LIMIT,
 ) -> Sequence[RowMapping]:
     """Rows that somebody may mean by `ident`: a row id, provider key, client reference or recipient.
 
     `people` and `keys` are other forms of it as a recipient and as a key. One identifier may match several rows in
-    several ways; all are given, in the order of their ids.
+    several ways; all are given, in the order of their ids. `only`: of the rows that meet these conditions.
     """
     table = delivery_status.c
     ways = [
@@ -43,7 +49,7 @@ def find_by_any(
     if ident.isascii() and ident.isdigit() and len(ident) <= _LONGEST_ID and int(ident) <= LARGEST_ID:
         ways.append(select(table.id).where(table.id == int(ident)))
     # A union of index look-ups; one OR over all of them would read the whole table.
-    query = select(*COLUMNS).where(table.id.in_(union(*ways).subquery().select()))
+    query = select(*COLUMNS).where(table.id.in_(union(*ways).subquery().select()), *only)
     return connection.execute(query.order_by(table.id).limit(limit)).mappings().all()
 
 

@@ -154,11 +154,9 @@ def newest_named(
     before: Place | None = None,
 ) -> Newest:
     """The newest rows that the identifiers name and that meet the filters. `accounts`: only of these."""
-    cte = _named(named).limit(MOST_NAMED).cte("named").prefix_with("MATERIALIZED")
-    wanted = [_TABLE.id.in_(select(next(iter(cte.c)))), *_conditions(filters)]
-    wanted += [filters.since <= _TIME] if filters.since is not None else []
-    wanted += [filters.until > _TIME] if filters.until is not None else []
-    wanted += [_TABLE.account_id.in_(sorted(accounts))] if accounts is not None else []
+    # The bound counts rows of these accounts alone: it must not tell how many others there are.
+    cte = _named(named, of_accounts(accounts)).limit(MOST_NAMED).cte("named").prefix_with("MATERIALIZED")
+    wanted = [_TABLE.id.in_(select(next(iter(cte.c)))), *conditions_of(filters)]
     named_rows = select(func.count()).select_from(cte).scalar_subquery()
     counted = select(func.count(), named_rows).select_from(delivery_status).where(*wanted)
     total, found = connection.execute(counted).one()
@@ -171,11 +169,23 @@ def newest_named(
     return Newest(rows=rows[:limit], before=following, total=total, is_capped=found >= MOST_NAMED)
 
 
-def _named(named: Named) -> Any:
+def _named(named: Named, scope: Sequence[ColumnElement[bool]]) -> Any:
     """The ids of the rows that every given kind of identifier names."""
     ways: list[SelectBase] = []
     if named.recipients:
-        ways.append(union(*about(list(named.recipients))))
+        ways.append(union(*(way.where(*scope) for way in about(list(named.recipients)))))
     if named.references:
-        ways.append(select(_TABLE.id).where(_TABLE.client_ref.in_(list(named.references))))
+        ways.append(select(_TABLE.id).where(_TABLE.client_ref.in_(list(named.references)), *scope))
     return intersect(*ways) if len(ways) > 1 else ways[0]
+
+
+def of_accounts(accounts: Collection[str] | None) -> list[ColumnElement[bool]]:
+    """The condition that a delivery is of one of these accounts; none for None."""
+    return [] if accounts is None else [_TABLE.account_id.in_(sorted(accounts))]
+
+
+def conditions_of(filters: Filters) -> list[ColumnElement[bool]]:
+    """What the filters ask of a delivery, where it is found by what names it."""
+    found = _conditions(filters)
+    found += [filters.since <= _TIME] if filters.since is not None else []
+    return found + ([filters.until > _TIME] if filters.until is not None else [])

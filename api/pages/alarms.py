@@ -30,6 +30,8 @@ class Alarm:
     """What the text names; times as `datetime`."""
     account: str | None = None
     """Whose page says more."""
+    shared: Mapping[str, datetime] = field(default_factory=dict)
+    """Where several accounts share the cause: each, with since when."""
     fix: str = ""
     can_resume: bool = False
 
@@ -37,6 +39,9 @@ class Alarm:
         """The advice of a kind is its own unless another one's is named."""
         if not self.fix:
             object.__setattr__(self, "fix", self.kind)
+
+
+_NO_ACCOUNTS = Alarm(kind="no_accounts", severity="bad")
 
 
 def find_alarms(
@@ -57,7 +62,7 @@ def find_alarms(
     whole = list(_whole(transport, short_secrets))
     enabled = [account for account in accounts if account.enabled]
     if not enabled:
-        return [Alarm(kind="no_accounts", severity="bad"), *whole]
+        return [_NO_ACCOUNTS, *whole]
     found = [*whole, *_stalled([account for account in enabled if account.id not in rested], waiting, every_seconds)]
     for account in enabled:
         found += _state(account)
@@ -65,6 +70,21 @@ def find_alarms(
         found += _lateness(account, waiting.get(account.id))
         found += _burning(account)
     return sorted(found, key=lambda alarm: _ORDER[alarm.severity])
+
+
+def alarms_of(accounts: Sequence[AccountOverview], alarms: Sequence[Alarm]) -> list[Alarm]:
+    """What of all alarms concerns these accounts, for somebody who may know of no others. None names another one."""
+    if not any(account.enabled for account in accounts):
+        return [_NO_ACCOUNTS]
+    known = {account.id for account in accounts}
+    found = []
+    for alarm in alarms:
+        shared = {account: since for account, since in alarm.shared.items() if account in known}
+        if shared:
+            found.append(_stalled_since(shared))
+        elif alarm.account in known:
+            found.append(alarm)
+    return found
 
 
 def _whole(transport: str | None, short_secrets: Sequence[str]) -> Iterator[Alarm]:
@@ -86,7 +106,12 @@ def _stalled(
         and (moment := _idle_since(account, waiting[account.id], every_seconds.get(account.provider)))
     }
     if since:
-        yield Alarm(kind="stalled", severity="bad", values={"accounts": ", ".join(since), "since": min(since.values())})
+        yield _stalled_since(since)
+
+
+def _stalled_since(since: Mapping[str, datetime]) -> Alarm:
+    values = {"accounts": ", ".join(since), "since": min(since.values())}
+    return Alarm(kind="stalled", severity="bad", values=values, shared=since)
 
 
 def _idle_since(account: AccountOverview, waits: Waiting, provider_every: float | None) -> datetime | None:

@@ -1,15 +1,16 @@
 """Deliveries: the newest, searches of them, the same as CSV, and one with its history."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import islice
-from typing import Any, Final
+from http import HTTPStatus
+from typing import Final
 
 from fastapi import APIRouter
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from ulak.api.masking import masked_row, masked_value
+from ulak.api.pages.downloads import MOST_DOWNLOADED, Download, csv_parts
 from ulak.api.pages.finding import Finder, Found
 from ulak.api.pages.searches import (
     KINDS,
@@ -25,26 +26,13 @@ from ulak.api.pages.searches import (
 from ulak.api.pages.sentences import Sentences, title_of
 from ulak.api.pages.showing import Show
 from ulak.api.pages.trouble import PageRoute
-from ulak.api.pages.visits import HEADERS, ForbiddenError, Form, Member, MissingError, Supporter, Visit
+from ulak.api.pages.visits import ForbiddenError, Form, Member, MissingError, Supporter, Visit
 from ulak.models.access import Role
 from ulak.models.events import Action
-from ulak.models.lookups import COLUMNS, LARGEST_ID, Explanation, Statement, explain
+from ulak.models.lookups import LARGEST_ID, Explanation, Statement, explain
 from ulak.models.newest import Place
-from ulak.providers.codes import explain_codes
-from ulak.workers.csv_rows import csv_lines
 from ulak.workers.recording import Row, people_of
 
-MOST_DOWNLOADED: Final = 100_000
-ROWS_AT_ONCE: Final = 1_000
-ROWS_AT_FIRST: Final = 50
-"""A reader sees at once that the download has begun."""
-DELIMITERS: Final = {"tr": ";"}
-"""Between the columns of a download, where spreadsheets of the language expect no comma."""
-CSV_COLUMNS: Final = (
-    *(column.name for column in COLUMNS),
-    "provider_status_meaning",
-    "provider_error_meaning",
-)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=Response)
@@ -54,9 +42,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False, default_respo
 def show_deliveries(seen: Member, q: str = "", before: str = "") -> Response:
     """The newest deliveries that match; of a search for people or references, by its sealed form."""
     search, is_old = _search(seen, q)
-    _note_search(seen, search)
-    if search.account:
-        seen.admit(Role.READ, search.account)
+    _admit(seen, search)
     show = seen.show
     with seen.site.runtime.engine.connect() as connection:
         found = Finder(connection, seen.access, show, seen.site.recorder).find(search, before=place_of(before))
@@ -90,46 +76,16 @@ def search_deliveries(seen: Member, form: Form) -> Response:
 
 @router.get("/deliveries.csv")
 def download_deliveries(seen: Member, q: str = "") -> Response:
-    """The same as a file, numbers masked as on the page; at most `MOST_DOWNLOADED` rows, sent as they are read."""
+    """The same as a file, numbers masked as on the page, sent as it is read; 429 while others are downloaded."""
     search, is_old = _search(seen, q)
     if is_old:
         raise MissingError
-    _note_search(seen, search)
-    if search.account:
-        seen.admit(Role.READ, search.account)
-    lines = csv_lines(CSV_COLUMNS, _masked_rows(seen, search), delimiter=DELIMITERS.get(seen.language.code, ","))
-    name = {"Content-Disposition": 'attachment; filename="deliveries.csv"'}
-    return StreamingResponse(_with_mark(lines), media_type="text/csv; charset=utf-8", headers=dict(HEADERS) | name)
+    _admit(seen, search)
 
+    def refusal() -> Response:
+        return seen.render("error.html", status=HTTPStatus.TOO_MANY_REQUESTS, text="error.downloads")
 
-def _with_mark(lines: Iterator[str]) -> Iterator[str]:
-    """With the mark by which spreadsheets know UTF-8; the first lines at once, then many at a time."""
-    yield f"\ufeff{''.join(islice(lines, ROWS_AT_FIRST))}"
-    part = ""
-    for line in lines:
-        part += line
-        if len(part) > 1 << 15:
-            yield part
-            part = ""
-    yield part
-
-
-def _masked_rows(seen: Visit, search: Search) -> Iterator[dict[str, Any]]:
-    """Read in parts, each over a connection that is given back: a slow reader holds none."""
-    before: Place | None = None
-    left, many = MOST_DOWNLOADED, ROWS_AT_FIRST
-    show = seen.show
-    while left > 0:
-        with seen.site.runtime.engine.connect() as connection:
-            finder = Finder(connection, seen.access, show, seen.site.recorder)
-            page = finder.find(search, before=before, limit=min(many, left))
-        many = ROWS_AT_ONCE
-        for row in page.rows:
-            yield masked_row(row) | explain_codes(row)
-        left -= len(page.rows)
-        before = page.before
-        if before is None:
-            return
+    return Download(csv_parts(seen, search), seen.site.downloads, refusal)
 
 
 def _search(seen: Visit, sealed: str) -> tuple[Search, bool]:
@@ -172,15 +128,20 @@ def place_of(text: str) -> Place | None:
     return (when, int(row_id)) if len(row_id) <= len(str(LARGEST_ID)) and int(row_id) <= LARGEST_ID else None
 
 
-def _note_search(seen: Visit, search: Search) -> None:
-    """Record that the visitor searches for people, at every page of it; refuse where the role is missing."""
-    if not seen.access.may(needed_role(search)):
+def _admit(seen: Visit, search: Search) -> None:
+    """Refuse a search that the visitor may not make; record at every page of it that it looks for people.
+
+    Nothing is recorded about an account that the visitor may not know, or may not search for people.
+    """
+    needed, account = needed_role(search), search.account or None
+    if account is not None:
+        seen.admit(needed, account)
+    elif not seen.access.may(needed):
         raise ForbiddenError
     people, recorder = people_sought(search), seen.site.recorder
-    if people and seen.access.may(Role.SUPPORT):
-        about = {"account": search.account or None}
+    if people and seen.access.may(Role.SUPPORT, account):
         marks = recorder.marks(people)
-        recorder.try_add(*(seen.event(Action.PERSON_SEARCHED, person=mark, **about) for mark in marks))
+        recorder.try_add(*(seen.event(Action.PERSON_SEARCHED, person=mark, account=account) for mark in marks))
 
 
 @router.get("/deliveries/{delivery_id:int}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, RowMapping, func
+from sqlalchemy import ColumnElement, Connection, RowMapping, Text, cast, func, or_
 
 from ulak.api.pages.formats import local_day, start_of
 from ulak.api.pages.searches import NONE, Search, day_of, needed_role
@@ -14,7 +14,15 @@ from ulak.models.access import Access, Role
 from ulak.models.ledger.finishing import database_now
 from ulak.models.lookups import find_by_any
 from ulak.models.meanings import Outcome, outcome_of
-from ulak.models.newest import Filters, Named, Place, newest_named, newest_of_accounts
+from ulak.models.newest import (
+    Filters,
+    Named,
+    Place,
+    conditions_of,
+    newest_named,
+    newest_of_accounts,
+    of_accounts,
+)
 from ulak.models.results import total_of
 from ulak.models.searches import open_tracked
 from ulak.models.statistics import By, Figures, Group, count_days
@@ -28,6 +36,26 @@ MOST_PARTS: Final = 3
 MOST_OF_AN_ID: Final = 500
 USUAL_DAYS: Final = 30
 """How far back filters look where no day is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Some accounts between two moments."""
+
+    accounts: Sequence[str]
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the statistics say of a search by filters: where its rows are, and how many. The same for all its pages."""
+
+    kind: Granularity
+    stretches: Sequence[Stretch]
+    total: int
+    figures: Figures | None
+    since: date | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +74,10 @@ class Found:
     """Registered ids without any answer, on the first page of a search for people or references."""
     since: date | None = None
     """The first day that was searched, where none was given."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """Some accounts between two moments."""
-
-    accounts: Sequence[str]
-    since: datetime
-    until: datetime
+    scans: int = 1
+    """How many parts of the table were read."""
+    plan: Plan | None = None
+    """For the next page of a search by filters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +89,10 @@ class Finder:
     show: Show
     recorder: Recorder
 
-    def find(self, search: Search, *, before: Place | None = None, limit: int = PAGE) -> Found:
-        """One page of what matches and may be known.
+    def find(
+        self, search: Search, *, before: Place | None = None, limit: int = PAGE, plan: Plan | None = None
+    ) -> Found:
+        """One page of what matches and may be known. `plan`: of an earlier page, so that nothing is counted again.
 
         People are looked for only in the accounts for which the caller has the role support.
         """
@@ -75,7 +100,7 @@ class Finder:
             return self._by_id(search)
         if search.is_named:
             return self._named(search, before, limit)
-        return self._filtered(search, before, limit)
+        return self._filtered(search, before, limit, plan or self._plan(search))
 
     # ------------------------------------------------------------------------------------------ by what names them
 
@@ -107,58 +132,60 @@ class Finder:
     def _by_id(self, search: Search) -> Found:
         """The few rows that an id may mean."""
         people, keys = forms_of(self.recorder, search.id)
-        rows = find_by_any(self.connection, search.id, people=people, keys=keys, limit=MOST_OF_AN_ID)
-        sought = self.recorder.spellings(*search.recipients)
-        found = [row for row in reversed(rows) if self._fits(row, search, sought) and self._may_find(row, search)]
-        return Found(rows=found, total=len(found))
+        table, sought = delivery_status.c, self.recorder.spellings(*search.recipients)
+        only = [*of_accounts(self._scope(search)), *self._may_find(search), *conditions_of(self._filters(search))]
+        only += [table.recipient.in_(sought)] if sought else []
+        only += [table.client_ref.in_(search.references)] if search.references else []
+        rows = find_by_any(self.connection, search.id, people=people, keys=keys, only=only, limit=MOST_OF_AN_ID)
+        return Found(rows=list(reversed(rows)), total=len(rows))
 
-    def _may_find(self, row: RowMapping, search: Search) -> bool:
-        """Whether the row may be found by this id: by a person's only with the role support."""
-        is_named = not people_in(search.id) and search.id in {str(row["id"]), row["provider_key"], row["client_ref"]}
-        needed = Role.READ if is_named and not search.recipients else Role.SUPPORT
-        return self.access.may(needed, row["account_id"])
-
-    def _fits(self, row: RowMapping, search: Search, people: Collection[str]) -> bool:
-        given = (("account_id", search.account), ("status", search.status), ("granularity", search.kind))
-        filters = self._filters(search)
-        when = row["message_time"] or row["first_seen_at"]
-        return (
-            (not people or row["recipient"] in people)
-            and (not search.references or row["client_ref"] in search.references)
-            and all(not word or row[name] == word for name, word in given)
-            and (not filters.statuses or row["status"] in filters.statuses)
-            and (not search.reason or (row["reason"] or NONE) == search.reason)
-            and (filters.since is None or when >= filters.since)
-            and (filters.until is None or when < filters.until)
-        )
+    def _may_find(self, search: Search) -> list[ColumnElement[bool]]:
+        """Rows that may be found by this id: by a person's only with the role support."""
+        searchable = of_accounts(self.access.accounts(Role.SUPPORT))
+        if not searchable or people_in(search.id):
+            return searchable
+        table = delivery_status.c
+        by_itself = (cast(table.id, Text), table.provider_key, table.client_ref)
+        return [or_(*searchable, *(column == search.id for column in by_itself))]
 
     # ------------------------------------------------------------------------------------------------- by filters
 
-    def _filtered(self, search: Search, before: Place | None, limit: int) -> Found:
+    def _filtered(self, search: Search, before: Place | None, limit: int, plan: Plan) -> Found:
         """Rows are looked for where the statistics have counted some, a day after the other."""
+        rows, following, scans = self._read(search, plan, before, limit)
+        return Found(
+            rows=rows,
+            before=following,
+            total=plan.total,
+            figures=plan.figures,
+            since=plan.since,
+            scans=scans,
+            plan=plan,
+        )
+
+    def _plan(self, search: Search) -> Plan:
         today = local_day(database_now(self.connection), self.show.zone_of(search.account))
         last = day_of(search.until) or today + timedelta(days=1)
         first = day_of(search.since) or min(last, today) - timedelta(days=USUAL_DAYS - 1)
         kind = Granularity(search.kind or Granularity.MESSAGE)
         groups = self._counted(search, kind, first, last)
-        rows, following = self._read(search, kind, self._stretches(search, groups), before, limit)
-        return Found(
-            rows=rows,
-            before=following,
+        return Plan(
+            kind=kind,
+            stretches=self._stretches(search, groups),
             total=sum(_matching(search, each.figures) for each in groups),
             figures=None if search.outcome or search.status else total_of(each.figures for each in groups),
             since=None if search.since else first,
         )
 
     def _read(
-        self, search: Search, kind: Granularity, stretches: Sequence[Stretch], before: Place | None, limit: int
-    ) -> tuple[list[RowMapping], Place | None]:
-        """Rows of these stretches of time, and where the next page goes on."""
+        self, search: Search, plan: Plan, before: Place | None, limit: int
+    ) -> tuple[list[RowMapping], Place | None, int]:
+        """Rows of the plan's stretches of time, where the next page goes on, and how many parts were read."""
         rows: list[RowMapping] = []
         left = MOST_PARTS
-        ahead = [each for each in stretches if before is None or each.since < before[0]]
+        ahead = [each for each in plan.stretches if before is None or each.since < before[0]]
         for place, stretch in enumerate(ahead):
-            filters = self._filters(search, kind=kind, since=stretch.since, until=stretch.until)
+            filters = self._filters(search, kind=plan.kind, since=stretch.since, until=stretch.until)
             while True:
                 page = newest_of_accounts(
                     self.connection, stretch.accounts, filters, limit=limit - len(rows), before=before
@@ -170,8 +197,8 @@ class Finder:
                     break
             is_last = place == len(ahead) - 1
             if before is not None or ((not left or len(rows) >= limit) and not is_last):
-                return rows, before or (stretch.since, 0)
-        return rows, None
+                return rows, before or (stretch.since, 0), MOST_PARTS - left
+        return rows, None, MOST_PARTS - left
 
     def _counted(self, search: Search, kind: Granularity, first: date, last: date) -> list[Group]:
         """By account and day, what the statistics have counted of what matches."""

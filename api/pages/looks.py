@@ -46,6 +46,8 @@ class Looker:
     short_secrets: Callable[[Connection], Sequence[str]] = lambda _: ()
     """Names of secrets of ours that are too short."""
     _lock: Lock = field(default_factory=Lock, repr=False)
+    _zones_lock: Lock = field(default_factory=Lock, repr=False)
+    """Apart from that of looks: every page needs the zones, and a look at a big table can take long."""
     _last: Look | None = None
     _valid_until: float = 0.0
     _zones: Mapping[str, str] = field(default_factory=dict)
@@ -64,8 +66,8 @@ class Looker:
             return self._last
 
     def zones(self) -> Mapping[str, str]:
-        """The time zone of each account."""
-        with self._lock:
+        """The time zone of each account. Does not wait for a look."""
+        with self._zones_lock:
             now = clock.boot()
             if now >= self._zones_valid_until:
                 with self.engine.connect() as connection:

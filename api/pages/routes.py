@@ -129,6 +129,7 @@ def show_overview(seen: Member) -> Response:
     return seen.render_live(
         "overview",
         look=look,
+        is_limited=seen.is_limited,
         together=Line(
             key=None,
             figures=total_of(each.last_day.figures for each in look.results.values()),

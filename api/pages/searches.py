@@ -145,5 +145,9 @@ def people_sought(search: Search) -> list[str]:
 
 
 def needed_role(search: Search) -> Role:
-    """The role that the search takes. By id everybody may search: what each may find is decided row by row."""
-    return Role.SUPPORT if search.recipients or people_in(*search.references) else Role.READ
+    """The role that the search takes. By id everybody may search: what each may find is decided row by row.
+
+    A range of numbers beside a masked number is more of it than the mask leaves.
+    """
+    is_ranged = search.range not in {"", NONE}
+    return Role.SUPPORT if search.recipients or is_ranged or people_in(*search.references) else Role.READ

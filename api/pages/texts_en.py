@@ -52,6 +52,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "error.role": "Your role may not do this",
     "error.role.why": "Nothing was changed. Ask your administrator for a role that may.",
     "error.too_large": "What was sent is too large for a form of this page.",
+    "error.downloads": "Too many downloads at once",
+    "error.downloads.why": "Others are under way already. Try again when one of them has ended.",
     "error.missing": "Not found",
     "error.missing.why": "It may have been erased or pruned, the address may be mistyped, or your role may not see it.",
     "error.away": "The database does not answer",
@@ -84,6 +86,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "overview.trouble": "Problems, and what to do",
     "overview.well": "All is well.",
     "overview.well.why": "Every account is being polled; nothing is late, no request has failed for good.",
+    "overview.well.limited": "Every account that you may see is being polled; nothing of them is late, no request of "
+    "theirs has failed for good.",
     "alarm.fix": "What to do:",
     "alarm.bad": "Broken",
     "alarm.held": "On hold",

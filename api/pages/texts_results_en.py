@@ -103,6 +103,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "search.asked_for": "{n} numbers or references were looked for.",
     "search.download": "Download CSV",
     "search.download_what": "At most {n} rows; numbers are masked as in this list.",
+    "search.cut": "Incomplete: this file ends after {n} rows, and more may match. Narrow the "
+    "search by days, account or status.",
     "search.clear": "New search",
     "search.found": "Results",
     "search.further": "Look further back",

@@ -108,6 +108,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "search.asked_for": "{n} numara ya da referans arandı.",
     "search.download": "CSV indir",
     "search.download_what": "En çok {n} satır; numaralar bu listedeki gibi maskelidir.",
+    "search.cut": "Eksik: bu dosya {n} satırdan sonra kesildi, eşleşen başka kayıtlar olabilir. "
+    "Aramayı gün, hesap ya da duruma göre daraltın.",
     "search.clear": "Yeni arama",
     "search.found": "Sonuçlar",
     "search.further": "Daha eskilere bak",

@@ -49,6 +49,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "error.role": "Yetkiniz buna izin vermiyor",
     "error.role.why": "Hiçbir şey değişmedi. İzin veren bir yetki için yöneticinize başvurun.",
     "error.too_large": "Gönderilen veri bu sayfanın bir formu için çok büyük.",
+    "error.downloads": "Aynı anda çok fazla indirme var",
+    "error.downloads.why": "Başka indirmeler sürüyor. Biri bitince yeniden deneyin.",
     "error.missing": "Bulunamadı",
     "error.missing.why": "Silinmiş ya da temizlenmiş olabilir, adres yanlış yazılmış olabilir ya da yetkiniz görmeye "
     "yetmiyordur.",
@@ -83,6 +85,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "overview.trouble": "Sorunlar ve yapılacaklar",
     "overview.well": "Her şey yolunda.",
     "overview.well.why": "Bütün hesaplar sorgulanıyor; geciken ya da başarısız bir şey yok.",
+    "overview.well.limited": "Görebildiğiniz bütün hesaplar sorgulanıyor; onlarda geciken ya da başarısız bir şey yok.",
     "alarm.fix": "Ne yapmalı:",
     "alarm.bad": "Bozuk",
     "alarm.held": "Beklemede",

@@ -1,12 +1,13 @@
 """One request of one visitor: who it is, in which language, with which forms; and the answers it may get."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from http import HTTPStatus
 from secrets import token_urlsafe
+from threading import BoundedSemaphore
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from cryptography.fernet import Fernet
 from fastapi import Depends, Request
@@ -14,6 +15,7 @@ from jinja2 import Environment
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from ulak.api.means import Publish
+from ulak.api.pages.alarms import alarms_of
 from ulak.api.pages.language import CATALOGUES, Language, choose
 from ulak.api.pages.looks import Look, Looker
 from ulak.api.pages.searches import Seal
@@ -35,6 +37,8 @@ YEAR_SECONDS = 365 * 24 * 3600
 FORM_CAP_BYTES = 16 * 1024
 MOST_FIELDS = 30
 FLOWER_PORT = 5555
+DOWNLOADS_AT_ONCE = 2
+"""Of the process: each holds a thread and a connection while it reads."""
 TOLD = "told"
 """The query's name for what an action did: a key among the texts, never a text."""
 
@@ -72,6 +76,7 @@ class Site:
     sign_on: SignOn | None
     attempts: Fernet
     """Seals what a log-in by single sign-on began with."""
+    downloads: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(DOWNLOADS_AT_ONCE))
 
     def cookie_name(self, name: str) -> str:
         """The cookie's name; `__Host-` lets a browser take it from this host over https only, from no neighbour of it.
@@ -166,13 +171,18 @@ class Visit:
         if not self.access.may(role, account):
             raise ForbiddenError
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether the visitor may see some accounts alone."""
+        return not self.access.may_everywhere(Role.READ)
+
     def look(self) -> Look:
         """The state of everything that the visitor may see."""
-        look, sees_all = self.site.looker.look(), self.access.may_everywhere(Role.READ)
+        look = self.site.looker.look()
+        if not self.is_limited:
+            return look
         known = [account for account in look.accounts if self.access.may(Role.READ, account.id)]
-        alarms = [
-            each for each in look.alarms if sees_all or (each.account and self.access.may(Role.READ, each.account))
-        ]
+        alarms = alarms_of(known, look.alarms)
         results = {account: each for account, each in look.results.items() if self.access.may(Role.READ, account)}
         return replace(look, accounts=known, alarms=alarms, results=results)
 
@@ -377,6 +387,6 @@ Form = Annotated[Mapping[str, str], Depends(member_form)]
 
 def local_path(wanted: str) -> str:
     """Where to go after a form: an address within these pages, or the beginning."""
-    parts = urlsplit(wanted)
-    is_local = wanted.startswith("/") and not wanted.startswith(("//", "/\\")) and not parts.netloc
-    return wanted if is_local and wanted.isprintable() and "\\" not in wanted else "/"
+    # One slash, and none that a browser reads as a second: no parser is needed, which could raise or read it otherwise.
+    is_local = wanted.startswith("/") and not wanted.startswith("//") and "\\" not in wanted
+    return wanted if is_local and wanted.isprintable() else "/"

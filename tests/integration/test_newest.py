@@ -86,8 +86,8 @@ def test_pages_hold_every_row_once_and_in_order(
         assert own == all_pages(lambda before: newest_of_accounts(connection, mine, Filters(), limit=50, before=before))
 
 
-def test_named_rows_are_counted_and_go_page_by_page(migrated_database: Engine) -> None:
-    """By numbers and references, each by any of its words and all together."""
+def test_named_rows_are_counted_and_go_page_by_page(migrated_database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By numbers and references, each by any of its words and all together; other accounts' rows fill no bound."""
     with transaction(migrated_database) as connection:
         accounts = [add_account(connection) for _ in range(2)]
         fill(connection, 3, accounts)
@@ -99,6 +99,8 @@ def test_named_rows_are_counted_and_go_page_by_page(migrated_database: Engine) -
         def pages(before: Place | None) -> Newest:
             return newest_named(connection, named, Filters(), accounts=accounts[1:], limit=5, before=before)
 
+        monkeypatch.setattr(newest, "MOST_NAMED", len(expected) + 1)
+        assert newest_named(connection, named, Filters(), accounts=None, limit=5).is_capped
         assert all_pages(pages) == expected
         assert (pages(None).total, pages(None).is_capped) == (len(expected), False)
 

@@ -1,17 +1,29 @@
 """Searches on the status page: the newest first, several numbers at once, totals, a file, and one sentence."""
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from html import unescape
+from itertools import repeat
+from threading import BoundedSemaphore, Event
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
+from starlette.responses import Response
+from starlette.types import Message
 from test_pages import NOON, NUMBER, Browser, Start, change, deliveries, found, report, start
 
+from ulak.api.pages import downloads, finding
 from ulak.api.pages.deliveries import place_of
+from ulak.api.pages.downloads import MOST_SCANS, Download
+from ulak.api.pages.finding import MOST_PARTS
 from ulak.api.pages.searches import MOST_LISTED, Search, search_of
+from ulak.api.pages.visits import DOWNLOADS_AT_ONCE
+from ulak.core import clock
+from ulak.models import newest
 from ulak.models.access import Role
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
@@ -161,6 +173,93 @@ def test_a_long_list_goes_page_by_page_by_time(start: Start, migrated_database: 
     assert 'rel="next"' not in page.page.text
     written = lines(page, path.replace("/deliveries", "/deliveries.csv"))
     assert [int(row.partition(",")[0]) for row in written[1:]] == timed + rows
+
+
+def test_a_file_ends_within_bounds_and_says_what_it_leaves_out(
+    start: Start, migrated_database: Engine, timed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rare filter reads a bounded number of parts and counts once; the last line says that more may match."""
+    [rare] = store(migrated_database, report("rare", Status.REJECTED, sent_at=at(-60)))
+    columns = "account_id, provider, granularity, status, is_final, provider_status, message_time_source"
+    change(
+        migrated_database,
+        f"INSERT INTO delivery_status ({columns}, provider_key, message_time) SELECT {columns}, 'copy-' || n,"
+        " message_time - make_interval(secs => n) FROM delivery_status, generate_series(1, 1600) n"
+        " WHERE provider_key = 't-0'",
+    )
+    monkeypatch.setattr(newest, "SCANNED_ROWS", 1)
+    monkeypatch.setattr(newest, "LEAST_SCANNED", 1)
+    scans, counts = counted_calls(monkeypatch, "newest_of_accounts"), counted_calls(monkeypatch, "count_days")
+    page, path = start().log_in(), "/deliveries.csv?account=kampanya&since=2026-05-01&until=2026-05-01&outcome=failed"
+    _, last = lines(page, path)
+    assert last.startswith('"Incomplete: this file ends after 0 rows, and more may match.')
+    assert (MOST_SCANS - MOST_PARTS < len(scans) <= MOST_SCANS, len(counts)) == (True, 1)
+    monkeypatch.setattr(newest, "LEAST_SCANNED", 500)
+    assert [row.partition(",")[0] for row in lines(page, path)] == ["id", str(rare)]
+    assert lines(page, path, **{"accept-language": "tr"})[1].startswith(f"{rare};")
+    monkeypatch.setattr(downloads, "MOST_DOWNLOADED", 3)
+    assert "ends after 3 rows" in lines(page, path.replace("outcome=failed", ""))[4]
+
+
+def counted_calls(monkeypatch: pytest.MonkeyPatch, name: str, before: Callable[[], object] = bool) -> list[str]:
+    """The calls that searches make of this function from now on; `before` runs at the beginning of each."""
+    calls: list[str] = []
+    real = getattr(finding, name)
+
+    def counted(*given: Any, **named: Any) -> Any:
+        calls.append(name)
+        before()
+        return real(*given, **named)
+
+    monkeypatch.setattr(finding, name, counted)
+    return calls
+
+
+def test_downloads_leave_room_for_everything_else(
+    start: Start, timed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at a time; more are refused at once, while pages and callbacks are served. When one ends there is room."""
+    go_on = Event()
+    calls = counted_calls(monkeypatch, "newest_of_accounts", lambda: go_on.wait(120))
+    page, path = start().log_in(), "/deliveries.csv?since=2026-05-01&until=2026-05-01"
+    with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
+        try:
+            running = [pool.submit(lines, page, path) for _ in range(DOWNLOADS_AT_ONCE)]
+            ends = clock.boot() + 60
+            while len(calls) < DOWNLOADS_AT_ONCE:
+                assert clock.boot() < ends
+                clock.sleep(0.05)
+            for _ in range(20):
+                assert "Too many downloads at once" in page.get(path)
+                assert page.page.status_code == 429
+            page.get("/polls")
+            assert page.page.status_code == 200
+            assert page.client.post("/callbacks/vairo/unknown/x", json={}).status_code == 404
+        finally:
+            go_on.set()
+        assert [len(each.result(timeout=60)) for each in running] == [6, 6]
+    assert len(lines(page, path)) == 6
+
+
+def test_a_reader_who_goes_away_gives_the_place_back() -> None:
+    """While the file still has parts; and so does one that fails."""
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(_: Message) -> None:
+        await asyncio.sleep(0)
+
+    slots, scope = BoundedSemaphore(1), {"type": "http", "asgi": {"spec_version": "2.3"}}
+    for _ in range(2):
+        asyncio.run(Download(repeat("x"), slots, Response)(scope, receive, send))
+    with pytest.raises(ValueError, match="none"):
+        asyncio.run(
+            Download(map(str, map(int, ["none"])), slots, Response)(
+                scope | {"asgi": {"spec_version": "2.4"}}, receive, send
+            )
+        )
+    assert slots.acquire(blocking=False)
 
 
 SENT, DONE = datetime(2026, 5, 1, 9, 0, 0, tzinfo=UTC), datetime(2026, 5, 1, 9, 0, 8, tzinfo=UTC)

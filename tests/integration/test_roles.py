@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -422,6 +423,62 @@ def test_alarms_of_other_accounts_and_of_the_whole_are_not_shown(house: House) -
     with house.browser("elsewhere") as client:
         page = client.get("/").text
     assert ("reason of otp" in page, "reason of kampanya" in page, "kampanya" in page) == (True, False, False)
+
+
+def test_a_limited_visitor_reads_when_nobody_works_for_the_own_accounts(house: House) -> None:
+    """The alarm names those alone, since when they wait; without it, what is well are the visitor's accounts."""
+    with transaction(house.engine) as connection:
+        connection.execute(text("UPDATE accounts SET paused_until = NULL, pause_reason = NULL"))
+        connection.execute(
+            text(
+                "INSERT INTO tracked_ids (account_id, id_kind, value, origin, sent_at, valid_until, next_check_at)"
+                " SELECT id, 'number', '1:2', 'sender', now(), now() + interval '1 day',"
+                " now() - CASE id WHEN 'otp' THEN 5 ELSE 9 END * interval '1 minute' FROM accounts"
+            )
+        )
+    with house.browser("elsewhere") as limited, house.browser("read") as reader:
+        everything = plain(reader.get("/").text)
+        assert re.search("Nobody works: (kampanya, otp|otp, kampanya) should have been asked 9 min ago", everything)
+        page = plain(limited.get("/").text)
+        assert "Nobody works: otp should have been asked 5 min ago" in page
+        assert "kampanya" not in page
+        for change, words in (
+            ("UPDATE tracked_ids SET next_check_at = now() + interval '1 hour' WHERE account_id = 'otp'",
+             "All is well. Every account that you may see is being polled"),
+            ("UPDATE accounts SET enabled = false WHERE id = 'otp'", "No account is set up, so nobody is asked."),
+        ):  # fmt: skip
+            with transaction(house.engine) as connection:
+                connection.execute(text(change))
+            house.app.state.pages.looker.forget()
+            page = plain(limited.get("/").text)
+            assert (words in page, "kampanya" in page) == (True, False)
+            assert "Nobody works: kampanya should" in plain(reader.get("/").text)
+
+
+def plain(page: str) -> str:
+    """The words of a page."""
+    return " ".join(unescape(re.sub(r"<[^>]+>", "", page)).split())
+
+
+def test_time_zones_do_not_wait_for_a_slow_look(house: House) -> None:
+    """A look that waits for the database keeps no page waiting that needs no look."""
+    looker = house.app.state.pages.looker
+    with ThreadPoolExecutor(2) as pool:
+        with transaction(house.engine) as connection:
+            connection.execute(text("LOCK TABLE quarantine IN ACCESS EXCLUSIVE MODE"))
+            look = pool.submit(looker.look)
+            ends = clock.boot() + 60
+            while not _waits_for_a_lock(house.engine):
+                assert clock.boot() < ends, "The look has not begun."
+            assert set(pool.submit(looker.zones).result(timeout=20)) == {"kampanya", "otp"}
+            assert not look.done()
+        assert look.result(timeout=60).accounts
+
+
+def _waits_for_a_lock(engine: Engine) -> bool:
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'quarantine'::regclass"
+    with engine.connect() as connection:
+        return bool(connection.execute(text(query)).scalar_one())
 
 
 def test_a_session_has_the_role_that_its_token_has_now(house: House) -> None:

@@ -1,5 +1,6 @@
 """Searches, look-ups, tracked ids and the summary: what each role finds, sees and leaves in the record."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,11 +10,14 @@ from command_line import Ulak, ulak
 from sqlalchemy import text
 from test_roles import ASKED, NATIONAL, NUMBER, House, form_mark, holds_number, house
 
+from ulak.api.pages import finding
 from ulak.api.pages.searches import Search, people_sought
+from ulak.models.access import Role
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
 from ulak.models.events import Action, list_events
 from ulak.models.report import DeliveryReport
+from ulak.models.tokens import create_token
 from ulak.models.vocabulary import Granularity, Status
 from ulak.providers.numbers import person
 from ulak.workers.recording import people_in
@@ -93,6 +97,63 @@ def test_the_page_records_a_search_by_a_word_that_holds_a_number(house: House, f
             answer = client.get(client.post("/deliveries", data=given).headers["location"])
             assert answer.status_code == status, (who, answer.text)
     assert recorded(house, Action.PERSON_SEARCHED) == [("support", None, True, {})]
+
+
+def test_a_search_in_an_account_that_one_may_not_search_leaves_no_record(house: House) -> None:
+    """Neither page nor file writes an event about an account that the visitor may not know."""
+    with transaction(house.engine) as connection:
+        house.tokens["limited"] = create_token(connection, "limited", role=Role.SUPPORT, accounts=["otp"])
+    with house.browser("limited") as client:
+        mark = form_mark(client.get("/deliveries").text)
+        for account, status in (("kampanya", 404), ("unknown", 404), ("otp", 200)):
+            given = {"form_mark": mark, "recipient": SPELLED, "account": account}
+            place = client.post("/deliveries", data=given).headers["location"]
+            for path in (place, place.replace("/deliveries", "/deliveries.csv")):
+                assert client.get(path).status_code == status, path
+    assert recorded(house, Action.PERSON_SEARCHED) == [("limited", "otp", True, {})] * 2
+
+
+def test_lists_by_a_number_range_take_support(house: House) -> None:
+    """It is more of a number than the mask leaves. Sums by range are shown to all, with a link for whoever may."""
+    with transaction(house.engine) as connection:
+        connection.execute(text("UPDATE delivery_status SET message_time = now() - interval '1 minute'"))
+    for who, status in (("read", 403), ("support", 200)):
+        with house.browser(who) as client:
+            mark = form_mark(client.get("/deliveries").text)
+            named = {"form_mark": mark, "id": "siparis-otp", "range": "+90530"}
+            sealed = client.post("/deliveries", data=named).headers["location"]
+            for path in ("/deliveries?range=%2B90530", "/deliveries.csv?range=%2B90530", sealed):
+                assert client.get(path).status_code == status, (who, path)
+            assert client.get("/deliveries?range=none").status_code == 200
+            assert ('name="range"' in client.get("/deliveries").text) == (status == 200)
+            results = client.get("/results?by=range").text
+            assert ("+90530…" in results, "range=%2B90530" in results) == (True, status == 200)
+
+
+def test_rows_of_other_accounts_take_no_place_among_what_an_id_finds(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are and whoever may see them; and every filter given beside the id holds."""
+    monkeypatch.setattr(finding, "MOST_OF_AN_ID", 1)
+    with transaction(house.engine) as connection:
+        connection.execute(text("UPDATE delivery_status SET client_ref = 'shared-7'"))
+        ids = list(connection.execute(text("SELECT id FROM delivery_status ORDER BY id")).scalars())
+        last = connection.execute(text("SELECT account_id FROM delivery_status ORDER BY id DESC LIMIT 1")).scalar_one()
+        limited = create_token(connection, "limited", role=Role.SUPPORT, accounts=[last])
+    house.tokens["limited"] = limited
+    with house.browser("limited") as client:
+        mark = form_mark(client.get("/deliveries").text)
+        for given, found in (
+            ({"id": "shared-7"}, ids[1:]),
+            ({"id": NUMBER}, ids[1:]),
+            ({"id": "shared-7", "range": "+90530", "status": "delivered", "recipient": SPELLED}, ids[1:]),
+            ({"id": "shared-7", "range": "+90532"}, []),
+            ({"id": "shared-7", "status": "rejected"}, []),
+            ({"id": "shared-7", "client_ref": "shared-8"}, []),
+        ):
+            place = client.post("/deliveries", data={"form_mark": mark, **given}).headers["location"]
+            shown = re.findall(r'<a href="/deliveries/(\d+)"', client.get(place).text)
+            assert list(map(int, shown)) == found, given
 
 
 def test_people_of_a_search_are_named_once() -> None:
