@@ -29,7 +29,7 @@ LEASE_SECONDS: Final = 120.0
 FIRST_PAUSE_SECONDS: Final = 10.0
 LONGEST_PAUSE_SECONDS: Final = 300.0
 LASTS_DAYS: Final = 3
-"""A message that its receiver did not take for so long is not sent any more."""
+"""A message that its receiver did not take for so long after the first attempt is not sent any more."""
 KEPT_DAYS: Final = 30
 _LOCK: Final = 0x756C616E  # one advisory lock for all who evaluate
 
@@ -167,13 +167,15 @@ def announce(connection: Connection, receivers: Collection[str], changes: Sequen
 
 
 # The head of the receiver's queue, or nothing where it is not due: whoever waits for its row looks at it again.
+# A message begins with its first attempt. Before that it still grows, however long it has waited for the one before it.
 _CLAIM = text("""
     UPDATE notifications SET attempts = attempts + 1, attempted_at = clock_timestamp(),
+        created_at = CASE WHEN attempts = 0 THEN clock_timestamp() ELSE created_at END,
         next_attempt_at = clock_timestamp() + make_interval(secs => :lease_seconds)
     WHERE id = (
         SELECT id FROM notifications
         WHERE receiver = :receiver AND delivered_at IS NULL
-          AND created_at > clock_timestamp() - make_interval(days => :lasts_days)
+          AND (attempts = 0 OR created_at > clock_timestamp() - make_interval(days => :lasts_days))
         ORDER BY id LIMIT 1)
       AND delivered_at IS NULL AND next_attempt_at <= clock_timestamp()
     RETURNING id, receiver, message_id, items, created_at, attempts

@@ -321,6 +321,26 @@ def test_a_message_that_nobody_takes_is_given_up_and_old_ones_are_pruned(world: 
         assert (prune(connection), list_notifications(connection)) == (2, [])
 
 
+def test_a_receiver_is_told_again_after_a_long_stop(world: World) -> None:
+    """What waited behind a message that was given up is sent, however old it is: its days begin with an attempt."""
+    with transaction(world.engine) as connection:
+        other = add_account(connection)
+    world.hook.status = 503
+    world.pause()
+    world.run(120)
+    with transaction(world.engine) as connection:
+        pause(connection, other, None, "w")
+    world.run(120)
+    world.pass_time((LASTS_DAYS + 1) * 86_400)
+    world.run(60)
+    assert len({taken.headers["webhook-id"] for taken in world.hook.refused}) == 2
+    world.hook.status = 200
+    world.run(600)
+    world.resume()
+    world.run(300)
+    assert world.hook.items == [("open", f"paused:{other}"), ("resolved", f"paused:{world.account}")]
+
+
 def test_each_receiver_has_a_queue_of_its_own(
     migrated_database: Engine, settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
