@@ -181,7 +181,7 @@ _CLAIM = text("""
     RETURNING id, receiver, message_id, items, created_at, attempts
 """)
 _DELIVERED = text("""
-    UPDATE notifications SET delivered_at = clock_timestamp(), last_error = NULL
+    UPDATE notifications SET delivered_at = clock_timestamp(), last_error = :error
     WHERE id = :id AND delivered_at IS NULL
 """)
 _FAILED = text("""
@@ -198,9 +198,12 @@ def claim(connection: Connection, receiver: str) -> Claimed | None:
     return None if row is None else Claimed(**row)
 
 
-def acknowledge(connection: Connection, claimed: Claimed) -> None:
-    """The receiver took the message: once this is committed, it is never sent again."""
-    connection.execute(_DELIVERED, {"id": claimed.id})
+def acknowledge(connection: Connection, claimed: Claimed, error: str | None = None) -> None:
+    """The receiver took the message: once this is committed, it is never sent again.
+
+    `error`: what somebody should know all the same.
+    """
+    connection.execute(_DELIVERED, {"id": claimed.id, "error": error})
 
 
 def postpone(connection: Connection, claimed: Claimed, error: str) -> None:

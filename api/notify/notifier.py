@@ -159,13 +159,13 @@ class Notifier:
             language=self.language,
             page=self.page,
         )
-        error = _attempt(receiver, message, claimed.attempts)
+        is_taken, error = _attempt(receiver, message, claimed.attempts)
         with transaction(self.engine) as connection:
-            if error is None:
-                outbox.acknowledge(connection, claimed)
+            if is_taken:
+                outbox.acknowledge(connection, claimed, error)
             else:
-                outbox.postpone(connection, claimed, error)
-        return error is None
+                outbox.postpone(connection, claimed, error or "")
+        return is_taken
 
     # --------------------------------------------------------------------------------------- without the database
 
@@ -190,8 +190,7 @@ class Notifier:
                 language=self.language,
                 page=self.page,
             )
-            told.error = _attempt(receiver, message, told.attempts)
-            told.is_delivered = told.error is None
+            told.is_delivered, told.error = _attempt(receiver, message, told.attempts)
             told.next_at = clock.boot() + outbox.pause_seconds(told.attempts)
 
     def _away(self) -> Change:
@@ -209,16 +208,21 @@ class Notifier:
         return Change(state=State.OPEN, episode=episode)
 
 
-def _attempt(receiver: Receiver, message: Message, attempts: int) -> str | None:
-    """Why the receiver did not take the message; None where it did. One line when it is lost, one when it is back."""
+def _attempt(receiver: Receiver, message: Message, attempts: int) -> tuple[bool, str | None]:
+    """Whether the receiver took the message, and what went wrong; one log line when it is lost, one when it is back."""
     try:
-        receiver.send(message)
-    except NotTakenError as error:
+        error = receiver.send(message)
+    except NotTakenError as refusal:
         if attempts == 1:
-            log.warning("notify.not_taken", receiver=receiver.name, message=message.id, error=str(error))
-        return str(error)
+            log.warning("notify.not_taken", receiver=receiver.name, message=message.id, error=str(refusal))
+        return False, str(refusal)
+    except Exception as mistake:  # noqa: BLE001 - ours; the message waits like any other, and does not block the thread
+        log.error("notify.failed_inside", receiver=receiver.name, error=origin(mistake))  # noqa: TRY400
+        return False, f"could not be used ({type(mistake).__name__})"
+    if error is not None:
+        log.warning("notify.taken_in_part", receiver=receiver.name, message=message.id, error=error)
     log.info("notify.sent", receiver=receiver.name, message=message.id, attempts=attempts)
-    return None
+    return True, error
 
 
 def _record_outage(connection: Connection, outage: _Outage) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -319,6 +319,27 @@ def test_a_message_that_nobody_takes_is_given_up_and_old_ones_are_pruned(world: 
     world.pass_time(KEPT_DAYS * 86_400)
     with transaction(world.engine) as connection:
         assert (prune(connection), list_notifications(connection)) == (2, [])
+
+
+def test_a_mistake_of_ours_in_an_attempt_is_an_error_of_the_message(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stored, with a pause; the thread goes on, and so does the report of an outage."""
+
+    def fail(*_: object) -> None:
+        raise UnicodeError("canary")
+
+    world.pause()
+    world.run(45)
+    monkeypatch.setattr(type(world.notifier.receivers[0]), "send", fail)
+    world.run(60)
+    with world.engine.connect() as connection:
+        [row] = list_notifications(connection, waiting_only=True)
+    assert (row["last_error"], row["attempts"] > 0) == ("could not be used (UnicodeError)", True)
+    assert row["next_attempt_at"] - row["attempted_at"] < timedelta(seconds=LEASE_SECONDS)
+    monkeypatch.undo()
+    world.run(300)
+    assert world.hook.items == [("open", f"paused:{world.account}")]
 
 
 def test_a_receiver_is_told_again_after_a_long_stop(world: World) -> None:
