@@ -18,7 +18,7 @@ from sqlalchemy import Connection, RowMapping, delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from ulak.models.database import json_parameter
-from ulak.models.heartbeats import NOTIFYING
+from ulak.models.heartbeats import NOTIFYING_TURN
 from ulak.models.problems import Change, Episode, Problem, merged, message_id
 from ulak.models.tables import notifications, problems
 
@@ -65,7 +65,7 @@ _LAST = text("SELECT coalesce(max(id), 0) FROM notifications")
 
 def take_turn(connection: Connection, *, every_seconds: float) -> bool:
     """Whether it is this process that evaluates now: nobody else does, or has done within `every_seconds`."""
-    given = {"name": NOTIFYING, "lock": _LOCK, "every_seconds": every_seconds}
+    given = {"name": NOTIFYING_TURN, "lock": _LOCK, "every_seconds": every_seconds}
     return connection.execute(_TURN, given).one_or_none() is not None
 
 

@@ -6,6 +6,7 @@ Time passes by moving what is stored into the past: nothing else remembers it wh
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,10 +19,13 @@ from task_api import runtime_on
 
 from ulak.api.notify.notifier import EVERY_SECONDS, Notifier, notifier_for
 from ulak.api.notify.receivers import receivers_for
+from ulak.api.pages.looks import Look
+from ulak.core import clock
 from ulak.core.settings import Settings, load_settings
 from ulak.models.accounts import pause, resume
 from ulak.models.database import make_engine, transaction
 from ulak.models.notifications import KEPT_DAYS, LASTS_DAYS, LEASE_SECONDS, list_notifications, prune
+from ulak.models.problems import GAP_SECONDS
 
 DIES = Path(__file__).parents[1] / "notify_and_die.py"
 _AGE = """
@@ -388,6 +392,41 @@ def test_a_look_at_the_wrong_time_does_not_end_the_thread(world: World, monkeypa
     assert (world.notifier._outage, world.hook.taken) == (None, [])
     world.notifier.engine.dispose()
     world.notifier.engine = engine
+
+
+def test_looks_that_keep_failing_are_told_and_what_waits_is_sent(world: World) -> None:
+    """The database answers, so this goes through the outbox; the sign of progress stays away meanwhile."""
+    world.run(30)
+    url = world.engine.url.render_as_string(hide_password=False)
+    engine, slow = world.notifier.looker.engine, make_engine(url, statement_timeout_seconds=0.05)
+    world.notifier.looker.engine = slow
+    with world.engine.begin() as connection:
+        connection.execute(text("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE"))
+        world.run(150)
+        assert world.hook.items == []
+        world.run(90)
+        age = "SELECT extract(epoch FROM clock_timestamp() - at) FROM heartbeats WHERE name = 'notifying'"
+        assert connection.execute(text(age)).scalar_one() > 200
+    assert world.hook.items == [("open", "not_evaluated")]
+    world.notifier.looker.engine = engine
+    world.run(180)
+    assert world.hook.items == [("open", "not_evaluated"), ("resolved", "not_evaluated")]
+    slow.dispose()
+
+
+def test_slow_looks_are_often_enough_for_a_problem_to_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long one takes: a problem that is seen too seldom would begin anew each time."""
+    look, late = world.notifier.looker.look, [0.0]
+    monkeypatch.setattr(clock, "boot", lambda: time.monotonic() + late[0])
+
+    def slow_look() -> Look:
+        late[0] += 60.0
+        return look()
+
+    monkeypatch.setattr(type(world.notifier.looker), "look", lambda _: slow_look())
+    world.notifier.step()
+    world.notifier.wait(60)
+    assert world.notifier._look_again - clock.boot() <= GAP_SECONDS / 3
 
 
 def test_a_budget_that_burns_is_told_at_once(world: World) -> None:
