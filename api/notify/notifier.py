@@ -19,7 +19,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ulak.api.notify.receivers import NotTakenError, Receiver, receivers_for
+from ulak.api.notify.receivers import NotTakenError, Receiver, find_receivers
 from ulak.api.notify.wording import Message, database_away, not_evaluated, problems_of
 from ulak.api.pages.language import Language
 from ulak.api.pages.looks import Look, Looker
@@ -288,13 +288,16 @@ def _record_outage(connection: Connection, outage: _Outage) -> None:
 def notifying(settings: Settings, runtime: Runtime) -> Iterator[None]:
     """Run a notifier while the block runs; nothing where nobody is to be told.
 
-    `SettingsError` where the settings of the receivers are wrong.
+    What is wrong with the receivers' settings goes into the log, and the status page shows it; callbacks must be taken
+    all the same.
     """
-    receivers = receivers_for(settings)
+    receivers, faults = find_receivers(settings)
+    if faults:
+        log.error("notify.settings_unusable", why="; ".join(faults))
     if not receivers:
         yield
         return
-    notifier, ended = notifier_for(settings, runtime, receivers), Event()
+    notifier, ended = notifier_for(settings, runtime, receivers, faults), Event()
     thread = Thread(target=_run, args=(notifier, ended), name="notifier", daemon=True)
     thread.start()
     try:
@@ -313,7 +316,9 @@ def _run(notifier: Notifier, ended: Event) -> None:
             log.error("notify.failed_inside", error=origin(error))  # noqa: TRY400
 
 
-def notifier_for(settings: Settings, runtime: Runtime, receivers: Sequence[Receiver]) -> Notifier:
+def notifier_for(
+    settings: Settings, runtime: Runtime, receivers: Sequence[Receiver], faults: Sequence[str] = ()
+) -> Notifier:
     """A notifier on connections of its own: busy requests never keep it from the database."""
     engine = make_engine(
         runtime.engine.url.render_as_string(hide_password=False),
@@ -324,7 +329,7 @@ def notifier_for(settings: Settings, runtime: Runtime, receivers: Sequence[Recei
     )
     return Notifier(
         engine=engine,
-        looker=looker_for(engine, runtime, settings),
+        looker=looker_for(engine, runtime, settings, faults),
         receivers=receivers,
         language=Language(settings.notify_language),
         page=settings.public_url,

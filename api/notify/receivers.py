@@ -132,16 +132,21 @@ class _Check:
 
 def receivers_for(settings: Settings) -> list[Receiver]:
     """Who is told, by the settings; empty where nobody is. `SettingsError` that names everything wrong with them."""
-    check = _Check()
-    found: list[Receiver] = []
-    http = _http_receivers(settings, check)
-    mail = _mail_receiver(settings, check)
-    if check.sentences:
-        raise SettingsError("; ".join(check.sentences))
-    found += http
-    if mail is not None:
-        found.append(mail)
+    found, faults = find_receivers(settings)
+    if faults:
+        raise SettingsError("; ".join(faults))
     return found
+
+
+def find_receivers(settings: Settings) -> tuple[list[Receiver], list[str]]:
+    """The receivers that the settings make, and a sentence for each thing that is wrong.
+
+    One whose file holds the wrong content is among them: it reads the file at each attempt.
+    """
+    check = _Check()
+    found = list(_http_receivers(settings, check))
+    mail = _mail_receiver(settings, check)
+    return [*found, *([] if mail is None else [mail])], check.sentences
 
 
 def _http_receivers(settings: Settings, check: _Check) -> Sequence[Receiver]:

@@ -211,7 +211,7 @@ def test_each_file_that_a_setting_names_is_mounted() -> None:
         places += [volume.split(":")[1] for volume in service.get("volumes", [])]
         environment = service.get("environment", {}) | (proposed if name == "api" else {})
         missing += [(name, variable) for variable, path in environment.items() if _lacks(variable, path, places)]
-    held = {each["metadata"]["name"]: each.get("stringData") or each.get("data") for each in manifests()}
+    held = {each["metadata"]["name"]: each.get("stringData") or each.get("data") or {} for each in manifests()}
     for pod in pods():
         for container in pod["containers"]:
             places = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
