@@ -250,15 +250,6 @@ def list_notifications(connection: Connection, *, limit: int = 50, waiting_only:
     return connection.execute(wanted).mappings().all()
 
 
-def undelivered(connection: Connection) -> dict[str, tuple[datetime, str]]:
-    """By receiver: since when a message waits that was attempted in vain, and what went wrong last."""
-    found = select(notifications.c.receiver, notifications.c.created_at, notifications.c.last_error).where(
-        notifications.c.delivered_at.is_(None), notifications.c.last_error.is_not(None)
-    )
-    rows = connection.execute(found.order_by(notifications.c.id.desc()))
-    return {row.receiver: (row.created_at, row.last_error) for row in rows}
-
-
 def prune(connection: Connection) -> int:
     """Delete messages that are older than `KEPT_DAYS`; returns how many."""
     from_then = select(text("clock_timestamp()")).scalar_subquery() - timedelta(days=KEPT_DAYS)
