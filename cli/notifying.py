@@ -50,12 +50,12 @@ def send_test(
     failed = 0
     for each in receivers:
         try:
-            each.send(message)
+            known = each.send(message)
         except NotTakenError as error:
             failed += 1
             write_line(f"{each.name}: {error}")
         else:
-            write_line(f"{each.name}: ok")
+            write_line(f"{each.name}: {'ok' if known is None else f'ok, but it {known}'}")
     if failed:
         tell(f"{failed} of {len(receivers)} did not take the test message {message.id}.")
         raise typer.Exit(FAILED)

@@ -219,13 +219,14 @@ def api() -> None:
     from ulak.api.listening import BoundedServer, server_config  # noqa: PLC0415
     from ulak.api.means import publisher  # noqa: PLC0415
     from ulak.api.notify.notifier import notifying  # noqa: PLC0415
+    from ulak.api.notify.receivers import find_receivers  # noqa: PLC0415
     from ulak.api.pages.routes import add_pages  # noqa: PLC0415
     from ulak.workers.connections import runtime_for  # noqa: PLC0415
 
     settings = _begin("api")
     runtime = runtime_for(settings, threads=API_THREADS, application_name="ulak-api")
     application = make_api(runtime, token=api_token(settings), publish=publisher(settings), settings=settings)
-    add_pages(application, runtime, settings)
+    add_pages(application, runtime, settings, find_receivers(settings)[1])
     config = server_config(
         application, host=settings.bind, port=settings.api_port or 8000, trusted_proxies=_trusted_proxies(settings)
     )

@@ -24,8 +24,10 @@ _BEAT = text("""
 READINESS: Final = "readiness"
 """No periodic work: the row that a readiness probe writes to see whether it can."""
 NOTIFYING: Final = "notifying"
-"""Work of API processes, and only where there are receivers: when problems were last evaluated."""
-NOT_OF_WORKERS: Final = (READINESS, NOTIFYING)
+"""Work of API processes, and only where there are receivers: when problems were last evaluated with success."""
+NOTIFYING_TURN: Final = "notifying turn"
+"""When one of them last began to."""
+NOT_OF_WORKERS: Final = (READINESS, NOTIFYING, NOTIFYING_TURN)
 _PROOF = text("""
     INSERT INTO heartbeats (name, at) VALUES (:name, clock_timestamp())
     ON CONFLICT (name) DO UPDATE SET at = excluded.at

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, RowMapping, delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from ulak.models.database import json_parameter
-from ulak.models.heartbeats import NOTIFYING
+from ulak.models.heartbeats import NOTIFYING_TURN
 from ulak.models.problems import Change, Episode, Problem, merged, message_id
 from ulak.models.tables import notifications, problems
 
@@ -29,7 +29,7 @@ LEASE_SECONDS: Final = 120.0
 FIRST_PAUSE_SECONDS: Final = 10.0
 LONGEST_PAUSE_SECONDS: Final = 300.0
 LASTS_DAYS: Final = 3
-"""A message that its receiver did not take for so long is not sent any more."""
+"""A message that its receiver did not take for so long after the first attempt is not sent any more."""
 KEPT_DAYS: Final = 30
 _LOCK: Final = 0x756C616E  # one advisory lock for all who evaluate
 
@@ -65,7 +65,7 @@ _LAST = text("SELECT coalesce(max(id), 0) FROM notifications")
 
 def take_turn(connection: Connection, *, every_seconds: float) -> bool:
     """Whether it is this process that evaluates now: nobody else does, or has done within `every_seconds`."""
-    given = {"name": NOTIFYING, "lock": _LOCK, "every_seconds": every_seconds}
+    given = {"name": NOTIFYING_TURN, "lock": _LOCK, "every_seconds": every_seconds}
     return connection.execute(_TURN, given).one_or_none() is not None
 
 
@@ -167,19 +167,21 @@ def announce(connection: Connection, receivers: Collection[str], changes: Sequen
 
 
 # The head of the receiver's queue, or nothing where it is not due: whoever waits for its row looks at it again.
+# A message begins with its first attempt. Before that it still grows, however long it has waited for the one before it.
 _CLAIM = text("""
     UPDATE notifications SET attempts = attempts + 1, attempted_at = clock_timestamp(),
+        created_at = CASE WHEN attempts = 0 THEN clock_timestamp() ELSE created_at END,
         next_attempt_at = clock_timestamp() + make_interval(secs => :lease_seconds)
     WHERE id = (
         SELECT id FROM notifications
         WHERE receiver = :receiver AND delivered_at IS NULL
-          AND created_at > clock_timestamp() - make_interval(days => :lasts_days)
+          AND (attempts = 0 OR created_at > clock_timestamp() - make_interval(days => :lasts_days))
         ORDER BY id LIMIT 1)
       AND delivered_at IS NULL AND next_attempt_at <= clock_timestamp()
     RETURNING id, receiver, message_id, items, created_at, attempts
 """)
 _DELIVERED = text("""
-    UPDATE notifications SET delivered_at = clock_timestamp(), last_error = NULL
+    UPDATE notifications SET delivered_at = clock_timestamp(), last_error = :error
     WHERE id = :id AND delivered_at IS NULL
 """)
 _FAILED = text("""
@@ -196,9 +198,12 @@ def claim(connection: Connection, receiver: str) -> Claimed | None:
     return None if row is None else Claimed(**row)
 
 
-def acknowledge(connection: Connection, claimed: Claimed) -> None:
-    """The receiver took the message: once this is committed, it is never sent again."""
-    connection.execute(_DELIVERED, {"id": claimed.id})
+def acknowledge(connection: Connection, claimed: Claimed, error: str | None = None) -> None:
+    """The receiver took the message: once this is committed, it is never sent again.
+
+    `error`: what somebody should know all the same.
+    """
+    connection.execute(_DELIVERED, {"id": claimed.id, "error": error})
 
 
 def postpone(connection: Connection, claimed: Claimed, error: str) -> None:
@@ -243,15 +248,6 @@ def list_notifications(connection: Connection, *, limit: int = 50, waiting_only:
     if waiting_only:
         wanted = wanted.where(notifications.c.delivered_at.is_(None))
     return connection.execute(wanted).mappings().all()
-
-
-def undelivered(connection: Connection) -> dict[str, tuple[datetime, str]]:
-    """By receiver: since when a message waits that was attempted in vain, and what went wrong last."""
-    found = select(notifications.c.receiver, notifications.c.created_at, notifications.c.last_error).where(
-        notifications.c.delivered_at.is_(None), notifications.c.last_error.is_not(None)
-    )
-    rows = connection.execute(found.order_by(notifications.c.id.desc()))
-    return {row.receiver: (row.created_at, row.last_error) for row in rows}
 
 
 def prune(connection: Connection) -> int:

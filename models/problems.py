@@ -16,7 +16,9 @@ HOLD_SECONDS: Final = 60.0
 """How long a problem must last before people are told, where its kind says nothing else."""
 QUIET_SECONDS: Final = 60.0
 """How long it must be absent at least before it is over."""
-LONGER_HOLDS: Final[Mapping[str, float]] = MappingProxyType({"breaker": 600.0, "throttled": 600.0, "behind": 300.0})
+LONGER_HOLDS: Final[Mapping[str, float]] = MappingProxyType(
+    {"breaker": 600.0, "throttled": 600.0, "behind": 300.0, "not_evaluated": 180.0}
+)
 """Kinds that end without anybody's help as a rule."""
 NO_HOLD: Final = frozenset({"burning", "burning_slowly"})
 """Kinds whose definition contains a time already."""
@@ -27,6 +29,8 @@ LONGER_QUIETS: Final[Mapping[str, float]] = MappingProxyType(
 GAP_SECONDS: Final = 180.0
 """Where nobody evaluated for so long, a problem that has not opened yet begins anew: it may have been away."""
 DATABASE_AWAY: Final = "database_away"
+NOT_EVALUATED: Final = "not_evaluated"
+"""The database answers, and looks at what is wrong fail or take too long."""
 
 
 class State(StrEnum):

@@ -4,6 +4,7 @@ import json
 import socketserver
 import ssl
 import threading
+import time
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
@@ -84,14 +85,26 @@ class MailServer(socketserver.ThreadingTCPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, *, context: ssl.SSLContext | None = None, login: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        context: ssl.SSLContext | None = None,
+        login: str | None = None,
+        is_tls: bool = False,
+        host: str = "127.0.0.1",
+    ) -> None:
+        """`is_tls`: from the first byte on; otherwise a context means STARTTLS."""
         self.context = context
+        self.is_tls = is_tls
         self.login = login
         self.refuses = False
         self.refused_recipients: set[str] = set()
+        self.refusal = 550
+        self.farewell = 221
+        self.greets_for_ever = False
         self.mails: list[EmailMessage] = []
         self.was_encrypted: list[bool] = []
-        super().__init__(("127.0.0.1", 0), _Dialogue)
+        super().__init__((host, 0), _Dialogue)
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
@@ -118,8 +131,26 @@ class _Dialogue(socketserver.StreamRequestHandler):
         super().finish()
         self.request.close()
 
-    def handle(self) -> None:  # noqa: C901 - a dialogue, word by word
-        encrypted, known, accepted = False, False, 0
+    def encrypt(self) -> bool:
+        """Whether TLS came about."""
+        assert self.server.context is not None
+        try:
+            self.request = self.server.context.wrap_socket(self.request, server_side=True)
+        except OSError:
+            return False
+        self.rfile, self.wfile = self.request.makefile("rb"), self.request.makefile("wb")
+        return True
+
+    def handle(self) -> None:  # noqa: C901, PLR0912 - a dialogue, word by word
+        encrypted, known, accepted = self.server.is_tls, False, 0
+        if self.server.is_tls and not self.encrypt():
+            return
+        while self.server.greets_for_ever:
+            try:
+                self.say("220-canary")
+            except OSError:
+                return
+            time.sleep(0.05)
         self.say("220 test ESMTP")
         while line := self.rfile.readline().decode().strip():
             word = line.split(" ")[0].upper()
@@ -131,12 +162,8 @@ class _Dialogue(socketserver.StreamRequestHandler):
                     self.say(f"250{' ' if place == len(offers) else '-'}{offer}")
             elif word == "STARTTLS":
                 self.say("220 go on")
-                assert self.server.context is not None
-                try:
-                    self.request = self.server.context.wrap_socket(self.request, server_side=True)
-                except OSError:
+                if not self.encrypt():
                     return
-                self.rfile, self.wfile = self.request.makefile("rb"), self.request.makefile("wb")
                 encrypted = True
             elif word == "AUTH":
                 known = b64decode(line.split(" ")[2]).decode() == self.server.login
@@ -144,7 +171,7 @@ class _Dialogue(socketserver.StreamRequestHandler):
             elif word == "RCPT":
                 is_fine = line[8:].strip("<>") not in self.server.refused_recipients
                 accepted += is_fine
-                self.say("250 ok" if is_fine else "550 canary-of-the-reply")
+                self.say("250 ok" if is_fine else f"{self.server.refusal} canary-of-the-reply")
             elif word == "DATA" and (self.server.refuses or (self.server.login is not None and not known)):
                 self.say("451 canary-of-the-reply")
             elif word == "DATA":
@@ -158,7 +185,7 @@ class _Dialogue(socketserver.StreamRequestHandler):
                 self.server.was_encrypted.append(encrypted)
                 self.say("250 taken")
             elif word == "QUIT":
-                self.say("221 bye")
+                self.say(f"{self.server.farewell} canary-of-the-reply")
                 return
             else:
                 self.say("250 ok")

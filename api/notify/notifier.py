@@ -19,8 +19,8 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from ulak.api.notify.receivers import NotTakenError, Receiver, receivers_for
-from ulak.api.notify.wording import Message, database_away, problems_of
+from ulak.api.notify.receivers import NotTakenError, Receiver, find_receivers
+from ulak.api.notify.wording import Message, database_away, not_evaluated, problems_of
 from ulak.api.pages.language import Language
 from ulak.api.pages.looks import Look, Looker
 from ulak.api.pages.routes import looker_for
@@ -30,8 +30,20 @@ from ulak.core.settings import Settings
 from ulak.models import notifications as outbox
 from ulak.models.availability import is_unavailable
 from ulak.models.database import make_engine, transaction
+from ulak.models.heartbeats import NOTIFYING, beat
 from ulak.models.ledger.finishing import database_now
-from ulak.models.problems import DATABASE_AWAY, Change, Episode, State, episode_name, follow, hold_seconds, message_id
+from ulak.models.problems import (
+    DATABASE_AWAY,
+    GAP_SECONDS,
+    Change,
+    Episode,
+    Problem,
+    State,
+    episode_name,
+    follow,
+    hold_seconds,
+    message_id,
+)
 from ulak.tasks.runtime import Runtime
 
 log = get_logger(__name__)
@@ -39,6 +51,8 @@ log = get_logger(__name__)
 EVERY_SECONDS: Final = 15.0
 SHARE_OF_TIME: Final = 20.0
 """A look that took long is made so many times as seldom: counting a big table is not free."""
+LONGEST_PAUSE_SECONDS: Final = GAP_SECONDS / 3
+"""But so often, however long it takes: what is seen less often than every `GAP_SECONDS` never opens."""
 MOST_AT_ONCE: Final = 20
 """Messages that one receiver gets in a row."""
 STATEMENT_SECONDS: Final = 15.0
@@ -105,19 +119,43 @@ class Notifier:
 
     def _with_database(self) -> None:
         with transaction(self.engine) as connection:
-            is_turn = outbox.take_turn(connection, every_seconds=self.every_seconds * 0.9)
+            is_turn = clock.boot() >= self._look_again and outbox.take_turn(
+                connection, every_seconds=self.every_seconds * 0.9
+            )
             self._last_id = outbox.last_id(connection)
         if self._outage is not None:
             with transaction(self.engine) as connection:
                 _record_outage(connection, self._outage)
             log.info("notify.database_back")
             self._outage = None
-        if is_turn and clock.boot() >= self._look_again:
-            began = clock.boot()
+        try:
+            if is_turn:
+                self._look()
+        finally:
+            # What waits is sent though looks fail.
+            self._send_due()
+
+    def _look(self) -> None:
+        """Look, and follow what was found; where that fails, follow that it does."""
+        began = clock.boot()
+        try:
             look = self.looker.look()
-            self._look_again = clock.boot() + (clock.boot() - began) * SHARE_OF_TIME
+        except Exception as error:
+            if is_unavailable(error):
+                raise
+            log.warning("notify.not_evaluated", error=origin(error))
+            with transaction(self.engine) as connection:
+                self._follow(connection, [not_evaluated(self.language)], only=not_evaluated(self.language).key)
+        else:
             with transaction(self.engine) as connection:
                 self.evaluate(connection, look)
+                beat(connection, NOTIFYING)
+        finally:
+            took = clock.boot() - began
+            self._look_again = clock.boot() + min(took * SHARE_OF_TIME, LONGEST_PAUSE_SECONDS)
+
+    def _send_due(self) -> None:
+        """Let each receiver's thread send, unless it still does."""
         for receiver in self.receivers:
             sending = self._sending.get(receiver.name)
             if sending is None or not sending.is_alive():
@@ -128,10 +166,14 @@ class Notifier:
 
     def evaluate(self, connection: Connection, look: Look) -> None:
         """Follow the problems that the look found, and put what people are to be told into the outbox."""
+        self._follow(connection, problems_of(look.alarms, self.language))
+
+    def _follow(self, connection: Connection, found: Sequence[Problem], *, only: str | None = None) -> None:
+        """`only`: the key of the one problem that is known of; all others stay as they are."""
         outbox.lock(connection)
         now = database_now(connection)
-        known = outbox.load_episodes(connection)
-        followed = follow(known, problems_of(look.alarms, self.language), now)
+        known = {key: each for key, each in outbox.load_episodes(connection).items() if only in {None, key}}
+        followed = follow(known, found, now)
         outbox.store_episodes(connection, known, followed.kept)
         outbox.announce(connection, [receiver.name for receiver in self.receivers], followed.changes)
         for change in followed.changes:
@@ -159,13 +201,13 @@ class Notifier:
             language=self.language,
             page=self.page,
         )
-        error = _attempt(receiver, message, claimed.attempts)
+        is_taken, error = _attempt(receiver, message, claimed.attempts)
         with transaction(self.engine) as connection:
-            if error is None:
-                outbox.acknowledge(connection, claimed)
+            if is_taken:
+                outbox.acknowledge(connection, claimed, error)
             else:
-                outbox.postpone(connection, claimed, error)
-        return error is None
+                outbox.postpone(connection, claimed, error or "")
+        return is_taken
 
     # --------------------------------------------------------------------------------------- without the database
 
@@ -190,8 +232,7 @@ class Notifier:
                 language=self.language,
                 page=self.page,
             )
-            told.error = _attempt(receiver, message, told.attempts)
-            told.is_delivered = told.error is None
+            told.is_delivered, told.error = _attempt(receiver, message, told.attempts)
             told.next_at = clock.boot() + outbox.pause_seconds(told.attempts)
 
     def _away(self) -> Change:
@@ -209,16 +250,21 @@ class Notifier:
         return Change(state=State.OPEN, episode=episode)
 
 
-def _attempt(receiver: Receiver, message: Message, attempts: int) -> str | None:
-    """Why the receiver did not take the message; None where it did. One line when it is lost, one when it is back."""
+def _attempt(receiver: Receiver, message: Message, attempts: int) -> tuple[bool, str | None]:
+    """Whether the receiver took the message, and what went wrong; one log line when it is lost, one when it is back."""
     try:
-        receiver.send(message)
-    except NotTakenError as error:
+        error = receiver.send(message)
+    except NotTakenError as refusal:
         if attempts == 1:
-            log.warning("notify.not_taken", receiver=receiver.name, message=message.id, error=str(error))
-        return str(error)
+            log.warning("notify.not_taken", receiver=receiver.name, message=message.id, error=str(refusal))
+        return False, str(refusal)
+    except Exception as mistake:  # noqa: BLE001 - ours; the message waits like any other, and does not block the thread
+        log.error("notify.failed_inside", receiver=receiver.name, error=origin(mistake))  # noqa: TRY400
+        return False, f"could not be used ({type(mistake).__name__})"
+    if error is not None:
+        log.warning("notify.taken_in_part", receiver=receiver.name, message=message.id, error=error)
     log.info("notify.sent", receiver=receiver.name, message=message.id, attempts=attempts)
-    return None
+    return True, error
 
 
 def _record_outage(connection: Connection, outage: _Outage) -> None:
@@ -242,13 +288,16 @@ def _record_outage(connection: Connection, outage: _Outage) -> None:
 def notifying(settings: Settings, runtime: Runtime) -> Iterator[None]:
     """Run a notifier while the block runs; nothing where nobody is to be told.
 
-    `SettingsError` where the settings of the receivers are wrong.
+    What is wrong with the receivers' settings goes into the log, and the status page shows it; callbacks must be taken
+    all the same.
     """
-    receivers = receivers_for(settings)
+    receivers, faults = find_receivers(settings)
+    if faults:
+        log.error("notify.settings_unusable", why="; ".join(faults))
     if not receivers:
         yield
         return
-    notifier, ended = notifier_for(settings, runtime, receivers), Event()
+    notifier, ended = notifier_for(settings, runtime, receivers, faults), Event()
     thread = Thread(target=_run, args=(notifier, ended), name="notifier", daemon=True)
     thread.start()
     try:
@@ -267,7 +316,9 @@ def _run(notifier: Notifier, ended: Event) -> None:
             log.error("notify.failed_inside", error=origin(error))  # noqa: TRY400
 
 
-def notifier_for(settings: Settings, runtime: Runtime, receivers: Sequence[Receiver]) -> Notifier:
+def notifier_for(
+    settings: Settings, runtime: Runtime, receivers: Sequence[Receiver], faults: Sequence[str] = ()
+) -> Notifier:
     """A notifier on connections of its own: busy requests never keep it from the database."""
     engine = make_engine(
         runtime.engine.url.render_as_string(hide_password=False),
@@ -278,7 +329,7 @@ def notifier_for(settings: Settings, runtime: Runtime, receivers: Sequence[Recei
     )
     return Notifier(
         engine=engine,
-        looker=looker_for(engine, runtime, settings),
+        looker=looker_for(engine, runtime, settings, faults),
         receivers=receivers,
         language=Language(settings.notify_language),
         page=settings.public_url,

@@ -39,8 +39,11 @@ class Receiver(Protocol):
     def name(self) -> str:
         """Among the three."""
 
-    def send(self, message: Message) -> None:
-        """Make one attempt; `NotTakenError` where the receiver has not said that it has the message."""
+    def send(self, message: Message) -> str | None:
+        """Make one attempt; `NotTakenError` where the receiver has not said that it has the message.
+
+        Returns what somebody should know although it was taken, worded as that error is; None where all is well.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +89,11 @@ class Mail:
     ca_file: Path | None = None
     name: str = MAIL
 
-    def send(self, message: Message) -> None:
-        """Hand it in; it is acknowledged once the server has accepted it for every recipient."""
+    def send(self, message: Message) -> str | None:
+        """Hand it in; it is acknowledged once the server has accepted or refused for good every recipient.
+
+        It must have accepted one.
+        """
         mail = mail_of(
             message_id=message.id,
             sender=self.sender,
@@ -103,7 +109,7 @@ class Mail:
         if server.password is not None:
             register_secret(server.password)
         try:
-            hand_in(server, mail, ca_file=self.ca_file)
+            return hand_in(server, mail, ca_file=self.ca_file)
         except (MailError, CredentialError) as error:
             raise NotTakenError(str(error)) from None
 
@@ -126,16 +132,21 @@ class _Check:
 
 def receivers_for(settings: Settings) -> list[Receiver]:
     """Who is told, by the settings; empty where nobody is. `SettingsError` that names everything wrong with them."""
-    check = _Check()
-    found: list[Receiver] = []
-    http = _http_receivers(settings, check)
-    mail = _mail_receiver(settings, check)
-    if check.sentences:
-        raise SettingsError("; ".join(check.sentences))
-    found += http
-    if mail is not None:
-        found.append(mail)
+    found, faults = find_receivers(settings)
+    if faults:
+        raise SettingsError("; ".join(faults))
     return found
+
+
+def find_receivers(settings: Settings) -> tuple[list[Receiver], list[str]]:
+    """The receivers that the settings make, and a sentence for each thing that is wrong.
+
+    One whose file holds the wrong content is among them: it reads the file at each attempt.
+    """
+    check = _Check()
+    found = list(_http_receivers(settings, check))
+    mail = _mail_receiver(settings, check)
+    return [*found, *([] if mail is None else [mail])], check.sentences
 
 
 def _http_receivers(settings: Settings, check: _Check) -> Sequence[Receiver]:
@@ -179,9 +190,15 @@ def _mail_receiver(settings: Settings, check: _Check) -> Receiver | None:
 
 def check_url(url: str) -> str:
     """The same; ValueError, without it, where no secret may travel to it."""
-    parts = urlsplit(url)
-    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
-    if not is_safe or not parts.hostname or parts.username or parts.password or not url.isascii() or " " in url:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")
+    except ValueError:
+        raise ValueError(_URL_FORM) from None
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
+    is_plain = url.isascii() and url.isprintable() and " " not in url and port != 0
+    if not is_safe or not host or parts.username or parts.password or not is_plain:
         raise ValueError(_URL_FORM)
     return url
 

@@ -16,7 +16,7 @@ from ulak.api.pages.language import Language
 from ulak.api.pages.showing import Show
 from ulak.core.plain_text import one_line
 from ulak.core.redaction import redact_text
-from ulak.models.problems import DATABASE_AWAY, Problem, State
+from ulak.models.problems import DATABASE_AWAY, NOT_EVALUATED, Problem, State
 from ulak.providers.errors import as_sentence
 
 MOST_ITEMS: Final = 30
@@ -36,6 +36,11 @@ def problems_of(alarms: Iterable[Alarm], language: Language) -> list[Problem]:
 def database_away(language: Language) -> Problem:
     """What can only be told without the database."""
     return _problem(Alarm(kind=DATABASE_AWAY, severity="bad"), language)
+
+
+def not_evaluated(language: Language) -> Problem:
+    """That nobody knows what else is wrong."""
+    return _problem(Alarm(kind=NOT_EVALUATED, severity="bad"), language)
 
 
 def _problem(alarm: Alarm, language: Language) -> Problem:

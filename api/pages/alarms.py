@@ -52,14 +52,16 @@ def find_alarms(
     *,
     transport: str | None = None,
     short_secrets: Sequence[str] = (),
+    receiver_faults: Sequence[str] = (),
 ) -> list[Alarm]:
     """Everything that is wrong, the broken before what is on hold before the late, each in the order of the accounts.
 
     `every_seconds`: of each provider, where its account has no interval of its own. `rested`: accounts that were not to
     be asked a moment ago, so that what waits there has waited rightly. `transport`: what `ulak.models.transport` says.
-    `short_secrets`: names of secrets of ours that are short.
+    `short_secrets`: names of secrets of ours that are short. `receiver_faults`: what is wrong with the
+    settings of those who are notified.
     """
-    whole = list(_whole(transport, short_secrets))
+    whole = list(_whole(transport, short_secrets, receiver_faults))
     enabled = [account for account in accounts if account.enabled]
     if not enabled:
         return [_NO_ACCOUNTS, *whole]
@@ -87,10 +89,12 @@ def alarms_of(accounts: Sequence[AccountOverview], alarms: Sequence[Alarm]) -> l
     return found
 
 
-def _whole(transport: str | None, short_secrets: Sequence[str]) -> Iterator[Alarm]:
+def _whole(transport: str | None, short_secrets: Sequence[str], receiver_faults: Sequence[str]) -> Iterator[Alarm]:
     """What concerns no account in particular."""
     if transport:
         yield Alarm(kind=f"database_{transport}", severity="warn", fix="database_transport")
+    if receiver_faults:
+        yield Alarm(kind="receivers_unusable", severity="bad", values={"reason": "; ".join(receiver_faults)})
     if short_secrets:
         yield Alarm(kind="short_secrets", severity="warn", values={"names": ", ".join(short_secrets)})
 

@@ -45,6 +45,8 @@ class Looker:
     """Of each provider, where an account says nothing else."""
     short_secrets: Callable[[Connection], Sequence[str]] = lambda _: ()
     """Names of secrets of ours that are too short."""
+    receiver_faults: Sequence[str] = ()
+    """What is wrong with the settings of those who are notified, since the process began."""
     _lock: Lock = field(default_factory=Lock, repr=False)
     _zones_lock: Lock = field(default_factory=Lock, repr=False)
     """Apart from that of looks: every page needs the zones, and a look at a big table can take long."""
@@ -96,6 +98,7 @@ class Looker:
                 self._note_rest(accounts),
                 transport=transport_fault(connection),
                 short_secrets=self.short_secrets(connection),
+                receiver_faults=self.receiver_faults,
             )
             today = {each.id: local_day(each.as_of, zones[each.id]) for each in accounts if each.id in zones}
             results = results_by_account(connection, accounts[0].as_of, today) if accounts else {}

@@ -1,5 +1,6 @@
 """The status page at `/`: what is late or broken and what to do, accounts, polls, deliveries; for a browser."""
 
+from collections.abc import Sequence
 from secrets import token_urlsafe
 from typing import Any, Final
 
@@ -46,7 +47,7 @@ PARTS: Final = (router, *(each.router for each in (account, results, polls, deli
 """Every page and button."""
 
 
-def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
+def add_pages(api: FastAPI, runtime: Runtime, settings: Settings, receiver_faults: Sequence[str] = ()) -> None:
     """Add the status page to what `ulak.api.app.make_api` made."""
     means: Means = api.state.means
     keys = Keys(_secret(settings))
@@ -57,7 +58,7 @@ def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
         sessions=Sessions(engine=runtime.engine, keys=keys, token=api_token(settings), sign_on=sign_on),
         form_marks=FormMarks(keys.box("form")),
         seal=Seal(keys.box("search")),
-        looker=looker_for(runtime.engine, runtime, settings),
+        looker=looker_for(runtime.engine, runtime, settings, receiver_faults),
         templates=environment(),
         publish=means.send,
         failed=means.failed,
@@ -72,12 +73,13 @@ def add_pages(api: FastAPI, runtime: Runtime, settings: Settings) -> None:
     api.mount("/static", KeptFiles(directory=STATIC), name="static")
 
 
-def looker_for(engine: Engine, runtime: Runtime, settings: Settings) -> Looker:
+def looker_for(engine: Engine, runtime: Runtime, settings: Settings, receiver_faults: Sequence[str] = ()) -> Looker:
     """Looks at the system through this engine."""
     return Looker(
         engine,
         {name: pace.every_seconds for name, pace in paces().items()},
         lambda connection: _short_secrets(connection, runtime, settings),
+        receiver_faults,
     )
 
 

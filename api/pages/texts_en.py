@@ -148,6 +148,12 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.burning.fix": "If the account is paused, failing or behind, see to that first. Otherwise the provider "
     "reports late, or the limit is too small for the objective.",
     # --- notifications
+    "alarm.receivers_unusable": "The settings of notifications are wrong, so not everybody is notified: {reason}",
+    "alarm.receivers_unusable.fix": "Put right what is named, restart the API, then run `ulak check` "
+    "and `ulak notify test`.",
+    "alarm.not_evaluated": "Nobody can say what is wrong: looking at the accounts fails or takes too long.",
+    "alarm.not_evaluated.fix": "The log of the API says why (`notify.not_evaluated`); mostly PostgreSQL is overloaded. "
+    "Other problems are not reported meanwhile.",
     "alarm.database_away": "The database does not answer, or takes no writes.",
     "alarm.database_away.fix": "See that PostgreSQL runs and that ULAK_DATABASE_URL leads to its primary "
     "(`ulak check`). Polls go on when it is back: no report is lost.",

@@ -150,6 +150,12 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.burning.fix": "Hesap duraklatılmış, hata veriyor ya da geride ise önce onu giderin. Değilse sağlayıcı geç "
     "bildiriyordur ya da limit bu hedef için küçüktür.",
     # --- bildirimler
+    "alarm.receivers_unusable": "Bildirim ayarları yanlış; bu yüzden herkese bildirim gitmiyor: {reason}",
+    "alarm.receivers_unusable.fix": "Adı geçeni düzeltin, API'yi yeniden başlatın, sonra `ulak check` "
+    "ile `ulak notify test` çalıştırın.",
+    "alarm.not_evaluated": "Neyin yanlış gittiği bilinmiyor: hesaplara bakmak başarısız oluyor ya da çok uzun sürüyor.",
+    "alarm.not_evaluated.fix": "Nedeni API'nin günlüğünde yazar (`notify.not_evaluated`); çoğunlukla PostgreSQL aşırı "
+    "yüklüdür. Bu arada başka sorunlar bildirilmez.",
     "alarm.database_away": "Veritabanı yanıt vermiyor ya da yazma kabul etmiyor.",
     "alarm.database_away.fix": "PostgreSQL'in çalıştığına ve ULAK_DATABASE_URL'nin birincil sunucuya ulaştığına bakın "
     "(`ulak check`). Geri geldiğinde sorgular sürer; hiçbir rapor kaybolmaz.",

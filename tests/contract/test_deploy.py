@@ -20,6 +20,7 @@ from ulak.core.settings import LIFELINE_VARIABLE, NEED_CREDENTIALS, PREFIX, READ
 HOME = Path(__file__).parents[2]
 DEPLOY = HOME / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+HOLDERS = [DEPLOY / "kubernetes" / "secret.example.yaml"]
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 LOCKS = sorted((HOME / "requirements").glob("*.txt"))
 GIT_REFUSES = 128
@@ -139,10 +140,11 @@ def given_by_compose() -> Given:
 
 
 def given_by_kubernetes() -> Given:
-    """Of each pod."""
+    """Of each pod, with what is prepared behind a #."""
+    prepared = "\n".join(re.sub(r"^  #(ULAK_\w+: )", r"  \1", path.read_text(), flags=re.MULTILINE) for path in HOLDERS)
     held = {
         each["metadata"]["name"]: set(each["stringData" if each["kind"] == "Secret" else "data"])
-        for each in manifests()
+        for each in yaml.safe_load_all(prepared)
         if each["kind"] in {"Secret", "ConfigMap"}
     }
     found: Given = {}
@@ -193,9 +195,36 @@ def test_files_of_secrets_are_mounted_only_where_they_are_needed() -> None:
     }
     assert {name: files for name, files in volumes.items() if files} == {
         "ulak-worker": {"ulak-seal-key", "ulak-person-key"},
-        "ulak-api": {"ulak-seal-key", "ulak-page-secret", "ulak-person-key"},
+        "ulak-api": {"ulak-seal-key", "ulak-page-secret", "ulak-person-key", "ulak-notify"},
         "ulak-accounts": {"ulak-person-key"},
     }
+
+
+def test_each_file_that_a_setting_names_is_mounted() -> None:
+    """Where it is set, and where env.example proposes one for notifications: otherwise nobody finds it."""
+    parsed, missing = compose(), []
+    text = (DEPLOY / "env.example").read_text(encoding="utf-8")
+    proposed = dict(re.findall(r"^#(ULAK_NOTIFY_\w+_(?:URL|SECRET)_FILE)=(\S+)$", text, re.MULTILINE))
+    assert len(proposed) == 4
+    for name, service in parsed["services"].items():
+        places = [f"/run/secrets/{secret}" for secret in service.get("secrets", [])]
+        places += [volume.split(":")[1] for volume in service.get("volumes", [])]
+        environment = service.get("environment", {}) | (proposed if name == "api" else {})
+        missing += [(name, variable) for variable, path in environment.items() if _lacks(variable, path, places)]
+    held = {each["metadata"]["name"]: each.get("stringData") or each.get("data") or {} for each in manifests()}
+    for pod in pods():
+        for container in pod["containers"]:
+            places = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
+            variables = {each["name"]: each.get("value", "") for each in container.get("env", [])}
+            for source in container.get("envFrom", []):
+                variables |= held[next(iter(source.values()))["name"]]
+            variables |= proposed if container["args"] == ["api"] else {}
+            missing += [(container["name"], each) for each, path in variables.items() if _lacks(each, path, places)]
+    assert missing == []
+
+
+def _lacks(variable: str, path: str, places: list[str]) -> bool:
+    return variable.endswith("_FILE") and not any(path == place or path.startswith(f"{place}/") for place in places)
 
 
 def test_no_process_can_take_the_memory_of_its_host() -> None:

@@ -6,8 +6,9 @@ Time passes by moving what is stored into the past: nothing else remembers it wh
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,13 @@ from task_api import runtime_on
 
 from ulak.api.notify.notifier import EVERY_SECONDS, Notifier, notifier_for
 from ulak.api.notify.receivers import receivers_for
+from ulak.api.pages.looks import Look
+from ulak.core import clock
 from ulak.core.settings import Settings, load_settings
 from ulak.models.accounts import pause, resume
 from ulak.models.database import make_engine, transaction
 from ulak.models.notifications import KEPT_DAYS, LASTS_DAYS, LEASE_SECONDS, list_notifications, prune
+from ulak.models.problems import GAP_SECONDS
 
 DIES = Path(__file__).parents[1] / "notify_and_die.py"
 _AGE = """
@@ -321,6 +325,47 @@ def test_a_message_that_nobody_takes_is_given_up_and_old_ones_are_pruned(world: 
         assert (prune(connection), list_notifications(connection)) == (2, [])
 
 
+def test_a_mistake_of_ours_in_an_attempt_is_an_error_of_the_message(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stored, with a pause; the thread goes on, and so does the report of an outage."""
+
+    def fail(*_: object) -> None:
+        raise UnicodeError("canary")
+
+    world.pause()
+    world.run(45)
+    monkeypatch.setattr(type(world.notifier.receivers[0]), "send", fail)
+    world.run(60)
+    with world.engine.connect() as connection:
+        [row] = list_notifications(connection, waiting_only=True)
+    assert (row["last_error"], row["attempts"] > 0) == ("could not be used (UnicodeError)", True)
+    assert row["next_attempt_at"] - row["attempted_at"] < timedelta(seconds=LEASE_SECONDS)
+    monkeypatch.undo()
+    world.run(300)
+    assert world.hook.items == [("open", f"paused:{world.account}")]
+
+
+def test_a_receiver_is_told_again_after_a_long_stop(world: World) -> None:
+    """What waited behind a message that was given up is sent, however old it is: its days begin with an attempt."""
+    with transaction(world.engine) as connection:
+        other = add_account(connection)
+    world.hook.status = 503
+    world.pause()
+    world.run(120)
+    with transaction(world.engine) as connection:
+        pause(connection, other, None, "w")
+    world.run(120)
+    world.pass_time((LASTS_DAYS + 1) * 86_400)
+    world.run(60)
+    assert len({taken.headers["webhook-id"] for taken in world.hook.refused}) == 2
+    world.hook.status = 200
+    world.run(600)
+    world.resume()
+    world.run(300)
+    assert world.hook.items == [("open", f"paused:{other}"), ("resolved", f"paused:{world.account}")]
+
+
 def test_each_receiver_has_a_queue_of_its_own(
     migrated_database: Engine, settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
@@ -347,6 +392,41 @@ def test_a_look_at_the_wrong_time_does_not_end_the_thread(world: World, monkeypa
     assert (world.notifier._outage, world.hook.taken) == (None, [])
     world.notifier.engine.dispose()
     world.notifier.engine = engine
+
+
+def test_looks_that_keep_failing_are_told_and_what_waits_is_sent(world: World) -> None:
+    """The database answers, so this goes through the outbox; the sign of progress stays away meanwhile."""
+    world.run(30)
+    url = world.engine.url.render_as_string(hide_password=False)
+    engine, slow = world.notifier.looker.engine, make_engine(url, statement_timeout_seconds=0.05)
+    world.notifier.looker.engine = slow
+    with world.engine.begin() as connection:
+        connection.execute(text("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE"))
+        world.run(150)
+        assert world.hook.items == []
+        world.run(90)
+        age = "SELECT extract(epoch FROM clock_timestamp() - at) FROM heartbeats WHERE name = 'notifying'"
+        assert connection.execute(text(age)).scalar_one() > 200
+    assert world.hook.items == [("open", "not_evaluated")]
+    world.notifier.looker.engine = engine
+    world.run(180)
+    assert world.hook.items == [("open", "not_evaluated"), ("resolved", "not_evaluated")]
+    slow.dispose()
+
+
+def test_slow_looks_are_often_enough_for_a_problem_to_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long one takes: a problem that is seen too seldom would begin anew each time."""
+    look, late = world.notifier.looker.look, [0.0]
+    monkeypatch.setattr(clock, "boot", lambda: time.monotonic() + late[0])
+
+    def slow_look() -> Look:
+        late[0] += 60.0
+        return look()
+
+    monkeypatch.setattr(type(world.notifier.looker), "look", lambda _: slow_look())
+    world.notifier.step()
+    world.notifier.wait(60)
+    assert world.notifier._look_again - clock.boot() <= GAP_SECONDS / 3
 
 
 def test_a_budget_that_burns_is_told_at_once(world: World) -> None:

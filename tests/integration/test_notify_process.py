@@ -1,8 +1,5 @@
 """`ulak api` as a process: silent while all is well, and it notifies though no worker, beat or broker runs."""
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,18 +58,23 @@ def test_the_api_process_notifies_by_itself(migrated_database: Engine, tmp_path:
     assert "canary" not in log
 
 
-def test_wrong_settings_stop_the_process_with_a_sentence(migrated_database: Engine, tmp_path: Path) -> None:
-    """Nobody would be notified, and nobody would know."""
-    own = {
-        "ULAK_DATABASE_URL": migrated_database.url.set(drivername="postgresql").render_as_string(hide_password=False),
-        "ULAK_HOME": str(tmp_path / "home"),
-        "ULAK_NOTIFY_MAIL_TO": "a@b.example",
-    }
-    program = [sys.executable, "-P", "-m", "ulak.cli.main", "api"]
-    done = subprocess.run(
-        program, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
-        "ULAK_NOTIFY_SMTP_URL_FILE, ULAK_NOTIFY_MAIL_FROM and ULAK_NOTIFY_MAIL_TO belong together"
-    )
+def test_wrong_settings_of_receivers_do_not_stop_the_process(migrated_database: Engine, tmp_path: Path) -> None:
+    """Callbacks must be taken: the log and the status page say what is wrong, and the other receivers are notified."""
+    sentence = "ULAK_NOTIFY_SMTP_URL_FILE, ULAK_NOTIFY_MAIL_FROM and ULAK_NOTIFY_MAIL_TO belong together"
+    url = migrated_database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with Hook() as hook:
+        env = {
+            "ULAK_NOTIFY_MAIL_TO": "a@b.example",
+            "ULAK_NOTIFY_SLACK_URL_FILE": written(tmp_path, "slack", hook.url),
+        }
+        with api_process(tmp_path, url, env=env) as api:
+
+            def is_known() -> bool:
+                with migrated_database.connect() as connection:
+                    found = text("SELECT summary FROM problems WHERE kind = 'receivers_unusable'")
+                    return sentence in (connection.execute(found).scalar_one_or_none() or "")
+
+            eventually(is_known, api.log)
+            log = api.log.read_text(encoding="utf-8")
+    assert "notify.settings_unusable" in log
+    assert sentence in log

@@ -1,5 +1,6 @@
 """Who is told: real HTTP and SMTP on loopback, TLS of a private authority, and settings that are wrong."""
 
+import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +10,8 @@ from command_line import Ulak, ulak
 from notified import PASSWORD, SECRET, Hook, MailServer, written
 from private_ca import Authority
 
-from ulak.api.notify.receivers import NotTakenError, Receiver, receivers_for
+from ulak.api.notify.mail import read_server
+from ulak.api.notify.receivers import NotTakenError, Receiver, check_url, receivers_for
 from ulak.api.notify.signing import read_secrets, signed_headers
 from ulak.api.notify.wording import Message, problems_of
 from ulak.api.pages.alarms import Alarm
@@ -178,11 +180,85 @@ def test_a_mail_server_that_refuses_is_quoted_by_its_code_alone(given: Given) ->
         [mail] = given(**mail_settings(server))
         assert why(mail) == "refused the mail or the log-in with code 451"
         server.refuses = False
-        server.refused_recipients = {"ops@example.com"}
-        assert why(mail) == "refused 1 of the recipients"
-        server.refused_recipients.add("on-call@example.com")
+        server.refused_recipients = {"ops@example.com", "on-call@example.com"}
         assert why(mail) == "refused every recipient"
     assert why(mail).startswith("cannot be reached")
+
+
+def test_a_recipient_that_is_refused_for_good_keeps_no_mail_from_the_others(given: Given) -> None:
+    """It would be sent to them again and again; one that is refused for now is tried again."""
+    with MailServer() as server:
+        [mail] = given(**mail_settings(server))
+        server.refused_recipients = {"ops@example.com"}
+        assert mail.send(message()) == "refused 1 of the recipients for good"
+        assert len(server.mails) == 1
+        server.refusal = 451
+        assert why(mail) == "refused 1 of the recipients"
+
+
+def test_what_a_mail_server_says_to_a_farewell_changes_nothing(given: Given) -> None:
+    """The mail was accepted before."""
+    with MailServer() as server:
+        server.farewell = 421
+        [mail] = given(**mail_settings(server))
+        assert mail.send(message()) is None
+        assert len(server.mails) == 1
+
+
+def test_a_mail_server_that_never_ends_its_greeting_ends_with_the_deadline(
+    given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the session is there, and while TLS begins with a server that never answers to it."""
+    monkeypatch.setattr("ulak.api.notify.mail.ALL_SECONDS", 1.0)
+    with MailServer() as server:
+        server.greets_for_ever = True
+        [mail] = given(**mail_settings(server))
+        assert why(mail) == "did not answer in time"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"smtps://127.0.0.1:{silent.getsockname()[1]}"
+        [mail] = given(smtp_url_file=url, mail_from="a@b.example", mail_to="a@b.example")
+        assert why(mail) == "did not answer in time"
+
+
+def test_mail_by_tls_from_the_first_byte_verifies_the_name_of_the_host(given: Given, tmp_path: Path) -> None:
+    """A certificate of the right authority for another host is refused."""
+    ours = Authority(tmp_path)
+    with MailServer(context=ours.server_context(), is_tls=True) as server:
+        settings = mail_settings(server, "smtps") | {"CA_FILE": str(ours.file)}
+        [mail] = given(**settings)
+        mail.send(message())
+        assert server.was_encrypted == [True]
+    with MailServer(context=ours.server_context(), is_tls=True, host="127.0.0.2") as server:
+        url = f"smtps://127.0.0.2:{server.port}"
+        [mail] = given(**settings | {"smtp_url_file": url})
+        assert why(mail) == "shows a certificate that is not trusted"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "smtp://u:%C5%9Fifre@127.0.0.1:25",
+        "smtp://%C5%9F:p@127.0.0.1:25",
+        "smtp://u:a%00b@127.0.0.1:25",
+        "smtp://a..b:25",
+        f"smtp://{'a' * 70}.example",
+        "smtp://[canary",
+        "smtp://host:99999",
+    ],
+)
+def test_an_address_that_smtp_cannot_use_is_no_server(url: str) -> None:
+    """With a sentence that says what is right, instead of an error deep inside an attempt."""
+    with pytest.raises(ValueError, match="smtps://user:password@host:465") as caught:
+        read_server(url)
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["a..b", "host:99999", "host:0", "a" * 70 + ".example", "[canary", "host/\x01"])
+def test_an_address_that_no_request_can_go_to_is_no_webhook(host: str) -> None:
+    """Neither is it repeated."""
+    with pytest.raises(ValueError, match="one address, https") as caught:
+        check_url(f"https://{host}/x")
+    assert "canary" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

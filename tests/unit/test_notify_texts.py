@@ -1,7 +1,9 @@
 """What receivers are told, word by word, and how it is signed."""
 
+import json
 from base64 import b64encode
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +67,19 @@ def test_a_beginning_says_what_to_do_and_an_end_says_from_when_to_when() -> None
     over = message(alarm, state=State.RESOLVED)
     assert over.subject() == "Ulak: Over: 2 requests of marka-sms failed for good."
     assert "From 2026-11-27 12:34:56 UTC to 2026-11-27 12:34:56 UTC." in over.text()
+
+
+def test_the_example_in_the_documentation_is_what_is_sent() -> None:
+    """Subject, summary and advice; its times are invented."""
+    shown = (Path(__file__).parents[2] / "docs" / "how-to" / "notifications.md").read_text(encoding="utf-8")
+    example = json.loads(shown.partition("```json\n")[2].partition("```")[0])
+    alarm = Alarm(kind="dead", severity="bad", values={"account": "marka-sms", "n": 2}, account="marka-sms")
+    sent = message(alarm).document()
+    assert example["data"]["subject"] == sent["data"]["subject"]
+    [told], [said] = example["data"]["problems"], sent["data"]["problems"]
+    assert list(told) == list(said)
+    names = ("state", "key", "kind", "severity", "account", "summary", "advice", "until")
+    assert {name: told[name] for name in names} == {name: said[name] for name in names}
 
 
 def test_no_number_of_a_person_and_no_secret_is_told() -> None:
