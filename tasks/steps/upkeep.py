@@ -96,8 +96,7 @@ def every_minute(runtime: Runtime) -> Effects:
     """
     expire(runtime)
     tally.fold(runtime.engine)
-    with transaction(runtime.engine) as connection:
-        freshness.count(connection, _NAMED_KINDS)
+    freshness.catch_up(runtime.engine, _NAMED_KINDS)
     pacing.pace_all(runtime)
     return learning.learn_all(runtime)
 
