@@ -120,12 +120,12 @@ _COUNT = text(f"""
         WHERE least <= {LONGEST}
         GROUP BY lag.account_id
     )
-    SELECT new.account_id, CAST(:until AS timestamptz),
+    SELECT new.account_id, greatest(CAST(:until AS timestamptz), last.at + interval '1 ms'),
         new.total + coalesce(last.total, 0), new.good + coalesce(last.good, 0), new.seconds + coalesce(last.seconds, 0),
         ARRAY(SELECT n.value + coalesce(l.value, 0) FROM unnest(new.buckets) WITH ORDINALITY AS n(value, place)
               LEFT JOIN unnest(last.buckets) WITH ORDINALITY AS l(value, place) USING (place) ORDER BY place)
     FROM new LEFT JOIN LATERAL (
-        SELECT f.total, f.good, f.seconds, f.buckets FROM freshness f WHERE f.account_id = new.account_id
+        SELECT f.at, f.total, f.good, f.seconds, f.buckets FROM freshness f WHERE f.account_id = new.account_id
         ORDER BY f.at DESC LIMIT 1) last ON true
 """)
 

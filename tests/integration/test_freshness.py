@@ -331,3 +331,14 @@ def test_a_pause_is_made_up_for_within_one_task(counted: Counted) -> None:
     counted.run("UPDATE freshness_read SET through = now() - interval '1 hour'")
     catch_up(counted.engine, KINDS)
     assert scalar(counted.engine, "SELECT through > now() - interval '1 minute' FROM freshness_read")
+
+
+def test_totals_grow_after_a_step_back_of_the_clock(counted: Counted) -> None:
+    """A row of the clock that was ahead stays the last one no longer than until the next is added."""
+    counted.tell(report("a", Status.DELIVERED, done_at=ago(1)))
+    counted.look()
+    counted.run("UPDATE freshness SET at = at + interval '2 hours'")
+    for number in range(3):
+        counted.tell(report(f"b-{number}", Status.DELIVERED, done_at=ago(1)))
+        counted.look()
+        assert counted.row["total"] == 2 + number
