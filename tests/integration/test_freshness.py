@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from command_line import Ulak, ulak
 from database_fixtures import add_account
@@ -20,7 +21,9 @@ from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
 from ulak.models.freshness import KEPT_DAYS, WINDOW_SECONDS, catch_up, count, prune, standings, totals
 from ulak.models.objectives import BOUNDS
-from ulak.models.report import DeliveryReport
+from ulak.models.rebuild import reread_chunk
+from ulak.models.report import DeliveryReport, KeptStatement
+from ulak.models.suppression import Suppressions
 from ulak.models.vocabulary import Granularity, Source, Status
 
 __all__ = ["api", "ulak"]  # fixtures
@@ -171,6 +174,22 @@ def test_each_delivery_is_counted_once_however_often_it_changes(counted: Counted
     for _ in range(3):
         counted.look()
     assert counted.row["total"] == 2
+
+
+def test_reading_statements_again_makes_nothing_final_anew(counted: Counted) -> None:
+    """An update that reads them better finds no late finals, however long ago they were stored."""
+    counted.tell(report("a", Status.DELIVERED, done_at=ago(5), statement={"a": 1}))
+    counted.look()
+    counted.look(after=3600)
+
+    def restate(kept: KeptStatement) -> DeliveryReport:
+        read = report(kept.provider_key, Status.DELIVERED, statement=kept.statement, done_at=ago(3665))
+        return msgspec.structs.replace(read, provider_status="better")
+
+    with transaction(counted.engine) as connection:
+        assert reread_chunk(connection, counted.account, restate, Suppressions()).written == 1
+    counted.look()
+    assert (counted.row["total"], counted.row["good"]) == (1, 1)
 
 
 def test_what_says_nothing_about_freshness_is_not_counted(counted: Counted) -> None:
