@@ -38,9 +38,16 @@ _SETTLE = text(f"""
         checked_before_at = s.at, last_checked_at = s.at, announced_at = s.at
     FROM settled s WHERE t.id = s.id RETURNING t.id
 """)
-_CLOSED = """
+CLOSED_AGAIN = """coalesce(t.checked_before_at = t.announced_at AND t.announced_at > t.sent_at
+    AND t.last_checked_at > t.announced_at, false)"""
+"""SQL: whether `settle` had closed the id `t`, an answer opened it again, and the check that followed found it final.
+
+It was counted when it was settled. An id that a callback named first has its first check at `sent_at`.
+"""
+_CLOSED = f"""
     t.account_id = :account_id AND t.id_kind = :kind AND t.close_reason = 'final' AND t.checked_before_at IS NOT NULL
     AND t.closed_at > :after AND t.closed_at <= :until AND t.last_checked_at < t.valid_until
+    AND NOT {CLOSED_AGAIN}
 """
 _OF_IDS = text(f"""
     SELECT count(*) FILTER (WHERE t.announced_at >= t.checked_before_at) AS announced, count(*) AS all

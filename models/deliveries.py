@@ -167,7 +167,7 @@ _LOCK = "SELECT id FROM delivery_status WHERE id = ANY(%(ids)s) ORDER BY id FOR 
 _LOCK_CURRENT = _LOCK.replace(" ORDER", f" AND {suppression.IS_CURRENT} ORDER")
 
 _HISTORY = f"""
-SELECT delivery_id, content_hash, source, as_of, as_of_last, provider_time, facts::text,
+SELECT delivery_id, content_hash, source, as_of, as_of_last, provider_time, first_seen_at, facts::text,
        CASE WHEN %(statements)s THEN statement END AS statement, {ROW_OF_ONLY} AS only_row
 FROM observations o WHERE delivery_id = ANY(%(ids)s)
 """
@@ -188,12 +188,14 @@ _IS_OTHER = f"r.id + 0 = r.id AND (({_STORED}) IS DISTINCT FROM ({_VALUES}) OR {
 
 _ADVANCE = f"""
 WITH kept AS (
-  INSERT INTO observations (delivery_id, {_SEEN_COLUMNS})
-  SELECT s.delivery_id, {_SEEN_VALUES}
-  FROM jsonb_to_recordset(%(seen)s::jsonb) AS s(delivery_id bigint, {_SEEN_RECORD})
+  INSERT INTO observations (delivery_id, first_seen_at, {_SEEN_COLUMNS})
+  SELECT s.delivery_id, coalesce(s.first_seen_at, now()), {_SEEN_VALUES}
+  FROM jsonb_to_recordset(%(seen)s::jsonb) AS s(delivery_id bigint, first_seen_at timestamptz, {_SEEN_RECORD})
   ON CONFLICT (delivery_id, content_hash) DO UPDATE
   SET as_of = excluded.as_of, as_of_last = excluded.as_of_last, source = excluded.source,
-      provider_time = excluded.provider_time, facts = coalesce(observations.facts, excluded.facts),
+      provider_time = excluded.provider_time,
+      first_seen_at = least(observations.first_seen_at, excluded.first_seen_at),
+      facts = coalesce(observations.facts, excluded.facts),
       statement = CASE WHEN excluded.statement = '{{}}' THEN observations.statement ELSE excluded.statement END
 ), r AS MATERIALIZED ({_NEXT})
 UPDATE delivery_status d SET ({_COLUMNS}) = ROW ({_VALUES}), ({sending_time.COLUMNS}) = {sending_time.NEXT_VALUES},
@@ -467,6 +469,8 @@ class _Kept(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     as_of: datetime | None = None
     as_of_last: datetime | None = None
     provider_time: datetime | None = None
+    first_seen_at: datetime | None = None
+    """None: now."""
     facts: msgspec.Raw | Facts | None = None
     """None: the row says them (`ulak.models.history`)."""
     statement: Mapping[str, Any]
@@ -499,6 +503,7 @@ def _kept(seen: Observation, *, delivery_id: int | None = None) -> _Kept:
         as_of=seen.as_of,
         as_of_last=seen.as_of_last,
         provider_time=seen.provider_time,
+        first_seen_at=seen.first_seen_at,
         facts=_facts_of(seen),
         statement=seen.statement,
     )
@@ -573,7 +578,11 @@ def _write_rows(connection: Connection, rows: _Rows, seen: Sequence[_Kept]) -> s
 
 def _moves(one: Observation, known: History) -> bool:
     stored = known.get(one.content_hash)
-    return stored is None or (stored.as_of, stored.as_of_last) != (one.as_of, one.as_of_last)
+    return stored is None or _times(stored) != _times(one)
+
+
+def _times(seen: Observation) -> tuple[datetime | None, ...]:
+    return seen.as_of, seen.as_of_last, seen.first_seen_at
 
 
 _STORED_KEYS = f"""
@@ -602,7 +611,7 @@ def rewrite_histories(
     """Replace the whole history of each delivery, and write the rows that follow from it; ids whose row changed.
 
     The caller holds the locks of these deliveries (`lock_deliveries`) and has derived the observations from what is
-    stored. Observations that became equal are merged into one.
+    stored. Each keeps its `first_seen_at`: it is no news. Observations that became equal are merged into one.
     """
     stored = load_histories(connection, list(histories))
     rows: _Rows = ([], [])
@@ -649,7 +658,9 @@ def restate_with_reference(connection: Connection, given: Mapping[int, tuple[Gra
         granularity, reference = given[place]
         greatest = rank(granularity, history.values())[0]
         facts = msgspec.structs.replace(greatest.facts, client_ref=clean_key(reference))
-        again = msgspec.structs.replace(greatest, facts=facts, encoded=None, content_hash=content_hash(facts))
+        again = msgspec.structs.replace(
+            greatest, facts=facts, encoded=None, content_hash=content_hash(facts), first_seen_at=None
+        )
         said[place] = granularity, {again.content_hash: again}
     return _advance(connection, said)[1]
 
@@ -668,7 +679,7 @@ def load_whole_histories(
     """As `load_histories`; and the deliveries whose only observation has its facts from the row."""
     histories: dict[int, History] = {}
     from_rows: set[int] = set()
-    for place, digest, source, as_of, as_of_last, provider_time, facts, statement, row in execute(
+    for place, digest, source, as_of, as_of_last, provider_time, first_seen_at, facts, statement, row in execute(
         connection, _HISTORY, {"ids": list(ids), "statements": with_statements}
     ):
         if facts is None:
@@ -680,6 +691,7 @@ def load_whole_histories(
             as_of=as_of,
             as_of_last=as_of_last,
             provider_time=provider_time,
+            first_seen_at=first_seen_at,
             statement=statement or {},
         )
     return histories, from_rows

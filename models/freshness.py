@@ -1,8 +1,9 @@
 """How fresh final reports were (see `ulak.models.objectives`): counted by upkeep, kept as running totals.
 
 No call pays for it. Once a minute upkeep reads the rows that changed since it last did, and adds one row for each
-account of which something became final. What happened in a window is the difference of two rows, so the totals can be
-summed over accounts, and Prometheus reads them as counters.
+account of which something became final; after a pause it catches up in short windows, each in its own transaction. What
+happened in a window is the difference of two rows, so the totals can be summed over accounts, and Prometheus reads them
+as counters.
 
 A delivery is counted in the minute in which its first final report was stored, once: the windows in which that moment
 may lie do not overlap. One that was stored by a transaction of more than `SETTLES_SECONDS` may be left out.
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
-from ulak.models.database import json_parameter
+from ulak.core import clock
+from ulak.models.database import json_parameter, transaction
 from ulak.models.objectives import (
     BOUNDS,
     LONGEST,
@@ -31,6 +33,10 @@ from ulak.models.vocabulary import STATUS_CLASS, Status
 
 SETTLES_SECONDS: Final = 20.0
 """What was stored within this time may not be visible yet. Two looks are at least so far apart."""
+WINDOW_SECONDS: Final = 300.0
+"""No look spans more, so that one that was given up for its length does not make the next one longer."""
+CATCH_UP_SECONDS: Final = 20.0
+"""After this time the next minute goes on."""
 MINUTE_SECONDS: Final = 60.0
 """Rows are a minute apart, and a window begins with the first minute that lies in it wholly: like that of Prometheus,
 which begins with the first sample in it, it never holds what was good before."""
@@ -55,6 +61,8 @@ _BEGIN = text("""
     INSERT INTO freshness_read (through, from_transaction, next_transaction)
     VALUES (CAST(:now AS timestamptz), :horizon, :horizon)
 """)
+# Rows of a later part of the window are in no later transaction: both stay until the whole window was read.
+_GO_ON_WITHIN = text("UPDATE freshness_read SET through = :until")
 _GO_ON = text("""
     UPDATE freshness_read SET through = :until, from_transaction = next_transaction, next_transaction = :horizon
 """)
@@ -63,6 +71,8 @@ _OBJECTIVES = text("SELECT id, objective FROM accounts WHERE objective IS NOT NU
 # Facts that are null are those of the row (`ulak.models.history`). Each check overwrites `checked_before_at`: it bounds
 # the moment only where it was before the request that found the delivery final, which is the last one where nobody has
 # asked since. Statements of some requests have no `as_of`: they were true at the latest when they were stored.
+# A transaction that runs for long holds `from_transaction` back. The two times of the row then spare the look into its
+# history: whatever became final in the window has changed since, and was seen before (by one clock or the other).
 _COUNT = text(f"""
     INSERT INTO freshness (account_id, at, total, good, seconds, buckets)
     WITH told AS (
@@ -81,6 +91,8 @@ _COUNT = text(f"""
             WHERE o.delivery_id = d.id AND coalesce(o.facts ->> 'status', d.status) = ANY(:final)
             ORDER BY o.first_seen_at, o.as_of, o.content_hash LIMIT 1) final
         WHERE d.changed_in >= :from_transaction AND d.granularity <> 'conversation' AND d.is_final
+          AND d.changed_at > CAST(:through AS timestamptz) - interval '1 minute'
+          AND least(d.first_seen_at, d.changed_at) <= :until
           AND d.status = ANY(:final) AND final.first_seen_at > :through AND final.first_seen_at <= :until
     ), bounded AS (
         SELECT told.*, greatest(last_open, sent_at, checked.at) AS not_before
@@ -108,19 +120,20 @@ _COUNT = text(f"""
         WHERE least <= {LONGEST}
         GROUP BY lag.account_id
     )
-    SELECT new.account_id, :until, new.total + coalesce(last.total, 0), new.good + coalesce(last.good, 0),
-        new.seconds + coalesce(last.seconds, 0),
+    SELECT new.account_id, greatest(CAST(:until AS timestamptz), last.at + interval '1 ms'),
+        new.total + coalesce(last.total, 0), new.good + coalesce(last.good, 0), new.seconds + coalesce(last.seconds, 0),
         ARRAY(SELECT n.value + coalesce(l.value, 0) FROM unnest(new.buckets) WITH ORDINALITY AS n(value, place)
               LEFT JOIN unnest(last.buckets) WITH ORDINALITY AS l(value, place) USING (place) ORDER BY place)
     FROM new LEFT JOIN LATERAL (
-        SELECT f.total, f.good, f.seconds, f.buckets FROM freshness f WHERE f.account_id = new.account_id
+        SELECT f.at, f.total, f.good, f.seconds, f.buckets FROM freshness f WHERE f.account_id = new.account_id
         ORDER BY f.at DESC LIMIT 1) last ON true
 """)
 
 
 def count(connection: Connection, kinds: Collection[str]) -> bool:
-    """Count what became final since the last look; False where another process does, or the last look was just now.
+    """Count what became final since the last look, or within the next `WINDOW_SECONDS` where that is less.
 
+    False where another process does, or nothing is left to count yet.
     `kinds`: of tracked ids whose value may be the key of a delivery or of its order.
     """
     if not connection.execute(_TURN, {"lock": _LOCK}).scalar_one():
@@ -132,9 +145,11 @@ def count(connection: Connection, kinds: Collection[str]) -> bool:
     passed = (state["now"] - state["through"]).total_seconds()
     if 0 <= passed < 2 * SETTLES_SECONDS:
         return False
+    settled = state["now"] - timedelta(seconds=SETTLES_SECONDS)
+    until = min(settled, state["through"] + timedelta(seconds=WINDOW_SECONDS))
     given = {
         "through": state["through"],
-        "until": state["now"] - timedelta(seconds=SETTLES_SECONDS),
+        "until": until,
         # Of another cluster, to which the data was moved: what it counted there is counted.
         "from_transaction": min(state["from_transaction"], state["horizon"]),
         "final": list(FINAL),
@@ -143,8 +158,20 @@ def count(connection: Connection, kinds: Collection[str]) -> bool:
         "wanted": json_parameter(_wanted(connection)),
     }
     connection.execute(_COUNT, given)
-    connection.execute(_GO_ON, {"until": given["until"], "horizon": state["horizon"]})
+    if until < settled:
+        connection.execute(_GO_ON_WITHIN, {"until": until})
+    else:
+        connection.execute(_GO_ON, {"until": until, "horizon": state["horizon"]})
     return True
+
+
+def catch_up(engine: Engine, kinds: Collection[str]) -> None:
+    """Count, each window in its own transaction, until nothing is left or `CATCH_UP_SECONDS` have passed."""
+    began = clock.boot()
+    while clock.boot() - began < CATCH_UP_SECONDS:
+        with transaction(engine) as connection:
+            if not count(connection, kinds):
+                return
 
 
 def _wanted(connection: Connection) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
+from ulak.models.announced import CLOSED_AGAIN
 from ulak.models.database import Record, json_parameter
 
 SETTLES_SECONDS = 10.0
@@ -83,7 +84,7 @@ _CLOSED = text(f"""
     FROM tracked_ids t
     WHERE t.account_id = :account_id AND t.id_kind = :kind AND {_NOTED}
       AND t.closed_at > :after AND t.closed_at <= :until AND {_OF_ONE}
-      AND (t.changed_as_of IS NULL OR {_ANNOUNCED})
+      AND (t.changed_as_of IS NULL OR {_ANNOUNCED}) AND NOT {CLOSED_AGAIN}
     GROUP BY 1, 2, 3
 """)
 _OPEN_AGE = _AGE.format("coalesce(t.last_checked_at, t.sent_at)")

@@ -45,6 +45,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     as_of_last: datetime | None = None
     """Conversations only: the greatest time at which it was made."""
     provider_time: datetime | None = None
+    first_seen_at: datetime | None = None
+    """When it was first stored; None: not yet."""
     statement: Mapping[str, Any] = msgspec.field(default_factory=dict)
     encoded: bytes | None = None
     """The facts as canonical JSON, where they have been encoded already; who replaces the facts sets it to None."""
@@ -137,7 +139,9 @@ def observe(report: Report, *, asked_at: datetime | None) -> Observation:
 
 
 def merge_observation(one: Observation, other: Observation) -> Observation:
-    """The same statement made twice: least `as_of`, greatest `as_of_last`; how it was made is told by the earlier one.
+    """The same statement made twice: least `as_of` and `first_seen_at`, greatest `as_of_last`.
+
+    How it was made is told by the earlier one.
 
     Associative, commutative and idempotent.
     """
@@ -149,7 +153,10 @@ def merge_observation(one: Observation, other: Observation) -> Observation:
     first = one if is_first else other
     lasts = [moment for moment in (one.as_of_last, other.as_of_last) if moment is not None]
     last = max(lasts, default=None)
-    return first if first.as_of_last == last else msgspec.structs.replace(first, as_of_last=last)
+    stored = min((at for at in (one.first_seen_at, other.first_seen_at) if at is not None), default=None)
+    if (first.as_of_last, first.first_seen_at) == (last, stored):
+        return first
+    return msgspec.structs.replace(first, as_of_last=last, first_seen_at=stored)
 
 
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode

@@ -114,8 +114,7 @@ def _expire(runtime: Runtime, _: Effects) -> None:
 
 
 def _count_freshness(runtime: Runtime, _: Effects) -> None:
-    with transaction(runtime.engine) as connection:
-        freshness.count(connection, _NAMED_KINDS)
+    freshness.catch_up(runtime.engine, _NAMED_KINDS)
 
 
 def _pace(runtime: Runtime, _: Effects) -> None:

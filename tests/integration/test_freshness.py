@@ -3,12 +3,15 @@
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from command_line import Ulak, ulak
 from database_fixtures import add_account
+from driving import scalar
 from sqlalchemy import Engine, text
 from task_api import Api, api
 
@@ -16,9 +19,11 @@ from ulak.core import clock
 from ulak.models import freshness
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
-from ulak.models.freshness import KEPT_DAYS, count, prune, standings, totals
+from ulak.models.freshness import KEPT_DAYS, WINDOW_SECONDS, catch_up, count, prune, standings, totals
 from ulak.models.objectives import BOUNDS
-from ulak.models.report import DeliveryReport
+from ulak.models.rebuild import reread_chunk
+from ulak.models.report import DeliveryReport, KeptStatement
+from ulak.models.suppression import Suppressions
 from ulak.models.vocabulary import Granularity, Source, Status
 
 __all__ = ["api", "ulak"]  # fixtures
@@ -69,13 +74,16 @@ class Counted:
             f" facts = CASE WHEN facts ->> 'done_at' IS NULL THEN facts ELSE jsonb_set(facts, '{{done_at}}',"
             f" to_jsonb(CAST(facts ->> 'done_at' AS timestamptz) - interval '{after} s')) END;"
             f"UPDATE delivery_status SET done_at = done_at - interval '{after} s',"
-            f" sent_at = sent_at - interval '{after} s', message_time = message_time - interval '{after} s';"
+            f" sent_at = sent_at - interval '{after} s', message_time = message_time - interval '{after} s',"
+            f" first_seen_at = first_seen_at - interval '{after} s', changed_at = changed_at - interval '{after} s';"
             f"UPDATE tracked_ids SET checked_before_at = checked_before_at - interval '{after} s',"
             f" last_checked_at = last_checked_at - interval '{after} s';"
             f"UPDATE freshness SET at = at - interval '{after} s'"
         )
-        with transaction(self.engine) as connection:
-            return count(connection, KINDS)
+        read = "SELECT max(through) FROM freshness_read"
+        before = scalar(self.engine, read)
+        catch_up(self.engine, KINDS)
+        return before is not None and scalar(self.engine, read) != before
 
     @property
     def row(self) -> Mapping[str, Any]:
@@ -166,6 +174,22 @@ def test_each_delivery_is_counted_once_however_often_it_changes(counted: Counted
     for _ in range(3):
         counted.look()
     assert counted.row["total"] == 2
+
+
+def test_reading_statements_again_makes_nothing_final_anew(counted: Counted) -> None:
+    """An update that reads them better finds no late finals, however long ago they were stored."""
+    counted.tell(report("a", Status.DELIVERED, done_at=ago(5), statement={"a": 1}))
+    counted.look()
+    counted.look(after=3600)
+
+    def restate(kept: KeptStatement) -> DeliveryReport:
+        read = report(kept.provider_key, Status.DELIVERED, statement=kept.statement, done_at=ago(3665))
+        return msgspec.structs.replace(read, provider_status="better")
+
+    with transaction(counted.engine) as connection:
+        assert reread_chunk(connection, counted.account, restate, Suppressions()).written == 1
+    counted.look()
+    assert (counted.row["total"], counted.row["good"]) == (1, 1)
 
 
 def test_what_says_nothing_about_freshness_is_not_counted(counted: Counted) -> None:
@@ -284,3 +308,56 @@ def test_two_looks_at_the_same_moment_are_one(counted: Counted) -> None:
             other.rollback()
             other.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": freshness._LOCK})
             assert count(connection, KINDS) is False
+
+
+def test_after_a_pause_each_look_spans_a_bounded_window(counted: Counted) -> None:
+    """Each delivery is counted once, wherever in the pause it became final, however long a transaction stays open."""
+    counted.run("UPDATE freshness_read SET through = now() - interval '1 hour'")
+    for minutes in range(58, -1, -2):
+        key = f"m-{minutes}"
+        counted.tell(report(key, Status.DELIVERED, sent_at=ago(3700)))
+        counted.run(
+            f"WITH moved AS (UPDATE delivery_status SET first_seen_at = first_seen_at - interval '{minutes} min',"
+            f" changed_at = changed_at - interval '{minutes} min' WHERE provider_key = :key RETURNING id)"
+            f" UPDATE observations SET first_seen_at = first_seen_at - interval '{minutes} min',"
+            f" as_of = as_of - interval '{minutes} min' WHERE delivery_id = (SELECT id FROM moved)",
+            key=key,
+        )
+    with counted.engine.connect() as writer:
+        writer.execute(text("SELECT pg_current_xact_id()"))
+        state = "SELECT through, from_transaction, next_transaction FROM freshness_read"
+        with counted.engine.connect() as connection:
+            looks = [connection.execute(text(state)).one()]
+            while True:
+                connection.rollback()
+                with connection.begin():
+                    if not count(connection, KINDS):
+                        break
+                    looks.append(connection.execute(text(state)).one())
+    spans = [(one.through - before.through).total_seconds() for before, one in pairwise(looks)]
+    assert len(spans) == pytest.approx(12, abs=1)
+    assert all(0 < span <= WINDOW_SECONDS for span in spans)
+    assert len({tuple(one)[1:] for one in looks[:-1]}) == 1
+    # The newest one is not settled yet.
+    assert counted.row["total"] == 29
+    for _ in range(3):
+        counted.look()
+        assert counted.row["total"] == 30
+
+
+def test_a_pause_is_made_up_for_within_one_task(counted: Counted) -> None:
+    """The next minute goes on only after `CATCH_UP_SECONDS`."""
+    counted.run("UPDATE freshness_read SET through = now() - interval '1 hour'")
+    catch_up(counted.engine, KINDS)
+    assert scalar(counted.engine, "SELECT through > now() - interval '1 minute' FROM freshness_read")
+
+
+def test_totals_grow_after_a_step_back_of_the_clock(counted: Counted) -> None:
+    """A row of the clock that was ahead stays the last one no longer than until the next is added."""
+    counted.tell(report("a", Status.DELIVERED, done_at=ago(1)))
+    counted.look()
+    counted.run("UPDATE freshness SET at = at + interval '2 hours'")
+    for number in range(3):
+        counted.tell(report(f"b-{number}", Status.DELIVERED, done_at=ago(1)))
+        counted.look()
+        assert counted.row["total"] == 2 + number

@@ -172,6 +172,35 @@ def test_statements_that_become_equal_are_one_with_the_earlier_time(migrated_dat
     assert [(row.as_of, row.is_old) for row in kept] == [(NOON, False)] * len(reports)
 
 
+def test_reading_again_keeps_when_each_statement_came(migrated_database: Engine) -> None:
+    """A statement that is read otherwise is no news; of several that become equal the first one counts."""
+    engine = migrated_database
+    account = add_account(engine, provider="organik")
+    came = "SELECT as_of, first_seen_at FROM observations ORDER BY as_of, delivery_id"
+
+    def times() -> list[Any]:
+        with engine.connect() as connection:
+            return list(connection.execute(text(came)).all())
+
+    for turn, errorcode in enumerate((0, 7)):
+        with transaction(engine) as connection:
+            reports = organik_rows(status=2, errorcode=errorcode)
+            upsert(connection, account, "organik", reports, asked_at=NOON + timedelta(hours=turn))
+    execute(engine, "UPDATE observations SET first_seen_at = as_of + interval '1 s'")
+    before = times()
+    assert len(before) == 2 * len(reports)
+    age(engine, {"segments": 9})
+    assert reread_statements(engine, Suppressions()).differed == len(reports)
+    assert times() == before
+    age(engine, {"segments": 8})
+    with transaction(engine) as connection:
+        for turn, errorcode in enumerate((0, 7), start=5):
+            reports = organik_rows(status=2, errorcode=errorcode)
+            upsert(connection, account, "organik", reports, asked_at=NOON + timedelta(hours=turn))
+    reread_statements(engine, Suppressions())
+    assert times() == before
+
+
 def test_the_senders_reference_and_our_own_statements_stay(migrated_database: Engine) -> None:
     """What a tracked id gave and what Ulak itself stated is in no raw item, and is not lost."""
     engine = migrated_database
