@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 import pytest
-from driving import make_runtime
-from ledger_acts import add_account, execute, scalar
+from driving import make_runtime, scalar
+from ledger_acts import add_account, execute
 from sqlalchemy import Engine, text
 
 from ulak.core import clock
