@@ -89,7 +89,7 @@ class Sink:
 
 def _history_row(place: int, report: DeliveryReport) -> tuple[Any, ...]:
     seen = observe(report, asked_at=NOON)
-    return place, seen.content_hash, "poll", seen.as_of, None, None, encode_facts(seen.facts).decode(), None, None
+    return place, seen.content_hash, "poll", seen.as_of, None, None, NOON, encode_facts(seen.facts).decode(), None, None
 
 
 def organik_page(page: int, status: int | None = None) -> bytes:

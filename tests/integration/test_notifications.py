@@ -386,9 +386,11 @@ def test_each_receiver_has_a_queue_of_its_own(
 def test_a_look_at_the_wrong_time_does_not_end_the_thread(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement that took too long is no outage, and nothing is told of it."""
     engine, url = world.notifier.engine, world.engine.url.render_as_string(hide_password=False)
-    world.notifier.engine = make_engine(url, statement_timeout_seconds=0.001)
-    for _ in range(3):
-        world.notifier.step()
+    world.notifier.engine = make_engine(url, statement_timeout_seconds=0.5)
+    with world.engine.begin() as connection:
+        connection.execute(text("LOCK TABLE heartbeats IN ACCESS EXCLUSIVE MODE"))
+        for _ in range(3):
+            world.notifier.step()
     assert (world.notifier._outage, world.hook.taken) == (None, [])
     world.notifier.engine.dispose()
     world.notifier.engine = engine
@@ -398,7 +400,7 @@ def test_looks_that_keep_failing_are_told_and_what_waits_is_sent(world: World) -
     """The database answers, so this goes through the outbox; the sign of progress stays away meanwhile."""
     world.run(30)
     url = world.engine.url.render_as_string(hide_password=False)
-    engine, slow = world.notifier.looker.engine, make_engine(url, statement_timeout_seconds=0.05)
+    engine, slow = world.notifier.looker.engine, make_engine(url, statement_timeout_seconds=0.5)
     world.notifier.looker.engine = slow
     with world.engine.begin() as connection:
         connection.execute(text("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE"))
