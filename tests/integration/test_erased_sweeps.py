@@ -1,58 +1,28 @@
 """An erased person stays erased through sweeps that name the number, and which columns hold numbers at all."""
 
-import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-from demo_accounts import apply_accounts, register_sends
-from driving import Driver, make_runtime, scalar
+from driving import Driver, scalar
 from sqlalchemy import Engine, text
+from swept_people import KEY, places, sandbox, set_up
 from truth import stored_rows
 
 from ulak.models.erasure import Erased, erase_person
 from ulak.models.suppression import Listed
-from ulak.providers.adapter import Callback
 from ulak.sandbox.server import Sandbox
-from ulak.tasks.runtime import Runtime
-from ulak.tasks.steps.callbacks import ingest
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.planning import plan_poll
-from ulak.tasks.steps.tracking import account_row
+
+__all__ = ["sandbox"]
 
 pytestmark = pytest.mark.timeout(280)
 
-KEY = b"the person key of these tests, 32"
 SWEEPS = 10
 ACCOUNTS = ("demo-iletimerkezi", "demo-organik")
 """Where a send names every recipient again whenever it is polled."""
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """Five small stand-ins, every life at its end within some seconds."""
-    with Sandbox(seed=5, speed=90, scale="small") as running:
-        yield running
-
-
-def set_up(engine: Engine, sandbox: Sandbox, folder: Path) -> Runtime:
-    """The sandbox's accounts and sends, registered, and BiP's replies handed over."""
-    accounts = sandbox.control("GET", "/accounts")
-    for account in accounts:
-        account["options"] = {**account.get("options", {}), "deadline_seconds": 1.0}
-        account["poll"] = {**account["poll"], "every_seconds": 0.5, "time_factor": 0.02, "max_check_seconds": 40}
-    apply_accounts(engine, accounts, folder)
-    runtime = make_runtime(engine, threads=8)
-    runtime.suppressions.key = lambda: KEY
-    register_sends(runtime, sandbox.control("GET", "/sends"))
-    with engine.begin() as connection:
-        bip = account_row(connection, "demo-bip")
-    for reply in sandbox.control("GET", "/sends?provider=bip")["replies"]:
-        ingest(runtime, bip, Callback(tail="send_reply", body=msgspec.json.encode(reply["body"])))
-    return runtime
 
 
 def several(engine: Engine, account: str) -> tuple[str, str]:
@@ -89,20 +59,6 @@ ALLOWED = {
     "quarantine": {"context", "provider_key"},
 }
 """The columns that may hold people's numbers once nothing is being asked for."""
-
-
-def places(engine: Engine, people: frozenset[str]) -> dict[str, set[str]]:
-    """The columns of all tables that hold one of these numbers, by table."""
-    found: dict[str, set[str]] = {}
-    with engine.connect() as connection:
-        tables = connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).scalars().all()
-        for table in tables:
-            for row in connection.execute(text(f'SELECT * FROM "{table}"')).mappings():
-                for column, value in row.items():
-                    # Longer than any id of the stand-ins.
-                    if people.intersection(word[-10:] for word in re.findall(r"[0-9]{10,}", str(value))):
-                        found.setdefault(table, set()).add(column)
-    return found
 
 
 def test_numbers_stand_in_named_columns_only_once_nothing_is_asked_for(

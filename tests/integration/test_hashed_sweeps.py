@@ -1,15 +1,13 @@
 """Five providers whose accounts keep no clear number: the same truth in the table, and no number in any other."""
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from demo_accounts import apply_accounts, register_sends
-from driving import Driver, make_runtime, scalar
+from driving import Driver, scalar
 from ledger_acts import execute
 from sqlalchemy import Engine, text
+from swept_people import KEY, places, sandbox, set_up
 from truth import differences, hashed, stored_rows
 
 from ulak.models.keys import split_key
@@ -27,9 +25,10 @@ from ulak.tasks.steps.planning import plan_poll
 from ulak.tasks.steps.rereading import reread_statements, restate_of
 from ulak.tasks.steps.tracking import account_row
 
+__all__ = ["sandbox"]
+
 pytestmark = pytest.mark.timeout(400)
 
-KEY = b"the person key of these tests, 32"
 ASKING = {
     "tracked_ids": {"clear"},
     "fetches": {"params", "seen", "params_hash"},
@@ -38,27 +37,12 @@ ASKING = {
 """The columns that may hold a number while something is asked for."""
 
 
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """Five small stand-ins, every life at its end within some seconds."""
-    with Sandbox(seed=5, speed=90, scale="small") as running:
-        yield running
-
-
-def set_up(engine: Engine, sandbox: Sandbox, folder: Path) -> Runtime:
-    """The sandbox's accounts with hashed recipients, its sends registered, and BiP's replies handed over."""
-    accounts = sandbox.control("GET", "/accounts")
-    for account in accounts:
-        account["options"] = {**account.get("options", {}), "deadline_seconds": 1.0}
-        account["poll"] = {**account["poll"], "every_seconds": 0.5, "time_factor": 0.02, "max_check_seconds": 40}
-    apply_accounts(engine, accounts, folder, hashed_by=KEY)
-    runtime = make_runtime(engine, threads=8)
-    runtime.suppressions.key = lambda: KEY
-    register_sends(runtime, sandbox.control("GET", "/sends"))
+def set_up_hashed(engine: Engine, sandbox: Sandbox, folder: Path) -> Runtime:
+    """As `set_up`, with a notice of each message to BiP's users."""
+    runtime = set_up(engine, sandbox, folder, hashed=True)
     with engine.begin() as connection:
         bip = account_row(connection, "demo-bip")
     for reply in sandbox.control("GET", "/sends?provider=bip")["replies"]:
-        ingest(runtime, bip, Callback(tail="send_reply", body=msgspec.json.encode(reply["body"])))
         for item in reply["body"].get("list") or []:
             ingest(runtime, bip, Callback(tail="", body=notice(item["receiver"], item["reportid"])))
     return runtime
@@ -86,25 +70,12 @@ def numbers_of(sandbox: Sandbox) -> frozenset[str]:
     return frozenset(each[-10:] for each in digits)
 
 
-def places(engine: Engine, people: frozenset[str]) -> dict[str, set[str]]:
-    """The columns of all tables that hold one of these numbers, by table."""
-    found: dict[str, set[str]] = {}
-    with engine.connect() as connection:
-        tables = connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).scalars().all()
-        for table in tables:
-            for row in connection.execute(text(f'SELECT * FROM "{table}"')).mappings():
-                for column, value in row.items():
-                    if people.intersection(word[-10:] for word in re.findall(r"[0-9]{10,}", str(value))):
-                        found.setdefault(table, set()).add(column)
-    return found
-
-
 def test_no_table_keeps_a_number_that_nothing_asks_for(
     migrated_database: Engine, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """Row for row the providers' truth under pseudonyms; numbers only where requests need them, in the end nowhere."""
     engine = migrated_database
-    runtime = set_up(engine, sandbox, tmp_path)
+    runtime = set_up_hashed(engine, sandbox, tmp_path)
     people = numbers_of(sandbox)
     assert len(people) > 50
     with engine.connect() as connection:

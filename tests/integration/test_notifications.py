@@ -263,7 +263,7 @@ def test_a_database_that_is_away_is_told_directly_and_its_return_once(world: Wor
     world.hook.status = 200
     for process in processes:
         assert process._outage is not None
-        process._outage.told["webhook"].next_at = 0.0
+        process._outage.sent["webhook"].next_at = 0.0
         process.step()
         process.step()
     assert world.hook.items == [("open", "database_away")] * 2

@@ -273,7 +273,7 @@ BROKEN = [
      "kampanya gives nothing but failures (the last one 3 min ago), so it is left alone; next trial in 1 min",
      "It is tried again by itself and nothing is lost"),
     ("UPDATE accounts SET not_before = now() + interval '10 minutes', last_trouble = 'SlowDown: 429'",
-     "On hold kampanya was told to slow down", "somebody else uses the same credentials"),
+     "On hold kampanya was throttled by the provider", "somebody else uses the same credentials"),
     (("WITH asked AS (INSERT INTO calls (account_id, asked_at, gives_up_at, answered_at, released_at, outcome)"
       " SELECT 'kampanya', t, t, t, t, 'bug' FROM (SELECT now() - interval '90 seconds' AS t) AS at)"
       " UPDATE accounts SET last_trouble = 'OurBug: x', last_trouble_at = now()"),
@@ -405,7 +405,7 @@ def test_a_pause_says_who_why_and_when_and_a_resume_ends_it(
     change(migrated_database, "UPDATE tracked_ids SET next_check_at = now() - interval '5 minutes'")
     assert "for longer" in page.press("/accounts/kampanya/pause", reason="kısa", hours="4", next="/")
     words = page.press("/accounts/kampanya/resume", next="/")
-    assert "The account goes on" in words
+    assert "The account is resumed" in words
     assert WELL in words
     assert change(migrated_database, "SELECT paused_until FROM accounts") is None
     assert [(each.task, dict(each.kwargs)) for each in page.sent] == [("dispatch.account", {"account_id": "kampanya"})]

@@ -115,7 +115,7 @@ def test_templates_and_code_ask_only_for_texts_that_there_are_and_leave_none_unu
     asked = set(re.findall(r"""(?:\bt|say|html)\(\s*["']([a-z_.]*[a-z_])["']\s*[,)]""", "\n".join(sources)))
     assert asked - texts_en.TEXTS.keys() == set()
     parts = set(re.findall(r"[a-z_]+(?:\.[a-z_]+)*", "\n".join(sources)))
-    groups = "alarm state status rejected reason source granularity field lost trigger poll language told span"
+    groups = "alarm state status rejected reason source granularity field lost trigger poll language notice span"
     more = "message_time_source action actor sso sentence config call outcome kind results polls.show"
     made = tuple(f"{group}." for group in [*groups.split(), *more.split()])
     unused = [
