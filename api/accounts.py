@@ -59,7 +59,7 @@ class BurningBudget(BaseModel):
 
 
 class AccountObjective(BaseModel):
-    """How an account stands against its objective."""
+    """How an account meets its objective."""
 
     text: Annotated[str, Field(description="As accounts.toml says it.", examples=["95 % within 60 s"])]
     percent: float

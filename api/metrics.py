@@ -69,7 +69,7 @@ FIGURES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "objective_ratio": (ACCOUNT, "The part of the deliveries that the account's objective asks for."),
     "objective_seconds": (ACCOUNT, "How soon the objective wants them to be known."),
 }
-"""Every figure by its name without `ulak_`: its labels, and what it says. Gauges where nothing else is said."""
+"""Every figure by its name without `ulak_`: its labels, and what it means. Gauges unless stated otherwise."""
 COUNTERS: Final = frozenset({"finals_good"})
 """Their names end in `_total` where they are scraped."""
 HISTOGRAMS: Final = frozenset({"final_freshness_seconds"})
@@ -101,12 +101,12 @@ class FiguresCollector(Collector):
         with self._lock:
             self._refresh()
             now = clock.boot()
-            told = [sample for kept in self._kept.values() for sample in kept.samples or ()]
+            samples = [sample for kept in self._kept.values() for sample in kept.samples or ()]
             for name, kept in self._kept.items():
-                told.append(Sample("figures_up", {"group": name}, kept.samples is not None))
+                samples.append(Sample("figures_up", {"group": name}, kept.samples is not None))
                 if kept.samples is not None:
-                    told.append(Sample("figures_age_seconds", {"group": name}, now - kept.read_at))
-        return _families(told)
+                    samples.append(Sample("figures_age_seconds", {"group": name}, now - kept.read_at))
+        return _families(samples)
 
     def _refresh(self) -> None:
         """Read again what is old. A database that is away is asked once, not once for every group."""
@@ -139,9 +139,9 @@ def _read(connection: Connection, name: str) -> _Kept:
     return _Kept(samples=samples, read_at=ended, good_until=ended + max(KEPT_SECONDS, SHARE * (ended - started)))
 
 
-def _families(told: Iterable[Sample]) -> Iterator[Metric]:
+def _families(samples: Iterable[Sample]) -> Iterator[Metric]:
     families: dict[str, Metric] = {}
-    for sample in told:
+    for sample in samples:
         labels, meaning = (FIGURES | OWN)[sample.figure]
         values = [sample.labels[label] for label in labels]
         name = f"ulak_{sample.figure}"

@@ -125,7 +125,7 @@ class AccountRecord:
     """When ids are checked, by kind, where it was learned (`ulak.models.latencies`)."""
     recipients: str
     recipients_key: bytes | None = field(repr=False)
-    """What tells with which person key hashed recipients are made (`ulak.models.pseudonyms.key_check`)."""
+    """Identifies the person key that hashed recipients are made with (`ulak.models.pseudonyms.key_check`)."""
     objective: str | None
     """How fresh its deliveries are to be (`ulak.models.objectives`)."""
     sweep_seconds: float | None

@@ -94,7 +94,7 @@ def shares(
 ) -> Shares:
     """Who brought the final states of the ids closed in the window (after, until]; before their validity ended.
 
-    `by_parts`: an id stands for several messages, which are counted one by one (`ProviderRecord.settled_by_parts`).
+    `by_parts`: an id covers several messages, which are counted one by one (`ProviderRecord.settled_by_parts`).
     """
     after, until = window
     given = {"account_id": account_id, "kind": kind, "after": after, "until": until}

@@ -1,6 +1,6 @@
 """What waits longer than it should, per account: whether anybody works, and what is late against its validity.
 
-Nothing here writes. Beside `ulak.models.overview`, for whoever must say what is wrong and what to do about it.
+Nothing here writes. It serves, with `ulak.models.overview`, everything that reports problems.
 """
 
 from dataclasses import dataclass

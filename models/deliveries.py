@@ -323,7 +323,7 @@ def _look_again(connection: Connection, batch: _Batch, unknown: Sequence[Key], e
     """Step 1 for these deliveries; for all of the batch where the list has another version than it was judged by."""
     listed = batch.suppressions.current(connection)
     if listed.version != batch.listed.version:
-        # Nothing is written yet, and from here on the list stands still.
+        # Nothing is written yet, and from here on the list does not change.
         batch.judge(connection, listed)
         unknown = sorted(batch.incoming)
         existing.clear()

@@ -3,7 +3,7 @@
 The form is deletion: every row that is about the number goes, with its history, its tracked ids and what was requested
 for it. Rows are not anonymised in place, since keys that are made of the number would leave it readable. A tracked id
 that does not contain the number (a transaction's) is closed and keeps only the id and its times, by which later reports
-are judged. Orders keep their counts: they name nobody. Sealed quarantine entries that cannot be told apart by number
+are judged. Orders keep their counts: they name nobody. Sealed quarantine entries that a number does not identify
 are gone after 14 days; their fingerprints are keyed.
 
 What stays of the person is a keyed hash, with the time of the erasure: in the list of erased people

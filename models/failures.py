@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 READ_CALLS: Final = 20_000
-"""So many of the account's latest requests are looked at."""
+"""How many of the account's latest requests are read."""
 KEPT_DAYS: Final = 7
 MOST_CAUSES: Final = 20
 

@@ -75,7 +75,7 @@ _OBJECTIVES = text("SELECT id, objective FROM accounts WHERE objective IS NOT NU
 # history: whatever became final in the window has changed since, and was seen before (by one clock or the other).
 _COUNT = text(f"""
     INSERT INTO freshness (account_id, at, total, good, seconds, buckets)
-    WITH told AS (
+    WITH reported AS (
         SELECT d.account_id, a.created_at, d.provider_key, d.parent_key, final.first_seen_at AS seen,
             CASE WHEN d.message_time_source <> 'first_seen' THEN d.message_time END AS sent_at,
             final.as_of AS asked, final.done_at,
@@ -95,13 +95,13 @@ _COUNT = text(f"""
           AND least(d.first_seen_at, d.changed_at) <= :until
           AND d.status = ANY(:final) AND final.first_seen_at > :through AND final.first_seen_at <= :until
     ), bounded AS (
-        SELECT told.*, greatest(last_open, sent_at, checked.at) AS not_before
-        FROM told LEFT JOIN LATERAL (
+        SELECT reported.*, greatest(last_open, sent_at, checked.at) AS not_before
+        FROM reported LEFT JOIN LATERAL (
             SELECT max(t.checked_before_at) AS at FROM unnest(CAST(:kinds AS text[])) AS kind(name)
-            JOIN tracked_ids t ON t.account_id = told.account_id AND t.id_kind = kind.name
-                AND t.value IN (told.provider_key, told.parent_key)
-            WHERE told.done_at IS NULL AND t.checked_before_at < coalesce(told.asked, told.seen)
-              AND (told.asked IS NOT NULL OR t.last_checked_at <= told.seen)) checked ON true
+            JOIN tracked_ids t ON t.account_id = reported.account_id AND t.id_kind = kind.name
+                AND t.value IN (reported.provider_key, reported.parent_key)
+            WHERE reported.done_at IS NULL AND t.checked_before_at < coalesce(reported.asked, reported.seen)
+              AND (reported.asked IS NOT NULL OR t.last_checked_at <= reported.seen)) checked ON true
     ), lag AS (
         SELECT account_id,
             greatest(0, extract(epoch FROM seen - greatest(coalesce(done_at, asked, seen), created_at)))
@@ -210,7 +210,7 @@ class Burning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """How an account stands against its objective."""
+    """How an account meets its objective."""
 
     text: str
     """As it was written: 95 % within 60 s."""

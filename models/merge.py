@@ -141,7 +141,7 @@ def observe(report: Report, *, asked_at: datetime | None) -> Observation:
 def merge_observation(one: Observation, other: Observation) -> Observation:
     """The same statement made twice: least `as_of` and `first_seen_at`, greatest `as_of_last`.
 
-    How it was made is told by the earlier one.
+    The earlier one says how it was made.
 
     Associative, commutative and idempotent.
     """

@@ -31,7 +31,7 @@ SCANNED_ROWS: Final = 20_000
 LEAST_SCANNED: Final = 500
 """Of one account, however many there are."""
 MOST_NAMED: Final = 20_000
-"""So many rows of the identifiers of one search are looked at."""
+"""How many rows of the identifiers of one search are read."""
 
 Place = tuple[datetime, int]
 """Where a page ends: `message_time` and id of its last row."""

@@ -166,7 +166,7 @@ def announce(connection: Connection, receivers: Collection[str], changes: Sequen
         connection.execute(_ADD, given | {"spacing_seconds": SPACING_SECONDS})
 
 
-# The head of the receiver's queue, or nothing where it is not due: whoever waits for its row looks at it again.
+# The head of the receiver's queue, or nothing where it is not due: a process that waited for its row checks it again.
 # A message begins with its first attempt. Before that it still grows, however long it has waited for the one before it.
 _CLAIM = text("""
     UPDATE notifications SET attempts = attempts + 1, attempted_at = clock_timestamp(),
@@ -238,7 +238,7 @@ def record_sent(
 
 
 def record_episode(connection: Connection, episode: Episode) -> None:
-    """Write down an episode that receivers were told of without the database, unless another process has."""
+    """Record an episode that receivers were notified of without the database, unless another process has."""
     connection.execute(insert(problems).values(_row(episode)).on_conflict_do_nothing())
 
 

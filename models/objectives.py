@@ -77,7 +77,7 @@ class Rule:
     long: float
     short: float
     is_urgent: bool
-    """To be looked at now; otherwise in working hours."""
+    """Needs attention now; otherwise in working hours."""
 
     def limit(self, objective: Objective) -> float:
         """The part of late deliveries above which the rule holds."""

@@ -68,7 +68,7 @@ class AccountOverview:
     rejected: tuple[Rejected, ...] = ()
     """Requests that were rejected for the account lately, by kind, the latest first."""
     objective: Standing | None = None
-    """How it stands against its objective; None where it has none."""
+    """How it meets its objective; None where it has none."""
 
 
 _ACCOUNTS = text("""

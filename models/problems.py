@@ -1,7 +1,7 @@
-"""What is wrong, followed over time: when people are told, and when they are told that it is over. Pure.
+"""What is wrong, followed over time: when a problem is reported, and when its end is. Pure.
 
 A problem opens once it has lasted as long as its kind must (`HOLD_SECONDS`), and is over once it has been absent as
-long. Shorter flaps are never reported. Whoever evaluates keeps the episodes; a repeated evaluation changes nothing.
+long. Shorter flaps are never reported. The caller keeps the episodes; a repeated evaluation changes nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 HOLD_SECONDS: Final = 60.0
-"""How long a problem must last before people are told, where its kind says nothing else."""
+"""How long a problem must last before it is reported, unless its kind has its own time."""
 QUIET_SECONDS: Final = 60.0
 """How long it must be absent at least before it is over."""
 LONGER_HOLDS: Final[Mapping[str, float]] = MappingProxyType(
@@ -39,7 +39,7 @@ class State(StrEnum):
     OPEN = "open"
     RESOLVED = "resolved"
     PASSED = "passed"
-    """It came and went before the receiver could be told that it had come."""
+    """It began and ended before its beginning could be sent to the receiver."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What receivers are told of one episode."""
+    """What receivers are sent about one episode."""
 
     state: State
     episode: Episode
@@ -104,7 +104,7 @@ class Followed:
 
 
 def hold_seconds(kind: str) -> float:
-    """How long a problem of this kind lasts before people are told."""
+    """How long a problem of this kind lasts before it is reported."""
     return 0.0 if kind in NO_HOLD else LONGER_HOLDS.get(kind, HOLD_SECONDS)
 
 
@@ -114,7 +114,7 @@ def quiet_seconds(kind: str) -> float:
 
 
 def follow(known: Mapping[str, Episode], current: Iterable[Problem], now: datetime) -> Followed:
-    """The episodes after a look at `now` that found these problems, and what receivers are to be told."""
+    """The episodes after a look at `now` that found these problems, and what to send to receivers."""
     kept: dict[str, Episode] = {}
     changes: list[Change] = []
     for problem in current:
@@ -141,7 +141,7 @@ def _seen(before: Episode | None, problem: Problem, now: datetime) -> Episode:
     if before is None or (before.opened_at is None and _seconds(before.seen_at, now) > GAP_SECONDS):
         return Episode(problem=problem, name=episode_name(problem.key, now), first_seen_at=now, seen_at=now)
     if before.opened_at is not None:
-        # What people were told stays, so that the end is told in the same words.
+        # What was reported is kept, so that the end is reported in the same words.
         return replace(before, absent_since=None)
     return replace(before, problem=problem, seen_at=now)
 
@@ -154,7 +154,7 @@ def episode_name(key: str, began: datetime) -> str:
 def merged(items: Sequence[Mapping[str, Any]], changes: Iterable[Change]) -> list[dict[str, Any]]:
     """The items of a message that nobody has been sent yet, with further changes.
 
-    An end whose beginning is still among them takes its place: the receiver is told once, that it came and went.
+    An end whose beginning is still among them takes its place: the receiver gets one message, that it began and ended.
     """
     found = [dict(item) for item in items]
     for change in changes:
@@ -170,7 +170,7 @@ def merged(items: Sequence[Mapping[str, Any]], changes: Iterable[Change]) -> lis
 def message_id(items: Sequence[Mapping[str, Any]]) -> str:
     """The stable id of a message: of its first item, which never changes its place.
 
-    Whoever reports the same episode derives the same id.
+    Every process derives the same id for the same episode.
     """
     first = items[0]
     begins = State.RESOLVED if first["state"] == State.RESOLVED else State.OPEN

@@ -1,10 +1,10 @@
-"""What stands for a person in an account with `recipients = "hashed"`: a keyed hash in place of the number.
+"""What replaces a person in an account with `recipients = "hashed"`: a keyed hash of the number.
 
 A pseudonym is `h<prefix>-<32 letters>`: for a Turkish number the country and the operator's prefix (`h90532-…`, which
 is what statistics need), for anybody else none (`h-…`), and the keyed hash by which erased people are known, too
 (`ulak.models.suppression`). So an erasure covers what is reported under the pseudonym, also one made before the account
 was. The same text has the same pseudonym for ever; without the person key, which no row of the database reveals, nobody
-can try out numbers. It holds no run of digits that is a number in any spelling, and no `:` or `%`, so it stands in keys
+can try out numbers. It holds no run of digits that is a number in any spelling, and no `:` or `%`, so keys hold it
 as it is.
 """
 
@@ -53,7 +53,7 @@ def holds_pseudonym(key: str) -> bool:
 
 
 def pseudonym(key: bytes, person: str) -> str:
-    """What stands for this person; a pseudonym stands for itself. The text is taken as it is, not as a number."""
+    """What replaces this person; a pseudonym is returned unchanged. The text is taken as it is, not as a number."""
     if is_pseudonym(person):
         return person
     hashed = "".join(_LETTERS[each >> 4] + _LETTERS[each & 15] for each in mark(key, person))
@@ -72,7 +72,7 @@ class WrongPersonKeyError(CredentialError):
         """Say what to do."""
         super().__init__(
             "The account's recipients were hashed with another person key: give every process the same"
-            " ULAK_PERSON_KEY_FILE. Until then nothing of this account is asked for or stored."
+            " ULAK_PERSON_KEY_FILE. Until then nothing of this account is polled or stored."
         )
 
 

@@ -2,8 +2,8 @@
 
 The list (table `suppressions`) holds no number: each spelling of a person is a keyed hash, beside the time of the
 erasure. The pseudonym in an account with hashed recipients holds the same hash (`ulak.models.pseudonyms`). The key is
-the person key, which no row of the database reveals; whoever has only the database cannot try out numbers. Entries stay
-for ever.
+the person key, which no row of the database reveals; somebody who has only the database cannot try out numbers. Entries
+stay for ever.
 
 What counts is when a message was sent: its own `sent_at`, else that of its order, else the earliest of the time of the
 registered id it answers and the moments at which its report was or can have been made (an id may be registered long
@@ -318,7 +318,7 @@ class Suppressions:
     """As it was last read; it may be out of date."""
 
     def current(self, connection: Connection) -> Listed:
-        """The list as it stands for this transaction; read again only where it has another version."""
+        """The list as this transaction sees it; read again only where it has another version."""
         [[version]] = execute(connection, _VERSION).fetchall()
         if version != self.known.version:
             self.known = self._read(connection)

@@ -96,7 +96,7 @@ accounts = Table(
     Column("last_as_of", _TIME),
     # When ids are checked, by kind, where it was learned (`ulak.models.latencies`).
     Column("poll_plan", JSONB, nullable=False, server_default=_EMPTY),
-    # Fixed when the account is created. Of hashed ones: what tells which person key their pseudonyms are made with.
+    # Fixed when the account is created. Of hashed ones: what identifies the person key of their pseudonyms.
     Column("recipients", Text, nullable=False, server_default=text("'clear'")),
     Column("recipients_key", LargeBinary),
     CheckConstraint("(recipients = 'hashed') = (recipients_key IS NOT NULL)", name="hashed_with_key"),
@@ -600,7 +600,7 @@ Index("ix_events_person", events.c.person, events.c.id, postgresql_where=events.
 Index("ix_events_delivery", events.c.delivery_id, events.c.id, postgresql_where=events.c.delivery_id.is_not(None))
 
 # Erased people, as keyed hashes of each spelling (`ulak.models.suppression`). `version` is the same for all that one
-# erasure wrote; `key_check` tells which key they were made with.
+# erasure wrote; `key_check` identifies the key they were made with.
 suppressions = Table(
     "suppressions",
     metadata,

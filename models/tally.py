@@ -1,6 +1,6 @@
 """How the statistics are kept: every change of the delivery table appends what it changes in the counts.
 
-Triggers with transition tables do it, once for each statement and in its transaction, so whoever writes a row (this
+Triggers with transition tables do it, once for each statement and in its transaction, so every writer of a row (this
 version or the one before, an erasure, a person at a prompt) keeps the counts exact, and no writer waits for another:
 rows are only appended (`statistics_deltas`). Upkeep folds them into `statistics_days` and `statistics_totals`; readers
 add both (`ulak.models.statistics`). What is folded, and when, changes no sum.

@@ -33,7 +33,7 @@ class HiddenPeople:
 
     record: ProviderRecord
     pseudonym: Callable[[str], str] = field(repr=False)
-    """What stands for a person; a pseudonym stands for itself."""
+    """What replaces a person; a pseudonym is returned unchanged."""
 
     def parsed(self, parsed: Parsed) -> Parsed:
         """What an answer says.
@@ -164,7 +164,7 @@ class HiddenPeople:
         return value if shown == text else shown
 
     def _person(self, text: str, people: Sequence[str]) -> str:
-        """What stands for whom a field names, in whatever spelling; nobody stays as it is."""
+        """What replaces the person that a field names, in any spelling; a field that names nobody is unchanged."""
         if not text.strip():
             return text
         spellings = text, text.strip(), recipient(text), recipient(text, foreign=True)

@@ -2,7 +2,7 @@
 
 Exactly one request per permit: no redirect, no retry, no cookie, no proxy, certificate or password from the
 environment. The door drives httpx's transport without its `Client`, which adds just these. Every fault of the network
-comes back as an error of `ulak.providers.errors` whose sentence holds no URL: Vairo's key stands in the query,
+comes back as an error of `ulak.providers.errors` whose sentence holds no URL: Vairo's key is in the query,
 Organik's in the path.
 """
 

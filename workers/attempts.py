@@ -1,7 +1,7 @@
 """Failed attempts to authenticate, by address: what a guesser costs is bounded, and a valid secret is never kept out.
 
 Every secret is checked first, so only wrong ones are counted. Guessing is futile by the length of the secrets alone
-(`ulak.workers.strength`); beyond the limit a wrong one is told so with 429, and writes no line of its own.
+(`ulak.workers.strength`); beyond the limit a wrong one gets 429 and no log line of its own.
 """
 
 from collections import OrderedDict, deque

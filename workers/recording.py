@@ -88,7 +88,7 @@ class Recorder:
         return tuple(dict.fromkeys((*clear, *self.pseudonyms(*clear))))
 
     def pseudonyms(self, *people: str) -> tuple[str, ...]:
-        """What stands for each of these in accounts with hashed recipients; nothing where there is no person key."""
+        """What replaces each of these in accounts with hashed recipients; nothing where there is no person key."""
         try:
             key = self.key()
         except CredentialError as error:

@@ -157,7 +157,7 @@ class _Session(smtplib.SMTP):
 
 
 def _protect(session: smtplib.SMTP, server: Server, context: ssl.SSLContext) -> None:
-    """TLS before anything is said."""
+    """TLS from the first byte."""
     if server.is_tls:
         return
     session.ehlo_or_helo_if_needed()

@@ -1,12 +1,12 @@
-"""The thread of the API process that evaluates what is wrong and tells receivers, with or without the database.
+"""The thread of the API process that evaluates what is wrong and notifies receivers, with or without the database.
 
 With it: one process at a time evaluates (`ulak.models.notifications.take_turn`); every process sends what is due, each
-message by whoever claims it. Without it each process is on its own: once it has lasted `HOLD_SECONDS` that the database
-is away, the process tells every receiver itself, and writes that down when the database is back.
+message by the process that claims it. Without it each process is on its own: once it has lasted `HOLD_SECONDS` that the
+database is away, the process notifies every receiver itself, and records that when the database is back.
 
-What is promised then: each receiver is told by every API process that notices, at least once; all of them use one
+What is guaranteed then: every API process that notices notifies each receiver at least once; all of them use one
 message id if they had read the same last notification and notice within the same hour, which is the usual case. The
-end is told once, through the outbox.
+end is reported once, through the outbox.
 """
 
 from collections.abc import Iterator, Sequence
@@ -62,7 +62,7 @@ STOP_SECONDS: Final = 2.0
 
 @dataclass(slots=True)
 class _Direct:
-    """What one receiver was told without the database."""
+    """What one receiver was sent without the database."""
 
     attempts: int = 0
     next_at: float = 0.0
@@ -78,7 +78,7 @@ class _Outage:
     began: float
     """By the boot clock."""
     change: Change
-    told: dict[str, _Direct] = field(default_factory=dict)
+    sent: dict[str, _Direct] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class Notifier:
             thread.join(seconds)
 
     def close(self) -> None:
-        """Send nothing more; what is under way is repeated by whoever comes next."""
+        """Send nothing more; the next process repeats what is under way."""
         self.engine.dispose()
 
     # ------------------------------------------------------------------------------------------ with the database
@@ -165,7 +165,7 @@ class Notifier:
                 sending.start()
 
     def evaluate(self, connection: Connection, look: Look) -> None:
-        """Follow the problems that the look found, and put what people are to be told into the outbox."""
+        """Follow the problems that the look found, and put the messages about them into the outbox."""
         self._follow(connection, problems_of(look.alarms, self.language))
 
     def _follow(self, connection: Connection, found: Sequence[Problem], *, only: str | None = None) -> None:
@@ -221,10 +221,10 @@ class Notifier:
         change = self._outage.change
         items = [change.item()]
         for receiver in self.receivers:
-            told = self._outage.told.setdefault(receiver.name, _Direct())
-            if told.is_delivered or now < told.next_at:
+            sent = self._outage.sent.setdefault(receiver.name, _Direct())
+            if sent.is_delivered or now < sent.next_at:
                 continue
-            told.attempts += 1
+            sent.attempts += 1
             message = Message(
                 id=message_id(items),
                 items=items,
@@ -232,11 +232,11 @@ class Notifier:
                 language=self.language,
                 page=self.page,
             )
-            told.is_delivered, told.error = _attempt(receiver, message, told.attempts)
-            told.next_at = clock.boot() + outbox.pause_seconds(told.attempts)
+            sent.is_delivered, sent.error = _attempt(receiver, message, sent.attempts)
+            sent.next_at = clock.boot() + outbox.pause_seconds(sent.attempts)
 
     def _away(self) -> Change:
-        """What receivers are told; the same in all processes that know the same last notification in the same hour."""
+        """What receivers are sent; the same in all processes that know the same last notification in the same hour."""
         now = clock.now()
         hour = now.replace(minute=0, second=0, microsecond=0)
         problem = database_away(self.language)
@@ -268,25 +268,25 @@ def _attempt(receiver: Receiver, message: Message, attempts: int) -> tuple[bool,
 
 
 def _record_outage(connection: Connection, outage: _Outage) -> None:
-    """Write down what receivers were told; the end of it is then told like that of any other problem."""
-    if not outage.told:
+    """Record what receivers were sent; its end is then reported like that of any other problem."""
+    if not outage.sent:
         return
     outbox.lock(connection)
     outbox.record_episode(connection, outage.change.episode)
-    for receiver, told in outage.told.items():
+    for receiver, sent in outage.sent.items():
         outbox.record_sent(
             connection,
             receiver,
             outage.change,
-            attempts=told.attempts,
-            is_delivered=told.is_delivered,
-            error=told.error,
+            attempts=sent.attempts,
+            is_delivered=sent.is_delivered,
+            error=sent.error,
         )
 
 
 @contextmanager
 def notifying(settings: Settings, runtime: Runtime) -> Iterator[None]:
-    """Run a notifier while the block runs; nothing where nobody is to be told.
+    """Run a notifier while the block runs; nothing where there are no receivers.
 
     What is wrong with the receivers' settings goes into the log, and the status page shows it; callbacks must be taken
     all the same.

@@ -1,4 +1,4 @@
-"""Who is told: a webhook, a Slack-compatible one, a mail server. Made from the settings; each sends one message once.
+"""The receivers: a webhook, a Slack-compatible one, a mail server. Made from the settings; each sends one message once.
 
 Addresses and secrets are read from their files at every attempt, so a new one needs no restart.
 """
@@ -33,7 +33,7 @@ class NotTakenError(Exception):
 
 
 class Receiver(Protocol):
-    """One of those who are told."""
+    """One receiver."""
 
     @property
     def name(self) -> str:
@@ -131,7 +131,7 @@ class _Check:
 
 
 def receivers_for(settings: Settings) -> list[Receiver]:
-    """Who is told, by the settings; empty where nobody is. `SettingsError` that names everything wrong with them."""
+    """The receivers that the settings name; `SettingsError` that names everything wrong with them."""
     found, faults = find_receivers(settings)
     if faults:
         raise SettingsError("; ".join(faults))

@@ -1,4 +1,4 @@
-"""What receivers are told: alarms of the status page as problems, and messages as plain text and as JSON.
+"""What receivers are sent: alarms of the status page as problems, and messages as plain text and as JSON.
 
 Texts come from the page's catalogues. They hold account ids, counts, times and reasons that went through the
 redaction: no number of a person, no secret.
@@ -34,7 +34,7 @@ def problems_of(alarms: Iterable[Alarm], language: Language) -> list[Problem]:
 
 
 def database_away(language: Language) -> Problem:
-    """What can only be told without the database."""
+    """What can only be sent without the database."""
     return _problem(Alarm(kind=DATABASE_AWAY, severity="bad"), language)
 
 

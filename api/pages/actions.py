@@ -113,8 +113,8 @@ def pause_account(seen: Operator, form: Form, account: str) -> Response:
             # By the clock that ends the pause: this host's may be wrong.
             now = database_now(connection)
             until = now + timedelta(hours=int(hours)) if hours in map(str, PAUSE_HOURS) else None
-            told = seen.language.say("account.by", reason=reason, holder=holder, when=f"{now:%Y-%m-%d %H:%M}")
-            is_changed = pause(connection, account, until, told)
+            why = seen.language.say("account.by", reason=reason, holder=holder, when=f"{now:%Y-%m-%d %H:%M}")
+            is_changed = pause(connection, account, until, why)
             if is_changed:
                 details = {"reason": redact_text(reason), "until": until and until.isoformat()}
                 record(connection, seen.event(Action.ACCOUNT_PAUSED, account=account, details=details))
@@ -140,10 +140,10 @@ def resume_account(seen: Operator, form: Form, account: str) -> Response:
     return done(seen, form, "resume", dispatch_account(account))
 
 
-def done(seen: Visit, form: Form, told: str, *messages: Message) -> Response:
+def done(seen: Visit, form: Form, notice: str, *messages: Message) -> Response:
     """Tell the workers what the commit made, and go back to where the button was."""
     for message in messages:
         seen.site.publish(message)
     seen.site.looker.forget()
-    # What an earlier action told must not be told again.
-    return seen.go(local_path(form.get("next", "/")).partition("?")[0], told)
+    # The notice of an earlier action must not be shown again.
+    return seen.go(local_path(form.get("next", "/")).partition("?")[0], notice)

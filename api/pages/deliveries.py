@@ -183,7 +183,7 @@ def _masked(each: Statement, people: Sequence[str]) -> Statement:
 def _render_delivery(
     seen: Visit, found: Explanation, row: Row, statements: Sequence[Statement], *, is_revealed: bool = False
 ) -> Response:
-    # The history is told as it happened; the explanation comes the greatest first.
+    # The page shows the history as it happened; the explanation begins with the greatest.
     line = sorted(statements, key=lambda each: each.place)
     show: Show = seen.show
     return seen.render(

@@ -82,14 +82,14 @@ class Show:
         """How long ago, or in how long; a script keeps it up to date."""
         seconds = (moment - clock.now()).total_seconds()
         key = "time.now" if abs(seconds) < 1 else "time.in" if seconds > 0 else "time.ago"
-        told = self.language.say(key, span=self.span(abs(seconds)))
-        return self._time(moment, told, "relative")
+        shown = self.language.say(key, span=self.span(abs(seconds)))
+        return self._time(moment, shown, "relative")
 
     def moment(self, moment: datetime, account: str | None = None) -> Markup:
         """The moment itself, in the zone of the account or of the page, which is named where the two differ."""
         zone = self.zone_of(account)
-        told = formats.moment(self.language.code, moment, zone, clock.now())
-        return self._time(moment, told if zone == self.zone else f"{told} {zone}", "moment")
+        shown = formats.moment(self.language.code, moment, zone, clock.now())
+        return self._time(moment, shown if zone == self.zone else f"{shown} {zone}", "moment")
 
     def clock_time(self, moment: datetime) -> Markup:
         """The time of the day alone, for a list of what has just happened."""
@@ -134,9 +134,9 @@ class Show:
     def _utc(self, moment: datetime) -> str:
         return self.language.say("time.utc", when=f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}")
 
-    def _time(self, moment: datetime, told: str, how: str) -> Markup:
+    def _time(self, moment: datetime, shown: str, how: str) -> Markup:
         stamp = moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        return Markup('<time datetime="{}" title="{}" data-{}>{}</time>').format(stamp, self._utc(moment), how, told)
+        return Markup('<time datetime="{}" title="{}" data-{}>{}</time>').format(stamp, self._utc(moment), how, shown)
 
 
 def scrub(text: str | None) -> str:

@@ -39,7 +39,7 @@ MOST_FIELDS = 30
 FLOWER_PORT = 5555
 DOWNLOADS_AT_ONCE = 2
 """Of the process: each holds a thread and a connection while it reads."""
-TOLD = "told"
+NOTICE = "notice"
 """The query's name for what an action did: a key among the texts, never a text."""
 
 HEADERS: Mapping[str, str] = {
@@ -216,9 +216,9 @@ class Visit:
         is_fragment = "fragment" in self.request.query_params
         return self.render(f"_{name}.html" if is_fragment else f"{name}.html", **values)
 
-    def go(self, path: str, told: str | None = None) -> Response:
+    def go(self, path: str, notice: str | None = None) -> Response:
         """On to another page, to be read with GET."""
-        query = f"{'&' if '?' in path else '?'}{TOLD}={told}" if told else ""
+        query = f"{'&' if '?' in path else '?'}{NOTICE}={notice}" if notice else ""
         return RedirectResponse(f"{path}{query}", HTTPStatus.SEE_OTHER, headers=dict(HEADERS))
 
     def log_in(self, response: Response, session: Session) -> None:
@@ -266,8 +266,8 @@ class Visit:
         return self.request.url.scheme == "https"
 
     def _context(self) -> dict[str, Any]:
-        told = self.request.query_params.get(TOLD, "")
-        known = f"told.{told}" in CATALOGUES[self.language.code]
+        notice = self.request.query_params.get(NOTICE, "")
+        known = f"notice.{notice}" in CATALOGUES[self.language.code]
         return {
             "t": self.language.html,
             "language": self.language,
@@ -280,7 +280,7 @@ class Visit:
             "sso": self.site.sign_on is not None,
             "form_mark": self.form_mark,
             "once": token_urlsafe(9),
-            "told": f"told.{told}" if known else None,
+            "notice": f"notice.{notice}" if known else None,
             "here": self.here(),
             "path": self.request.url.path,
             "server_now": int(clock.now().timestamp() * 1000),

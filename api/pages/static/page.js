@@ -28,13 +28,13 @@ function tellTimes() {
 }
 
 function tellReadersTimes() {
-  // Times are in the zone that the page names; whoever reads elsewhere finds their own in the tooltip.
-  for (const time of document.querySelectorAll("time[data-moment]:not([data-told])")) {
+  // Times are in the zone that the page names; the tooltip shows the reader's own.
+  for (const time of document.querySelectorAll("time[data-moment]:not([data-local])")) {
     const own = new Date(time.dateTime).toLocaleString(document.documentElement.lang, {
       dateStyle: "medium", timeStyle: "long", hour12: false,
     });
     time.title = `${time.title} · ${own}`;
-    time.dataset.told = "";
+    time.dataset.local = "";
   }
 }
 
