@@ -62,7 +62,7 @@ class Doorway:
                 return
             except Exception as error:
                 # The text of an exception may quote a body.
-                log.error("api.failed", route=_route(scope), error=origin(error))  # noqa: TRY400
+                log.error("api.failed", route=_route(scope), error=origin(error))
                 if status:
                     raise
                 detail = "This is a bug in Ulak; the log says more under this request id."

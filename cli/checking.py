@@ -179,7 +179,7 @@ def _exposure(run: Session) -> str:
 
 def _sign_on(run: Session) -> tuple[str | None, str]:
     """Whether the settings are whole, and the provider answers with what a log-in needs."""
-    from ulak.api.pages.sign_on import SignOnError, sign_on_for  # noqa: PLC0415 - Authlib costs a quarter second
+    from ulak.api.pages.sign_on import SignOnError, sign_on_for
 
     try:
         sign_on = sign_on_for(run.settings)
@@ -194,7 +194,7 @@ def _sign_on(run: Session) -> tuple[str | None, str]:
 
 def _notifications(run: Session) -> tuple[str | None, str]:
     """Whether the receivers' settings are whole. Nothing is sent: `ulak notify test` does."""
-    from ulak.api.notify.receivers import receivers_for  # noqa: PLC0415 - the texts of the pages
+    from ulak.api.notify.receivers import receivers_for
 
     try:
         names = [receiver.name for receiver in receivers_for(run.settings)]

@@ -33,7 +33,7 @@ def _commands() -> Callable[..., None]:
             remove_libpq_variables()
     except SettingsError as error:
         _end(str(error), _FAILED)
-    from ulak.cli.commands import app  # noqa: PLC0415 - as said above
+    from ulak.cli.commands import app
 
     return app
 

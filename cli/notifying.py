@@ -28,9 +28,9 @@ def send_test(
 
     Needs the settings of the API process, and no database. The exit code is 1 if a receiver did not take it.
     """
-    from ulak.api.notify.receivers import NotTakenError, receivers_for  # noqa: PLC0415 - httpx and the pages' texts
-    from ulak.api.notify.wording import Message  # noqa: PLC0415
-    from ulak.api.pages.language import Language  # noqa: PLC0415
+    from ulak.api.notify.receivers import NotTakenError, receivers_for
+    from ulak.api.notify.wording import Message
+    from ulak.api.pages.language import Language
 
     settings = session(context).settings
     receivers = [each for each in receivers_for(settings) if receiver in {None, each.name}]

@@ -53,7 +53,7 @@ def _celery(settings: Settings) -> Any:
     Imported only where Celery is needed: the other commands start faster without it.
     """
     url = redis_url(settings)
-    from ulak.workers.app import app  # noqa: PLC0415 - costs half a second
+    from ulak.workers.app import app
 
     app.conf.broker_url = url
     return app
@@ -102,7 +102,7 @@ def _collect_seldom() -> None:
 
 def _say_nothing_past_the_log() -> None:
     """Celery writes of a warm shutdown straight to stdout, where a reader of JSON lines stumbles over it."""
-    import celery.apps.worker  # noqa: PLC0415 - costs half a second
+    import celery.apps.worker
 
     celery.apps.worker.safe_say = lambda *_: None
 
@@ -112,7 +112,7 @@ def _tell_of_root() -> None:
 
     Only JSON is accepted. What is left is that a process should not have more rights than it needs.
     """
-    from celery.exceptions import SecurityWarning  # noqa: PLC0415 - costs half a second
+    from celery.exceptions import SecurityWarning
 
     warnings.filterwarnings("ignore", message="You're running the worker with superuser", category=SecurityWarning)
     if os.geteuid() == 0:
@@ -149,7 +149,7 @@ def _beat_class() -> Any:
     publish may swallow that. There is nothing to save: the schedule lives in memory, and half a message is a lost
     tick, which costs nothing.
     """
-    from celery.apps.beat import Beat  # noqa: PLC0415 - costs half a second
+    from celery.apps.beat import Beat
 
     class PromptBeat(Beat):
         def install_sync_handler(self, service: Any) -> None:  # noqa: ARG002 - Celery's signature
@@ -163,10 +163,10 @@ def flower() -> None:
     """Run Flower, which shows the tasks in a browser."""
     settings = _begin("flower")
     celery = _celery(settings)
-    import flower.options  # noqa: F401, PLC0415 - defines the options that are set below
+    import flower.options  # noqa: F401 - defines the options that are set below
 
-    from ulak.workers.flower_guard import slow_down_guessers  # noqa: PLC0415 - imports Flower
-    from ulak.workers.flower_pages import protect  # noqa: PLC0415
+    from ulak.workers.flower_guard import slow_down_guessers
+    from ulak.workers.flower_pages import protect
 
     celery.log_process = "flower"
     protect()
@@ -215,13 +215,13 @@ def api() -> None:
     It serves the status page, the task API, the feed of changes, the providers' callbacks and the probes, and notifies
     people of problems.
     """
-    from ulak.api.app import make_api  # noqa: PLC0415 - FastAPI costs half a second
-    from ulak.api.listening import BoundedServer, server_config  # noqa: PLC0415
-    from ulak.api.means import publisher  # noqa: PLC0415
-    from ulak.api.notify.notifier import notifying  # noqa: PLC0415
-    from ulak.api.notify.receivers import find_receivers  # noqa: PLC0415
-    from ulak.api.pages.routes import add_pages  # noqa: PLC0415
-    from ulak.workers.connections import runtime_for  # noqa: PLC0415
+    from ulak.api.app import make_api
+    from ulak.api.listening import BoundedServer, server_config
+    from ulak.api.means import publisher
+    from ulak.api.notify.notifier import notifying
+    from ulak.api.notify.receivers import find_receivers
+    from ulak.api.pages.routes import add_pages
+    from ulak.workers.connections import runtime_for
 
     settings = _begin("api")
     runtime = runtime_for(settings, threads=API_THREADS, application_name="ulak-api")

@@ -42,7 +42,7 @@ class Action(StrEnum):
     """At most once an hour, like `IDS_REGISTERED`."""
     TABLE_REBUILT = "table.rebuilt"
     TOKEN_CREATED = "token.created"  # noqa: S105 - a word, no secret
-    TOKEN_REVOKED = "token.revoked"  # noqa: S105
+    TOKEN_REVOKED = "token.revoked"  # noqa: S105 - a name, no secret
     SESSION_OPENED = "session.opened"
     SESSIONS_ENDED = "sessions.ended"
     NUMBER_REVEALED = "number.revealed"
@@ -85,7 +85,7 @@ class Kind(StrEnum):
 
     CONFIGURED = "configured"
     """The bearer of `ULAK_API_TOKEN`."""
-    TOKEN = "token"  # noqa: S105
+    TOKEN = "token"  # noqa: S105 - a name, no secret
     """The bearer of a token of `ulak tokens`."""
     PERSON = "person"
     """Somebody who came in by single sign-on."""

@@ -47,8 +47,8 @@ _OPEN: Final = tuple(status.value for status in Status if STATUS_CLASS[status] =
 _LOCK: Final = 0x756C6166  # one advisory lock for all who count
 
 
-def _part(bound: str) -> str:
-    """SQL: `ulak.models.objectives.part_within`."""
+def part_within(bound: str) -> str:
+    """SQL: how much of a delivery counts as known within `bound` seconds, its freshness between `least` and `most`."""
     return f"CASE WHEN most <= {bound} THEN 1 WHEN least >= {bound} THEN 0 ELSE ({bound} - least) / (most - least) END"
 
 
@@ -111,9 +111,9 @@ _COUNT = text(f"""
         FROM bounded WHERE coalesce(done_at, not_before) IS NOT NULL
     ), new AS (
         SELECT lag.account_id, count(*)::double precision AS total,
-            sum(CASE WHEN wanted.seconds IS NULL THEN 1 ELSE {_part("wanted.seconds")} END) AS good,
+            sum(CASE WHEN wanted.seconds IS NULL THEN 1 ELSE {part_within("wanted.seconds")} END) AS good,
             sum((least + most) / 2) AS seconds,
-            ARRAY[{", ".join(f"sum({_part(str(bound))})" for bound in BOUNDS)}]::double precision[] AS buckets
+            ARRAY[{", ".join(f"sum({part_within(str(bound))})" for bound in BOUNDS)}]::double precision[] AS buckets
         FROM (SELECT account_id, least(least, most) AS least, most FROM lag) lag
         LEFT JOIN jsonb_to_recordset(CAST(:wanted AS jsonb)) AS wanted(account_id text, seconds double precision)
             USING (account_id)

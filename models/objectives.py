@@ -128,10 +128,3 @@ def _holds(rule: Rule, objective: Objective, counts: Mapping[float, Count]) -> b
     by_chance = DEVIATIONS * math.sqrt(limit * (1.0 - limit) * long.total)
     is_missed = long.total >= LEAST_FINALS and long.total - long.good > limit * long.total + by_chance
     return is_missed and short.total > 0 and short.late > limit
-
-
-def part_within(least: float, most: float, bound: float) -> float:
-    """How much of a delivery counts as known within `bound` seconds, its freshness lying between `least` and `most`."""
-    if most <= bound:
-        return 1.0
-    return 0.0 if least >= bound else (bound - least) / (most - least)

@@ -178,7 +178,7 @@ class Diyalog:
         callback_drops=(MESSAGE_TEXT,),
     )
 
-    def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:  # noqa: ARG002
+    def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:
         """Nothing: there is no list over all customers."""
         return ()
 
@@ -229,7 +229,7 @@ class Diyalog:
         """The text of an answer that is an error: this provider's errors are nothing but text."""
         return _error_text(answer) if answer.status >= HTTPStatus.BAD_REQUEST else None
 
-    def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:  # noqa: ARG002
+    def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
         """One conversation-day of the list."""
         found = _read(load_json(item))
         return Parsed(unreadable=(found,)) if isinstance(found, Unreadable) else Parsed(reports=(found,))
@@ -242,7 +242,7 @@ class Diyalog:
             return found if isinstance(found, DeliveryReport) else None
         return restate_event(kept.statement)
 
-    def parse_callback(self, account: Account, callback: Callback) -> Parsed:  # noqa: ARG002
+    def parse_callback(self, account: Account, callback: Callback) -> Parsed:
         """The messages of a bot that were delivered or read."""
         if callback.tail:
             raise RequestIsWrong("Diyalog pushes to one address only, and its send replies hold no report.")
@@ -442,15 +442,15 @@ def _read(item: Any) -> Report | Unreadable:
 class _PlainDay(PlainItem):
     """A conversation-day; what may name a person is emptied before the item is kept."""
 
-    senderId: Whole | Text  # noqa: N815 - the provider's names
-    receiverId: Whole | Text  # noqa: N815
-    messagingDate: Whole  # noqa: N815
-    sendMessageCount: Count  # noqa: N815
-    isGroupMessaging: bool | Unset | None = UNSET  # noqa: N815
-    groupId: Whole | Unset | None = UNSET  # noqa: N815
-    conversationDetailLink: str | Unset | None = UNSET  # noqa: N815
-    nameOfReceiver: str | Unset | None = UNSET  # noqa: N815
-    nameOfSender: str | Unset | None = UNSET  # noqa: N815
+    senderId: Whole | Text
+    receiverId: Whole | Text
+    messagingDate: Whole
+    sendMessageCount: Count
+    isGroupMessaging: bool | Unset | None = UNSET
+    groupId: Whole | Unset | None = UNSET
+    conversationDetailLink: str | Unset | None = UNSET
+    nameOfReceiver: str | Unset | None = UNSET
+    nameOfSender: str | Unset | None = UNSET
 
 
 _DECODE: Final = msgspec.json.Decoder(list[_PlainDay]).decode

@@ -164,15 +164,15 @@ class Iletimerkezi:
         probe=FetchSpec(kind="batch", params={PROBE: BALANCE}, label="credential check"),
     )
 
-    def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:  # noqa: ARG002
+    def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:
         """Page one of the window; the others follow once it has told the count."""
         return (_list_page([start.isoformat(), end.isoformat()], 1),)
 
-    def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:  # noqa: ARG002
+    def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:
         """Page one of the recipients of each order: the provider takes one order a call."""
         return tuple(_order_page(item.key.value, page=1, rows=0, total=item.expected) for item in due)
 
-    def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:  # noqa: ARG002
+    def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:
         """`get-report` for the recipients of an order, `get-reports` for a page of a window."""
         params = fetch.spec.params
         if PROBE in params:

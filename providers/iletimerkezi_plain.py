@@ -25,8 +25,8 @@ class PlainOrder(PlainItem):
     delivered: Plain = UNSET
     undelivered: Plain = UNSET
     waiting: Plain = UNSET
-    submitAt: Plain = UNSET  # noqa: N815 - the provider's name
-    sendAt: Plain = UNSET  # noqa: N815
+    submitAt: Plain = UNSET
+    sendAt: Plain = UNSET
     sender: Plain = UNSET
     price: Plain = UNSET
     message: list[PlainRecipient] | msgspec.UnsetType = UNSET

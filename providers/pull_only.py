@@ -7,10 +7,10 @@ from ulak.providers.errors import RequestIsWrong
 class PullOnly:
     """Refuses every callback: no route leads here, so one that arrives all the same proves nothing."""
 
-    def authorise_callback(self, account: Account, callback: Callback) -> bool:  # noqa: ARG002 - the Adapter protocol
+    def authorise_callback(self, account: Account, callback: Callback) -> bool:
         """Nobody may call: always False."""
         return False
 
-    def parse_callback(self, account: Account, callback: Callback) -> Parsed:  # noqa: ARG002 - the Adapter protocol
+    def parse_callback(self, account: Account, callback: Callback) -> Parsed:
         """Raise `RequestIsWrong`: there is nothing that such a body could say."""
         raise RequestIsWrong("This provider pushes nothing that is read here.")

@@ -19,4 +19,4 @@ def isolated(event: str, **fields: Any) -> Iterator[None]:
         if is_unavailable(error):
             raise
         # Its text may hold what people sent.
-        log.error(event, **fields, error=origin(error))  # noqa: TRY400 - no traceback, for the same reason
+        log.error(event, **fields, error=origin(error))

@@ -190,7 +190,7 @@ class Notifier:
         except SQLAlchemyError as error:
             log.warning("notify.not_written", receiver=receiver.name, error=origin(error))
         except Exception as error:  # noqa: BLE001 - a thread's error would be printed past the log
-            log.error("notify.failed_inside", receiver=receiver.name, error=origin(error))  # noqa: TRY400
+            log.error("notify.failed_inside", receiver=receiver.name, error=origin(error))
 
     def _send(self, receiver: Receiver, claimed: outbox.Claimed) -> bool:
         """One attempt and its result; whether the receiver took the message."""
@@ -259,7 +259,7 @@ def _attempt(receiver: Receiver, message: Message, attempts: int) -> tuple[bool,
             log.warning("notify.not_taken", receiver=receiver.name, message=message.id, error=str(refusal))
         return False, str(refusal)
     except Exception as mistake:  # noqa: BLE001 - ours; the message waits like any other, and does not block the thread
-        log.error("notify.failed_inside", receiver=receiver.name, error=origin(mistake))  # noqa: TRY400
+        log.error("notify.failed_inside", receiver=receiver.name, error=origin(mistake))
         return False, f"could not be used ({type(mistake).__name__})"
     if error is not None:
         log.warning("notify.taken_in_part", receiver=receiver.name, message=message.id, error=error)
@@ -313,7 +313,7 @@ def _run(notifier: Notifier, ended: Event) -> None:
         try:
             notifier.step()
         except Exception as error:  # noqa: BLE001 - the thread must go on, whatever one evaluation stumbles over
-            log.error("notify.failed_inside", error=origin(error))  # noqa: TRY400
+            log.error("notify.failed_inside", error=origin(error))
 
 
 def notifier_for(

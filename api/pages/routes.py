@@ -36,9 +36,6 @@ log = get_logger(__name__)
 
 SECRET: Final = "page_secret"  # noqa: S105 - the name of a file
 SHORTEST_SECRET: Final = 32
-POLLS_OF_AN_ACCOUNT: Final = 10
-LEFTOVERS_SHOWN: Final = 20
-EVENTS_SHOWN: Final = 20
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=Response)
 

@@ -233,7 +233,7 @@ def _ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
         raise
     except Exception as error:  # noqa: BLE001 - whatever our reading does, the answer is kept and the fetch goes on
         # The exception's text may quote the body.
-        log.error("callback.parse_failed", tail=callback.tail, error=origin(error))  # noqa: TRY400
+        log.error("callback.parse_failed", tail=callback.tail, error=origin(error))
         reason = f"Reading the body failed with {type(error).__name__}."
         parsed = Parsed(unreadable=(Unreadable(reason=reason, raw=callback.body),))
     return _stored(runtime, row, callback, parsed)

@@ -117,7 +117,7 @@ def prepare(runtime: Runtime, taken: Taken) -> Prepared:
         raise _CannotBuildError(f"{type(error).__name__}: {error.message}") from None
     except Exception as error:  # noqa: BLE001 - a fetch that cannot be built must not be taken for ever
         # The exception's text may quote an id; its class is all that is safe to keep.
-        log.error("fetch.build_failed", fetch=taken.fetch_id, error=origin(error))  # noqa: TRY400
+        log.error("fetch.build_failed", fetch=taken.fetch_id, error=origin(error))
         raise _CannotBuildError(f"OurBug: building the request failed with {type(error).__name__}.") from None
     return Prepared(
         row=row,
@@ -151,5 +151,5 @@ def understood(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:
         return error.with_traceback(None)
     except Exception as error:  # noqa: BLE001 - whatever our reading does, the response is kept and the fetch goes on
         # The exception's text may quote the response; its class is all that is safe to keep.
-        log.error("fetch.parse_failed", endpoint=prepared.request.endpoint, error=origin(error))  # noqa: TRY400
+        log.error("fetch.parse_failed", endpoint=prepared.request.endpoint, error=origin(error))
         return OurBug(f"Reading the answer failed with {type(error).__name__}.")

@@ -55,7 +55,7 @@ def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, foll
     except (DataError, IntegrityError, InternalError, ProgrammingError) as error:
         if is_unavailable(error):
             raise
-        log.error("fetch.store_failed", fetch=asked.taken.fetch_id, error=origin(error))  # noqa: TRY400
+        log.error("fetch.store_failed", fetch=asked.taken.fetch_id, error=origin(error))
         bug = OurBug(f"Storing the answer failed with {type(error.orig).__name__}.")
         return finish_trouble(asked, bug, effects)
 

@@ -4,12 +4,9 @@ import math
 from random import Random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ulak.models.freshness import standing_of
 from ulak.models.objectives import (
-    BOUNDS,
     DAY,
     HIGHEST_RATIO,
     HOUR,
@@ -21,7 +18,6 @@ from ulak.models.objectives import (
     budget_left,
     burn_rate,
     burning,
-    part_within,
     read_objective,
 )
 
@@ -113,18 +109,6 @@ def test_a_budget_is_spent_exactly_at_rate_one() -> None:
     assert standing.good_percent == pytest.approx(99.0)
     assert standing.budget_left == pytest.approx(0.8)
     assert list(standing.burn_rates) == ["5m", "30m", "1h", "6h", "3d"]
-
-
-@given(least=st.floats(0, 1e6), width=st.floats(0, 1e6), bound=st.sampled_from(BOUNDS))
-def test_a_delivery_counts_by_the_part_of_its_interval(least: float, width: float, bound: float) -> None:
-    """Between nothing and one, never less for a larger bound; a known moment is all or nothing."""
-    most = least + width
-    part = part_within(least, most, bound)
-    assert 0.0 <= part <= 1.0
-    assert part <= part_within(least, most, bound * 2)
-    assert part_within(least, least, bound) in {0.0, 1.0}
-    if width > 0 and least < bound < most:
-        assert math.isclose(part * width, bound - least, rel_tol=1e-6, abs_tol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(100))
