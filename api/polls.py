@@ -12,14 +12,13 @@ from sqlalchemy import Connection, RowMapping
 from ulak.api.cursors import decode_page, encode_page
 from ulak.api.fields import AccountId, Cursor, Given, IdempotencyKey, Limit, RowId, Text
 from ulak.api.means import Have, Means
-from ulak.api.problems import ProblemError, check_account, documented, unknown_account, wrong_fields
+from ulak.api.problems import ProblemError, check_account, documented, existing_account, wrong_fields
 from ulak.api.rights import NEEDS_OPERATE, NEEDS_READ, Caller, Who
 from ulak.models.access import Role
 from ulak.models.database import retry_transaction
 from ulak.models.events import Action, record
 from ulak.models.ledger import planning
 from ulak.models.ledger.listing import find_poll, key_of_task, list_polls, polls_of_key
-from ulak.models.tracked import account_of
 from ulak.tasks.messages import poll_account
 from ulak.tasks.steps.idcheck import IdCheck
 from ulak.tasks.steps.ondemand import open_on_demand, poll_mistake
@@ -237,9 +236,7 @@ def _ids(new: NewPoll) -> list[dict[str, str]] | None:
 
 def _check(connection: Connection, new: NewPoll) -> None:
     """Refuse what could never be asked, each field by name."""
-    row = account_of(connection, new.account)
-    if row is None:
-        raise unknown_account()
+    row = existing_account(connection, new.account)
     if not row["enabled"]:
         raise ProblemError(HTTPStatus.CONFLICT, "The account is disabled: enable it in the accounts file first.")
     mistake = poll_mistake(row, (new.first, new.last))

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
@@ -74,10 +74,18 @@ def unknown_account() -> ProblemError:
     return ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
 
 
+def existing_account(connection: Connection, account: str) -> RowMapping:
+    """The account's row; 404 where there is no such account."""
+    row = account_of(connection, account)
+    if row is None:
+        raise unknown_account()
+    return row
+
+
 def check_account(connection: Connection, account: str | None) -> None:
     """404 where a search is narrowed to an account that is not there: an empty answer would say that it has nothing."""
-    if account is not None and account_of(connection, account) is None:
-        raise unknown_account()
+    if account is not None:
+        existing_account(connection, account)
 
 
 def problem(status: HTTPStatus, detail: str, **more: Any) -> JSONResponse:

@@ -17,14 +17,13 @@ from ulak.api.deliveries import note_reading, note_search
 from ulak.api.fields import AccountId, Cursor, Given, Limit, Text
 from ulak.api.masking import masked_row
 from ulak.api.means import Have, Means
-from ulak.api.problems import ProblemError, check_account, documented, unknown_account
+from ulak.api.problems import ProblemError, check_account, documented, existing_account
 from ulak.api.rights import NEEDS_OPERATE, NEEDS_READ, Caller, Who
 from ulak.api.tracked import BODY_SCHEMA, MOST_IDS, REFUSED, envelope_of, read_fields
 from ulak.models.access import Role
 from ulak.models.database import retry_transaction
 from ulak.models.events import Action
 from ulak.models.searches import find_tracked
-from ulak.models.tracked import account_of
 from ulak.providers.numbers import plain, trimmed
 from ulak.tasks.steps.idcheck import IdCheck
 from ulak.tasks.steps.tracking import MOST_AT_ONCE, untrack
@@ -188,9 +187,7 @@ def _untrack_body(means: Means, who: Caller, body: bytes) -> Untracked:
     given = envelope_of(body)
     who.admit(Role.OPERATE, given.account)
     with means.engine.connect() as connection:
-        row = account_of(connection, given.account)
-    if row is None:
-        raise unknown_account()
+        row = existing_account(connection, given.account)
     check = IdCheck(row)
     event = who.event(Action.IDS_UNTRACKED, account=given.account)
     results: list[UntrackResult] = []

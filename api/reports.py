@@ -11,13 +11,12 @@ from starlette.concurrency import run_in_threadpool
 from ulak.api.bodies import headers_of, not_unpacked, read_counted
 from ulak.api.fields import AccountId
 from ulak.api.means import Have, Means
-from ulak.api.problems import ProblemError, documented, unknown_account
+from ulak.api.problems import ProblemError, documented, existing_account
 from ulak.api.rights import NEEDS_OPERATE, Who
 from ulak.core.logging import get_logger
 from ulak.models.access import Role
 from ulak.models.events import Action
 from ulak.models.rejections import Rejection
-from ulak.models.tracked import account_of
 from ulak.providers.adapter import Callback
 from ulak.providers.errors import ProviderError
 from ulak.tasks.steps.callbacks import BodyRefusedError, Received, ingest, reject
@@ -69,10 +68,7 @@ async def hand_over(account: Annotated[AccountId, Path()], request: Request, mea
 
 def _row(means: Means, account: str) -> RowMapping:
     with means.engine.connect() as connection:
-        row = account_of(connection, account)
-    if row is None:
-        raise unknown_account()
-    return row
+        return existing_account(connection, account)
 
 
 def _store(means: Means, row: RowMapping, given: Callback) -> Received | Response:

@@ -14,13 +14,12 @@ from starlette.responses import Response
 from ulak.api.bodies import TRACKED_CAP_BYTES, read_body
 from ulak.api.fields import in_our_time
 from ulak.api.means import Have, Means
-from ulak.api.problems import ProblemError, documented, unknown_account, wrong_fields
+from ulak.api.problems import ProblemError, documented, existing_account, wrong_fields
 from ulak.api.rights import NEEDS_OPERATE, Caller, Who
 from ulak.api.wording import mistake_in
 from ulak.core.redaction import redact_text
 from ulak.models.access import Role
 from ulak.models.events import Action
-from ulak.models.tracked import account_of
 from ulak.tasks.steps.idcheck import IdCheck
 from ulak.tasks.steps.tracking import MOST_AT_ONCE, track
 
@@ -130,9 +129,7 @@ def register_body(means: Means, who: Caller, body: bytes) -> bytes:
     given = envelope_of(body)
     who.admit(Role.OPERATE, given.account)
     with means.engine.connect() as connection:
-        row = account_of(connection, given.account)
-    if row is None:
-        raise unknown_account()
+        row = existing_account(connection, given.account)
     means.recorder.add_hourly(who.event(Action.IDS_REGISTERED, account=row["id"]))
     check = IdCheck(row)
     good: list[dict[str, Any]] = []
