@@ -45,10 +45,9 @@ class Process:
 
     def write(self, connection: Connection, *reports: DeliveryReport) -> UpsertResult:
         """In the caller's transaction."""
-        known = self.suppressions
-        return upsert(
-            connection, self.account, "vairo", reports, asked_at=NOW + timedelta(minutes=5), suppressions=known
-        )
+        # After every erasure so far, however long ago this module was imported.
+        asked_at = datetime.now(UTC) + timedelta(minutes=5)
+        return upsert(connection, self.account, "vairo", reports, asked_at=asked_at, suppressions=self.suppressions)
 
     def stored(self) -> list[str]:
         """What is stored."""
