@@ -198,6 +198,11 @@ def _past(column: str, now: str = ":now") -> str:
     return f"CASE WHEN {column} > {now} THEN least({column} - make_interval(secs => :s), {now}) ELSE {column} END"
 
 
+def _capped(column: str, now: str = "m.now") -> str:
+    """SQL: a moment, at most now; NULL stays NULL, which `least` would turn into now."""
+    return f"CASE WHEN {column} > {now} THEN {now} ELSE {column} END"
+
+
 def _wait(column: str, now: str = ":now") -> str:
     """SQL: what waits for a moment waits as long as it would have waited."""
     return f"CASE WHEN {column} > {now} THEN greatest({column} - make_interval(secs => :s), {now}) ELSE {column} END"
@@ -275,7 +280,7 @@ _CALLS_BACK = text(f"""
 # When an id was last looked at, or registered, tells by how much it belongs to the old clock. One whose sending was
 # then in the past, or now, was sent as long before; one that is to be sent some day keeps its day. One that the wrong
 # clock let be forgotten is asked for again.
-_IDS_BACK = text("""
+_IDS_BACK = text(f"""
     WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), old AS (
         SELECT i.id, greatest(i.registered_at, i.last_checked_at) AS stamp, t.now,
             greatest(i.registered_at, i.last_checked_at) - t.now AS ahead,
@@ -291,9 +296,9 @@ _IDS_BACK = text("""
                  THEN i.sent_at - least(i.sent_at - old.ahead, old.now) ELSE interval '0' END AS late
         FROM old JOIN tracked_ids i USING (id)
     )
-    UPDATE tracked_ids i SET registered_at = least(i.registered_at, m.now),
-        last_checked_at = least(i.last_checked_at, m.now), last_found_at = least(i.last_found_at, m.now),
-        announced_at = CASE WHEN i.announced_at > m.now THEN m.now ELSE i.announced_at END,
+    UPDATE tracked_ids i SET registered_at = {_capped("i.registered_at")},
+        last_checked_at = {_capped("i.last_checked_at")}, last_found_at = {_capped("i.last_found_at")},
+        announced_at = {_capped("i.announced_at")},
         sent_at = i.sent_at - m.late, valid_until = i.valid_until - m.late,
         next_check_at = CASE WHEN m.is_wrongly_closed THEN m.now ELSE i.next_check_at - m.due_ahead END,
         closed_at = CASE WHEN m.is_wrongly_closed THEN NULL ELSE i.closed_at END,

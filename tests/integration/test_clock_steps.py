@@ -235,6 +235,8 @@ def test_an_id_is_due_as_if_the_clock_had_never_been_wrong(runtime: Runtime, shi
     upkeep.reconcile(runtime)
     for column in ("sent_at", "registered_at", "last_checked_at", "last_found_at"):
         assert ahead(shifted.engine, column, "tracked_ids") <= 0.0
+    never_checked = "last_checked_at IS NULL AND last_found_at IS NULL"
+    assert scalar(shifted.engine, f"SELECT count(*) FROM tracked_ids WHERE value LIKE 's1:%' AND {never_checked}") == 1
     assert 0.0 < ahead(shifted.engine, "next_check_at", "tracked_ids") <= 20.0
     assert 23.9 * HOUR < ahead(shifted.engine, "valid_until", "tracked_ids") <= 24 * HOUR
 
