@@ -10,23 +10,23 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from ulak.api.cursors import LARGEST, decode, encode, wrong_cursor
+from ulak.api.authorization import NEEDS_READ, Caller, Who
+from ulak.api.cursors import MAX_ID, decode, encode, wrong_cursor
 from ulak.api.deliveries import Delivery, note_reading, shown
+from ulak.api.dependencies import Dependencies, Deps
 from ulak.api.fields import Cursor, Given, Limit
-from ulak.api.means import Have, Means
 from ulak.api.problems import ProblemError, documented
-from ulak.api.rights import NEEDS_READ, Caller, Who
 from ulak.core import clock
 from ulak.core.logging import get_logger
 from ulak.models.access import Role
 from ulak.models.changes import Change, ChangeCursor, CursorGoneError, FeedMovedError, read_changes, renew_feed
 from ulak.models.database import transaction
-from ulak.workers.recording import Row
+from ulak.workers.audit_recording import Row
 
 log = get_logger(__name__)
 router = APIRouter(tags=["changes"])
 
-LONGEST_WAIT_SECONDS = 30
+MAX_WAIT_SECONDS = 30
 LOOK_SECONDS = 0.5
 """How often a reader that waits is looked after: two index look-ups."""
 
@@ -55,9 +55,7 @@ class FeedSearch(Given):
     limit: Limit = 100
     wait: Annotated[
         float,
-        Field(
-            ge=0, le=LONGEST_WAIT_SECONDS, allow_inf_nan=False, description="Wait up to so many seconds for a change."
-        ),
+        Field(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False, description="Wait up to so many seconds for a change."),
     ] = 0
 
 
@@ -67,7 +65,7 @@ class FeedSearch(Given):
     responses=documented(HTTPStatus.GONE),
     summary="The feed of changes",
 )
-async def feed(asked: Annotated[FeedSearch, Query()], means: Have, who: Who, request: Request) -> Feed:
+async def feed(asked: Annotated[FeedSearch, Query()], deps: Deps, who: Who, request: Request) -> Feed:
     """Every change of the shared table, in order, exactly once by cursor; without a cursor from the beginning.
 
     A row that changed several times comes once, as it stands now. 410: begin again without a cursor, and drop what you
@@ -77,7 +75,7 @@ async def feed(asked: Annotated[FeedSearch, Query()], means: Have, who: Who, req
     after = None if asked.cursor is None else parse_cursor(asked.cursor)
     until = clock.boot() + asked.wait
     while True:
-        entries, cursor, more = await run_in_threadpool(_entries, means, who, after, asked.limit)
+        entries, cursor, more = await run_in_threadpool(_entries, deps, who, after, asked.limit)
         left = until - clock.boot()
         if entries or more or left <= 0 or await request.is_disconnected():
             break
@@ -95,32 +93,32 @@ def text_of(cursor: ChangeCursor) -> str:
 def parse_cursor(text: str) -> ChangeCursor:
     """The cursor that `text_of` made; 400 for anything else."""
     feed_id, began, changed_in, last_id = decode(text, tuple[UUID, datetime, int, int])
-    if not (0 <= changed_in <= LARGEST and 0 <= last_id <= LARGEST) or began.tzinfo is None:
+    if not (0 <= changed_in <= MAX_ID and 0 <= last_id <= MAX_ID) or began.tzinfo is None:
         raise wrong_cursor()
     return ChangeCursor(feed=feed_id, began=began, changed_in=changed_in, id=last_id)
 
 
-def _read(means: Means, after: ChangeCursor | None, limit: int) -> tuple[list[Change], ChangeCursor]:
+def _read(deps: Dependencies, after: ChangeCursor | None, limit: int) -> tuple[list[Change], ChangeCursor]:
     try:
-        with means.engine.connect() as connection:
+        with deps.engine.connect() as connection:
             found, cursor = read_changes(connection, after, limit=limit)
             return list(found), cursor
     except CursorGoneError as error:
         raise ProblemError(HTTPStatus.GONE, str(error)) from error
     except FeedMovedError:
-        with transaction(means.engine) as connection:
+        with transaction(deps.engine) as connection:
             renewed = renew_feed(connection)
         log.warning("feed.renewed", renewed=renewed)
-        return _read(means, after, limit)
+        return _read(deps, after, limit)
 
 
 def _entries(
-    means: Means, who: Caller, after: ChangeCursor | None, limit: int
+    deps: Dependencies, who: Caller, after: ChangeCursor | None, limit: int
 ) -> tuple[list[Entry], ChangeCursor, bool]:
     """What this caller may know of the next changes, the cursor behind them, and whether there are more."""
-    changes, cursor = _read(means, after, limit)
+    changes, cursor = _read(deps, after, limit)
     rows: list[Row] = [each.delivery for each in changes if each.delivery is not None]
-    note_reading(means, who, rows)
+    note_reading(deps, who, rows)
     entries = [_entry(each, who) for each in changes if _may_know(each, who)]
     return entries, cursor, len(changes) == limit
 

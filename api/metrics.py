@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ulak.core import clock, metrics
 from ulak.core.logging import get_logger
-from ulak.models.figures import GROUPS, Sample
+from ulak.models.metric_queries import GROUPS, Sample
 
 log = get_logger(__name__)
 router = APIRouter(tags=["probes"])

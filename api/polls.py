@@ -9,22 +9,22 @@ from fastapi import APIRouter, BackgroundTasks, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, RowMapping
 
+from ulak.api.authorization import NEEDS_OPERATE, NEEDS_READ, Caller, Who
 from ulak.api.cursors import decode_page, encode_page
+from ulak.api.dependencies import Dependencies, Deps
 from ulak.api.fields import AccountId, Cursor, Given, IdempotencyKey, Limit, RowId, Text
-from ulak.api.means import Have, Means
 from ulak.api.problems import ProblemError, check_account, documented, existing_account, wrong_fields
-from ulak.api.rights import NEEDS_OPERATE, NEEDS_READ, Caller, Who
 from ulak.models.access import Role
 from ulak.models.database import retry_transaction
 from ulak.models.events import Action, record
-from ulak.models.ledger import planning
+from ulak.models.ledger import opening
 from ulak.models.ledger.listing import find_poll, key_of_task, list_polls, polls_of_key
 from ulak.tasks.messages import poll_account
 from ulak.tasks.steps.idcheck import IdCheck
 from ulak.tasks.steps.ondemand import open_on_demand, poll_mistake
 from ulak.tasks.steps.tracking import account_row
 
-MOST_IDS = 1000
+MAX_IDS = 1000
 
 router = APIRouter(tags=["polls"])
 State = Literal["running", "complete", "complete_with_errors", "cancelled"]
@@ -55,7 +55,7 @@ class NewPoll(Given):
     last: Annotated[date | None, Field(alias="to", description="Last day, inclusive; the first one when absent.")] = (
         None
     )
-    ids: Annotated[list[AskedId] | None, Field(min_length=1, max_length=MOST_IDS)] = None
+    ids: Annotated[list[AskedId] | None, Field(min_length=1, max_length=MAX_IDS)] = None
 
 
 class Poll(BaseModel):
@@ -111,7 +111,7 @@ class PollSearch(Given):
 )
 def create(
     new: NewPoll,
-    means: Have,
+    deps: Deps,
     *,
     who: Who,
     later: BackgroundTasks,
@@ -120,10 +120,10 @@ def create(
 ) -> Poll:
     """Opens a poll; its plan follows within seconds. The same Idempotency-Key gives the same poll."""
     who.admit(Role.OPERATE, new.account)
-    poll = open_poll(means, who, new, idempotency_key)
+    poll = open_poll(deps, who, new, idempotency_key)
     if not poll.planned:
         # After the answer: a broker that is away costs the caller nothing.
-        later.add_task(means.send, poll_account(poll.account, poll.id))
+        later.add_task(deps.send, poll_account(poll.account, poll.id))
     response.headers["Location"] = f"/v1/polls/{poll.id}"
     return poll
 
@@ -131,9 +131,9 @@ def create(
 @router.get(
     "/polls/{poll_id}", dependencies=[NEEDS_READ], responses=documented(HTTPStatus.NOT_FOUND), summary="One poll"
 )
-def show(poll_id: RowId, means: Have, who: Who) -> Poll:
+def show(poll_id: RowId, deps: Deps, who: Who) -> Poll:
     """State and progress of a poll."""
-    with means.engine.connect() as connection:
+    with deps.engine.connect() as connection:
         return _found(connection, who, poll_id)
 
 
@@ -143,18 +143,18 @@ def show(poll_id: RowId, means: Have, who: Who) -> Poll:
     responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
     summary="Cancel a poll",
 )
-def cancel(poll_id: RowId, means: Have, who: Who) -> Poll:
+def cancel(poll_id: RowId, deps: Deps, who: Who) -> Poll:
     """What it has not asked yet is not asked; what is in the air is still stored. 409 where it has ended by itself."""
-    with means.engine.connect() as connection:
+    with deps.engine.connect() as connection:
         who.admit(Role.OPERATE, _found(connection, who, poll_id).account)
 
     def run(connection: Connection) -> None:
-        if planning.cancel(connection, poll_id) is not None:
+        if opening.cancel(connection, poll_id) is not None:
             account = _found(connection, who, poll_id).account
             record(connection, who.event(Action.POLL_CANCELLED, account=account, details={"poll": poll_id}))
 
-    retry_transaction(means.engine, run)
-    with means.engine.connect() as connection:
+    retry_transaction(deps.engine, run)
+    with deps.engine.connect() as connection:
         poll = _found(connection, who, poll_id)
     if poll.state != "cancelled":
         raise ProblemError(HTTPStatus.CONFLICT, f"The poll has ended already: it is {poll.state.replace('_', ' ')}.")
@@ -162,13 +162,13 @@ def cancel(poll_id: RowId, means: Have, who: Who) -> Poll:
 
 
 @router.get("/polls", dependencies=[NEEDS_READ], responses=documented(HTTPStatus.NOT_FOUND), summary="Polls")
-def search(asked: Annotated[PollSearch, Query()], means: Have, who: Who) -> Polls:
+def search(asked: Annotated[PollSearch, Query()], deps: Deps, who: Who) -> Polls:
     """Polls, the newest first. Those that are opened while you page stand before your first page."""
     if asked.account is not None:
         who.admit(Role.READ, asked.account)
     question = ("polls", asked.account, asked.state, asked.task)
     before = decode_page(asked.cursor, question)
-    with means.engine.connect() as connection:
+    with deps.engine.connect() as connection:
         check_account(connection, asked.account)
         if asked.task is not None:
             rows: Sequence[RowMapping] = [
@@ -191,37 +191,37 @@ def search(asked: Annotated[PollSearch, Query()], means: Have, who: Who) -> Poll
     return Polls(polls=[_view(row) for row in rows], cursor=encode_page(rows[-1]["id"], question) if full else None)
 
 
-def open_poll(means: Means, who: Caller, new: NewPoll, key: str | None) -> Poll:
+def open_poll(deps: Dependencies, who: Caller, new: NewPoll, key: str | None) -> Poll:
     """Open the poll, or give the one of this key; 422 where that one asked for something else."""
-    with means.engine.connect() as connection:
+    with deps.engine.connect() as connection:
         known = polls_of_key(connection, key) if key is not None else []
         if known:
-            return _same(connection, means, known, new)
+            return _same(connection, deps, known, new)
         _check(connection, new)
 
     def also(connection: Connection, poll_id: int) -> None:
         record(connection, who.event(Action.POLL_OPENED, account=new.account, details={"poll": poll_id}))
 
     poll_id = open_on_demand(
-        means.runtime, new.account, trigger="api", key=key, window=(new.first, new.last), ids=_ids(new), also=also
+        deps.runtime, new.account, trigger="api", key=key, window=(new.first, new.last), ids=_ids(new), also=also
     )
-    with means.engine.connect() as connection:
+    with deps.engine.connect() as connection:
         # Two requests with one key may have come at once.
         return (
             _found(connection, who, poll_id)
             if key is None
-            else _same(connection, means, polls_of_key(connection, key), new)
+            else _same(connection, deps, polls_of_key(connection, key), new)
         )
 
 
-def _same(connection: Connection, means: Means, known: Sequence[RowMapping], new: NewPoll) -> Poll:
+def _same(connection: Connection, deps: Dependencies, known: Sequence[RowMapping], new: NewPoll) -> Poll:
     """The poll of a key, where it asked for the same."""
-    hidden = means.runtime.hidden_people(account_row(connection, known[0]["account_id"]))
+    hidden = deps.runtime.pseudonymiser_of(account_row(connection, known[0]["account_id"]))
 
     def masked(ids: list[dict[str, str]] | None) -> list[dict[str, str]] | None:
         if ids is None:
             return None
-        return planning.masked_ids(ids if hidden is None else [hidden.named(each) for each in ids])
+        return opening.masked_ids(ids if hidden is None else [hidden.named(each) for each in ids])
 
     wanted = (new.account, new.first, (new.last or new.first) if new.first else None, masked(_ids(new)))
     if any((row["account_id"], row["window_from"], row["window_to"], masked(row["ids"])) != wanted for row in known):

@@ -11,10 +11,10 @@ from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from ulak.api.wording import known_names, mistake_of
+from ulak.api.validation_messages import known_names, mistake_of
 from ulak.core.logging import get_logger, origin
 from ulak.core.settings import CredentialError
-from ulak.models.availability import is_unavailable, took_too_long
+from ulak.models.database_errors import is_unavailable, took_too_long
 from ulak.models.tracked import account_of
 from ulak.tasks.steps.callbacks import NoRoomError
 
@@ -23,7 +23,7 @@ log = get_logger(__name__)
 PROBLEM = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
 NO_ROOM = "Too many large bodies are being received at the moment: nothing was done, send it again."
-MOST_MISTAKES = 20
+MAX_MISTAKES = 20
 
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -120,7 +120,7 @@ def problem_of(error: HTTPException) -> JSONResponse:
     status = HTTPStatus(error.status_code)
     more = {}
     if isinstance(error, ProblemError) and error.mistakes:
-        more = {"errors": [{"field": field, "problem": what} for field, what in error.mistakes[:MOST_MISTAKES]]}
+        more = {"errors": [{"field": field, "problem": what} for field, what in error.mistakes[:MAX_MISTAKES]]}
     detail = error.detail if isinstance(error, ProblemError) else _standard_sentence(status)
     answer = problem(status, detail, **more)
     answer.headers.update(error.headers or {})
@@ -142,7 +142,7 @@ async def _validation(request: Request, error: Exception) -> JSONResponse:
         raise error
     if any(each["type"] == "json_invalid" for each in error.errors()):
         return problem(HTTPStatus.BAD_REQUEST, _standard_sentence(HTTPStatus.BAD_REQUEST))
-    found = [mistake_of(each, _known_beside(request, each["loc"])) for each in error.errors()[:MOST_MISTAKES]]
+    found = [mistake_of(each, _known_beside(request, each["loc"])) for each in error.errors()[:MAX_MISTAKES]]
     return await _http(request, wrong_fields(found))
 
 

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from ulak.core import clock
-from ulak.models.availability import took_too_long
 from ulak.models.database import make_engine
-from ulak.models.heartbeats import prove_write, standstills
+from ulak.models.database_errors import took_too_long
+from ulak.models.job_runs import prove_write, stalls
 from ulak.models.ledger.clocksteps import last_step
 from ulak.models.schema import known_revisions, schema_is_behind
 
@@ -92,7 +92,7 @@ class Readiness:
                     return []
                 step = last_step(connection)
                 self.notes = [step] if step else []
-                return standstills(connection)
+                return stalls(connection)
         except SQLAlchemyError as error:
             return [SLOW if took_too_long(error) else AWAY]
 

@@ -10,16 +10,16 @@ import typer
 from sqlalchemy import Connection, Engine
 
 from ulak.cli.output import counted, write_json, write_line, write_table
-from ulak.cli.session import event_of, session, tell
+from ulak.cli.session import event_of, report, session
 from ulak.core.redaction import redact_text
 from ulak.models.accounts import AccountRecord, AccountSettings, Applied, apply, list_accounts, load, pause, resume
 from ulak.models.database import retry_transaction, transaction
 from ulak.models.events import Action, record
-from ulak.models.ledger.finishing import database_now
+from ulak.models.ledger.ending import database_now
 from ulak.models.overview import AccountState, paused_by, state_of
-from ulak.models.tally import recount_rezoned
+from ulak.models.statistics_upkeep import recount_rezoned
 from ulak.providers.accounts import read_accounts
-from ulak.workers.strength import REPORTED, require_strong_paths
+from ulak.workers.weak_secrets import REPORTED, require_strong_paths
 
 commands = typer.Typer(name="accounts", help="Check, apply, list, pause and resume accounts.", no_args_is_help=True)
 AccountId = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")]
@@ -61,9 +61,9 @@ def apply_file(
         for account_id in ids:
             write_line(f"{word} {account_id}")
     if done.missing:
-        tell(f"Not in the file, still running (--prune disables them): {', '.join(done.missing)}")
+        report(f"Not in the file, still running (--prune disables them): {', '.join(done.missing)}")
     if short:
-        tell(f"The secret of the callback address is {REPORTED}: {', '.join(short)}")
+        report(f"The secret of the callback address is {REPORTED}: {', '.join(short)}")
 
 
 def apply_recorded(
@@ -157,7 +157,7 @@ def pause_one(
         if changed:
             event = run.event(Action.ACCOUNT_PAUSED, account=account, details={"reason": redact_text(why)})
             record(connection, event)
-    tell(f"{account} is paused." if changed else f"{account} was paused already.")
+    report(f"{account} is paused." if changed else f"{account} was paused already.")
 
 
 @commands.command("resume")
@@ -171,4 +171,4 @@ def resume_one(context: typer.Context, account: AccountId) -> None:
         resume(connection, account)
         enabled = load(connection, account).enabled
         record(connection, run.event(Action.ACCOUNT_RESUMED, account=account))
-    tell(f"{account} is resumed." if enabled else f"{account} is resumed but still disabled in the accounts file.")
+    report(f"{account} is resumed." if enabled else f"{account} is resumed but still disabled in the accounts file.")

@@ -7,10 +7,10 @@ from sqlalchemy import RowMapping
 
 from ulak.cli.deliveries import moment_of
 from ulak.cli.output import moment, write_json, write_table
-from ulak.cli.session import CommandError, UsageError, check_account, refuse_empty, session, tell
+from ulak.cli.session import CommandError, UsageError, check_account, refuse_empty, report, session
 from ulak.models.database import transaction
 from ulak.models.events import Action, list_events, record
-from ulak.models.ledger.finishing import database_now
+from ulak.models.ledger.ending import database_now
 from ulak.models.lookups import deliveries_about
 from ulak.models.sessions import end_sessions_of
 
@@ -68,7 +68,7 @@ def show_events(
     headers = ("id", "when", "who", "kind", "via", "action", "account", "delivery", "details")
     write_table(headers, [_cells(row) for row in rows])
     if recipient is not None:
-        tell("Callers who read numbers in bulk may have seen this one too: --action deliveries.read lists them.")
+        report("Callers who read numbers in bulk may have seen this one too: --action deliveries.read lists them.")
 
 
 def _document(row: RowMapping) -> dict[str, Any]:
@@ -103,4 +103,4 @@ def end_sessions(
             record(connection, run.event(Action.SESSIONS_ENDED, details={"whom": subject}))
     if not subjects:
         raise CommandError("Nobody of that name ever logged in: `ulak events --action session.opened` shows who did.")
-    tell(f"Every log-in of {', '.join(subjects)} until now is over.")
+    report(f"Every log-in of {', '.join(subjects)} until now is over.")

@@ -9,12 +9,13 @@ from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from ulak.cli.failures import sentence_of
+from ulak.cli.error_messages import sentence_of
 from ulak.cli.output import counted, moment, write_line
-from ulak.cli.session import FAILED, Session, session, tell
+from ulak.cli.session import FAILED, Session, report, session
 from ulak.core import clock
 from ulak.core.redaction import redact_text
 from ulak.core.redis import connect
+from ulak.core.secret_strength import ADVICE, MIN_LENGTH
 from ulak.core.settings import (
     CredentialError,
     SettingsError,
@@ -22,26 +23,25 @@ from ulak.core.settings import (
     resolve_reference,
     trusted_proxies_before,
 )
-from ulak.core.strength import ADVICE, SHORTEST
-from ulak.core.zones import host_differs, zone_rules
+from ulak.core.time_zones import host_differs, zone_rules
 from ulak.models.accounts import AccountRecord, list_accounts
 from ulak.models.ledger.clocksteps import last_step
 from ulak.models.overview import AccountState, state_of
 from ulak.models.schema import NEWER, UnfitDatabaseError, check_encoding, schema_is_current, schema_is_newer
 from ulak.models.transport import transport_fault
 from ulak.providers.accounts import DEFAULT_TIMEZONE, AccountsFileError, read_accounts
-from ulak.providers.addresses import is_readable_on_the_way
+from ulak.providers.base_urls import is_readable_on_the_way
+from ulak.providers.egress import check_egress
 from ulak.providers.errors import as_sentence
 from ulak.providers.registry import adapter_for
-from ulak.providers.way_out import check_way_out
 from ulak.tasks.steps.probing import probe
 from ulak.tasks.steps.tracking import account_row
 from ulak.workers.connections import NothingRunningError, redis_url
-from ulak.workers.strength import REPORTED, has_example_path, has_short_password, short_path_secrets, short_settings
+from ulak.workers.weak_secrets import REPORTED, has_example_path, has_short_password, short_path_secrets, short_settings
 
 OLDEST_POSTGRES = 15
 OLDEST_REDIS = 6
-MOST_SKEW_SECONDS = 5.0
+MAX_SKEW_SECONDS = 5.0
 _TAKES_NO_WRITES = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'"
 PROBE_SECONDS = 40.0
 """How long an account is waited for: a slot of its limit, and its answer."""
@@ -82,7 +82,7 @@ def check(context: typer.Context) -> None:
         failed += finding.problem is not None
         write_line(f"{finding.what}: {finding.text}")
     if failed:
-        tell(f"{failed} of these need attention.")
+        report(f"{failed} of these need attention.")
         raise typer.Exit(FAILED)
 
 
@@ -219,7 +219,7 @@ def _clocks(run: Session) -> tuple[str | None, str]:
         way = clock.boot() - began
         step = last_step(connection) if schema_is_current(run.engine) else None
     skew = (theirs - before).total_seconds() - way / 2
-    if abs(skew) > MOST_SKEW_SECONDS:
+    if abs(skew) > MAX_SKEW_SECONDS:
         return f"the database's clock and ours are {abs(skew):.1f} s apart: let both follow NTP", ""
     return None, f"{abs(skew):.3f} s apart{f'; {step}' if step else ''}"
 
@@ -289,7 +289,7 @@ def _warnings(record: AccountRecord) -> Iterator[Finding]:
         yield Finding(what, None, warning=f"the secret of its callback address is {REPORTED}; {ADVICE}")
     if has_short_password(record):
         advice = "choose a longer one if the panel takes it"
-        yield Finding(what, None, warning=f"its callback password has fewer than {SHORTEST} characters: {advice}")
+        yield Finding(what, None, warning=f"its callback password has fewer than {MIN_LENGTH} characters: {advice}")
 
 
 def _asked(run: Session, record: AccountRecord) -> tuple[str | None, str]:
@@ -323,7 +323,7 @@ def missing_credentials(record: AccountRecord) -> str | None:
         except CredentialError as error:
             problems.append(str(error))
     try:
-        check_way_out(record.ca_file, record.proxy)
+        check_egress(record.ca_file, record.proxy)
     except CredentialError as error:
         problems.append(str(error))
     return " ".join(problems) or None

@@ -14,22 +14,22 @@ from ulak.cli import (
     checking,
     deliveries,
     explaining,
-    leftovers,
+    maintenance,
     notifying,
     polling,
     processes,
-    readers,
+    reader_grants,
     statistics,
     status,
     tokens,
     tracking,
+    unprocessed,
     up,
-    upkeep,
 )
+from ulak.cli.error_messages import sentence_of
 from ulak.cli.examples import EXAMPLES, epilog
-from ulak.cli.failures import sentence_of
 from ulak.cli.output import write_line
-from ulak.cli.session import FAILED, Session, tell
+from ulak.cli.session import FAILED, Session, report
 from ulak.core.logging import configure_logging, get_logger
 
 log = get_logger(__name__)
@@ -66,10 +66,10 @@ class Commands(TyperGroup):
             if known is None:
                 configure_logging("cli", level="warning")
                 log.exception("command.failed", command=ctx.invoked_subcommand)
-                tell(f"This is a bug in Ulak ({type(error).__name__}); the lines above say where.")
+                report(f"This is a bug in Ulak ({type(error).__name__}); the lines above say where.")
                 raise typer.Exit(FAILED) from error
             for line in known[0].split("\n"):
-                tell(line)
+                report(line)
             raise typer.Exit(known[1]) from error
 
 
@@ -118,9 +118,9 @@ for module in (
     deliveries,
     statistics,
     explaining,
-    leftovers,
-    upkeep,
-    readers,
+    unprocessed,
+    maintenance,
+    reader_grants,
     tokens,
     audit,
     notifying,

@@ -13,17 +13,17 @@ from sqlalchemy import Connection
 
 from ulak.cli.lookups import looked_up
 from ulak.cli.output import moment, write_csv, write_json_array, write_table
-from ulak.cli.session import Session, UsageError, refuse_empty, session, tell
-from ulak.core.zones import time_zone
+from ulak.cli.session import Session, UsageError, refuse_empty, report, session
+from ulak.core.time_zones import time_zone
 from ulak.models.accounts import load
 from ulak.models.events import Action
-from ulak.models.ledger.finishing import database_now
+from ulak.models.ledger.ending import database_now
 from ulak.models.searches import find_deliveries, open_tracked
 from ulak.models.tables import delivery_status
 from ulak.models.tracked import REFERENCE
 from ulak.models.vocabulary import STATUS_CLASS, Granularity, Status
 from ulak.providers.codes import explain_codes, with_meaning
-from ulak.providers.numbers import lookup_form, trimmed
+from ulak.providers.phone_numbers import lookup_form, trimmed
 
 OPEN = "open"
 """Registered, and no provider has answered yet. As `--status`: that, and every delivery that is not final."""
@@ -111,7 +111,7 @@ def deliveries(
         rows = search.rows(connection) if file is None else _of_file(run, connection, file, by, account)
         first = next(rows, None)
         if first is None and recipient is not None and lookup_form(recipient) is None:
-            tell(
+            report(
                 "--recipient could not be read as a phone number, so it was searched as it stands"
                 " (a provider's own id of a person): nothing matches."
             )
@@ -176,7 +176,7 @@ def _write_page(rows: Iterator[Mapping[str, Any]], limit: int) -> None:
         ],
     )
     if next(rows, None) is not None:
-        tell(f"There are more than {limit}: narrow the search, raise --limit, or use --format csv.")
+        report(f"There are more than {limit}: narrow the search, raise --limit, or use --format csv.")
 
 
 def shown_codes(row: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping
 
 from ulak.cli.deliveries import CODES, as_delivery, shown_codes
 from ulak.cli.output import moment, write_json, write_line, write_table
-from ulak.cli.session import CommandError, Session, session, tell
+from ulak.cli.session import CommandError, Session, report, session
 from ulak.models.events import Action
 from ulak.models.lookups import Explanation, Statement, explain, find_by_any
 from ulak.models.meanings import REASONS, STATUSES
@@ -17,11 +17,11 @@ from ulak.models.searches import open_tracked
 from ulak.models.vocabulary import Reason, Status
 from ulak.providers.codes import explain_codes, with_meaning
 from ulak.providers.ids import whole_number
-from ulak.providers.numbers import lookup_form, plain, trimmed
+from ulak.providers.phone_numbers import lookup_form, plain, trimmed
 from ulak.tasks.steps.previewing import coming_checks
-from ulak.workers.recording import forms_of, people_in, people_of
+from ulak.workers.audit_recording import forms_of, people_in, people_of
 
-MOST_EXPLAINED = 20
+MAX_EXPLAINED = 20
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +46,7 @@ def explain_some(
     run = session(context)
     with run.engine.connect() as connection:
         rows, waiting = _matches(run, connection, ident)
-        explained = [found for row in rows[:MOST_EXPLAINED] if (found := explain(connection, row["id"])) is not None]
+        explained = [found for row in rows[:MAX_EXPLAINED] if (found := explain(connection, row["id"])) is not None]
     if not explained and not waiting:
         raise CommandError("Nothing is known by that id.")
     if lookup_form(ident) is not None:
@@ -65,8 +65,8 @@ def explain_some(
     for row in waiting:
         write_line(f"{row['account_id']} {row['tracked']}: {row['status']}. Registered {moment(row['first_seen_at'])},")
         write_line("  and the provider has said nothing about it yet.")
-    if len(rows) > MOST_EXPLAINED:
-        tell(f"Only the first {MOST_EXPLAINED} are explained: name one by its row id (`ulak deliveries` shows it).")
+    if len(rows) > MAX_EXPLAINED:
+        report(f"Only the first {MAX_EXPLAINED} are explained: name one by its row id (`ulak deliveries` shows it).")
 
 
 def _matches(run: Session, connection: Connection, ident: str) -> tuple[list[RowMapping], list[dict[str, Any]]]:
@@ -74,7 +74,7 @@ def _matches(run: Session, connection: Connection, ident: str) -> tuple[list[Row
     for form in dict.fromkeys((trimmed(ident), plain(ident), whole_number(ident) or "")):
         if form:
             people, keys = forms_of(run.recorder, form)
-            rows = list(find_by_any(connection, form, people=people, keys=keys, limit=MOST_EXPLAINED + 1))
+            rows = list(find_by_any(connection, form, people=people, keys=keys, limit=MAX_EXPLAINED + 1))
             waiting = _waiting(connection, form, run.recorder.spellings(form))
             if rows or waiting:
                 return rows, waiting

@@ -11,18 +11,18 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from ulak.cli.textlines import NoTextError, text_lines
-from ulak.providers.numbers import plain, trimmed
+from ulak.providers.phone_numbers import plain, trimmed
 
 COLUMNS = ("kind", "value", "client_ref", "recipient", "expected", "sent_at", "valid_until")
 _TEXTS = ("kind", "value", "client_ref", "recipient")
 _TIMES = ("sent_at", "valid_until")
-_LONGEST = 400
+_MAX_VALUE_LENGTH = 400
 _NOT_PRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffd]")
-_MOST_EXPECTED = 2**31 - 1
+_MAX_EXPECTED = 2**31 - 1
 _SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 _SEP_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d]+(?:[ _-][^\W\d]+)*")
-_MOST_SHOWN = 10
+_MAX_SHOWN = 10
 # Excel's way to show a long number, of which it writes no more than the digits that can be seen.
 _SHORTENED = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]+", re.IGNORECASE)
 _DOTTED = re.compile(r"([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4})(?:[ T]+([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?")
@@ -158,7 +158,7 @@ def _header(cells: list[str], line: int, separator: str) -> list[str]:
 
 
 def _some(words: Iterable[str]) -> str:
-    return ", ".join(islice(words, _MOST_SHOWN))
+    return ", ".join(islice(words, _MAX_SHOWN))
 
 
 def _are(found: list[str]) -> str:
@@ -199,14 +199,14 @@ def _text(name: str, value: Any) -> str:
     given = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     # Ids and numbers are pasted: invisible marks do not count. A reference is the sender's own, whatever stands in it.
     text = trimmed(given) if name == "client_ref" else plain(given)
-    if not text or len(text) > _LONGEST or _NOT_PRINTABLE.search(text):
-        raise _WrongValueError(f"{name} must be a printable text (UTF-8) of at most {_LONGEST} characters")
+    if not text or len(text) > _MAX_VALUE_LENGTH or _NOT_PRINTABLE.search(text):
+        raise _WrongValueError(f"{name} must be a printable text (UTF-8) of at most {_MAX_VALUE_LENGTH} characters")
     return text
 
 
 def _number(name: str, value: Any) -> int:
     text = plain(str(value))
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= _MOST_EXPECTED:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= _MAX_EXPECTED:
         raise _WrongValueError(f"{name} must be a whole number from 1")
     return int(text)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ulak.cli.output import write_json, write_line, write_table
-from ulak.cli.session import FAILED, UsageError, session, tell
+from ulak.cli.session import FAILED, UsageError, report, session
 from ulak.core import clock
 from ulak.models.notifications import list_notifications
 
@@ -28,8 +28,8 @@ def send_test(
 
     Needs the settings of the API process, and no database. The exit code is 1 if a receiver did not take it.
     """
+    from ulak.api.notify.message_texts import Message
     from ulak.api.notify.receivers import NotTakenError, receivers_for
-    from ulak.api.notify.wording import Message
     from ulak.api.pages.language import Language
 
     settings = session(context).settings
@@ -57,7 +57,7 @@ def send_test(
         else:
             write_line(f"{each.name}: {'ok' if known is None else f'ok, but it {known}'}")
     if failed:
-        tell(f"{failed} of {len(receivers)} did not take the test message {message.id}.")
+        report(f"{failed} of {len(receivers)} did not take the test message {message.id}.")
         raise typer.Exit(FAILED)
 
 

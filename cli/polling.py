@@ -16,14 +16,14 @@ from ulak.cli.session import (
     UsageError,
     check_account,
     progress,
+    report,
     session,
-    tell,
 )
 from ulak.core import clock
 from ulak.core.redaction import redact_text
 from ulak.models.database import retry_transaction
 from ulak.models.events import Action, record
-from ulak.models.ledger import planning
+from ulak.models.ledger import opening
 from ulak.models.ledger.listing import find_poll, list_polls
 from ulak.models.overview import AccountState, state_of
 from ulak.tasks.messages import poll_account
@@ -74,7 +74,7 @@ def poll(
     if wait:
         _wait(run, poll_id, timeout)
     elif (pause := _pause(run, account)) is not None:
-        tell(pause)
+        report(pause)
 
 
 def _write_preview(found: Preview) -> None:
@@ -82,7 +82,9 @@ def _write_preview(found: Preview) -> None:
     labels = Counter(fetch.label for fetch in found.fetches)
     write_table(("calls", "what"), [(many, label) for label, many in labels.items()])
     ids = f" for {found.ids} ids" if found.ids else ""
-    tell(f"{len(found.fetches)} calls{ids}, in {found.seconds:g} s at least by the limit. Nothing was asked or stored.")
+    report(
+        f"{len(found.fetches)} calls{ids}, in {found.seconds:g} s at least by the limit. Nothing was asked or stored."
+    )
 
 
 def _pause(run: Session, account: str) -> str | None:
@@ -115,14 +117,14 @@ def _wait(run: Session, poll_id: int, timeout: float | None) -> None:
                 # It may last for ever, and what this command waits for is not what a person would wait for.
                 raise CommandError(pause)
             if timeout is not None and clock.boot() - started >= timeout:
-                tell(f"Poll {poll_id} still runs after {timeout:g} s: {_counts(row)}. It goes on without us.")
+                report(f"Poll {poll_id} still runs after {timeout:g} s: {_counts(row)}. It goes on without us.")
                 raise typer.Exit(TIMED_OUT)
             clock.sleep(LOOK_SECONDS)
-    tell(f"Poll {poll_id} is {row['state'].replace('_', ' ')}: {_counts(row)}.")
+    report(f"Poll {poll_id} is {row['state'].replace('_', ' ')}: {_counts(row)}.")
     if row["state"] != "complete":
         raise typer.Exit(FAILED)
     if row["taken_over_by"] is not None:
-        tell(f"What it had not asked yet is asked by poll {row['taken_over_by']}, which is followed now.")
+        report(f"What it had not asked yet is asked by poll {row['taken_over_by']}, which is followed now.")
         _wait(run, row["taken_over_by"], None if timeout is None else max(0.0, timeout - (clock.boot() - started)))
 
 
@@ -179,7 +181,7 @@ def cancel(
     run = session(context)
 
     def cancel_recorded(connection: Connection) -> int | None:
-        cancelled = planning.cancel(connection, poll_id)
+        cancelled = opening.cancel(connection, poll_id)
         if cancelled is not None:
             row = find_poll(connection, poll_id)
             account = None if row is None else row["account_id"]
@@ -189,4 +191,4 @@ def cancel(
     cancelled = retry_transaction(run.engine, cancel_recorded)
     if cancelled is None:
         raise CommandError(f"Poll {poll_id} is {_poll_row(run, poll_id)['state'].replace('_', ' ')} already.")
-    tell(f"Poll {poll_id} is cancelled; {cancelled} fetches will not be made.")
+    report(f"Poll {poll_id} is cancelled; {cancelled} fetches will not be made.")

@@ -12,14 +12,14 @@ from pydantic import SecretStr
 from tornado.ioloop import IOLoop
 from tornado.options import options as flower_options
 
-from ulak.core import clock, metrics, names
+from ulak.core import clock, metrics, task_names
 from ulak.core.logging import configure_logging, get_logger
 from ulak.core.settings import Settings, load_settings, trusted_proxies_before
 from ulak.local import lifeline
 from ulak.workers.allocator import give_memory_back
 from ulak.workers.connections import database_url, redis_url
-from ulak.workers.secrets import api_token, flower_auth
-from ulak.workers.strength import require_strong
+from ulak.workers.generated_secrets import api_token, flower_auth
+from ulak.workers.weak_secrets import require_strong
 
 log = get_logger(__name__)
 
@@ -62,7 +62,7 @@ def _celery(settings: Settings) -> Any:
 def worker(
     name: Annotated[str, Option(help="The worker's fixed name, as Flower shows it.")] = "worker",
     threads: Annotated[int | None, Option(min=1, max=64, help="How many fetches at once.")] = None,
-    queues: Annotated[str, Option(help="Which queues to consume.")] = ",".join(names.QUEUES),
+    queues: Annotated[str, Option(help="Which queues to consume.")] = ",".join(task_names.QUEUES),
 ) -> None:
     """Run one worker, which plans and makes requests.
 
@@ -74,9 +74,9 @@ def worker(
     celery.settings = settings.model_copy(update=known)
     celery.log_process = name
     _show_metrics(settings)
-    _tell_of_root()
-    _collect_seldom()
-    _say_nothing_past_the_log()
+    _warn_if_root()
+    _tune_garbage_collection()
+    _silence_celery_stdout()
     celery.worker_main(
         [
             "--quiet",
@@ -93,21 +93,21 @@ def worker(
     )
 
 
-def _collect_seldom() -> None:
+def _tune_garbage_collection() -> None:
     """Keep the collector from walking an answer's thousands of fresh values again and again: none is in a cycle."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 
 
-def _say_nothing_past_the_log() -> None:
+def _silence_celery_stdout() -> None:
     """Celery writes of a warm shutdown straight to stdout, where a reader of JSON lines stumbles over it."""
     import celery.apps.worker
 
     celery.apps.worker.safe_say = lambda *_: None
 
 
-def _tell_of_root() -> None:
+def _warn_if_root() -> None:
     """One line in place of Celery's many: its reason, messages that run code when they are read, is not given here.
 
     Only JSON is accepted. What is left is that a process should not have more rights than it needs.
@@ -126,7 +126,7 @@ def _show_metrics(settings: Settings) -> None:
     try:
         metrics.serve(settings.metrics_port, settings.bind)
     except OSError as error:
-        log.warning("metrics.not_shown", port=settings.metrics_port, error=error.strerror)
+        log.warning("metrics.not_served", port=settings.metrics_port, error=error.strerror)
 
 
 def beat() -> None:
@@ -216,8 +216,8 @@ def api() -> None:
     people of problems.
     """
     from ulak.api.app import make_api
-    from ulak.api.listening import BoundedServer, server_config
-    from ulak.api.means import publisher
+    from ulak.api.dependencies import publisher
+    from ulak.api.http_server import BoundedServer, server_config
     from ulak.api.notify.notifier import notifying
     from ulak.api.notify.receivers import find_receivers
     from ulak.api.pages.routes import add_pages

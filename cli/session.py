@@ -20,9 +20,9 @@ from ulak.models.events import Action, Actor, Event, Kind, Via
 from ulak.tasks.base import publish
 from ulak.tasks.messages import Message
 from ulak.tasks.runtime import Runtime, person_key
+from ulak.workers.audit_recording import Recorder
 from ulak.workers.connections import NothingRunningError, engine_for, runtime_for
 from ulak.workers.publishing import app_for
-from ulak.workers.recording import Recorder
 
 DONE, FAILED, WRONG_USAGE, TIMED_OUT = 0, 1, 2, 3
 """The exit codes of every command."""
@@ -66,7 +66,7 @@ class Session:
     def saw(self, *events: Event) -> None:
         """Record what the command is about to show. Where nothing can be written, it is shown all the same."""
         if not self.recorder.try_add(*events):
-            tell("That you look at this could not be recorded.")
+            report("That you look at this could not be recorded.")
 
     @property
     def runtime(self) -> Runtime:
@@ -80,13 +80,13 @@ class Session:
         try:
             app = app_for(self.settings)
         except NothingRunningError:
-            tell("No Redis is known, so the workers find this by themselves within seconds.")
+            report("No Redis is known, so the workers find this by themselves within seconds.")
             return
         try:
             for message in messages:
                 publish(app, message)
         except app.connection_errors():
-            tell("Redis cannot be reached now; the workers find this by themselves once they run.")
+            report("Redis cannot be reached now; the workers find this by themselves once they run.")
         finally:
             app.close()
 
@@ -126,7 +126,7 @@ def refuse_empty(given: Mapping[str, str | None]) -> None:
             raise UsageError(f"{option} is empty: give it a value, or leave it out.")
 
 
-def tell(text: str) -> None:
+def report(text: str) -> None:
     """Say a sentence to the person, at stderr, on one line. What others wrote goes through `redact_text` first."""
     typer.echo(one_line(text), err=True)
 

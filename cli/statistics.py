@@ -8,10 +8,10 @@ import typer
 from ulak.cli.deliveries import DELIMITERS, FORMATS, GRANULARITIES
 from ulak.cli.output import write_csv, write_json, write_table
 from ulak.cli.polling import day_of
-from ulak.cli.session import UsageError, check_account, session, tell
+from ulak.cli.session import UsageError, check_account, report, session
 from ulak.models.statistics import By, count_days
 from ulak.models.vocabulary import Granularity
-from ulak.workers.counts import FIGURES, credits_of, days_of, group_of
+from ulak.workers.message_counts import FIGURES, credits_of, days_of, group_of
 
 WORDS: Final = tuple(by.value for by in By)
 
@@ -72,4 +72,4 @@ def statistics(
     else:
         write_table([name.replace("_", " ") for name in columns], [list(row.values()) for row in rows])
     for provider, meaning in priced.meanings.items():
-        tell(f"Credits of {provider}: {meaning}")
+        report(f"Credits of {provider}: {meaning}")

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from ulak.cli.output import console_for, counted, draw_table, duration, moment, write_json, write_line, write_table
-from ulak.cli.session import Session, session, tell
+from ulak.cli.session import Session, report, session
 from ulak.core import clock
 from ulak.core.redaction import redact_text
 from ulak.models.accounts import PausedBy, UnknownAccountError
@@ -67,12 +67,12 @@ def status(
     write_table(HEADERS, [cells(each) for each in accounts])
     for each in accounts:
         if each.reason:
-            tell(f"{each.id} is {each.state}: {redact_text(as_sentence(each.reason))}{_until(each)}")
+            report(f"{each.id} is {each.state}: {redact_text(as_sentence(each.reason))}{_until(each)}")
         for burning in each.objective.burning if each.objective is not None else ():
-            tell(f"{each.id} misses its objective: {burning.late_percent:.1f} % late within {burning.window}")
+            report(f"{each.id} misses its objective: {burning.late_percent:.1f} % late within {burning.window}")
         for rejected in each.rejected:
-            tell(f"{each.id} rejected {_times(rejected)}, last {_age(each, rejected)} ago: {rejected.sentence}")
-    tell(f"Generated secrets lie in {run.settings.home / 'secrets'}; `ulak secrets show` prints them.")
+            report(f"{each.id} rejected {_times(rejected)}, last {_age(each, rejected)} ago: {rejected.sentence}")
+    report(f"Generated secrets lie in {run.settings.home / 'secrets'}; `ulak secrets show` prints them.")
 
 
 def _look(run: Session, account: str | None) -> list[AccountOverview]:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ulak.cli.output import write_json, write_line, write_table
-from ulak.cli.session import UsageError, session, tell
+from ulak.cli.session import UsageError, report, session
 from ulak.models.access import Role
 from ulak.models.accounts import load
 from ulak.models.database import transaction
@@ -52,7 +52,7 @@ def create_one(
         raise UsageError(str(error)) from error
     write_line(token)
     limited = f", only of {', '.join(account)}" if account else ""
-    tell(f"Keep it now: it is not shown again. It {_MAY[role]}{limited}.")
+    report(f"Keep it now: it is not shown again. It {_MAY[role]}{limited}.")
 
 
 @tokens.command("list")
@@ -83,4 +83,4 @@ def revoke_one(context: typer.Context, name: TokenName) -> None:
         changed = revoke_token(connection, name)
         if changed:
             record(connection, run.event(Action.TOKEN_REVOKED, details={"name": name}))
-    tell(f"{name} is revoked." if changed else f"{name} was revoked already.")
+    report(f"{name} is revoked." if changed else f"{name} was revoked already.")

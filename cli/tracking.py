@@ -12,15 +12,15 @@ from sqlalchemy import RowMapping
 
 from ulak.cli.idfiles import HEADER, BadLine, GoodLine, UnusableFileError, read_ids
 from ulak.cli.output import write_line
-from ulak.cli.session import Bar, CommandError, Session, UsageError, progress, refuse_empty, session, tell
-from ulak.core.zones import time_zone
+from ulak.cli.session import Bar, CommandError, Session, UsageError, progress, refuse_empty, report, session
+from ulak.core.time_zones import time_zone
 from ulak.models.database import retry_transaction
 from ulak.models.events import Action
-from ulak.providers.numbers import plain, trimmed
+from ulak.providers.phone_numbers import plain, trimmed
 from ulak.tasks.steps.idcheck import IdCheck
-from ulak.tasks.steps.tracking import MOST_AT_ONCE, account_row, track, untrack
+from ulak.tasks.steps.tracking import MAX_AT_ONCE, account_row, track, untrack
 
-MOST_TOLD = 50
+MAX_REPORTED = 50
 
 
 def register(app: typer.Typer) -> None:
@@ -118,7 +118,7 @@ class Registration:
         """Register what the file holds, with a progress bar where there is somebody to see it."""
         with _opened(file) as (source, size), progress("registering", total=size) as bar:
             try:
-                self.take_all(read_ids(_counted(source, bar, size), time_zone(self._row["timezone"]), tell))
+                self.take_all(read_ids(_counted(source, bar, size), time_zone(self._row["timezone"]), report))
             except UnusableFileError as error:
                 raise CommandError(str(error)) from None
 
@@ -126,7 +126,7 @@ class Registration:
         """Register the right lines in batches, in the order of the file; tell of the wrong ones."""
         judged = map(self._judged, lines)
         items = (line.item for line in judged if isinstance(line, GoodLine))
-        while batch := list(islice(items, MOST_AT_ONCE)):
+        while batch := list(islice(items, MAX_AT_ONCE)):
             self.done += self._take(batch)
             self.taken += len(batch)
 
@@ -138,10 +138,10 @@ class Registration:
             line = BadLine(line=line.line, why=why)
         if isinstance(line, BadLine):
             self.bad += 1
-            if self.bad <= MOST_TOLD:
-                tell(f"line {line.line}: {line.why}")
-            elif self.bad == MOST_TOLD + 1:
-                tell("further wrong lines are only counted")
+            if self.bad <= MAX_REPORTED:
+                report(f"line {line.line}: {line.why}")
+            elif self.bad == MAX_REPORTED + 1:
+                report("further wrong lines are only counted")
         return line
 
 

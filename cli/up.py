@@ -15,9 +15,9 @@ from ulak.cli.progress import Progress
 from ulak.core import clock
 from ulak.core.logging import configure_logging, get_logger
 from ulak.core.redis import connect
+from ulak.core.secret_strength import create_home
 from ulak.core.settings import SECRETS_OF, Settings, environment_of, load_settings
-from ulak.core.strength import create_home
-from ulak.local.children import ChildSpec
+from ulak.local.child_process import ChildSpec
 from ulak.local.demo import SandboxRun
 from ulak.local.embedded.postgres import PostgresServer
 from ulak.local.embedded.valkey import ValkeyServer
@@ -28,10 +28,10 @@ from ulak.models.overview import AccountOverview, overview, unsettled
 from ulak.models.schema import migrate
 from ulak.providers.accounts import read_accounts
 from ulak.tasks.runtime import Runtime
-from ulak.workers import secrets
+from ulak.workers import generated_secrets
 from ulak.workers.connections import paces
-from ulak.workers.runtimes import build_runtime
-from ulak.workers.strength import REPORTED, require_strong, require_strong_paths
+from ulak.workers.runtime_factory import build_runtime
+from ulak.workers.weak_secrets import REPORTED, require_strong, require_strong_paths
 
 log = get_logger(__name__)
 
@@ -122,7 +122,7 @@ class Up:
         end = float("inf") if timeout_seconds is None else self.started + timeout_seconds
         self.supervisor.wait_until_ready(waits, lambda: clock.boot() < end)
         self._say_where(settings)
-        look = Look(runtime, demo, self.progress, until_settled, timeout_seconds, self.started)
+        look = SettleCheck(runtime, demo, self.progress, until_settled, timeout_seconds, self.started)
         try:
             code = self.supervisor.run(look.tick, LOOK_SECONDS)
         except ChildFailedError:
@@ -215,12 +215,16 @@ class Up:
 
     def _say_where(self, settings: Settings) -> None:
         """Where a person may look."""
-        secrets.api_token(settings)
-        kept = "ULAK_API_TOKEN" if settings.api_token else settings.home / "secrets" / secrets.API_TOKEN
+        generated_secrets.api_token(settings)
+        kept = "ULAK_API_TOKEN" if settings.api_token else settings.home / "secrets" / generated_secrets.API_TOKEN
         place = _address(settings.bind, settings.api_port, API_PORT)
         self.progress.say("Page", f"{place} (token: {kept}); task API at /docs")
         if self.plan.flower:
-            kept = "ULAK_FLOWER_AUTH" if settings.flower_auth else settings.home / "secrets" / secrets.FLOWER_AUTH
+            kept = (
+                "ULAK_FLOWER_AUTH"
+                if settings.flower_auth
+                else settings.home / "secrets" / generated_secrets.FLOWER_AUTH
+            )
             place = _address(settings.bind, settings.flower_port, FLOWER_PORT)
             self.progress.say("Flower", f"{place} (user and password: {kept})")
         self.progress.say("Logs", str(settings.home / "logs"))
@@ -247,7 +251,7 @@ class Settling:
 
 
 @dataclass(slots=True)
-class Look:
+class SettleCheck:
     """What is seen once a second while all runs."""
 
     runtime: Runtime
@@ -291,7 +295,7 @@ def _environment(settings: Settings, process: str, *, demo: bool) -> dict[str, s
         if url is not None:
             env[f"ULAK_{name.upper()}"] = url.get_secret_value()
     if process == "flower":
-        env["ULAK_FLOWER_AUTH"] = secrets.flower_auth(settings)
+        env["ULAK_FLOWER_AUTH"] = generated_secrets.flower_auth(settings)
     if demo:
         env["ULAK_TICK_SECONDS"] = str(DEMO_TICK_SECONDS)
     return env

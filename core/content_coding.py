@@ -13,11 +13,11 @@ SUPPORTED: Final = "gzip, deflate"
 _GZIP: Final = frozenset({"gzip", "x-gzip"})
 _NAMED: Final = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz", "exi", "pack200-gzip", "aes128gcm"})
 """Registered codings that are not supported; any other name is a stranger's text and is not repeated."""
-_MOST_CODINGS: Final = 4
-_MOST_MEMBERS: Final = 100_000
+_MAX_CODINGS: Final = 4
+_MAX_MEMBERS: Final = 100_000
 """A member takes 20 bytes at least and some microseconds each, however little it holds."""
 _FIRST_PIECE: Final = 512
-_LARGEST_PIECE: Final = 64 * 1024
+_MAX_PIECE: Final = 64 * 1024
 _ANY_ZLIB: Final = zlib.MAX_WBITS
 _RAW: Final = -zlib.MAX_WBITS
 _ANY_GZIP: Final = 16 + zlib.MAX_WBITS
@@ -63,7 +63,7 @@ def unpack(body: bytes, declared: str | None, cap: int) -> bytes:
     if not body or not codings:
         return body
     unsupported = [name for name in codings if name not in _GZIP and name != "deflate"]
-    if unsupported or len(codings) > _MOST_CODINGS:
+    if unsupported or len(codings) > _MAX_CODINGS:
         named = next((name for name in unsupported if name in _NAMED), None)
         what = f"as {named}" if named else "in an unknown way" if unsupported else "too many times"
         raise UnsupportedCodingError(f"The {{}} is packed {what}; only gzip and deflate are supported.")
@@ -81,13 +81,13 @@ def _codings(declared: str | None) -> list[str]:
 def _gunzip(body: bytes, cap: int) -> bytes:
     """All members of a gzip stream, one after the other; whatever follows the last one is an error."""
     plain, at = bytearray(), 0
-    for _ in range(_MOST_MEMBERS):
+    for _ in range(_MAX_MEMBERS):
         if at and not body.startswith(b"\x1f\x8b", at):
             raise BrokenCodingError("The packed {} is followed by bytes that do not belong to it.")
         at = _member(body, at, _ANY_GZIP, plain, cap)
         if at == len(body):
             return bytes(plain)
-    raise BrokenCodingError(f"The packed {{}} has more than {_MOST_MEMBERS} members.")
+    raise BrokenCodingError(f"The packed {{}} has more than {_MAX_MEMBERS} members.")
 
 
 def _inflate(body: bytes, cap: int) -> bytes:
@@ -128,5 +128,5 @@ def _member(body: bytes, at: int, bits: int, plain: bytearray, cap: int) -> int:
         at += len(piece) - len(stream.unused_data)
         if stream.eof:
             return at
-        size = min(4 * size, _LARGEST_PIECE)
+        size = min(4 * size, _MAX_PIECE)
     raise BrokenCodingError("The packed {} broke off.")

@@ -19,12 +19,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ulak.core.redaction import register_secret
-from ulak.core.strength import ADVICE, create_home, is_example
+from ulak.core.secret_strength import ADVICE, create_home, is_example
 
 PREFIX: Final = "ULAK_"
 LIFELINE_VARIABLE: Final = "ULAK_LIFELINE_FD"
 READY_VARIABLE: Final = "ULAK_READY_FD"
-LONGEST_SECRET_BYTES: Final = 65_536
+MAX_SECRET_BYTES: Final = 65_536
 
 
 # Libraries that we run would be configured by these variables of other programs, past our settings. Those without a
@@ -515,13 +515,13 @@ def _read_variable(name: str) -> str:
 def _read_secret_file(path: Path) -> str:
     try:
         with path.expanduser().open("rb") as file:
-            content = file.read(LONGEST_SECRET_BYTES + 1)
+            content = file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
         raise CredentialError(
             f"The credential file:{path} cannot be read ({error.strerror}): "
             "create the file or give this user the right to read it.",
         ) from None
-    if len(content) > LONGEST_SECRET_BYTES:
+    if len(content) > MAX_SECRET_BYTES:
         raise CredentialError(f"The credential file:{path} is too large to be a secret.")
     try:
         return content.decode("utf-8")

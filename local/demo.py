@@ -18,7 +18,7 @@ from sqlalchemy import Connection, text
 
 from ulak.core import clock
 from ulak.core.logging import get_logger
-from ulak.local.children import ChildSpec
+from ulak.local.child_process import ChildSpec
 from ulak.local.ports import choose_port
 from ulak.providers.adapter import Callback, ProviderRecord
 from ulak.providers.registry import adapter_for
@@ -185,7 +185,7 @@ def _value(value: Any) -> str:
 
 def _only_pushes(record: ProviderRecord) -> bool:
     """Whether the provider has nothing to poll: its sender gets replies, and its reports are pushed."""
-    return record.callback_tails is not None and not record.id_kinds and record.sweep_window_days is None
+    return record.callback_paths is not None and not record.id_kinds and record.sweep_window_days is None
 
 
 def _with_times(send: Mapping[str, Any]) -> Mapping[str, Any]:

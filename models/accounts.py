@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError
 
-from ulak.models.ledger.planning import cancel
+from ulak.models.ledger.opening import cancel
 from ulak.models.pseudonyms import check_key, key_check
 from ulak.models.suppression import Suppressions
 from ulak.models.tables import accounts, polls
@@ -129,7 +129,7 @@ class AccountRecord:
     objective: str | None
     """How fresh its deliveries are to be (`ulak.models.objectives`)."""
     sweep_seconds: float | None
-    """How often its lists are swept, where they say so (`ulak.models.intervals`)."""
+    """How often its lists are swept, where they say so (`ulak.models.sweep_intervals`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ class Applied:
     """What applying a file did, as ids in order.
 
     `missing`: not in the file, kept running; `disabled`: pruned; `rezoned`: changed, with another time zone. The counts
-    of these are to be moved to other days after the commit (`ulak.models.tally.recount_rezoned`).
+    of these are to be moved to other days after the commit (`ulak.models.statistics_upkeep.recount_rezoned`).
     """
 
     created: list[str] = field(default_factory=list)
@@ -289,7 +289,7 @@ def _refuse_clashes(
 def _refuse_zones(
     connection: Connection, wanted: Mapping[str, AccountSettings], stored: Mapping[str, AccountRecord]
 ) -> None:
-    """Refuse a zone that PostgreSQL does not know: every write of the account would fail (`ulak.models.tally`)."""
+    """Refuse a zone that PostgreSQL does not know: the statistics could not store any write of the account."""
     known = {record.timezone for record in stored.values()}
     sentences = [
         f"Account {spec.id}: this PostgreSQL does not know the time zone {spec.timezone}, since its zone files are "

@@ -24,9 +24,9 @@ from sqlalchemy import Connection, text
 from ulak.models.tables import delivery_status
 
 LIMIT = 100
-ERASURES_LAST = timedelta(days=30)
+TOMBSTONE_TTL = timedelta(days=30)
 """How long, at least, the feed tells that a row was erased."""
-_LONGEST_ERASURE = timedelta(hours=1)
+_MAX_ERASURE_TIME = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +126,7 @@ def _check(connection: Connection, cursor: ChangeCursor) -> None:
         raise CursorGoneError("This cursor is of another feed: the database was restored. Begin without a cursor.")
     forgotten = feed.forgotten_before is not None and cursor.began < feed.forgotten_before
     if forgotten and cursor.changed_in < feed.forgotten_in:
-        days = ERASURES_LAST.days
+        days = TOMBSTONE_TTL.days
         raise CursorGoneError(
             f"This cursor is too old: erasures are told for {days} days. Drop what you hold and begin without a cursor."
         )
@@ -173,10 +173,10 @@ _FORGET = text("""
 """)
 
 
-def forget_erasures(connection: Connection, last: timedelta = ERASURES_LAST) -> None:
+def forget_erasures(connection: Connection, last: timedelta = TOMBSTONE_TTL) -> None:
     """Stop telling erasures older than `last`. Each erasure does this, so what is kept grows only as people are erased.
 
     From then on a cursor that has not passed them is refused, unless its reader began after they had happened.
     """
     # An erasure is stamped when it begins; a reader may have read its rows until it was committed.
-    connection.execute(_FORGET, {"last": last, "margin": _LONGEST_ERASURE})
+    connection.execute(_FORGET, {"last": last, "margin": _MAX_ERASURE_TIME})

@@ -43,7 +43,7 @@ from ulak.models.merge import (
     rank,
 )
 from ulak.models.report import Report
-from ulak.models.storable import clean_key
+from ulak.models.sanitize import clean_key
 from ulak.models.suppression import NOBODY, Listed, Suppressions
 from ulak.models.tracked import HAS_REFERENCES
 from ulak.models.vocabulary import Granularity, Source

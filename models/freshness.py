@@ -20,7 +20,7 @@ from ulak.core import clock
 from ulak.models.database import json_parameter, transaction
 from ulak.models.objectives import (
     BOUNDS,
-    LONGEST,
+    MAX_WINDOW,
     WINDOWS,
     Count,
     Objective,
@@ -117,7 +117,7 @@ _COUNT = text(f"""
         FROM (SELECT account_id, least(least, most) AS least, most FROM lag) lag
         LEFT JOIN jsonb_to_recordset(CAST(:wanted AS jsonb)) AS wanted(account_id text, seconds double precision)
             USING (account_id)
-        WHERE least <= {LONGEST}
+        WHERE least <= {MAX_WINDOW}
         GROUP BY lag.account_id
     )
     SELECT new.account_id, greatest(CAST(:until AS timestamptz), last.at + interval '1 ms'),
@@ -209,7 +209,7 @@ class Burning:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class ObjectiveStatus:
     """How an account meets its objective."""
 
     text: str
@@ -241,19 +241,19 @@ _WINDOWS = text("""
 """)
 
 
-def standings(connection: Connection, ids: Collection[str]) -> dict[str, Standing]:
+def objective_statuses(connection: Connection, ids: Collection[str]) -> dict[str, ObjectiveStatus]:
     """How the accounts that have an objective stand against it, by id; a few index look-ups each."""
     found: dict[str, tuple[Objective, dict[float, Count]]] = {}
     for row in connection.execute(_WINDOWS, {"windows": list(WINDOWS), "ids": list(ids), "minute": MINUTE_SECONDS}):
         _, counts = found.setdefault(row.id, (read_objective(row.objective), {}))
         counts[row.seconds] = Count(row.total, row.good)
-    return {account: standing_of(objective, counts) for account, (objective, counts) in found.items()}
+    return {account: objective_status(objective, counts) for account, (objective, counts) in found.items()}
 
 
-def standing_of(objective: Objective, counts: Mapping[float, Count]) -> Standing:
+def objective_status(objective: Objective, counts: Mapping[float, Count]) -> ObjectiveStatus:
     """What the counts of `WINDOWS` say. Pure."""
-    whole = counts[LONGEST]
-    return Standing(
+    whole = counts[MAX_WINDOW]
+    return ObjectiveStatus(
         text=str(objective),
         percent=objective.percent,
         seconds=objective.seconds,

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from ulak.models.announced import CLOSED_AGAIN
+from ulak.models.callback_shares import CLOSED_AGAIN
 from ulak.models.database import Record, json_parameter
 
 SETTLES_SECONDS = 10.0

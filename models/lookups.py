@@ -14,8 +14,8 @@ from ulak.models.tables import accounts, delivery_status, observations
 from ulak.models.vocabulary import Granularity, Source
 
 LIMIT = 100
-LARGEST_ID = 2**63 - 1
-_LONGEST_ID = len(str(LARGEST_ID))
+MAX_ID = 2**63 - 1
+_MAX_ID_DIGITS = len(str(MAX_ID))
 
 COLUMNS = [column for column in delivery_status.c if column.name != "changed_in"]
 
@@ -46,7 +46,7 @@ def find_by_any(
         *about([ident, *people]),
         select(table.id).where(table.client_ref == ident),
     ]
-    if ident.isascii() and ident.isdigit() and len(ident) <= _LONGEST_ID and int(ident) <= LARGEST_ID:
+    if ident.isascii() and ident.isdigit() and len(ident) <= _MAX_ID_DIGITS and int(ident) <= MAX_ID:
         ways.append(select(table.id).where(table.id == int(ident)))
     # A union of index look-ups; one OR over all of them would read the whole table.
     query = select(*COLUMNS).where(table.id.in_(union(*ways).subquery().select()), *only)
@@ -130,7 +130,7 @@ def explain(connection: Connection, delivery_id: int) -> Explanation | None:
     ranked = rank(granularity, [_observation(row) for row in rows.values()])
     if not ranked:
         return Explanation(delivery=delivery)
-    gave = _gifts(granularity, ranked)
+    gave = _fields_by_observation(granularity, ranked)
     places = {digest: place for place, digest in enumerate(rows)}
     keys = [KEYS[granularity](seen) for seen in ranked]
     statements = [
@@ -159,7 +159,7 @@ def _observation(row: Mapping[str, Any]) -> Observation:
     )
 
 
-def _gifts(granularity: Granularity, ranked: Sequence[Observation]) -> dict[bytes, list[str]]:
+def _fields_by_observation(granularity: Granularity, ranked: Sequence[Observation]) -> dict[bytes, list[str]]:
     gave: dict[bytes, list[str]] = {}
     for name, seen in winners(granularity, ranked).items():
         gave.setdefault(seen.content_hash, []).append(name)

@@ -13,7 +13,7 @@ import msgspec
 
 from ulak.models.facts import Facts, encode_facts
 from ulak.models.report import PlainReport, Report
-from ulak.models.storable import clean_json, clean_key, clean_text, finite, iso_time, small_integer, utc
+from ulak.models.sanitize import clean_json, clean_key, clean_text, finite, iso_time, small_integer, utc
 from ulak.models.vocabulary import FAILURES, STATUS_CLASS, Granularity, Source, Status, is_final
 
 CONVERSATION_SETTLES = timedelta(hours=48)
@@ -85,7 +85,7 @@ def normalise(report: Report) -> Facts:
     """The normalised statement of a report: canonical JSON values, None where nothing was said.
 
     Equal statements become equal facts whatever their form (time zone, int or float credits). A value that no column
-    could hold (`ulak.models.storable`) counts as not said; the raw item stays in the statement.
+    could hold (`ulak.models.sanitize`) counts as not said; the raw item stays in the statement.
     """
     if isinstance(report, PlainReport):
         return report.facts
@@ -145,7 +145,7 @@ def merge_observation(one: Observation, other: Observation) -> Observation:
 
     Associative, commutative and idempotent.
     """
-    order, other_order = _telling_order(one), _telling_order(other)
+    order, other_order = _sort_key(one), _sort_key(other)
     if order == other_order:
         is_first = _encode_sorted(one.statement) <= _encode_sorted(other.statement)
     else:
@@ -162,7 +162,7 @@ def merge_observation(one: Observation, other: Observation) -> Observation:
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
-def _telling_order(seen: Observation) -> tuple[datetime, str, datetime]:
+def _sort_key(seen: Observation) -> tuple[datetime, str, datetime]:
     return seen.as_of or _LONG_AGO, seen.source.value, seen.provider_time or _LONG_AGO
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, RowMapping, delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from ulak.models.database import json_parameter
-from ulak.models.heartbeats import NOTIFYING_TURN
+from ulak.models.job_runs import NOTIFYING_TURN
 from ulak.models.problems import Change, Episode, Problem, merged, message_id
 from ulak.models.tables import notifications, problems
 
@@ -27,8 +27,8 @@ SPACING_SECONDS: Final = 60.0
 LEASE_SECONDS: Final = 120.0
 """An attempt of which nothing was written for so long is repeated: longer than any attempt may take."""
 FIRST_PAUSE_SECONDS: Final = 10.0
-LONGEST_PAUSE_SECONDS: Final = 300.0
-LASTS_DAYS: Final = 3
+MAX_PAUSE_SECONDS: Final = 300.0
+TTL_DAYS: Final = 3
 """A message that its receiver did not take for so long after the first attempt is not sent any more."""
 KEPT_DAYS: Final = 30
 _LOCK: Final = 0x756C616E  # one advisory lock for all who evaluate
@@ -49,7 +49,7 @@ class Claimed:
 
 def pause_seconds(attempts: int) -> float:
     """How long after a failed attempt the next one is made: doubling up to a cap. `attempts`: with the failed one."""
-    return float(min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempts - 1, 30)))
+    return float(min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempts - 1, 30)))
 
 
 # ------------------------------------------------------------------------------------------------------- whose turn
@@ -193,7 +193,7 @@ _FAILED = text("""
 
 def claim(connection: Connection, receiver: str) -> Claimed | None:
     """The message that is to be sent to the receiver now; None where none is due. Commit before sending it."""
-    given = {"receiver": receiver, "lease_seconds": LEASE_SECONDS, "lasts_days": LASTS_DAYS}
+    given = {"receiver": receiver, "lease_seconds": LEASE_SECONDS, "lasts_days": TTL_DAYS}
     row = connection.execute(_CLAIM, given).mappings().one_or_none()
     return None if row is None else Claimed(**row)
 

@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, text
 
 from ulak.models.accounts import FOREVER, PausedBy
-from ulak.models.freshness import Standing, standings
-from ulak.models.intervals import every_seconds
+from ulak.models.freshness import ObjectiveStatus, objective_statuses
 from ulak.models.rejections import Rejected, recent_rejections
 from ulak.models.statistics import stored
+from ulak.models.sweep_intervals import every_seconds
 
 
 class AccountState(StrEnum):
@@ -67,7 +67,7 @@ class AccountOverview:
     last_trouble_at: datetime | None
     rejected: tuple[Rejected, ...] = ()
     """Requests that were rejected for the account lately, by kind, the latest first."""
-    objective: Standing | None = None
+    objective: ObjectiveStatus | None = None
     """How it meets its objective; None where it has none."""
 
 
@@ -125,7 +125,7 @@ def overview(connection: Connection, account: str | None = None) -> list[Account
     calls = {row.account_id: row for row in connection.execute(_CALLS, ids)}
     work = {(row.account_id, row.what): int(row.many) for row in connection.execute(_WORK, ids)}
     rejected = recent_rejections(connection, ids["ids"])
-    objectives = standings(connection, ids["ids"])
+    objectives = objective_statuses(connection, ids["ids"])
     return [
         _overview_of(
             row,
@@ -148,7 +148,7 @@ def _overview_of(
     work: Mapping[tuple[str, str], int],
     *,
     rejected: tuple[Rejected, ...],
-    objective: Standing | None,
+    objective: ObjectiveStatus | None,
 ) -> AccountOverview:
     """The rows of one account as one record."""
     account, now = row["id"], row["now"]

@@ -13,7 +13,7 @@ import re
 from typing import Final
 
 from ulak.core.settings import CredentialError
-from ulak.models.storable import clean_key
+from ulak.models.sanitize import clean_key
 
 _MARK: Final = b"ulak erased: person\0"
 MARK_BYTES: Final = 16

@@ -18,12 +18,12 @@ from sqlalchemy import Connection, RowMapping, delete, func, select, text, updat
 
 from ulak.models.database import json_parameter
 from ulak.models.report import Unreadable
-from ulak.models.storable import clean_json, clean_key, clean_text
+from ulak.models.sanitize import clean_json, clean_key, clean_text
 from ulak.models.tables import quarantine
 
 KEPT_DAYS = 14
-MOST_ENTRIES = 10_000
-MOST_BYTES = 64 * 1024 * 1024
+MAX_ENTRIES = 10_000
+MAX_BYTES = 64 * 1024 * 1024
 """Of what one account keeps, sealed. Entries that need no attention may take half of both."""
 _SEALED = "sealed"
 """The one field of a context that is sealed."""
@@ -174,9 +174,9 @@ def _within_quota(
     """The items that there is room for or that are kept already, and how many open ones are left out."""
     if not items:
         return {}, 0
-    held = connection.exec_driver_sql(_HELD, {"account": account_id, "most": MOST_ENTRIES + 1}).one()
+    held = connection.exec_driver_sql(_HELD, {"account": account_id, "most": MAX_ENTRIES + 1}).one()
     entries, size = int(held[0]), int(held[1])
-    if entries + len(items) <= MOST_ENTRIES // 2 and size + _sealed_bytes(*items.values()) <= MOST_BYTES // 2:
+    if entries + len(items) <= MAX_ENTRIES // 2 and size + _sealed_bytes(*items.values()) <= MAX_BYTES // 2:
         return dict(items), 0
     parameters = {"account": account_id, "fingerprints": list(items)}
     known = set(connection.exec_driver_sql(_KNOWN, parameters).scalars())
@@ -186,7 +186,7 @@ def _within_quota(
         share = 1 if item.is_open else 2
         if fingerprint in known:
             kept[fingerprint] = item
-        elif entries < MOST_ENTRIES // share and size + _sealed_bytes(item) <= MOST_BYTES // share:
+        elif entries < MAX_ENTRIES // share and size + _sealed_bytes(item) <= MAX_BYTES // share:
             kept[fingerprint] = item
             entries, size = entries + 1, size + _sealed_bytes(item)
         else:

@@ -18,9 +18,9 @@ from ulak.models.deliveries import (
 from ulak.models.history import holds
 from ulak.models.merge import Observation, observe
 from ulak.models.report import KeptStatement, Report
+from ulak.models.statistics_upkeep import recount, retract_deleted
 from ulak.models.suppression import Listed, Suppressions, report_of
 from ulak.models.tables import delivery_status
-from ulak.models.tally import recount, retract_deleted
 from ulak.models.vocabulary import Granularity, Source
 
 CHUNK = 1000

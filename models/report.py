@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from ulak.models.facts import Facts
-from ulak.models.storable import clean_key
+from ulak.models.sanitize import clean_key
 from ulak.models.vocabulary import Granularity, Reason, Source, Status
 
 
@@ -252,7 +252,7 @@ class IdAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hint:
+class AmbiguousReport:
     """A pushed statement that does not name its subject, only traits of it (an order and a number).
 
     Where everything under `ask` has been read and `report`'s delivery is stored while `twin_key` is not, it is the only

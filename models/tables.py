@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from ulak.models.meanings import COLUMNS, TABLE, TimeSource
-from ulak.models.tally import KEY, TOOK
+from ulak.models.statistics_upkeep import KEY, TOOK
 from ulak.models.vocabulary import Granularity, Reason, Recipients, Source, Status
 
 metadata = MetaData(
@@ -102,7 +102,7 @@ accounts = Table(
     CheckConstraint("(recipients = 'hashed') = (recipients_key IS NOT NULL)", name="hashed_with_key"),
     # How fresh its deliveries are to be, as accounts.toml says it (`ulak.models.objectives`).
     Column("objective", Text),
-    # How often its lists are swept, where they say so and nobody has configured it (`ulak.models.intervals`).
+    # How often its lists are swept, where they say so and nobody has configured it (`ulak.models.sweep_intervals`).
     Column("sweep_seconds", Double),
     CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
@@ -273,7 +273,7 @@ tracked_ids = Table(
     # The check before that, or the sending: the id became final after it. Null where an earlier version asked.
     Column("checked_before_at", _TIME),
     Column("last_found_at", _TIME),
-    # When a callback last spoke of the id (`ulak.models.announced`).
+    # When a callback last spoke of the id (`ulak.models.callback_shares`).
     Column("announced_at", _TIME),
     Column("changed_as_of", _TIME),
     Column("fetch_id", BigInteger),
@@ -446,8 +446,8 @@ observations = Table(
     _one_of("source", [word.value for word in Source]),
 )
 
-# The statistics (`ulak.models.tally`, `ulak.models.statistics`). What every change of the delivery table changes in the
-# counts is appended: no key, no index, so that it costs little and nobody waits. The columns of 8 bytes come first,
+# The statistics (`ulak.models.statistics_upkeep`, `ulak.models.statistics`). Every change of the delivery table appends
+# its effect on the counts: no key and no index, so it costs little and nothing waits. Columns of 8 bytes come first,
 # which saves their padding. `was_…` is set where messages have only changed their state.
 statistics_deltas = Table(
     "statistics_deltas",

@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ulak.core.zones import time_zone, zone_names
+from ulak.core.time_zones import time_zone, zone_names
 from ulak.models.accounts import AccountSettings
 from ulak.models.objectives import FORM, read_objective
-from ulak.models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS
+from ulak.models.permit import DEFAULT_DEADLINE_SECONDS, MAX_DEADLINE_SECONDS
 from ulak.models.vocabulary import Recipients
 from ulak.providers.account_values import Mistake, Section
 from ulak.providers.adapter import Adapter, OptionSpec, ProviderRecord
-from ulak.providers.addresses import fault_of
+from ulak.providers.base_urls import fault_of
+from ulak.providers.egress import EgressError, has_login, proxy_of, trusting
 from ulak.providers.registry import ADAPTERS
 from ulak.providers.retry import RetryPolicy
 from ulak.providers.statuses import MAPPABLE, STATUS_MAP, read_meaning
 from ulak.providers.toml_lines import LineIndex
-from ulak.providers.way_out import WayOutError, has_login, proxy_of, trusting
 
 DEFAULT_TIMEZONE = "Europe/Istanbul"
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -90,7 +90,7 @@ def parse_accounts(
     except tomllib.TOMLDecodeError as error:
         found = _SYNTAX_LINE.search(str(error))
         line = int(found[1]) if found else text.count("\n") + 1
-        problem = "this is not TOML" + _told_by_the_parser(str(error))
+        problem = "this is not TOML" + _parser_message(str(error))
         raise AccountsFileError([_whole(line, problem, "quotes closed, no key twice in a table")], file) from None
     lines = LineIndex(text)
     mistakes = [
@@ -116,7 +116,7 @@ def parse_accounts(
     return [entry.settings for entry in entries]
 
 
-def _told_by_the_parser(sentence: str) -> str:
+def _parser_message(sentence: str) -> str:
     """What the parser says, and the column, where its words are fixed: others quote what stands there, maybe a key."""
     told = _PARSER_SENTENCE.fullmatch(sentence)
     if told is None:
@@ -149,7 +149,7 @@ def _account(table: Section, adapters: Mapping[str, Adapter]) -> AccountSettings
         base_url=base_url,
         timezone=timezone,
         credentials=credentials,
-        credentials_hash=_credentials_hash(provider, base_url, _telling(credentials, record)),
+        credentials_hash=_credentials_hash(provider, base_url, _identifying_credentials(credentials, record)),
         ca_file=ca_file,
         recipients=recipients,
         proxy=proxy,
@@ -218,7 +218,7 @@ def _ca_file(table: Section) -> str | None:
     path = str(Path(given).expanduser().absolute())
     try:
         trusting(path)
-    except WayOutError as error:
+    except EgressError as error:
         table.wrong("ca_file", error.problem, error.right)
     return path
 
@@ -236,7 +236,7 @@ def _proxy(table: Section) -> str | None:
         return None
     try:
         proxy_of(given if isinstance(given, str) else "")
-    except WayOutError as error:
+    except EgressError as error:
         table.wrong("proxy", error.problem, error.right)
         return None
     return str(given)
@@ -281,7 +281,7 @@ def _check_names(section: Section, given: set[str], record: ProviderRecord) -> N
         section.wrong("", "these credentials are not complete", " or ".join(" + ".join(names) for names in sets))
 
 
-def _telling(credentials: Mapping[str, str], record: ProviderRecord | None) -> dict[str, str]:
+def _identifying_credentials(credentials: Mapping[str, str], record: ProviderRecord | None) -> dict[str, str]:
     """The credentials that the provider's limit hangs on: a webhook's secret does not make another account."""
     optional = record.optional_credentials if record else ()
     return {name: reference for name, reference in credentials.items() if name not in optional}
@@ -343,7 +343,7 @@ def _options(section: Section, record: ProviderRecord | None) -> dict[str, Any]:
     deadline = record.deadline_seconds if record else DEFAULT_DEADLINE_SECONDS
     options: dict[str, Any] = {
         "validity_hours": section.number("validity_hours", hours, above=0, maximum=366 * 24),
-        "deadline_seconds": section.number("deadline_seconds", deadline, above=0, maximum=LONGEST_DEADLINE_SECONDS),
+        "deadline_seconds": section.number("deadline_seconds", deadline, above=0, maximum=MAX_DEADLINE_SECONDS),
     }
     if record is None:
         section.skip()

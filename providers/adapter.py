@@ -12,11 +12,11 @@ from typing import Any, Final, Protocol
 from zoneinfo import ZoneInfo
 
 from ulak.models.permit import DEFAULT_DEADLINE_SECONDS
-from ulak.models.report import Discovered, Hint, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
+from ulak.models.report import AmbiguousReport, Discovered, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
 from ulak.models.vocabulary import Granularity, Status
 
 JsonObject = Mapping[str, Any]
-LARGEST_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
 """No call allows its answer more (`Request.largest_bytes`)."""
 
 
@@ -30,7 +30,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PollNumbers:
+class PollSchedule:
     """The numbers of the poll policy for one provider's ids, as data; all in seconds unless named otherwise."""
 
     steps_seconds: tuple[float, ...]
@@ -93,7 +93,7 @@ class ProviderRecord:
     credentials: tuple[tuple[str, ...], ...]
     """Accepted sets of credential names, the preferred first."""
     limit: Limit
-    poll: PollNumbers
+    poll: PollSchedule
     validity_hours: float
     every_seconds: float = 60.0
     lookback_days: int = 3
@@ -111,7 +111,7 @@ class ProviderRecord:
     id_forms: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
     """For each kind of tracked id: its one form, made of whatever was given. Raises `RequestIsWrong` with a sentence
     that says what would be right, and does not repeat the id."""
-    number_part: Mapping[str, int] = field(default_factory=dict)
+    phone_key_part: Mapping[str, int] = field(default_factory=dict)
     """For kinds whose value holds the recipient's number: which part of it, by `ulak.models.keys.split_key`."""
     person_part: Mapping[str, int] = field(default_factory=dict)
     """The same for kinds whose value holds a provider's own id of a person."""
@@ -140,7 +140,7 @@ class ProviderRecord:
     plan_range: "Callable[[Account, Sequence[DueId], date, date], tuple[FetchSpec, ...]] | None" = None
     """For a provider without a list that can be asked for its ids over a range of days (inclusive): the fetches that do
     so. They hold no ids, since such an answer says nothing about when an id is to be asked for next."""
-    callback_tails: tuple[str, ...] | None = None
+    callback_paths: tuple[str, ...] | None = None
     """Tails of the callback routes (`""` is the bare one); None: the provider has no route of a fixed name."""
     optional_credentials: tuple[str, ...] = ()
     """Names that may stand beside any of the sets; they do not tell one account from another."""
@@ -158,7 +158,7 @@ class ProviderRecord:
     callback_signature: str | None = None
     """The header, in lower case, that signs the body of a push: only with its body does such a push prove anything. All
     others prove themselves by their head alone, and nothing more is read of one that does not."""
-    callback_drops: tuple[str, ...] = ()
+    dropped_fields: tuple[str, ...] = ()
     """Fields of pushed JSON that are dropped on receipt, before anything is read, sealed or stored (message text)."""
 
 
@@ -231,7 +231,7 @@ class Request:
     largest_bytes: int = 8 * 1024 * 1024
     """Of the answer, as it comes and unpacked: several times what the provider documents for this call."""
     most_values: int = 100_000
-    """Of the answer, as `ulak.providers.structure` counts them."""
+    """Of the answer, as `ulak.providers.value_limits` counts them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +277,7 @@ class Parsed:
     page: SweepPage | None = None
     """Set for pages of a list window."""
     unreadable: tuple[Unreadable, ...] = ()
-    hints: tuple[Hint, ...] = ()
+    ambiguous: tuple[AmbiguousReport, ...] = ()
     """Of callbacks: statements whose subject can only be told with what is stored."""
     learned: JsonObject = field(default_factory=dict)
 

@@ -29,7 +29,7 @@ from ulak.providers.adapter import (
     Limit,
     OptionSpec,
     Parsed,
-    PollNumbers,
+    PollSchedule,
     ProviderRecord,
     Request,
 )
@@ -49,7 +49,7 @@ from ulak.providers.decoding import (
     scrub,
 )
 from ulak.providers.errors import AnswerNotUnderstood, OurBug, RequestIsWrong
-from ulak.providers.numbers import recipient
+from ulak.providers.phone_numbers import recipient
 
 REPORTTYPES: Final[Mapping[str, str]] = {"0": "delivered", "1": "read"}
 """`reporttype` of a notice. The vendor's page shows 0 for both; that 1 means read is assumed, hence an option."""
@@ -96,7 +96,7 @@ RECORD: Final = ProviderRecord(
     user_names=("callback_user",),
     callback_password="callback_password",  # noqa: S106 - the name of a credential
     limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
-    poll=PollNumbers(steps_seconds=(60.0,)),
+    poll=PollSchedule(steps_seconds=(60.0,)),
     validity_hours=72.0,
     options=(
         OptionSpec(
@@ -113,7 +113,7 @@ RECORD: Final = ProviderRecord(
         ),
     ),
     meanings=CODES,
-    callback_tails=("", "report"),
+    callback_paths=("", "report"),
     person_fields=frozenset({"sender", "receiver"}),
     reference_kinds=REFERENCES_OF_MESSAGES,
 )

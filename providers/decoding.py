@@ -28,7 +28,7 @@ from ulak.providers.errors import (
     TryAgainSoon,
     readable_detail,
 )
-from ulak.providers.structure import check_values
+from ulak.providers.value_limits import check_values
 
 Body = TypeVar("Body", Answer, Callback)
 
@@ -38,10 +38,10 @@ MAX_INT: Final = 2**63 - 1
 MAX_COUNT: Final = 2**31 - 1
 TEXT_LIMIT: Final = 500
 KEY_LIMIT: Final = 200
-LONGEST_WAIT_SECONDS: Final = 86400.0
+MAX_WAIT_SECONDS: Final = 86400.0
 
 _EXACT_FLOATS: Final = 2**53
-_LARGEST_AMOUNT: Final = 1e15
+_MAX_AMOUNT: Final = 1e15
 
 _INT: Final = re.compile(r"[+-]?[0-9]{1,19}")
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -51,10 +51,10 @@ _TIME: Final = re.compile(
     r"(?: ?(?:([Zz]|UTC|GMT)|([+\u2212-])([0-9]{2})(?::?([0-9]{2}))?))?"
 )
 """A local time, or ISO 8601 with the offset that makes it unambiguous."""
-_LONGEST_TIME: Final = len("2016-11-02 11:47:38.123456789 +03:00")
+_MAX_TIME_LENGTH: Final = len("2016-11-02 11:47:38.123456789 +03:00")
 _NO_TIME: Final = re.compile(r"0000-00-00(?:[ Tt][0:.,]*)?(?: ?(?:[Zz]|[+-][0-9:]{2,5}))?|-0001-11-(?:29|30)[ Tt].*")
 """MySQL's zero date, as it is and as PHP's date classes write it."""
-_MOST_OFFSET: Final = timedelta(hours=14)
+_MAX_OFFSET: Final = timedelta(hours=14)
 EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
 """How providers write that there is nothing, a list without items included."""
 _Value = TypeVar("_Value")
@@ -179,7 +179,7 @@ def load_json(body: bytes) -> Any:
     """The JSON value of a whole answer (UTF-8, a byte order mark is tolerated).
 
     Raises `AnswerNotUnderstood` with the bytes for anything else: no JSON, another encoding, NaN or an infinite number,
-    deeper than `MAX_DEPTH`, or more values than `ulak.providers.structure` allows, counted before any is built.
+    deeper than `MAX_DEPTH`, or more values than `ulak.providers.value_limits` allows, counted before any is built.
     """
     check_values(body, count_short=False)
     try:
@@ -294,7 +294,7 @@ def as_amount(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
-        return float(value) if abs(value) < _LARGEST_AMOUNT else None
+        return float(value) if abs(value) < _MAX_AMOUNT else None
     if isinstance(value, str) and _AMOUNT.fullmatch(value.strip()):
         return float(value.strip().replace(",", "."))
     return None
@@ -309,7 +309,7 @@ def local_time(text: Any, zone: ZoneInfo) -> datetime | None:
     """
     text = text.strip() if isinstance(text, str) else ""
     # What cannot be a time must not be remembered: it may be as long as an answer, and say anything.
-    return _local_time(text, zone) if len(text) <= _LONGEST_TIME and text[4:5] == "-" else None
+    return _local_time(text, zone) if len(text) <= _MAX_TIME_LENGTH and text[4:5] == "-" else None
 
 
 @lru_cache(maxsize=4096)
@@ -335,7 +335,7 @@ def _named_zone(utc: str | None, sign: str | None, hours: str | None, minutes: s
     if hours is None:
         return None
     offset = timedelta(hours=int(hours), minutes=int(minutes or 0))
-    if offset > _MOST_OFFSET or int(minutes or 0) >= 60:  # noqa: PLR2004 - minutes of an hour
+    if offset > _MAX_OFFSET or int(minutes or 0) >= 60:  # noqa: PLR2004 - minutes of an hour
         raise ValueError("no such offset")
     return timezone(offset if sign == "+" else -offset)
 
@@ -433,12 +433,12 @@ def retry_after(answer: Answer) -> float | None:
     """
     text = answer.headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
-        return min(float(text[:9]), LONGEST_WAIT_SECONDS)
+        return min(float(text[:9]), MAX_WAIT_SECONDS)
     moment, now = http_date(text), http_date(answer.headers.get("date", "")) or answer.received_at
     if moment is None or now is None:
         return None
     wait = (moment - now).total_seconds()
-    return min(max(wait, 0.0), LONGEST_WAIT_SECONDS)
+    return min(max(wait, 0.0), MAX_WAIT_SECONDS)
 
 
 def http_date(text: str) -> datetime | None:

@@ -34,7 +34,7 @@ from ulak.providers.adapter import (
     Limit,
     OptionSpec,
     Parsed,
-    PollNumbers,
+    PollSchedule,
     ProviderRecord,
     Request,
 )
@@ -59,7 +59,7 @@ from ulak.providers.diyalog_codes import CODES
 from ulak.providers.diyalog_webhook import APP_SECRET, MESSAGE_TEXT, SIGNATURE, is_signed, read_webhook, restate_event
 from ulak.providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, TryAgainSoon
 from ulak.providers.ids import whole_number
-from ulak.providers.numbers import plain
+from ulak.providers.phone_numbers import plain
 from ulak.providers.plain import Count, NotPlainError, PlainItem, Text, Unset, Whole, plain_key, read_plain
 
 COUNTED: Final = "sendMessageCount"
@@ -139,7 +139,7 @@ class Diyalog:
         credentials=(("access_key_id", "access_key_secret", "requester_userid"),),
         user_names=("requester_userid",),
         limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
-        poll=PollNumbers(steps_seconds=(60.0, 300.0), growth=1.6, max_seconds=1800.0, forget_days=7.0),
+        poll=PollSchedule(steps_seconds=(60.0, 300.0), growth=1.6, max_seconds=1800.0, forget_days=7.0),
         # The day on which a customer was registered is counted final up to 72 h later; one day more reads it twice.
         validity_hours=96.0,
         options=(
@@ -172,10 +172,10 @@ class Diyalog:
         person_fields=frozenset({"senderId", "receiverId", "sender", "recipient", "bot", "user_id"}),
         reference_kinds={"conversation": Granularity.CONVERSATION, "message": Granularity.MESSAGE},
         plan_range=plan_range,
-        callback_tails=("",),
+        callback_paths=("",),
         optional_credentials=(APP_SECRET,),
         callback_signature=SIGNATURE,
-        callback_drops=(MESSAGE_TEXT,),
+        dropped_fields=(MESSAGE_TEXT,),
     )
 
     def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:

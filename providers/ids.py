@@ -9,7 +9,7 @@ from typing import Final
 
 from ulak.providers.decoding import KEY_LIMIT, as_key
 from ulak.providers.errors import RequestIsWrong
-from ulak.providers.numbers import plain
+from ulak.providers.phone_numbers import plain
 
 _WHOLE: Final = re.compile(r"[0-9]{1,19}")
 

@@ -28,7 +28,7 @@ from ulak.providers.adapter import (
     Limit,
     OptionSpec,
     Parsed,
-    PollNumbers,
+    PollSchedule,
     ProviderRecord,
     Request,
     SweepPage,
@@ -136,7 +136,7 @@ class Iletimerkezi:
         base_url="https://api.iletimerkezi.com",
         credentials=(("key", "hash"), ("key", "secret")),
         limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
-        poll=PollNumbers(steps_seconds=(10.0, 30.0, 60.0), growth=1.6, max_seconds=1800.0),
+        poll=PollSchedule(steps_seconds=(10.0, 30.0, 60.0), growth=1.6, max_seconds=1800.0),
         validity_hours=48.0,
         options=(
             _DETAILS,
@@ -156,7 +156,7 @@ class Iletimerkezi:
         optional_credentials=(WEBHOOK_SECRET,),
         derived_secret=sent_hash,
         callback_secret=WEBHOOK_SECRET,
-        callback_drops=(MESSAGE_TEXT,),
+        dropped_fields=(MESSAGE_TEXT,),
         is_repetition=is_repetition,
         person_fields=frozenset({"number", "to"}),
         reference_kinds=REFERENCES_OF_MESSAGES,
@@ -231,7 +231,7 @@ class Iletimerkezi:
             return found.report if isinstance(found, Order) else None
         if kept.source is Source.CALLBACK:
             pushed = read_webhook(account, {"report": kept.statement}, details=True)
-            return next((hint.report for hint in pushed.hints), None)
+            return next((ambiguous_report.report for ambiguous_report in pushed.ambiguous), None)
         return restate_recipient(kept.provider_key, kept.statement, account)
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:

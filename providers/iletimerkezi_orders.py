@@ -15,14 +15,14 @@ from msgspec import UNSET, UnsetType
 
 from ulak.models.facts import Facts
 from ulak.models.keys import join_key, split_key
-from ulak.models.report import DeliveryReport, Hint, PlainReport, Report, TrackedKey, Unreadable
+from ulak.models.report import AmbiguousReport, DeliveryReport, PlainReport, Report, TrackedKey, Unreadable
 from ulak.models.vocabulary import Granularity, Reason, Status
 from ulak.providers.adapter import Account, Parsed
 from ulak.providers.decoding import Fields, as_count, as_int, as_key, as_text, dump_item, scrub
 from ulak.providers.errors import AnswerNotUnderstood
 from ulak.providers.ids import bare
 from ulak.providers.iletimerkezi_plain import PlainOrder, PlainRecipient
-from ulak.providers.numbers import recipient
+from ulak.providers.phone_numbers import recipient
 from ulak.providers.plain import (
     NotPlainError,
     plain_amount,
@@ -352,11 +352,13 @@ def read_recipient(order: str, item: Mapping[str, Any], account: Account | None 
     if isinstance(found, Unreadable):
         return Parsed(unreadable=(found,))
     reports, unreadable = report_recipients(order, [found], account)
-    hints = tuple(
-        Hint(report=report, twin_key=join_key(order, found.number, 2), ask=TrackedKey(id_kind=ORDER, value=order))
+    ambiguous = tuple(
+        AmbiguousReport(
+            report=report, twin_key=join_key(order, found.number, 2), ask=TrackedKey(id_kind=ORDER, value=order)
+        )
         for report in reports
     )
-    return Parsed(hints=hints, unreadable=tuple(unreadable))
+    return Parsed(ambiguous=ambiguous, unreadable=tuple(unreadable))
 
 
 def is_repetition(key: str) -> bool:

@@ -18,10 +18,10 @@ from urllib.parse import quote
 
 import msgspec
 
-from ulak.models.report import Discovered, Hint, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
+from ulak.models.report import AmbiguousReport, Discovered, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
 from ulak.models.vocabulary import is_final
 from ulak.providers.adapter import (
-    LARGEST_ANSWER_BYTES,
+    MAX_ANSWER_BYTES,
     REFERENCES_OF_MESSAGES,
     Account,
     Answer,
@@ -32,7 +32,7 @@ from ulak.providers.adapter import (
     Limit,
     OptionSpec,
     Parsed,
-    PollNumbers,
+    PollSchedule,
     ProviderRecord,
     Request,
 )
@@ -55,11 +55,11 @@ from ulak.providers.errors import (
     TryAgainSoon,
 )
 from ulak.providers.ids import bare, text_id, whole_id, whole_number
-from ulak.providers.numbers import plain
+from ulak.providers.organik_attribution import attribute
 from ulak.providers.organik_codes import CODES, REPLY_ERRORS
 from ulak.providers.organik_replies import Reply, read_reply
 from ulak.providers.organik_requests import (
-    FEWEST_THROUGH,
+    MIN_THROUGH_TRANSACTION,
     api_key,
     batch_of,
     batch_through,
@@ -75,7 +75,7 @@ from ulak.providers.organik_requests import (
 )
 from ulak.providers.organik_rows import STATUS, read_plain_rows, read_row, report_plain_row
 from ulak.providers.organik_sends import read_send_reply
-from ulak.providers.organik_through import attribute
+from ulak.providers.phone_numbers import plain
 from ulak.providers.plain import NotPlainError, plain_text
 
 ERROR: Final[Mapping[int, type[ProviderError]]] = {
@@ -108,7 +108,7 @@ PUSHED: Final = ("transaction", "delivery_track")
 """Kinds of id that the address of a push may name: those that a sender knows when it gives Organik the address."""
 WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of a credential
 SEND_REPLY: Final = "send_reply"
-LARGEST_VALUES: Final = 2_000_000
+MAX_VALUES: Final = 2_000_000
 """Of an answer. There are no pages: a transaction comes whole, at some 310 bytes and 25 values a row."""
 SPLIT_ABOVE_ROWS: Final = 200
 """A transaction with more rows than this and few open ones is asked by its open rows from then on."""
@@ -134,7 +134,7 @@ RECORD: Final = ProviderRecord(
     base_url="https://organikapi.com",
     credentials=(("api_key",), ("username", "password")),
     limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
-    poll=PollNumbers(steps_seconds=(10.0, 30.0, 60.0), growth=1.6, max_seconds=1800.0),
+    poll=PollSchedule(steps_seconds=(10.0, 30.0, 60.0), growth=1.6, max_seconds=1800.0),
     validity_hours=48.0,
     every_seconds=10.0,
     deadline_seconds=60.0,
@@ -174,7 +174,7 @@ class Organik:
         del today
         size = int(account.options.get("batch_size", 100))
         grouped = by_transaction(item.key for item in due)
-        through = {name: keys for name, keys in grouped.items() if len(keys) >= FEWEST_THROUGH}
+        through = {name: keys for name, keys in grouped.items() if len(keys) >= MIN_THROUGH_TRANSACTION}
         held = {key for keys in through.values() for key in keys}
         weights = [(name, len(keys)) for name, keys in through.items()]
         specs = [batch_through({name: through[name] for name in names}) for names in fill_batches(weights, size)]
@@ -197,8 +197,8 @@ class Organik:
             headers={"accept": f"application/{form}", "content-type": f"application/{form}"},
             body=xml_body(field, ids) if form == "xml" else json_body(field, ids),
             endpoint="detailedreport",
-            largest_bytes=LARGEST_ANSWER_BYTES,
-            most_values=LARGEST_VALUES,
+            largest_bytes=MAX_ANSWER_BYTES,
+            most_values=MAX_VALUES,
         )
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
@@ -257,7 +257,9 @@ class Organik:
             reason = f"The address of a push names no id: it must end in {right}."
             return Parsed(unreadable=(Unreadable(reason=reason, raw=callback.body),))
         kept = Unreadable(reason="A push of Organik, whose form is not documented.", raw=callback.body, is_open=False)
-        return Parsed(hints=(Hint(report=None, twin_key="", ask=ask),), unreadable=(kept,) if callback.body else ())
+        return Parsed(
+            ambiguous=(AmbiguousReport(report=None, twin_key="", ask=ask),), unreadable=(kept,) if callback.body else ()
+        )
 
     def authorise_callback(self, account: Account, callback: Callback) -> bool:
         """Whether the first part of the address is the account's secret: nothing else signs a push."""

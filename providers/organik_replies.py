@@ -14,7 +14,7 @@ from defusedxml.ElementTree import fromstring
 
 from ulak.providers.decoding import EMPTY, as_int, as_list, as_text, load_object
 from ulak.providers.errors import AnswerNotUnderstood
-from ulak.providers.structure import check_values, is_xml
+from ulak.providers.value_limits import check_values, is_xml
 
 _DECLARATION: Final = re.compile(r"\s*<\?xml[^>]*\?>")
 _LEAVES: Final = frozenset({"result", "error", "item"})

@@ -17,7 +17,7 @@ ROWS_PER_CALL: Final = 5000
 OPEN_BATCHES: Final = 16
 """Batches that are looked through for room; the oldest beyond that is taken as it is, so that planning stays quick."""
 
-FEWEST_THROUGH: Final = 2
+MIN_THROUGH_TRANSACTION: Final = 2
 """So many gsm ids of one transaction are asked for by it; one alone costs the same call without its other rows."""
 _SEND_FORM: Final = re.compile(r"([0-9]{1,11})-[0-9]{1,6}-[0-9]{1,20}")
 

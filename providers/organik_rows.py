@@ -15,7 +15,7 @@ from ulak.models.report import DeliveryReport, PlainReport, Report, TrackedKey, 
 from ulak.models.vocabulary import Granularity, Reason, Status, is_final
 from ulak.providers.adapter import Account
 from ulak.providers.decoding import Fields, as_int, as_key, as_text, dump_item, scrub
-from ulak.providers.numbers import recipient
+from ulak.providers.phone_numbers import recipient
 from ulak.providers.plain import (
     Count,
     NotPlainError,

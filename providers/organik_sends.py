@@ -18,9 +18,9 @@ from ulak.providers.adapter import Parsed
 from ulak.providers.decoding import Fields, as_int, as_key, as_list, as_text, dump_item, load_object, scrub
 from ulak.providers.errors import AnswerNotUnderstood
 from ulak.providers.ids import bare
-from ulak.providers.numbers import recipient
 from ulak.providers.organik_replies import codes_of, parse_xml, text_of
-from ulak.providers.structure import is_xml
+from ulak.providers.phone_numbers import recipient
+from ulak.providers.value_limits import is_xml
 
 REFUSED: Final = "invalid"
 """The provider has no status word here; the name of the list that a number stands in takes its place."""
@@ -41,7 +41,7 @@ REFUSAL: Final[Mapping[int, tuple[Status, Reason]]] = {
 _NAMED: Final = ("track_id", "transaction_id", "error")
 _STATED: Final = ("request_gsm", "gsm", "error")
 _TEXTS: Final = frozenset({"message"})
-_DEEPEST: Final = 8
+_MAX_DEPTH: Final = 8
 _UTC: Final = ZoneInfo("UTC")
 
 
@@ -90,7 +90,7 @@ def _read_xml(body: bytes) -> Sequence[Any]:
         return ()
     if found is None:
         raise AnswerNotUnderstood("The send reply lacks `deliveries`.", raw=body)
-    return [_plain(item, _DEEPEST) for item in found if item.tag == "item"]
+    return [_plain(item, _MAX_DEPTH) for item in found if item.tag == "item"]
 
 
 def _plain(element: Element, depth: int) -> Any:

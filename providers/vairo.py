@@ -27,7 +27,7 @@ from ulak.providers.adapter import (
     Limit,
     OptionSpec,
     Parsed,
-    PollNumbers,
+    PollSchedule,
     ProviderRecord,
     Request,
 )
@@ -46,7 +46,7 @@ from ulak.providers.decoding import (
 )
 from ulak.providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong
 from ulak.providers.ids import bare, whole_id, whole_number
-from ulak.providers.numbers import e164, national_number, person, plain
+from ulak.providers.phone_numbers import e164, national_number, person, plain
 from ulak.providers.pull_only import PullOnly
 from ulak.providers.statuses import judge
 from ulak.providers.vairo_codes import CODES, REQUEST_ERRORS
@@ -160,7 +160,7 @@ RECORD: Final = ProviderRecord(
     base_url="https://vairosms.com/Panel/api/v1",
     credentials=(("api_key",),),
     limit=Limit(requests=20, per_seconds=60.0, concurrency=2),
-    poll=PollNumbers(steps_seconds=(5.0, 20.0, 60.0), growth=1.6, max_seconds=1800.0),
+    poll=PollSchedule(steps_seconds=(5.0, 20.0, 60.0), growth=1.6, max_seconds=1800.0),
     validity_hours=24.0,
     every_seconds=5.0,
     options=(
@@ -175,7 +175,7 @@ RECORD: Final = ProviderRecord(
     meanings=CODES,
     id_kinds=(NUMBER,),
     id_forms={NUMBER: number_id, SEND: whole_id, "order": whole_id},
-    number_part={NUMBER: 1},
+    phone_key_part={NUMBER: 1},
     person_fields=frozenset({"numara"}),
     message_kinds=frozenset({NUMBER}),
     wholes={NUMBER: SEND},

@@ -10,12 +10,12 @@ from typing import Any
 
 from typing_extensions import override
 
-from ulak.sandbox.istanbul import dotted_text, iso
-from ulak.sandbox.lives import NEVER, draw_delay, draw_number, draw_outcome, read_outcome
+from ulak.sandbox.http_types import Answer, Call, Event, answer_json
+from ulak.sandbox.outcomes import NEVER, draw_delay, draw_number, draw_outcome, read_outcome
+from ulak.sandbox.provider_times import dotted_text, iso
 from ulak.sandbox.settings import Settings
 from ulak.sandbox.standin import Batch, StandIn, make_secret
 from ulak.sandbox.truth import Row, build_row, encode_part, first_times, write_e164
-from ulak.sandbox.wire import Answer, Call, Event, answer_json
 
 REFUSED = {
     "quota": (312,),

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ulak.sandbox.istanbul import iso
-from ulak.sandbox.lives import OUTCOMES
+from ulak.sandbox.outcomes import OUTCOMES
+from ulak.sandbox.provider_times import iso
 from ulak.sandbox.pushes import Callback, Pushes
 from ulak.sandbox.settings import PROVIDERS
 from ulak.sandbox.world import World

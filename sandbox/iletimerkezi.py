@@ -16,13 +16,13 @@ from typing import Any
 
 from typing_extensions import override
 
+from ulak.sandbox.http_types import Answer, Call, answer_json, read_integer
 from ulak.sandbox.iletimerkezi_orders import Order, Recipient, push_events, spread_orders
-from ulak.sandbox.istanbul import local_date, local_text
-from ulak.sandbox.lives import NEVER, draw_delay, draw_number, draw_outcome, read_outcome
+from ulak.sandbox.outcomes import NEVER, draw_delay, draw_number, draw_outcome, read_outcome
+from ulak.sandbox.provider_times import local_date, local_text
 from ulak.sandbox.settings import Settings
 from ulak.sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
 from ulak.sandbox.truth import Row, build_row, first_times, write_e164
-from ulak.sandbox.wire import Answer, Call, answer_json, read_integer
 
 PAGE = 30
 ROWS = 1000

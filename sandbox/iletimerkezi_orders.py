@@ -4,11 +4,11 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from random import Random
 
-from ulak.sandbox.istanbul import DAY_SECONDS
+from ulak.sandbox.http_types import Event
+from ulak.sandbox.provider_times import DAY_SECONDS
 from ulak.sandbox.settings import Size
 from ulak.sandbox.standin import Batch
 from ulak.sandbox.truth import write_e164
-from ulak.sandbox.wire import Event
 
 PUSHED = {111: "delivered", 112: "undelivered"}
 BODY = "Kanaryam kanaryawebhook ile uçtu"

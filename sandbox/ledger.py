@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from ulak.sandbox.istanbul import iso
+from ulak.sandbox.provider_times import iso
 from ulak.sandbox.settings import Limit
 
 KEPT = 200_000

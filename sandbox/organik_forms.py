@@ -9,9 +9,9 @@ from xml.sax.saxutils import escape
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from ulak.sandbox.istanbul import local_text
-from ulak.sandbox.lives import Life
-from ulak.sandbox.wire import Answer, Call
+from ulak.sandbox.http_types import Answer, Call
+from ulak.sandbox.outcomes import Life
+from ulak.sandbox.provider_times import local_text
 
 KINDS = ("transaction_ids", "delivery_track_ids", "gsm_track_ids")
 FOREIGN = "61491570156"

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from ulak.sandbox.control import Control
-from ulak.sandbox.gate import Gate, Wires
+from ulak.sandbox.middleware import Connections, Middleware
 from ulak.sandbox.pushes import Pushes
 from ulak.sandbox.settings import PROVIDERS
 from ulak.sandbox.truth import Row
@@ -47,7 +47,7 @@ def open_socket(port: int) -> socket.socket:
     raise AssertionError
 
 
-def watch_wires(wires: Wires) -> type[asyncio.Protocol]:
+def watch_wires(wires: Connections) -> type[asyncio.Protocol]:
     """Uvicorn's own protocol, that also tells `wires` which connections are open."""
 
     def connection_made(self: Any, transport: asyncio.Transport) -> None:
@@ -154,10 +154,10 @@ class Sandbox:
             self._ready.set()
 
     async def _serve(self) -> None:
-        wires = Wires()
+        wires = Connections()
         pushes = {name: Pushes(name, self.world.faults) for name, one in self.world.standins.items() if one.pushes}
         control = Control(self.world, pushes)
-        apps: list[ASGIApp] = [Gate(self.world, name, wires) for name in PROVIDERS]
+        apps: list[ASGIApp] = [Middleware(self.world, name, wires) for name in PROVIDERS]
         apps.append(control.application())
         numbers = [wire.getsockname()[1] for wire in self._sockets]
         config = uvicorn.Config(

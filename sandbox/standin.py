@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from ulak.sandbox.http_types import Answer, Call, Event
 from ulak.sandbox.settings import Settings, Size
 from ulak.sandbox.truth import Row
-from ulak.sandbox.wire import Answer, Call, Event
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from ulak.sandbox.istanbul import DAY_SECONDS, ZERO_DATE, iso, local_text
-from ulak.sandbox.lives import (
+from ulak.sandbox.http_types import Answer, Call, answer_json
+from ulak.sandbox.outcomes import (
     COMMON_WEIGHTS,
     NEVER,
     Life,
@@ -21,10 +21,10 @@ from ulak.sandbox.lives import (
     draw_outcome,
     read_outcome,
 )
+from ulak.sandbox.provider_times import DAY_SECONDS, ZERO_DATE, iso, local_text
 from ulak.sandbox.settings import Settings
 from ulak.sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
 from ulak.sandbox.truth import Row, allow_unreported, build_row, first_times, write_e164
-from ulak.sandbox.wire import Answer, Call, answer_json
 
 ROOT = "/Panel/api/v1"
 TEXT = "Ben bir ceviz ağacıyım kanaryametni parkında (Ş ş Ğ ğ ç ı İ)"

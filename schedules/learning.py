@@ -20,8 +20,8 @@ TESTED_FROM = 60
 """From so many on they are compared with the base."""
 SURPRISE = 30.0
 """A log-likelihood ratio above this is no chance."""
-MOST = 10_000
-LEAST_WEIGHT = 1e-3
+MAX_MESSAGES = 10_000
+MIN_WEIGHT = 1e-3
 DEMAND_SECONDS = 12 * 3600.0
 """The demand is averaged over about so long, and the limit over it: a campaign of minutes is no stream."""
 FIRST_SECONDS = 1800.0
@@ -128,8 +128,8 @@ def _is_shift(base: Cells, fresh: Cells, *, enough: bool) -> bool:
 def _joined(known: Learned, now: datetime) -> Learned:
     """The fresh messages become part of the base, and the fresh ones begin anew."""
     base, halved = merged(known.base, known.fresh), known.halved
-    if sum(base.values()) > MOST:
-        base = {key: weight / 2 for key, weight in base.items() if weight / 2 > LEAST_WEIGHT}
+    if sum(base.values()) > MAX_MESSAGES:
+        base = {key: weight / 2 for key, weight in base.items() if weight / 2 > MIN_WEIGHT}
         halved = (*halved, now)[-10:]
     return replace(known, base=base, fresh={}, fresh_since=now, halved=halved)
 

@@ -15,11 +15,11 @@ from threading import Event, Lock
 from sqlalchemy import Engine
 
 from ulak.core import clock
-from ulak.core.budgets import Budget
+from ulak.core.memory_budget import Budget
 from ulak.core.redaction import register_secret
+from ulak.core.secret_strength import is_example
 from ulak.core.settings import CredentialError, Settings, generated_secret, resolve_reference
-from ulak.core.strength import is_example
-from ulak.core.zones import time_zone
+from ulak.core.time_zones import time_zone
 from ulak.models.database import Record
 from ulak.models.ledger.clockwatch import ClockWatch
 from ulak.models.ledger.taking import Holder
@@ -30,19 +30,19 @@ from ulak.models.report import Report
 from ulak.models.suppression import Suppressions
 from ulak.models.vocabulary import Recipients
 from ulak.providers.adapter import Account, Adapter
-from ulak.providers.echoes import secrets_of, without_echoes
-from ulak.providers.hidden_people import HiddenPeople
+from ulak.providers.credential_echoes import secrets_of, without_echoes
+from ulak.providers.egress import Egress, resolved
 from ulak.providers.http import HttpDoor
+from ulak.providers.pseudonymiser import Pseudonymiser
 from ulak.providers.registry import adapter_for
-from ulak.providers.way_out import WayOut, resolved
 from ulak.tasks.rejections import RejectionLog
 
-CREDENTIALS_LAST_SECONDS = 60.0
+CREDENTIALS_TTL_SECONDS = 60.0
 SEAL_KEY = "seal_key"
 """The name of a file in the home."""
 PERSON_KEY = "person_key"
 """Likewise."""
-SHORTEST_PERSON_KEY = 32
+MIN_PERSON_KEY_LENGTH = 32
 LARGE_BODIES_BYTES = 16 * 1024 * 1024
 
 
@@ -58,7 +58,7 @@ class CredentialCache:
         """The value behind `reference`; `ulak.core.settings.CredentialError` where there is none."""
         with self._lock:
             found = self._values.get(reference)
-        if found is not None and clock.boot() - found[0] < CREDENTIALS_LAST_SECONDS:
+        if found is not None and clock.boot() - found[0] < CREDENTIALS_TTL_SECONDS:
             return found[1]
         value = self.resolve(reference)
         with self._lock:
@@ -97,7 +97,7 @@ class Runtime:
 
         `CredentialError` where a reference leads nowhere, or what is to be hashed cannot be (`hidden_people`).
         """
-        self.hidden_people(row)
+        self.pseudonymiser_of(row)
         credentials = {name: self.credentials.get(reference) for name, reference in row["credentials"].items()}
         account = replace(account_without_credentials(row), credentials=credentials)
         derived = adapter_for(row["provider"]).record.derived_secret
@@ -116,7 +116,7 @@ class Runtime:
                 credentials[name] = self.credentials.get(reference)
         return without_echoes(reports, secrets_of(adapter_for(row["provider"]).record, credentials))
 
-    def hidden_people(self, row: Record) -> HiddenPeople | None:
+    def pseudonymiser_of(self, row: Record) -> Pseudonymiser | None:
         """What replaces people in all that is stored of the account; None where its recipients are clear.
 
         `CredentialError` where there is no person key, or another one than the account's pseudonyms were made with.
@@ -125,16 +125,16 @@ class Runtime:
             return None
         key = self.suppressions.key()
         check_person_key(key, row["recipients_key"])
-        return HiddenPeople(adapter_for(row["provider"]).record, partial(pseudonym, key))
+        return Pseudonymiser(adapter_for(row["provider"]).record, partial(pseudonym, key))
 
-    def way_out(self, row: Record) -> WayOut:
+    def egress(self, row: Record) -> Egress:
         """How the account's requests leave, made ready; `CredentialError` where its `ca_file` or `proxy` is of no use.
 
         Only for who asks the provider: a process that receives its callbacks need not see either.
         """
-        way_out = WayOut(ca_file=row["ca_file"], proxy=resolved(row["proxy"], self.credentials.get))
-        self.door.prepare(way_out)
-        return way_out
+        egress = Egress(ca_file=row["ca_file"], proxy=resolved(row["proxy"], self.credentials.get))
+        self.door.prepare(egress)
+        return egress
 
 
 def account_without_credentials(row: Record) -> Account:
@@ -193,9 +193,9 @@ def person_key(settings: Settings) -> bytes:
                 f"No person key can be kept in {settings.home} ({error.strerror}): set ULAK_PERSON_KEY_FILE."
             ) from None
     secret = resolve_reference(f"file:{settings.person_key_file}")
-    if len(secret) < SHORTEST_PERSON_KEY or is_example(secret):
+    if len(secret) < MIN_PERSON_KEY_LENGTH or is_example(secret):
         fault = "an example" if is_example(secret) else "too short"
         raise CredentialError(
-            f"The secret in {settings.person_key_file} is {fault}: give at least {SHORTEST_PERSON_KEY} characters."
+            f"The secret in {settings.person_key_file} is {fault}: give at least {MIN_PERSON_KEY_LENGTH} characters."
         )
     return secret.encode()

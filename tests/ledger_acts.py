@@ -12,7 +12,7 @@ from sqlalchemy import Engine, RowMapping, text
 
 from ulak.core import clock
 from ulak.models import tracked
-from ulak.models.ledger import planning, taking
+from ulak.models.ledger import opening, taking
 from ulak.models.ledger.clockwatch import ClockWatch
 from ulak.providers.adapter import Answer, Parsed
 from ulak.providers.errors import ProviderError, TryAgainSoon
@@ -20,11 +20,11 @@ from ulak.providers.http import Sent
 from ulak.tasks.effects import Effects
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps import upkeep
-from ulak.tasks.steps.asking import Asked
+from ulak.tasks.steps.attempt_records import Asked
 from ulak.tasks.steps.draining import prepare, understood
+from ulak.tasks.steps.failures import return_unsent
 from ulak.tasks.steps.finishing import finish
 from ulak.tasks.steps.planning import _plan_scheduled
-from ulak.tasks.steps.trouble import return_unsent
 
 REFERENCES: Mapping[str, Mapping[str, str]] = {
     "vairo": {"api_key": "env:TEST_KEY"},
@@ -73,23 +73,23 @@ def add_account(
     return account_id
 
 
-def fetch(number: int, /, *, ids: Sequence[int] = (), priority: int = 50, **params: Any) -> planning.NewFetch:
+def fetch(number: int, /, *, ids: Sequence[int] = (), priority: int = 50, **params: Any) -> opening.NewFetch:
     """A fetch of no provider, for the ledger alone."""
     params = {"n": number, **params}
-    return planning.NewFetch(kind="batch", params=params, label=f"n {number}", priority=priority, ids=tuple(ids))
+    return opening.NewFetch(kind="batch", params=params, label=f"n {number}", priority=priority, ids=tuple(ids))
 
 
 def add_poll(
-    engine: Engine, account_id: str, fetches: Sequence[planning.NewFetch], **values: Any
+    engine: Engine, account_id: str, fetches: Sequence[opening.NewFetch], **values: Any
 ) -> tuple[int, list[int]]:
     """A planned poll with these fetches: its id and theirs."""
     with engine.begin() as connection:
         sweep_through = values.pop("sweep_through", None)
-        new = planning.NewPoll(account_id=account_id, trigger="api", **values)
-        poll_id, _ = planning.open_poll(connection, new)
+        new = opening.NewPoll(account_id=account_id, trigger="api", **values)
+        poll_id, _ = opening.open_poll(connection, new)
         assert poll_id is not None
-        inserted = planning.insert_fetches(connection, poll_id, account_id, fetches)
-        planning.close_plan(connection, poll_id, inserted, sweep_through=sweep_through)
+        inserted = opening.insert_fetches(connection, poll_id, account_id, fetches)
+        opening.close_plan(connection, poll_id, inserted, sweep_through=sweep_through)
         ids = connection.execute(
             text("SELECT id FROM fetches WHERE poll_id = :poll ORDER BY id"), {"poll": poll_id}
         ).scalars()

@@ -11,7 +11,7 @@ from ulak.models import latencies
 from ulak.models.tracked import account_of
 from ulak.schedules.latency import _WIDTHS
 from ulak.tasks.runtime import Runtime
-from ulak.tasks.steps.learning import learn_all
+from ulak.tasks.steps.latency_learning import learn_all
 
 HOUR_AGO = "UPDATE latencies SET read_through = now() - interval '3 hours' WHERE account_id = :a"
 CLOSED = """

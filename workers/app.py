@@ -20,7 +20,7 @@ from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from click import ClickException, get_current_context
 from kombu import Exchange, Queue
 
-from ulak.core import names
+from ulak.core import task_names
 from ulak.core.logging import configure_logging, get_logger
 from ulak.core.settings import Settings, load_settings, set_foreign_variables_aside
 from ulak.local import lifeline
@@ -31,8 +31,8 @@ from ulak.tasks.base import UlakTask, publish_or_log
 from ulak.tasks.delays import Delays
 from ulak.tasks.runtime import Runtime
 from ulak.workers.connections import NothingRunningError, redis_url
-from ulak.workers.presence import Presence
-from ulak.workers.runtimes import build_runtime
+from ulak.workers.runtime_factory import build_runtime
+from ulak.workers.worker_heartbeat import WorkerHeartbeat
 
 log = get_logger(__name__)
 
@@ -91,7 +91,7 @@ class UlakApp(Celery):
         self._runtime: Runtime | None = None
         self._runtime_lock = Lock()
         self.log_process = "worker"
-        self.presence: Presence | None = None
+        self.heartbeat: WorkerHeartbeat | None = None
         self._database_is_away = False
 
     def runtime(self) -> Runtime:
@@ -185,12 +185,12 @@ def _profile(broker_url: str | None) -> dict[str, Any]:
         "worker_redirect_stdouts": False,
         # Named in full: a queue without an exchange of its own is bound to the default one's key as well, and every
         # message would then reach both queues.
-        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in names.QUEUES],
-        "task_default_queue": names.QUEUE_CONTROL,
-        "task_routes": {task: {"queue": queue} for task, queue in names.QUEUE_OF_TASK.items()},
+        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in task_names.QUEUES],
+        "task_default_queue": task_names.QUEUE_CONTROL,
+        "task_routes": {task: {"queue": queue} for task, queue in task_names.QUEUE_OF_TASK.items()},
         "beat_max_loop_interval": 1,
         # Ticks by the boot clock: the wall clock may be set.
-        "beat_scheduler": "ulak.workers.ticking:TickScheduler",
+        "beat_scheduler": "ulak.workers.beat_clock:TickScheduler",
         "broker_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
             "unacked_restore_interval": 5,
@@ -219,7 +219,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
             "schedule": timedelta(seconds=entry.every_seconds),
             "kwargs": entry.kwargs,
             "options": {
-                "queue": names.QUEUE_OF_TASK[entry.task],
+                "queue": task_names.QUEUE_OF_TASK[entry.task],
                 "argsrepr": "",
                 "kwargsrepr": entry.display,
             },
@@ -238,16 +238,16 @@ def _log_our_way(**_: Any) -> None:
 def _announce(sender: Any, **_: Any) -> None:
     """Tell the supervisor; a worker that makes fetches lets the ledger know its threads, too."""
     lifeline.announce_ready()
-    if names.QUEUE_FETCH in app.amqp.queues.consume_from:
-        app.presence = Presence(app.runtime(), sender.hostname, app.settings.worker_threads)
-        app.presence.start()
+    if task_names.QUEUE_FETCH in app.amqp.queues.consume_from:
+        app.heartbeat = WorkerHeartbeat(app.runtime(), sender.hostname, app.settings.worker_threads)
+        app.heartbeat.start()
 
 
 @worker_shutting_down.connect
 def _withdraw(**_: Any) -> None:
     """Its threads are none of the others' any more."""
-    if app.presence is not None:
-        app.presence.stop()
+    if app.heartbeat is not None:
+        app.heartbeat.stop()
 
 
 @worker_shutting_down.connect

@@ -12,7 +12,7 @@ from ulak.models.database import make_engine
 from ulak.models.overview import ProviderPace
 from ulak.providers.registry import ADAPTERS
 from ulak.tasks.runtime import Runtime
-from ulak.workers.runtimes import build_runtime
+from ulak.workers.runtime_factory import build_runtime
 
 
 class NothingRunningError(Exception):

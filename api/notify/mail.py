@@ -14,7 +14,7 @@ from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
 from ulak.core.settings import is_loopback
-from ulak.providers.way_out import trusting
+from ulak.providers.egress import trusting
 
 STEP_SECONDS: Final = 10.0
 ALL_SECONDS: Final = 60.0

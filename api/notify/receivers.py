@@ -13,9 +13,9 @@ import msgspec
 
 from ulak.api.notify.mail import FORM as MAIL_FORM
 from ulak.api.notify.mail import MailError, hand_in, mail_of, read_server
+from ulak.api.notify.message_texts import Message
 from ulak.api.notify.signing import FORM as SECRET_FORM
 from ulak.api.notify.signing import SigningError, read_secrets, signed_headers
-from ulak.api.notify.wording import Message
 from ulak.api.outbound import Outbound, OutboundError
 from ulak.core import clock
 from ulak.core.redaction import register_secret

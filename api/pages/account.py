@@ -9,16 +9,16 @@ from starlette.responses import Response
 
 from ulak.api.pages.actions import PAUSE_HOURS
 from ulak.api.pages.configuration import WIDE, settings_of
+from ulak.api.pages.error_pages import PageRoute
 from ulak.api.pages.polls import polls_of
 from ulak.api.pages.sentences import title_of
-from ulak.api.pages.trouble import PageRoute
 from ulak.api.pages.visits import Member, MissingError, Visit
 from ulak.models.access import Role
 from ulak.models.accounts import load
 from ulak.models.events import OPEN_TO_ALL, list_events
-from ulak.models.failures import KEPT_DAYS, failed_calls
 from ulak.models.ledger.deadletters import list_dead
 from ulak.models.quarantine import list_quarantine
+from ulak.models.recent_failures import KEPT_DAYS, failed_calls
 
 POLLS_SHOWN: Final = 10
 LEFTOVERS_SHOWN: Final = 20

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from ulak.models.accounts import PausedBy
-from ulak.models.attention import Waiting
+from ulak.models.backlog import Backlog
 from ulak.models.overview import AccountOverview, AccountState
 
 STALLED_SECONDS = 60.0
@@ -46,7 +46,7 @@ _NO_ACCOUNTS = Alarm(kind="no_accounts", severity="bad")
 
 def find_alarms(
     accounts: Sequence[AccountOverview],
-    waiting: Mapping[str, Waiting],
+    waiting: Mapping[str, Backlog],
     every_seconds: Mapping[str, float],
     rested: Collection[str] = (),
     *,
@@ -100,7 +100,7 @@ def _whole(transport: str | None, short_secrets: Sequence[str], receiver_faults:
 
 
 def _stalled(
-    accounts: Sequence[AccountOverview], waiting: Mapping[str, Waiting], every_seconds: Mapping[str, float]
+    accounts: Sequence[AccountOverview], waiting: Mapping[str, Backlog], every_seconds: Mapping[str, float]
 ) -> Iterator[Alarm]:
     """One alarm for all accounts that nobody works for: they share the cause."""
     since = {
@@ -118,7 +118,7 @@ def _stalled_since(since: Mapping[str, datetime]) -> Alarm:
     return Alarm(kind="stalled", severity="bad", values=values, shared=since)
 
 
-def _idle_since(account: AccountOverview, waits: Waiting, provider_every: float | None) -> datetime | None:
+def _idle_since(account: AccountOverview, waits: Backlog, provider_every: float | None) -> datetime | None:
     """Since when the account should have been asked; None where it rests, is being asked, or has nothing to ask."""
     if account.state is not AccountState.OK or account.calls_last_minute or _is_full(account):
         return None
@@ -184,7 +184,7 @@ def _leftovers(account: AccountOverview) -> Iterator[Alarm]:
             yield Alarm(kind=kind, severity=severity, values={"account": account.id, "n": many}, account=account.id)
 
 
-def _lateness(account: AccountOverview, waits: Waiting | None) -> Iterator[Alarm]:
+def _lateness(account: AccountOverview, waits: Backlog | None) -> Iterator[Alarm]:
     """What is late against its validity, or against the policy because the limit is too small."""
     if waits is None:
         return

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from ulak.api.pages.rendering import Show
 from ulak.api.pages.sentences import title_of
-from ulak.api.pages.showing import Show
 from ulak.core.redaction import redact_text
 from ulak.models.accounts import AccountRecord
 from ulak.providers.adapter import ProviderRecord

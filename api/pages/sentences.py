@@ -6,12 +6,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ulak.api.pages.showing import Show
+from ulak.api.pages.rendering import Show
 from ulak.models.lookups import Statement
 from ulak.models.meanings import Outcome, outcome_of
 from ulak.models.vocabulary import Granularity, Source, Status
 from ulak.providers.registry import ADAPTERS
-from ulak.workers.recording import Row
+from ulak.workers.audit_recording import Row
 
 
 def title_of(provider: str) -> str:

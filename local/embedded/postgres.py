@@ -15,7 +15,7 @@ from urllib.parse import quote
 import psycopg
 
 from ulak.core.settings import generated_secret
-from ulak.local.children import ChildSpec
+from ulak.local.child_process import ChildSpec
 from ulak.local.embedded.binaries import SEARCH_ORDER, Origin, PostgresBinaries, find_postgres
 from ulak.local.embedded.identity import (
     ServiceUser,
@@ -50,7 +50,7 @@ OPTIONS: Final[Mapping[str, str]] = MappingProxyType(
     },
 )
 # For tests only: the data may be lost with the machine, and nobody minds.
-FORGETFUL: Final[Mapping[str, str]] = MappingProxyType(
+NON_DURABLE: Final[Mapping[str, str]] = MappingProxyType(
     {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"},
 )
 
@@ -78,7 +78,7 @@ class PostgresServer(EmbeddedServer):
         self._configured = binaries
         self._durable = durable
         self._order = order
-        self._options = {**OPTIONS, **({} if durable else FORGETFUL), **(options or {})}
+        self._options = {**OPTIONS, **({} if durable else NON_DURABLE), **(options or {})}
 
     def prepare(self) -> ChildSpec:
         """Data, password and port made ready; the child to run."""
@@ -157,7 +157,7 @@ class PostgresServer(EmbeddedServer):
         if not can_write(place, user):
             place.rmdir()
             digest = hashlib.sha256(str(self.home).encode()).hexdigest()[:16]
-            place = _own_folder(_roomy_folder() / f"ulak-{digest}", user)
+            place = _own_folder(_fallback_data_root() / f"ulak-{digest}", user)
             if not can_write(place, user):
                 raise EmbeddedServerError(
                     f"PostgreSQL may not run as root, and the user nobody cannot write to {place}: "
@@ -223,7 +223,7 @@ def _own_folder(path: Path, user: ServiceUser | None) -> Path:
     return path
 
 
-def _roomy_folder() -> Path:
+def _fallback_data_root() -> Path:
     lasting = Path("/var/tmp")  # noqa: S108  the folder made in it is checked for its owner
     return lasting if lasting.is_dir() else Path(tempfile.gettempdir())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ulak.core import clock
-from ulak.local.children import ChildSpec, last_lines, launch, prepare_log
+from ulak.local.child_process import ChildSpec, last_lines, launch, prepare_log
 from ulak.local.lifeline import Lifeline
 from ulak.local.ports import free_loopback_port, is_free
 

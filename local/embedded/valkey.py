@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from ulak.core import clock
 from ulak.core.redis import connect
 from ulak.core.settings import generated_secret
-from ulak.local.children import ChildSpec
+from ulak.local.child_process import ChildSpec
 from ulak.local.embedded.binaries import find_valkey
 from ulak.local.embedded.identity import bare_environment
 from ulak.local.embedded.server import LOOPBACK, EmbeddedServer, EmbeddedServerError

@@ -30,12 +30,12 @@ from ulak.core import clock
 from ulak.models.database import retry_transaction
 from ulak.models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Movement, Reading
 from ulak.models.pseudonyms import HAS_PSEUDONYM
-from ulak.models.withdrawing import withdraw_unreported
+from ulak.models.withdrawals import withdraw_unreported
 
 _LOCK: Final = 0x756C6164  # one advisory lock for all who note a step
 RECENT_SECONDS: Final = 600.0
 """A call that ended so long (and the account's window) before a step is over, whatever its account's limit was."""
-LONGEST_PAUSE_SECONDS: Final = 1800.0
+MAX_PAUSE_SECONDS: Final = 1800.0
 """No automatic pause lasts longer: `ulak.providers.retry.PAUSE_SECONDS`."""
 ROWS_AT_ONCE: Final = 5000
 REPORTED_SECONDS: Final = 86400.0
@@ -226,7 +226,7 @@ _WORKERS_BACK = text(f"UPDATE workers SET seen_at = {_past('seen_at')} WHERE see
 def _move_accounts_back(connection: Connection, now: datetime, step: Movement) -> None:
     """Move the times of accounts and of who is at work; the rest follows bit by bit (`move_rest_back`)."""
     parameters = {"now": now, "s": max(0.0, -step.most)}
-    connection.execute(_ACCOUNTS_BACK, parameters | {"longest": LONGEST_PAUSE_SECONDS})
+    connection.execute(_ACCOUNTS_BACK, parameters | {"longest": MAX_PAUSE_SECONDS})
     connection.execute(_HEARTBEATS_BACK, parameters)
     connection.execute(_WORKERS_BACK, parameters)
 

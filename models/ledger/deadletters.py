@@ -59,7 +59,7 @@ def lock_dead(connection: Connection, fetch_id: int) -> RowMapping | None:
     return connection.execute(_LOCK_DEAD, {"fetch_id": fetch_id}).mappings().one_or_none()
 
 
-MOST_SUBJECTS = 1000
+MAX_SUBJECTS = 1000
 """A dead letter that holds so many ids takes no more; the next one begins."""
 
 
@@ -102,7 +102,7 @@ _COUNT = text(f"""
 
 def count_dead(connection: Connection, fetch_id: int) -> None:
     """Make a fetch that has just died, and still holds its ids, the dead letter of its cause."""
-    connection.execute(_COUNT, {"fetch_id": fetch_id, "most": MOST_SUBJECTS})
+    connection.execute(_COUNT, {"fetch_id": fetch_id, "most": MAX_SUBJECTS})
 
 
 _CLEAR = text(f"""

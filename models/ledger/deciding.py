@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from ulak.models.database import Record, execute_named
-from ulak.models.ledger.planning import PRIORITY_ON_DEMAND
-from ulak.models.ledger.sharing import PRESSURE, SLOW_LOOK_SECONDS, sharing_parameters, threads_left
+from ulak.models.ledger.opening import PRIORITY_ON_DEMAND
+from ulak.models.ledger.sharing import PRESSURE, SLOW_RECHECK_SECONDS, sharing_parameters, threads_left
 
 NOTHING_READY = "nothing ready"
 
@@ -100,7 +100,7 @@ def decide(connection: Connection, row: Record, seen: Record) -> Decision:
     left = threads_left(seen, mine=unanswered, wanted=wanted)
     if left == 0:
         # The answer of a call of its own brings the next attempt; without one, only time does.
-        at = None if unanswered else now + timedelta(seconds=SLOW_LOOK_SECONDS)
+        at = None if unanswered else now + timedelta(seconds=SLOW_RECHECK_SECONDS)
         return Decision(why="threads used", at=at, next=ready[0], is_crowded=True)
     is_crowded = left < wanted
     return Decision(why=None, fetch=ready[0], at=None if is_crowded else at, next=another, is_crowded=is_crowded)

@@ -19,14 +19,14 @@ from sqlalchemy import Connection, text
 from ulak.models.database import Record
 
 ANNOUNCE_SECONDS = 5.0
-ANNOUNCED_LASTS_SECONDS = 16.0
+ANNOUNCED_TTL_SECONDS = 16.0
 """A worker that was killed counts so long: three announcements missed."""
 PATIENCE_SECONDS = 2.0
-CROWDED_LASTS_SECONDS = 60.0
+CROWDED_TTL_SECONDS = 60.0
 """An account that was told to wait counts as waiting so long, if nothing is heard of it."""
-SLOW_LOOK_SECONDS = 0.5
+SLOW_RECHECK_SECONDS = 0.5
 """When an account looks again that may not even make its first call: no answer of its own would wake it."""
-GIVES_WAY_SECONDS = 2 * SLOW_LOOK_SECONDS
+YIELD_SECONDS = 2 * SLOW_RECHECK_SECONDS
 """So long after its answer a slow account gives way: the answer wakes it, so it would come before all who wait."""
 
 
@@ -104,10 +104,10 @@ PRESSURE = f"""(
 def sharing_parameters() -> dict[str, float]:
     """Of `PRESSURE`, beside `account_id`."""
     return {
-        "announced_lasts": ANNOUNCED_LASTS_SECONDS,
+        "announced_lasts": ANNOUNCED_TTL_SECONDS,
         "patience": PATIENCE_SECONDS,
-        "crowded_lasts": CROWDED_LASTS_SECONDS,
-        "gives_way": GIVES_WAY_SECONDS,
+        "crowded_lasts": CROWDED_TTL_SECONDS,
+        "gives_way": YIELD_SECONDS,
     }
 
 
@@ -122,16 +122,16 @@ def threads_left(seen: Record, *, mine: int, wanted: int) -> int:
     return max(0, min(wanted, share(Pool(threads=threads, **seen["pool"])) - mine))
 
 
-_STANDING = f"""
+_THREAD_TOTALS = f"""
     SELECT p.threads, (SELECT count(*) FROM accounts a
         WHERE a.enabled AND a.crowded_at > clock_timestamp() - make_interval(secs => %(crowded_lasts)s)) AS crowded
     FROM ({_PRESSURE}) AS p
 """
 
 
-def standing(connection: Connection) -> tuple[int, int]:
+def thread_totals(connection: Connection) -> tuple[int, int]:
     """(threads of all workers, accounts that wait for some), for people to watch."""
-    row = connection.exec_driver_sql(_STANDING, sharing_parameters()).one()
+    row = connection.exec_driver_sql(_THREAD_TOTALS, sharing_parameters()).one()
     return row.threads, row.crowded
 
 

@@ -26,13 +26,13 @@ from ulak.core import clock
 from ulak.models.database import Record, execute, execute_named
 from ulak.models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Reading
 from ulak.models.ledger.deciding import Decision, decide, look
-from ulak.models.ledger.finishing import locked_account_sql
-from ulak.models.ledger.sharing import CROWDED_LASTS_SECONDS
-from ulak.models.ledger.walks import seen_in_chain
-from ulak.models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS, Permit
+from ulak.models.ledger.ending import locked_account_sql
+from ulak.models.ledger.sharing import CROWDED_TTL_SECONDS
+from ulak.models.ledger.sweep_pages import seen_in_chain
+from ulak.models.permit import DEFAULT_DEADLINE_SECONDS, MAX_DEADLINE_SECONDS, Permit
 from ulak.models.tracked import IDS_OF_FETCH, AskedId, ids_of_fetch
 
-MESSAGE_LASTS_SECONDS = 5.0
+MESSAGE_TTL_SECONDS = 5.0
 """After this a message that nobody took counts as lost."""
 TIMER_CAP_SECONDS = 5.0
 """The longest delay of a message; what is due later is found by `upkeep.reconcile`."""
@@ -187,7 +187,7 @@ def take(
     `holder` None: only look, and have another thread take by a message (`NotYet.call_up`). `by_message`: a
     message has led here, so none is on its way any more, unless that is due later; without a holder, none at all.
     `may_wait` False: at the end of a transaction that holds other locks, and must not wait for the account. `row`: the
-    account's row, where this transaction has locked it already (`finishing.end_and_count`).
+    account's row, where this transaction has locked it already (`ending.end_and_count`).
     """
     row = row or _locked(connection, account_id or _account_of(connection, fetch_id), may_wait=may_wait)
     if row is None:
@@ -263,12 +263,12 @@ def _noted(
     noted = {"wake_at": armed, "crowded_at": None}
     if decision.is_crowded:
         noted_at = row["crowded_at"]
-        is_fresh = noted_at is not None and noted_at > now - timedelta(seconds=CROWDED_LASTS_SECONDS / 2)
+        is_fresh = noted_at is not None and noted_at > now - timedelta(seconds=CROWDED_TTL_SECONDS / 2)
         noted["crowded_at"] = noted_at if is_fresh else now
     at, fetch = decision.at, decision.next
     if at is None or fetch is None or at > now + timedelta(seconds=TIMER_CAP_SECONDS):
         return noted, None
-    if armed is not None and now - timedelta(seconds=MESSAGE_LASTS_SECONDS) < armed <= at + EARLY:
+    if armed is not None and now - timedelta(seconds=MESSAGE_TTL_SECONDS) < armed <= at + EARLY:
         return noted, None
     noted["wake_at"] = at
     delay = max(0.0, (at - now).total_seconds())
@@ -288,7 +288,7 @@ def _permit(
     """Hold the fetch and write its call row; None where another transaction holds or has just ended it."""
     if decision.fetch is None:
         return None
-    deadline = float(min(row["options"].get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS))
+    deadline = float(min(row["options"].get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS, MAX_DEADLINE_SECONDS))
     noted, call_up = _noted(row, seen["now"], decision, armed)
     # Read before the row is written: the second that the door allows begins at the latest possible commit or earlier.
     before_commit = clock.boot()

@@ -7,8 +7,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ulak.core.content_coding import ContentCodingError, ExpandedTooLargeError, UnsupportedCodingError, is_packed
 from ulak.core.logging import get_logger, origin
+from ulak.core.secret_strength import is_example
 from ulak.core.settings import CredentialError
-from ulak.core.strength import is_example
 from ulak.models.database import transaction
 from ulak.models.quarantine import seal
 from ulak.models.references import upsert_shared
@@ -18,11 +18,11 @@ from ulak.models.tracked import account_of
 from ulak.providers.adapter import Account, Callback, Parsed
 from ulak.providers.decoding import drop_fields, in_utf8
 from ulak.providers.errors import AnswerNotUnderstood, ProviderError
-from ulak.providers.numbers import trimmed
+from ulak.providers.phone_numbers import trimmed
 from ulak.tasks.effects import Effects, commit
 from ulak.tasks.runtime import Runtime, account_without_credentials, adapter_of
-from ulak.tasks.steps.bodies import LARGEST_BYTES, to_keep, unpacked
-from ulak.tasks.steps.hints import ask_now, place
+from ulak.tasks.steps.ambiguous import ask_now, place
+from ulak.tasks.steps.kept_bodies import MAX_BYTES, to_keep, unpacked
 from ulak.tasks.steps.tracking import register_named
 
 log = get_logger(__name__)
@@ -161,7 +161,7 @@ def _admitted(runtime: Runtime, row: RowMapping, provider: str, head: Callback) 
     record = adapter_of(row).record
     head = replace(head, tail=_plain(head.tail))
     secret = record.callback_secret
-    if row["provider"] != provider or (secret is None and head.tail not in (record.callback_tails or ())):
+    if row["provider"] != provider or (secret is None and head.tail not in (record.callback_paths or ())):
         raise NoSuchCallbackError
     account = runtime.account(row)
     if secret is not None and secret in account.credentials:
@@ -198,7 +198,7 @@ def ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
     `NoRoomError` where too many large bodies are being stored already.
     """
     # What a packed body becomes is not known yet.
-    size = LARGEST_BYTES if is_packed(callback.headers.get("content-encoding")) else len(callback.body)
+    size = MAX_BYTES if is_packed(callback.headers.get("content-encoding")) else len(callback.body)
     if size <= SMALL_BYTES:
         return _ingest(runtime, row, callback)
     with runtime.room.holding(size, ROOM_SECONDS) as is_held:
@@ -214,14 +214,14 @@ def _ingest(runtime: Runtime, row: RowMapping, callback: Callback) -> Received:
         callback = unpacked(callback)
     except ContentCodingError as error:
         fault = error
-    if adapter.record.callback_drops:
+    if adapter.record.dropped_fields:
         try:
             callback = in_utf8(callback) if fault is None else callback
         except AnswerNotUnderstood as error:
             # Nothing of it is kept: what cannot be read may hold these fields anywhere.
             lost = Parsed(unreadable=(Unreadable(reason=error.message, raw=b""),))
             return _stored(runtime, row, callback, lost)
-        callback = replace(callback, body=drop_fields(callback.body, adapter.record.callback_drops))
+        callback = replace(callback, body=drop_fields(callback.body, adapter.record.dropped_fields))
     if fault is not None:
         raise _refused(runtime, row, callback, fault)
     try:
@@ -250,7 +250,7 @@ def _refused(runtime: Runtime, row: RowMapping, callback: Callback, fault: Conte
 
 def _stored(runtime: Runtime, row: RowMapping, callback: Callback, parsed: Parsed) -> Received:
     """Store it, then say so in the log."""
-    hidden = runtime.hidden_people(row)
+    hidden = runtime.pseudonymiser_of(row)
     if hidden is not None:
         parsed = hidden.parsed(parsed)
     effects = Effects()
@@ -263,7 +263,7 @@ def _store(  # noqa: PLR0917 - what `ingest` has found out
     connection: Connection, effects: Effects, runtime: Runtime, row: RowMapping, callback: Callback, parsed: Parsed
 ) -> Received:
     """One transaction: the deliveries, their history, and what was not understood."""
-    placed = place(connection, row["id"], parsed.hints)
+    placed = place(connection, row["id"], parsed.ambiguous)
     kinds = adapter_of(row).record.reference_kinds
     reports = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
     known = runtime.suppressions

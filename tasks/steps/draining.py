@@ -15,21 +15,21 @@ from ulak.core import clock
 from ulak.core.logging import bind_context, get_logger, origin
 from ulak.core.settings import CredentialError
 from ulak.models.database import retry_transaction
-from ulak.models.ledger.finishing import FencedError
+from ulak.models.ledger.ending import FencedError
 from ulak.models.ledger.taking import Busy, NotYet, Stepped, Taken, Took, take
 from ulak.models.report import TrackedKey
 from ulak.providers.adapter import Fetch, FetchSpec, Parsed
+from ulak.providers.egress import EgressError
 from ulak.providers.errors import OurBug, ProviderError
 from ulak.providers.http import PermitExpiredError, Sent
-from ulak.providers.way_out import WayOutError
 from ulak.tasks.effects import Effects
 from ulak.tasks.messages import call_up
 from ulak.tasks.runtime import Runtime, adapter_of
-from ulak.tasks.steps import clocks
-from ulak.tasks.steps.asking import Asked, Prepared
+from ulak.tasks.steps import clock_watching
+from ulak.tasks.steps.attempt_records import Asked, Prepared
+from ulak.tasks.steps.failures import dead_letter_unsendable, return_unsent, return_without_credentials
 from ulak.tasks.steps.finishing import finish
 from ulak.tasks.steps.tracking import due_id
-from ulak.tasks.steps.trouble import bury_unasked, return_unsent, return_without_credentials
 
 log = get_logger(__name__)
 
@@ -57,7 +57,7 @@ def _take(runtime: Runtime, take_one: Callable[[Connection], Took]) -> Took:
     """Take in a transaction of its own; after a step of the clock is settled, once more."""
     found = retry_transaction(runtime.engine, take_one)
     if isinstance(found, Stepped):
-        clocks.settle(runtime)
+        clock_watching.settle(runtime)
         found = retry_transaction(runtime.engine, take_one)
     return found
 
@@ -85,14 +85,14 @@ def _ask(runtime: Runtime, effects: Effects, taken: Taken) -> Asked | None:
     """Send the one request that the take permits; None where none was sent: then the fetch is returned or ended."""
     try:
         prepared = prepare(runtime, taken)
-        sent = runtime.door.send(prepared.request, taken.permit, prepared.way_out)
+        sent = runtime.door.send(prepared.request, taken.permit, prepared.egress)
     except CredentialError as error:
         return_without_credentials(runtime, effects, taken, str(error))
-    except (PermitExpiredError, WayOutError):
+    except (PermitExpiredError, EgressError):
         effects.warning("fetch.too_late", fetch=taken.fetch_id, label=taken.label)
         return_unsent(runtime, taken)
     except _CannotBuildError as error:
-        bury_unasked(runtime, effects, taken, str(error))
+        dead_letter_unsendable(runtime, effects, taken, str(error))
     else:
         return Asked(runtime=runtime, prepared=prepared, taken=taken, sent=sent)
     return None
@@ -105,7 +105,7 @@ class _CannotBuildError(Exception):
 def prepare(runtime: Runtime, taken: Taken) -> Prepared:
     """Build the request. Raises `CredentialError`, or `_CannotBuildError` with a text that is safe to keep."""
     row = taken.account
-    account, way_out = runtime.account(row), runtime.way_out(row)
+    account, egress = runtime.account(row), runtime.egress(row)
     tracked = {TrackedKey(id_kind=each["id_kind"], value=each["value"]): each for each in taken.tracked}
     ids = {due.key: due for due in map(due_id, tracked.values())}
     spec = FetchSpec(kind=taken.kind, params=taken.params, ids=tuple(ids), round=taken.round, label=taken.label)
@@ -125,9 +125,9 @@ def prepare(runtime: Runtime, taken: Taken) -> Prepared:
         adapter=adapter,
         fetch=fetch,
         request=request,
-        way_out=way_out,
+        egress=egress,
         tracked=tracked,
-        hidden=runtime.hidden_people(row),
+        hidden=runtime.pseudonymiser_of(row),
         behind=behind,
     )
 

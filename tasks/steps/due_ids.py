@@ -6,9 +6,9 @@ from math import ceil
 
 from sqlalchemy import Connection, RowMapping
 
-from ulak.models.announced import settle
+from ulak.models.callback_shares import settle
 from ulak.models.latencies import in_force
-from ulak.models.ledger import planning
+from ulak.models.ledger import opening
 from ulak.models.tracked import due_ids, soonest_ids
 from ulak.providers.adapter import Account, Adapter
 from ulak.schedules.batching import WaitingId, expected_waiting, half_age, is_worth_a_call
@@ -22,7 +22,7 @@ HORIZON_SECONDS = 10.0
 """A plan fills the account's time for about so long."""
 FILL_SECONDS = 120.0
 """How far ahead an id may be due to fill a batch that leaves anyway (times the account's factor) …"""
-MOST_CANDIDATES = 1000
+MAX_CANDIDATES = 1000
 """… and among how many of them those are chosen that are expected to have waited longest."""
 
 
@@ -37,7 +37,7 @@ def capacity(row: RowMapping, *, is_shared: bool = False) -> int:
 
 def due_id_fetches(
     connection: Connection, row: RowMapping, account: Account, adapter: Adapter, room: int
-) -> tuple[planning.NewFetch, ...]:
+) -> tuple[opening.NewFetch, ...]:
     """Fetches for the ids that are due, batches filled up with those that are due next, at most `room` of them.
 
     Where there is room for some only, those go whose ids come first among the due: a rank alone would starve the rest.
@@ -119,7 +119,7 @@ def _fillers(
             continue
         latency, missed = latency_of(in_force(row), kind), missed_of(in_force(row), kind)
         taken = [each["id"] for each in due if each["id_kind"] == kind]
-        many = missing if latency is None else MOST_CANDIDATES
+        many = missing if latency is None else MAX_CANDIDATES
         found = soonest_ids(connection, row["id"], kind, many, until=until, taken=taken)
         if latency is not None:
             is_one = {each["id"] for each in found if learned_times(row, adapter, kind, each["expected"]) is not None}

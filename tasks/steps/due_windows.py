@@ -5,9 +5,9 @@ from datetime import date, timedelta
 
 from sqlalchemy import Connection, RowMapping
 
-from ulak.models.intervals import every_seconds
-from ulak.models.ledger.healing import resting_windows
-from ulak.models.ledger.pace import oldest_open_order, open_windows, roll_watermark
+from ulak.models.ledger.planner_queries import oldest_open_order, open_windows, roll_watermark
+from ulak.models.ledger.recovery import windows_cooling_down
+from ulak.models.sweep_intervals import every_seconds
 from ulak.providers.adapter import Account, Adapter
 from ulak.schedules.beat import EARLY
 from ulak.schedules.windows import closed_windows, sweep_start
@@ -23,7 +23,7 @@ def due_sweep(connection: Connection, row: RowMapping, account: Account, adapter
     if adapter.record.sweep_window_days is None or not _is_tick_due(row, adapter):
         return Plan()
     today = row["now"].astimezone(account.timezone).date()
-    running, resting = open_windows(connection, account.id), resting_windows(connection, account.id)
+    running, resting = open_windows(connection, account.id), windows_cooling_down(connection, account.id)
     closed, through = _due_closed(connection, row, account, adapter, today)
     left_out = {window for window in [(today, today), *closed] if window in running or _overlaps(window, resting)}
     windows = [window for window in [(today, today), *closed] if window not in left_out]

@@ -9,14 +9,14 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, IntegrityError, InternalError, ProgrammingError
 
 from ulak.core.logging import get_logger, origin
-from ulak.models.availability import is_unavailable
 from ulak.models.database import Record
+from ulak.models.database_errors import is_unavailable
 from ulak.models.deliveries import UpsertResult, upsert
-from ulak.models.ledger import finishing as ledger
-from ulak.models.ledger import planning
+from ulak.models.ledger import ending as ledger
+from ulak.models.ledger import opening
 from ulak.models.ledger.deadletters import clear_dead, subjects_of_ids
+from ulak.models.ledger.sweep_pages import forget_chain, forget_sweeps
 from ulak.models.ledger.taking import Took
-from ulak.models.ledger.walks import forget_chain, forget_walks
 from ulak.models.quarantine import resolve_answers
 from ulak.models.references import completing, lack_references
 from ulak.models.report import DeliveryReport, Discovered, IdAnswer, Report, TrackedKey
@@ -26,12 +26,12 @@ from ulak.providers.adapter import FetchSpec, Parsed
 from ulak.providers.errors import OurBug, ProviderError
 from ulak.schedules.policy import check_again, first_check, next_check
 from ulak.tasks.effects import Effects, commit
-from ulak.tasks.steps.asking import Asked, Follow
+from ulak.tasks.steps.attempt_records import Asked, Follow
+from ulak.tasks.steps.failures import breaker_changes, finish_failed
 from ulak.tasks.steps.fetch_rows import new_fetch
 from ulak.tasks.steps.pausing import success_changes
-from ulak.tasks.steps.sweeping import further_pages, judge_window
+from ulak.tasks.steps.sweep_judging import further_pages, judge_window
 from ulak.tasks.steps.tracking import is_whole, policy_numbers, schedule_of, sent_late, time_factor, without_erased
-from ulak.tasks.steps.trouble import breaker_changes, finish_trouble
 
 log = get_logger(__name__)
 
@@ -43,7 +43,7 @@ def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, foll
     finished as such, its bytes kept in quarantine. Trouble takes nothing, but has the account go on by a message.
     """
     if isinstance(outcome, ProviderError):
-        return finish_trouble(asked, outcome, effects)
+        return finish_failed(asked, outcome, effects)
 
     def run(connection: Connection, mine: Effects) -> Took:
         row = _finish_done(connection, mine, asked, outcome)
@@ -57,7 +57,7 @@ def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, foll
             raise
         log.error("fetch.store_failed", fetch=asked.taken.fetch_id, error=origin(error))
         bug = OurBug(f"Storing the answer failed with {type(error.orig).__name__}.")
-        return finish_trouble(asked, bug, effects)
+        return finish_failed(asked, bug, effects)
 
 
 def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed: Parsed) -> Record | None:
@@ -116,7 +116,7 @@ def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed:
     further, drifting = 0, False
     # Otherwise there is nothing that a cancelled poll would have to take back, and the count takes the lock.
     if goes_on:
-        children, further, drifting = _continue_walk(connection, asked, children)
+        children, further, drifting = _continue_sweep(connection, asked, children)
     effects.info(
         "fetch.stored",
         fetch=asked.taken.fetch_id,
@@ -141,17 +141,17 @@ def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed:
 def _end_poll(connection: Connection, effects: Effects, asked: Asked, state: str) -> None:
     effects.info("poll.ended", state=state)
     if asked.prepared.hidden is not None:
-        forget_walks(connection, asked.taken.poll_id)
+        forget_sweeps(connection, asked.taken.poll_id)
 
 
-def _continue_walk(connection: Connection, asked: Asked, children: int) -> tuple[int, int, bool]:
+def _continue_sweep(connection: Connection, asked: Asked, children: int) -> tuple[int, int, bool]:
     """Under the poll's lock: (children that stay, further fetches of the window, drifting)."""
-    poll = planning.lock_poll(connection, asked.taken.poll_id)
+    poll = opening.lock_poll(connection, asked.taken.poll_id)
     if poll is not None and poll["state"] != "cancelled":
         return children, *judge_window(connection, asked)
     if children:
         # Cancelled between the children's insert and this lock: they must not be asked.
-        planning.cancel_ready(connection, asked.taken.poll_id, uncounted=children)
+        opening.cancel_ready(connection, asked.taken.poll_id, uncounted=children)
     return 0, 0, False
 
 
@@ -369,16 +369,16 @@ def _insert_children(
     specs: tuple[FetchSpec, ...],
 ) -> int:
     """Insert the fetches that the answer calls for, in the walk of this poll; none for a poll that was cancelled."""
-    poll_state = planning.poll_state(connection, asked.taken.poll_id) if specs else None
+    poll_state = opening.poll_state(connection, asked.taken.poll_id) if specs else None
     if poll_state != "running":
         return 0
     fetches = [
         new_fetch(
             spec,
-            priority=planning.rank_of_next_page(asked.taken.priority),
+            priority=opening.rank_of_next_page(asked.taken.priority),
             ids=tuple(asked.prepared.tracked[key]["id"] for key in spec.ids if key in asked.prepared.tracked),
             walk=asked.taken.poll_id,
         )
         for spec in (replace(spec, round=asked.taken.round) for spec in specs)
     ]
-    return planning.insert_fetches(connection, asked.taken.poll_id, asked.prepared.account.id, fetches)
+    return opening.insert_fetches(connection, asked.taken.poll_id, asked.prepared.account.id, fetches)

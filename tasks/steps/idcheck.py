@@ -6,11 +6,11 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from ulak.core.zones import time_zone
+from ulak.core.time_zones import time_zone
 from ulak.models.report import TrackedKey
 from ulak.providers.adapter import Account, DueId, Fetch
 from ulak.providers.errors import ProviderError
-from ulak.providers.numbers import plain
+from ulak.providers.phone_numbers import plain
 from ulak.tasks.runtime import adapter_of
 from ulak.tasks.steps.tracking import normal_id, validity_of
 

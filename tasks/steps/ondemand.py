@@ -7,11 +7,11 @@ from typing import Final
 from sqlalchemy import Connection, RowMapping
 
 from ulak.models.database import transaction
-from ulak.models.ledger import planning
+from ulak.models.ledger import opening
 from ulak.tasks.runtime import Runtime, adapter_of
 from ulak.tasks.steps.tracking import account_row
 
-MOST_DAYS: Final = 366
+MAX_DAYS: Final = 366
 
 Window = tuple[date | None, date | None]
 """First and last day (inclusive), in the account's time zone; without a last day the first one alone."""
@@ -40,8 +40,8 @@ def poll_mistake(row: RowMapping, window: Window) -> tuple[str, str] | None:
         return "from", f"cannot be asked for: {record.title} has no list of days; ask without days for every open id"
     if end is not None and end < start:
         return "to", "lies before from"
-    if ((end or start) - start).days >= MOST_DAYS:
-        return "to", f"lies too far from the first day: at most {MOST_DAYS} days at once"
+    if ((end or start) - start).days >= MAX_DAYS:
+        return "to", f"lies too far from the first day: at most {MAX_DAYS} days at once"
     # East of Greenwich tomorrow has begun already.
     return ("from", "lies in the future") if (start - row["now"].date()).days > 1 else None
 
@@ -77,9 +77,9 @@ def open_on_demand(
     start, end = window
     with transaction(runtime.engine) as connection:
         pollable_account(connection, account_id, window)
-        poll_id, is_new = planning.open_poll(
+        poll_id, is_new = opening.open_poll(
             connection,
-            planning.NewPoll(
+            opening.NewPoll(
                 account_id=account_id,
                 trigger=trigger,
                 idempotency_key=key,

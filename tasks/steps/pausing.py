@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping
 
 from ulak.models.accounts import PausedBy
-from ulak.models.ledger import finishing as ledger
+from ulak.models.ledger import ending as ledger
 from ulak.providers.retry import pause_seconds
 from ulak.tasks.effects import Effects
 

@@ -12,12 +12,12 @@ from sqlalchemy import Connection, RowMapping
 
 from ulak.core.settings import CredentialError
 from ulak.models.database import transaction
-from ulak.models.heartbeats import beat, planning_of
-from ulak.models.ledger import planning
-from ulak.models.ledger.finishing import lock_account
+from ulak.models.job_runs import beat, planning_of
+from ulak.models.ledger import opening
+from ulak.models.ledger.ending import lock_account
 from ulak.models.ledger.hashing import params_hash
-from ulak.models.ledger.pace import (
-    Pace,
+from ulak.models.ledger.planner_queries import (
+    PlannerState,
     mark_planned,
     plannable_accounts,
     promote_waiting,
@@ -26,7 +26,7 @@ from ulak.models.ledger.pace import (
 from ulak.models.ledger.taking import wake
 from ulak.models.tracked import held_ids
 from ulak.providers.adapter import Account
-from ulak.providers.hidden_people import HiddenPeople
+from ulak.providers.pseudonymiser import Pseudonymiser
 from ulak.providers.registry import adapter_for
 from ulak.schedules.beat import EARLY
 from ulak.tasks.effects import Effects, commit
@@ -37,8 +37,8 @@ from ulak.tasks.steps.due_ids import HORIZON_SECONDS, capacity, due_id_fetches
 from ulak.tasks.steps.due_windows import due_sweep
 from ulak.tasks.steps.fetch_rows import Plan, fetches_for
 from ulak.tasks.steps.pausing import is_paused, pause_without_credentials
+from ulak.tasks.steps.poll_targets import wanted
 from ulak.tasks.steps.tracking import time_factor
-from ulak.tasks.steps.wanted import wanted
 
 PROMOTE_SECONDS = 60.0
 """A fetch that could have gone for so long is raised to the rank of young messages, where the oldest goes first."""
@@ -54,13 +54,13 @@ def plan_due(runtime: Runtime, provider: str) -> Iterator[Effects]:
             yield _plan_scheduled(runtime, account_id)
 
 
-def _pace(provider: str) -> Pace:
+def _pace(provider: str) -> PlannerState:
     record = adapter_for(provider).record
-    return Pace(
+    return PlannerState(
         sweeps=record.sweep_window_days is not None,
         every_seconds=record.every_seconds,
         early=EARLY,
-        priority=planning.PRIORITY_YOUNG,
+        priority=opening.PRIORITY_YOUNG,
         waited_seconds=PROMOTE_SECONDS,
     )
 
@@ -74,7 +74,7 @@ def _plan_scheduled(runtime: Runtime, account_id: str) -> Effects:
         if account is None:
             return
         promote_waiting(
-            connection, account_id, priority=planning.PRIORITY_YOUNG, waited_seconds=PROMOTE_SECONDS * time_factor(row)
+            connection, account_id, priority=opening.PRIORITY_YOUNG, waited_seconds=PROMOTE_SECONDS * time_factor(row)
         )
         plan = _scheduled_plan(connection, row, account)
         tick = _floor(row["now"], runtime.tick_seconds)
@@ -103,12 +103,12 @@ def _account_or_pause(runtime: Runtime, connection: Connection, effects: Effects
 
 def _open_and_fill(connection: Connection, effects: Effects, account_id: str, plan: Plan, tick: datetime) -> bool:
     """Open the tick's poll with its plan; False where the tick was planned already, which is left alone."""
-    new = planning.NewPoll(account_id=account_id, trigger="schedule", scheduled_for=tick)
-    poll_id, created = planning.open_poll(connection, new)
+    new = opening.NewPoll(account_id=account_id, trigger="schedule", scheduled_for=tick)
+    poll_id, created = opening.open_poll(connection, new)
     if poll_id is None or not created:
         return False
-    inserted = planning.insert_fetches(connection, poll_id, account_id, plan.fetches)
-    planning.close_plan(connection, poll_id, inserted, sweep_through=plan.sweep_through)
+    inserted = opening.insert_fetches(connection, poll_id, account_id, plan.fetches)
+    opening.close_plan(connection, poll_id, inserted, sweep_through=plan.sweep_through)
     effects.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted)
     effects.shown.append(f"{account_id} poll {poll_id}")
     return True
@@ -130,7 +130,7 @@ def plan_poll(runtime: Runtime, account_id: str, poll_id: int) -> Effects:
     def run(connection: Connection, effects: Effects) -> None:
         row = lock_account(connection, account_id)
         account = _account_or_pause(runtime, connection, effects, row)
-        poll = planning.lock_poll(connection, poll_id)
+        poll = opening.lock_poll(connection, poll_id)
         if account is None or poll is None or poll["planned_at"] is not None or poll["state"] != "running":
             return
         _fill_on_demand(connection, effects, runtime, row, account, poll)
@@ -145,36 +145,36 @@ def _fill_on_demand(  # noqa: PLR0917 - what `plan_poll` has found out
     connection: Connection, effects: Effects, runtime: Runtime, row: RowMapping, account: Account, poll: RowMapping
 ) -> None:
     """Give the poll its fetches: ready ones of others are taken over, those under way left, the rest its own."""
-    priority, asked = planning.PRIORITY_ON_DEMAND, wanted(connection, runtime, row, account, poll)
+    priority, asked = opening.PRIORITY_ON_DEMAND, wanted(connection, runtime, row, account, poll)
     ids = [tracked["id"] for tracked in asked.ids]
-    taken = planning.take_over(connection, poll["id"], account.id, hashes=[], ids=ids, priority=priority)
+    taken = opening.take_over(connection, poll["id"], account.id, hashes=[], ids=ids, priority=priority)
     held = held_ids(connection, poll["id"])
     rest = [tracked for tracked in asked.ids if tracked["id"] not in held]
     fetches = asked.fetches + fetches_for(adapter_of(row), account, rest, row["now"], priority)
-    _close_on_demand(connection, effects, poll, fetches, taken=taken, hidden=runtime.hidden_people(row))
+    _close_on_demand(connection, effects, poll, fetches, taken=taken, hidden=runtime.pseudonymiser_of(row))
 
 
 def _close_on_demand(
     connection: Connection,
     effects: Effects,
     poll: RowMapping,
-    fetches: Sequence[planning.NewFetch],
+    fetches: Sequence[opening.NewFetch],
     *,
     taken: int,
-    hidden: HiddenPeople | None,
+    hidden: Pseudonymiser | None,
 ) -> None:
     """Give the poll these fetches, beside the `taken` ones, and say that its plan is complete."""
     account_id, poll_id = poll["account_id"], poll["id"]
     # Windows hold no ids, and a fetch may have let go of its own: these are known by what they ask.
     hashes = [params_hash(fetch.kind, fetch.params) for fetch in fetches]
-    taken += planning.take_over(
-        connection, poll_id, account_id, hashes=hashes, ids=[], priority=planning.PRIORITY_ON_DEMAND
+    taken += opening.take_over(
+        connection, poll_id, account_id, hashes=hashes, ids=[], priority=opening.PRIORITY_ON_DEMAND
     )
-    inserted = planning.insert_fetches(connection, poll_id, account_id, fetches)
-    planning.close_plan(connection, poll_id, inserted + taken)
+    inserted = opening.insert_fetches(connection, poll_id, account_id, fetches)
+    opening.close_plan(connection, poll_id, inserted + taken)
     if poll["ids"]:
         ids = poll["ids"] if hidden is None else [hidden.named(each) for each in poll["ids"]]
-        planning.mask_ids(connection, poll_id, ids)
+        opening.mask_ids(connection, poll_id, ids)
     effects.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted, taken_over=taken)
 
 

@@ -11,7 +11,7 @@ from itertools import islice
 
 from sqlalchemy import Connection, RowMapping
 
-from ulak.models.ledger.planning import PRIORITY_ON_DEMAND, NewFetch
+from ulak.models.ledger.opening import PRIORITY_ON_DEMAND, NewFetch
 from ulak.models.tracked import account_of, open_by
 from ulak.providers.registry import ADAPTERS
 from ulak.schedules.plans import latency_of
@@ -20,8 +20,8 @@ from ulak.schedules.poll_times import PollTimes
 from ulak.tasks.runtime import Runtime, account_without_credentials, adapter_of
 from ulak.tasks.steps.fetch_rows import fetches_for
 from ulak.tasks.steps.ondemand import Window, pollable_account
+from ulak.tasks.steps.poll_targets import wanted
 from ulak.tasks.steps.tracking import is_whole, learned_times, schedule_of
-from ulak.tasks.steps.wanted import wanted
 
 CHECKS = 8
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from ulak.core import clock
 from ulak.models.database import retry_transaction
-from ulak.models.ledger import planning
+from ulak.models.ledger import opening
 from ulak.models.ledger.deadletters import put_away
 from ulak.tasks.messages import Message
 from ulak.tasks.runtime import Runtime, adapter_of
@@ -69,17 +69,17 @@ def probe(runtime: Runtime, account_id: str, *, patience_seconds: float) -> Prob
 def _open(connection: Connection, account_id: str) -> tuple[int, int]:
     """A poll of one fetch."""
     spec = adapter_of(account_row(connection, account_id)).record.probe
-    poll_id, _ = planning.open_poll(connection, planning.NewPoll(account_id=account_id, trigger="cli", ids=[]))
+    poll_id, _ = opening.open_poll(connection, opening.NewPoll(account_id=account_id, trigger="cli", ids=[]))
     if spec is None or poll_id is None:
         raise RuntimeError("A probe was not inserted")
     # Of a walk of its own: it must not be taken for the probe of another check.
-    fetch = new_fetch(spec, priority=planning.PRIORITY_ON_DEMAND, walk=poll_id)
-    planning.close_plan(connection, poll_id, planning.insert_fetches(connection, poll_id, account_id, [fetch]))
+    fetch = new_fetch(spec, priority=opening.PRIORITY_ON_DEMAND, walk=poll_id)
+    opening.close_plan(connection, poll_id, opening.insert_fetches(connection, poll_id, account_id, [fetch]))
     fetch_id: int = connection.execute(_OF_POLL, {"poll_id": poll_id}).scalar_one()
     return poll_id, fetch_id
 
 
 def _close(connection: Connection, poll_id: int, fetch_id: int) -> None:
     """Leave nothing behind: what was refused or not answered is shown now, and is not asked again by itself."""
-    planning.cancel(connection, poll_id)
+    opening.cancel(connection, poll_id)
     put_away(connection, fetch_id, "shown by `ulak check`")

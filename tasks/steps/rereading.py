@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, RowMapping
 
 from ulak.models.accounts import list_accounts
 from ulak.models.database import retry_transaction
-from ulak.models.ledger.finishing import database_now, discover
+from ulak.models.ledger.ending import database_now, discover
 from ulak.models.rebuild import RereadChunk, Restate, RestateOf, remove_repetitions, reread_chunk, surplus_orders
 from ulak.models.suppression import Suppressions
 from ulak.models.vocabulary import Granularity

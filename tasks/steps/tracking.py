@@ -19,15 +19,15 @@ from ulak.models.report import Discovered, TrackedKey
 from ulak.models.suppression import KEYED, Suppressions
 from ulak.providers.adapter import Account, Adapter, DueId
 from ulak.providers.errors import RequestIsWrong
-from ulak.providers.hidden_people import HiddenPeople
-from ulak.providers.numbers import person, plain, trimmed
+from ulak.providers.phone_numbers import person, plain, trimmed
+from ulak.providers.pseudonymiser import Pseudonymiser
 from ulak.schedules.announcements import stretch
 from ulak.schedules.plans import missed_of, times_of
 from ulak.schedules.policy import first_check
 from ulak.schedules.poll_times import PollTimes
 from ulak.tasks.runtime import Runtime, adapter_of
 
-MOST_AT_ONCE = 5000
+MAX_AT_ONCE = 5000
 
 
 class UnknownIdKindError(ValueError):
@@ -128,8 +128,8 @@ def track(runtime: Runtime, account_id: str, items: Sequence[Mapping[str, Any]])
     An item: kind, value, and optionally client_ref, recipient, expected, sent_at, valid_until (aware times).
     """
     created = 0
-    for start in range(0, len(items), MOST_AT_ONCE):
-        part = items[start : start + MOST_AT_ONCE]
+    for start in range(0, len(items), MAX_AT_ONCE):
+        part = items[start : start + MAX_AT_ONCE]
         run = partial(_track, runtime=runtime, account_id=account_id, items=part)
         created += retry_transaction(runtime.engine, run)
     return created
@@ -167,7 +167,7 @@ def untrack(
     Where any was open, `event` is recorded in the same transaction, with how many were.
     """
     row = account_row(connection, account_id)
-    hidden = runtime.hidden_people(row)
+    hidden = runtime.pseudonymiser_of(row)
     keys = [
         TrackedKey(id_kind=kind, value=value)
         for kind, value in _one_forms(connection, account_id, adapter_of(row), hidden, items)
@@ -258,7 +258,7 @@ def _rows(
     Of equal ids the later wins where it says something. With `references` also of kinds that only attach a reference;
     those are not to be asked for.
     """
-    adapter, hidden = adapter_of(row), runtime.hidden_people(row)
+    adapter, hidden = adapter_of(row), runtime.pseudonymiser_of(row)
     attaching = adapter.record.reference_kinds if references else {}
     validity, now = validity_of(row), row["now"]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -301,7 +301,7 @@ def _one_forms(
     connection: Connection,
     account_id: str,
     adapter: Adapter,
-    hidden: HiddenPeople | None,
+    hidden: Pseudonymiser | None,
     items: Sequence[Mapping[str, Any]],
 ) -> list[tuple[str, str]]:
     """(kind, value) of each item in its one form, not yet hidden.
@@ -330,6 +330,6 @@ def _one_forms(
 
 def _number_in(adapter: Adapter, kind: str, value: str) -> str | None:
     """The recipient's number where the id itself names it, so that an unanswered id is found by its number."""
-    place = adapter.record.number_part.get(kind)
+    place = adapter.record.phone_key_part.get(kind)
     parts = split_key(value)
     return None if place is None or place >= len(parts) else parts[place]

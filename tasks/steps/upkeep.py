@@ -6,13 +6,13 @@ from typing import Final
 
 from sqlalchemy import Connection, RowMapping, text
 
-from ulak.models import freshness, tally
+from ulak.models import freshness, statistics_upkeep
 from ulak.models.database import retry_transaction, transaction
 from ulak.models.deliveries import upsert
-from ulak.models.heartbeats import RECONCILE, beat
-from ulak.models.ledger import healing
-from ulak.models.ledger.taking import MESSAGE_LASTS_SECONDS
-from ulak.models.ledger.walks import forget_walks
+from ulak.models.job_runs import RECONCILE, beat
+from ulak.models.ledger import recovery
+from ulak.models.ledger.sweep_pages import forget_sweeps
+from ulak.models.ledger.taking import MESSAGE_TTL_SECONDS
 from ulak.models.notifications import prune as prune_notifications
 from ulak.models.quarantine import prune as prune_quarantine
 from ulak.models.report import DeliveryReport
@@ -24,8 +24,8 @@ from ulak.tasks.effects import Effects, commit
 from ulak.tasks.isolation import isolated
 from ulak.tasks.messages import dispatch_account, poll_account
 from ulak.tasks.runtime import Runtime, adapter_of
-from ulak.tasks.steps import clocks, learning, pacing
-from ulak.tasks.steps.trouble import note_lost_answer
+from ulak.tasks.steps import clock_watching, latency_learning, sweep_pacing
+from ulak.tasks.steps.failures import note_lost_answer
 
 KEEP_CALLS_DAYS = 14
 LEASES_AT_ONCE = 200
@@ -41,20 +41,20 @@ _NAMED_KINDS = frozenset(
 def reconcile(runtime: Runtime) -> Effects:
     """Re-ready expired leases, end polls that are done, and repeat messages that nobody acted on."""
     # First: what follows compares stored times with the clock.
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     effects = Effects()
     healed = _release_expired(runtime, effects)
     with transaction(runtime.engine) as connection:
-        ended = healing.end_polls(connection)
+        ended = recovery.end_polls(connection)
     with transaction(runtime.engine) as connection:
-        unplanned = healing.unplanned_polls(connection)
-        waiting = healing.waiting_accounts(connection, lasts_seconds=MESSAGE_LASTS_SECONDS)
+        unplanned = recovery.unplanned_polls(connection)
+        waiting = recovery.waiting_accounts(connection, lasts_seconds=MESSAGE_TTL_SECONDS)
         beat(connection, RECONCILE)
     filled = fill_missing(runtime.engine, chunks=FILL_CHUNKS)
     if filled:
         effects.info("upkeep.times_filled", rows=filled)
     if healed or ended:
-        effects.info("upkeep.healed", leases=healed, polls=ended)
+        effects.info("upkeep.recovered", leases=healed, polls=ended)
     effects.send(*(poll_account(account_id, poll_id) for account_id, poll_id in unplanned))
     effects.send(*map(dispatch_account, waiting))
     return effects
@@ -71,12 +71,12 @@ def _release_expired(runtime: Runtime, effects: Effects) -> dict[str, int]:
     return counts
 
 
-def _release_one(connection: Connection, effects: Effects) -> healing.Released | None:
+def _release_one(connection: Connection, effects: Effects) -> recovery.Released | None:
     """What became of the fetch that expired first; None where none has."""
-    fetch = healing.expired_lease(connection)
+    fetch = recovery.expired_lease(connection)
     if fetch is None:
         return None
-    released = healing.release(connection, fetch)
+    released = recovery.release(connection, fetch)
     note_lost_answer(connection, effects, released)
     return released
 
@@ -106,7 +106,7 @@ def every_minute(runtime: Runtime) -> Effects:
 
 
 def _fold(runtime: Runtime, _: Effects) -> None:
-    tally.fold(runtime.engine)
+    statistics_upkeep.fold(runtime.engine)
 
 
 def _expire(runtime: Runtime, _: Effects) -> None:
@@ -118,11 +118,11 @@ def _count_freshness(runtime: Runtime, _: Effects) -> None:
 
 
 def _pace(runtime: Runtime, _: Effects) -> None:
-    pacing.pace_all(runtime)
+    sweep_pacing.pace_all(runtime)
 
 
 def _learn(runtime: Runtime, effects: Effects) -> None:
-    effects.add(learning.learn_all(runtime))
+    effects.add(latency_learning.learn_all(runtime))
 
 
 # Folding comes first: readers scan what is not folded yet.
@@ -184,14 +184,14 @@ def prune(runtime: Runtime) -> Effects:
     counts = {"calls": 0, "fetches": 0, "polls": 0}
     for _ in range(PRUNE_BATCHES):
         with transaction(runtime.engine) as connection:
-            deleted = healing.prune(connection, days=KEEP_CALLS_DAYS, many=PRUNE_ROWS)
+            deleted = recovery.prune(connection, days=KEEP_CALLS_DAYS, many=PRUNE_ROWS)
         counts = {name: count + more for (name, count), more in zip(counts.items(), deleted, strict=True)}
         if max(deleted) < PRUNE_ROWS:
             break
     with transaction(runtime.engine) as connection:
         counts["quarantine"] = prune_quarantine(connection)
         counts["sessions"] = prune_sessions(connection)
-        forget_walks(connection)
+        forget_sweeps(connection)
         counts["notifications"] = prune_notifications(connection)
         counts["freshness"] = freshness.prune(connection)
     effects = Effects()

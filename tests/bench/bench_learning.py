@@ -9,8 +9,8 @@ from real_processes import migrated_database
 from sqlalchemy import Engine, text
 
 from ulak.models import latencies
-from ulak.models.ledger import pace
-from ulak.tasks.steps.learning import learn_all
+from ulak.models.ledger import planner_queries
+from ulak.tasks.steps.latency_learning import learn_all
 
 IDS = """
     INSERT INTO tracked_ids (account_id, id_kind, value, origin, sent_at, valid_until, next_check_at, last_checked_at)
@@ -79,7 +79,7 @@ def main(url: str) -> None:
 
 def _ticks(engine: Engine, account_id: str) -> None:
     """What a tick over a thousand idle accounts costs, with a plan in force and without adaptation."""
-    statement = pace._PLANNABLE
+    statement = planner_queries._PLANNABLE
     given = {"provider": "iletimerkezi", "sweeps": True, "every": 60.0, "early": 0.95, "priority": 50, "waited": 60.0}
     costs: dict[str, tuple[float, int]] = {}
     for name, poll in (("adaptive = false", '{"adaptive": false}'), ("with a plan", "{}")):

@@ -19,19 +19,19 @@ from functools import cache, cached_property
 from itertools import accumulate
 from random import Random
 
-from ulak.providers.adapter import PollNumbers
+from ulak.providers.adapter import PollSchedule
 from ulak.schedules.announcements import Announced, counted, has_moved
 from ulak.schedules.latency import EDGES, END, Latency, edge
 from ulak.schedules.learning import Learned, learn
 from ulak.schedules.policy import first_check, next_check
-from ulak.schedules.poll_times import HIGHEST_PRICE, PRICE_SECONDS, Bounds, PollTimes, poll_times, price_for_calls
+from ulak.schedules.poll_times import MAX_PRICE, PRICE_SECONDS, Bounds, PollTimes, poll_times, price_for_calls
 from ulak.schedules.pricing import calls_per_message, steered
 from ulak.tasks.steps.due_ids import capacity
 from ulak.tasks.steps.fetch_rows import YOUNG
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = 86400.0
-NUMBERS = PollNumbers(steps_seconds=(5.0, 20.0, 60.0), growth=1.6, max_seconds=1800.0)
+NUMBERS = PollSchedule(steps_seconds=(5.0, 20.0, 60.0), growth=1.6, max_seconds=1800.0)
 TICK = 5.0
 LEARN_EVERY = 60.0
 ANSWER_SECONDS = 0.15
@@ -266,7 +266,7 @@ class World:
         bounds = Bounds(validity=DAY)
         if is_new or is_told or abs(self.share - self.priced_share) > 0.01:
             self.priced_share = self.share
-            least, most = PRICE_SECONDS / self.batch, HIGHEST_PRICE / self.batch
+            least, most = PRICE_SECONDS / self.batch, MAX_PRICE / self.batch
             price = price_for_calls(self.latency, calls, bounds, missed=self.missed, least=least, most=most)
             self.price = price * self.batch
             self.times = poll_times(self.latency, price, bounds, missed=self.missed)

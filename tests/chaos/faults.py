@@ -20,13 +20,13 @@ from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 from system import LEASE_SECONDS, POLLED, System
 
-from ulak.core import names
+from ulak.core import task_names
 from ulak.core.redis import connect
 from ulak.core.settings import Settings
 from ulak.models.accounts import resume
 from ulak.workers.app import KEY_PREFIX, make_app
 
-QUEUES = tuple(KEY_PREFIX + queue for queue in names.QUEUES)
+QUEUES = tuple(KEY_PREFIX + queue for queue in task_names.QUEUES)
 
 
 @dataclass(frozen=True)
@@ -283,9 +283,9 @@ def replay_messages(system: System, strength: int) -> int:
     system.rng.shuffle(replayed)
     for row in replayed:
         app.send_task(
-            names.FETCH_PAGE if row.kind == "page" else names.FETCH_BATCH,
+            task_names.FETCH_PAGE if row.kind == "page" else task_names.FETCH_BATCH,
             kwargs={"fetch_id": row.id},
-            queue=names.QUEUE_FETCH,
+            queue=task_names.QUEUE_FETCH,
         )
     return len(replayed)
 

@@ -21,7 +21,7 @@ from ulak.models.accounts import (
     resume,
 )
 from ulak.models.database import make_engine, transaction
-from ulak.models.ledger.planning import NewFetch, NewPoll, close_plan, insert_fetches, open_poll
+from ulak.models.ledger.opening import NewFetch, NewPoll, close_plan, insert_fetches, open_poll
 from ulak.models.schema import migrate
 from ulak.models.tables import accounts
 

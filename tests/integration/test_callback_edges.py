@@ -31,7 +31,7 @@ from ulak.providers.accounts import parse_accounts
 from ulak.providers.http import HttpDoor
 from ulak.tasks.rejections import RejectionLog
 from ulak.tasks.runtime import CredentialCache, Runtime
-from ulak.tasks.steps.quarantine import reread
+from ulak.tasks.steps.quarantine_retry import reread
 
 __all__ = ["ulak"]
 

@@ -13,10 +13,10 @@ from sqlalchemy import Engine
 from teaching import HOUR_AGO, plan_of
 
 from ulak.core import clock
-from ulak.models import announced, latencies
+from ulak.models import callback_shares, latencies
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
-from ulak.models.ledger.finishing import discover
+from ulak.models.ledger.ending import discover
 from ulak.models.report import DeliveryReport
 from ulak.models.tracked import account_of
 from ulak.models.vocabulary import Granularity, Status
@@ -25,7 +25,7 @@ from ulak.providers.registry import ADAPTERS
 from ulak.schedules.policy import next_check
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.callbacks import ingest
-from ulak.tasks.steps.learning import learn_all
+from ulak.tasks.steps.latency_learning import learn_all
 from ulak.tasks.steps.planning import plan_due
 from ulak.tasks.steps.tracking import schedule_of
 
@@ -132,12 +132,12 @@ def test_an_order_that_callbacks_have_not_settled_is_polled(runtime: Runtime, ca
     assert scalar(runtime.engine, "SELECT closed_at IS NULL FROM tracked_ids WHERE id = :id", id=tracked)
 
 
-def _counted(runtime: Runtime, account_id: str, kind: str, after: datetime) -> tuple[announced.Shares, int]:
+def _counted(runtime: Runtime, account_id: str, kind: str, after: datetime) -> tuple[callback_shares.Shares, int]:
     """Shares of what was closed since, and for how many closed ids a latency is known."""
     window = after, clock.now()
     scale = latencies.Scale(per_decade=8, longest=50, factor=1.0, kinds=[kind])
     with transaction(runtime.engine) as connection:
-        shares = announced.shares(connection, account_id, kind, by_parts=kind == "order", window=window)
+        shares = callback_shares.shares(connection, account_id, kind, by_parts=kind == "order", window=window)
         groups = [after - timedelta(days=9)]
         found = latencies.closed(connection, account_id, kind, scale, groups=groups, window=window)
     return shares, sum(each["many"] for each in found)
@@ -150,14 +150,14 @@ def test_an_order_that_a_list_opens_again_is_counted_once(runtime: Runtime) -> N
     for number in (ONE, OTHER):
         _push(runtime, account_id, "501", number)
     assert _plan(runtime, account_id) == 0
-    once = announced.Shares(announced=2, missed=0), 1
+    once = callback_shares.Shares(announced=2, missed=0), 1
     assert _counted(runtime, account_id, "order", began) == once
     settled = clock.now()
     with transaction(runtime.engine) as connection:
         discover(connection, account_id, clock.now(), [], [{"id_kind": "order", "value": "501"}])
     execute(runtime.engine, CLOSE, a=account_id)
     assert scalar(runtime.engine, "SELECT close_reason FROM tracked_ids WHERE id = :id", id=tracked) == "final"
-    assert _counted(runtime, account_id, "order", settled) == (announced.Shares(announced=0, missed=0), 0)
+    assert _counted(runtime, account_id, "order", settled) == (callback_shares.Shares(announced=0, missed=0), 0)
 
 
 def test_an_id_that_a_callback_named_first_is_counted(runtime: Runtime) -> None:
@@ -167,7 +167,7 @@ def test_an_id_that_a_callback_named_first_is_counted(runtime: Runtime) -> None:
     execute(runtime.engine, CLOSE, a=account_id)
     same = "SELECT announced_at = sent_at AND checked_before_at = sent_at FROM tracked_ids WHERE account_id = :a"
     assert scalar(runtime.engine, same, a=account_id)
-    assert _counted(runtime, account_id, "transaction", began)[0] == announced.Shares(announced=1, missed=0)
+    assert _counted(runtime, account_id, "transaction", began)[0] == callback_shares.Shares(announced=1, missed=0)
 
 
 def _waits(runtime: Runtime, account_id: str, kind: str) -> float:

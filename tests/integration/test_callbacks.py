@@ -20,7 +20,7 @@ from ulak.local.embedded.postgres import PostgresServer
 from ulak.models.accounts import apply
 from ulak.models.database import make_engine, transaction
 from ulak.models.deliveries import upsert
-from ulak.models.ledger.finishing import discover
+from ulak.models.ledger.ending import discover
 from ulak.models.quarantine import new_key
 from ulak.models.report import DeliveryReport
 from ulak.models.schema import migrate

@@ -14,7 +14,7 @@ from database_fixtures import add_account
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from ulak.cli.failures import database_place
+from ulak.cli.error_messages import database_place
 from ulak.cli.session import Session
 from ulak.core.settings import REMEDIES, Settings, invoking_user
 from ulak.local.embedded.valkey import ValkeyServer

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from ulak.core.redis import connect
 from ulak.core.settings import load_settings
 from ulak.models.database import transaction
-from ulak.models.ledger.planning import cancel
+from ulak.models.ledger.opening import cancel
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.planning import plan_poll

@@ -11,8 +11,8 @@ from ledger_acts import add_account, add_ids, expire_lease, fetches_of, plan, ro
 from sqlalchemy import Engine, event, text
 from tiny_provider import Reply, Request, TinyProvider, vairo_reply
 
-from ulak.core import clock, names
-from ulak.models.ledger import finishing as ledger
+from ulak.core import clock, task_names
+from ulak.models.ledger import ending as ledger
 from ulak.models.ledger import taking
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps import draining, upkeep
@@ -111,7 +111,11 @@ def test_a_drain_hands_over_by_a_message_at_the_next_boundary(
         runtime.stopping.set()
     account_id, ids = account_of(runtime, tiny, concurrency=1)
     [message] = sent_by(drain(runtime, ids[0]))
-    assert (message.task, message.kwargs, message.countdown_seconds) == (names.FETCH_BATCH, {"fetch_id": ids[1]}, 0.0)
+    assert (message.task, message.kwargs, message.countdown_seconds) == (
+        task_names.FETCH_BATCH,
+        {"fetch_id": ids[1]},
+        0.0,
+    )
     assert message.display.startswith(f"{account_id} send s1")
     assert fetches_of(runtime.engine, account_id, "sending") == []
     assert len(tiny.requests("a")) == 1

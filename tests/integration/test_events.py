@@ -27,7 +27,7 @@ from ulak.models.report import DeliveryReport
 from ulak.models.tokens import create_token
 from ulak.models.vocabulary import Granularity, Status
 from ulak.tasks.runtime import person_key
-from ulak.workers.recording import Recorder
+from ulak.workers.audit_recording import Recorder
 
 __all__ = ["ulak"]
 
@@ -283,7 +283,7 @@ def test_an_hour_passes_for_each_kind_of_event_by_itself(
 ) -> None:
     """By actor, action and account."""
     now = [1000.0]
-    monkeypatch.setattr("ulak.workers.recording.clock.boot", lambda: now[0])
+    monkeypatch.setattr("ulak.workers.audit_recording.clock.boot", lambda: now[0])
     recorder = Recorder(migrated_database, lambda: b"k" * 32)
 
     def note(actor: str, account: str | None) -> None:

@@ -17,10 +17,10 @@ from sqlalchemy.exc import DBAPIError
 from task_api import TOKEN, running, runtime_on
 
 from ulak.api.app import make_api
-from ulak.api.pages.finding import Finder
+from ulak.api.pages.delivery_search import Finder
 from ulak.api.pages.language import choose
-from ulak.api.pages.searches import Search
-from ulak.api.pages.showing import Show
+from ulak.api.pages.rendering import Show
+from ulak.api.pages.search_form import Search
 from ulak.core.settings import load_settings
 from ulak.models.access import EVERYTHING
 from ulak.models.accounts import AccountsRefusedError, apply
@@ -33,9 +33,9 @@ from ulak.models.suppression import OtherPersonKeyError, suppress
 from ulak.models.vocabulary import Granularity, Status
 from ulak.providers.accounts import parse_accounts
 from ulak.tasks.runtime import Runtime, person_key
-from ulak.tasks.steps.quarantine import reread
+from ulak.tasks.steps.quarantine_retry import reread
 from ulak.tasks.steps.tracking import account_row, due_id, track
-from ulak.workers.recording import Recorder
+from ulak.workers.audit_recording import Recorder
 
 __all__ = ["ulak"]
 
@@ -87,7 +87,7 @@ def runtime(migrated_database: Engine, ulak: Ulak, key: bytes, tmp_path: Path) -
     ]
     with transaction(migrated_database) as connection:
         add_account(connection, "acik")
-        hidden = runtime.hidden_people(account_row(connection, "gizli"))
+        hidden = runtime.pseudonymiser_of(account_row(connection, "gizli"))
         assert hidden is not None
         upsert(connection, "gizli", "vairo", hidden.reports(reports), asked_at=NOON)
         upsert(connection, "acik", "vairo", reports, asked_at=NOON)
@@ -297,7 +297,7 @@ def test_an_erasure_finds_hashed_rows_and_holds_for_them(runtime: Runtime, ulak:
     assert ran.out.startswith("4 deliveries, 4 statements, 1 registered ids")
     assert pseudonym(key, NUMBER) not in str(ulak("deliveries", "--format", "json").out)
     with transaction(runtime.engine) as connection:
-        hidden = runtime.hidden_people(account_row(connection, "gizli"))
+        hidden = runtime.pseudonymiser_of(account_row(connection, "gizli"))
         assert hidden is not None
         reports = hidden.reports(
             [said("m-1", NUMBER, sent_at=NOON), said("m-9", NUMBER, sent_at=NOON + timedelta(days=9999))]

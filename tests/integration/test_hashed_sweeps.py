@@ -11,7 +11,7 @@ from swept_people import KEY, places, sandbox, set_up
 from truth import differences, hashed, stored_rows
 
 from ulak.models.keys import split_key
-from ulak.models.ledger.planning import cancel
+from ulak.models.ledger.opening import cancel
 from ulak.models.pseudonyms import is_pseudonym, operator_prefix
 from ulak.models.rebuild import rebuild
 from ulak.providers.adapter import Callback

@@ -28,7 +28,7 @@ from ulak.models.report import DeliveryReport
 from ulak.models.schema import alembic_config, migrate, schema_is_current
 from ulak.models.sending_time import fill_missing
 from ulak.models.vocabulary import Granularity, Source, Status
-from ulak.models.withdrawing import withdraw_unreported
+from ulak.models.withdrawals import withdraw_unreported
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 

@@ -12,7 +12,7 @@ from ledger_acts import add_account
 from sqlalchemy import Connection, Engine, text
 
 from ulak.models.database import PREPARE_AFTER, TRANSACTION_ATTEMPTS, make_engine, retry_transaction, transaction
-from ulak.models.ledger.finishing import lock_account
+from ulak.models.ledger.ending import lock_account
 from ulak.models.schema import alembic_config, migrate, schema_is_current
 from ulak.models.tables import metadata
 

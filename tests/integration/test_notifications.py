@@ -19,12 +19,12 @@ from task_api import runtime_on
 
 from ulak.api.notify.notifier import EVERY_SECONDS, Notifier, notifier_for
 from ulak.api.notify.receivers import receivers_for
-from ulak.api.pages.looks import Look
+from ulak.api.pages.overview_cache import Snapshot
 from ulak.core import clock
 from ulak.core.settings import Settings, load_settings
 from ulak.models.accounts import pause, resume
 from ulak.models.database import make_engine, transaction
-from ulak.models.notifications import KEPT_DAYS, LASTS_DAYS, LEASE_SECONDS, list_notifications, prune
+from ulak.models.notifications import KEPT_DAYS, LEASE_SECONDS, TTL_DAYS, list_notifications, prune
 from ulak.models.problems import GAP_SECONDS
 
 DIES = Path(__file__).parents[1] / "notify_and_die.py"
@@ -83,7 +83,7 @@ class World:
         for _ in range(int(seconds / EVERY_SECONDS)):
             self.pass_time(EVERY_SECONDS)
             for notifier in notifiers or (self.notifier,):
-                notifier.looker.forget()
+                notifier.overviews.forget()
                 notifier._look_again = 0.0
                 notifier.step()
                 notifier.wait(60)
@@ -315,7 +315,7 @@ def test_a_message_that_nobody_takes_is_given_up_and_old_ones_are_pruned(world: 
     world.hook.status = 500
     world.pause()
     world.run(120)
-    world.pass_time(LASTS_DAYS * 86_400 + 60)
+    world.pass_time(TTL_DAYS * 86_400 + 60)
     world.hook.status = 200
     world.resume()
     world.run(240)
@@ -356,7 +356,7 @@ def test_a_receiver_is_told_again_after_a_long_stop(world: World) -> None:
     with transaction(world.engine) as connection:
         pause(connection, other, None, "w")
     world.run(120)
-    world.pass_time((LASTS_DAYS + 1) * 86_400)
+    world.pass_time((TTL_DAYS + 1) * 86_400)
     world.run(60)
     assert len({taken.headers["webhook-id"] for taken in world.hook.refused}) == 2
     world.hook.status = 200
@@ -400,8 +400,8 @@ def test_looks_that_keep_failing_are_told_and_what_waits_is_sent(world: World) -
     """The database answers, so this goes through the outbox; the sign of progress stays away meanwhile."""
     world.run(30)
     url = world.engine.url.render_as_string(hide_password=False)
-    engine, slow = world.notifier.looker.engine, make_engine(url, statement_timeout_seconds=0.5)
-    world.notifier.looker.engine = slow
+    engine, slow = world.notifier.overviews.engine, make_engine(url, statement_timeout_seconds=0.5)
+    world.notifier.overviews.engine = slow
     with world.engine.begin() as connection:
         connection.execute(text("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE"))
         world.run(150)
@@ -410,7 +410,7 @@ def test_looks_that_keep_failing_are_told_and_what_waits_is_sent(world: World) -
         age = "SELECT extract(epoch FROM clock_timestamp() - at) FROM heartbeats WHERE name = 'notifying'"
         assert connection.execute(text(age)).scalar_one() > 200
     assert world.hook.items == [("open", "not_evaluated")]
-    world.notifier.looker.engine = engine
+    world.notifier.overviews.engine = engine
     world.run(180)
     assert world.hook.items == [("open", "not_evaluated"), ("resolved", "not_evaluated")]
     slow.dispose()
@@ -418,14 +418,14 @@ def test_looks_that_keep_failing_are_told_and_what_waits_is_sent(world: World) -
 
 def test_slow_looks_are_often_enough_for_a_problem_to_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long one takes: a problem that is seen too seldom would begin anew each time."""
-    look, late = world.notifier.looker.look, [0.0]
+    look, late = world.notifier.overviews.look, [0.0]
     monkeypatch.setattr(clock, "boot", lambda: time.monotonic() + late[0])
 
-    def slow_look() -> Look:
+    def slow_look() -> Snapshot:
         late[0] += 60.0
         return look()
 
-    monkeypatch.setattr(type(world.notifier.looker), "look", lambda _: slow_look())
+    monkeypatch.setattr(type(world.notifier.overviews), "look", lambda _: slow_look())
     world.notifier.step()
     world.notifier.wait(60)
     assert world.notifier._look_again - clock.boot() <= GAP_SECONDS / 3

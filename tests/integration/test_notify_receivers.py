@@ -11,9 +11,9 @@ from notified import PASSWORD, SECRET, Hook, MailServer, written
 from private_ca import Authority
 
 from ulak.api.notify.mail import read_server
+from ulak.api.notify.message_texts import Message, problems_of
 from ulak.api.notify.receivers import NotTakenError, Receiver, check_url, receivers_for
 from ulak.api.notify.signing import read_secrets, signed_headers
-from ulak.api.notify.wording import Message, problems_of
 from ulak.api.pages.alarms import Alarm
 from ulak.api.pages.language import Language
 from ulak.core.settings import SettingsError, load_settings

@@ -16,14 +16,14 @@ from starlette.responses import Response
 from starlette.types import Message
 from test_pages import NOON, NUMBER, Browser, Start, change, deliveries, found, report, start
 
-from ulak.api.pages import downloads, finding
+from ulak.api.pages import delivery_search, downloads
 from ulak.api.pages.deliveries import place_of
-from ulak.api.pages.downloads import MOST_SCANS, Download
-from ulak.api.pages.finding import MOST_PARTS
-from ulak.api.pages.searches import MOST_LISTED, Search, search_of
+from ulak.api.pages.delivery_search import MAX_PARTS
+from ulak.api.pages.downloads import MAX_SCANS, Download
+from ulak.api.pages.search_form import MAX_LISTED, Search, search_of
 from ulak.api.pages.visits import DOWNLOADS_AT_ONCE
 from ulak.core import clock
-from ulak.models import newest
+from ulak.models import newest_deliveries
 from ulak.models.access import Role
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
@@ -187,31 +187,31 @@ def test_a_file_ends_within_bounds_and_says_what_it_leaves_out(
         " message_time - make_interval(secs => n) FROM delivery_status, generate_series(1, 1600) n"
         " WHERE provider_key = 't-0'",
     )
-    monkeypatch.setattr(newest, "SCANNED_ROWS", 1)
-    monkeypatch.setattr(newest, "LEAST_SCANNED", 1)
+    monkeypatch.setattr(newest_deliveries, "SCANNED_ROWS", 1)
+    monkeypatch.setattr(newest_deliveries, "MIN_SCANNED", 1)
     scans, counts = counted_calls(monkeypatch, "newest_of_accounts"), counted_calls(monkeypatch, "count_days")
     page, path = start().log_in(), "/deliveries.csv?account=kampanya&since=2026-05-01&until=2026-05-01&outcome=failed"
     _, last = lines(page, path)
     assert last.startswith('"Incomplete: this file ends after 0 rows, and more may match.')
-    assert (MOST_SCANS - MOST_PARTS < len(scans) <= MOST_SCANS, len(counts)) == (True, 1)
-    monkeypatch.setattr(newest, "LEAST_SCANNED", 500)
+    assert (MAX_SCANS - MAX_PARTS < len(scans) <= MAX_SCANS, len(counts)) == (True, 1)
+    monkeypatch.setattr(newest_deliveries, "MIN_SCANNED", 500)
     assert [row.partition(",")[0] for row in lines(page, path)] == ["id", str(rare)]
     assert lines(page, path, **{"accept-language": "tr"})[1].startswith(f"{rare};")
-    monkeypatch.setattr(downloads, "MOST_DOWNLOADED", 3)
+    monkeypatch.setattr(downloads, "MAX_DOWNLOADED", 3)
     assert "ends after 3 rows" in lines(page, path.replace("outcome=failed", ""))[4]
 
 
 def counted_calls(monkeypatch: pytest.MonkeyPatch, name: str, before: Callable[[], object] = bool) -> list[str]:
     """The calls that searches make of this function from now on; `before` runs at the beginning of each."""
     calls: list[str] = []
-    real = getattr(finding, name)
+    real = getattr(delivery_search, name)
 
     def counted(*given: Any, **named: Any) -> Any:
         calls.append(name)
         before()
         return real(*given, **named)
 
-    monkeypatch.setattr(finding, name, counted)
+    monkeypatch.setattr(delivery_search, name, counted)
     return calls
 
 
@@ -313,7 +313,7 @@ def test_orders_say_how_many_of_their_messages_arrived(
 def test_a_form_is_read_within_bounds() -> None:
     """So many numbers at once, and days that every zone knows."""
     asked = search_of({"recipient": "\n".join(f"0532{n:07}" for n in range(500)), "since": "0001-01-01", "kind": "x"})
-    assert (len(asked.recipients), asked.since, asked.kind, asked.is_named) == (MOST_LISTED, "", "", True)
+    assert (len(asked.recipients), asked.since, asked.kind, asked.is_named) == (MAX_LISTED, "", "", True)
     assert Search(account="a", since="2026-05-01", recipient="5").query == "account=a&since=2026-05-01"
     assert place_of("1-2") == (datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC), 2)
     assert [place_of(each) for each in ("", "1", "-", "x-1", "1-x", f"1-{2**63}", "²-1")] == [None] * 7

@@ -20,8 +20,8 @@ from sqlalchemy import Engine, text
 from task_api import running, runtime_on
 
 from ulak.api.app import make_api
-from ulak.api.pages.meanings import TURKISH
 from ulak.api.pages.routes import add_pages
+from ulak.api.pages.tooltips import TURKISH
 from ulak.core import clock
 from ulak.core.settings import CredentialError, load_settings
 from ulak.models.database import make_engine, transaction
@@ -31,7 +31,7 @@ from ulak.models.report import DeliveryReport
 from ulak.models.tokens import create_token, revoke_token
 from ulak.models.vocabulary import Granularity, Reason, Status
 from ulak.tasks.messages import Message
-from ulak.workers.attempts import MOST
+from ulak.workers.auth_attempts import MAX_FAILURES
 
 __all__ = ["lines"]
 
@@ -201,7 +201,7 @@ def test_wrong_tokens_are_refused_and_never_keep_a_right_one_out(start: Start, l
     """After ten in a minute a wrong one is told to wait, a right one lets in; what was typed stands nowhere."""
     page = start()
     page.get("/")
-    for _ in range(MOST):
+    for _ in range(MAX_FAILURES):
         answer = page.post("/login", token="wrong-canary-token")
         assert (answer.status_code, "not known" in answer.text) == (401, True)
         assert "wrong-canary" not in answer.text

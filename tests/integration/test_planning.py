@@ -23,10 +23,10 @@ from ledger_acts import (
 from sqlalchemy import Engine
 
 from ulak.core import clock
-from ulak.models.ledger import finishing as ledger
-from ulak.models.ledger import planning, taking
+from ulak.models.ledger import ending as ledger
+from ulak.models.ledger import opening, taking
 from ulak.models.ledger.clockwatch import ClockWatch
-from ulak.models.ledger.pace import oldest_open_order, promote_waiting
+from ulak.models.ledger.planner_queries import oldest_open_order, promote_waiting
 from ulak.tasks.messages import call_up
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.ondemand import open_on_demand
@@ -429,7 +429,7 @@ def test_a_message_whose_fetch_was_cancelled_has_the_next_one_made(runtime: Runt
     found = woken(engine, account_id)
     assert (found and found.fetch_id) == first
     with engine.begin() as connection:
-        planning.cancel(connection, poll_id)
+        opening.cancel(connection, poll_id)
     taken = take_heard(engine, first)
     assert isinstance(taken, taking.Taken)
     assert taken.fetch_id == second

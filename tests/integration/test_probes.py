@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 from ulak.api.app import make_api
 from ulak.core import clock
 from ulak.models.database import transaction
-from ulak.models.heartbeats import RECONCILE, beat, planning_of, standstills
+from ulak.models.job_runs import RECONCILE, beat, planning_of, stalls
 from ulak.models.quarantine import new_key
 from ulak.providers.http import HttpDoor
 from ulak.tasks.runtime import Runtime
@@ -49,7 +49,7 @@ def told(said: Said) -> tuple[int, list[str]]:
 def stuck(engine: Engine, *, seconds: float = 120) -> list[str]:
     """The accounts that stand still."""
     with engine.connect() as connection:
-        return [reason.split()[0] for reason in standstills(connection, stuck_seconds=seconds) if "tick" not in reason]
+        return [reason.split()[0] for reason in stalls(connection, stuck_seconds=seconds) if "tick" not in reason]
 
 
 def add_ready_fetch(engine: Engine, *, seconds_ago: float) -> None:

@@ -25,9 +25,9 @@ from ulak.providers.adapter import Callback
 from ulak.providers.decoding import as_int
 from ulak.sandbox.server import Sandbox
 from ulak.tasks.runtime import Runtime, seal_key
+from ulak.tasks.steps.ambiguous import ask_now
 from ulak.tasks.steps.callbacks import ingest
-from ulak.tasks.steps.hints import ask_now
-from ulak.tasks.steps.quarantine import reread
+from ulak.tasks.steps.quarantine_retry import reread
 from ulak.tasks.steps.tracking import account_row
 
 __all__ = ["ulak"]

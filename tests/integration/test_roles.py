@@ -20,8 +20,8 @@ from sqlalchemy import Engine, text
 from task_api import TOKEN, running, runtime_on
 
 from ulak.api.app import make_api
+from ulak.api.authorization import Needs, roles_of
 from ulak.api.pages import routes
-from ulak.api.rights import Needs, roles_of
 from ulak.core import clock
 from ulak.core.settings import load_settings
 from ulak.models.access import Role
@@ -449,7 +449,7 @@ def test_a_limited_visitor_reads_when_nobody_works_for_the_own_accounts(house: H
         ):  # fmt: skip
             with transaction(house.engine) as connection:
                 connection.execute(text(change))
-            house.app.state.pages.looker.forget()
+            house.app.state.pages.overviews.forget()
             page = plain(limited.get("/").text)
             assert (words in page, "kampanya" in page) == (True, False)
             assert "Nobody works: kampanya should" in plain(reader.get("/").text)
@@ -462,15 +462,15 @@ def plain(page: str) -> str:
 
 def test_time_zones_do_not_wait_for_a_slow_look(house: House) -> None:
     """A look that waits for the database keeps no page waiting that needs no look."""
-    looker = house.app.state.pages.looker
+    overviews = house.app.state.pages.overviews
     with ThreadPoolExecutor(2) as pool:
         with transaction(house.engine) as connection:
             connection.execute(text("LOCK TABLE quarantine IN ACCESS EXCLUSIVE MODE"))
-            look = pool.submit(looker.look)
+            look = pool.submit(overviews.look)
             ends = clock.boot() + 60
             while not _waits_for_a_lock(house.engine):
                 assert clock.boot() < ends, "The look has not begun."
-            assert set(pool.submit(looker.zones).result(timeout=20)) == {"kampanya", "otp"}
+            assert set(pool.submit(overviews.zones).result(timeout=20)) == {"kampanya", "otp"}
             assert not look.done()
         assert look.result(timeout=60).accounts
 

@@ -14,13 +14,13 @@ from sqlalchemy import Engine, event, text
 from ulak.models import searches
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
-from ulak.models.figures import read_deliveries
+from ulak.models.metric_queries import read_deliveries
 from ulak.models.overview import overview
 from ulak.models.report import DeliveryReport
 from ulak.models.searches import Identifier, Page, find_deliveries, find_tracked, look_up, open_tracked, waiting_for
 from ulak.models.statistics import By, count_days
+from ulak.models.statistics_upkeep import fold
 from ulak.models.summary import summarise
-from ulak.models.tally import fold
 from ulak.models.tracked import open_by, register
 from ulak.models.vocabulary import Granularity, Status
 

@@ -8,7 +8,7 @@ from ledger_acts import add_account, add_poll, execute, fetch, row, take_next
 from sqlalchemy import Engine
 
 from ulak.models.ledger import sharing, taking
-from ulak.workers.presence import Presence
+from ulak.workers.worker_heartbeat import WorkerHeartbeat
 
 THREADS = 8
 """Two are left free by whoever has more than one call, and the slow have four."""
@@ -151,7 +151,7 @@ def looks_again_soon(engine: Engine, account_id: str) -> bool:
     assert isinstance(found, taking.NotYet)
     assert (found.why, found.call_up is None) == ("threads used", False)
     return found.call_up is not None and found.call_up.delay_seconds == pytest.approx(
-        sharing.SLOW_LOOK_SECONDS, abs=0.1
+        sharing.SLOW_RECHECK_SECONDS, abs=0.1
     )
 
 
@@ -190,7 +190,7 @@ def test_a_worker_counts_until_it_says_so_or_falls_silent(engine: Engine) -> Non
     execute(
         engine,
         "UPDATE workers SET seen_at = seen_at - make_interval(secs => :seconds)",
-        seconds=sharing.ANNOUNCED_LASTS_SECONDS,
+        seconds=sharing.ANNOUNCED_TTL_SECONDS,
     )
     assert take_all(engine, account_id) == 13
     execute(engine, "UPDATE workers SET seen_at = seen_at - interval '2 hours'")
@@ -201,10 +201,10 @@ def test_a_worker_counts_until_it_says_so_or_falls_silent(engine: Engine) -> Non
 
 def test_a_worker_process_announces_itself_and_takes_its_word_back(migrated_database: Engine) -> None:
     """At once both times, though it says its word every few seconds only."""
-    presence = Presence(make_runtime(migrated_database), "four@host", 7)
-    presence.start()
+    heartbeat = WorkerHeartbeat(make_runtime(migrated_database), "four@host", 7)
+    heartbeat.start()
     wait_for_workers(migrated_database, ["four@host 7"])
-    presence.stop()
+    heartbeat.stop()
     wait_for_workers(migrated_database, [])
 
 

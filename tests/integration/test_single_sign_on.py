@@ -111,7 +111,7 @@ def start(migrated_database: Engine, settings_of: Callable[..., None]) -> Iterat
         runtime = runtime_on(migrated_database)
         app = make_api(runtime, token="canary-token-of-the-page", settings=settings)
         add_pages(app, runtime, settings)
-        app.state.means.failed.most = 1000
+        app.state.deps.failed.most = 1000
         context = running(app)
         client = httpx.Client(base_url=context.__enter__(), timeout=60)
         closers.extend([client.close, lambda: context.__exit__(None, None, None), runtime.door.close])
@@ -530,7 +530,7 @@ def test_codes_and_keys_travel_encrypted_or_stay_on_this_host(
 def test_whoever_tries_answers_by_the_dozen_is_slowed_down(start: Start) -> None:
     """By address, as with wrong tokens; who is right is let in all the same."""
     page = start()
-    page.app.state.means.failed.most = 3
+    page.app.state.deps.failed.most = 3
     statuses = [page.client.get(f"/login/sso/callback?code=x&state={n}").status_code for n in range(5)]
     assert statuses == [400, 400, 400, 429, 429]
     assert page.log_in().status_code == 200

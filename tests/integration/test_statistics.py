@@ -18,7 +18,7 @@ from driving import make_runtime
 from sqlalchemy import Connection, Engine, text
 
 from ulak.core import clock
-from ulak.models import tally
+from ulak.models import statistics_upkeep
 from ulak.models.database import make_engine, retry_transaction, transaction
 from ulak.models.deliveries import upsert
 from ulak.models.erasure import erase
@@ -26,7 +26,7 @@ from ulak.models.rebuild import rebuild, remove_repetitions
 from ulak.models.report import DeliveryReport
 from ulak.models.schema import alembic_config, migrate
 from ulak.models.statistics import By, Figures, count_days, count_hours, stored
-from ulak.models.tally import fold, fold_some, recount, recount_rezoned
+from ulak.models.statistics_upkeep import fold, fold_some, recount, recount_rezoned
 from ulak.models.vocabulary import Granularity, Reason, Source, Status
 from ulak.tasks.steps.upkeep import every_minute
 
@@ -236,10 +236,10 @@ def test_upkeep_folds_by_the_minute(migrated_database: Engine) -> None:
 
 def test_changed_triggers_need_a_migration() -> None:
     """Only a fresh database would have them otherwise. The newest migration that makes them names what it makes."""
-    versions = sorted((Path(tally.__file__).parent / "migrations" / "versions").glob("*.py"))
+    versions = sorted((Path(statistics_upkeep.__file__).parent / "migrations" / "versions").glob("*.py"))
     sources = [path.read_text(encoding="utf-8") for path in versions]
     named = [found[1] for source in sources if (found := re.search(r'^TRIGGERS = "(\w+)"', source, re.MULTILINE))]
-    assert named[-1] == tally.fingerprint()
+    assert named[-1] == statistics_upkeep.fingerprint()
     assert sum("create_triggers(op" in source for source in sources) == 1
 
 

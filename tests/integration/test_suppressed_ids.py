@@ -24,7 +24,7 @@ from sqlalchemy import Engine, text
 
 from ulak.models.database import transaction
 from ulak.models.deliveries import UpsertResult
-from ulak.models.ledger.finishing import discover
+from ulak.models.ledger.ending import discover
 from ulak.models.references import upsert_shared
 from ulak.models.suppression import suppress
 from ulak.models.tracked import register

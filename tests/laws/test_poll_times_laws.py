@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ulak.schedules.batching import WaitingId, expected_waiting, half_age, is_worth_a_call
 from ulak.schedules.latency import _WIDTHS, EDGES, END, Latency, edge, fit
-from ulak.schedules.poll_times import HIGHEST_PRICE, Bounds, PollTimes, forecast, poll_times, price_for_calls
+from ulak.schedules.poll_times import MAX_PRICE, Bounds, PollTimes, forecast, poll_times, price_for_calls
 
 BINS = len(_WIDTHS)
 
@@ -104,8 +104,8 @@ def test_the_price_for_so_many_calls_gives_no_more(latency: Latency, calls: floa
     """Unless that takes a price above the highest: no message waits for hours to save a part of a call."""
     bound = Bounds(validity=validity)
     price = price_for_calls(latency, calls, bound, least=1.0)
-    assert price <= HIGHEST_PRICE
-    if price < HIGHEST_PRICE:
+    assert price <= MAX_PRICE
+    if price < MAX_PRICE:
         assert forecast(latency, poll_times(latency, price, bound), validity).calls <= calls + 1e-6
 
 

@@ -15,9 +15,9 @@ from ulak.models.deliveries import upsert
 from ulak.models.erasure import erase
 from ulak.models.rebuild import rebuild
 from ulak.models.report import DeliveryReport
-from ulak.models.tally import fold_some, recount, retract_deleted
+from ulak.models.statistics_upkeep import fold_some, recount, retract_deleted
 from ulak.models.vocabulary import Granularity, Reason, Source, Status
-from ulak.models.withdrawing import withdraw_unreported
+from ulak.models.withdrawals import withdraw_unreported
 
 NOW = datetime.now(UTC)
 # Beside each other, about midnight in another zone, and beyond what is kept by the hour.

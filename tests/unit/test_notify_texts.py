@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ulak.api.notify.message_texts import MAX_ITEMS, MAX_SUBJECT_LENGTH, Message, problems_of
 from ulak.api.notify.signing import SigningError, read_secrets, signed_headers
-from ulak.api.notify.wording import LONGEST_SUBJECT, MOST_ITEMS, Message, problems_of
 from ulak.api.pages.alarms import Alarm
 from ulak.api.pages.language import CATALOGUES, Language
 from ulak.models.problems import Change, Episode, State
@@ -47,7 +47,7 @@ def test_every_alarm_of_the_page_can_be_told(language: str) -> None:
     ]
     assert len(alarms) > 15
     for state in State:
-        text = message(*alarms[:MOST_ITEMS], state=state, language=language).text()
+        text = message(*alarms[:MAX_ITEMS], state=state, language=language).text()
         assert not {"{", "}", "None", "<"} & set(text.split()), text
         assert "2026-11-27 12:34:56" in text
 
@@ -95,12 +95,12 @@ def test_a_message_about_very_much_stays_short() -> None:
     """The JSON still holds all of it."""
     alarms = [
         Alarm(kind="dead", severity="bad", values={"account": f"a-{n}", "n": 2}, account=f"a-{n}" + "x" * 200)
-        for n in range(MOST_ITEMS + 5)
+        for n in range(MAX_ITEMS + 5)
     ]
     told = message(*alarms)
-    assert (len(told.document()["data"]["problems"]), "(and 5 more)" in told.text()) == (MOST_ITEMS + 5, True)
-    assert len(told.subject()) <= LONGEST_SUBJECT
-    assert told.subject().endswith(f"(and {MOST_ITEMS + 4} more)")
+    assert (len(told.document()["data"]["problems"]), "(and 5 more)" in told.text()) == (MAX_ITEMS + 5, True)
+    assert len(told.subject()) <= MAX_SUBJECT_LENGTH
+    assert told.subject().endswith(f"(and {MAX_ITEMS + 4} more)")
 
 
 def test_a_signature_is_the_one_that_standard_webhooks_publish() -> None:

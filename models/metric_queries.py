@@ -1,0 +1,227 @@
+"""The figures that operators watch, read from the tables: the same whichever process is asked, and after any crash.
+
+Label values are an account's id, its provider and words of small fixed sets; never a number, an id of a message, a
+text. Every figure that can be 0 is told as 0 for every account, so that an alarm needs no guess about absence.
+
+A group is one statement or two. None reads the shared table whole.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, RowMapping, text
+
+from ulak.models.accounts import PausedBy
+from ulak.models.freshness import totals
+from ulak.models.job_runs import NOT_OF_WORKERS
+from ulak.models.latencies import DUE_SINCE
+from ulak.models.ledger.clocksteps import steps_of_last_day
+from ulak.models.ledger.sharing import thread_totals
+from ulak.models.objectives import BOUNDS, read_objective
+from ulak.models.overview import AccountState, state_of
+from ulak.models.statistics import stored
+
+RECENT_SECONDS: Final = 300
+"""The window of the figures that count recent calls."""
+HOUR_SECONDS: Final = 3600
+BREAKER_STATES: Final = ("closed", "open", "probing")
+FETCH_STATES: Final = ("ready", "sending", "dead")
+POLL_ENDS: Final = ("complete", "complete_with_errors", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One number: of which figure, under which labels."""
+
+    figure: str
+    labels: Mapping[str, str]
+    value: float
+    """Of a histogram: its sum."""
+    buckets: tuple[tuple[str, float], ...] = ()
+    """Of a histogram: (upper bound, how many up to it), the last one `+Inf`."""
+
+
+Samples = Iterator[Sample]
+
+
+def _of(row: RowMapping, **more: str) -> dict[str, str]:
+    return {"account": row["account"], "provider": row["provider"], **more}
+
+
+_ACCOUNTS = text("""
+    SELECT a.*, a.id AS account, clock_timestamp() AS now,
+        extract(epoch FROM clock_timestamp() - a.last_asked_at)::double precision AS asked_ago
+    FROM accounts a ORDER BY a.id
+""")
+
+
+def read_accounts(connection: Connection) -> Samples:
+    """How every account stands, and its limit."""
+    for row in connection.execute(_ACCOUNTS).mappings():
+        stands = state_of(row, row["now"])[0]
+        for state in AccountState:
+            yield Sample("account_state", _of(row, state=state.value.replace(" ", "_")), state is stands)
+        # An automatic pause lasts until a call succeeds, and lends itself the breaker for its probes.
+        refused = row["paused_by"] == PausedBy.AUTOMATIC and row["refusals"] > 0
+        breaker = "closed" if refused and row["breaker_trips"] == 0 else row["breaker_state"]
+        for word in BREAKER_STATES:
+            yield Sample("account_breaker", _of(row, state=word), word == breaker)
+        paused = refused or (row["paused_until"] is not None and row["paused_until"] > row["now"])
+        yield Sample("account_paused", _of(row), paused and row["enabled"])
+        yield Sample("account_limit_requests", _of(row), row["limit_requests"])
+        yield Sample("account_limit_window_seconds", _of(row), row["limit_per_seconds"])
+        yield Sample("account_limit_concurrency", _of(row), row["limit_concurrency"])
+        if row["asked_ago"] is not None:
+            yield Sample("account_asked_age_seconds", _of(row), max(0.0, row["asked_ago"]))
+
+
+_RECENT_CALLS = text("""
+    SELECT a.id AS account, a.provider, c.outcome,
+        CASE WHEN c.http_status IS NULL THEN 'none' ELSE (c.http_status / 100) || 'xx' END AS status, count(*) AS many
+    FROM calls c JOIN accounts a ON a.id = c.account_id
+    WHERE c.asked_at > clock_timestamp() - make_interval(secs => :seconds) AND c.outcome IS NOT NULL
+    GROUP BY 1, 2, 3, 4
+""")
+_SLOTS = text("""
+    SELECT a.id AS account, a.provider, a.limit_requests, busy.slots, air.unanswered,
+        extract(epoch FROM clock_timestamp() - good.answered_at)::double precision AS answered_ago
+    FROM accounts a
+    CROSS JOIN LATERAL (SELECT count(*) AS slots FROM calls c WHERE c.account_id = a.id
+        AND c.released_at > clock_timestamp() - make_interval(secs => a.limit_per_seconds)) busy
+    CROSS JOIN LATERAL (SELECT count(*) AS unanswered FROM calls c WHERE c.account_id = a.id
+        AND c.answered_at IS NULL AND c.gives_up_at > clock_timestamp()) air
+    LEFT JOIN LATERAL (SELECT c.answered_at FROM calls c WHERE c.account_id = a.id AND c.outcome = 'ok'
+        ORDER BY c.asked_at DESC LIMIT 1) good ON true
+    ORDER BY a.id
+""")
+
+
+def read_calls(connection: Connection) -> Samples:
+    """What was asked of the providers, and how much of the limit is in use."""
+    for row in connection.execute(_RECENT_CALLS, {"seconds": RECENT_SECONDS}).mappings():
+        yield Sample("calls_recent", _of(row, outcome=row["outcome"], status=row["status"]), row["many"])
+    for row in connection.execute(_SLOTS).mappings():
+        yield Sample("limit_slots_busy", _of(row), min(row["slots"], row["limit_requests"]))
+        yield Sample("calls_unanswered", _of(row), row["unanswered"])
+        if row["answered_ago"] is not None:
+            yield Sample("answer_age_seconds", _of(row), max(0.0, row["answered_ago"]))
+
+
+# One scan of a partial index for each column.
+_WORK = text(f"""
+    SELECT a.id AS account, a.provider, ready.ready, ready.retrying, ready.age AS ready_age,
+        (SELECT count(*) FROM fetches f WHERE f.account_id = a.id AND f.state = 'sending') AS sending,
+        (SELECT count(*) FROM fetches f WHERE f.account_id = a.id AND f.state = 'dead') AS dead,
+        (SELECT count(*) FROM polls p WHERE p.account_id = a.id AND p.state = 'running') AS running,
+        (SELECT count(*) FROM quarantine q WHERE q.account_id = a.id AND q.resolved_at IS NULL) AS quarantined,
+        ids.many AS tracked, ids.age AS unanswered_age, due.many AS due, due.age AS overdue
+    FROM accounts a
+    CROSS JOIN LATERAL (SELECT count(*) AS ready, count(*) FILTER (WHERE f.attempts > 0) AS retrying,
+        coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(f.available_at))), 0) AS age
+        FROM fetches f WHERE f.account_id = a.id AND f.state = 'ready') ready
+    CROSS JOIN LATERAL (SELECT count(*) AS many,
+        coalesce(greatest(0, extract(epoch FROM clock_timestamp()
+            - min(t.sent_at) FILTER (WHERE t.whole IS DISTINCT FROM t.value))), 0) AS age
+        FROM tracked_ids t WHERE t.account_id = a.id AND t.closed_at IS NULL) ids
+    CROSS JOIN LATERAL (SELECT count(*) AS many,
+        coalesce(greatest(0, extract(epoch FROM statement_timestamp() - min({DUE_SINCE}))), 0) AS age
+        FROM tracked_ids t WHERE t.account_id = a.id AND t.closed_at IS NULL AND t.fetch_id IS NULL
+          AND t.next_check_at <= statement_timestamp()) due
+    ORDER BY a.id
+""")
+_ENDED = text("""
+    SELECT a.id AS account, a.provider, word.state, count(p.id) AS many
+    FROM accounts a CROSS JOIN unnest(CAST(:states AS text[])) AS word(state)
+    LEFT JOIN LATERAL (SELECT id, state, finished_at FROM polls WHERE account_id = a.id ORDER BY id DESC LIMIT 5000) p
+        ON p.state = word.state AND p.finished_at > clock_timestamp() - make_interval(secs => :seconds)
+    GROUP BY 1, 2, 3
+""")
+
+
+def read_work(connection: Connection) -> Samples:
+    """What is to be done, what waits, what was given up."""
+    for row in connection.execute(_WORK).mappings():
+        for state in FETCH_STATES:
+            yield Sample("fetches", _of(row, state=state), row[state])
+        yield Sample("fetches_retrying", _of(row), row["retrying"])
+        yield Sample("fetch_ready_age_seconds", _of(row), row["ready_age"])
+        yield Sample("polls_running", _of(row), row["running"])
+        yield Sample("quarantine_open", _of(row), row["quarantined"])
+        yield Sample("tracked_open", _of(row), row["tracked"])
+        yield Sample("tracked_due", _of(row), row["due"])
+        yield Sample("tracked_overdue_seconds", _of(row), row["overdue"])
+        yield Sample("unanswered_age_seconds", _of(row), row["unanswered_age"])
+    ends = {"states": list(POLL_ENDS), "seconds": HOUR_SECONDS}
+    for row in connection.execute(_ENDED, ends).mappings():
+        yield Sample("polls_ended_last_hour", _of(row, state=row["state"]), row["many"])
+
+
+# One ahead of the clock, which was set back, is no fresh one.
+_HEARTBEATS = text("""
+    SELECT name, abs(extract(epoch FROM clock_timestamp() - at))::double precision AS age FROM heartbeats
+    WHERE name <> ALL(CAST(:others AS text[]))
+""")
+# What the feed of changes does not tell yet, since an older transaction is still open somewhere in the cluster.
+_FEED = text("""
+    SELECT count(*) AS many, coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(changed_at))), 0) AS age
+    FROM (SELECT changed_at FROM delivery_status
+          WHERE changed_in >= pg_snapshot_xmin(pg_current_snapshot())::text::bigint LIMIT 100000) held
+""")
+
+
+def read_pulse(connection: Connection) -> Samples:
+    """Whether periodic work is done, and how far the feed of changes is behind the table."""
+    for row in connection.execute(_HEARTBEATS, {"others": list(NOT_OF_WORKERS)}).mappings():
+        yield Sample("heartbeat_age_seconds", {"name": row["name"]}, row["age"])
+    yield Sample("clock_steps_last_day", {}, steps_of_last_day(connection))
+    threads, crowded = thread_totals(connection)
+    yield Sample("worker_threads", {}, threads)
+    yield Sample("accounts_waiting_for_threads", {}, crowded)
+    row = connection.execute(_FEED).mappings().one()
+    yield Sample("feed_held_back", {}, row["many"])
+    yield Sample("feed_lag_seconds", {}, row["age"])
+
+
+_PROVIDERS = text("SELECT id, provider FROM accounts")
+
+
+def read_deliveries(connection: Connection) -> Samples:
+    """The shared table, counted (`ulak.models.statistics`)."""
+    providers = {row.id: row.provider for row in connection.execute(_PROVIDERS)}
+    counts: Counter[tuple[str, str, str]] = Counter()
+    conflicts: Counter[str] = Counter()
+    for each in stored(connection):
+        counts[each.account_id, each.granularity, each.status] += each.rows
+        conflicts[each.account_id] += each.conflicts
+    for (account, granularity, status), many in counts.items():
+        labels = {"account": account, "provider": providers[account], "granularity": granularity, "status": status}
+        yield Sample("deliveries", labels, many)
+    for account, many in conflicts.items():
+        yield Sample("deliveries_conflicting", {"account": account, "provider": providers[account]}, many)
+
+
+def read_freshness(connection: Connection) -> Samples:
+    """How fresh final reports were, counted since the account has existed; and what is wanted of them."""
+    for row in totals(connection):
+        labels = {"account": row["account"], "provider": row["provider"]}
+        buckets = tuple(zip(map(str, BOUNDS), row["buckets"] or [0.0] * len(BOUNDS), strict=True))
+        total = row["total"] or 0.0
+        yield Sample("final_freshness_seconds", labels, row["seconds"] or 0.0, (*buckets, ("+Inf", total)))
+        yield Sample("finals_good", labels, row["good"] or 0.0)
+        if row["objective"] is not None:
+            objective = read_objective(row["objective"])
+            yield Sample("objective_ratio", labels, objective.percent / 100.0)
+            yield Sample("objective_seconds", labels, objective.seconds)
+
+
+GROUPS: Final[Mapping[str, Callable[[Connection], Samples]]] = {
+    "accounts": read_accounts,
+    "calls": read_calls,
+    "work": read_work,
+    "pulse": read_pulse,
+    "deliveries": read_deliveries,
+    "freshness": read_freshness,
+}
+"""Each is read and kept by itself."""

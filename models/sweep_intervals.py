@@ -1,0 +1,57 @@
+"""How often an account's lists are read: what is configured, what follows from their rate of change, or the default.
+
+The one place that says which interval is in force: the planner, the page's alarms and the question whether all is
+settled read it here.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, RowMapping, text
+
+from ulak.models.database import Record
+
+LOOK_BACK_SECONDS = 1800.0
+"""Sweeps of so long ago tell the rate of change."""
+MAX_SWEEPS = 60
+
+_ADAPTIVE = "coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)"
+EVERY_SECONDS = f"""
+    coalesce(CAST(a.poll ->> 'every_seconds' AS double precision),
+        CASE WHEN {_ADAPTIVE} THEN a.sweep_seconds END)
+"""
+"""SQL: the interval in force of the account `a`; null where the default of its provider is."""
+
+_SWEPT = text(f"""
+    SELECT a.id AS account, p.started_at, p.news, p.calls, clock_timestamp() AS now
+    FROM accounts a LEFT JOIN LATERAL (
+        SELECT p.started_at, p.new + p.advanced AS news,
+            (SELECT count(*) FROM fetches f WHERE f.poll_id = p.id AND f.params ? 'window') AS calls
+        FROM polls p WHERE p.account_id = a.id AND p.trigger = 'schedule' AND p.state <> 'running'
+          AND p.scheduled_for > statement_timestamp() - make_interval(secs => :seconds)
+          AND EXISTS (SELECT FROM fetches f WHERE f.poll_id = p.id AND f.params ? 'window')
+        ORDER BY p.scheduled_for DESC LIMIT :many) p ON true
+    WHERE a.provider = ANY(:providers) AND a.enabled AND {_ADAPTIVE} AND NOT a.poll ? 'every_seconds'
+    ORDER BY a.id
+""")
+_KEEP = text("UPDATE accounts SET sweep_seconds = :seconds WHERE id = :account_id")
+
+
+def every_seconds(row: Record, default: float) -> float:
+    """`EVERY_SECONDS` of an account's row, or the default of its provider."""
+    explicit = row["poll"].get("every_seconds")
+    learned = row["sweep_seconds"] if row["poll"].get("adaptive", True) else None
+    return float(explicit if explicit is not None else learned if learned is not None else default)
+
+
+def last_sweeps(connection: Connection, providers: Sequence[str]) -> Sequence[RowMapping]:
+    """The latest sweeps of every account of these providers whose interval follows its lists, the latest first.
+
+    An account that was not swept lately has one row without `started_at`.
+    """
+    given = {"providers": list(providers), "seconds": LOOK_BACK_SECONDS, "many": MAX_SWEEPS}
+    return connection.execute(_SWEPT, given).mappings().all()
+
+
+def keep(connection: Connection, account_id: str, seconds: float) -> None:
+    """Let this interval be in force, where the account has none that is configured."""
+    connection.execute(_KEEP, {"account_id": account_id, "seconds": round(seconds, 1)})
