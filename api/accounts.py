@@ -61,7 +61,7 @@ class BurningBudget(BaseModel):
 class AccountObjective(BaseModel):
     """How an account meets its objective."""
 
-    text: Annotated[str, Field(description="As accounts.toml says it.", examples=["95 % within 60 s"])]
+    text: Annotated[str, Field(description="As written in accounts.toml.", examples=["95 % within 60 s"])]
     percent: float
     seconds: float
     finals: Annotated[float, Field(description="Deliveries that became final within three days.")]
@@ -79,7 +79,7 @@ class AccountObjective(BaseModel):
 
 
 class Account(BaseModel):
-    """How one account stands."""
+    """The state of one account."""
 
     id: str
     provider: str
@@ -126,10 +126,10 @@ class Accounts(BaseModel):
 class Pause(Given):
     """Why and for how long."""
 
-    reason: Annotated[Text, Field(max_length=200, description="What people are told.", examples=["maintenance"])] = (
-        "paused through the API"
-    )
-    until: Annotated[Moment | None, Field(description="Absent: until somebody resumes it.")] = None
+    reason: Annotated[
+        Text, Field(max_length=200, description="Reason shown to operators.", examples=["maintenance"])
+    ] = "paused through the API"
+    until: Annotated[Moment | None, Field(description="Absent: until the account is resumed.")] = None
 
 
 @router.get("/accounts", dependencies=[NEEDS_READ], summary="State of every account")

@@ -72,7 +72,7 @@ def make_api(
 ) -> FastAPI:
     """The application over this runtime.
 
-    `token`: accepted beside those of `ulak tokens`. `publish`: tells the workers what was committed; without it they
+    `token`: accepted beside those of `ulak tokens`. `publish`: announces committed work to the workers; without it they
     find it by themselves within seconds. `probe_seconds`: how long `/readyz` may take. `body_seconds`: how long a body
     may take to come. `bodies`: what those of all requests may hold together. `settings`: where it is reached.
     """
@@ -124,7 +124,7 @@ def make_api(
 
 
 def _guarded() -> APIRouter:
-    """Everything under `/v1`. The guard before the routes refuses strangers; here it only stands in the document."""
+    """Everything under `/v1`. The middleware enforces the token; declared here only for the OpenAPI document."""
     bearer = HTTPBearer(auto_error=False, description="`ULAK_API_TOKEN`, or one of `ulak tokens create NAME`.")
     every = problems.documented(
         HTTPStatus.BAD_REQUEST,

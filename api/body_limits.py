@@ -31,7 +31,7 @@ from ulak.tasks.steps.kept_bodies import MAX_BYTES
 
 SMALL_CAP_BYTES = 1024 * 1024
 TRACKED_CAP_BYTES = 32 * 1024 * 1024
-"""A hundred thousand ids with everything that can be said of each."""
+"""A hundred thousand ids with every field."""
 BODY_SECONDS: Final = 30.0
 """How long a request may keep us waiting for its body, all waits together."""
 ALL_BODIES_BYTES: Final = 64 * 1024 * 1024
@@ -45,7 +45,7 @@ _CHARSET: Final = re.compile(r"(?i);\s*charset\s*=[^;]*")
 
 
 def too_large(cap: int) -> ProblemError:
-    """413 that says what the cap is."""
+    """413, naming the cap."""
     return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {cap} bytes.")
 
 
@@ -69,7 +69,7 @@ def cap_of(path: str) -> int:
 class BodyCap:
     """Bounds what is received: of one request (413), of all requests together (503), and in time (408).
 
-    What has come counts, whatever Content-Length says: a client that announces much and sends nothing holds nothing.
+    The bytes received count, not Content-Length: a client that announces much and sends nothing occupies nothing.
     """
 
     def __init__(self, app: ASGIApp, *, room: Budget, seconds: float = BODY_SECONDS) -> None:
@@ -119,9 +119,9 @@ def _to_leave(path: str, room: Budget) -> int:
 
 
 class JsonBodies:
-    """Lets every body under `/v1` be read as JSON, whatever Content-Type says: nothing else is taken there.
+    """Parses every body under `/v1` as JSON, regardless of Content-Type: nothing else is accepted there.
 
-    `curl -d` calls JSON a form. A bearer token is no cookie, so that no page of somebody else can make use of it. A
+    `curl -d` calls JSON a form. A bearer token is not a cookie, so a foreign page cannot use it (no CSRF). A
     charset that is named there stays: a reply that is handed over may need it.
     """
 
@@ -141,7 +141,7 @@ class JsonBodies:
 class PackedBodies:
     """Unpacks bodies under `/v1` that declare a content coding, up to the size that their path may carry.
 
-    Not those that hand over what a provider said: they are unpacked where they are stored, so that one that cannot be
+    Not those that submit a provider's reply: they are unpacked where they are stored, so that one that cannot be
     unpacked is kept.
     """
 

@@ -37,7 +37,7 @@ class Entry(BaseModel):
     op: Literal["put", "erase"]
     id: Annotated[int, Field(description="The delivery's id: put and erase by it.")]
     version: Annotated[int, Field(description="Greater for every later change of the same row.")]
-    delivery: Annotated[Delivery | None, Field(description="With put: the row as it stands now.")]
+    delivery: Annotated[Delivery | None, Field(description="With put: the current row.")]
 
 
 class Feed(BaseModel):
@@ -68,8 +68,8 @@ class FeedSearch(Given):
 async def feed(asked: Annotated[FeedSearch, Query()], deps: Deps, who: Who, request: Request) -> Feed:
     """Every change of the shared table, in order, exactly once by cursor; without a cursor from the beginning.
 
-    A row that changed several times comes once, as it stands now. 410: begin again without a cursor, and drop what you
-    hold. A token that is limited to accounts gets the rows of these, and all erasures, which name nobody. Numbers are
+    A row that changed several times appears once, as it is now. 410: start again without a cursor, and drop your
+    copy. A token that is limited to accounts gets their rows, and all erasures, which name no person. Numbers are
     masked below the role operate.
     """
     after = None if asked.cursor is None else parse_cursor(asked.cursor)

@@ -55,5 +55,5 @@ def decode_page(cursor: str | None, asked: Sequence[Any]) -> int | None:
 
 
 def _mark(asked: Sequence[Any]) -> str:
-    """What was asked, so short that a cursor tells nobody's number."""
+    """A digest of the query, so that a cursor reveals no number."""
     return sha256(msgspec.json.encode(asked)).hexdigest()[:12]

@@ -87,7 +87,7 @@ class Delivery(BaseModel):
 
 
 class Unanswered(BaseModel):
-    """An id that was registered and about which the provider has said nothing yet."""
+    """A registered id without a report so far."""
 
     account_id: str
     kind: str
@@ -96,7 +96,7 @@ class Unanswered(BaseModel):
     recipient: str | None
     sent_at: datetime
     valid_until: datetime
-    closed_at: Annotated[datetime | None, Field(description="Since then nobody asks for it any more.")]
+    closed_at: Annotated[datetime | None, Field(description="When its polling ended.")]
 
 
 class Deliveries(BaseModel):
@@ -167,7 +167,7 @@ def search(asked: Annotated[DeliverySearch, Query()], deps: Deps, who: Who) -> D
     Follow `cursor` until it is null: without a recipient, reference or key a page looks through a part of the table, so
     that it may have few rows, or none, though more follow.
 
-    A recipient that is no phone number is searched as it stands, since it may be a provider's own id of a person.
+    A recipient that is no phone number is searched literally, since it may be a provider's own id of a person.
     To look for a person takes the role support, and is recorded; so does a key or reference that holds a number. Of
     conversations `parent_key` is a person, so they are found by it only with `granularity=conversation`. Numbers are
     masked below the role operate.
@@ -310,7 +310,7 @@ def unanswered_of(row: Row, who: Caller) -> Unanswered:
 
 
 def _history(found: Explanation, people: Sequence[str] | None) -> list[Statement]:
-    """The statements; without the numbers of these people, where they are given."""
+    """The history; with the numbers of these people masked, if given."""
     return [
         Statement(
             status=facts["status"],

@@ -42,7 +42,7 @@ class Dependencies:
         return self.runtime.engine
 
     def send(self, message: Message) -> None:
-        """Tell the workers what the commit made; where nobody hears it, the reconciler finds it within seconds."""
+        """Notify the workers of committed work; if the message is lost, the reconciler finds it within seconds."""
         if self.publish is not None:
             self.publish(message)
 

@@ -13,7 +13,7 @@ _FIRST, _LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UT
 
 
 def in_our_time(moment: datetime) -> datetime:
-    """The moment, where it lies between 2000 and 2100: the calendar's ends break whoever adds an hour to them."""
+    """The moment, if between 2000 and 2100: adding an hour at the calendar's ends would overflow."""
     if not _FIRST <= moment < _LAST:
         raise ValueError("must lie between the years 2000 and 2100")
     return moment

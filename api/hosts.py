@@ -1,6 +1,6 @@
 """Which names this host goes by, where API and browser run on one machine.
 
-A web page elsewhere can let a name of its own lead to 127.0.0.1 (DNS rebinding) and read what asks nobody for a token.
+A web page elsewhere can let a name of its own lead to 127.0.0.1 (DNS rebinding) and read what requires no token.
 """
 
 from http import HTTPStatus

@@ -1,7 +1,7 @@
 """How the HTTP process listens: deadlines for heads, a bounded number of connections, a log that no stranger fills.
 
-uvicorn alone waits for ever for a head, for the rest of a body that nobody reads, and for a client that takes no
-answer; and a connection that says nothing counts for its limit like one that does.
+uvicorn alone waits indefinitely for request headers, for the rest of an unread body, and for a client that does not
+read its response; and its connection limit counts idle connections like busy ones.
 """
 
 import asyncio
@@ -162,7 +162,7 @@ class BoundedProtocol(H11Protocol):
 
 
 class BoundedServer(uvicorn.Server):
-    """A server whose log cannot be filled by whoever reaches its port."""
+    """A server whose log cannot be flooded by anyone who reaches its port."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None] = lambda: None) -> None:
         """`started`: called when it listens."""
@@ -184,21 +184,21 @@ class RateLimitedFilter(logging.Filter):
     """Lets each warning of the server through once a minute, with how many were left out: strangers cause them."""
 
     def __init__(self) -> None:
-        """Nothing was said so far."""
+        """Nothing has been logged so far."""
         super().__init__()
         self._said: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is said."""
+        """Whether the record is logged."""
         if record.levelno != logging.WARNING:
             return True
         said = self._due(str(record.msg))
         if said:
-            record.msg = f"{record.msg} ({said} more since it was last said)"
+            record.msg = f"{record.msg} ({said} more since it was last logged)"
         return said is not None
 
     def _due(self, what: str) -> int | None:
-        """How many were left out since it was last said; None where it is too early to say it again."""
+        """How many were suppressed since it was last logged; None while it is still suppressed."""
         now = clock.boot()
         at, left_out = self._said.get(what, (None, 0))
         if at is not None and now - at < LOG_INTERVAL_SECONDS:

@@ -39,7 +39,7 @@ class Lookup(Given):
         json_schema_extra={"examples": [{"client_refs": ["order-77", "order-78"], "recipients": ["0530 123 45 67"]}]}
     )
 
-    account: Annotated[AccountId | None, Field(description="Only of this account.")] = None
+    account: Annotated[AccountId | None, Field(description="Only for this account.")] = None
     client_refs: Annotated[Asked, Field(description="Your own references.")] = NONE
     provider_keys: Annotated[Asked, Field(description="The providers' ids of messages, orders, conversations.")] = NONE
     recipients: Annotated[Asked, Field(description="Numbers in any usual spelling, or providers' ids of people.")] = (

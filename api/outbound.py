@@ -28,7 +28,7 @@ _REDIRECTS: Final = range(300, 400)
 
 
 class OutboundError(Exception):
-    """There is no answer; the text is a part of a sentence that says why, without an address or anything that came."""
+    """No response; the text is a clause naming the cause, without addresses or received data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Reply:
     body: bytes = field(repr=False)
 
     def good(self) -> "Reply":
-        """The same; `OutboundError` where the status says anything but 200."""
+        """The same; `OutboundError` for any status other than 200."""
         if self.status != _OK:
             raise OutboundError(f"answered with status {self.status}")
         return self

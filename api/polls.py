@@ -144,7 +144,7 @@ def show(poll_id: RowId, deps: Deps, who: Who) -> Poll:
     summary="Cancel a poll",
 )
 def cancel(poll_id: RowId, deps: Deps, who: Who) -> Poll:
-    """What it has not asked yet is not asked; what is in the air is still stored. 409 where it has ended by itself."""
+    """Drops outstanding requests; responses to requests in flight are still stored. 409 if it has already ended."""
     with deps.engine.connect() as connection:
         who.admit(Role.OPERATE, _found(connection, who, poll_id).account)
 

@@ -17,7 +17,7 @@ router = APIRouter(tags=["probes"])
 
 @router.get("/healthz", summary="The process answers")
 async def healthz() -> dict[str, str]:
-    """Asks nobody else."""
+    """Liveness: depends on nothing else."""
     return {"status": "ok"}
 
 
@@ -33,7 +33,7 @@ async def readyz(
         Query(description="`callbacks`: only whether this process can take requests, whatever the workers do."),
     ] = None,
 ) -> Response:
-    """503 with reasons where the database is away, read-only or lacks a revision, or where due work stands still.
+    """503 with reasons where the database is away, read-only or lacks a revision, or if due work is stalled.
 
     Balancers ask for `only=callbacks`: a push must not be turned away because a worker is down.
     """

@@ -32,7 +32,7 @@ SCHEMA: Mapping[str, Any] = {
         "type": {"type": "string"},
         "title": {"type": "string"},
         "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "A sentence that says what is wrong and what would be right."},
+        "detail": {"type": "string", "description": "What is wrong, and the expected form."},
         "request_id": {"type": "string"},
         "errors": {
             "type": "array",
@@ -58,7 +58,7 @@ class ProblemError(HTTPException):
         mistakes: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """`detail` and `mistakes` repeat no value that somebody sent."""
+        """`detail` and `mistakes` repeat no submitted value."""
         super().__init__(status, detail, headers=headers)
         self.mistakes = tuple(mistakes)
 
@@ -116,7 +116,7 @@ async def _http(_: Request, error: Exception) -> JSONResponse:
 
 
 def problem_of(error: HTTPException) -> JSONResponse:
-    """The answer that an error stands for."""
+    """The response for an error."""
     status = HTTPStatus(error.status_code)
     more = {}
     if isinstance(error, ProblemError) and error.mistakes:
@@ -130,7 +130,7 @@ def problem_of(error: HTTPException) -> JSONResponse:
 def _standard_sentence(status: HTTPStatus) -> str:
     sentences = {
         HTTPStatus.NOT_FOUND: "There is nothing at this address: /docs shows what there is.",
-        HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take that method: the Allow header says which.",
+        HTTPStatus.METHOD_NOT_ALLOWED: "This address does not support that method: see the Allow header.",
         HTTPStatus.BAD_REQUEST: "The body cannot be read: it must be JSON in UTF-8.",
     }
     return sentences.get(status, status.description or status.phrase)

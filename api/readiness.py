@@ -58,7 +58,7 @@ class Readiness:
         return cls(own, patience_seconds)
 
     async def reasons(self, *, progress: bool) -> list[str]:
-        """Why this process is not ready, one sentence each; `progress`: and what is due and stands still."""
+        """Why this process is not ready, one sentence each; `progress`: include stalled work."""
         asked = asyncio.wrap_future(self._ask(progress=progress))
         try:
             return await asyncio.wait_for(asyncio.shield(asked), self.patience_seconds)

@@ -50,7 +50,7 @@ class Item(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaul
 
 
 class Envelope(msgspec.Struct, forbid_unknown_fields=True):
-    """The request around the ids, each of which is read by itself."""
+    """The request without the ids, which are decoded one by one."""
 
     account: str
     ids: list[msgspec.Raw]
@@ -68,7 +68,7 @@ class Tracked(BaseModel):
     """What became of the ids."""
 
     registered: Annotated[
-        int, Field(description="Ids that are asked for now, or whose reference is kept; new or known.")
+        int, Field(description="Ids that are polled from now on, or whose reference is kept; new or known.")
     ]
     new: Annotated[int, Field(description="Of them, how many were not known before.")]
     refused: int

@@ -56,7 +56,7 @@ class Stored(BaseModel):
     },
 )
 async def hand_over(account: Annotated[AccountId, Path()], request: Request, deps: Deps, who: Who) -> Any:
-    """Stores what the reply says. Handing the same reply over again changes nothing."""
+    """Stores the reply. Submitting the same reply again changes nothing."""
     who.admit(Role.OPERATE, account)
     row = await run_in_threadpool(_row, deps, account)
     body = await read_counted(request, deps.runtime, row)

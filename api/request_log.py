@@ -21,7 +21,7 @@ log = get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
 DEFAULTS: Mapping[str, str] = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-"""Of every answer that says nothing else: most hold people's numbers."""
+"""For every response without a header of its own: most contain phone numbers."""
 HTTPS_ONLY: Mapping[str, str] = {"Strict-Transport-Security": "max-age=31536000"}
 
 _QUIET = ("/healthz", "/readyz", "/metrics")
@@ -65,7 +65,7 @@ class RequestLog:
                 log.error("api.failed", route=_route(scope), error=origin(error))
                 if status:
                     raise
-                detail = "This is a bug in Ulak; the log says more under this request id."
+                detail = "This is a bug in Ulak; the log has details under this request id."
                 answer = problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail, request_id=request_id)
                 await answer(scope, receive, named)
             _log_request(scope, status, clock.boot() - started)

@@ -58,7 +58,7 @@ class Counted(BaseModel):
     messages: Annotated[int, Field(description=_MEANS["messages"])]
     delivered: Annotated[int, Field(description="Delivered or read.")]
     failed: Annotated[int, Field(description="Undeliverable, expired or rejected.")]
-    pending: Annotated[int, Field(description="All others: no provider has said whether they arrived.")]
+    pending: Annotated[int, Field(description="All others: no provider has reported whether they arrived.")]
     delivery_rate: Annotated[
         float | None, Field(description="delivered / (delivered + failed), from 0 to 1; null without either.")
     ]
@@ -67,7 +67,7 @@ class Counted(BaseModel):
     credits: Annotated[
         float | None,
         Field(
-            description="The sum of their credits, where reported: `credits_mean` says what it is. Null where several "
+            description="The sum of their credits, where reported: see `credits_mean`. Null where several "
             "providers are counted together, whose credits differ, or none that reports any."
         ),
     ]

@@ -36,7 +36,7 @@ class Counts(BaseModel):
     total: int
     delivered: Annotated[int, Field(description="Delivered or read.")]
     failed: Annotated[int, Field(description="Undeliverable, expired or rejected.")]
-    pending: Annotated[int, Field(description="All others: no provider has said whether they arrived.")]
+    pending: Annotated[int, Field(description="All others: no provider has reported whether they arrived.")]
     delivery_rate: Annotated[
         float | None, Field(description="delivered / (delivered + failed), from 0 to 1; null without either.")
     ]

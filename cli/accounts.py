@@ -46,7 +46,7 @@ def check_file(file: FileArgument) -> None:
 def apply_file(
     context: typer.Context,
     file: FileArgument,
-    prune: Annotated[bool, typer.Option("--prune", help="Disable accounts that the file does not name.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Disable accounts that are missing from the file.")] = False,
 ) -> None:
     """Apply an accounts file.
 
@@ -148,7 +148,7 @@ def _row(record: AccountRecord, now: datetime) -> dict[str, Any]:
 def pause_one(
     context: typer.Context,
     account: AccountId,
-    why: Annotated[str, typer.Option(help="What people are told.")] = "paused by hand",
+    why: Annotated[str, typer.Option(help="Reason shown to operators.")] = "paused by hand",
 ) -> None:
     """Make no requests for an account until it is resumed."""
     run = session(context)

@@ -30,14 +30,14 @@ def register(app: typer.Typer) -> None:
 def show_events(
     context: typer.Context,
     *,
-    account: Annotated[str | None, typer.Option(help="Only of this account.")] = None,
+    account: Annotated[str | None, typer.Option(help="Only for this account.")] = None,
     actor: Annotated[str | None, typer.Option(help="Only by this token, person or user.")] = None,
     action: Annotated[str | None, typer.Option(help="Only this action, such as number.revealed.")] = None,
     recipient: Annotated[
         str | None, typer.Option(help="Only about this number or id of a person, erased or not.")
     ] = None,
     since: Annotated[str | None, typer.Option(help="Since a day, a time, or 90m, 24h, 7d ago (UTC).")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of rows.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List who did, saw or erased what, the newest first.
@@ -72,7 +72,7 @@ def show_events(
 
 
 def _document(row: RowMapping) -> dict[str, Any]:
-    """Without the keyed hash, which says nothing to anybody."""
+    """Without the keyed hash, which is of no use to a reader."""
     return {name: value for name, value in row.items() if name != "person"}
 
 
@@ -86,9 +86,7 @@ def _cells(row: RowMapping) -> tuple[Any, ...]:
 @sessions.command("end")
 def end_sessions(
     context: typer.Context,
-    person: Annotated[
-        str, typer.Argument(metavar="PERSON", help="As `ulak events` shows who: the subject or the name.")
-    ],
+    person: Annotated[str, typer.Argument(metavar="PERSON", help="Subject or name, as `ulak events` shows it.")],
 ) -> None:
     """End the log-ins of a person.
 

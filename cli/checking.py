@@ -1,4 +1,4 @@
-"""`ulak check`: settings, servers, clocks, accounts; each line is ok or says what to do."""
+"""`ulak check`: settings, servers, clocks, accounts; one line each: ok, or what to do."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -200,7 +200,7 @@ def _notifications(run: Session) -> tuple[str | None, str]:
         names = [receiver.name for receiver in receivers_for(run.settings)]
     except SettingsError as error:
         return str(error), ""
-    return None, f"{' and '.join(names)}; `ulak notify test` sends one" if names else "nobody is notified"
+    return None, f"{' and '.join(names)}; `ulak notify test` sends one" if names else "no receiver is configured"
 
 
 def _schema(run: Session) -> tuple[str | None, str]:
@@ -245,7 +245,7 @@ def _time_zones() -> str:
 
 
 def _eviction(client: Any) -> str | None:
-    """What the server does when its memory is full; None where it does not tell (hosted ones refuse CONFIG)."""
+    """What the server does when its memory is full; None if it does not reveal it (hosted ones refuse CONFIG)."""
     try:
         return str(client.config_get("maxmemory-policy")["maxmemory-policy"])
     except (ResponseError, KeyError):

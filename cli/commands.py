@@ -45,7 +45,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 class Commands(TyperGroup):
-    """The root group: an error becomes one sentence on stderr and the exit code that it stands for."""
+    """The root group: an error becomes one sentence on stderr and its exit code."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's signature
         """The commands by group, each with its summary on one line."""
@@ -60,7 +60,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, TyperException, BrokenPipeError):
-            raise  # Typer tells these itself: wrong usage with the usage line and exit code 2.
+            raise  # Typer reports these itself: wrong usage with the usage line and exit code 2.
         except Exception as error:
             known = sentence_of(error, ctx.obj)
             if known is None:

@@ -1,4 +1,4 @@
-"""What went wrong, as one sentence that says what to do, and the exit code it stands for."""
+"""Errors as one sentence that says what to do, with their exit codes."""
 
 import ssl
 
@@ -113,7 +113,7 @@ def _database_sentence(error: sqlalchemy.exc.SQLAlchemyError | psycopg.Error, se
 
 
 def _why(state: str | None) -> str:
-    """What the class of the error tells, where it is something that the person can change."""
+    """A sentence by the class of the error, if it is something the user can fix."""
     if state is None:
         return ""
     known = {
@@ -129,6 +129,6 @@ def database_place(session: Session) -> str:
     if session.settings.database_url is None:
         return "the embedded server"
     url = make_url(session.settings.database_url.get_secret_value())
-    # What stands before an @ would be a piece of a password.
+    # The part before an @ could be part of a password.
     host = (url.host or "").rpartition("@")[2]
     return f"{host or 'the local socket'}:{url.port or 5432}"

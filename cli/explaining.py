@@ -33,7 +33,7 @@ def explain_some(
     context: typer.Context,
     ident: Annotated[str, typer.Argument(metavar="ID", help="Row id, provider key, client reference or number.")],
     *,
-    following: Annotated[bool, typer.Option("--next", help="When it is checked next, if it is open.")] = False,
+    following: Annotated[bool, typer.Option("--next", help="Show when an open id is checked next.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show every report about a delivery, and which one decided.
@@ -64,7 +64,7 @@ def explain_some(
         _write_explanation(each)
     for row in waiting:
         write_line(f"{row['account_id']} {row['tracked']}: {row['status']}. Registered {moment(row['first_seen_at'])},")
-        write_line("  and the provider has said nothing about it yet.")
+        write_line("  and the provider has not reported on it yet.")
     if len(rows) > MAX_EXPLAINED:
         report(f"Only the first {MAX_EXPLAINED} are explained: name one by its row id (`ulak deliveries` shows it).")
 
@@ -165,7 +165,7 @@ def _write_explanation(found: Explanation) -> None:
         if value not in {None, ""}:
             write_line(f"  {name.replace('_', ' ')}: {value}")
     if found.conflicting:
-        write_line(f"  CONFLICT: the provider said {' and '.join(found.conflicting)} of the same message")
+        write_line(f"  CONFLICT: the provider reported {' and '.join(found.conflicting)} for the same message")
     write_table(
         ("", "status", "provider says", "source", "said as of", "came to us", "why", "gave"),
         [_statement_cells(found, each) for each in found.statements],

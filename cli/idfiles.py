@@ -30,11 +30,11 @@ HEADER = "kind,value[,client_ref][,recipient][,expected][,sent_at][,valid_until]
 
 
 class UnusableFileError(Exception):
-    """Nothing of the file can be read; the text says what would be right."""
+    """The file is unusable; the text names the expected form."""
 
 
 class _WrongValueError(Exception):
-    """A value of a line is wrong; the text says what would be right, and never the value."""
+    """A value of a line is invalid; the text names the expected form, never the value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +136,7 @@ def _csv_lines(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Mapping[
 
 
 def _separator(header: str) -> str:
-    """What stands between the columns: spreadsheets write `;` where the comma is the decimal sign, or a tab."""
+    """The column separator: spreadsheets write `;` where the comma is the decimal sign, or a tab."""
     return max(_SEPARATORS, key=header.count)
 
 
@@ -166,7 +166,7 @@ def _are(found: list[str]) -> str:
 
 
 def _shown(name: str) -> str:
-    """A column's name, where it is one: what stands in a first line without a header may be a number of somebody."""
+    """A column's name, if it is one: the first line of a file without a header may contain a phone number."""
     return name if _WORD.fullmatch(name) else "(no name)"
 
 
@@ -197,7 +197,7 @@ def _item(values: Mapping[str, Any], zone: ZoneInfo) -> dict[str, Any]:
 
 def _text(name: str, value: Any) -> str:
     given = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    # Ids and numbers are pasted: invisible marks do not count. A reference is the sender's own, whatever stands in it.
+    # Ids and numbers are pasted: invisible marks do not count. A reference is kept as the sender wrote it.
     text = trimmed(given) if name == "client_ref" else plain(given)
     if not text or len(text) > _MAX_VALUE_LENGTH or _NOT_PRINTABLE.search(text):
         raise _WrongValueError(f"{name} must be a printable text (UTF-8) of at most {_MAX_VALUE_LENGTH} characters")

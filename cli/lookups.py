@@ -33,7 +33,7 @@ def looked_up(
 ) -> Iterator[tuple[Mapping[Any, Any], bool]]:
     """(row, whether a provider has reported it) of what the lines name, in their order: deliveries, or tracked ids.
 
-    What is not known is named by its line number, never by its text, which may be somebody's number. Of one identifier
+    Unknown values are reported by line number, never by text, which may be a phone number. Of one identifier
     at most the newest 1,000 deliveries are given. Each number that is searched is recorded before anything is shown.
     """
     if by not in KINDS:

@@ -47,7 +47,7 @@ def _write_everywhere() -> None:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    r"""`\u015f` for a letter that cannot be encoded: still valid where it stands in JSON, unlike Python's own form."""
+    r"""`\u015f` for a letter that cannot be encoded: still valid within JSON, unlike Python's own form."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]

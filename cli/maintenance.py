@@ -52,8 +52,8 @@ def migrate_schema(context: typer.Context) -> None:
 def ingest_file(
     context: typer.Context,
     account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")],
-    file: Annotated[Path, typer.Argument(help="The body as it came; - reads stdin.")],
-    tail: Annotated[str, typer.Option(help="Which callback it was; the bare one is ''.")] = SEND_REPLY,
+    file: Annotated[Path, typer.Argument(help="The body exactly as received; - reads stdin.")],
+    tail: Annotated[str, typer.Option(help="Path after the account in the callback's address.")] = SEND_REPLY,
 ) -> None:
     """Store a send reply or a callback body from a file.
 
@@ -75,16 +75,14 @@ def ingest_file(
     if done.registered:
         write_line(f"{done.registered} ids registered, to be polled from now on")
     if done.quarantined:
-        raise CommandError(f"{done.quarantined} parts were not understood: `ulak quarantine list` says why.")
+        raise CommandError(f"{done.quarantined} parts could not be parsed: `ulak quarantine list` shows why.")
 
 
 def rebuild_table(
     context: typer.Context,
-    account: Annotated[str | None, typer.Argument(metavar="ACCOUNT", help="Only of this account.")] = None,
+    account: Annotated[str | None, typer.Argument(metavar="ACCOUNT", help="Only for this account.")] = None,
     *,
-    reread: Annotated[
-        bool, typer.Option("--reread", help="First derive all facts again from the stored raw items.")
-    ] = False,
+    reread: Annotated[bool, typer.Option("--reread", help="First parse all stored raw items again.")] = False,
 ) -> None:
     """Recompute the delivery table from its history.
 
@@ -120,7 +118,7 @@ def rebuild_table(
 def erase_recipient(
     context: typer.Context,
     recipient: Annotated[str, typer.Argument(help="A number in any usual spelling, or a provider's id of a person.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where nobody can be asked.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation; required without a terminal.")] = False,
 ) -> None:
     """Remove a recipient from everything that is stored.
 
@@ -130,7 +128,7 @@ def erase_recipient(
     check_person(person)
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError("Erasing cannot be undone, and nobody is there to be asked: say --yes if it is meant.")
+            raise UsageError("Erasing cannot be undone, and there is no terminal to confirm on: pass --yes to proceed.")
         typer.confirm("Remove everything that is stored about this recipient?", abort=True, err=True)
     run = session(context)
     mark = run.recorder.require_mark(person)
@@ -159,7 +157,7 @@ def _nothing_found(person: str) -> str:
             "the number was looked for with and without country code, 0 and 00",
         )
     else:
-        shown, tried = redact_text(person), "no number can be read in it, so it was looked for as it stands"
+        shown, tried = redact_text(person), "it is not a number, so it was searched literally"
     return (
         f"Nothing was found of {shown}, so nothing was removed; {tried}."
         " It is on the list of erased people now: what was sent to it before is not stored."
@@ -182,6 +180,6 @@ def show_secrets(context: typer.Context) -> None:
     write_line(f"ULAK_API_TOKEN={generated_secrets.api_token(settings)}")
     write_line(f"ULAK_FLOWER_AUTH={generated_secrets.flower_auth(settings)}")
     report(f"Generated secrets lie in {settings.home / 'secrets'}.")
-    # Last: the secrets are what somebody needs who looks for why the database cannot be reached.
+    # Last: the secrets are needed most when the database cannot be reached.
     with suppress(NothingRunningError):
         run.saw(run.event(Action.SECRETS_SHOWN))

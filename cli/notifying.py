@@ -36,9 +36,9 @@ def send_test(
     receivers = [each for each in receivers_for(settings) if receiver in {None, each.name}]
     if not receivers:
         raise UsageError(
-            "There is no such receiver: docs/how-to/notifications.md says which settings make one."
+            "There is no such receiver: see docs/how-to/notifications.md for the settings."
             if receiver
-            else "No receiver is set: docs/how-to/notifications.md says which settings make one."
+            else "No receiver is configured: see docs/how-to/notifications.md for the settings."
         )
     message = Message(
         id=f"msg_test_{token_hex(8)}",

@@ -50,14 +50,16 @@ def poll(
     first: Annotated[str | None, typer.Option("--from", metavar="DAY", help="First day (YYYY-MM-DD).")] = None,
     last: Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last day, inclusive.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until the poll ends.")] = False,
-    timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: give up after so many seconds.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="With --wait: stop waiting after this many seconds.")
+    ] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Only show which calls would be made.")] = False,
 ) -> None:
     """Poll an account now.
 
     Prints the poll's id. Without days: its whole lookback and every open id. Days are in the account's time zone.
     With --wait the exit code is 1 if the poll ended with errors or was cancelled or the account is paused, and 3 after
-    the time-out (the poll goes on in both).
+    the time-out (the poll continues in both).
     """
     run = session(context)
     window = (day_of("--from", first), day_of("--to", last))
@@ -114,17 +116,19 @@ def _wait(run: Session, poll_id: int, timeout: float | None) -> None:
             done = row["fetches"] - row["open_fetches"]
             bar.show(done, row["fetches"] or None, "waiting for a worker" if row["planned_at"] is None else None)
             if (pause := _pause(run, row["account_id"])) is not None:
-                # It may last for ever, and what this command waits for is not what a person would wait for.
+                # It may last indefinitely, which no user would wait for.
                 raise CommandError(pause)
             if timeout is not None and clock.boot() - started >= timeout:
-                report(f"Poll {poll_id} still runs after {timeout:g} s: {_counts(row)}. It goes on without us.")
+                report(
+                    f"Poll {poll_id} still runs after {timeout:g} s: {_counts(row)}. It continues in the background."
+                )
                 raise typer.Exit(TIMED_OUT)
             clock.sleep(LOOK_SECONDS)
     report(f"Poll {poll_id} is {row['state'].replace('_', ' ')}: {_counts(row)}.")
     if row["state"] != "complete":
         raise typer.Exit(FAILED)
     if row["taken_over_by"] is not None:
-        report(f"What it had not asked yet is asked by poll {row['taken_over_by']}, which is followed now.")
+        report(f"Poll {row['taken_over_by']} has superseded the rest of it and is followed now.")
         _wait(run, row["taken_over_by"], None if timeout is None else max(0.0, timeout - (clock.boot() - started)))
 
 
@@ -144,10 +148,10 @@ def _counts(row: RowMapping) -> str:
 @polls.command("list")
 def list_some(
     context: typer.Context,
-    account: Annotated[str | None, typer.Argument(metavar="ACCOUNT", help="Only of this account.")] = None,
+    account: Annotated[str | None, typer.Argument(metavar="ACCOUNT", help="Only for this account.")] = None,
     *,
     state: Annotated[str | None, typer.Option(help=f"Only {', '.join(STATES)}.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of rows.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List polls, the newest first."""

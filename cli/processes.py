@@ -48,7 +48,7 @@ def _begin(process: str) -> Settings:
 
 
 def _celery(settings: Settings) -> Any:
-    """The app on the Redis that every command finds, or `NothingRunningError`: a worker would wait for it for ever.
+    """The app on the Redis that every command finds, or `NothingRunningError`: a worker would wait for it indefinitely.
 
     Imported only where Celery is needed: the other commands start faster without it.
     """
@@ -61,7 +61,7 @@ def _celery(settings: Settings) -> Any:
 
 def worker(
     name: Annotated[str, Option(help="The worker's fixed name, as Flower shows it.")] = "worker",
-    threads: Annotated[int | None, Option(min=1, max=64, help="How many fetches at once.")] = None,
+    threads: Annotated[int | None, Option(min=1, max=64, help="Number of concurrent fetches.")] = None,
     queues: Annotated[str, Option(help="Which queues to consume.")] = ",".join(task_names.QUEUES),
 ) -> None:
     """Run one worker, which plans and makes requests.
@@ -120,7 +120,7 @@ def _warn_if_root() -> None:
 
 
 def _show_metrics(settings: Settings) -> None:
-    """What this worker measures itself, at a port of its own. A port that is taken stops nobody from working."""
+    """This worker's own metrics, on a separate port. A port in use does not stop the worker."""
     if settings.metrics_port is None:
         return
     try:
@@ -136,7 +136,7 @@ def beat() -> None:
     """
     celery = _celery(_begin("beat"))
     celery.log_process = "beat"
-    # Its ticks are too many for a log; the planning that they start is told by the workers.
+    # Its ticks are too many for a log; the workers log the planning that they start.
     log.info("beat.started", ticks=sorted(celery.conf.beat_schedule))
     lifeline.announce_ready()
     _beat_class()(app=celery, loglevel="INFO", logfile=None, quiet=True).run()
@@ -199,7 +199,7 @@ def flower() -> None:
 def _await_worker(celery: Any) -> None:
     """Return when a worker answers, at the latest after some seconds.
 
-    Flower asks all workers once when it starts, and warns of each question that nobody answers: workers that were
+    Flower queries all workers once at startup, and warns of each query without a reply: workers that were
     started in the same moment are not there yet.
     """
     end = clock.boot() + WORKER_WAIT_SECONDS

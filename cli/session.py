@@ -1,4 +1,4 @@
-"""What the commands of one run share: the settings, the connections, and what is said where."""
+"""What the commands of one run share: the settings, the connections, and where output goes."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -29,11 +29,11 @@ DONE, FAILED, WRONG_USAGE, TIMED_OUT = 0, 1, 2, 3
 
 
 class CommandError(Exception):
-    """The command cannot be done; the text is a sentence that says what to do."""
+    """The command failed; the text says what to do."""
 
 
 class UsageError(Exception):
-    """The command was called wrongly; the text says what would be right."""
+    """The command was used incorrectly; the text names the expected form."""
 
 
 @dataclass
@@ -154,5 +154,5 @@ class Bar:
     task: "object"
 
     def show(self, done: float, total: float | None = None, text: str | None = None) -> None:
-        """Where it stands."""
+        """Show the current progress."""
         self.display.update(self.task, completed=done, total=total, description=text)  # type: ignore[arg-type]

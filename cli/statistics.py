@@ -30,7 +30,7 @@ def statistics(
     by: Annotated[str, typer.Option(help=f"What to group by, with commas: {', '.join(WORDS)}.")] = "account,day",
     granularity: Annotated[str, typer.Option(help="message, order or conversation.")] = "message",
     form: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
-    delimiter: Annotated[str, typer.Option(help="Between the columns of csv: a comma, `;`, `|` or tab.")] = ",",
+    delimiter: Annotated[str, typer.Option(help="Column separator of csv: a comma, `;`, `|` or tab.")] = ",",
 ) -> None:
     """Count messages by day, status or reason.
 

@@ -1,4 +1,4 @@
-"""`ulak status`: how every account stands."""
+"""`ulak status`: the state of every account."""
 
 import sys
 from dataclasses import asdict
@@ -49,8 +49,8 @@ def status(
     context: typer.Context,
     account: Annotated[str | None, typer.Argument(metavar="ACCOUNT", help="Only this account.")] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON; with --watch one document a line.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON; with --watch, one document per line.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until interrupted.")] = False,
 ) -> None:
     """Show the state of each account.
 
@@ -103,7 +103,7 @@ def _watch(run: Session, account: str | None, *, as_json: bool) -> None:
 
 
 def _until(account: AccountOverview) -> str:
-    """Who paused it, and when it goes on."""
+    """Who paused it, and when polling resumes."""
     until = moment(account.until) if account.until else None
     if account.paused_by == PausedBy.AUTOMATIC:
         return f" (paused automatically, next attempt at {until})"

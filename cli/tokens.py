@@ -19,7 +19,7 @@ _MAY = {
     Role.OPERATE: "may poll, pause, register and hand over, and reads numbers in full",
     Role.ADMIN: "may do everything",
 }
-TokenName = Annotated[str, typer.Argument(metavar="NAME", help="Who holds it; stands in the log.")]
+TokenName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the token; appears in logs and events.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,9 +32,7 @@ def create_one(
     context: typer.Context,
     name: TokenName,
     role: Annotated[Role, typer.Option(help="What it may do; each role includes those before it.")] = Role.READ,
-    account: Annotated[
-        list[str] | None, typer.Option(help="Only for this account; may be given several times.")
-    ] = None,
+    account: Annotated[list[str] | None, typer.Option(help="Limit to this account; repeatable.")] = None,
 ) -> None:
     """Create a token and print it once.
 

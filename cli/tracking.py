@@ -105,7 +105,7 @@ def _given(words: Iterable[str], ref: str | None, check: IdCheck) -> Iterator[Go
 
 
 class Registration:
-    """Registers lines in batches, and tells of each that is wrong."""
+    """Registers lines in batches, and reports each invalid one."""
 
     def __init__(self, run: Session, row: RowMapping) -> None:
         """`row`: the account's."""
@@ -115,7 +115,7 @@ class Registration:
         self.taken = self.done = self.bad = 0
 
     def take_file(self, file: Path) -> None:
-        """Register what the file holds, with a progress bar where there is somebody to see it."""
+        """Register what the file holds, with a progress bar on a terminal."""
         with _opened(file) as (source, size), progress("registering", total=size) as bar:
             try:
                 self.take_all(read_ids(_counted(source, bar, size), time_zone(self._row["timezone"]), report))
@@ -123,7 +123,7 @@ class Registration:
                 raise CommandError(str(error)) from None
 
     def take_all(self, lines: Iterable[GoodLine | BadLine]) -> None:
-        """Register the right lines in batches, in the order of the file; tell of the wrong ones."""
+        """Register the valid lines in batches, in the order of the file; report the invalid ones."""
         judged = map(self._judged, lines)
         items = (line.item for line in judged if isinstance(line, GoodLine))
         while batch := list(islice(items, MAX_AT_ONCE)):

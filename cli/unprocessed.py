@@ -25,10 +25,10 @@ dead = typer.Typer(name="dead", help="List dead letters, or retry them.", no_arg
 quarantine = typer.Typer(
     name="quarantine", help="List, retry or discard what could not be parsed.", no_args_is_help=True
 )
-AccountOption = Annotated[str | None, typer.Option("--account", help="Only of this account.")]
+AccountOption = Annotated[str | None, typer.Option("--account", help="Only for this account.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
-Ids = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Which.")]
-All = Annotated[bool, typer.Option("--all", help="All there are (of --account, where given).")]
+Ids = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Entry ids.")]
+All = Annotated[bool, typer.Option("--all", help="All entries (of --account, if given).")]
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +68,7 @@ def retry_dead_fetches(
             check_account(connection, account)
             ids = [row["id"] for row in list_dead(connection, account=account, limit=PAGE)]
         if not ids:
-            report(f"There are no dead fetches{_of(account)}, so nothing is asked again.")
+            report(f"There are no dead fetches{_of(account)}, so nothing is retried.")
             return
 
     def also(connection: Connection, of: str, retried: Retried) -> None:
@@ -122,7 +122,7 @@ def retry_entries(
     if failed:
         raise CommandError(
             f"{failed} were not understood; they stay until an update understands them, 14 days at most."
-            " `ulak quarantine discard` gives up what none ever will."
+            " `ulak quarantine discard` deletes entries that none ever will."
         )
 
 
@@ -133,18 +133,20 @@ def discard_entries(
     *,
     account: AccountOption = None,
     every: All = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed where nobody can be asked.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Skip the confirmation; required without a terminal.")] = False,
 ) -> None:
     """Delete entries without parsing them. This cannot be undone."""
     run = session(context)
     wanted = _chosen_entries(run, ids, account, every=every, done="discarded")
     if wanted and not yes:
         if not sys.stdin.isatty():
-            raise UsageError("Discarding cannot be undone, and nobody is there to be asked: say --yes if it is meant.")
+            raise UsageError(
+                "Discarding cannot be undone, and there is no terminal to confirm on: pass --yes to proceed."
+            )
         typer.confirm(f"Entries to be discarded without being read: {len(wanted)}. Go on?", abort=True, err=True)
     missing = 0
     for entry_id in wanted:
-        # Each by itself: a fetch that ends well may resolve any of them at this moment.
+        # One by one: a successful fetch may resolve any of them concurrently.
         with transaction(run.engine) as connection:
             is_done = resolve(connection, entry_id)
             if is_done:
@@ -185,7 +187,7 @@ def reseal_entries(context: typer.Context) -> None:
 
 
 def _reseal_part(engine: Engine, key: bytes, place: int) -> Resealed:
-    """The next entries; repeated where somebody seals the same bytes at this moment."""
+    """The next entries; repeated if the same bytes are sealed concurrently."""
     for _ in range(RESEAL_ATTEMPTS):
         try:
             return retry_transaction(engine, lambda connection: reseal(connection, key, after_id=place))

@@ -52,11 +52,16 @@ def register(app: typer.Typer) -> None:
 def up(
     *,
     sandbox: Annotated[
-        bool | None, typer.Option("--sandbox/--no-sandbox", help="Five stand-in providers; default: without accounts.")
+        bool | None,
+        typer.Option(
+            "--sandbox/--no-sandbox", help="Run the simulated providers; default if no accounts are configured."
+        ),
     ] = None,
-    until_settled: Annotated[bool, typer.Option("--until-settled", help="End with 0 once all is settled.")] = False,
-    timeout: Annotated[float | None, typer.Option(help="End with 3 after so many seconds.", min=0)] = None,
-    no_flower: Annotated[bool, typer.Option("--no-flower", help="Do without Flower.")] = False,
+    until_settled: Annotated[
+        bool, typer.Option("--until-settled", help="Exit with 0 once everything is settled.")
+    ] = False,
+    timeout: Annotated[float | None, typer.Option(help="Exit with 3 after this many seconds.", min=0)] = None,
+    no_flower: Annotated[bool, typer.Option("--no-flower", help="Do not run Flower.")] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, max=64, help="Threads of each worker.")] = None,
 ) -> None:
@@ -103,7 +108,7 @@ class Up:
     def run(self, *, until_settled: bool, timeout_seconds: float | None) -> int:
         """Start all, then show progress until a signal, or until all is settled. Returns the exit code."""
         if not self.plan.is_demo and (path := self.plan.settings.accounts_path()) is not None:
-            # A wrong file is said before anything is started.
+            # An invalid file is reported before anything is started.
             read_accounts(path)
         settings = self._with_servers()
         if self.supervisor.stop_requested:
@@ -235,7 +240,7 @@ class Up:
 class Settling:
     """Counts the looks that found all settled since the numbers of any account last changed.
 
-    They need not follow one another: sweeps come every few seconds, so one may be open at every second look for ever.
+    They need not be consecutive: with sweeps every few seconds, every second check may find an open one.
     """
 
     looks: int = 0

@@ -24,16 +24,16 @@ _ANY_GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 class ContentCodingError(Exception):
-    """A body cannot be unpacked. `sentence(subject)` says why and repeats nothing of the body."""
+    """A body cannot be unpacked. `sentence(subject)` gives the reason without repeating the body."""
 
-    def __init__(self, told: str) -> None:
-        """`told`: a sentence in which `{}` is the body's name."""
-        super().__init__(told)
-        self._told = told
+    def __init__(self, message: str) -> None:
+        """`message`: a sentence in which `{}` is the body's name."""
+        super().__init__(message)
+        self._message = message
 
     def sentence(self, subject: str) -> str:
         """Why; `subject` is `answer` or `body`."""
-        return self._told.format(subject)
+        return self._message.format(subject)
 
 
 class UnsupportedCodingError(ContentCodingError):
@@ -41,7 +41,7 @@ class UnsupportedCodingError(ContentCodingError):
 
 
 class BrokenCodingError(ContentCodingError):
-    """The bytes are not what the declaration says: another format, cut off, or followed by further bytes."""
+    """The bytes do not match the declared coding: another format, cut off, or followed by further bytes."""
 
 
 class ExpandedTooLargeError(ContentCodingError):
@@ -91,7 +91,7 @@ def _gunzip(body: bytes, cap: int) -> bytes:
 
 
 def _inflate(body: bytes, cap: int) -> bytes:
-    """A zlib stream, as the standard says, or a raw one, as some servers have it."""
+    """A zlib stream, as the standard requires, or a raw one, as some servers send."""
     for bits in (_ANY_ZLIB, _RAW):
         plain = bytearray()
         try:

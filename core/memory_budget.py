@@ -9,7 +9,7 @@ from threading import Condition
 class Budget:
     """A number of bytes that is shared out. For any number of threads.
 
-    What is larger than the whole is given when nobody else holds anything, so that it comes through, alone.
+    An amount above the whole budget is granted when nothing else is held, so that it can proceed alone.
     """
 
     def __init__(self, total: int) -> None:
@@ -30,7 +30,7 @@ class Budget:
         return len(self._queue)
 
     def take(self, amount: int, *, leave: int = 0) -> bool:
-        """Take so many more bytes if then at least `leave` remain; says whether."""
+        """Take this many more bytes if at least `leave` remain; returns whether it did."""
         with self._change:
             if not self._has_room(amount, leave):
                 return False
@@ -46,7 +46,7 @@ class Budget:
     def wait(self, amount: int, seconds: float) -> bool:
         """Take so many bytes as soon as they are there; False where they are not within so many seconds.
 
-        First come, first served: otherwise a large amount would wait for ever behind small ones.
+        First come, first served: otherwise small amounts would starve a large one.
         """
         turn = object()
         with self._change:

@@ -249,7 +249,7 @@ def redact_value(value: Any, *, depth: int = 0) -> Any:
 
 
 def redact_field(name: Any, value: Any, *, depth: int = 0) -> Any:
-    """One named value, masked as `redact_value` says."""
+    """One named value, masked like `redact_value`."""
     plain = _plain_name(str(name))
     if value is None or isinstance(value, bool):
         return value

@@ -88,7 +88,7 @@ def prepare_log(home: Path, name: str) -> Path:
 def trim_log(path: Path, *, longest: int = MAX_LIVE_LOG_BYTES) -> bool:
     """Empty a log that a running child has filled past `longest`, after a copy to `<name>.log.1`; whether it did.
 
-    The child appends, so it goes on at the front. What it writes between copy and emptying is lost.
+    The child appends, so it continues at the beginning. What it writes between copy and emptying is lost.
     """
     if not path.exists() or path.stat().st_size <= longest:
         return False

@@ -37,7 +37,7 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class SandboxError(Exception):
-    """The sandbox does not do its part; the text says what to look at."""
+    """The sandbox failed; the text says what to check."""
 
 
 @dataclass(slots=True)
@@ -162,11 +162,11 @@ class SandboxRun:
             self.ask(f"/{account['provider']}/callback", callback)
 
     def unsettled(self, connection: Connection) -> list[str]:
-        """What the stand-ins still have to say, and which ids were not asked for since they said their last."""
-        told = self.ask("/truth/settled")
-        if not told["settled"] or told.get("pushes_waiting", 0):
+        """Reports that the simulated providers still hold back, and ids not polled since their last report."""
+        settled = self.ask("/truth/settled")
+        if not settled["settled"] or settled.get("pushes_waiting", 0):
             return ["The sandbox's messages are still on their way."]
-        waiting = connection.execute(_NOT_ASKED_SINCE, {"at": datetime.fromisoformat(told["at"])}).scalar_one()
+        waiting = connection.execute(_NOT_ASKED_SINCE, {"at": datetime.fromisoformat(settled["at"])}).scalar_one()
         return [f"{waiting} ids have not been asked for since the sandbox came to rest."] if waiting else []
 
 

@@ -23,7 +23,7 @@ class HomeLock:
     """Holds the home for this process; a context manager.
 
     The kernel gives the lock back when the process ends, whatever ends it, so there is no stale
-    lock. Entering raises `HomeBusyError` at once when somebody else holds it.
+    lock. Entering raises `HomeBusyError` immediately when another process holds it.
     """
 
     def __init__(self, home: Path) -> None:

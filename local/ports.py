@@ -8,7 +8,7 @@ from typing import Final
 TRIES: Final = 200
 MAX_PORT: Final = 65_535
 QUIET_PORTS: Final = range(20_000, 32_000)
-"""Below the ports that systems deal out to whoever names none, and above most that programs have of old."""
+"""Below the ephemeral ports of usual systems, and above most well-known ports."""
 
 
 class PortBusyError(Exception):

@@ -4,7 +4,7 @@
                      [--uid N --gid N] -- program argument...
 
 It is run as a script in Python's isolated mode, so it starts in a few hundredths of a second and
-imports nothing of ours. `FD` is the reading end of a pipe that nobody writes to: when it ends, the
+imports no module of Ulak. `FD` is the reading end of a pipe without a writer's data: when it ends, the
 supervisor is gone, whatever killed it, and the program is stopped. A signal to the warden stops
 the program too: the stop signal first, after the grace (or at a second signal) the harsh one, then
 SIGKILL. The exit code is the program's own, 128 + n where signal n killed it.
@@ -70,7 +70,7 @@ class ProcessGuard:
         uid: int | None = self._options.uid
         gid: int | None = self._options.gid
         argv: list[str] = self._options.argv
-        return subprocess.Popen(  # noqa: S603  the supervisor says what to run
+        return subprocess.Popen(  # noqa: S603  the supervisor chooses the command
             argv,
             stdin=subprocess.DEVNULL,
             user=uid,

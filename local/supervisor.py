@@ -42,7 +42,7 @@ log = get_logger(__name__)
 
 
 class ChildFailedError(Exception):
-    """A child keeps ending before it was ever ready; the text says how, with its last lines."""
+    """A child keeps exiting before it was ever ready; the text contains its exit status and last lines."""
 
 
 class Child:
@@ -251,7 +251,7 @@ class Supervisor:
             child.trim()
 
     def wait_until_ready(self, names: Collection[str], keep_waiting: Callable[[], bool]) -> None:
-        """Returns when these children have announced themselves, a stop is asked for or nobody wants to wait."""
+        """Returns when these children have announced themselves, a stop is requested, or waiting is pointless."""
         while self.poll() and keep_waiting() and not all(self.children[name].was_ready for name in names):
             self._wait(0.1)
 

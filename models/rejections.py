@@ -44,7 +44,7 @@ SENTENCES: Mapping[Rejection, str] = {
     Rejection.CREDENTIAL_MISSING: "503: the API process cannot read the account's credentials, so no callback can be"
     " checked",
 }
-"""What people are told, in English; the pages translate it by its kind."""
+"""Shown to operators, in English; the pages translate it by its kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Rejected:
 
     @property
     def sentence(self) -> str:
-        """What people are told."""
+        """The sentence for operators."""
         return SENTENCES[self.kind]
 
 

@@ -1,4 +1,4 @@
-"""`accounts.toml`, read against what each provider's record says.
+"""`accounts.toml`, validated against each provider's record.
 
 A wrong file is refused whole, with every mistake in it: line, account, what is wrong and what would be right. No
 sentence repeats a value that may be a secret.
@@ -130,7 +130,7 @@ def _whole(line: int, problem: str, right: str) -> Mistake:
 
 
 def _account(table: Section, adapters: Mapping[str, Adapter]) -> AccountSettings:
-    """One account. What is wrong is noted in the section's mistakes, and a default stands in its place."""
+    """One account. Errors are added to the section's mistakes, and replaced by a default."""
     account_id = _id(table)
     provider = table.word("provider", choices=tuple(adapters))
     record = adapters[provider].record if provider in adapters else None
@@ -299,7 +299,7 @@ def _credentials_hash(provider: str, base_url: str, credentials: Mapping[str, st
 
 
 def _limit(section: Section, record: ProviderRecord | None) -> dict[str, Any]:
-    """The provider's default limit, or what the file says instead."""
+    """The limit from the file, or the provider's default."""
     limit = record.limit if record else None
     return {
         "limit_requests": section.whole("requests", limit.requests if limit else 1, minimum=1, maximum=100_000),

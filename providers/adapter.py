@@ -47,7 +47,7 @@ class PollSchedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptionSpec:
-    """One key of `[account.options]`: its type, default and what it does (the docs page says more)."""
+    """One key of `[account.options]`: its type, default and what it does (details on the provider's page)."""
 
     name: str
     type: type
@@ -119,7 +119,7 @@ class ProviderRecord:
     """Fields of statements and of `extra` that name a person (an object: in all it holds), in whatever spelling."""
     message_kinds: frozenset[str] = frozenset()
     """Kinds whose ids name one message each and are done with its final status. For these, and for ids of which the
-    sender says that they are of one message (`expected`), the account learns how long its messages take."""
+    sender declares that they belong to one message (`expected`), the account learns how long its messages take."""
     wholes: Mapping[str, str] = field(default_factory=dict)
     """For kinds whose ids are parts of a whole (a send): the kind under which the whole is tracked. Its value is the
     first part of theirs. A whole is checked once: when its last open part closes, or right after validity ends."""
@@ -139,11 +139,11 @@ class ProviderRecord:
     """Calendar days (inclusive) that one list window may span; None: the provider has no list to sweep."""
     plan_range: "Callable[[Account, Sequence[DueId], date, date], tuple[FetchSpec, ...]] | None" = None
     """For a provider without a list that can be asked for its ids over a range of days (inclusive): the fetches that do
-    so. They hold no ids, since such an answer says nothing about when an id is to be asked for next."""
+    so. They hold no ids, since such a response does not determine when an id is polled next."""
     callback_paths: tuple[str, ...] | None = None
     """Tails of the callback routes (`""` is the bare one); None: the provider has no route of a fixed name."""
     optional_credentials: tuple[str, ...] = ()
-    """Names that may stand beside any of the sets; they do not tell one account from another."""
+    """Names that may accompany any of the sets; they do not distinguish accounts."""
     user_names: tuple[str, ...] = ()
     """Credentials that only name the user: no secrets, and reports may rightly contain them."""
     derived_secret: Callable[[Mapping[str, str]], str] | None = None
@@ -227,7 +227,7 @@ class Request:
     headers: Mapping[str, str] = field(repr=False, default_factory=dict)
     body: bytes = field(repr=False, default=b"")
     endpoint: str = ""
-    """What is asked, safe to log: `NumaraRaporu`, `get-reports page`."""
+    """What is requested, safe to log: `NumaraRaporu`, `get-reports page`."""
     largest_bytes: int = 8 * 1024 * 1024
     """Of the answer, as it comes and unpacked: several times what the provider documents for this call."""
     most_values: int = 100_000
@@ -250,11 +250,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPage:
-    """What one page of a list window tells about the window."""
+    """What one page of a list window reveals about the window."""
 
     number: int
     count: int | None
-    """How many keys the whole window holds, where the provider says it."""
+    """How many keys the whole window has, if the provider reports it."""
     last: bool
     """No further page follows."""
     size: int | None = None
@@ -265,7 +265,7 @@ class SweepPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsed:
-    """What an answer says."""
+    """The content of a response."""
 
     reports: tuple[Report, ...] = ()
     children: tuple[FetchSpec, ...] = ()
@@ -278,7 +278,7 @@ class Parsed:
     """Set for pages of a list window."""
     unreadable: tuple[Unreadable, ...] = ()
     ambiguous: tuple[AmbiguousReport, ...] = ()
-    """Of callbacks: statements whose subject can only be told with what is stored."""
+    """Of callbacks: reports whose subject can only be resolved with stored data."""
     learned: JsonObject = field(default_factory=dict)
 
 
@@ -315,7 +315,7 @@ class Adapter(Protocol):
         """The HTTP request of a fetch; `now` is PostgreSQL's clock (Diyalog signs it)."""
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
-        """What the answer says, or an error of `ulak.providers.errors`."""
+        """Parse a response; raises an error of `ulak.providers.errors`."""
 
     def error_text(self, answer: Answer) -> str | None:
         """The provider's own words in an answer that reports an error, as they came; None where it has none.
@@ -324,11 +324,12 @@ class Adapter(Protocol):
         """
 
     def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
-        """What one item says that was cut out of an answer to this fetch (`Unreadable.raw` of an item).
+        """Parse one item that was cut out of a response to this fetch (`Unreadable.raw` of an item).
 
-        Its reports count, or a hint where the item alone does not tell its subject; and its answers where the item is
-        all that such an answer holds. With nothing unreadable it is understood, even if it says nothing. None where
-        such bytes can be no item of such an answer. Raises an error of `ulak.providers.errors` where they are no item.
+        Its reports count, or an ambiguous report if the item alone does not identify its subject; and its answers, if
+        the response holds nothing but the item. Without anything unreadable it counts as parsed, even without a report.
+        None if such bytes cannot be an item of such a response. Raises an error of `ulak.providers.errors` if they are
+        no item at all.
         """
 
     def restate(self, account: Account, kept: KeptStatement) -> Report | None:
@@ -338,7 +339,7 @@ class Adapter(Protocol):
         """
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
-        """What a pushed or handed-over body says, or an error of `ulak.providers.errors`."""
+        """Parse a pushed or submitted body; raises an error of `ulak.providers.errors`."""
 
     def authorise_callback(self, account: Account, callback: Callback) -> bool:
         """Whether the request proves to come from the provider (constant-time comparison).

@@ -68,7 +68,7 @@ RESULT: Final[Mapping[int, Reason]] = {
     309: Reason.OTHER,  # synchronous sending error
     310: Reason.OTHER,  # duplicate txnid
     311: Reason.OTHER,  # method not allowed
-    312: Reason.QUOTA,  # sending quota reached: not sent, which says nothing about the number
+    312: Reason.QUOTA,  # sending quota reached: not sent, which implies nothing about the number
 }
 """`resultcode` other than 0: always `rejected` ("0: Başarılı, Diğer herşey: Başarısız"); one not listed is `other`."""
 
@@ -154,7 +154,7 @@ class Bip:
         del account, fetch, item
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
-        """What a notice (tail ""), a send report ("report") or a send reply ("send_reply") says."""
+        """What a notice (tail ""), a send report ("report") or a send reply ("send_reply") contains."""
         callback = in_utf8(callback)
         body = load_object(callback.body)
         if callback.tail == "":
@@ -181,7 +181,7 @@ class Bip:
             return next(iter(_parse_notice(account, stated).reports), None)
         if kept.granularity is Granularity.ORDER:
             return next(iter(_parse_report(stated, kept.source, b"").reports), None)
-        # The head of the report stands beside the item's fields; earlier versions kept the item alone.
+        # The head of the report is stored beside the item's fields; earlier versions kept the item alone.
         body = {"txnid": kept.parent_key} | {name: stated[name] for name in ("txnid", "reqid") if name in stated}
         return _item_report(body, stated, _receiver(stated), kept.provider_key, kept.source)
 
@@ -294,7 +294,7 @@ def _parse_report(body: Mapping[str, Any], source: Source, raw: bytes) -> Parsed
 def _items(stated: Any) -> list[Any] | None:
     """The receivers of a report; None where they cannot be read.
 
-    The field table calls `list` an object and the samples show an array, so one receiver may stand there by itself.
+    The field table calls `list` an object and the samples show an array, so a single receiver may lack the array.
     """
     if stated in EMPTY:
         return []
@@ -304,12 +304,12 @@ def _items(stated: Any) -> list[Any] | None:
 
 
 def _head(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report says beside its list."""
+    """The fields of a report outside its list."""
     return {name: body[name] for name in _HEAD_FIELDS if name in body}
 
 
 def _item_statement(body: Mapping[str, Any], item: Mapping[str, Any]) -> dict[str, Any]:
-    """The item, and what the report says beside its list; the item's `resultcode` keeps its name."""
+    """The item, and the report's fields outside its list; the item's `resultcode` keeps its name."""
     head = {"send_resultcode" if name == "resultcode" else name: value for name, value in _head(body).items()}
     return head | {name: item[name] for name in _ITEM_FIELDS if name in item}
 
@@ -429,7 +429,7 @@ def _basic_credentials(header: str) -> bytes:
 
 
 def _is_allowed(client_ip: str | None, allowed: Any) -> bool:
-    """Whether the address stands in the list; a list that cannot be read lets nobody in."""
+    """Whether the address is in the list; an unreadable list admits none."""
     if not allowed:
         return True
     try:

@@ -31,7 +31,7 @@ def without_echoes(reports: Sequence[Report], secrets: frozenset[str]) -> Sequen
 
     Keys, references and recipients stay: they name the subject. A pure function of both, so that a repeated statement
     stays the same observation. The body that they were read from is not searched in their place: a charset or a comment
-    within a word hides there what the report then says.
+    within a word would hide part of the report.
     """
     if not secrets:
         return reports
@@ -61,9 +61,9 @@ def _in_its_words(report: Report) -> tuple[Any, ...]:
 
 
 def _masked(report: Report, known: KnownSecrets) -> Report:
-    said = _in_its_words(report)
-    shown = tuple(_value(each, known) for each in said)
-    if shown == said:
+    texts = _in_its_words(report)
+    shown = tuple(_value(each, known) for each in texts)
+    if shown == texts:
         return report
     status, error, extra, statement = shown
     return msgspec.structs.replace(

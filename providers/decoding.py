@@ -33,7 +33,7 @@ from ulak.providers.value_limits import check_values
 Body = TypeVar("Body", Answer, Callback)
 
 MAX_DEPTH: Final = 32
-"""No documented answer is nested deeper than six; a deeper one could exhaust the stack of whoever walks it later."""
+"""No documented answer is nested deeper than six; a deeper one could exhaust the stack of a later traversal."""
 MAX_INT: Final = 2**63 - 1
 MAX_COUNT: Final = 2**31 - 1
 TEXT_LIMIT: Final = 500
@@ -69,7 +69,7 @@ _EARLIEST_MS, _LATEST_MS = (
 _CHARSET: Final = re.compile(r"(?i);\s*charset\s*=\s*[\"']?\s*([^\s\"';]*)")
 _XML_CHARSET: Final = re.compile(r"""(<\?xml\b[^>]*?)\s+encoding\s*=\s*["']\s*([^"'>]*?)\s*["']""")
 _DECLARED_WITHIN: Final = 256
-"""An XML declaration stands at the very beginning of a body."""
+"""An XML declaration is at the very beginning of a body."""
 _KNOWN_CODECS: Final = re.compile(r"utf-8|utf-(?:16|32)(?:-[lb]e)?|ascii|iso8859-\d+|cp125\d|cp857|mac-turkish")
 """Python's names of the charsets that a body may declare: what its other codecs do is no reading of text."""
 _MARKS: Final = (
@@ -85,7 +85,7 @@ _ZEROS: Final = (
     (re.compile(rb"\0[^\0]", re.DOTALL), "utf-16-be"),
     (re.compile(rb"[^\0]\0", re.DOTALL), "utf-16-le"),
 )
-"""JSON and XML begin with an ASCII character, whose zeros tell the width and order of its bytes."""
+"""JSON and XML begin with an ASCII character, whose zero bytes reveal the width and byte order."""
 
 
 def in_utf8(message: Body) -> Body:
@@ -94,7 +94,7 @@ def in_utf8(message: Body) -> Body:
     A body is in the charset that it declares: by a byte order mark, `charset` of Content-Type, or an XML declaration;
     UTF-8 where it declares none. Declarations may differ where all of them give the same text. Raises
     `AnswerNotUnderstood` with the bytes, and why, where a declaration is not known or not true or contradicts another;
-    for an answer whose HTTP status says enough, what that means (`check_http`, `refuse_client_error`).
+    for a response whose HTTP status is sufficient, the error of that status (`check_http`, `refuse_client_error`).
     """
     declared = message.headers.get("content-type", "")
     try:
@@ -151,8 +151,8 @@ def _declared_codec(body: bytes, seen: str | None, where: str, name: str) -> str
         if body.isascii() and seen is None:
             # Whatever a provider means by the name, ASCII is within it.
             return "ascii"
-        told = readable_detail(name[:40])
-        raise AnswerNotUnderstood(f"{where} declares a charset that is not known.", raw=body, code=told)
+        shown = readable_detail(name[:40])
+        raise AnswerNotUnderstood(f"{where} declares a charset that is not known.", raw=body, code=shown)
     wide = codec[:6] in {"utf-16", "utf-32"}
     if wide and (seen is None or seen[:6] != codec[:6]):
         raise AnswerNotUnderstood(f"{where} declares {codec.upper()}, which the body is not.", raw=body)
@@ -358,7 +358,7 @@ class Fields:
     """The optional fields of one item of an answer.
 
     A field is None where it is absent (missing, null, empty, MySQL's zero date). One that is there and cannot be read
-    is None too, but noted, and told by `unreadable`: the rest of the item counts all the same.
+    is None too, but recorded in `unreadable`: the rest of the item still counts.
     """
 
     __slots__ = ("_wrong", "_zone", "item")
@@ -419,7 +419,7 @@ class Fields:
 
 
 def _is_absent(value: Any, no_value: re.Pattern[str] | None) -> bool:
-    """Whether a field says that it has no value."""
+    """Whether a field is explicitly empty."""
     if isinstance(value, str):
         text = value.strip()
         return not text or (no_value is not None and no_value.fullmatch(text) is not None)
@@ -467,7 +467,7 @@ def check_http(answer: Answer) -> None:
 
 
 def refuse_client_error(answer: Answer) -> None:
-    """Raise what a bare HTTP 4xx means where the body says nothing better; return for any other status."""
+    """Raise the error of a bare HTTP 4xx if the body has no details; return for any other status."""
     status = answer.status
     if status in {401, 403, 407}:
         raise PauseAccount(f"The provider refuses the account (HTTP {status}).", code=str(status))

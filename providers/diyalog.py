@@ -1,9 +1,9 @@
 """Diyalog (Dlg Messenger): how many messages a customer exchanged per day, from `getcustomermessaginglist`.
 
 Sources: the provider's page of that name and its Authentication page (diyalog.im/docs). The server belongs to each
-customer, so accounts give its address. What it tells are daily counts with an error of up to ten, no receipts: they
+customer, so accounts give its address. It reports daily counts with an error of up to ten, no receipts: they
 become `conversation` rows with status `sent`, never `delivered`. Names and conversation links are not kept. Only the
-webhook of a bot says what became of single messages (`diyalog_webhook`).
+webhook of a bot reports the outcome of single messages (`diyalog_webhook`).
 """
 
 import base64
@@ -63,7 +63,7 @@ from ulak.providers.phone_numbers import plain
 from ulak.providers.plain import Count, NotPlainError, PlainItem, Text, Unset, Whole, plain_key, read_plain
 
 COUNTED: Final = "sendMessageCount"
-"""The provider has no status word; what it states is this field, so its name stands where the word would."""
+"""The provider has no status word; it reports this field, so its name takes the place of a status."""
 
 STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
     COUNTED: (Status.SENT, None),  # "kaç adet mesaj gönderdiği": how many were sent, not how many arrived
@@ -120,7 +120,7 @@ def sign(secret: str, *, sent_at: str, body: bytes, path: str, newline_before_pa
 def plan_range(account: Account, due: Sequence[DueId], start: date, end: date) -> tuple[FetchSpec, ...]:
     """Page one of each customer over these days (inclusive).
 
-    It is not documented whether a day is a UTC or a local one, so both are asked for whole.
+    It is not documented whether a day is a UTC or a local one, so both are requested completely.
     """
     zone = account.timezone
     first = min(_milliseconds(start, UTC), _milliseconds(start, zone))
@@ -147,7 +147,7 @@ class Diyalog:
                 name="newline_before_path",
                 type=bool,
                 default=True,
-                meaning="whether a newline stands between body and path in what is signed",
+                meaning="whether a newline separates body and path in the signed text",
             ),
             OptionSpec(name="path", type=str, default=PATH, meaning="path of the report on the account's server"),
             OptionSpec(name="page_base", type=int, default=1, meaning="number of the first page", minimum=0, maximum=1),
@@ -185,7 +185,7 @@ class Diyalog:
     def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:
         """Page one of each customer, from `lookback_days` ago to the end of tomorrow (UTC days).
 
-        Tomorrow is asked for too, since it is not documented whether the day is a UTC or a Turkish one.
+        Tomorrow is requested too, since it is not documented whether the day is a UTC or a Turkish one.
         """
         start = _milliseconds(today - timedelta(days=account.lookback_days), UTC)
         end = _milliseconds(today + timedelta(days=2), UTC) - 1
@@ -295,7 +295,7 @@ def _page(
     tally: int = 0,
     days: Sequence[str] | None = None,
 ) -> FetchSpec:
-    """`days`: first and last day of a range that was asked for on demand; such a page is asked again as part of it."""
+    """`days`: first and last day of an on-demand range; such a page is requested again as part of it."""
     params = {
         "chain": join_key(_KIND, key.value),
         "customer": key.value,
@@ -379,10 +379,10 @@ def _check(account: Account, answer: Answer) -> None:
 
 
 def _error_text(answer: Answer) -> str | None:
-    """The message of an error: a plain text or a JSON string. None where the API itself has said nothing.
+    """The message of an error: a plain text or a JSON string. None if the API itself sent none.
 
-    An empty body, HTML, XML, a JSON object and the bare name of the status come from what stands before the API (a
-    proxy, the application server): there a 500 says that the API is not there.
+    An empty body, HTML, XML, a JSON object and the bare name of the status come from in front of the API (a
+    proxy, the application server): there a 500 means that the API is unavailable.
     """
     text = text_for_people(answer).strip()
     is_page = "html" in answer.headers.get("content-type", "").lower() or text.startswith(("<", "{", "["))
@@ -396,7 +396,7 @@ def _error_text(answer: Answer) -> str | None:
 
 
 def _refuse_time(account: Account, answer: Answer) -> None:
-    """A 403 says that our clock and the server's differ by more than 15 minutes: learn by how much, once.
+    """A 403 means that our clock and the server's differ by more than 15 minutes: learn by how much, once.
 
     Where the offset in use already agrees with the server's `Date`, the clock is not the reason, and signing again
     and again would only hammer: the account is paused.
@@ -491,12 +491,12 @@ def _day(value: Any) -> date | None:
 
 def _group(item: Mapping[str, Any]) -> int | None:
     """The group id, 0 for a private conversation, None where the item contradicts itself."""
-    said = {True: True, False: False, "true": True, "false": False, None: None}
+    flags = {True: True, False: False, "true": True, "false": False, None: None}
     flag = item.get("isGroupMessaging")
     number = as_int(item.get("groupId")) if item.get("groupId") is not None else 0
-    if number is None or not isinstance(flag, bool | str | None) or flag not in said:
+    if number is None or not isinstance(flag, bool | str | None) or flag not in flags:
         return None
-    is_group = said[flag]
+    is_group = flags[flag]
     return number if is_group is None or is_group == (number != 0) else None
 
 

@@ -1,6 +1,6 @@
 """How an account's requests leave this machine: which certificates it trusts, and through which proxy.
 
-Nothing of the environment is read here (`SSL_CERT_FILE`, `HTTPS_PROXY` and the like): an account says it, or nobody.
+Nothing of the environment is read here (`SSL_CERT_FILE`, `HTTPS_PROXY` and the like): only the account configures it.
 """
 
 import re

@@ -217,7 +217,7 @@ class HttpDoor:
                 line.transport.close()
 
     def _replace(self, egress: Egress, made: "_Line") -> list["_Line"]:
-        """Keep this line; returns those that nobody uses: the one before, and ways that no account has any more."""
+        """Keep this line; returns the unused ones: its predecessor, and those that no account refers to any more."""
         before = self._lines.pop(egress, None)
         others = [(way, line) for way, line in self._lines.items() if not line.users and way != DIRECT]
         oldest = self._boot() - _UNUSED_SECONDS if others else 0.0
@@ -242,7 +242,7 @@ class HttpDoor:
     def _outcome(
         self, transport: "Transport", request: Request, reading: "_Reading"
     ) -> tuple[Answer | ProviderError, Answer | None]:
-        """The answer, or the error that stands for what httpx raised; and the answer that such an error refuses."""
+        """The response, or the error for httpx's exception; and the response that such an error rejects."""
         try:
             asked = self._asked(request, reading.seconds_left())
         except (httpx.InvalidURL, ValueError, TypeError) as error:
@@ -430,7 +430,7 @@ def _translated(error: httpx.HTTPError, peer: str) -> ProviderError:
 
 
 def _refused_by_proxy(error: httpx.ProxyError) -> ProviderError:
-    """A proxy that opened no connection: its status stands at the beginning of the error's text."""
+    """A proxy that opened no connection: its status is at the beginning of the error's text."""
     status = str(error)[:3]
     if status == str(int(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED)):
         return PauseAccount("The proxy refuses the user and password of the account's proxy (HTTP 407).", code=status)

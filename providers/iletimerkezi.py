@@ -118,7 +118,7 @@ _DETAILS: Final = OptionSpec(
 
 
 def sent_hash(credentials: Mapping[str, str]) -> str:
-    """The hash that stands in every request."""
+    """The hash contained in every request."""
     return credentials.get("hash") or derive_hash(credentials["key"], credentials["secret"])
 
 
@@ -165,7 +165,7 @@ class Iletimerkezi:
     )
 
     def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:
-        """Page one of the window; the others follow once it has told the count."""
+        """Page one of the window; the others follow once the count is known."""
         return (_list_page([start.isoformat(), end.isoformat()], 1),)
 
     def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:
@@ -214,7 +214,7 @@ class Iletimerkezi:
     def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
         """One order, or one recipient of the order that was asked for.
 
-        A recipient alone does not tell which of equal numbers it is, so what it says is a hint.
+        A recipient alone does not identify which of equal numbers it is, so its report is ambiguous.
         """
         value, params = load_object(item), fetch.spec.params
         if "number" in value:
@@ -225,7 +225,7 @@ class Iletimerkezi:
         return Parsed(reports=(found.report,), unreadable=found.unreadable)
 
     def restate(self, account: Account, kept: KeptStatement) -> Report | None:
-        """One order, one recipient of an order, or what the webhook said about one."""
+        """One order, one recipient of an order, or a webhook event about one."""
         if kept.granularity is Granularity.ORDER:
             found = read_order(kept.statement, account, kept.as_of)
             return found.report if isinstance(found, Order) else None
@@ -235,7 +235,7 @@ class Iletimerkezi:
         return restate_recipient(kept.provider_key, kept.statement, account)
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
-        """What the webhook says of one recipient of an order; there is no other body that could be handed over."""
+        """The webhook's report about one recipient of an order; there is no other body that could be submitted."""
         if callback.tail:
             raise RequestIsWrong("iletimerkezi pushes to one address only, and its send replies hold no report.")
         details = account.options.get(_DETAILS.name, _DETAILS.default)
@@ -399,7 +399,7 @@ def _discover(account: Account, orders: Sequence[Order]) -> tuple[Discovered, ..
 
 
 def _parse_order(account: Account, fetch: Fetch, answer: Answer, *, code: int, response: Mapping[str, Any]) -> Parsed:
-    """One page of an order's recipients. Only the last page says anything: the pages together are one answer.
+    """One page of an order's recipients. Only the last page yields reports: the pages together are one response.
 
     An answer with more recipients than the order has is refused as a whole, so nothing of a page can be stored before
     the last one is read; until then `seen` carries what the pages state.
@@ -483,7 +483,7 @@ def _total(fetch: Fetch, order: Mapping[str, Any]) -> int | None:
     """How many recipients the order has: by this answer, by a page before it, or by the list that named the order.
 
     An answer that states none at all for an order whose list states some contradicts the list, which is believed.
-    None where nobody has stated it: then neither missing nor surplus recipients can be noticed.
+    None if unknown: then neither missing nor surplus recipients can be noticed.
     """
     stated = as_count(order.get("total"))
     known = fetch.spec.params.get("total")
@@ -535,12 +535,12 @@ class _Whole:
 
     @property
     def repeats(self) -> bool:
-        """Whether a number stands there more than once."""
+        """Whether a number occurs more than once."""
         return len(set(self.numbers)) < len(self.everyone)
 
     @property
     def lacks_some(self) -> bool:
-        """Whether recipients are missing or cannot be read. An order without recipients lacks them unless it says 0."""
+        """Whether recipients are missing or unreadable. An order without any lacks them unless its total is 0."""
         if self.total is None:
             return not self.everyone or len(self.everyone) < self.rows
         return len(self.everyone) < self.total
@@ -551,7 +551,7 @@ class _Whole:
 
     @property
     def shows_all_delivered(self) -> bool:
-        """Whether the order has ended and its counts say that each delivered recipient stands here."""
+        """Whether the order has ended and its counts confirm that each delivered recipient is listed."""
         delivered, undelivered = self.counts
         if self.repeats or delivered is None or undelivered is None or delivered + undelivered != self.total:
             return False
@@ -581,7 +581,7 @@ def _judge(account: Account, fetch: Fetch, answer: Answer, whole: _Whole, unread
     """What all pages together say of the order: its recipients, its counts, and when it is to be asked again.
 
     An answer may be wrong without showing it: it repeats one recipient in the place of another (A, A for A, B). So
-    where it repeats numbers, lacks some, or has fewer than the list said, it is trusted as to which number occurs how
+    where it repeats numbers, lacks some, or has fewer than the list stated, it is trusted as to which number occurs how
     often only when the answer before it held the same numbers equally often; until then the order is not settled. The
     repeated recipient may be one of equal numbers too: where the order's counts do not confirm their codes, these must
     agree as well.
@@ -641,8 +641,8 @@ def _fingerprint(account: Account, whole: _Whole) -> str:
 
     Numbers are few enough to be tried one by one, so it is keyed with what only the account's requests know.
     """
-    said = "\n".join([whole.order, *whole.numbers, *whole.doubtful_codes]).encode()
-    return hmac.digest(sent_hash(account.credentials).encode(), said, hashlib.sha256).hex()
+    shown = "\n".join([whole.order, *whole.numbers, *whole.doubtful_codes]).encode()
+    return hmac.digest(sent_hash(account.credentials).encode(), shown, hashlib.sha256).hex()
 
 
 def _planned(account: Account, answer: Answer, order: Mapping[str, Any]) -> datetime | None:

@@ -29,7 +29,7 @@ _STATED: Final = ("id", "packet_id", "status", "to")
 
 
 def read_webhook(account: Account, body: Mapping[str, Any], *, details: bool) -> Parsed:
-    """What a pushed body says, as a hint: only what is stored can tell whether the number is the order's only one.
+    """Parse a pushed body into an ambiguous report: only stored data show whether the number is the order's only one.
 
     Without `details` no recipient is ever stored or asked for, so there is nothing that a push could be about.
     """

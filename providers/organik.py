@@ -1,10 +1,10 @@
 """Organik API v2, `detailedreport`: many ids per call, one kind of id per call.
 
-A gsm id in the text form of the send reply is asked for by the transaction it names (`organik_through`). Send replies
+A gsm id in the text form of the send reply is polled by the transaction it names (`organik_through`). Send replies
 that the sender hands over are read in `organik_sends`; of what Organik pushes only the address counts.
 
 Source: organikapi.com/documents/reports_detailed; error codes and the key's making from the provider's public API
-documents (README, ERROR_CODES). The key stands in the URL's path, so no URL may ever be printed.
+documents (README, ERROR_CODES). The key is part of the URL's path, so no URL may ever be printed.
 """
 
 import hashlib
@@ -111,7 +111,7 @@ SEND_REPLY: Final = "send_reply"
 MAX_VALUES: Final = 2_000_000
 """Of an answer. There are no pages: a transaction comes whole, at some 310 bytes and 25 values a row."""
 SPLIT_ABOVE_ROWS: Final = 200
-"""A transaction with more rows than this and few open ones is asked by its open rows from then on."""
+"""A transaction with more rows than this and few open ones is polled by its open rows from then on."""
 
 _GSM_ID: Final = re.compile(r"[0-9A-Za-z]+(-[0-9A-Za-z]+)*")
 
@@ -169,7 +169,7 @@ class Organik:
     def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:
         """Batches of one id kind, filled to the brim: up to `batch_size` ids and `ROWS_PER_CALL` expected rows each.
 
-        Gsm ids in their text form, of which two or more name the same transaction, are asked for by it.
+        Gsm ids in their text form, of which two or more name the same transaction, are polled by it.
         """
         del today
         size = int(account.options.get("batch_size", 100))
@@ -244,7 +244,7 @@ class Organik:
         return Parsed(reports=(report,) if report else (), unreadable=troubles)
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
-        """A send reply that the sender hands over; or a push, whose address alone says what is due now.
+        """A send reply submitted by the sender; or a push, whose address alone identifies what is due now.
 
         What a push holds is not documented, so it is kept and nothing is derived from it.
         """
@@ -269,7 +269,7 @@ class Organik:
         return bool(secret) and hmac.compare_digest(given, secret.encode()) and is_whole
 
     def restate(self, account: Account, kept: KeptStatement) -> Report | None:
-        """One row of a report, or what a send reply said about a refused number or send."""
+        """One row of a report, or a refused number or send of a send reply."""
         if "response" not in kept.statement:
             return read_row(account, kept.statement, None)[0]
         reply = read_send_reply(dump_item(kept.statement))
@@ -297,8 +297,8 @@ def _parse_error(fetch: Fetch, answer: Answer, reply: Reply) -> Parsed:
     if code is None:
         check_http(answer)
         refuse_client_error(answer)
-        said = str(reply.codes[0]) if reply.codes else None
-        raise AnswerNotUnderstood("Organik answered an unknown error.", raw=answer.body, code=said)
+        first_code = str(reply.codes[0]) if reply.codes else None
+        raise AnswerNotUnderstood("Organik answered an unknown error.", raw=answer.body, code=first_code)
     if is_through(fetch) and (code in NO_ROWS or code in MAY_BE_ONE_ID):
         return _parse_error_through(fetch, code)
     if code in NO_ROWS:
@@ -311,7 +311,7 @@ def _parse_error(fetch: Fetch, answer: Answer, reply: Reply) -> Parsed:
 
 
 def _parse_error_through(fetch: Fetch, code: int) -> Parsed:
-    """No transaction has a row, or one of them is refused: whatever is not shown by its transaction is asked alone."""
+    """No transaction has a row, or one of them is refused: ids missing from their transaction are polled alone."""
     groups, ids = by_transaction(keys_of(fetch)), fetch.spec.params["ids"]
     if code in MAY_BE_ONE_ID and len(ids) > 1:
         halves = (ids[: len(ids) // 2], ids[len(ids) // 2 :])
@@ -322,7 +322,7 @@ def _parse_error_through(fetch: Fetch, code: int) -> Parsed:
 def _parse_through(fetch: Fetch, read: Sequence[tuple[Report | None, tuple[Unreadable, ...]]]) -> Parsed:
     """The rows of transactions that were asked for in the place of gsm ids, and what they settle of these.
 
-    An id that is not among its transaction's rows is asked for alone.
+    An id that is not among its transaction's rows is polled alone.
     """
     reports = [report for report, _ in read if report is not None]
     # A row that cannot be read may be any of them.
@@ -435,7 +435,7 @@ def _settle(
 ) -> tuple[list[Discovered], IdAnswer]:
     """What the rows of one id settle: closed when all are final, split when few of a big transaction are still open.
 
-    Where nobody knows how many rows the id has, a row may be missing, or stand there in the place of another, without
+    If the number of rows of an id is unknown, a row may be missing, or appear in the place of another, without
     being missed: nothing is settled then unless the answer before held the same rows.
     """
     due = fetch.ids.get(key)

@@ -20,7 +20,7 @@ class Attribution:
     """What the rows of one transaction show of the ids asked for."""
 
     shown: dict[TrackedKey, list[Report]] = field(default_factory=dict)
-    """For each id that stands among the rows: the rows of which one is its own."""
+    """For each id among the rows: the rows of which one is its own."""
     owners: dict[str, TrackedKey] = field(default_factory=dict)
     """Row (`provider_key`) → the id whose registration completes it."""
     sure: set[TrackedKey] = field(default_factory=set)
@@ -39,7 +39,7 @@ def attribute(waiting: Sequence[DueId], rows: Sequence[Report]) -> Attribution:
             unnamed.append(item)
         else:
             _show(found, [item], [row])
-    # What says most about its row chooses first.
+    # The id that knows most about its row chooses first.
     unnamed.sort(key=lambda item: (item.recipient is None, item.client_ref is None, item.key.value))
     groups: dict[tuple[str, str | None], list[DueId]] = {}
     for item in unnamed:

@@ -1,8 +1,8 @@
-"""What Organik answers to a send (`sendsms`, `smsviaget`): which numbers it refused, and how the others are asked for.
+"""Organik's reply to a send (`sendsms`, `smsviaget`): the refused numbers, and how the others are polled.
 
 Source: the provider's pages SMS_SINGLE, SMS_SINGLE_POST and SMS_BULK. `data.deliveries[]` holds `track_id` (the
 sender's own), `transaction_id` (null where the whole delivery failed), `valid[]`, `invalid[]` and perhaps `error`. A
-refused number never gets a gsm id, so no report ever shows it: this reply is all that is said about it.
+refused number never gets a gsm id, so no report ever shows it: this reply is the only report about it.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ from ulak.providers.phone_numbers import recipient
 from ulak.providers.value_limits import is_xml
 
 REFUSED: Final = "invalid"
-"""The provider has no status word here; the name of the list that a number stands in takes its place."""
+"""The provider has no status word here; the name of the list that contains a number takes its place."""
 
 REFUSAL: Final[Mapping[int, tuple[Status, Reason]]] = {
     102: (Status.UNDELIVERABLE, Reason.INVALID_NUMBER),  # "Couldn't found any valid GSM number"
@@ -48,7 +48,7 @@ _UTC: Final = ZoneInfo("UTC")
 def read_send_reply(body: bytes) -> Parsed:
     """Rows of the refused numbers, and the ids under which the accepted ones are polled from now on.
 
-    A reply that refuses the request as a whole names no number and no send, so it says nothing about any delivery.
+    A reply that refuses the request as a whole names no number and no send, so it reports on no delivery.
     """
     reports: list[DeliveryReport] = []
     accepted: list[Discovered] = []

@@ -115,7 +115,7 @@ _NATIONAL: Final = re.compile(r"0?([2-58][0-9]{9})")
 def e164(text: str, *, foreign: bool = False) -> str | None:
     """The number in E.164 (`+905399999999`), None where the rules do not know it.
 
-    `foreign`: the provider says that the number is abroad, so its digits are full international ones (a Cuban
+    `foreign`: the provider marks the number as foreign, so its digits are full international ones (a Cuban
     `5351234567` is not the Turkish mobile number that it looks like).
     """
     if len(text) == _LENGTH_WITH_COUNTRY and text.startswith("90") and text.isascii() and text.isdigit():
@@ -138,7 +138,7 @@ def recipient(text: str, *, foreign: bool = False) -> str:
 
 
 def plain(text: str) -> str:
-    """The text without the marks that nobody can see, and without blanks at its ends; the digits of any script as 0-9.
+    """The text without invisible marks, and without blanks at its ends; the digits of any script as 0-9.
 
     For what a person or another program gives as an id. Visible letters and signs stay as they are.
     """

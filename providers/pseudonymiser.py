@@ -1,4 +1,4 @@
-"""What an adapter says, with pseudonyms in place of people: for accounts with `recipients = "hashed"`.
+"""An adapter's output with pseudonyms in place of people: for accounts with `recipients = "hashed"`.
 
 Adapters work with clear numbers, which requests need. What they make of a response passes through here before anything
 of it is stored, so no adapter knows of pseudonyms, except that it takes any text as a recipient. A repeated statement
@@ -36,7 +36,7 @@ class Pseudonymiser:
     """What replaces a person; a pseudonym is returned unchanged."""
 
     def parsed(self, parsed: Parsed) -> Parsed:
-        """What an answer says.
+        """A parsed response with pseudonyms.
 
         `discovered` keeps its ids clear, to be hidden where they are stored (`tracked_row`), and `seen` is needed as it
         is while further pages of its chain are read.
@@ -164,7 +164,7 @@ class Pseudonymiser:
         return value if shown == text else shown
 
     def _person(self, text: str, people: Sequence[str]) -> str:
-        """What replaces the person that a field names, in any spelling; a field that names nobody is unchanged."""
+        """The pseudonym for the person in a field, in any spelling; other fields are unchanged."""
         if not text.strip():
             return text
         spellings = text, text.strip(), recipient(text), recipient(text, foreign=True)

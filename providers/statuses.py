@@ -1,7 +1,7 @@
 """What a provider's status code means: its documented table, then the account's own map for codes beyond it.
 
 A provider may begin to use codes before its documents, or a version of ours, know them. `[account.options.status_map]`
-names their status meanwhile. It can only add: a documented code always means what the adapter's table says.
+names their status meanwhile. It can only add: a documented code always has the meaning of the adapter's table.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Vairo SMS: one call per number of a send (`NumaraRaporu`), and one about the whole send at its end.
 
 Sources: vairosms.com/api-destegi/numara-gonderim-raporu, …/gonderim-bilgisi, …/hata-mesajlari. A tracked id is of kind
-`number` with the value `<send id>:<number>`; its send is tracked beside it as `send`. A running send says nothing about
+`number` with the value `<send id>:<number>`; its send is tracked beside it as `send`. A running send does not report
 its numbers, so `GonderimBilgisi` is called only once they are closed or validity has ended. The key travels in the
 query string, so no URL may ever be printed.
 """
@@ -81,9 +81,9 @@ ERROR: Final[Mapping[str, type[ProviderError]]] = {
 """The documented words of `aciklama` beside `durum: false`. Of a *request* they say nothing about a delivery."""
 
 SEND_STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
-    "-1": (Status.REJECTED, Reason.OTHER),  # failed: nothing was sent, no credit was taken; `log` says why
+    "-1": (Status.REJECTED, Reason.OTHER),  # failed: nothing was sent, no credit was taken; `log` has the reason
     "0": (Status.ENROUTE, None),  # still running; `scheduled` while its planned time (`ileri_tarih`) lies ahead
-    "1": (Status.SENT, None),  # finished: it says nothing of how many arrived, so it is never `delivered`
+    "1": (Status.SENT, None),  # finished: it does not report how many arrived, so it is never `delivered`
 }
 """`paket_durum` of a whole send, as text."""
 
@@ -226,7 +226,7 @@ class Vairo(PullOnly):
         return Request(method="POST", url=url, headers=headers, body=body, endpoint=call)
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
-        """What the answer says about the number, or about the whole send."""
+        """Parse the report about the number, or about the whole send."""
         answer = in_utf8(answer)
         if fetch.spec.params["call"] == "GonderimBilgisi":
             return _parse_send(account, fetch, answer)
@@ -292,7 +292,7 @@ def _asked(fetch: Fetch) -> tuple[TrackedKey, ...]:
 
 
 def _read(answer: Answer) -> tuple[bool, Any]:
-    """(`durum`, `aciklama`) of an answer; raises what the HTTP status says where the body says nothing."""
+    """(`durum`, `aciklama`) of an answer; raises the error of the HTTP status if the body has none."""
     if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
         check_http(answer)
     try:
@@ -309,13 +309,13 @@ def _read(answer: Answer) -> tuple[bool, Any]:
     return verdict == 1, envelope.get("aciklama")
 
 
-def _refuse(answer: Answer, said: Any) -> None:
+def _refuse(answer: Answer, reported: Any) -> None:
     """Raise what `durum: false` means; return where the provider just does not know what was asked for.
 
-    Errors beyond the documented words are free text in any HTTP status; of those only the one about the key is told
-    apart, by the name of the parameter that it quotes.
+    Errors beyond the documented words are free text in any HTTP status; of those only the one about the key is
+    recognised, by the name of the parameter that it quotes.
     """
-    text = as_text(said) or ""
+    text = as_text(reported) or ""
     if answer.status in {401, 403} or "api_key" in text:
         raise PauseAccount("Vairo refuses the api_key.", code=str(answer.status))
     if text in ERROR:
@@ -334,7 +334,7 @@ def _parse_number(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
 
 
 def _read_number(account: Account, fetch: Fetch, item: Mapping[str, Any]) -> Parsed:
-    """What the object in `aciklama` says."""
+    """Parse the object in `aciklama`."""
     key, word = as_key(item.get("id")), as_text(item.get("durum_gonderim"), limit=100)
     if key is None or word is None:
         return _unreadable(fetch, "The report lacks `id` or `durum_gonderim`.", item)
@@ -385,7 +385,7 @@ def _is_about(item: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
 
 
 def _parse_send(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
-    """What Vairo says about a whole send. Where it is refused or not known, its numbers are checked all the same."""
+    """Parse the report about a whole send. If it is refused or unknown, its numbers are still polled."""
     unknown = Parsed(answers=tuple(IdAnswer(key=key, found=False) for key in _asked(fetch)))
     try:
         verdict, item = _read(answer)
@@ -401,7 +401,7 @@ def _parse_send(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
 
 
 def _read_send(account: Account, fetch: Fetch, item: Mapping[str, Any], asked_at: datetime | None = None) -> Parsed:
-    """What the object in `aciklama` says of the send: its `order` row. It settles the send and never a number."""
+    """Parse the object in `aciklama` into the send's `order` row. It settles the send and never a number."""
     key, code = as_key(item.get("id")), _int_or_text(item.get("paket_durum"))
     if code is None or key is None or bare(key) != bare(fetch.spec.params["send"]):
         return _unreadable(fetch, "The answer about a send lacks its `paket_durum` or names another send.", item)

@@ -1,6 +1,6 @@
 """The Celery app, `ulak.workers.app:app`: the profile, the task base class, beat's static schedule.
 
-PostgreSQL owns every unit of work and a message is only a hint, so the profile aims at one thing: that a worker goes on
+PostgreSQL owns every unit of work and a message is only a wake-up, so the profile has one goal: a worker continues
 through whatever happens to the broker.
 """
 
@@ -42,11 +42,11 @@ KEY_PREFIX = "ulak:"
 
 
 class UnknownBrokerError(NothingRunningError, ClickException):
-    """No Redis is configured and none runs in the home. Celery's own command line tells such an error as a sentence."""
+    """No Redis is configured and none runs in the home. Celery's own command line prints the message of this error."""
 
 
 class OwnSettings(CelerySettings):
-    """Celery's settings as `_profile` says: Celery itself would let `CELERY_*` of the environment come first."""
+    """Celery's settings from `_profile`: Celery itself would let `CELERY_*` of the environment come first."""
 
     @property
     def broker_url(self) -> str | None:
@@ -151,7 +151,7 @@ def make_app(settings: Settings) -> UlakApp:
 
 
 def _profile(broker_url: str | None) -> dict[str, Any]:
-    """Celery's settings; each that differs from the default says why."""
+    """Celery's settings; each that differs from the default has its reason."""
     profile: dict[str, Any] = {
         # None: looked for when it is first needed, so that this module can be imported without servers.
         "broker_url": broker_url,
@@ -165,7 +165,7 @@ def _profile(broker_url: str | None) -> dict[str, Any]:
         "task_reject_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
         "worker_eta_task_limit": 100,
-        # A broker that is away is waited for, for ever; publishing gives up within about a second.
+        # Consumers wait indefinitely for an unavailable broker; publishing gives up within about a second.
         "broker_connection_max_retries": None,
         "broker_connection_retry_on_startup": True,
         "broker_pool_acquire_timeout": 30,
@@ -195,7 +195,7 @@ def _profile(broker_url: str | None) -> dict[str, Any]:
             "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
-            # redis-py would wait for ever.
+            # redis-py would wait indefinitely.
             "socket_timeout": 15,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,

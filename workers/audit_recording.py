@@ -1,4 +1,4 @@
-"""How a process records who did, saw or erased what; `ulak.models.events` says what is stored."""
+"""How a process records who did, saw or erased what; `ulak.models.events` defines what is stored."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,7 +69,7 @@ class Recorder:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def mark(self, whom: str | None) -> bytes | None:
-        """The identifier of this person; None for nobody, and where there is no key, which is logged."""
+        """The identifier of this person; None for an empty value, and without a key, which is logged."""
         if not whom:
             return None
         try:
@@ -79,7 +79,7 @@ class Recorder:
             return None
 
     def marks(self, people: Sequence[str]) -> list[bytes | None]:
-        """The identifiers of these people; one None where there is nobody."""
+        """The identifiers of these people; one None if there is none."""
         return list(dict.fromkeys(self.mark(each) for each in people)) or [None]
 
     def spellings(self, *people: str) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ class Recorder:
     def try_add(self, *happened: Event) -> bool:
         """Record all of these where that is possible; False, and a line in the log for each, where no write is taken.
 
-        For what programs read, which goes on while PostgreSQL is read-only.
+        For bulk reads by programs, which continue while PostgreSQL is read-only.
         """
         try:
             self.add(*happened)

@@ -1,4 +1,4 @@
-"""Beat's clock: ticks by the boot clock, which nobody sets, and never more of them than somebody works off."""
+"""Beat's clock: ticks by the boot clock, which is never set, and stops adding ticks to a queue that is not consumed."""
 
 from typing import Any, Final
 
@@ -39,12 +39,12 @@ class TickScheduler(Scheduler):
         return min(max(soonest - clock.boot(), 0.0), float(self.max_interval))
 
     def _stands_in_line(self, entry: Any) -> bool:
-        """Whether nobody works off the queue of this entry, so that a further tick would only make it longer."""
+        """Whether the queue of this entry is not being consumed, so that a further tick would only lengthen it."""
         try:
-            # A passive declaration would tell it on any broker, but kombu does not find a queue under a key prefix.
+            # A passive declaration would show it on any broker, but kombu does not find a queue under a key prefix.
             waiting = self.connection.default_channel.client.llen(entry.options["queue"])
         except self.app.connection_errors():
-            return False  # Sending tells the trouble.
+            return False  # Sending reports the error.
         is_backlogged = bool(waiting >= MAX_WAITING)
         if is_backlogged != self._is_backlogged:
             self._is_backlogged = is_backlogged

@@ -16,7 +16,7 @@ from ulak.workers.runtime_factory import build_runtime
 
 
 class NothingRunningError(Exception):
-    """There is no server to talk to; the text is a sentence that says what to do."""
+    """No server is running; the text says what to do."""
 
 
 def database_url(settings: Settings) -> str:

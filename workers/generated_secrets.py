@@ -1,4 +1,4 @@
-"""Secrets that are generated into the home when nobody set them."""
+"""Secrets that are generated in the home folder when they are not configured."""
 
 import secrets
 

@@ -58,8 +58,8 @@ def require_strong_paths(settings: Settings, accounts: Iterable[HasCredentials])
     short = short_path_secrets(accounts)
     refused = [account for account in accounts if account.id in short and _is_refused(settings, account)]
     if refused:
-        told = "; ".join(f"{named[account.id]} of {account.id}" for account in refused)
-        raise SettingsError(f"These secrets are examples or too short ({told}): {ADVICE}")
+        listed = "; ".join(f"{named[account.id]} of {account.id}" for account in refused)
+        raise SettingsError(f"These secrets are examples or too short ({listed}): {ADVICE}")
     return short
 
 

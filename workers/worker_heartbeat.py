@@ -1,4 +1,4 @@
-"""A worker says every few seconds that it makes fetches, and with how many threads: see `ulak.models.ledger.sharing`.
+"""Every few seconds a worker announces itself and the number of its threads (see `ulak.models.ledger.sharing`).
 
 It looks at the database's clock as often, so that a step is noticed where no call is made
 (`ulak.tasks.steps.clock_watching`).
@@ -18,7 +18,7 @@ log = get_logger(__name__)
 
 
 class WorkerHeartbeat:
-    """Announces one worker until it is stopped. A database that is away is no trouble: the next word is soon said."""
+    """Announces one worker until it is stopped. An unavailable database is harmless: the next one follows soon."""
 
     def __init__(self, runtime: Runtime, name: str, threads: int) -> None:
         """`name`: unique among all workers, as `worker-1@host`."""

@@ -39,7 +39,7 @@ def database_away(language: Language) -> Problem:
 
 
 def not_evaluated(language: Language) -> Problem:
-    """That nobody knows what else is wrong."""
+    """The problem that problems cannot be evaluated."""
     return _problem(Alarm(kind=NOT_EVALUATED, severity="bad"), language)
 
 

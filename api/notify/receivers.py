@@ -40,15 +40,15 @@ class Receiver(Protocol):
         """Among the three."""
 
     def send(self, message: Message) -> str | None:
-        """Make one attempt; `NotTakenError` where the receiver has not said that it has the message.
+        """Make one attempt; `NotTakenError` if the receiver did not confirm the message.
 
-        Returns what somebody should know although it was taken, worded as that error is; None where all is well.
+        Returns a warning although the message was accepted, worded like that error; None otherwise.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """JSON, signed as Standard Webhooks says."""
+    """JSON, signed according to Standard Webhooks."""
 
     outbound: Outbound
     url_file: Path

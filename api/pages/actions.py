@@ -102,7 +102,7 @@ def poll_now(seen: Operator, form: Form, account: str) -> Response:
 
 @router.post("/accounts/{account}/pause")
 def pause_account(seen: Operator, form: Form, account: str) -> Response:
-    """Let the account rest, with a reason that names who said so and when."""
+    """Pause the account, with a reason that names who did so and when."""
     reason = " ".join(form.get("reason", "").split())[:MAX_REASON_LENGTH].replace("\x00", "")
     if not reason:
         return done(seen, form, "reason_missing")

@@ -10,7 +10,7 @@ from ulak.models.backlog import Backlog
 from ulak.models.overview import AccountOverview, AccountState
 
 STALLED_SECONDS = 60.0
-"""Work that waited so long, with room in the limit and not one call meanwhile, means that nobody works."""
+"""Work that has waited this long, with room in the limit and no call meanwhile, means that polling has stalled."""
 PLANS_MISSED = 5
 """So many intervals without a plan mean the same."""
 BEHIND_SECONDS = 600.0
@@ -29,7 +29,7 @@ class Alarm:
     values: Mapping[str, Any] = field(default_factory=dict)
     """What the text names; times as `datetime`."""
     account: str | None = None
-    """Whose page says more."""
+    """The account whose page has details."""
     shared: Mapping[str, datetime] = field(default_factory=dict)
     """Where several accounts share the cause: each, with since when."""
     fix: str = ""
@@ -56,8 +56,8 @@ def find_alarms(
 ) -> list[Alarm]:
     """Everything that is wrong, the broken before what is on hold before the late, each in the order of the accounts.
 
-    `every_seconds`: of each provider, where its account has no interval of its own. `rested`: accounts that were not to
-    be asked a moment ago, so that what waits there has waited rightly. `transport`: what `ulak.models.transport` says.
+    `every_seconds`: by provider, for accounts without their own interval. `rested`: accounts that were blocked
+    a moment ago, so that their waiting work is not stalled. `transport`: the result of `ulak.models.transport`.
     `short_secrets`: names of secrets of ours that are short. `receiver_faults`: what is wrong with the
     settings of those who are notified.
     """
@@ -75,7 +75,7 @@ def find_alarms(
 
 
 def alarms_of(accounts: Sequence[AccountOverview], alarms: Sequence[Alarm]) -> list[Alarm]:
-    """What of all alarms concerns these accounts, for somebody who may know of no others. None names another one."""
+    """The alarms of these accounts only, for a viewer limited to them. None of them names another account."""
     if not any(account.enabled for account in accounts):
         return [_NO_ACCOUNTS]
     known = {account.id for account in accounts}
@@ -102,7 +102,7 @@ def _whole(transport: str | None, short_secrets: Sequence[str], receiver_faults:
 def _stalled(
     accounts: Sequence[AccountOverview], waiting: Mapping[str, Backlog], every_seconds: Mapping[str, float]
 ) -> Iterator[Alarm]:
-    """One alarm for all accounts that nobody works for: they share the cause."""
+    """One alarm for all stalled accounts: they share the cause."""
     since = {
         account.id: moment
         for account in accounts
@@ -119,7 +119,7 @@ def _stalled_since(since: Mapping[str, datetime]) -> Alarm:
 
 
 def _idle_since(account: AccountOverview, waits: Backlog, provider_every: float | None) -> datetime | None:
-    """Since when the account should have been asked; None where it rests, is being asked, or has nothing to ask."""
+    """Since when a request has been due; None if the account is blocked, being polled, or has nothing due."""
     if account.state is not AccountState.OK or account.calls_last_minute or _is_full(account):
         return None
     moments = [waits.ready_since, waits.due_since, waits.unplanned_since, waits.lease_ended]
@@ -132,7 +132,7 @@ def _idle_since(account: AccountOverview, waits: Backlog, provider_every: float 
 
 
 def _state(account: AccountOverview) -> Iterator[Alarm]:
-    """Why an account is not being asked, or is asked in vain."""
+    """Why an account is not polled, or polled without success."""
     named = {"account": account.id, "reason": account.reason or "–"}
     match account.state:
         case AccountState.PAUSED if account.until is None:
@@ -202,7 +202,7 @@ def _lateness(account: AccountOverview, waits: Backlog | None) -> Iterator[Alarm
 
 
 def _burning(account: AccountOverview) -> Iterator[Alarm]:
-    """Whether the objective is missed so fast that somebody should look."""
+    """The alarm for an objective whose error budget burns too fast."""
     objective = account.objective
     for each in objective.burning if objective is not None else ():
         values = {

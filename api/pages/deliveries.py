@@ -67,7 +67,7 @@ def show_deliveries(seen: Member, q: str = "", before: str = "") -> Response:
 
 @router.post("/deliveries")
 def search_deliveries(seen: Member, form: Form) -> Response:
-    """Turn what the form asks for into an address: sealed, where it names somebody or something."""
+    """Turn the form's query into an address: sealed if it contains a recipient or an id."""
     search = search_of(form)
     if search.is_named:
         return seen.go(f"/deliveries?q={seen.site.seal.close(search)}")
@@ -97,7 +97,7 @@ def _search(seen: Visit, sealed: str) -> tuple[Search, bool]:
 
 
 def _open_fields(seen: Visit) -> list[str]:
-    """The fields that an address may hold openly: none that names somebody."""
+    """The fields that may appear in plain text in an address: none that identifies a person."""
     named = {"recipient", "client_ref", "id"}
     return [name for name in Search.__struct_fields__ if name in seen.request.query_params and name not in named]
 
@@ -117,7 +117,7 @@ def _address(here: str, found: Found) -> str | None:
 
 
 def place_of(text: str) -> Place | None:
-    """Where a page goes on, of its address; None for anything else."""
+    """The continuation of a listing from its address; None for anything else."""
     micros, _, row_id = text.partition("-")
     if not (micros.isascii() and micros.isdigit() and row_id.isascii() and row_id.isdigit()):
         return None

@@ -180,7 +180,7 @@ class Finder:
     def _read(
         self, search: Search, plan: Plan, before: Place | None, limit: int
     ) -> tuple[list[RowMapping], Place | None, int]:
-        """Rows of the plan's stretches of time, where the next page goes on, and how many parts were read."""
+        """Rows of the plan's stretches of time, the start of the next page, and how many parts were read."""
         rows: list[RowMapping] = []
         left = MAX_PARTS
         ahead = [each for each in plan.stretches if before is None or each.since < before[0]]

@@ -61,7 +61,7 @@ def csv_parts(seen: Visit, search: Search) -> Iterator[str]:
     """The file in parts, each read over a connection that is given back: a slow reader holds none.
 
     A part may be empty: between two of them it is noticed that the reader has gone. Where a bound ends the file
-    although more may match, its last line says so.
+    although more may match, its last line states that.
     """
     # Spreadsheets know UTF-8 by the mark.
     yield f"\ufeff{_lines(seen, header=True)}"

@@ -37,7 +37,7 @@ class PageRoute(APIRoute):
                 status, nav = HTTPStatus.SERVICE_UNAVAILABLE, may_be_known(request)
                 return anonymous(request).render("error.html", status=status, text=text, nav=nav)
             except RequestValidationError:
-                # An address that somebody has typed or cut off.
+                # A mistyped or truncated address.
                 return await run_in_threadpool(_error_page, request, MissingError())
 
         return guarded

@@ -1,4 +1,4 @@
-"""Which language a page speaks, and its texts. Every text stands in a catalogue, none in a template or in code."""
+"""The language of a page, and its texts. Every text is in a catalogue, none in a template or in code."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How all stands, looked up at most every few seconds however many people watch: counting a big table is not free."""
+"""The overview, refreshed at most every few seconds however many people watch: counting a big table is not free."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ class OverviewCache:
 
     engine: Engine
     every_seconds: Mapping[str, float]
-    """Of each provider, where an account says nothing else."""
+    """By provider, unless an account overrides it."""
     short_secrets: Callable[[Connection], Sequence[str]] = lambda _: ()
     """Names of secrets of ours that are too short."""
     receiver_faults: Sequence[str] = ()
@@ -58,7 +58,7 @@ class OverviewCache:
     """When each account was last seen resting, by the boot clock."""
 
     def look(self) -> Snapshot:
-        """How all stands. Whoever comes while somebody looks waits for that look."""
+        """The current snapshot. Concurrent callers wait for a refresh in progress."""
         with self._lock:
             began = clock.boot()
             if self._last is None or began >= self._valid_until:
@@ -78,7 +78,7 @@ class OverviewCache:
             return self._zones
 
     def forget(self) -> None:
-        """Look anew next time: somebody has just changed something and wants to see it."""
+        """Refresh at the next call: a user has just changed something and expects to see it."""
         self._valid_until = 0.0
 
     def _note_rest(self, accounts: Sequence[AccountOverview]) -> set[str]:

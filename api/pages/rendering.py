@@ -119,7 +119,7 @@ class Show:
         return self.language.meaning(group, code)
 
     def times(self) -> str:
-        """What the script needs to tell times in this language."""
+        """What the script needs to format times in this language."""
         return json.dumps({key: CATALOGUES[self.language.code][key] for key in _TIME_WORDS}, ensure_ascii=False)
 
     def _alarm_value(self, name: str, value: Any) -> Any:

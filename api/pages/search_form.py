@@ -1,7 +1,7 @@
-"""What somebody looks for among the deliveries.
+"""A search of the deliveries: its fields, its form and its address.
 
 A search may hold people's numbers, so it travels in the address only sealed: no history, log or referrer can reveal
-them. Filters that name nobody stand in the address as they are, so that they can be linked to and kept.
+them. Filters that identify no person appear in plain text in the address, so that they can be bookmarked.
 """
 
 import re

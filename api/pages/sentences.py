@@ -1,4 +1,4 @@
-"""One sentence that says what is known of a delivery."""
+"""A delivery summarised in one sentence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -104,7 +104,7 @@ class Sessions:
     sign_on: SignOn | None = None
 
     def bearer(self, token: str) -> Caller | None:
-        """Whose token this is; None where it is nobody's. Asks the database only about what may be one of ours."""
+        """The holder of this token; None if unknown. Queries the database only for well-formed tokens."""
         if hmac.compare_digest(digest(token), digest(self.token)):
             return CONFIGURED
         if not token.startswith(PREFIX) or len(token) > MAX_TOKEN_LENGTH:
@@ -138,7 +138,7 @@ class Sessions:
     def read(self, cookie: str, now: datetime) -> "Seat | None":
         """The session of a cookie; None where it is not ours, is over, or its holder has no role any more.
 
-        Raises the database's errors: what may have been ended elsewhere lets nobody in.
+        Raises the database's errors: a session that may have been ended elsewhere grants no access.
         """
         if len(cookie) > MAX_COOKIE_LENGTH:
             return None
@@ -155,12 +155,12 @@ class Sessions:
         return Seat(session=session, caller=Caller(actor=session.actor, access=access))
 
     def end(self, session: Session) -> None:
-        """Refuse the cookie from now on at every process, should somebody have kept a copy."""
+        """Revoke the cookie in every process, in case a copy was kept."""
         with transaction(self.engine) as connection:
             end_session(connection, session.id, lasts=SESSION_TTL)
 
     def _access(self, session: Session) -> Access | None:
-        """What the session opens now; None where somebody ended it, or what opened it would not open one now."""
+        """The session's current access; None if it was ended, or its credential is no longer valid."""
         match session.kind:
             case Kind.CONFIGURED:
                 access = CONFIGURED.access if self._fits(session, self.token) else None

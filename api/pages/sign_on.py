@@ -78,7 +78,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who the provider says it is."""
+    """The identity that the provider asserts."""
 
     actor: Actor
     groups: tuple[str, ...]

@@ -21,7 +21,7 @@ from ulak.models.sessions import end_session
 log = get_logger(__name__)
 
 ATTEMPT_TTL: Final = timedelta(minutes=10)
-"""Within this time somebody who was sent to the provider must come back."""
+"""The user must return from the provider within this time."""
 MAX_COOKIE_LENGTH: Final = 4000
 _STATUSES: Final = {
     "stale": HTTPStatus.BAD_REQUEST,

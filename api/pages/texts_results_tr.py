@@ -150,7 +150,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "config.ca_file": "Sertifikalar",
     "config.options": "Seçenekler",
     "config.map": "{n} kod eşlendi",
-    "config.swept": "Liste okundu",
+    "config.swept": "Listenin okunduğu son gün",
     # --- bir hesabın hataları
     "errors.title": "Son {n} günün hataları",
     "errors.none": "Başarısız istek yok.",

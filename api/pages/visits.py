@@ -145,17 +145,17 @@ class Visit:
 
     @property
     def session(self) -> Session | None:
-        """The session, where somebody is logged in."""
+        """The session of a logged-in visitor."""
         return None if self.seat is None else self.seat.session
 
     @property
     def access(self) -> Access:
-        """What the visitor may do; nothing, where nobody is logged in."""
+        """What the visitor may do; nothing for an anonymous one."""
         return Access() if self.seat is None else self.seat.caller.access
 
     @property
     def caller(self) -> Caller:
-        """Who is logged in; `LoginNeededError` where nobody is."""
+        """The logged-in user; raises `LoginNeededError` if there is none."""
         if self.seat is None:
             raise LoginNeededError
         return self.seat.caller
@@ -192,7 +192,7 @@ class Visit:
         return Show(self.language, self.zones())
 
     def zones(self) -> Mapping[str, str]:
-        """The time zone of each account that the visitor may see; of none, where nobody is logged in."""
+        """The time zone of each account that the visitor may see; empty for an anonymous visitor."""
         if self.seat is None:
             return {}
         zones = self.site.overviews.zones()
@@ -260,7 +260,7 @@ class Visit:
         response.delete_cookie(name, path="/", httponly=True, samesite="strict", secure=self._is_secure())
 
     def _is_secure(self) -> bool:
-        """As `ULAK_PUBLIC_URL` says; where it is unset, as this request came in."""
+        """According to `ULAK_PUBLIC_URL`; if unset, according to this request."""
         if self.site.settings.public_url is not None:
             return self.site.settings.is_https
         return self.request.url.scheme == "https"
@@ -377,7 +377,7 @@ def check_form(seen: Visit, form: Mapping[str, str]) -> None:
 
 
 def member_form(seen: Annotated[Visit, Depends(member)], form: Fields) -> Mapping[str, str]:
-    """The fields of a form that somebody who is logged in has sent from our own page."""
+    """The fields of a form that a logged-in user submitted from our own page."""
     check_form(seen, form)
     return form
 

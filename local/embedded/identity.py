@@ -19,7 +19,7 @@ class ServiceUser:
 
 
 def service_user() -> ServiceUser | None:
-    """`nobody` when this process is root; None for everybody else, who run it as themselves."""
+    """`nobody` when this process is root; None for all others, who run it as themselves."""
     if os.geteuid() != 0:
         return None
     try:

@@ -49,14 +49,14 @@ OPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "cluster_name": "ulak",
     },
 )
-# For tests only: the data may be lost with the machine, and nobody minds.
+# For tests only: the data may be lost in a crash.
 NON_DURABLE: Final[Mapping[str, str]] = MappingProxyType(
     {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"},
 )
 
 
 class PostgresServer(EmbeddedServer):
-    """PostgreSQL in `home`, as `EmbeddedServer` says; the database `ulak` exists when it answers.
+    """PostgreSQL in `home`, see `EmbeddedServer`; the database `ulak` exists when it answers.
 
     As root it runs as `nobody`. Where that user cannot come to `home` (a folder under `/root`),
     its data lie in a folder of their own under `/var/tmp`, which the home remembers; no mode of
@@ -207,7 +207,7 @@ def _major_of(data: Path) -> int | None:
 
 
 def _own_folder(path: Path, user: ServiceUser | None) -> Path:
-    """The folder, mode 0700 and owned by the user; one that is somebody else's is refused."""
+    """The folder, mode 0700 and owned by the user; a folder of another user is refused."""
     owner = user.uid if user else os.geteuid()
     try:
         path.mkdir(mode=0o700)

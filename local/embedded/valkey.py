@@ -19,7 +19,7 @@ GOING_SECONDS: Final = 15.0
 
 
 class ValkeyServer(EmbeddedServer):
-    """Valkey in `home`, as `EmbeddedServer` says. `durable=False` is for tests."""
+    """Valkey in `home`, see `EmbeddedServer`. `durable=False` is for tests."""
 
     name = "valkey"
 

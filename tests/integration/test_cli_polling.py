@@ -250,7 +250,7 @@ def test_a_poll_that_was_taken_over_says_so_and_whoever_waits_follows(
         1,
         [
             "Poll 1 is complete",
-            "What it had not asked yet is asked by poll 2, which is followed now.",
+            "Poll 2 has superseded the rest of it and is followed now.",
             "Poll 2 is cancelled",
         ],
     )

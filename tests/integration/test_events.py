@@ -344,7 +344,7 @@ def test_the_account_page_shows_what_was_done_and_to_administrators_who_looked(h
     with house.browser(who) as client:
         page = client.get("/accounts/kampanya").text
     assert ("paused the account" in page, "Bakım" in page) == (True, True)
-    assert ("had the number shown" in page) == (who == "admin")
+    assert ("revealed the number" in page) == (who == "admin")
     assert NATIONAL not in page
 
 

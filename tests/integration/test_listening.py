@@ -164,4 +164,4 @@ def test_no_stranger_fills_the_log(lines: io.StringIO, monkeypatch: pytest.Monke
     loop.close()
     said = lines.getvalue()
     assert (said.count("api.out_of_descriptors"), said.count("Invalid HTTP request"), said.count("else")) == (2, 2, 2)
-    assert "499 more since it was last said" in said
+    assert "499 more since it was last logged" in said

@@ -446,7 +446,7 @@ def test_a_budget_that_burns_is_told_at_once(world: World) -> None:
     world.run(15)
     assert world.hook.items == [("open", f"burning:{world.account}"), ("open", f"burning_slowly:{world.account}")]
     summary = world.hook.taken[0].json["data"]["problems"][0]["summary"]
-    assert summary.startswith(f"{world.account} misses its objective (95 % within 60 s) fast: 100.0 % of its final")
+    assert summary.startswith(f"{world.account} is missing its objective (95 % within 60 s) fast: 100.0 % of its final")
 
 
 def test_the_moment_of_an_attempt_is_signed(world: World) -> None:

@@ -98,7 +98,7 @@ def test_a_webhook_gets_json_that_its_secret_verifies(given: Given, hook: Hook) 
         "kind": "paused",
         "severity": "held",
         "account": "a",
-        "summary": "a is paused until somebody resumes it: <http://x|y> & ğüş",
+        "summary": "a is paused until it is resumed manually: <http://x|y> & ğüş",
         "advice": "",
         "since": "2026-11-27T12:34:56+00:00",
         "until": None,
@@ -112,7 +112,7 @@ def test_slack_gets_text_in_which_nothing_can_act(given: Given, hook: Hook) -> N
     [taken] = hook.taken
     assert list(taken.json) == ["text"]
     assert taken.json["text"].startswith(
-        "*Ulak: a is paused until somebody resumes it: &lt;http://x|y&gt; &amp; ğüş*\n"
+        "*Ulak: a is paused until it is resumed manually: &lt;http://x|y&gt; &amp; ğüş*\n"
     )
     assert "<" not in taken.json["text"]
 
@@ -319,7 +319,7 @@ def test_a_test_message_goes_to_each_receiver(
     monkeypatch.setenv("ULAK_NOTIFY_WEBHOOK_SECRET_FILE", written(tmp_path, "secret", SECRET))
     told = ulak("notify", "test")
     assert (told.code, told.out.splitlines()) == (1, ["webhook: cannot be reached", "slack: ok"])
-    assert hook.taken[0].json["text"].startswith("*Ulak: a test*")
+    assert hook.taken[0].json["text"].startswith("*Ulak: test notification*")
     told = ulak("notify", "test", "slack")
     assert (told.code, told.out, len(hook.taken)) == (0, "slack: ok\n", 2)
     assert ulak("notify", "test", "fax").code == 2

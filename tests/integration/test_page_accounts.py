@@ -99,7 +99,7 @@ def test_one_dead_letter_is_retried_another_discarded(start: Start, migrated_dat
     assert change(migrated_database, polls) == 1
     for wrong in (str(second), "", "x", "9" * 30):
         words = page.press("/accounts/kampanya/discard", fetch=wrong, next="/accounts/kampanya")
-        assert "It was no longer there." in words
+        assert "It had already been removed." in words
     assert "retried a failed request" in words
     assert "discarded a failed request" in words
     assert states(migrated_database)[third] == "dead"
@@ -123,7 +123,7 @@ def test_quarantined_content_is_discarded_and_retried(start: Start, migrated_dat
     assert "Responses that could not be parsed (1)" in page.get("/accounts/kampanya")
     path = "/accounts/kampanya/quarantine"
     assert "Not all of it can be parsed" in page.press(f"{path}/retry", entry=str(entry), next="/accounts/kampanya")
-    assert "It was no longer there." in page.press(f"{path}/discard", next="/accounts/kampanya")
+    assert "It had already been removed." in page.press(f"{path}/discard", next="/accounts/kampanya")
     assert "Discarded." in page.press(f"{path}/discard", entry=str(entry), next="/accounts/kampanya")
     assert "Responses that could not be parsed" not in page.get("/accounts/kampanya")
     recorded = "SELECT count(*) FROM events WHERE action LIKE 'quarantine.%'"

@@ -149,7 +149,7 @@ def test_values_are_escaped_and_commands_stand_out() -> None:
     """A provider's text can bring no markup; a command of ours in backticks becomes code."""
     english = Language("en")
     assert english.html("alarm.paused", account="a", reason="<b>`x`") == (
-        "a is paused until somebody resumes it: &lt;b&gt;`x`"
+        "a is paused until it is resumed manually: &lt;b&gt;`x`"
     )
     assert "<code>ulak check</code>" in english.html("error.away.fix")
     assert (english.say("alarm.dead", n=1, account="a"), english.say("alarm.dead", n=2, account="a")) == (
