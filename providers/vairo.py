@@ -78,11 +78,11 @@ ERROR: Final[Mapping[str, type[ProviderError]]] = {
     "MISSING_DESTINATION_ADDRESS": RequestIsWrong,
     "INVALID_DESTINATION_ADDRESS": RequestIsWrong,
 }
-"""The documented words of `aciklama` beside `durum: false`. Of a *request* they say nothing about a delivery."""
+"""The documented words of `aciklama` with `durum: false`. They concern the *request*, not a delivery."""
 
 SEND_STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
     "-1": (Status.REJECTED, Reason.OTHER),  # failed: nothing was sent, no credit was taken; `log` has the reason
-    "0": (Status.ENROUTE, None),  # still running; `scheduled` while its planned time (`ileri_tarih`) lies ahead
+    "0": (Status.ENROUTE, None),  # still running; `scheduled` while its planned time (`ileri_tarih`) is in the future
     "1": (Status.SENT, None),  # finished: it does not report how many arrived, so it is never `delivered`
 }
 """`paket_durum` of a whole send, as text."""
@@ -97,7 +97,7 @@ VERIMOR_WORDS: Final = frozenset(
         "INTERNATIONAL_DENIED",
     }
 )
-"""Words of Verimor that Vairo does not document: in `durum_gonderim` they are unknown, as causes they are kept."""
+"""Words of Verimor that Vairo does not document: unknown in `durum_gonderim`, but kept as causes."""
 
 _STATED: Final = (
     "id",
@@ -109,8 +109,8 @@ _STATED: Final = (
     "created_at",
     "updated_at",
 )
-"""What is kept of a report as its statement: all that is documented but `mesaj`, the text. A field that is not known
-may be a text or a name."""
+"""The fields of a report that are stored: all documented ones except `mesaj`, the text. An undocumented field
+may contain a text or a name."""
 
 _SEND_STATED: Final = (
     "id",
@@ -123,7 +123,7 @@ _SEND_STATED: Final = (
     "paket_durum",
     "created_at",
 )
-"""The same of a send: all that is documented but `log`, of which only words of the provider's are kept."""
+"""The same for a send: all documented fields except `log`, of which only documented words are kept."""
 
 _VALIDITY: Final = re.compile(r"([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])")
 _LOG_DEPTH: Final = 4
@@ -185,12 +185,12 @@ RECORD: Final = ProviderRecord(
 
 
 class Vairo(PullOnly):
-    """Plans, asks and reads Vairo's reports."""
+    """The adapter of Vairo."""
 
     record = RECORD
 
     def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:
-        """Nothing: Vairo has no list of what was sent."""
+        """Empty: Vairo has no list of sent messages."""
         del account, start, end
         return ()
 
@@ -266,7 +266,7 @@ ADAPTER: Final = Vairo()
 
 
 def split_value(value: str) -> tuple[str, str]:
-    """(send id, number in E.164 where the rules know it) of a tracked value; ("", value) where it has another form."""
+    """(send id, number in E.164 if it can be normalised) of a tracked value; ("", value) where it has another form."""
     send, _, number = value.partition(":")
     send, number = send.strip(), number.strip()
     if not (send.isascii() and send.isalnum()):
@@ -275,7 +275,7 @@ def split_value(value: str) -> tuple[str, str]:
 
 
 def written(number: str, form: str) -> str:
-    """The number as the option `number_form` wants it written; what is no number stays as it is."""
+    """The number in the form of the option `number_form`; other values are unchanged."""
     if not number.startswith("+"):
         return number
     return {"plus": number, "international": number[1:]}.get(form, national_number(number))
@@ -310,7 +310,7 @@ def _read(answer: Answer) -> tuple[bool, Any]:
 
 
 def _refuse(answer: Answer, reported: Any) -> None:
-    """Raise what `durum: false` means; return where the provider just does not know what was asked for.
+    """Raise the error of `durum: false`; return if the provider merely does not know the requested id.
 
     Errors beyond the documented words are free text in any HTTP status; of those only the one about the key is
     recognised, by the name of the parameter that it quotes.
@@ -377,7 +377,7 @@ def _int_or_text(value: Any) -> int | str | None:
 
 
 def _is_about(item: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
-    """Whether the report names the send and the number that were asked for."""
+    """Whether the report is about the requested send and number."""
     number, given = params["number"], as_text(item.get("numara")) or ""
     known = e164(given, foreign=number.startswith("+") and not number.startswith("+90")) or given
     send = as_key(item.get("sms_gonderim_id"))
@@ -451,7 +451,7 @@ def _send_report(
 
 
 def _stated_send(item: Mapping[str, Any], cause: str | None) -> dict[str, Any]:
-    """What is kept of a send: its documented fields, and of `log` only the word that was understood."""
+    """The stored fields of a send: the documented ones, and of `log` only the recognised word."""
     return {name: item[name] for name in _SEND_STATED if name in item} | ({} if cause is None else {"log": cause})
 
 
@@ -465,7 +465,7 @@ def _validity(value: Any) -> timedelta | None:
 
 
 def _cause(log: Any, depth: int) -> str | None:
-    """The first documented word within `log`, whose form is not documented: any other text may name a person."""
+    """The first documented word in `log`, whose format is undocumented: other text may name a person."""
     if isinstance(log, str):
         word = log.strip()
         return word if word in STATUS or word in ERROR or word in VERIMOR_WORDS else None

@@ -83,7 +83,7 @@ class Send:
         return first_reached(posts, now)
 
     def body(self, part: int = 0) -> dict[str, Any]:
-        """A report as the reply or a callback says it; `reqid` tells the reports of one send apart."""
+        """A report as in the reply or a callback; `reqid` distinguishes the reports of one send."""
         body: dict[str, Any] = {"txnid": self.txnid, "resultcode": self.resultcode}
         if len(self.txnid) % 2:
             body["resultcode"] = str(self.resultcode)
@@ -206,7 +206,7 @@ class Bip(StandIn):
             return (first,)
         seen = round(delivered + rng.uniform(1, 120) / batch.speed, 3)
         second = Notice(seen + rng.uniform(0, 60) / batch.speed, seen, 1)
-        # Some delivered notices are lost; the read one says it all.
+        # Some delivered notices are lost; the read notice implies them.
         return (second,) if rng.random() < 0.1 else (first, second)
 
     def _schedule(self, rng: Random, batch: Batch, item: Item) -> None:

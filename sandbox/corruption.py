@@ -200,13 +200,13 @@ def thinned(rows: Rows, rng: Random) -> Rows | None:
 
 
 def alone(rows: Rows) -> Rows:
-    """The rows whose number occurs once: of equal ones nobody could say which is missing or repeated."""
+    """The rows whose number occurs once: among equal ones it cannot be known which is missing or repeated."""
     numbers = Counter(row.get("number") for row in rows if isinstance(row, dict))
     return [row for row in rows if not isinstance(row, dict) or "number" not in row or numbers[row["number"]] == 1]
 
 
 def identity(row: Any) -> str:
-    """What a row is about: the number of a recipient, else all that it says."""
+    """What a row is about: the number of a recipient, else its whole content."""
     return str(row["number"]) if isinstance(row, dict) and "number" in row else str(row)
 
 

@@ -54,7 +54,7 @@ class Call:
 class Event:
     """One POST to a callback URL: due at a moment, to the URL or to the path `tail` below it.
 
-    `lost` events were swallowed by a fault: nobody was ever told, so they are no part of the truth.
+    `lost` events were swallowed by a fault: they were never delivered, so they are not part of the truth.
     """
 
     due: float

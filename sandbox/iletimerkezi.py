@@ -112,7 +112,7 @@ class Iletimerkezi(StandIn):
             at = NEVER if outcome == "never" else send + draw_delay(rng, outcome) / batch.speed
             recipients.append(Recipient(number, code, at))
             if batch.size is not None and total > 4 and rng.random() < 0.06:
-                # The same number once more, with the opposite end: only its place tells them apart.
+                # The same number once more, with the opposite end: only its position distinguishes them.
                 again = send + draw_delay(rng, outcome) / batch.speed
                 recipients.append(Recipient(number, 223 - code, again))
         if failed:
@@ -361,7 +361,7 @@ class Iletimerkezi(StandIn):
         rows = []
         for number, group in equal.items():
             last = max(one.at for one in group)
-            # Nobody can tell equal numbers apart, so what was true of one may be said of each.
+            # Equal numbers are indistinguishable, so each may have the state of any other.
             reached = sorted((one.at, WORDS[one.code]) for one in group if one.at <= now)
             ever = first_times([(order.send, "enroute"), *reached])
             codes = sorted((one.read(now) for one in group), key=rank.__getitem__)

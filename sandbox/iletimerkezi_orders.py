@@ -86,9 +86,9 @@ def draw_total(rng: Random, size: Size) -> int:
 
 
 def push_events(rng: Random, order: Order, batch: Batch, first_id: int) -> list[Event]:
-    """What the webhook says of an order: `accepted` at the sending, then how each message ended, a moment late.
+    """The webhook events of an order: `accepted` at the sending, then how each message ended, a moment late.
 
-    It names order and number, so equal numbers are told apart by its own `id` alone. A status that the page does not
+    It names order and number, so only its own `id` distinguishes equal numbers. A status that the page does not
     list is never pushed. Message ids begin with `first_id`.
     """
     events: list[Event] = []

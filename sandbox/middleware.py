@@ -1,4 +1,4 @@
-"""What stands before every stand-in: the log, the limit, trouble on order, and the way back."""
+"""The middleware of every simulated provider: request log, rate limit, injected faults, and the response."""
 
 import asyncio
 import random
@@ -169,7 +169,7 @@ class Middleware:
 
 
 def start_message(answer: Answer) -> dict[str, object]:
-    """The head of an answer, its length always said."""
+    """The response's start message, always with its length."""
     headers = {
         "date": formatdate(usegmt=True),
         "content-type": answer.content_type,

@@ -90,7 +90,7 @@ class Pushes:
         self.counts = Counts()
 
     def waiting_by(self, at: float) -> int:
-        """How many pushes that are due by then have not been taken; without a callback nobody waits for them."""
+        """How many pushes that are due by then have not been taken; 0 without a callback."""
         return self.counts.waiting - sum(event.due > at for *_, event in self._heap) if self.callback else 0
 
     def start(self, callback: Callback) -> None:

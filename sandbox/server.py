@@ -48,7 +48,7 @@ def open_socket(port: int) -> socket.socket:
 
 
 def watch_wires(wires: Connections) -> type[asyncio.Protocol]:
-    """Uvicorn's own protocol, that also tells `wires` which connections are open."""
+    """Uvicorn's own protocol, that also registers open connections in `wires`."""
 
     def connection_made(self: Any, transport: asyncio.Transport) -> None:
         self._watched = transport.get_extra_info("peername")
@@ -64,20 +64,20 @@ def watch_wires(wires: Connections) -> type[asyncio.Protocol]:
 
 
 class AnnouncedServer(uvicorn.Server):
-    """uvicorn's server, that says when it listens."""
+    """uvicorn's server, with an event for when it listens."""
 
     def __init__(self, config: uvicorn.Config, ready: threading.Event) -> None:
         super().__init__(config)
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens, then tells who waits for it."""
+        """Listens, then sets the event."""
         await super().startup(sockets)
         self._ready.set()
 
 
 class Ports:
-    """The ASGI application over all ports: the port says whose request it is."""
+    """The ASGI application over all ports: the port determines the provider."""
 
     def __init__(self, by_port: dict[int, ASGIApp]) -> None:
         self.by_port = by_port
@@ -148,7 +148,7 @@ class Sandbox:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001  whoever starts it must hear of it
+        except BaseException as error:  # noqa: BLE001  the starting thread must see it
             self._failure = error
         finally:
             self._ready.set()

@@ -72,7 +72,7 @@ class OwnSettings(CelerySettings):
 
 
 class OwnLoader(AppLoader):
-    """Reads no further configuration: Celery's would import the module that `CELERY_CONFIG_MODULE` names."""
+    """Reads no configuration: Celery's loader would import the module in `CELERY_CONFIG_MODULE`."""
 
     def read_configuration(self, env: str = "") -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
         """Nothing."""
@@ -80,10 +80,10 @@ class OwnLoader(AppLoader):
 
 
 class UlakApp(Celery):
-    """Celery with a runtime: the means that the steps of this process share."""
+    """Celery with a runtime: the resources that the steps of this process share."""
 
     def __init__(self, settings: Settings, *args: Any, **kwargs: Any) -> None:
-        """`settings`: parsed once; nothing secret of them goes into `app.conf`, which `inspect conf` shows."""
+        """`settings`: parsed once; no secret is copied to `app.conf`, which `inspect conf` shows."""
         super().__init__(*args, **kwargs)
         # Celery has no parameter for this class, and takes the assignment of an attribute for a setting.
         object.__setattr__(self.conf, "__class__", OwnSettings)
@@ -95,7 +95,7 @@ class UlakApp(Celery):
         self._database_is_away = False
 
     def runtime(self) -> Runtime:
-        """The process's runtime, built by whichever thread needs it first."""
+        """The process's runtime, created by the first thread that needs it."""
         with self._runtime_lock:
             if self._runtime is None:
                 known = self.settings
@@ -108,7 +108,7 @@ class UlakApp(Celery):
             return self._runtime
 
     def note_database(self, *, is_away: bool, **fields: Any) -> None:
-        """Log that the database went away or came back: once each, however many tasks notice it."""
+        """Log that the database became unavailable or available: once each, however many tasks notice it."""
         with self._runtime_lock:
             is_news, self._database_is_away = self._database_is_away != is_away, is_away
         if is_news:
@@ -116,12 +116,12 @@ class UlakApp(Celery):
 
     def connection_errors(self) -> tuple[type[BaseException], ...]:
         """What publishing raises when the broker cannot be reached."""
-        # kombu stumbles over a connection that was torn while a message was published: its channel has none then.
+        # kombu fails on a connection that broke while a message was published: its channel then has none.
         torn = AttributeError
         return (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError, UnknownBrokerError, torn)
 
     def _connection(self, url: str | None, *args: Any, **kwargs: Any) -> Any:
-        """To the configured Redis, else to the one that runs in the home; never to Celery's default, a stranger's."""
+        """Connect to the configured Redis, else to the embedded one; never to Celery's default address."""
         try:
             known = url or redis_url(self.settings)
         except NothingRunningError as error:
@@ -130,7 +130,7 @@ class UlakApp(Celery):
 
     @cached_property
     def delays(self) -> Delays:
-        """Messages of this process that wait a moment."""
+        """Delayed messages of this process."""
         return Delays(partial(publish_or_log, self))
 
 
@@ -153,7 +153,7 @@ def make_app(settings: Settings) -> UlakApp:
 def _profile(broker_url: str | None) -> dict[str, Any]:
     """Celery's settings; each that differs from the default has its reason."""
     profile: dict[str, Any] = {
-        # None: looked for when it is first needed, so that this module can be imported without servers.
+        # None: resolved on first use, so that this module can be imported without servers.
         "broker_url": broker_url,
         "result_backend": None,
         "task_ignore_result": True,
@@ -230,13 +230,13 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 
 @setup_logging.connect
 def _log_our_way(**_: Any) -> None:
-    """Keep Celery from installing handlers of its own: every line goes through ours."""
+    """Keep Celery from installing its own log handlers: every line goes through ours."""
     configure_logging(app.log_process, app.settings.log, level=app.settings.log_level)
 
 
 @worker_ready.connect
 def _announce(sender: Any, **_: Any) -> None:
-    """Tell the supervisor; a worker that makes fetches lets the ledger know its threads, too."""
+    """Notify the supervisor; a worker that executes fetches also announces its threads in the ledger."""
     lifeline.announce_ready()
     if task_names.QUEUE_FETCH in app.amqp.queues.consume_from:
         app.heartbeat = WorkerHeartbeat(app.runtime(), sender.hostname, app.settings.worker_threads)
@@ -245,14 +245,14 @@ def _announce(sender: Any, **_: Any) -> None:
 
 @worker_shutting_down.connect
 def _withdraw(**_: Any) -> None:
-    """Its threads are none of the others' any more."""
+    """Withdraw its threads from the shared pool."""
     if app.heartbeat is not None:
         app.heartbeat.stop()
 
 
 @worker_shutting_down.connect
 def _stop_draining(**_: Any) -> None:
-    """A stopping worker ends its drains with the calls that it makes, and leaves its messages to the others."""
+    """A stopping worker ends each drain after its current call, and leaves its messages to the others."""
     # In a thread: the signal comes inside a signal handler, where a lock that this thread holds would never be free.
     Thread(target=_hand_over, name="hand over", daemon=True).start()
 

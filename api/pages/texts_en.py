@@ -26,8 +26,8 @@ TEXTS: Final[Mapping[str, str]] = {
     "nav.docs": "API",
     "nav.metrics": "Metrics",
     "nav.logout": "Log out",
-    "live.lost": "The connection to Ulak is lost, so this page is out of date. It reconnects automatically every few "
-    "seconds.",
+    "live.lost": "The connection to Ulak is lost; the values shown are out of date. It reconnects automatically "
+    "every few seconds.",
     "live.as_of": "As of {when} by the clock of the database",
     # --- log in
     "login.title": "Log in",

@@ -1,17 +1,17 @@
-"""The one decision about the next call of an account, and the rate limiter: it is the ledger of calls.
+"""Decides about an account's next call. The rows of `calls` are the rate limiter.
 
 A call may be made when, under the account's row lock, fewer than `requests` rows of `calls` are busy and fewer than
 `concurrency` are unanswered. A row is busy until `released_at + per_seconds`, where `released_at` is the moment at
-which the request was answered, or given up (asked_at + deadline) while no answer is known. So two arrivals on one
-slot are at least `per_seconds` apart at the provider, whatever the network does, and with `requests` slots no sliding
+which the request was answered, or its deadline while no response is known. So two requests on one slot arrive at
+least `per_seconds` apart at the provider, whatever the network does, and with `requests` slots no sliding
 window can hold more. Precondition: a request reaches the provider before its answer or its deadline.
 
-It is durable, needs no clock but PostgreSQL's, and no recovery after a crash. That this clock was stepped is noticed
-before a call is allowed (`clockwatch`), and what was stored before is moved with it (`clocksteps`).
+It is durable, needs no clock but PostgreSQL's, and no recovery after a crash. A step of this clock is detected
+before a call is permitted (`clockwatch`), and the stored times are shifted with it (`clocksteps`).
 
-A take that is refused for now, or that leaves room for another call, causes one message: work waits as rows, and at
-most one message of an account is on its way. `accounts.wake_at` is its moment; one that nobody took within
-`MESSAGE_LASTS_SECONDS` is lost.
+A take that is refused for now, or that leaves room for another call, publishes one message: work waits as rows, and
+at most one message of an account is in flight. `accounts.wake_at` is its due time; a message that was not consumed
+within `MESSAGE_TTL_SECONDS` counts as lost.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,15 +33,15 @@ from ulak.models.permit import DEFAULT_DEADLINE_SECONDS, MAX_DEADLINE_SECONDS, P
 from ulak.models.tracked import IDS_OF_FETCH, AskedId, ids_of_fetch
 
 MESSAGE_TTL_SECONDS = 5.0
-"""After this a message that nobody took counts as lost."""
+"""After this a message that was not consumed counts as lost."""
 TIMER_CAP_SECONDS = 5.0
-"""The longest delay of a message; what is due later is found by `upkeep.reconcile`."""
+"""The longest delay of a message; `upkeep.reconcile` finds what is due later."""
 EARLY = timedelta(milliseconds=20)
-"""Moments of messages that are no further apart count as one."""
+"""Due times of messages that are this close count as equal."""
 BUSY_WAITS = (0.001, 0.002, 0.004, 0.008)
-"""Seconds to wait for an account that another transaction holds, where no lock may be waited for."""
+"""Seconds between attempts to lock an account held by another transaction, where waiting for locks is not allowed."""
 BUSY_SECONDS = 0.1
-"""When to try again where another transaction holds the fetch that was chosen."""
+"""When to try again if another transaction holds the chosen fetch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,22 +72,22 @@ class Taken:
     lease_token: UUID
     asked_at: datetime
     as_of: datetime
-    """When the question was asked, in the order of the account's questions: it never decreases, and after a step of the
-    clock back it runs ahead of the clock until that has caught up. What an answer states is true as of it."""
+    """The logical time of the request: it never decreases within an account, and after a backward step of the clock it
+    runs ahead until the clock has caught up. A response is true as of this time."""
     permit: Permit
     account: Record = field(repr=False)
     """The account's row, with PostgreSQL's `now`."""
     has_dead: bool
     """Whether the account has dead letters."""
     tracked: Sequence[AskedId] = field(repr=False)
-    """The ids that it asks for."""
+    """The ids that it polls."""
     seen_before: Mapping[str, int] = field(repr=False)
     call_up: CallUp | None = None
-    """Set where another thread could make a further call of this account meanwhile, now or soon."""
+    """Set if another thread could make a further call of this account meanwhile, now or soon."""
 
     @property
     def is_clean(self) -> bool:
-        """Whether a success has nothing to reset at the account."""
+        """Whether a success leaves nothing to reset in the account's row."""
         account = self.account
         return bool(account["breaker_state"] == "closed" and account["breaker_failures"] == account["throttles"] == 0)
 
@@ -99,19 +99,19 @@ class NotYet:
     account_id: str
     why: str
     call_up: CallUp | None = None
-    """The next attempt, unless an answer or a message that is on its way brings it."""
+    """The next attempt, unless a response or a message in flight triggers it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stepped:
-    """The database's clock was stepped: no call may be made before that is settled. Nothing was counted or written."""
+    """The database's clock was stepped: no call may be made until that is settled. Nothing was counted or written."""
 
     account_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Busy:
-    """Another transaction holds the account: to be repeated in a transaction of its own, which waits."""
+    """Another transaction holds the account: repeat in a separate transaction, which may wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,12 +120,12 @@ class Gone:
 
 
 Took = Taken | NotYet | Stepped | Busy | Gone
-"""What comes of a take."""
+"""The result of a take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who takes: the clock watch of its process, and how long a lease lasts beyond the deadline."""
+    """The taking process: its clock watch, and how long its leases last beyond the deadline."""
 
     watch: ClockWatch = field(repr=False)
     lease_margin_seconds: float
@@ -178,14 +178,14 @@ def take(
     may_wait: bool = True,
     row: Record | None = None,
 ) -> Took:
-    """Turn the best ready fetch of an account into a held one and write its call row, in one, if one may be made now.
+    """Lease the best ready fetch of an account and write its call row, in one statement, if a call may be made now.
 
-    The account by its id, or by that of the fetch to begin with. The caller commits at once: no byte leaves before.
+    The account is given by its id, or by that of its first fetch. The caller commits before it sends the request.
     The lease lasts deadline + margin; a worker that finishes later may find that another one holds the fetch
     (`lease_token` differs). After `Stepped` the step is to be settled first.
 
-    `holder` None: only look, and have another thread take by a message (`NotYet.call_up`). `by_message`: a
-    message has led here, so none is on its way any more, unless that is due later; without a holder, none at all.
+    `holder` None: only decide, and let another thread take by a message (`NotYet.wake_up`). `by_message`: a message
+    led here, so none is in flight any more, unless one is due later; without a holder, none at all.
     `may_wait` False: at the end of a transaction that holds other locks, and must not wait for the account. `row`: the
     account's row, where this transaction has locked it already (`ending.end_and_count`).
     """
@@ -226,8 +226,8 @@ def _account_of(connection: Connection, fetch_id: int | None) -> str | None:
 def _locked(connection: Connection, account_id: str | None, *, may_wait: bool) -> Record | None:
     """The account's row, locked; without `may_wait` only if it can be had within `BUSY_WAITS`.
 
-    To give up at once would be dear: a take in a transaction of its own holds the row when the next finisher comes,
-    which then needs such a transaction too, and so on.
+    Giving up immediately would be expensive: a take in a separate transaction holds the row when the next finisher
+    comes, which then needs such a transaction too, and so on.
     """
     statement = _LOCK if may_wait else _LOCK_UNLESS_BUSY
     row = execute_named(connection, statement, {"account_id": account_id}).fetchone()
@@ -240,25 +240,25 @@ def _locked(connection: Connection, account_id: str | None, *, may_wait: bool) -
 
 
 def wake(connection: Connection, account_id: str, *, by_message: bool = False) -> CallUp | None:
-    """The message with which the account goes on, now or at its next attempt; None if it has nothing to do.
+    """The message that makes the account continue, now or at its next attempt.
 
-    Nor where such a message is on its way, unless `by_message`.
+    None if it has nothing to do, or if such a message is in flight, unless `by_message`.
     """
     found = take(connection, None, account_id=account_id, by_message=by_message)
     return found.call_up if isinstance(found, NotYet) else None
 
 
 def _lies_ahead(moment: datetime | None, now: datetime) -> bool:
-    """Whether what has happened lies in the future: then the clock was set back, whether anybody saw it or not."""
+    """Whether a past event is in the future: then the clock was set back, noticed or not."""
     return moment is not None and moment > now + timedelta(seconds=TOLERATED_SECONDS)
 
 
 def _noted(
     row: Record, now: datetime, decision: Decision, armed: datetime | None
 ) -> tuple[dict[str, datetime | None], CallUp | None]:
-    """What the others have to know, in columns of the account, and the message to publish.
+    """The account's columns to update, and the message to publish.
 
-    None where one is on its way already: `armed` is its moment.
+    The message is None if one is already in flight: `armed` is its due time.
     """
     noted = {"wake_at": armed, "crowded_at": None}
     if decision.is_crowded:
@@ -285,12 +285,12 @@ def _permit(
     *,
     armed: datetime | None,
 ) -> Taken | None:
-    """Hold the fetch and write its call row; None where another transaction holds or has just ended it."""
+    """Lease the fetch and write its call row; None if another transaction holds it or has just ended it."""
     if decision.fetch is None:
         return None
     deadline = float(min(row["options"].get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS, MAX_DEADLINE_SECONDS))
     noted, call_up = _noted(row, seen["now"], decision, armed)
-    # Read before the row is written: the second that the door allows begins at the latest possible commit or earlier.
+    # Read before the row is written: the permit's second must begin no later than the commit.
     before_commit = clock.boot()
     parameters = noted | {
         "account_id": row["id"],

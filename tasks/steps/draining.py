@@ -1,8 +1,8 @@
-"""Draining an account: one fetch after the other is taken, asked and finished, for as long as calls may be made.
+"""Draining an account: fetches are taken, requested and finished one after the other while calls are allowed.
 
-The transaction that stores one response also takes the next fetch, so the thread goes on without a message. After about
-`DRAIN_SECONDS` it hands over by one, so that no account keeps a thread for long. Whatever is out of the ordinary ends
-the drain, and a message brings the account's next attempt.
+The transaction that stores one response also takes the next fetch, so the thread needs no further message. After
+about `DRAIN_SECONDS` it hands over by a message, so that no account keeps a thread for long. Any exception ends the
+drain, and a message triggers the account's next attempt.
 """
 
 from collections.abc import Callable, Generator
@@ -37,10 +37,10 @@ DRAIN_SECONDS = 1.5
 
 
 def drain(runtime: Runtime, fetch_id: int) -> Generator[Effects]:
-    """Make this fetch, or the best of its account if it is gone, and further ones while they may be made.
+    """Execute this fetch, or the best one of its account if it is gone, then further ones while calls are allowed.
 
     Yields what is to be published and logged, after each commit and before the next request. A repeated, late or lost
-    message does no harm: what may be made, and by whom, the ledger decides.
+    message is harmless: the ledger decides which calls may be made, and by whom.
     """
     ends = clock.boot() + DRAIN_SECONDS
     found = _take(runtime, partial(take, holder=runtime.holder, fetch_id=fetch_id, by_message=True))
@@ -54,7 +54,7 @@ def drain(runtime: Runtime, fetch_id: int) -> Generator[Effects]:
 
 
 def _take(runtime: Runtime, take_one: Callable[[Connection], Took]) -> Took:
-    """Take in a transaction of its own; after a step of the clock is settled, once more."""
+    """Take in a separate transaction; if the clock was stepped, settle that and take again."""
     found = retry_transaction(runtime.engine, take_one)
     if isinstance(found, Stepped):
         clock_watching.settle(runtime)
@@ -63,7 +63,7 @@ def _take(runtime: Runtime, take_one: Callable[[Connection], Took]) -> Took:
 
 
 def _make(runtime: Runtime, effects: Effects, taken: Taken, ends: float) -> Took:
-    """Make one fetch that is held, and give what comes next."""
+    """Execute one leased fetch; returns the next take."""
     bind_context(account=taken.account_id, provider=taken.account["provider"], poll=taken.poll_id)
     follow = partial(take, holder=None, account_id=taken.account_id)
     found: Took | None = None
@@ -74,7 +74,7 @@ def _make(runtime: Runtime, effects: Effects, taken: Taken, ends: float) -> Took
                 follow = partial(follow, holder=runtime.holder)
             found = finish(asked, understood(asked.prepared, asked.sent), effects, partial(follow, may_wait=False))
     except FencedError:
-        # Another holds or has finished this fetch; nothing was written.
+        # Another worker holds or has finished this fetch; nothing was written.
         effects.warning("fetch.fenced", fetch=taken.fetch_id, label=taken.label)
     if found is None or isinstance(found, Stepped | Busy):
         return _take(runtime, follow)
@@ -82,7 +82,7 @@ def _make(runtime: Runtime, effects: Effects, taken: Taken, ends: float) -> Took
 
 
 def _ask(runtime: Runtime, effects: Effects, taken: Taken) -> Asked | None:
-    """Send the one request that the take permits; None where none was sent: then the fetch is returned or ended."""
+    """Send the permitted request; None if none was sent: then the fetch is returned or ended."""
     try:
         prepared = prepare(runtime, taken)
         sent = runtime.door.send(prepared.request, taken.permit, prepared.egress)
@@ -115,7 +115,7 @@ def prepare(runtime: Runtime, taken: Taken) -> Prepared:
         request = adapter.request(account, fetch, taken.asked_at + behind)
     except ProviderError as error:
         raise _CannotBuildError(f"{type(error).__name__}: {error.message}") from None
-    except Exception as error:  # noqa: BLE001 - a fetch that cannot be built must not be taken for ever
+    except Exception as error:  # noqa: BLE001 - a fetch that cannot be built must not be retried forever
         # The exception's text may quote an id; its class is all that is safe to keep.
         log.error("fetch.build_failed", fetch=taken.fetch_id, error=origin(error))
         raise _CannotBuildError(f"OurBug: building the request failed with {type(error).__name__}.") from None
@@ -133,11 +133,11 @@ def prepare(runtime: Runtime, taken: Taken) -> Prepared:
 
 
 def understood(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:
-    """What the response says, or the error in its place; a failure of our own is an error like any other."""
+    """The parsed response, or an error; a failure of our own code becomes an error, too."""
     answer = sent.outcome
     if isinstance(answer, ProviderError):
         return answer
-    # Comparable with times of the provider, by the same clock as the request.
+    # By the same clock as the request, so that they are comparable with the provider's times.
     if answer.asked_at is not None:
         answer = replace(answer, asked_at=answer.asked_at + prepared.behind)
     if answer.received_at is not None:
@@ -147,9 +147,9 @@ def understood(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:
         return parsed if prepared.hidden is None else prepared.hidden.parsed(parsed)
     except ProviderError as error:
         error.quote(prepared.adapter.error_text(answer))
-        # Its frames hold all that was built of the answer, and the error lives until it is stored.
+        # Its frames reference everything parsed from the response, and the error lives until it is stored.
         return error.with_traceback(None)
-    except Exception as error:  # noqa: BLE001 - whatever our reading does, the response is kept and the fetch goes on
+    except Exception as error:  # noqa: BLE001 - whatever parsing raises, the response is kept and the fetch continues
         # The exception's text may quote the response; its class is all that is safe to keep.
         log.error("fetch.parse_failed", endpoint=prepared.request.endpoint, error=origin(error))
         return OurBug(f"Reading the answer failed with {type(error).__name__}.")

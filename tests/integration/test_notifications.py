@@ -378,7 +378,7 @@ def test_each_receiver_has_a_queue_of_its_own(
         world.resume()
         world.run(300)
         texts = [taken.json["text"] for taken in slack.taken]
-        assert [text.splitlines()[0].startswith("*Ulak: Over:") for text in texts] == [False, True]
+        assert [text.splitlines()[0].startswith("*Ulak: Resolved:") for text in texts] == [False, True]
         assert sick.taken == []
         world.close()
 

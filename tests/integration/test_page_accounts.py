@@ -122,7 +122,9 @@ def test_quarantined_content_is_discarded_and_retried(start: Start, migrated_dat
     page = start().log_in()
     assert "Responses that could not be parsed (1)" in page.get("/accounts/kampanya")
     path = "/accounts/kampanya/quarantine"
-    assert "Not all of it can be parsed" in page.press(f"{path}/retry", entry=str(entry), next="/accounts/kampanya")
+    assert "This version cannot parse all of it" in page.press(
+        f"{path}/retry", entry=str(entry), next="/accounts/kampanya"
+    )
     assert "It had already been removed." in page.press(f"{path}/discard", next="/accounts/kampanya")
     assert "Discarded." in page.press(f"{path}/discard", entry=str(entry), next="/accounts/kampanya")
     assert "Responses that could not be parsed" not in page.get("/accounts/kampanya")

@@ -56,16 +56,16 @@ def test_a_beginning_says_what_to_do_and_an_end_says_from_when_to_when() -> None
     """As plain text."""
     alarm = Alarm(kind="dead", severity="bad", values={"account": "marka-sms", "n": 2}, account="marka-sms")
     begun = message(alarm)
-    assert begun.subject() == "Ulak: 2 requests of marka-sms failed for good."
+    assert begun.subject() == "Ulak: 2 requests of marka-sms failed permanently."
     assert begun.text().splitlines() == [
-        "Broken: 2 requests of marka-sms failed for good.",
-        "What to do: The account's page says why. Fix the cause, then press “Retry” there.",
+        "Broken: 2 requests of marka-sms failed permanently.",
+        "What to do: The account's page shows the cause. Fix it, then press “Retry” there.",
         "Since 2026-11-27 12:34:56 UTC.",
         "",
         "Status page: https://ulak.test",
     ]
     over = message(alarm, state=State.RESOLVED)
-    assert over.subject() == "Ulak: Over: 2 requests of marka-sms failed for good."
+    assert over.subject() == "Ulak: Resolved: 2 requests of marka-sms failed permanently."
     assert "From 2026-11-27 12:34:56 UTC to 2026-11-27 12:34:56 UTC." in over.text()
 
 

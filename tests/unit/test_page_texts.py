@@ -153,8 +153,8 @@ def test_values_are_escaped_and_commands_stand_out() -> None:
     )
     assert "<code>ulak check</code>" in english.html("error.away.fix")
     assert (english.say("alarm.dead", n=1, account="a"), english.say("alarm.dead", n=2, account="a")) == (
-        "One request of a failed for good.",
-        "2 requests of a failed for good.",
+        "One request of a failed permanently.",
+        "2 requests of a failed permanently.",
     )
 
 
