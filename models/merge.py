@@ -265,7 +265,9 @@ def _join(granularity: Granularity, observations: Collection[Observation]) -> tu
     """(facts, is_final, conflict) of the row that follows from distinct observations: the merge rule."""
     ranked = rank(granularity, observations)
     greatest = ranked[0]
-    lent: dict[str, Any] = {name: getattr(seen.facts, name) for name, seen in _lenders(granularity, ranked).items()}
+    lent: dict[str, Any] = {
+        name: getattr(seen.facts, name) for name, seen in _kept_field_sources(granularity, ranked).items()
+    }
     own = extra = greatest.facts.extra or {}
     for seen in ranked[1:]:
         if seen.facts.extra and not seen.facts.extra.keys() <= extra.keys():
@@ -277,7 +279,7 @@ def _join(granularity: Granularity, observations: Collection[Observation]) -> tu
     return facts, _is_final(granularity, greatest), conflict
 
 
-def _lenders(granularity: Granularity, ranked: Sequence[Observation]) -> dict[str, Observation]:
+def _kept_field_sources(granularity: Granularity, ranked: Sequence[Observation]) -> dict[str, Observation]:
     """For each kept field that the greatest observation lacks: the greatest observation that has it."""
     lenders = {}
     facts = ranked[0].facts
@@ -295,7 +297,7 @@ def winners(granularity: Granularity, ranked: Sequence[Observation]) -> dict[str
     greatest = ranked[0]
     names = (*_STATUS_FIELDS[granularity], *_KEPT_FIELDS[granularity])
     won = {name: greatest for name in names if getattr(greatest.facts, name) is not None}
-    return won | _lenders(granularity, ranked)
+    return won | _kept_field_sources(granularity, ranked)
 
 
 def _is_final(granularity: Granularity, greatest: Observation) -> bool:

@@ -7,7 +7,7 @@ from ulak.models.database import retry_transaction
 from ulak.models.ledger.taking import wake
 from ulak.tasks.base import UlakTask
 from ulak.tasks.effects import Effects
-from ulak.tasks.messages import call_up
+from ulak.tasks.messages import wake_up
 
 
 # The fetch that it wakes is what Flower lists.
@@ -15,4 +15,4 @@ from ulak.tasks.messages import call_up
 def dispatch_account(self: UlakTask, *, account_id: str) -> None:
     """Publish a message that drains the account, now if it may make a call, or for its next attempt."""
     wanted = retry_transaction(self.runtime.engine, lambda connection: wake(connection, account_id, by_message=True))
-    self.emit(Effects(messages=[*call_up(wanted)]))
+    self.emit(Effects(messages=[*wake_up(wanted)]))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ulak.core import task_names
-from ulak.models.ledger.taking import CallUp
+from ulak.models.ledger.taking import WakeUp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ def poll_account(account_id: str, poll_id: int) -> Message:
     )
 
 
-def call_up(wanted: CallUp | None) -> tuple[Message, ...]:
+def wake_up(wanted: WakeUp | None) -> tuple[Message, ...]:
     """The message that starts or continues the draining of an account, if one is wanted."""
     if wanted is None:
         return ()

@@ -22,7 +22,7 @@ from ulak.core.settings import CredentialError, Settings, generated_secret, reso
 from ulak.core.time_zones import time_zone
 from ulak.models.database import Record
 from ulak.models.ledger.clockwatch import ClockWatch
-from ulak.models.ledger.taking import Holder
+from ulak.models.ledger.taking import LeaseHolder
 from ulak.models.pseudonyms import check_key as check_person_key
 from ulak.models.pseudonyms import pseudonym
 from ulak.models.quarantine import check_key, new_key
@@ -88,9 +88,9 @@ class Runtime:
     """Of large bodies that were pushed or handed over, while they are read and stored."""
 
     @property
-    def holder(self) -> Holder:
+    def holder(self) -> LeaseHolder:
         """This process as one that takes fetches."""
-        return Holder(watch=self.watch, lease_margin_seconds=self.lease_margin_seconds)
+        return LeaseHolder(watch=self.watch, lease_margin_seconds=self.lease_margin_seconds)
 
     def account(self, row: Record) -> Account:
         """The account as its adapter sees it.

@@ -21,7 +21,7 @@ from ulak.models.quarantine import new_key
 from ulak.providers.http import HttpDoor
 from ulak.providers.registry import ADAPTERS
 from ulak.tasks.effects import Effects
-from ulak.tasks.messages import Message, call_up
+from ulak.tasks.messages import Message, wake_up
 from ulak.tasks.runtime import CredentialCache, Runtime
 from ulak.tasks.steps import planning, upkeep
 from ulak.tasks.steps.draining import drain
@@ -151,7 +151,7 @@ def performed(runtime: Runtime, message: Message) -> Iterator[Effects]:
         yield planning.plan_poll(runtime, values["account_id"], values["poll_id"])
     elif message.task == task_names.DISPATCH_ACCOUNT:
         wanted = retry_transaction(runtime.engine, lambda c: wake(c, values["account_id"], by_message=True))
-        yield Effects(messages=[*call_up(wanted)])
+        yield Effects(messages=[*wake_up(wanted)])
     else:
         raise AssertionError(message.task)
 

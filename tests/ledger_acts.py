@@ -21,7 +21,7 @@ from ulak.tasks.effects import Effects
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps import upkeep
 from ulak.tasks.steps.attempt_records import Asked
-from ulak.tasks.steps.draining import prepare, understood
+from ulak.tasks.steps.draining import parse_response, prepare
 from ulak.tasks.steps.failures import return_unsent
 from ulak.tasks.steps.finishing import finish
 from ulak.tasks.steps.planning import _plan_scheduled
@@ -116,21 +116,21 @@ def add_ids(engine: Engine, account_id: str, values: Sequence[str], kind: str = 
         return [by_value[value] for value in values]
 
 
-def take(engine: Engine, fetch_id: int, watch: ClockWatch | None = None) -> taking.Took:
+def take(engine: Engine, fetch_id: int, watch: ClockWatch | None = None) -> taking.TakeResult:
     """Take the best fetch of this one's account, this one among equals; `watch`: of the process that does so."""
-    holder = taking.Holder(watch=watch or ClockWatch(), lease_margin_seconds=1.0)
+    holder = taking.LeaseHolder(watch=watch or ClockWatch(), lease_margin_seconds=1.0)
     with engine.begin() as connection:
         return taking.take(connection, holder, fetch_id=fetch_id)
 
 
-def take_next(engine: Engine, account_id: str) -> taking.Took:
+def take_next(engine: Engine, account_id: str) -> taking.TakeResult:
     """Take the account's best fetch."""
-    holder = taking.Holder(watch=ClockWatch(), lease_margin_seconds=1.0)
+    holder = taking.LeaseHolder(watch=ClockWatch(), lease_margin_seconds=1.0)
     with engine.begin() as connection:
         return taking.take(connection, holder, account_id=account_id)
 
 
-def woken(engine: Engine, account_id: str, *, by_message: bool = True) -> taking.CallUp | None:
+def woken(engine: Engine, account_id: str, *, by_message: bool = True) -> taking.WakeUp | None:
     """The message with which the account goes on."""
     with engine.begin() as connection:
         return taking.wake(connection, account_id, by_message=by_message)
@@ -162,7 +162,7 @@ class Held:
         """Finish with an answer of these bytes, or with an error in its place."""
         outcome = body if isinstance(body, ProviderError) else Answer(status=status, body=body)
         sent = Sent(outcome=outcome, duration_seconds=0.01, answered_boot=clock.boot())
-        self._finish(sent, understood(self.prepared, sent))
+        self._finish(sent, parse_response(self.prepared, sent))
 
     def finish(self, parsed: Parsed) -> None:
         """Finish with what an answer is taken to say."""

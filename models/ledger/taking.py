@@ -45,7 +45,7 @@ BUSY_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallUp:
+class WakeUp:
     """A message to publish after the commit: start draining the account, with this fetch, in `delay_seconds`."""
 
     account_id: str
@@ -82,7 +82,7 @@ class Taken:
     tracked: Sequence[AskedId] = field(repr=False)
     """The ids that it polls."""
     seen_before: Mapping[str, int] = field(repr=False)
-    call_up: CallUp | None = None
+    wake_up: WakeUp | None = None
     """Set if another thread could make a further call of this account meanwhile, now or soon."""
 
     @property
@@ -98,7 +98,7 @@ class NotYet:
 
     account_id: str
     why: str
-    call_up: CallUp | None = None
+    wake_up: WakeUp | None = None
     """The next attempt, unless a response or a message in flight triggers it."""
 
 
@@ -119,19 +119,19 @@ class Gone:
     """There is no such fetch or account."""
 
 
-Took = Taken | NotYet | Stepped | Busy | Gone
+TakeResult = Taken | NotYet | Stepped | Busy | Gone
 """The result of a take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
+class LeaseHolder:
     """The taking process: its clock watch, and how long its leases last beyond the deadline."""
 
     watch: ClockWatch = field(repr=False)
     lease_margin_seconds: float
 
 
-MAY_GO = "left to another thread"
+LEFT_TO_ANOTHER_THREAD = "left to another thread"
 
 _LOCK = locked_account_sql("%(account_id)s")
 _LOCK_UNLESS_BUSY = f"{_LOCK} SKIP LOCKED"
@@ -170,14 +170,14 @@ _NOTE = "UPDATE accounts SET wake_at = %(wake_at)s, crowded_at = %(crowded_at)s 
 
 def take(
     connection: Connection,
-    holder: Holder | None,
+    holder: LeaseHolder | None,
     *,
     account_id: str | None = None,
     fetch_id: int | None = None,
     by_message: bool = False,
     may_wait: bool = True,
     row: Record | None = None,
-) -> Took:
+) -> TakeResult:
     """Lease the best ready fetch of an account and write its call row, in one statement, if a call may be made now.
 
     The account is given by its id, or by that of its first fetch. The caller commits before it sends the request.
@@ -199,7 +199,7 @@ def take(
     now: datetime = seen["now"]
     if holder is not None:
         reading = Reading.between(before_look, now, clock.boot())
-        if holder.watch.has_stepped(reading) or _lies_ahead(row["last_asked_at"], now):
+        if holder.watch.has_stepped(reading) or _is_in_the_future(row["last_asked_at"], now):
             return Stepped(account_id=row["id"])
     armed: datetime | None = row["wake_at"]
     if by_message and armed is not None and (holder is None or armed <= now + EARLY):
@@ -210,12 +210,12 @@ def take(
         if taken is not None:
             return taken
     if decision.why is None:
-        why, wait = (MAY_GO, 0.0) if holder is None else ("busy", BUSY_SECONDS)
+        why, wait = (LEFT_TO_ANOTHER_THREAD, 0.0) if holder is None else ("busy", BUSY_SECONDS)
         decision = replace(decision, why=why, at=now + timedelta(seconds=wait), next=decision.fetch)
-    noted, call_up = _noted(row, now, decision, armed)
+    noted, wake_up = _noted(row, now, decision, armed)
     if any(row[name] != value for name, value in noted.items()):
         execute(connection, _NOTE, noted | {"account_id": row["id"]})
-    return NotYet(account_id=row["id"], why=decision.why or "", call_up=call_up)
+    return NotYet(account_id=row["id"], why=decision.why or "", wake_up=wake_up)
 
 
 def _account_of(connection: Connection, fetch_id: int | None) -> str | None:
@@ -239,23 +239,23 @@ def _locked(connection: Connection, account_id: str | None, *, may_wait: bool) -
     return row
 
 
-def wake(connection: Connection, account_id: str, *, by_message: bool = False) -> CallUp | None:
+def wake(connection: Connection, account_id: str, *, by_message: bool = False) -> WakeUp | None:
     """The message that makes the account continue, now or at its next attempt.
 
     None if it has nothing to do, or if such a message is in flight, unless `by_message`.
     """
     found = take(connection, None, account_id=account_id, by_message=by_message)
-    return found.call_up if isinstance(found, NotYet) else None
+    return found.wake_up if isinstance(found, NotYet) else None
 
 
-def _lies_ahead(moment: datetime | None, now: datetime) -> bool:
+def _is_in_the_future(moment: datetime | None, now: datetime) -> bool:
     """Whether a past event is in the future: then the clock was set back, noticed or not."""
     return moment is not None and moment > now + timedelta(seconds=TOLERATED_SECONDS)
 
 
 def _noted(
     row: Record, now: datetime, decision: Decision, armed: datetime | None
-) -> tuple[dict[str, datetime | None], CallUp | None]:
+) -> tuple[dict[str, datetime | None], WakeUp | None]:
     """The account's columns to update, and the message to publish.
 
     The message is None if one is already in flight: `armed` is its due time.
@@ -273,12 +273,12 @@ def _noted(
     noted["wake_at"] = at
     delay = max(0.0, (at - now).total_seconds())
     names = {name: fetch[name] for name in ("kind", "label")}
-    return noted, CallUp(account_id=row["id"], fetch_id=fetch["id"], delay_seconds=delay, **names)
+    return noted, WakeUp(account_id=row["id"], fetch_id=fetch["id"], delay_seconds=delay, **names)
 
 
 def _permit(
     connection: Connection,
-    holder: Holder,
+    holder: LeaseHolder,
     row: Record,
     seen: Record,
     decision: Decision,
@@ -289,7 +289,7 @@ def _permit(
     if decision.fetch is None:
         return None
     deadline = float(min(row["options"].get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS, MAX_DEADLINE_SECONDS))
-    noted, call_up = _noted(row, seen["now"], decision, armed)
+    noted, wake_up = _noted(row, seen["now"], decision, armed)
     # Read before the row is written: the permit's second must begin no later than the commit.
     before_commit = clock.boot()
     parameters = noted | {
@@ -319,5 +319,5 @@ def _permit(
         has_dead=seen["has_dead"],
         tracked=ids_of_fetch(taken["tracked"]),
         seen_before=seen_in_chain(connection, taken["poll_id"], taken["params"], taken["round"]),
-        call_up=call_up,
+        wake_up=wake_up,
     )

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from ulak.core import clock
 from ulak.models.database import Record
 from ulak.models.ledger.ending import CallEnd, close_call
-from ulak.models.ledger.taking import Taken, Took
+from ulak.models.ledger.taking import Taken, TakeResult
 from ulak.models.quarantine import seal
 from ulak.models.report import TrackedKey, Unreadable
 from ulak.models.tracked import AskedId
@@ -26,7 +26,7 @@ from ulak.tasks.steps.kept_bodies import to_keep
 class Follow(Protocol):
     """The end of a finishing transaction: takes what comes next, or has it taken by another thread."""
 
-    def __call__(self, connection: Connection, /, *, row: Record | None) -> Took:
+    def __call__(self, connection: Connection, /, *, row: Record | None) -> TakeResult:
         """`row`: the account's, where it is locked already."""
 
 

@@ -16,14 +16,14 @@ from ulak.core.logging import bind_context, get_logger, origin
 from ulak.core.settings import CredentialError
 from ulak.models.database import retry_transaction
 from ulak.models.ledger.ending import FencedError
-from ulak.models.ledger.taking import Busy, NotYet, Stepped, Taken, Took, take
+from ulak.models.ledger.taking import Busy, NotYet, Stepped, Taken, TakeResult, take
 from ulak.models.report import TrackedKey
 from ulak.providers.adapter import Fetch, FetchSpec, Parsed
 from ulak.providers.egress import EgressError
 from ulak.providers.errors import OurBug, ProviderError
 from ulak.providers.http import PermitExpiredError, Sent
 from ulak.tasks.effects import Effects
-from ulak.tasks.messages import call_up
+from ulak.tasks.messages import wake_up
 from ulak.tasks.runtime import Runtime, adapter_of
 from ulak.tasks.steps import clock_watching
 from ulak.tasks.steps.attempt_records import Asked, Prepared
@@ -45,15 +45,15 @@ def drain(runtime: Runtime, fetch_id: int) -> Generator[Effects]:
     ends = clock.boot() + DRAIN_SECONDS
     found = _take(runtime, partial(take, holder=runtime.holder, fetch_id=fetch_id, by_message=True))
     while isinstance(found, Taken):
-        yield Effects(messages=[*call_up(found.call_up)])
+        yield Effects(messages=[*wake_up(found.wake_up)])
         effects = Effects()
         found = _make(runtime, effects, found, ends)
         yield effects
     if isinstance(found, NotYet):
-        yield Effects(messages=[*call_up(found.call_up)])
+        yield Effects(messages=[*wake_up(found.wake_up)])
 
 
-def _take(runtime: Runtime, take_one: Callable[[Connection], Took]) -> Took:
+def _take(runtime: Runtime, take_one: Callable[[Connection], TakeResult]) -> TakeResult:
     """Take in a separate transaction; if the clock was stepped, settle that and take again."""
     found = retry_transaction(runtime.engine, take_one)
     if isinstance(found, Stepped):
@@ -62,17 +62,17 @@ def _take(runtime: Runtime, take_one: Callable[[Connection], Took]) -> Took:
     return found
 
 
-def _make(runtime: Runtime, effects: Effects, taken: Taken, ends: float) -> Took:
+def _make(runtime: Runtime, effects: Effects, taken: Taken, ends: float) -> TakeResult:
     """Execute one leased fetch; returns the next take."""
     bind_context(account=taken.account_id, provider=taken.account["provider"], poll=taken.poll_id)
     follow = partial(take, holder=None, account_id=taken.account_id)
-    found: Took | None = None
+    found: TakeResult | None = None
     try:
-        asked = _ask(runtime, effects, taken)
+        asked = _send_request(runtime, effects, taken)
         if asked is not None:
             if clock.boot() < ends and not runtime.stopping.is_set():
                 follow = partial(follow, holder=runtime.holder)
-            found = finish(asked, understood(asked.prepared, asked.sent), effects, partial(follow, may_wait=False))
+            found = finish(asked, parse_response(asked.prepared, asked.sent), effects, partial(follow, may_wait=False))
     except FencedError:
         # Another worker holds or has finished this fetch; nothing was written.
         effects.warning("fetch.fenced", fetch=taken.fetch_id, label=taken.label)
@@ -81,7 +81,7 @@ def _make(runtime: Runtime, effects: Effects, taken: Taken, ends: float) -> Took
     return found
 
 
-def _ask(runtime: Runtime, effects: Effects, taken: Taken) -> Asked | None:
+def _send_request(runtime: Runtime, effects: Effects, taken: Taken) -> Asked | None:
     """Send the permitted request; None if none was sent: then the fetch is returned or ended."""
     try:
         prepared = prepare(runtime, taken)
@@ -132,7 +132,7 @@ def prepare(runtime: Runtime, taken: Taken) -> Prepared:
     )
 
 
-def understood(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:
+def parse_response(prepared: Prepared, sent: Sent) -> Parsed | ProviderError:
     """The parsed response, or an error; a failure of our own code becomes an error, too."""
     answer = sent.outcome
     if isinstance(answer, ProviderError):

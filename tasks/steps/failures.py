@@ -99,7 +99,7 @@ def finish_failed(asked: Asked, error: ProviderError, effects: Effects) -> NotYe
             then=done,
         )
         account_id = asked.taken.account_id
-        return NotYet(account_id=account_id, why=type(error).__name__, call_up=wake(connection, account_id))
+        return NotYet(account_id=account_id, why=type(error).__name__, wake_up=wake(connection, account_id))
 
     return commit(asked.runtime.engine, effects, run)
 

@@ -16,7 +16,7 @@ from ulak.models.ledger import ending as ledger
 from ulak.models.ledger import opening
 from ulak.models.ledger.deadletters import clear_dead, subjects_of_ids
 from ulak.models.ledger.sweep_pages import forget_chain, forget_sweeps
-from ulak.models.ledger.taking import Took
+from ulak.models.ledger.taking import TakeResult
 from ulak.models.quarantine import resolve_answers
 from ulak.models.references import completing, lack_references
 from ulak.models.report import DeliveryReport, Discovered, IdAnswer, Report, TrackedKey
@@ -36,7 +36,7 @@ from ulak.tasks.steps.tracking import is_whole, policy_numbers, schedule_of, sen
 log = get_logger(__name__)
 
 
-def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, follow: Follow) -> Took:
+def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, follow: Follow) -> TakeResult:
     """Write the outcome in one transaction, repeated whole on a deadlock; FencedError when the lease was lost.
 
     `follow` is its end; returns what comes of that. What PostgreSQL refuses to store is our bug: the fetch is then
@@ -45,7 +45,7 @@ def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, foll
     if isinstance(outcome, ProviderError):
         return finish_failed(asked, outcome, effects)
 
-    def run(connection: Connection, mine: Effects) -> Took:
+    def run(connection: Connection, mine: Effects) -> TakeResult:
         row = _finish_done(connection, mine, asked, outcome)
         # The last lock, taken without waiting: its holder may be waiting for one of ours.
         return follow(connection, row=row)

@@ -31,7 +31,7 @@ from ulak.providers.registry import adapter_for
 from ulak.schedules.beat import EARLY
 from ulak.tasks.effects import Effects, commit
 from ulak.tasks.isolation import isolated
-from ulak.tasks.messages import call_up
+from ulak.tasks.messages import wake_up
 from ulak.tasks.runtime import Runtime, adapter_of
 from ulak.tasks.steps.due_ids import HORIZON_SECONDS, capacity, due_id_fetches
 from ulak.tasks.steps.due_windows import due_sweep
@@ -84,7 +84,7 @@ def _plan_scheduled(runtime: Runtime, account_id: str) -> Effects:
         if plan.opens_today or plan.opens_closed:
             mark_planned(connection, account_id, today=plan.opens_today, closed=plan.opens_closed)
         if plan.fetches:
-            effects.send(*call_up(wake(connection, account_id)))
+            effects.send(*wake_up(wake(connection, account_id)))
 
     effects = Effects()
     commit(runtime.engine, effects, run)
@@ -134,7 +134,7 @@ def plan_poll(runtime: Runtime, account_id: str, poll_id: int) -> Effects:
         if account is None or poll is None or poll["planned_at"] is not None or poll["state"] != "running":
             return
         _fill_on_demand(connection, effects, runtime, row, account, poll)
-        effects.send(*call_up(wake(connection, account_id)))
+        effects.send(*wake_up(wake(connection, account_id)))
 
     effects = Effects()
     commit(runtime.engine, effects, run)

@@ -186,16 +186,16 @@ def publish_before_commit() -> None:
     app = importlib.import_module("ulak.workers.app").app
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call_up(wanted: Any) -> Any:
+        def wake_up(wanted: Any) -> Any:
             for message in original(wanted):
                 base.publish(app, message)
             # Long enough that the message is taken before the commit.
             time.sleep(1.0)
             return ()
 
-        return call_up
+        return wake_up
 
-    wrap(("ulak.tasks.steps.planning", "call_up"), make)
+    wrap(("ulak.tasks.steps.planning", "wake_up"), make)
 
 
 def switch_reconcile_off() -> None:

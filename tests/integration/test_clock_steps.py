@@ -36,7 +36,7 @@ from ulak.providers.adapter import Answer, Parsed
 from ulak.providers.http import Sent
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps import clock_watching, planning, upkeep
-from ulak.tasks.steps.draining import drain, prepare, understood
+from ulak.tasks.steps.draining import drain, parse_response, prepare
 from ulak.tasks.steps.tracking import track
 
 HOUR = 3600.0
@@ -668,7 +668,7 @@ def test_a_response_is_judged_by_the_clock_that_its_request_was_made_by(
                 judged.append(given[2])
                 return Parsed()
 
-        understood(replace(prepared, adapter=cast("Any", Recording())), received)
+        parse_response(replace(prepared, adapter=cast("Any", Recording())), received)
         assert judged[0].asked_at == judged[0].received_at
         assert judged[0].received_at is not None
         assert (judged[0].received_at - at).total_seconds() == pytest.approx(seconds, abs=0.5)

@@ -82,7 +82,7 @@ def test_one_account_leaves_a_quarter_of_the_threads_to_the_others(engine: Engin
     assert not waits(engine, greedy)
     sixth = take_next(engine, greedy)
     assert isinstance(sixth, taking.Taken)
-    assert (sixth.call_up, waits(engine, greedy)) == (None, True)
+    assert (sixth.wake_up, waits(engine, greedy)) == (None, True)
     assert take_some(engine, greedy, 1) == ["threads used"]
     other = account_with_work(engine, 2)
     assert take_some(engine, other, 2) == ["Taken", "threads used"]
@@ -149,8 +149,8 @@ def looks_again_soon(engine: Engine, account_id: str) -> bool:
     """Whether the account may make no call for want of threads, and a timer wakes it."""
     found = take_next(engine, account_id)
     assert isinstance(found, taking.NotYet)
-    assert (found.why, found.call_up is None) == ("threads used", False)
-    return found.call_up is not None and found.call_up.delay_seconds == pytest.approx(
+    assert (found.why, found.wake_up is None) == ("threads used", False)
+    return found.wake_up is not None and found.wake_up.delay_seconds == pytest.approx(
         sharing.SLOW_RECHECK_SECONDS, abs=0.1
     )
 

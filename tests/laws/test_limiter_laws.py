@@ -100,7 +100,7 @@ class World:
             clock_watching.settle(self.workers[which])
         self.note(taken, where)
 
-    def note(self, taken: taking.Took, where: float) -> None:
+    def note(self, taken: taking.TakeResult, where: float) -> None:
         """Note the call that was taken, if one was."""
         if not isinstance(taken, taking.Taken):
             return
@@ -143,7 +143,7 @@ class World:
                 " WHERE id = :id AND lease_token = :token"
             )
             connection.execute(text(again), {"id": taken.fetch_id, "token": taken.lease_token})
-            found: taking.Took = taking.Gone()
+            found: taking.TakeResult = taking.Gone()
             if then is not None:
                 holder = self.workers[then[1]].holder
                 found = taking.take(connection, holder, account_id=self.account_id, may_wait=False)

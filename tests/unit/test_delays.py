@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any
 
 from ulak.core import task_names
-from ulak.models.ledger.taking import CallUp
+from ulak.models.ledger.taking import WakeUp
 from ulak.tasks.base import publish_or_log
 from ulak.tasks.delays import Delays
-from ulak.tasks.messages import Message, call_up, dispatch_account
+from ulak.tasks.messages import Message, dispatch_account, wake_up
 
 
 class Taken:
@@ -78,7 +78,7 @@ def test_a_message_that_is_published_early_has_the_account_look_again() -> None:
     published: list[Message] = []
     delays = Delays(published.append)
     late, due = (
-        call_up(CallUp(account_id="one", fetch_id=7, kind="page", label="page 1", delay_seconds=seconds))
+        wake_up(WakeUp(account_id="one", fetch_id=7, kind="page", label="page 1", delay_seconds=seconds))
         for seconds in (60.0, 0.0)
     )
     delays.put(late[0])
