@@ -56,7 +56,7 @@ class Section:
         return list(self._table)
 
     def take(self, name: str, default: Any) -> Any:
-        """The value as it stands, or the default."""
+        """The value as written, or the default."""
         self._asked.add(name)
         return self._table.get(name, default)
 
@@ -142,7 +142,7 @@ class Section:
         self._asked.update(self._table)
 
     def refuse_others(self) -> None:
-        """Note every key that nobody asked for, with the nearest one that exists."""
+        """Report every unknown key, with the nearest known one."""
         for name in self._table:
             if name not in self._asked:
                 self.wrong(name, "it is not known", self.nearest(name, self._asked))

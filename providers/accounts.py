@@ -117,7 +117,7 @@ def parse_accounts(
 
 
 def _parser_message(sentence: str) -> str:
-    """What the parser says, and the column, where its words are fixed: others quote what stands there, maybe a key."""
+    """The parser's message and column, if its wording is fixed: other messages quote the input, maybe a key."""
     told = _PARSER_SENTENCE.fullmatch(sentence)
     if told is None:
         return ""
@@ -208,7 +208,7 @@ def _recipients(table: Section) -> str:
 
 
 def _ca_file(table: Section) -> str | None:
-    """The file of certificates, by its absolute path: whoever asks may run elsewhere than who applies the file."""
+    """The file of certificates, by its absolute path: the workers may run in another folder than the command."""
     given = table.take("ca_file", None)
     if given is None:
         return None

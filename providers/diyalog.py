@@ -267,7 +267,7 @@ def _walk(fetch: Fetch, read: Sequence[Report | Unreadable]) -> Parsed:
     news = any(key not in fetch.seen_before for key in seen)
     child = _next(fetch, full=len(read) >= PAGE_SIZE, news=news)
     if len(read) >= PAGE_SIZE and (fetch.spec.params["page"] >= MAX_PAGES or _stale(fetch, news=news) > MAX_STALE):
-        reason = "The list goes on past the last page that is read, or its pages repeat themselves."
+        reason = "The list continues past the last page that is read, or its pages repeat themselves."
         unreadable.append(Unreadable(reason=reason, raw=b""))
     found = bool(seen or fetch.seen_before)
     key = TrackedKey(id_kind=_KIND, value=str(fetch.spec.params["customer"]))

@@ -12,7 +12,7 @@ NOBODY: Final = 65_534
 
 @dataclass(frozen=True)
 class ServiceUser:
-    """The unprivileged user that stands in for root."""
+    """The unprivileged user that replaces root."""
 
     uid: int
     gid: int

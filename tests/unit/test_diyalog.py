@@ -346,7 +346,7 @@ def test_a_server_that_ignores_the_page_number_is_not_walked_to_the_end() -> Non
     assert [child.params["page"] for child in parsed.children] == [1]
     assert parsed.unreadable == (
         Unreadable(
-            reason="The list goes on past the last page that is read, or its pages repeat themselves.",
+            reason="The list continues past the last page that is read, or its pages repeat themselves.",
             raw=b"",
         ),
     )
