@@ -1,7 +1,7 @@
 """`/metrics`: metrics read from the database at scrape time, and this process's own measurements.
 
 Nothing that the whole system counts is kept in a process, so any number of processes, started and killed at any time,
-tell the same.
+export the same values.
 """
 
 from collections.abc import Iterable, Iterator

@@ -155,7 +155,7 @@ def _write_page(rows: Iterator[Mapping[str, Any]], limit: int) -> None:
     shown = list(islice(rows, limit))
     write_table(
         (
-            *("id", "account", "recipient", "status", "reason", "provider says"),
+            *("id", "account", "recipient", "status", "reason", "provider status"),
             *("provider key", "client ref", "sent", "done", "changed"),
         ),
         [

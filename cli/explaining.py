@@ -167,7 +167,7 @@ def _write_explanation(found: Explanation) -> None:
     if found.conflicting:
         write_line(f"  CONFLICT: the provider reported {' and '.join(found.conflicting)} for the same message")
     write_table(
-        ("", "status", "provider says", "source", "said as of", "came to us", "why", "gave"),
+        ("", "status", "provider status", "source", "as of", "received", "why", "gave"),
         [_statement_cells(found, each) for each in found.statements],
     )
     write_line()
@@ -183,7 +183,7 @@ def _statement_cells(found: Explanation, each: Statement) -> Sequence[Any]:
         seen["facts"]["status"],
         shown_codes({**found.delivery, **_codes_of(found, each)}),
         seen["source"],
-        moment(seen["as_of"]) or "not said",
+        moment(seen["as_of"]) or "unknown",
         moment(seen["first_seen_at"]),
         why,
         ", ".join(each.gave),

@@ -110,7 +110,7 @@ class ProviderRecord:
     """Kinds of tracked ids that a sender may register (`ulak track`)."""
     id_forms: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
     """For each kind of tracked id: its one form, made of whatever was given. Raises `RequestIsWrong` with a sentence
-    that says what would be right, and does not repeat the id."""
+    that names the expected form, and does not repeat the id."""
     phone_key_part: Mapping[str, int] = field(default_factory=dict)
     """For kinds whose value holds the recipient's number: which part of it, by `ulak.models.keys.split_key`."""
     person_part: Mapping[str, int] = field(default_factory=dict)
@@ -335,7 +335,7 @@ class Adapter(Protocol):
     def restate(self, account: Account, kept: KeptStatement) -> Report | None:
         """The report that a stored statement gives today; None where it gives none, and its stored facts stay.
 
-        What only the answer around the item or a tracked id said (the sender's reference) may be missing in it.
+        What only the surrounding response or a tracked id contained (the sender's reference) may be missing in it.
         """
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:

@@ -372,7 +372,7 @@ def _places(items: Sequence[Any]) -> list[int]:
 
     `totalnumberofmessage` tells it ("Kullanıcıya gönderilen mesajın sırası"), since a send may be reported in several
     bodies; where it is absent, the position in this body counts. Where two failed items would share a place, the field
-    holds what its name says, a total, and the positions count for all.
+    holds a total, as its name suggests, and the positions count for all.
     """
     stated = [as_count(item.get("totalnumberofmessage")) if isinstance(item, dict) else None for item in items]
     places = [place or position for position, place in enumerate(stated, 1)]
@@ -385,7 +385,7 @@ def _is_taken(item: Any) -> bool:
 
 
 def _counts(item: Mapping[str, Any]) -> Fields:
-    """The item's fields, its counts read, so that one that cannot be read is told."""
+    """The item's fields, its counts read, so that unreadable ones are reported."""
     fields = Fields(item, _UTC)
     for name in _COUNTS:
         fields.whole(name)
