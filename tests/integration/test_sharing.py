@@ -17,7 +17,7 @@ THREADS = 8
 @pytest.fixture
 def engine(migrated_database: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """A database with two workers of four threads each; what is a matter of seconds takes longer than any test."""
-    for name, seconds in (("PATIENCE", 60.0), ("GIVES_WAY", 30.0), ("ANNOUNCED_LASTS", 300.0)):
+    for name, seconds in (("PATIENCE", 60.0), ("YIELD", 30.0), ("ANNOUNCED_TTL", 300.0)):
         monkeypatch.setattr(sharing, f"{name}_SECONDS", seconds)
     with migrated_database.begin() as connection:
         sharing.announce(connection, "one@host", 1)
