@@ -16,7 +16,8 @@ from ulak.api.rights import NEEDS_OPERATE, NEEDS_READ, Who
 from ulak.core.logging import get_logger
 from ulak.core.redaction import redact_text
 from ulak.models.access import Role
-from ulak.models.accounts import UnknownAccountError, pause, resume
+from ulak.models.account import UnknownAccountError
+from ulak.models.accounts import pause, resume
 from ulak.models.database import transaction
 from ulak.models.events import Action, record
 from ulak.models.ledger.finishing import database_now

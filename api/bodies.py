@@ -7,7 +7,6 @@ from typing import Final
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
-from sqlalchemy import RowMapping
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -24,6 +23,7 @@ from ulak.core.content_coding import (
     UnsupportedCodingError,
     unpack,
 )
+from ulak.models.account import StoredAccount
 from ulak.models.rejections import Rejection
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.bodies import LARGEST_BYTES
@@ -203,11 +203,16 @@ async def read_body(request: Request) -> bytes:
 
 
 async def read_counted(
-    request: Request, runtime: Runtime, row: RowMapping | None, *, cap: int | None = None, room: Budget | None = None
+    request: Request,
+    runtime: Runtime,
+    stored: StoredAccount | None,
+    *,
+    cap: int | None = None,
+    room: Budget | None = None,
 ) -> bytes:
     """The whole body; one that is too large, or does not come whole or in time, is counted as rejected.
 
-    `row`: the account's, None where there is none to count for. `cap`, `room`: smaller ones than those of every body,
+    `stored`: the account, None where there is none to count for. `cap`, `room`: smaller ones than those of every body,
     for what has yet to prove where it comes from.
     """
     parts: list[bytes] = []
@@ -223,12 +228,12 @@ async def read_counted(
         return b"".join(parts)
     except ProblemError as error:
         kind = _COUNTED_AS.get(error.status_code)
-        if row is not None and kind is not None:
-            await run_in_threadpool(reject, runtime, row, kind)
+        if stored is not None and kind is not None:
+            await run_in_threadpool(reject, runtime, stored, kind)
         raise
     except ClientDisconnect:
-        if row is not None:
-            await run_in_threadpool(reject, runtime, row, Rejection.BROKEN_OFF)
+        if stored is not None:
+            await run_in_threadpool(reject, runtime, stored, Rejection.BROKEN_OFF)
         raise
     finally:
         if room is not None:

@@ -135,8 +135,8 @@ def _no_such() -> Response:
 
 async def _body(request: Request, runtime: Runtime, admitted: Admitted) -> bytes:
     if admitted.is_proven:
-        return await read_counted(request, runtime, admitted.row)
-    return await read_counted(request, runtime, admitted.row, cap=UNPROVEN_BYTES, room=_unproven)
+        return await read_counted(request, runtime, admitted.stored)
+    return await read_counted(request, runtime, admitted.stored, cap=UNPROVEN_BYTES, room=_unproven)
 
 
 @router.api_route(_ADDRESSES[0], methods=_OTHER_METHODS, include_in_schema=False)

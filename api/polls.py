@@ -15,6 +15,7 @@ from ulak.api.means import Have, Means
 from ulak.api.problems import ProblemError, check_account, documented, existing_account, wrong_fields
 from ulak.api.rights import NEEDS_OPERATE, NEEDS_READ, Caller, Who
 from ulak.models.access import Role
+from ulak.models.account import load
 from ulak.models.database import retry_transaction
 from ulak.models.events import Action, record
 from ulak.models.ledger import planning
@@ -22,7 +23,6 @@ from ulak.models.ledger.listing import find_poll, key_of_task, list_polls, polls
 from ulak.tasks.messages import poll_account
 from ulak.tasks.steps.idcheck import IdCheck
 from ulak.tasks.steps.ondemand import open_on_demand, poll_mistake
-from ulak.tasks.steps.tracking import account_row
 
 MOST_IDS = 1000
 
@@ -216,7 +216,7 @@ def open_poll(means: Means, who: Caller, new: NewPoll, key: str | None) -> Poll:
 
 def _same(connection: Connection, means: Means, known: Sequence[RowMapping], new: NewPoll) -> Poll:
     """The poll of a key, where it asked for the same."""
-    hidden = means.runtime.hidden_people(account_row(connection, known[0]["account_id"]))
+    hidden = means.runtime.hidden_people(load(connection, known[0]["account_id"]))
 
     def masked(ids: list[dict[str, str]] | None) -> list[dict[str, str]] | None:
         if ids is None:
@@ -236,12 +236,12 @@ def _ids(new: NewPoll) -> list[dict[str, str]] | None:
 
 def _check(connection: Connection, new: NewPoll) -> None:
     """Refuse what could never be asked, each field by name."""
-    row = existing_account(connection, new.account)
-    if not row["enabled"]:
+    stored = existing_account(connection, new.account)
+    if not stored.enabled:
         raise ProblemError(HTTPStatus.CONFLICT, "The account is disabled: enable it in the accounts file first.")
-    mistake = poll_mistake(row, (new.first, new.last))
+    mistake = poll_mistake(stored, (new.first, new.last))
     mistakes = [] if mistake is None else [(f"body.{mistake[0]}", mistake[1])]
-    check = IdCheck(row, references=False)
+    check = IdCheck(stored, references=False)
     for place, each in enumerate(_ids(new) or ()):
         why = check.why_not(each)
         if why is not None:

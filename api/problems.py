@@ -7,15 +7,15 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from ulak.api.wording import known_names, mistake_of
 from ulak.core.logging import get_logger, origin
 from ulak.core.settings import CredentialError
+from ulak.models.account import StoredAccount, find
 from ulak.models.availability import is_unavailable, took_too_long
-from ulak.models.tracked import account_of
 from ulak.tasks.steps.callbacks import NoRoomError
 
 log = get_logger(__name__)
@@ -74,12 +74,12 @@ def unknown_account() -> ProblemError:
     return ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
 
 
-def existing_account(connection: Connection, account: str) -> RowMapping:
-    """The account's row; 404 where there is no such account."""
-    row = account_of(connection, account)
-    if row is None:
+def existing_account(connection: Connection, account: str) -> StoredAccount:
+    """The account; 404 where there is no such account."""
+    stored = find(connection, account)
+    if stored is None:
         raise unknown_account()
-    return row
+    return stored
 
 
 def check_account(connection: Connection, account: str | None) -> None:

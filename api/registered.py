@@ -187,8 +187,8 @@ def _untrack_body(means: Means, who: Caller, body: bytes) -> Untracked:
     given = envelope_of(body)
     who.admit(Role.OPERATE, given.account)
     with means.engine.connect() as connection:
-        row = existing_account(connection, given.account)
-    check = IdCheck(row)
+        stored = existing_account(connection, given.account)
+    check = IdCheck(stored)
     event = who.event(Action.IDS_UNTRACKED, account=given.account)
     results: list[UntrackResult] = []
     good: list[tuple[int, Mapping[str, Any]]] = []

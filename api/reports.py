@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
-from sqlalchemy import RowMapping
 from starlette.concurrency import run_in_threadpool
 
 from ulak.api.bodies import headers_of, not_unpacked, read_counted
@@ -15,6 +14,7 @@ from ulak.api.problems import ProblemError, documented, existing_account
 from ulak.api.rights import NEEDS_OPERATE, Who
 from ulak.core.logging import get_logger
 from ulak.models.access import Role
+from ulak.models.account import StoredAccount
 from ulak.models.events import Action
 from ulak.models.rejections import Rejection
 from ulak.providers.adapter import Callback
@@ -58,27 +58,27 @@ class Stored(BaseModel):
 async def hand_over(account: Annotated[AccountId, Path()], request: Request, means: Have, who: Who) -> Any:
     """Stores what the reply says. Handing the same reply over again changes nothing."""
     who.admit(Role.OPERATE, account)
-    row = await run_in_threadpool(_row, means, account)
-    body = await read_counted(request, means.runtime, row)
+    stored = await run_in_threadpool(_account, means, account)
+    body = await read_counted(request, means.runtime, stored)
     given = Callback(tail=SEND_REPLY, body=body, headers=headers_of(request))
     await run_in_threadpool(means.recorder.add_hourly, who.event(Action.REPORTS_HANDED_OVER, account=account))
-    stored = await run_in_threadpool(_store, means, row, given)
-    return stored if isinstance(stored, Response) else Stored.model_validate(stored, from_attributes=True)
+    received = await run_in_threadpool(_store, means, stored, given)
+    return received if isinstance(received, Response) else Stored.model_validate(received, from_attributes=True)
 
 
-def _row(means: Means, account: str) -> RowMapping:
+def _account(means: Means, account: str) -> StoredAccount:
     with means.engine.connect() as connection:
         return existing_account(connection, account)
 
 
-def _store(means: Means, row: RowMapping, given: Callback) -> Received | Response:
-    account = row["id"]
+def _store(means: Means, stored: StoredAccount, given: Callback) -> Received | Response:
+    account = stored.id
     if not given.body.strip():
-        reject(means.runtime, row, Rejection.NOT_TAKEN)
+        reject(means.runtime, stored, Rejection.NOT_TAKEN)
         detail = "The body is empty: send the reply, byte for byte as the provider gave it."
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
     try:
-        return ingest(means.runtime, row, given)
+        return ingest(means.runtime, stored, given)
     except BodyRefusedError as error:
         log.warning("callback.not_unpacked", account=account, tail=SEND_REPLY, why=error.sentence)
         return not_unpacked(type(error.fault), error.sentence)

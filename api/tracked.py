@@ -129,9 +129,9 @@ def register_body(means: Means, who: Caller, body: bytes) -> bytes:
     given = envelope_of(body)
     who.admit(Role.OPERATE, given.account)
     with means.engine.connect() as connection:
-        row = existing_account(connection, given.account)
-    means.recorder.add_hourly(who.event(Action.IDS_REGISTERED, account=row["id"]))
-    check = IdCheck(row)
+        stored = existing_account(connection, given.account)
+    means.recorder.add_hourly(who.event(Action.IDS_REGISTERED, account=stored.id))
+    check = IdCheck(stored)
     good: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     new = 0

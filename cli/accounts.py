@@ -1,8 +1,6 @@
 """`ulak accounts`: check and apply a file, list, pause, resume."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +10,10 @@ from sqlalchemy import Connection, Engine
 from ulak.cli.output import counted, write_json, write_line, write_table
 from ulak.cli.session import event_of, session, tell
 from ulak.core.redaction import redact_text
-from ulak.models.accounts import AccountRecord, AccountSettings, Applied, apply, list_accounts, load, pause, resume
+from ulak.models.account import AccountSettings, AccountState, StoredAccount, list_accounts, load
+from ulak.models.accounts import Applied, apply, pause, resume
 from ulak.models.database import retry_transaction, transaction
 from ulak.models.events import Action, record
-from ulak.models.ledger.finishing import database_now
-from ulak.models.overview import AccountState, paused_by, state_of
 from ulak.models.tally import recount_rezoned
 from ulak.providers.accounts import read_accounts
 from ulak.workers.strength import REPORTED, require_strong_paths
@@ -96,8 +93,8 @@ def list_all(
 ) -> None:
     """List the accounts with their limits and states."""
     with session(context).engine.connect() as connection:
-        records, now = list_accounts(connection), database_now(connection)
-    rows = [_row(record, now) for record in records]
+        records = list_accounts(connection)
+    rows = [_row(record) for record in records]
     if as_json:
         write_json(rows)
         return
@@ -121,9 +118,9 @@ def list_all(
     )
 
 
-def _row(record: AccountRecord, now: datetime) -> dict[str, Any]:
+def _row(record: StoredAccount) -> dict[str, Any]:
     """One account as `--json` shows it: no reference to a credential."""
-    state, reason, until = state_of(asdict(record), now)
+    state, reason, until = record.standing
     return {
         "id": record.id,
         "provider": record.provider,
@@ -131,7 +128,7 @@ def _row(record: AccountRecord, now: datetime) -> dict[str, Any]:
         "state": str(state),
         "reason": reason,
         "until": until,
-        "paused_by": paused_by(asdict(record)) if state is AccountState.PAUSED else None,
+        "paused_by": record.pauser if state is AccountState.PAUSED else None,
         "limit": {
             "requests": record.limit_requests,
             "per_seconds": record.limit_per_seconds,

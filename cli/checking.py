@@ -24,9 +24,8 @@ from ulak.core.settings import (
 )
 from ulak.core.strength import ADVICE, SHORTEST
 from ulak.core.zones import host_differs, zone_rules
-from ulak.models.accounts import AccountRecord, list_accounts
+from ulak.models.account import AccountState, StoredAccount, list_accounts, load
 from ulak.models.ledger.clocksteps import last_step
-from ulak.models.overview import AccountState, state_of
 from ulak.models.schema import NEWER, UnfitDatabaseError, check_encoding, schema_is_current, schema_is_newer
 from ulak.models.transport import transport_fault
 from ulak.providers.accounts import DEFAULT_TIMEZONE, AccountsFileError, read_accounts
@@ -35,7 +34,6 @@ from ulak.providers.errors import as_sentence
 from ulak.providers.registry import adapter_for
 from ulak.providers.way_out import check_way_out
 from ulak.tasks.steps.probing import probe
-from ulak.tasks.steps.tracking import account_row
 from ulak.workers.connections import NothingRunningError, redis_url
 from ulak.workers.strength import REPORTED, has_example_path, has_short_password, short_path_secrets, short_settings
 
@@ -280,7 +278,7 @@ def _accounts(run: Session) -> Iterator[Finding]:
         yield _guarded(what, run, lambda run, record=record: _asked(run, record))  # type: ignore[misc]
 
 
-def _warnings(record: AccountRecord) -> Iterator[Finding]:
+def _warnings(record: StoredAccount) -> Iterator[Finding]:
     """What works in this account and could be read or guessed."""
     what = f"account {record.id}"
     if is_readable_on_the_way(record.base_url):
@@ -292,12 +290,11 @@ def _warnings(record: AccountRecord) -> Iterator[Finding]:
         yield Finding(what, None, warning=f"its callback password has fewer than {SHORTEST} characters: {advice}")
 
 
-def _asked(run: Session, record: AccountRecord) -> tuple[str | None, str]:
+def _asked(run: Session, record: StoredAccount) -> tuple[str | None, str]:
     """Whether the provider accepts the credentials, where it can be asked for nothing else, and they can be used."""
     crowding = _crowding(run, record.limit_concurrency)
     with run.engine.connect() as connection:
-        row = account_row(connection, record.id)
-    state, reason, until = state_of(row, row["now"])
+        state, reason, until = load(connection, record.id).standing
     if state is not AccountState.OK and adapter_for(record.provider).record.probe is not None:
         ends = "" if until is None else f" until {moment(until)}"
         return (
@@ -314,7 +311,7 @@ def _asked(run: Session, record: AccountRecord) -> tuple[str | None, str]:
     return None, f"credentials found, and accepted by the provider{crowding}"
 
 
-def missing_credentials(record: AccountRecord) -> str | None:
+def missing_credentials(record: StoredAccount) -> str | None:
     """What is wrong with the account's references and its way out, seen from here; None where all is well."""
     problems: list[str] = []
     for reference in record.credentials.values():

@@ -15,7 +15,7 @@ from ulak.cli.lookups import looked_up
 from ulak.cli.output import moment, write_csv, write_json_array, write_table
 from ulak.cli.session import Session, UsageError, refuse_empty, session, tell
 from ulak.core.zones import time_zone
-from ulak.models.accounts import load
+from ulak.models.account import load
 from ulak.models.events import Action
 from ulak.models.ledger.finishing import database_now
 from ulak.models.searches import find_deliveries, open_tracked

@@ -21,15 +21,14 @@ from ulak.cli.session import (
 )
 from ulak.core import clock
 from ulak.core.redaction import redact_text
+from ulak.models.account import AccountState, load
 from ulak.models.database import retry_transaction
 from ulak.models.events import Action, record
 from ulak.models.ledger import planning
 from ulak.models.ledger.listing import find_poll, list_polls
-from ulak.models.overview import AccountState, state_of
 from ulak.tasks.messages import poll_account
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.previewing import Preview, preview_poll
-from ulak.tasks.steps.tracking import account_row
 
 LOOK_SECONDS = 0.25
 STATES = ("running", "complete", "complete_with_errors", "cancelled")
@@ -88,8 +87,7 @@ def _write_preview(found: Preview) -> None:
 def _pause(run: Session, account: str) -> str | None:
     """Until when the account is paused and why, and what that means for a poll; None where it is not paused."""
     with run.engine.connect() as connection:
-        row = account_row(connection, account)
-    state, reason, until = state_of(row, row["now"])
+        state, reason, until = load(connection, account).standing
     if state is not AccountState.PAUSED:
         return None
     ends = "until it is resumed" if until is None else f"until {moment(until)}"

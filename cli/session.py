@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from ulak.core.logging import configure_logging
 from ulak.core.plain_text import one_line
 from ulak.core.settings import Settings, invoking_user, load_settings
-from ulak.models.accounts import load
+from ulak.models.account import load
 from ulak.models.events import Action, Actor, Event, Kind, Via
 from ulak.tasks.base import publish
 from ulak.tasks.messages import Message

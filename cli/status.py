@@ -13,7 +13,7 @@ from ulak.cli.output import console_for, counted, draw_table, duration, moment, 
 from ulak.cli.session import Session, session, tell
 from ulak.core import clock
 from ulak.core.redaction import redact_text
-from ulak.models.accounts import PausedBy, UnknownAccountError
+from ulak.models.account import PausedBy, UnknownAccountError
 from ulak.models.overview import AccountOverview, overview
 from ulak.models.rejections import Rejected
 from ulak.providers.errors import as_sentence

@@ -7,7 +7,7 @@ import typer
 from ulak.cli.output import write_json, write_line, write_table
 from ulak.cli.session import UsageError, session, tell
 from ulak.models.access import Role
-from ulak.models.accounts import load
+from ulak.models.account import load
 from ulak.models.database import transaction
 from ulak.models.events import Action, record
 from ulak.models.tokens import TokenNameError, create_token, list_tokens, revoke_token

@@ -23,7 +23,7 @@ from ulak.local.embedded.postgres import PostgresServer
 from ulak.local.embedded.valkey import ValkeyServer
 from ulak.local.ports import choose_port, is_free
 from ulak.local.supervisor import ChildFailedError, Supervisor
-from ulak.models.accounts import list_accounts
+from ulak.models.account import list_accounts
 from ulak.models.overview import AccountOverview, overview, unsettled
 from ulak.models.schema import migrate
 from ulak.providers.accounts import read_accounts

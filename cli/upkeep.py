@@ -12,17 +12,17 @@ from sqlalchemy import Connection
 from ulak.cli.output import write_line
 from ulak.cli.session import CommandError, UsageError, check_account, progress, session, tell
 from ulak.core.redaction import NUMBER_MASK, redact_text
+from ulak.models.account import load
 from ulak.models.database import transaction
 from ulak.models.erasure import Erased, check_person, erase_person, is_number
 from ulak.models.events import Action, record
 from ulak.models.rebuild import rebuild
 from ulak.models.schema import migrate
 from ulak.providers.adapter import Callback
+from ulak.providers.effective import record_of
 from ulak.providers.numbers import person as read_person
-from ulak.tasks.runtime import adapter_of
 from ulak.tasks.steps.callbacks import ingest
 from ulak.tasks.steps.rereading import reread_statements, restate_of
-from ulak.tasks.steps.tracking import account_row
 from ulak.workers import secrets
 from ulak.workers.connections import NothingRunningError, database_url, redis_url
 
@@ -61,8 +61,8 @@ def ingest_file(
     """
     run = session(context)
     with run.runtime.engine.connect() as connection:
-        row = account_row(connection, account)
-    record = adapter_of(row).record
+        stored = load(connection, account)
+    record = record_of(stored)
     known = (*(("",) if record.callback_secret else record.callback_tails or ()), SEND_REPLY)
     if tail not in known:
         raise UsageError(f"--tail must be one of: {', '.join(repr(name) for name in known)}.")
@@ -70,7 +70,7 @@ def ingest_file(
     if not body.strip():
         raise UsageError("There is nothing to store: give the body byte for byte as the provider gave it.")
     run.recorder.add(run.event(Action.REPORTS_HANDED_OVER, account=account))
-    done = ingest(run.runtime, row, Callback(tail=tail, body=body))
+    done = ingest(run.runtime, stored, Callback(tail=tail, body=body))
     write_line(f"{done.reports} reports: {done.new} new, {done.advanced} advanced, {done.unchanged} unchanged")
     if done.registered:
         write_line(f"{done.registered} ids registered, to be polled from now on")

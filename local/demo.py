@@ -20,11 +20,12 @@ from ulak.core import clock
 from ulak.core.logging import get_logger
 from ulak.local.children import ChildSpec
 from ulak.local.ports import choose_port
+from ulak.models.account import load
 from ulak.providers.adapter import Callback, ProviderRecord
 from ulak.providers.registry import adapter_for
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.callbacks import ingest
-from ulak.tasks.steps.tracking import account_row, track
+from ulak.tasks.steps.tracking import track
 
 log = get_logger(__name__)
 
@@ -142,8 +143,8 @@ class SandboxRun:
             for reply in self.ask(f"/sends?provider={account['provider']}")["replies"]:
                 body = json.dumps(reply["body"]).encode()
                 with runtime.engine.connect() as connection:
-                    row = account_row(connection, reply["account"])
-                ingest(runtime, row, Callback(tail="send_reply", body=body))
+                    stored = load(connection, reply["account"])
+                ingest(runtime, stored, Callback(tail="send_reply", body=body))
                 handed += 1
         return handed
 
@@ -185,7 +186,7 @@ def _value(value: Any) -> str:
 
 def _only_pushes(record: ProviderRecord) -> bool:
     """Whether the provider has nothing to poll: its sender gets replies, and its reports are pushed."""
-    return record.callback_tails is not None and not record.id_kinds and record.sweep_window_days is None
+    return record.callback_tails is not None and not record.is_pulled
 
 
 def _with_times(send: Mapping[str, Any]) -> Mapping[str, Any]:

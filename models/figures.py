@@ -9,18 +9,18 @@ A group is one statement or two. None reads the shared table whole.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, Row, text
 
-from ulak.models.accounts import PausedBy
+from ulak.models.account import AccountState, PausedBy, list_accounts
 from ulak.models.freshness import totals
 from ulak.models.heartbeats import NOT_OF_WORKERS
 from ulak.models.latencies import DUE_SINCE
 from ulak.models.ledger.clocksteps import steps_of_last_day
 from ulak.models.ledger.sharing import standing
+from ulak.models.ledger.slots import busy_sql
 from ulak.models.objectives import BOUNDS, read_objective
-from ulak.models.overview import AccountState, state_of
 from ulak.models.statistics import stored
 
 RECENT_SECONDS: Final = 300
@@ -46,35 +46,29 @@ class Sample:
 Samples = Iterator[Sample]
 
 
-def _of(row: RowMapping, **more: str) -> dict[str, str]:
-    return {"account": row["account"], "provider": row["provider"], **more}
-
-
-_ACCOUNTS = text("""
-    SELECT a.*, a.id AS account, clock_timestamp() AS now,
-        extract(epoch FROM clock_timestamp() - a.last_asked_at)::double precision AS asked_ago
-    FROM accounts a ORDER BY a.id
-""")
+def _of(row: Row[Any], **more: str) -> dict[str, str]:
+    return {"account": row.account, "provider": row.provider, **more}
 
 
 def read_accounts(connection: Connection) -> Samples:
     """How every account stands, and its limit."""
-    for row in connection.execute(_ACCOUNTS).mappings():
-        stands = state_of(row, row["now"])[0]
+    for account in list_accounts(connection):
+        labels = {"account": account.id, "provider": account.provider}
         for state in AccountState:
-            yield Sample("account_state", _of(row, state=state.value.replace(" ", "_")), state is stands)
+            word = state.value.replace(" ", "_")
+            yield Sample("account_state", labels | {"state": word}, state is account.standing.state)
         # An automatic pause lasts until a call succeeds, and lends itself the breaker for its probes.
-        refused = row["paused_by"] == PausedBy.AUTOMATIC and row["refusals"] > 0
-        breaker = "closed" if refused and row["breaker_trips"] == 0 else row["breaker_state"]
+        refused = account.paused_by == PausedBy.AUTOMATIC and account.refusals > 0
+        breaker = "closed" if refused and account.breaker_trips == 0 else account.breaker_state
         for word in BREAKER_STATES:
-            yield Sample("account_breaker", _of(row, state=word), word == breaker)
-        paused = refused or (row["paused_until"] is not None and row["paused_until"] > row["now"])
-        yield Sample("account_paused", _of(row), paused and row["enabled"])
-        yield Sample("account_limit_requests", _of(row), row["limit_requests"])
-        yield Sample("account_limit_window_seconds", _of(row), row["limit_per_seconds"])
-        yield Sample("account_limit_concurrency", _of(row), row["limit_concurrency"])
-        if row["asked_ago"] is not None:
-            yield Sample("account_asked_age_seconds", _of(row), max(0.0, row["asked_ago"]))
+            yield Sample("account_breaker", labels | {"state": word}, word == breaker)
+        yield Sample("account_paused", labels, (refused or account.is_paused) and account.enabled)
+        yield Sample("account_limit_requests", labels, account.limit_requests)
+        yield Sample("account_limit_window_seconds", labels, account.limit_per_seconds)
+        yield Sample("account_limit_concurrency", labels, account.limit_concurrency)
+        if account.last_asked_at is not None:
+            age = (account.now - account.last_asked_at).total_seconds()
+            yield Sample("account_asked_age_seconds", labels, max(0.0, age))
 
 
 _RECENT_CALLS = text("""
@@ -84,12 +78,12 @@ _RECENT_CALLS = text("""
     WHERE c.asked_at > clock_timestamp() - make_interval(secs => :seconds) AND c.outcome IS NOT NULL
     GROUP BY 1, 2, 3, 4
 """)
-_SLOTS = text("""
+_SLOTS = text(f"""
     SELECT a.id AS account, a.provider, a.limit_requests, busy.slots, air.unanswered,
         extract(epoch FROM clock_timestamp() - good.answered_at)::double precision AS answered_ago
     FROM accounts a
     CROSS JOIN LATERAL (SELECT count(*) AS slots FROM calls c WHERE c.account_id = a.id
-        AND c.released_at > clock_timestamp() - make_interval(secs => a.limit_per_seconds)) busy
+        AND {busy_sql()}) busy
     CROSS JOIN LATERAL (SELECT count(*) AS unanswered FROM calls c WHERE c.account_id = a.id
         AND c.answered_at IS NULL AND c.gives_up_at > clock_timestamp()) air
     LEFT JOIN LATERAL (SELECT c.answered_at FROM calls c WHERE c.account_id = a.id AND c.outcome = 'ok'
@@ -100,13 +94,13 @@ _SLOTS = text("""
 
 def read_calls(connection: Connection) -> Samples:
     """What was asked of the providers, and how much of the limit is in use."""
-    for row in connection.execute(_RECENT_CALLS, {"seconds": RECENT_SECONDS}).mappings():
-        yield Sample("calls_recent", _of(row, outcome=row["outcome"], status=row["status"]), row["many"])
-    for row in connection.execute(_SLOTS).mappings():
-        yield Sample("limit_slots_busy", _of(row), min(row["slots"], row["limit_requests"]))
-        yield Sample("calls_unanswered", _of(row), row["unanswered"])
-        if row["answered_ago"] is not None:
-            yield Sample("answer_age_seconds", _of(row), max(0.0, row["answered_ago"]))
+    for row in connection.execute(_RECENT_CALLS, {"seconds": RECENT_SECONDS}):
+        yield Sample("calls_recent", _of(row, outcome=row.outcome, status=row.status), row.many)
+    for row in connection.execute(_SLOTS):
+        yield Sample("limit_slots_busy", _of(row), min(row.slots, row.limit_requests))
+        yield Sample("calls_unanswered", _of(row), row.unanswered)
+        if row.answered_ago is not None:
+            yield Sample("answer_age_seconds", _of(row), max(0.0, row.answered_ago))
 
 
 # One scan of a partial index for each column.
@@ -142,20 +136,20 @@ _ENDED = text("""
 
 def read_work(connection: Connection) -> Samples:
     """What is to be done, what waits, what was given up."""
-    for row in connection.execute(_WORK).mappings():
+    for row in connection.execute(_WORK):
         for state in FETCH_STATES:
-            yield Sample("fetches", _of(row, state=state), row[state])
-        yield Sample("fetches_retrying", _of(row), row["retrying"])
-        yield Sample("fetch_ready_age_seconds", _of(row), row["ready_age"])
-        yield Sample("polls_running", _of(row), row["running"])
-        yield Sample("quarantine_open", _of(row), row["quarantined"])
-        yield Sample("tracked_open", _of(row), row["tracked"])
-        yield Sample("tracked_due", _of(row), row["due"])
-        yield Sample("tracked_overdue_seconds", _of(row), row["overdue"])
-        yield Sample("unanswered_age_seconds", _of(row), row["unanswered_age"])
+            yield Sample("fetches", _of(row, state=state), getattr(row, state))
+        yield Sample("fetches_retrying", _of(row), row.retrying)
+        yield Sample("fetch_ready_age_seconds", _of(row), row.ready_age)
+        yield Sample("polls_running", _of(row), row.running)
+        yield Sample("quarantine_open", _of(row), row.quarantined)
+        yield Sample("tracked_open", _of(row), row.tracked)
+        yield Sample("tracked_due", _of(row), row.due)
+        yield Sample("tracked_overdue_seconds", _of(row), row.overdue)
+        yield Sample("unanswered_age_seconds", _of(row), row.unanswered_age)
     ends = {"states": list(POLL_ENDS), "seconds": HOUR_SECONDS}
-    for row in connection.execute(_ENDED, ends).mappings():
-        yield Sample("polls_ended_last_hour", _of(row, state=row["state"]), row["many"])
+    for row in connection.execute(_ENDED, ends):
+        yield Sample("polls_ended_last_hour", _of(row, state=row.state), row.many)
 
 
 # One ahead of the clock, which was set back, is no fresh one.
@@ -173,15 +167,15 @@ _FEED = text("""
 
 def read_pulse(connection: Connection) -> Samples:
     """Whether periodic work is done, and how far the feed of changes is behind the table."""
-    for row in connection.execute(_HEARTBEATS, {"others": list(NOT_OF_WORKERS)}).mappings():
-        yield Sample("heartbeat_age_seconds", {"name": row["name"]}, row["age"])
+    for row in connection.execute(_HEARTBEATS, {"others": list(NOT_OF_WORKERS)}):
+        yield Sample("heartbeat_age_seconds", {"name": row.name}, row.age)
     yield Sample("clock_steps_last_day", {}, steps_of_last_day(connection))
     threads, crowded = standing(connection)
     yield Sample("worker_threads", {}, threads)
     yield Sample("accounts_waiting_for_threads", {}, crowded)
-    row = connection.execute(_FEED).mappings().one()
-    yield Sample("feed_held_back", {}, row["many"])
-    yield Sample("feed_lag_seconds", {}, row["age"])
+    row = connection.execute(_FEED).one()
+    yield Sample("feed_held_back", {}, row.many)
+    yield Sample("feed_lag_seconds", {}, row.age)
 
 
 _PROVIDERS = text("SELECT id, provider FROM accounts")
@@ -205,13 +199,13 @@ def read_deliveries(connection: Connection) -> Samples:
 def read_freshness(connection: Connection) -> Samples:
     """How fresh final reports were, counted since the account has existed; and what is wanted of them."""
     for row in totals(connection):
-        labels = {"account": row["account"], "provider": row["provider"]}
-        buckets = tuple(zip(map(str, BOUNDS), row["buckets"] or [0.0] * len(BOUNDS), strict=True))
-        total = row["total"] or 0.0
-        yield Sample("final_freshness_seconds", labels, row["seconds"] or 0.0, (*buckets, ("+Inf", total)))
-        yield Sample("finals_good", labels, row["good"] or 0.0)
-        if row["objective"] is not None:
-            objective = read_objective(row["objective"])
+        labels = {"account": row.account, "provider": row.provider}
+        buckets = tuple(zip(map(str, BOUNDS), row.buckets or [0.0] * len(BOUNDS), strict=True))
+        total = row.total or 0.0
+        yield Sample("final_freshness_seconds", labels, row.seconds or 0.0, (*buckets, ("+Inf", total)))
+        yield Sample("finals_good", labels, row.good or 0.0)
+        if row.objective is not None:
+            objective = read_objective(row.objective)
             yield Sample("objective_ratio", labels, objective.percent / 100.0)
             yield Sample("objective_seconds", labels, objective.seconds)
 

@@ -9,10 +9,10 @@ A delivery is counted in the minute in which its first final report was stored, 
 may lie do not overlap. One that was stored by a transaction of more than `SETTLES_SECONDS` may be left out.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Engine, text
 
@@ -282,6 +282,18 @@ _TOTALS = text("""
 """)
 
 
-def totals(connection: Connection) -> list[Mapping[str, Any]]:
-    """Of each account everything that was counted since it has existed; null where nothing was."""
-    return [dict(row) for row in connection.execute(_TOTALS).mappings()]
+class Totals(NamedTuple):
+    """Everything that was counted of an account since it has existed; None where nothing was."""
+
+    account: str
+    provider: str
+    objective: str | None
+    total: float | None
+    good: float | None
+    seconds: float | None
+    buckets: Sequence[float] | None
+
+
+def totals(connection: Connection) -> list[Totals]:
+    """What was counted of each account."""
+    return [Totals(*row) for row in connection.execute(_TOTALS)]

@@ -5,51 +5,58 @@ settled read it here.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
-from ulak.models.database import Record
+from ulak.models.account import IS_ADAPTIVE, StoredAccount
 
 LOOK_BACK_SECONDS = 1800.0
 """Sweeps of so long ago tell the rate of change."""
 MOST_SWEEPS = 60
 
-_ADAPTIVE = "coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)"
 EVERY_SECONDS = f"""
     coalesce(CAST(a.poll ->> 'every_seconds' AS double precision),
-        CASE WHEN {_ADAPTIVE} THEN a.sweep_seconds END)
+        CASE WHEN {IS_ADAPTIVE} THEN a.sweep_seconds END)
 """
 """SQL: the interval in force of the account `a`; null where the default of its provider is."""
 
 _SWEPT = text(f"""
     SELECT a.id AS account, p.started_at, p.news, p.calls, clock_timestamp() AS now
-    FROM accounts a LEFT JOIN LATERAL (
+    FROM accounts a CROSS JOIN LATERAL (
         SELECT p.started_at, p.new + p.advanced AS news,
             (SELECT count(*) FROM fetches f WHERE f.poll_id = p.id AND f.params ? 'window') AS calls
         FROM polls p WHERE p.account_id = a.id AND p.trigger = 'schedule' AND p.state <> 'running'
           AND p.scheduled_for > statement_timestamp() - make_interval(secs => :seconds)
           AND EXISTS (SELECT FROM fetches f WHERE f.poll_id = p.id AND f.params ? 'window')
-        ORDER BY p.scheduled_for DESC LIMIT :many) p ON true
-    WHERE a.provider = ANY(:providers) AND a.enabled AND {_ADAPTIVE} AND NOT a.poll ? 'every_seconds'
+        ORDER BY p.scheduled_for DESC LIMIT :many) p
+    WHERE a.provider = ANY(:providers) AND a.enabled AND {IS_ADAPTIVE} AND NOT a.poll ? 'every_seconds'
     ORDER BY a.id
 """)
 _KEEP = text("UPDATE accounts SET sweep_seconds = :seconds WHERE id = :account_id")
 
 
-def every_seconds(row: Record, default: float) -> float:
-    """`EVERY_SECONDS` of an account's row, or the default of its provider."""
-    explicit = row["poll"].get("every_seconds")
-    learned = row["sweep_seconds"] if row["poll"].get("adaptive", True) else None
-    return float(explicit if explicit is not None else learned if learned is not None else default)
+def every_seconds(account: StoredAccount, default: float) -> float:
+    """`EVERY_SECONDS` of an account, or the default of its provider."""
+    learned = account.sweep_seconds if account.is_adaptive else None
+    return next(float(each) for each in (account.every_seconds, learned, default) if each is not None)
 
 
-def last_sweeps(connection: Connection, providers: Sequence[str]) -> Sequence[RowMapping]:
-    """The latest sweeps of every account of these providers whose interval follows its lists, the latest first.
+class LastSweep(NamedTuple):
+    """One sweep of an account's lists."""
 
-    An account that was not swept lately has one row without `started_at`.
-    """
+    account: str
+    started_at: datetime
+    news: int
+    calls: int
+    now: datetime
+
+
+def last_sweeps(connection: Connection, providers: Sequence[str]) -> Sequence[LastSweep]:
+    """The latest sweeps of every account of these providers whose interval follows its lists, the latest first."""
     given = {"providers": list(providers), "seconds": LOOK_BACK_SECONDS, "many": MOST_SWEEPS}
-    return connection.execute(_SWEPT, given).mappings().all()
+    return [LastSweep(*row) for row in connection.execute(_SWEPT, given)]
 
 
 def keep(connection: Connection, account_id: str, seconds: float) -> None:

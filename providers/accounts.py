@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ulak.core.zones import time_zone, zone_names
-from ulak.models.accounts import AccountSettings
+from ulak.models.account import AccountSettings
 from ulak.models.objectives import FORM, read_objective
 from ulak.models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS
 from ulak.models.vocabulary import Recipients

@@ -161,6 +161,11 @@ class ProviderRecord:
     callback_drops: tuple[str, ...] = ()
     """Fields of pushed JSON that are dropped on receipt, before anything is read, sealed or stored (message text)."""
 
+    @property
+    def is_pulled(self) -> bool:
+        """Whether the provider can be polled at all; if not, it only pushes."""
+        return bool(self.id_kinds) or self.sweep_window_days is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:

@@ -20,7 +20,7 @@ from ulak.core.redaction import register_secret
 from ulak.core.settings import CredentialError, Settings, generated_secret, resolve_reference
 from ulak.core.strength import is_example
 from ulak.core.zones import time_zone
-from ulak.models.database import Record
+from ulak.models.account import StoredAccount
 from ulak.models.ledger.clockwatch import ClockWatch
 from ulak.models.ledger.taking import Holder
 from ulak.models.pseudonyms import check_key as check_person_key
@@ -29,11 +29,12 @@ from ulak.models.quarantine import check_key, new_key
 from ulak.models.report import Report
 from ulak.models.suppression import Suppressions
 from ulak.models.vocabulary import Recipients
-from ulak.providers.adapter import Account, Adapter
+from ulak.providers import effective
+from ulak.providers.adapter import Account
 from ulak.providers.echoes import secrets_of, without_echoes
+from ulak.providers.effective import record_of
 from ulak.providers.hidden_people import HiddenPeople
 from ulak.providers.http import HttpDoor
-from ulak.providers.registry import adapter_for
 from ulak.providers.way_out import WayOut, resolved
 from ulak.tasks.rejections import RejectionLog
 
@@ -92,70 +93,64 @@ class Runtime:
         """This process as one that takes fetches."""
         return Holder(watch=self.watch, lease_margin_seconds=self.lease_margin_seconds)
 
-    def account(self, row: Record) -> Account:
+    def account(self, stored: StoredAccount) -> Account:
         """The account as its adapter sees it.
 
         `CredentialError` where a reference leads nowhere, or what is to be hashed cannot be (`hidden_people`).
         """
-        self.hidden_people(row)
-        credentials = {name: self.credentials.get(reference) for name, reference in row["credentials"].items()}
-        account = replace(account_without_credentials(row), credentials=credentials)
-        derived = adapter_for(row["provider"]).record.derived_secret
+        self.hidden_people(stored)
+        credentials = {name: self.credentials.get(reference) for name, reference in stored.credentials.items()}
+        account = replace(account_without_credentials(stored), credentials=credentials)
+        derived = record_of(stored).derived_secret
         if derived is not None:
             register_secret(derived(credentials))
         return account
 
-    def without_echoes(self, row: Record, reports: Sequence[Report]) -> Sequence[Report]:
+    def without_echoes(self, stored: StoredAccount, reports: Sequence[Report]) -> Sequence[Report]:
         """The reports as they may be stored: the account's own credentials in them are masked.
 
         A credential that cannot be resolved here was not in any request of this process.
         """
         credentials: dict[str, str] = {}
-        for name, reference in row["credentials"].items():
+        for name, reference in stored.credentials.items():
             with suppress(CredentialError):
                 credentials[name] = self.credentials.get(reference)
-        return without_echoes(reports, secrets_of(adapter_for(row["provider"]).record, credentials))
+        return without_echoes(reports, secrets_of(record_of(stored), credentials))
 
-    def hidden_people(self, row: Record) -> HiddenPeople | None:
+    def hidden_people(self, stored: StoredAccount) -> HiddenPeople | None:
         """What replaces people in all that is stored of the account; None where its recipients are clear.
 
         `CredentialError` where there is no person key, or another one than the account's pseudonyms were made with.
         """
-        if row["recipients"] != Recipients.HASHED:
+        if stored.recipients != Recipients.HASHED:
             return None
         key = self.suppressions.key()
-        check_person_key(key, row["recipients_key"])
-        return HiddenPeople(adapter_for(row["provider"]).record, partial(pseudonym, key))
+        check_person_key(key, stored.recipients_key or b"")
+        return HiddenPeople(record_of(stored), partial(pseudonym, key))
 
-    def way_out(self, row: Record) -> WayOut:
+    def way_out(self, stored: StoredAccount) -> WayOut:
         """How the account's requests leave, made ready; `CredentialError` where its `ca_file` or `proxy` is of no use.
 
         Only for who asks the provider: a process that receives its callbacks need not see either.
         """
-        way_out = WayOut(ca_file=row["ca_file"], proxy=resolved(row["proxy"], self.credentials.get))
+        way_out = WayOut(ca_file=stored.ca_file, proxy=resolved(stored.proxy, self.credentials.get))
         self.door.prepare(way_out)
         return way_out
 
 
-def account_without_credentials(row: Record) -> Account:
-    """The account of a row for what makes no request: reading again what is stored."""
-    record = adapter_for(row["provider"]).record
+def account_without_credentials(stored: StoredAccount) -> Account:
+    """The account for what makes no request: reading again what is stored."""
     return Account(
-        id=row["id"],
-        provider=row["provider"],
-        base_url=row["base_url"],
-        timezone=time_zone(row["timezone"]),
+        id=stored.id,
+        provider=stored.provider,
+        base_url=stored.base_url,
+        timezone=time_zone(stored.timezone),
         credentials={},
-        options={option.name: option.default for option in record.options} | row["options"],
-        lookback_days=int(row["poll"].get("lookback_days", record.lookback_days)),
-        validity_hours=float(row["options"].get("validity_hours", record.validity_hours)),
-        learned=row["learned"],
+        options=effective.options(stored),
+        lookback_days=effective.lookback_days(stored),
+        validity_hours=effective.validity_hours(stored),
+        learned=stored.learned,
     )
-
-
-def adapter_of(row: Record) -> Adapter:
-    """The adapter of an account's row."""
-    return adapter_for(row["provider"])
 
 
 def seal_key(settings: Settings) -> bytes:

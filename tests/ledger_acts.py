@@ -111,8 +111,8 @@ def add_ids(engine: Engine, account_id: str, values: Sequence[str], kind: str = 
     }
     with engine.begin() as connection:
         tracked.register(connection, account_id, [{**row, "value": value} for value in values])
-        found = tracked.find(connection, account_id, [{"id_kind": kind, "value": value} for value in values])
-        by_value = {each["value"]: each["id"] for each in found}
+        found = tracked.find(connection, account_id, [(kind, value) for value in values])
+        by_value = {each.value: each.id for each in found}
         return [by_value[value] for value in values]
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from ulak.models.accounts import list_accounts
+from ulak.models.account import list_accounts
 from ulak.models.ledger.finishing import database_now
 from ulak.models.statistics import By, Figures, Group, latest_day
 from ulak.providers.codes import explain_credits

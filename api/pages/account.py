@@ -14,7 +14,7 @@ from ulak.api.pages.sentences import title_of
 from ulak.api.pages.trouble import PageRoute
 from ulak.api.pages.visits import Member, MissingError, Visit
 from ulak.models.access import Role
-from ulak.models.accounts import load
+from ulak.models.account import load
 from ulak.models.events import OPEN_TO_ALL, list_events
 from ulak.models.failures import KEPT_DAYS, failed_calls
 from ulak.models.ledger.deadletters import list_dead

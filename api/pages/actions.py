@@ -15,11 +15,11 @@ from ulak.api.pages.visits import Anyone, Fields, Form, MissingError, Operator, 
 from ulak.core.logging import get_logger
 from ulak.core.redaction import redact_text
 from ulak.models.access import Role
-from ulak.models.accounts import UnknownAccountError, load, pause, resume
+from ulak.models.account import AccountState, UnknownAccountError, load
+from ulak.models.accounts import pause, resume
 from ulak.models.database import retry_transaction, transaction
 from ulak.models.events import Action, Event, Via, record
 from ulak.models.ledger.finishing import database_now
-from ulak.models.overview import AccountState
 from ulak.tasks.messages import Message, dispatch_account, poll_account
 from ulak.tasks.steps.ondemand import WrongPollError, open_on_demand
 

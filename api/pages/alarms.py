@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from ulak.models.accounts import PausedBy
+from ulak.models.account import AccountState, PausedBy
 from ulak.models.attention import Waiting
-from ulak.models.overview import AccountOverview, AccountState
+from ulak.models.overview import AccountOverview
 
 STALLED_SECONDS = 60.0
 """Work that waited so long, with room in the limit and not one call meanwhile, means that nobody works."""

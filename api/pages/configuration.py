@@ -7,7 +7,7 @@ from typing import Final
 from ulak.api.pages.sentences import title_of
 from ulak.api.pages.showing import Show
 from ulak.core.redaction import redact_text
-from ulak.models.accounts import AccountRecord
+from ulak.models.account import StoredAccount
 from ulak.providers.adapter import ProviderRecord
 from ulak.providers.registry import ADAPTERS
 
@@ -24,7 +24,7 @@ class Setting:
     value: str
 
 
-def settings_of(account: AccountRecord, show: Show) -> list[Setting]:
+def settings_of(account: StoredAccount, show: Show) -> list[Setting]:
     """The settings, without any credential's value: only where each is read from."""
     adapter = ADAPTERS.get(account.provider)
     found = [Setting(key, value) for key, value in _common(account, show)]
@@ -34,7 +34,7 @@ def settings_of(account: AccountRecord, show: Show) -> list[Setting]:
     return sorted(found, key=lambda each: each.key in WIDE)
 
 
-def _common(account: AccountRecord, show: Show) -> Iterator[tuple[str, str]]:
+def _common(account: StoredAccount, show: Show) -> Iterator[tuple[str, str]]:
     say = show.language.say
     yield "provider", title_of(account.provider)
     yield "address", redact_text(account.base_url)
@@ -59,7 +59,7 @@ def _common(account: AccountRecord, show: Show) -> Iterator[tuple[str, str]]:
         yield "proxy", redact_text(account.proxy)
 
 
-def _polling(account: AccountRecord, record: ProviderRecord, show: Show) -> Iterator[tuple[str, str]]:
+def _polling(account: StoredAccount, record: ProviderRecord, show: Show) -> Iterator[tuple[str, str]]:
     say, poll = show.language.say, account.poll
     if record.sweep_window_days is None:
         yield "every", say("config.every_never")
@@ -69,14 +69,14 @@ def _polling(account: AccountRecord, record: ProviderRecord, show: Show) -> Iter
         yield "lookback", show.number(int(poll.get("lookback_days") or record.lookback_days))
         if account.swept_through is not None:
             yield "swept", show.day(account.swept_through)
-    if record.id_kinds or record.sweep_window_days is not None:
+    if record.is_pulled:
         yield from _checks(account, record, show)
     validity = float(account.options.get("validity_hours", record.validity_hours))
     yield "validity", show.span(validity * 3600)
     yield "deadline", show.span(float(account.options.get("deadline_seconds", record.deadline_seconds)))
 
 
-def _checks(account: AccountRecord, record: ProviderRecord, show: Show) -> Iterator[tuple[str, str]]:
+def _checks(account: StoredAccount, record: ProviderRecord, show: Show) -> Iterator[tuple[str, str]]:
     say, poll = show.language.say, account.poll
     first = poll.get("first_check_seconds")
     first_seconds = float(record.poll.steps_seconds[0] if first is None else first)
@@ -90,7 +90,7 @@ def _checks(account: AccountRecord, record: ProviderRecord, show: Show) -> Itera
     yield "learned", say("config.learned_yes", kinds=", ".join(kinds)) if kinds else say("config.learned_no")
 
 
-def _options(account: AccountRecord, record: ProviderRecord, show: Show) -> Iterator[str]:
+def _options(account: StoredAccount, record: ProviderRecord, show: Show) -> Iterator[str]:
     shown = [f"{each.name} = {account.options.get(each.name, each.default)}" for each in record.options]
     codes = account.options.get(STATUS_MAP)
     if codes:

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Engine, text
 from ulak.api.pages.alarms import STALLED_SECONDS, Alarm, find_alarms
 from ulak.api.pages.formats import local_day
 from ulak.core import clock
-from ulak.models.accounts import list_accounts
+from ulak.models.account import AccountState, list_accounts
 from ulak.models.attention import waiting
-from ulak.models.overview import AccountOverview, AccountState, overview
+from ulak.models.overview import AccountOverview, overview
 from ulak.models.results import AccountResults, results_by_account
 from ulak.models.transport import transport_fault
 

@@ -22,9 +22,8 @@ from ulak.api.pages.visits import YEAR_SECONDS, Member, Site
 from ulak.core.logging import get_logger
 from ulak.core.settings import CredentialError, Settings, generated_secret, resolve_reference
 from ulak.core.strength import is_example
-from ulak.models.accounts import list_accounts
+from ulak.models.account import list_accounts
 from ulak.models.results import Line, total_of
-from ulak.providers.adapter import Adapter
 from ulak.providers.codes import explain_credits
 from ulak.providers.registry import ADAPTERS
 from ulak.tasks.runtime import Runtime
@@ -62,7 +61,7 @@ def add_pages(api: FastAPI, runtime: Runtime, settings: Settings, receiver_fault
         recorder=means.recorder,
         sign_on=sign_on,
         attempts=keys.box("sign-on"),
-        push_only=frozenset(name for name, adapter in ADAPTERS.items() if not _is_pulled(adapter)),
+        push_only=frozenset(name for name, adapter in ADAPTERS.items() if not adapter.record.is_pulled),
     )
     for part in PARTS:
         api.include_router(part)
@@ -94,11 +93,6 @@ def _short_secrets(connection: Connection, runtime: Runtime, settings: Settings)
     """Names of the secrets that we chose and that could be guessed."""
     accounts = [account for account in list_accounts(connection) if account.enabled]
     return [*short_settings(settings), *short_path_secrets(accounts, runtime.credentials.get)]
-
-
-def _is_pulled(adapter: Adapter) -> bool:
-    """Whether the provider can be asked for anything."""
-    return bool(adapter.record.id_kinds) or adapter.record.sweep_window_days is not None
 
 
 def _secret(settings: Settings) -> str:

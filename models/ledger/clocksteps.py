@@ -29,6 +29,7 @@ from sqlalchemy import Connection, Engine, RowMapping, TextClause, text
 from ulak.core import clock
 from ulak.models.database import retry_transaction
 from ulak.models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Movement, Reading
+from ulak.models.ledger.slots import busy_sql
 from ulak.models.pseudonyms import HAS_PSEUDONYM
 from ulak.models.withdrawing import withdraw_unreported
 
@@ -142,13 +143,13 @@ def settle(connection: Connection, watch: ClockWatch, *, noticed_by: str) -> Set
 # The frame of a call is that of its question: whoever asks has looked at the clock. A call of before the step was asked
 # at least the step ago by the new clock; one of after it was not, unless it is that old already. The answer may have
 # been written in either frame, or between two steps; it came no earlier than the request's own time after the question.
-_CALLS_FORWARD = text("""
+_CALLS_FORWARD = text(f"""
     WITH old AS (
         SELECT c.id, (c.answered_at IS NULL OR c.released_at = c.gives_up_at) AS is_open,
             least(c.asked_at + make_interval(secs => :s), :now) AS asked_at
         FROM calls c JOIN accounts a ON a.id = c.account_id
         WHERE c.asked_at <= :cutoff
-          AND c.released_at > CAST(:cutoff AS timestamptz) - make_interval(secs => a.limit_per_seconds + :recent)
+          AND {busy_sql("CAST(:cutoff AS timestamptz)", "a.limit_per_seconds + :recent")}
     ), moved AS (
         SELECT c.id, old.asked_at, CASE WHEN old.is_open THEN c.released_at + make_interval(secs => :s)
             ELSE least(:now, greatest(

@@ -11,9 +11,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
-from ulak.models.database import Record, execute, execute_named, json_parameter
+from ulak.models.account import StoredAccount, locked_sql, stored_account
+from ulak.models.database import execute, execute_named, json_parameter
 from ulak.models.ledger.walks import EMPTIED, ended_state_sql
 from ulak.models.references import share_sql
 from ulak.models.tracked import REFERENCE, check_wholes
@@ -37,19 +38,6 @@ class CallEnd:
     """Boot-clock seconds since the answer came or was given up, read just before the statement is sent."""
     shares_references: bool = False
     """Whether reports are stored that may lack a reference (`ulak.models.references`)."""
-
-
-def locked_account_sql(account_id: str) -> str:
-    """SQL: the row of the account with this id (an expression), locked, and PostgreSQL's clock as `now`."""
-    return f"SELECT *, clock_timestamp() AS now FROM accounts WHERE id = {account_id} FOR NO KEY UPDATE"
-
-
-_LOCK_ACCOUNT = text(locked_account_sql(":account_id"))
-
-
-def lock_account(connection: Connection, account_id: str) -> RowMapping:
-    """The account's row, locked; `now` is PostgreSQL's clock."""
-    return connection.execute(_LOCK_ACCOUNT, {"account_id": account_id}).mappings().one()
 
 
 # Held while the lease is still ours.
@@ -392,7 +380,7 @@ _COUNT = f"""
 _DONE_AND_COUNT = f"""
     WITH end_of_fetch AS ({_END_DONE}), counted AS ({_COUNT})
     SELECT counted.ended, account.* FROM counted
-    LEFT JOIN LATERAL ({locked_account_sql("counted.account_id")} SKIP LOCKED) account ON true
+    LEFT JOIN LATERAL ({locked_sql("counted.account_id")} SKIP LOCKED) account ON true
 """
 _END_AND_COUNT = _DONE_AND_COUNT.replace(_END_DONE, _END_FETCH)
 
@@ -409,49 +397,45 @@ def count_poll(connection: Connection, poll_id: int, counts: PollCounts) -> str 
 
 def end_and_count(
     connection: Connection, poll_id: int, counts: PollCounts, end: FetchEnd
-) -> tuple[str | None, Record | None]:
+) -> tuple[str | None, StoredAccount | None]:
     """End a fetch that this transaction holds, count its poll, and lock the account for the take, in one statement.
 
-    Returns what `count_poll` does, and the account's row as `taking.take` reads it; None where another holds it.
+    Returns what `count_poll` does, and the account for `taking.take`; None where another holds it.
     """
     statement = _DONE_AND_COUNT if end.state == "done" else _END_AND_COUNT
     [found] = execute_named(connection, statement, _counted(poll_id, counts) | end.parameters())
     ended: str | None = found.pop("ended")
-    return ended, None if found["id"] is None else found
+    return ended, None if found["id"] is None else stored_account(found)
 
 
 def _counted(poll_id: int, counts: PollCounts) -> dict[str, Any]:
     return {name: getattr(counts, name) for name in PollCounts.__slots__} | {"poll_id": poll_id}
 
 
-_ACCOUNT = text("""
-    UPDATE accounts SET breaker_state = :breaker_state, breaker_failures = :breaker_failures,
-        breaker_trips = :breaker_trips, breaker_until = :breaker_until, throttles = :throttles,
-        not_before = :not_before, paused_until = :paused_until, pause_reason = :pause_reason,
-        paused_by = :paused_by, refusals = :refusals, pause_changed_at = :pause_changed_at,
-        last_trouble = :last_trouble, last_trouble_at = :last_trouble_at,
+_CHANGEABLE = (
+    "breaker_state",
+    "breaker_failures",
+    "breaker_trips",
+    "breaker_until",
+    "throttles",
+    "not_before",
+    "paused_until",
+    "pause_reason",
+    "paused_by",
+    "refusals",
+    "pause_changed_at",
+    "last_trouble",
+    "last_trouble_at",
+)
+_ACCOUNT = text(f"""
+    UPDATE accounts SET {", ".join(f"{column} = :{column}" for column in _CHANGEABLE)},
         learned = learned || CAST(:learned AS jsonb)
     WHERE id = :account_id
 """)
 
 
-def update_account(connection: Connection, account: RowMapping, changes: Mapping[str, Any]) -> None:
-    """Write changed columns of a locked account row; `learned` is merged into what is there."""
-    columns = (
-        "breaker_state",
-        "breaker_failures",
-        "breaker_trips",
-        "breaker_until",
-        "throttles",
-        "not_before",
-        "paused_until",
-        "pause_reason",
-        "paused_by",
-        "refusals",
-        "pause_changed_at",
-        "last_trouble",
-        "last_trouble_at",
-    )
-    values: dict[str, Any] = {column: changes.get(column, account[column]) for column in columns}
+def update_account(connection: Connection, account: StoredAccount, changes: Mapping[str, Any]) -> None:
+    """Write changed columns of a locked account; `learned` is merged into what is there."""
+    values = {column: changes.get(column, getattr(account, column)) for column in _CHANGEABLE}
     values["learned"] = json_parameter(changes.get("learned", {}))
-    connection.execute(_ACCOUNT, values | {"account_id": account["id"]})
+    connection.execute(_ACCOUNT, values | {"account_id": account.id})

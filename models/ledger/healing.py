@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
+from ulak.models.account import BLOCKED_UNTIL, TIME_FACTOR
 from ulak.models.ledger.deadletters import count_dead
 from ulak.models.ledger.finishing import PollCounts, count_poll
 from ulak.models.ledger.planning import cancel_if_ended
+from ulak.models.ledger.slots import busy_sql
 from ulak.models.ledger.walks import ended_state_sql
 
 MAX_CLAIMS = 5
@@ -45,10 +47,10 @@ _BURY = text("""
         last_error = :error
     WHERE id = :fetch_id
 """)
-_FREE = text("""
+_FREE = text(f"""
     UPDATE tracked_ids t SET fetch_id = NULL, next_check_at = CASE WHEN :is_dead THEN
         greatest(t.next_check_at, clock_timestamp()
-            + make_interval(secs => :rest * coalesce(CAST(a.poll ->> 'time_factor' AS double precision), 1)))
+            + make_interval(secs => :rest * {TIME_FACTOR}))
         ELSE t.next_check_at END
     FROM accounts a WHERE t.fetch_id = :fetch_id AND a.id = t.account_id
 """)
@@ -66,46 +68,58 @@ class Released:
     """When the call was made whose response was never written."""
 
 
-def expired_lease(connection: Connection) -> RowMapping | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
+    """A fetch whose lease ran out, locked by this transaction."""
+
+    id: int
+    poll_id: int
+    account_id: str
+    claims: int
+    is_window: bool
+
+
+def expired_lease(connection: Connection) -> Expired | None:
     """The fetch whose lease ran out first, locked by this transaction with its account.
 
     One that another heals, or whose account is locked at the moment, is left for the next time: a worker that is frozen
     within a transaction must not keep the others waiting.
     """
-    return connection.execute(_EXPIRED).mappings().one_or_none()
+    row = connection.execute(_EXPIRED).mappings().one_or_none()
+    return None if row is None else Expired(**row)
 
 
-def release(connection: Connection, fetch: RowMapping) -> Released:
+def release(connection: Connection, fetch: Expired) -> Released:
     """Make an expired fetch ready again, or end it.
 
     Its call counts as made: nobody knows. In a cancelled poll it ends with the poll. One fetch a transaction, since the
     poll is the last lock.
     """
-    of_fetch = {"fetch_id": fetch["id"], "account_id": fetch["account_id"]}
+    of_fetch = {"fetch_id": fetch.id, "account_id": fetch.account_id}
     asked_at = connection.execute(_ABANDON_CALLS, of_fetch).scalar_one()
     state = _release(connection, fetch)
-    return Released(fetch_id=fetch["id"], account_id=fetch["account_id"], state=state, asked_at=asked_at)
+    return Released(fetch_id=fetch.id, account_id=fetch.account_id, state=state, asked_at=asked_at)
 
 
-def _release(connection: Connection, fetch: RowMapping) -> str:
+def _release(connection: Connection, fetch: Expired) -> str:
     error = f"{LEASE_EXPIRED}: no answer was written in time"
-    again = {"fetch_id": fetch["id"], "error": error}
-    if fetch["claims"] < MAX_CLAIMS and connection.execute(_RELEASE, again).scalar_one_or_none():
-        count_poll(connection, fetch["poll_id"], PollCounts(calls=1))
-        return "cancelled" if cancel_if_ended(connection, fetch["poll_id"]) else "ready"
-    state = "dead" if fetch["claims"] >= MAX_CLAIMS else "cancelled"
+    again = {"fetch_id": fetch.id, "error": error}
+    if fetch.claims < MAX_CLAIMS and connection.execute(_RELEASE, again).scalar_one_or_none():
+        count_poll(connection, fetch.poll_id, PollCounts(calls=1))
+        return "cancelled" if cancel_if_ended(connection, fetch.poll_id) else "ready"
+    is_dead = fetch.claims >= MAX_CLAIMS
+    state = "dead" if is_dead else "cancelled"
     error = (
-        f"{CLAIMED_TOO_OFTEN}: {fetch['claims']} workers took it and none wrote an answer"
-        if state == "dead"
+        f"{CLAIMED_TOO_OFTEN}: {fetch.claims} workers took it and none wrote an answer"
+        if is_dead
         else "Superseded: an equal fetch stands ready"
     )
-    connection.execute(_BURY, {"fetch_id": fetch["id"], "state": state, "error": error})
-    is_dead = state == "dead"
+    connection.execute(_BURY, {"fetch_id": fetch.id, "state": state, "error": error})
     if is_dead:
-        count_dead(connection, fetch["id"])
-    connection.execute(_FREE, {"fetch_id": fetch["id"], "is_dead": is_dead, "rest": REST_SECONDS})
-    counts = PollCounts(ended=1, dead=int(is_dead), calls=1, unswept=fetch["is_window"] and not is_dead)
-    count_poll(connection, fetch["poll_id"], counts)
+        count_dead(connection, fetch.id)
+    connection.execute(_FREE, {"fetch_id": fetch.id, "is_dead": is_dead, "rest": REST_SECONDS})
+    counts = PollCounts(ended=1, dead=int(is_dead), calls=1, unswept=fetch.is_window and not is_dead)
+    count_poll(connection, fetch.poll_id, counts)
     return state
 
 
@@ -115,7 +129,7 @@ _RESTING = text(f"""
     WHERE f.account_id = :account_id AND f.state = 'dead' AND f.params ? 'window'
       AND starts_with(f.last_error, '{CLAIMED_TOO_OFTEN}')
       AND f.finished_at > statement_timestamp() - make_interval(secs => :rest
-          * coalesce(CAST(a.poll ->> 'time_factor' AS double precision), 1))
+          * {TIME_FACTOR})
 """)
 
 
@@ -141,13 +155,10 @@ _UNPLANNED = text("""
     WHERE state = 'running' AND planned_at IS NULL AND started_at < statement_timestamp() - interval '3 seconds'
     ORDER BY id LIMIT 500
 """)
-_WAITING = text("""
+_WAITING = text(f"""
     SELECT a.id FROM accounts a
     WHERE a.enabled
-      AND (a.paused_until IS NULL OR a.paused_until < clock_timestamp() + interval '5 seconds')
-      AND (a.not_before IS NULL OR a.not_before < clock_timestamp() + interval '5 seconds')
-      AND (a.breaker_state = 'closed' OR a.breaker_until IS NULL
-           OR a.breaker_until < clock_timestamp() + interval '5 seconds')
+      AND coalesce({BLOCKED_UNTIL} < clock_timestamp() + interval '5 seconds', true)
       AND (a.wake_at IS NULL OR a.wake_at < clock_timestamp() - make_interval(secs => :lasts))
       -- One with a call of just now goes on with its answer, whatever became of its messages.
       AND (a.last_asked_at IS NULL OR a.last_asked_at < clock_timestamp() - make_interval(secs => :lasts))
@@ -173,11 +184,11 @@ def waiting_accounts(connection: Connection, *, lasts_seconds: float) -> tuple[s
     return tuple(connection.execute(_WAITING, {"lasts": lasts_seconds}).scalars())
 
 
-_PRUNE_CALLS = text("""
+_PRUNE_CALLS = text(f"""
     DELETE FROM calls WHERE id IN (SELECT c.id FROM calls c JOIN accounts a ON a.id = c.account_id
         WHERE c.asked_at < statement_timestamp() - make_interval(days => :days) AND c.answered_at IS NOT NULL
           -- Whatever still counts for the limit stays, however long its window is.
-          AND c.released_at < statement_timestamp() - make_interval(secs => a.limit_per_seconds) LIMIT :many)
+          AND NOT {busy_sql("statement_timestamp()")} LIMIT :many)
 """)
 _PRUNE_FETCHES = text("""
     DELETE FROM fetches WHERE id IN (SELECT f.id FROM fetches f JOIN polls p ON p.id = f.poll_id

@@ -5,6 +5,7 @@ from datetime import date, datetime
 
 from sqlalchemy import Connection, text
 
+from ulak.models.account import TIME_FACTOR
 from ulak.models.intervals import EVERY_SECONDS
 from ulak.models.ledger.planning import PRIORITY_ON_DEMAND
 
@@ -20,7 +21,7 @@ _PLANNABLE = text(f"""
            OR EXISTS (SELECT FROM fetches f
                 WHERE f.account_id = a.id AND f.state = 'ready' AND f.priority > :priority
                   AND f.available_at < statement_timestamp() - make_interval(
-                      secs => :waited * coalesce(CAST(a.poll ->> 'time_factor' AS double precision), 1))))
+                      secs => :waited * {TIME_FACTOR})))
     ORDER BY a.id
 """)
 _READY = text("""

@@ -1,11 +1,11 @@
 """Polls and their fetches come into being: only rows, in the transaction of the caller."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
 from ulak.core.redaction import redact_text
 from ulak.models.database import json_parameter
@@ -92,12 +92,34 @@ def open_poll(connection: Connection, poll: NewPoll) -> tuple[int | None, bool]:
     return found.scalar_one_or_none(), False
 
 
-_LOCK_POLL = text("SELECT * FROM polls WHERE id = :poll_id FOR NO KEY UPDATE")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What a poll on demand is to ask for; all None: every open id and the days of the lookback."""
+
+    window_from: date | None
+    window_to: date | None
+    ids: Sequence[Mapping[str, str]] | None
 
 
-def lock_poll(connection: Connection, poll_id: int) -> RowMapping | None:
-    """The poll's row, locked: the last lock of every transaction that takes it."""
-    return connection.execute(_LOCK_POLL, {"poll_id": poll_id}).mappings().one_or_none()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockedPoll(Scope):
+    """A poll that this transaction has locked."""
+
+    id: int
+    account_id: str
+    state: str
+    planned_at: datetime | None
+
+
+_LOCK_POLL = text(f"""
+    SELECT {", ".join(each.name for each in fields(LockedPoll))} FROM polls WHERE id = :poll_id FOR NO KEY UPDATE
+""")
+
+
+def lock_poll(connection: Connection, poll_id: int) -> LockedPoll | None:
+    """The poll, locked: the last lock of every transaction that takes it."""
+    row = connection.execute(_LOCK_POLL, {"poll_id": poll_id}).mappings().one_or_none()
+    return None if row is None else LockedPoll(**row)
 
 
 _POLL_STATE = text("SELECT state FROM polls WHERE id = :poll_id")
@@ -277,7 +299,7 @@ def cancel_if_ended(connection: Connection, poll_id: int) -> bool:
     Under the poll's lock, so that of a cancelling and a returning transaction the later one sees the earlier.
     """
     poll = lock_poll(connection, poll_id)
-    if poll is None or poll["state"] == "running":
+    if poll is None or poll.state == "running":
         return False
     cancel_ready(connection, poll_id)
     return True

@@ -12,11 +12,11 @@ The counts are read without a lock on other accounts, so calls that are made in 
 a few; the provider's limit, which is exact, is none of this. Where no worker has announced itself, nothing is shared.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, text
-
-from ulak.models.database import Record
 
 ANNOUNCE_SECONDS = 5.0
 ANNOUNCED_LASTS_SECONDS = 16.0
@@ -111,15 +111,14 @@ def sharing_parameters() -> dict[str, float]:
     }
 
 
-def threads_left(seen: Record, *, mine: int, wanted: int) -> int:
+def threads_left(threads: int, in_the_air: int, pool: Mapping[str, Any] | None, *, mine: int, wanted: int) -> int:
     """How many of the `wanted` (one or two) further calls the account may make, where `mine` are unanswered.
 
-    `seen`: a row with the columns of `PRESSURE`.
+    The columns of `PRESSURE`, and which of them are the account's own.
     """
-    threads: int = seen["threads"]
-    if threads == 0 or seen["in_the_air"] + wanted <= threads // 2:
+    if pool is None or in_the_air + wanted <= threads // 2:
         return wanted
-    return max(0, min(wanted, share(Pool(threads=threads, **seen["pool"])) - mine))
+    return max(0, min(wanted, share(Pool(threads=threads, **pool)) - mine))
 
 
 _STANDING = f"""

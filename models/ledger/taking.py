@@ -23,13 +23,13 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection
 
 from ulak.core import clock
-from ulak.models.database import Record, execute, execute_named
+from ulak.models.account import StoredAccount, try_lock
+from ulak.models.database import execute, execute_named
 from ulak.models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Reading
-from ulak.models.ledger.deciding import Decision, decide, look
-from ulak.models.ledger.finishing import locked_account_sql
+from ulak.models.ledger.deciding import Decision, Seen, decide, look
 from ulak.models.ledger.sharing import CROWDED_LASTS_SECONDS
 from ulak.models.ledger.walks import seen_in_chain
-from ulak.models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS, Permit
+from ulak.models.permit import Permit
 from ulak.models.tracked import IDS_OF_FETCH, AskedId, ids_of_fetch
 
 MESSAGE_LASTS_SECONDS = 5.0
@@ -75,8 +75,7 @@ class Taken:
     """When the question was asked, in the order of the account's questions: it never decreases, and after a step of the
     clock back it runs ahead of the clock until that has caught up. What an answer states is true as of it."""
     permit: Permit
-    account: Record = field(repr=False)
-    """The account's row, with PostgreSQL's `now`."""
+    account: StoredAccount = field(repr=False)
     has_dead: bool
     """Whether the account has dead letters."""
     tracked: Sequence[AskedId] = field(repr=False)
@@ -89,7 +88,7 @@ class Taken:
     def is_clean(self) -> bool:
         """Whether a success has nothing to reset at the account."""
         account = self.account
-        return bool(account["breaker_state"] == "closed" and account["breaker_failures"] == account["throttles"] == 0)
+        return account.breaker_state == "closed" and account.breaker_failures == account.throttles == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +132,6 @@ class Holder:
 
 MAY_GO = "left to another thread"
 
-_LOCK = locked_account_sql("%(account_id)s")
-_LOCK_UNLESS_BUSY = f"{_LOCK} SKIP LOCKED"
 _ACCOUNT_OF = "SELECT account_id FROM fetches WHERE id = %(fetch_id)s"
 
 # Never waits for a fetch: this may be the end of a transaction that holds a poll, for which its holder may wait.
@@ -176,7 +173,7 @@ def take(
     fetch_id: int | None = None,
     by_message: bool = False,
     may_wait: bool = True,
-    row: Record | None = None,
+    account: StoredAccount | None = None,
 ) -> Took:
     """Turn the best ready fetch of an account into a held one and write its call row, in one, if one may be made now.
 
@@ -186,36 +183,36 @@ def take(
 
     `holder` None: only look, and have another thread take by a message (`NotYet.call_up`). `by_message`: a
     message has led here, so none is on its way any more, unless that is due later; without a holder, none at all.
-    `may_wait` False: at the end of a transaction that holds other locks, and must not wait for the account. `row`: the
-    account's row, where this transaction has locked it already (`finishing.end_and_count`).
+    `may_wait` False: at the end of a transaction that holds other locks, and must not wait for the account. `account`:
+    where this transaction has locked it already (`finishing.end_and_count`).
     """
-    row = row or _locked(connection, account_id or _account_of(connection, fetch_id), may_wait=may_wait)
-    if row is None:
+    account = account or _locked(connection, account_id or _account_of(connection, fetch_id), may_wait=may_wait)
+    if account is None:
         return Gone() if may_wait else Busy()
     if holder is not None:
         holder.watch.begin(connection)
     before_look = clock.boot()
-    seen = look(connection, row, fetch_id)
-    now: datetime = seen["now"]
+    seen = look(connection, account, fetch_id)
+    now = seen.now
     if holder is not None:
         reading = Reading.between(before_look, now, clock.boot())
-        if holder.watch.has_stepped(reading) or _lies_ahead(row["last_asked_at"], now):
-            return Stepped(account_id=row["id"])
-    armed: datetime | None = row["wake_at"]
+        if holder.watch.has_stepped(reading) or _lies_ahead(account.last_asked_at, now):
+            return Stepped(account_id=account.id)
+    armed = account.wake_at
     if by_message and armed is not None and (holder is None or armed <= now + EARLY):
         armed = None
-    decision = decide(connection, row, seen)
+    decision = decide(connection, account, seen)
     if decision.why is None and holder is not None:
-        taken = _permit(connection, holder, row, seen, decision, armed=armed)
+        taken = _permit(connection, holder, account, seen, decision, armed=armed)
         if taken is not None:
             return taken
     if decision.why is None:
         why, wait = (MAY_GO, 0.0) if holder is None else ("busy", BUSY_SECONDS)
         decision = replace(decision, why=why, at=now + timedelta(seconds=wait), next=decision.fetch)
-    noted, call_up = _noted(row, now, decision, armed)
-    if any(row[name] != value for name, value in noted.items()):
-        execute(connection, _NOTE, noted | {"account_id": row["id"]})
-    return NotYet(account_id=row["id"], why=decision.why or "", call_up=call_up)
+    noted, call_up = _noted(account, now, decision, armed)
+    if noted != {"wake_at": account.wake_at, "crowded_at": account.crowded_at}:
+        execute(connection, _NOTE, noted | {"account_id": account.id})
+    return NotYet(account_id=account.id, why=decision.why or "", call_up=call_up)
 
 
 def _account_of(connection: Connection, fetch_id: int | None) -> str | None:
@@ -223,20 +220,21 @@ def _account_of(connection: Connection, fetch_id: int | None) -> str | None:
     return None if found is None else str(found[0])
 
 
-def _locked(connection: Connection, account_id: str | None, *, may_wait: bool) -> Record | None:
-    """The account's row, locked; without `may_wait` only if it can be had within `BUSY_WAITS`.
+def _locked(connection: Connection, account_id: str | None, *, may_wait: bool) -> StoredAccount | None:
+    """The account, locked; without `may_wait` only if it can be had within `BUSY_WAITS`.
 
     To give up at once would be dear: a take in a transaction of its own holds the row when the next finisher comes,
     which then needs such a transaction too, and so on.
     """
-    statement = _LOCK if may_wait else _LOCK_UNLESS_BUSY
-    row = execute_named(connection, statement, {"account_id": account_id}).fetchone()
+    if account_id is None:
+        return None
+    account = try_lock(connection, account_id, may_wait=may_wait)
     for wait in () if may_wait else BUSY_WAITS:
-        if row is not None:
+        if account is not None:
             break
         clock.sleep(wait)
-        row = execute_named(connection, statement, {"account_id": account_id}).fetchone()
-    return row
+        account = try_lock(connection, account_id, may_wait=False)
+    return account
 
 
 def wake(connection: Connection, account_id: str, *, by_message: bool = False) -> CallUp | None:
@@ -254,15 +252,15 @@ def _lies_ahead(moment: datetime | None, now: datetime) -> bool:
 
 
 def _noted(
-    row: Record, now: datetime, decision: Decision, armed: datetime | None
+    account: StoredAccount, now: datetime, decision: Decision, armed: datetime | None
 ) -> tuple[dict[str, datetime | None], CallUp | None]:
     """What the others have to know, in columns of the account, and the message to publish.
 
     None where one is on its way already: `armed` is its moment.
     """
-    noted = {"wake_at": armed, "crowded_at": None}
+    noted: dict[str, datetime | None] = {"wake_at": armed, "crowded_at": None}
     if decision.is_crowded:
-        noted_at = row["crowded_at"]
+        noted_at = account.crowded_at
         is_fresh = noted_at is not None and noted_at > now - timedelta(seconds=CROWDED_LASTS_SECONDS / 2)
         noted["crowded_at"] = noted_at if is_fresh else now
     at, fetch = decision.at, decision.next
@@ -272,15 +270,16 @@ def _noted(
         return noted, None
     noted["wake_at"] = at
     delay = max(0.0, (at - now).total_seconds())
-    names = {name: fetch[name] for name in ("kind", "label")}
-    return noted, CallUp(account_id=row["id"], fetch_id=fetch["id"], delay_seconds=delay, **names)
+    return noted, CallUp(
+        account_id=account.id, fetch_id=fetch.id, kind=fetch.kind, label=fetch.label, delay_seconds=delay
+    )
 
 
 def _permit(
     connection: Connection,
     holder: Holder,
-    row: Record,
-    seen: Record,
+    account: StoredAccount,
+    seen: Seen,
     decision: Decision,
     *,
     armed: datetime | None,
@@ -288,25 +287,25 @@ def _permit(
     """Hold the fetch and write its call row; None where another transaction holds or has just ended it."""
     if decision.fetch is None:
         return None
-    deadline = float(min(row["options"].get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS))
-    noted, call_up = _noted(row, seen["now"], decision, armed)
+    deadline = account.deadline_seconds
+    noted, call_up = _noted(account, seen.now, decision, armed)
     # Read before the row is written: the second that the door allows begins at the latest possible commit or earlier.
     before_commit = clock.boot()
     parameters = noted | {
-        "account_id": row["id"],
-        "fetch_id": decision.fetch["id"],
+        "account_id": account.id,
+        "fetch_id": decision.fetch.id,
         "token": uuid4(),
-        "latest": max((each for each in (row["last_as_of"], row["last_asked_at"]) if each is not None), default=None),
+        "latest": max((each for each in (account.last_as_of, account.last_asked_at) if each is not None), default=None),
         "deadline": deadline,
         "lease_seconds": deadline + holder.lease_margin_seconds,
-        "breaker_state": "closed" if row["breaker_state"] == "closed" else "probing",
+        "breaker_state": "closed" if account.breaker_state == "closed" else "probing",
     }
     taken = execute_named(connection, _PERMIT, parameters).fetchone()
     if taken is None:
         return None
     permit = Permit(
         call_id=taken["call_id"],
-        account_id=row["id"],
+        account_id=account.id,
         asked_at=taken["asked_at"],
         committed_boot=before_commit,
         deadline_seconds=deadline,
@@ -315,8 +314,8 @@ def _permit(
         fetch_id=taken["id"],
         **{name: taken[name] for name in _COLUMNS + _TIMES},
         permit=permit,
-        account=row,
-        has_dead=seen["has_dead"],
+        account=account,
+        has_dead=seen.has_dead,
         tracked=ids_of_fetch(taken["tracked"]),
         seen_before=seen_in_chain(connection, taken["poll_id"], taken["params"], taken["round"]),
         call_up=call_up,

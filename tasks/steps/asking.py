@@ -8,7 +8,7 @@ from typing import Protocol
 from sqlalchemy import Connection
 
 from ulak.core import clock
-from ulak.models.database import Record
+from ulak.models.account import StoredAccount
 from ulak.models.ledger.finishing import CallEnd, close_call
 from ulak.models.ledger.taking import Taken, Took
 from ulak.models.quarantine import seal
@@ -26,16 +26,15 @@ from ulak.tasks.steps.bodies import to_keep
 class Follow(Protocol):
     """The end of a finishing transaction: takes what comes next, or has it taken by another thread."""
 
-    def __call__(self, connection: Connection, /, *, row: Record | None) -> Took:
-        """`row`: the account's, where it is locked already."""
+    def __call__(self, connection: Connection, /, *, account: StoredAccount | None) -> Took:
+        """`account`: where it is locked already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """All that is needed to ask and to understand the answer."""
 
-    row: Record = field(repr=False)
-    """The account's row."""
+    stored: StoredAccount = field(repr=False)
     account: Account
     adapter: Adapter
     fetch: Fetch = field(repr=False)

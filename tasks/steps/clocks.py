@@ -2,9 +2,8 @@
 
 from socket import gethostname
 
-from sqlalchemy import text
-
 from ulak.core.logging import get_logger
+from ulak.models.account import list_accounts
 from ulak.models.database import retry_transaction, transaction
 from ulak.models.ledger import clocksteps
 from ulak.models.ledger.healing import REST_SECONDS
@@ -12,8 +11,6 @@ from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.trouble import ease_seconds
 
 log = get_logger(__name__)
-
-_ACCOUNTS = text("SELECT * FROM accounts ORDER BY id")
 
 
 def look(runtime: Runtime) -> None:
@@ -40,9 +37,6 @@ def settle(runtime: Runtime) -> None:
 def _move_rest(runtime: Runtime) -> None:
     """Finish what a step back has left to do, whoever noted it."""
     with runtime.engine.connect() as connection:
-        rows = connection.execute(_ACCOUNTS).mappings().all()
-    waits = {}
-    for row in rows:
-        factor = float(row["poll"].get("time_factor", 1.0))
-        waits[row["id"]] = max(ease_seconds(row), REST_SECONDS * factor)
+        accounts = list_accounts(connection)
+    waits = {stored.id: max(ease_seconds(stored), REST_SECONDS * stored.time_factor) for stored in accounts}
     clocksteps.move_rest_back(runtime.engine, waits)

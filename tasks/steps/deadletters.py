@@ -4,16 +4,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
+from ulak.models.account import StoredAccount, lock
 from ulak.models.database import retry_transaction
 from ulak.models.keys import split_key
 from ulak.models.ledger import planning
-from ulak.models.ledger.deadletters import account_of_fetch, lock_dead, open_subjects, put_away, window_of_subjects
-from ulak.models.ledger.finishing import lock_account
+from ulak.models.ledger.deadletters import (
+    DeadLetter,
+    account_of_fetch,
+    lock_dead,
+    open_subjects,
+    put_away,
+    window_of_subjects,
+)
 from ulak.providers.adapter import Account
+from ulak.providers.effective import adapter_of
 from ulak.tasks.messages import Message, dispatch_account, poll_account
-from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.fetch_rows import fetches_for
 
 
@@ -43,18 +51,18 @@ def retry_dead(
         if account_id is None:
             return None
         # The account first: the order of every writer.
-        row = lock_account(connection, account_id)
+        stored = lock(connection, account_id)
         found = lock_dead(connection, fetch_id)
         if found is None:
             return None
-        if "window" in found["params"]:
+        if "window" in found.params:
             retried = _ask_window(connection, found, trigger)
-        elif "range" in found["params"]:
+        elif "range" in found.params:
             retried = _ask_range(connection, found, trigger)
         else:
-            retried = _ask_ids(connection, runtime, row, found, trigger)
+            retried = _ask_ids(connection, runtime, stored, found, trigger)
         told = "nothing is left to ask" if retried.poll_id is None else f"asked again by poll {retried.poll_id}"
-        put_away(connection, found["id"], told)
+        put_away(connection, found.id, told)
         if also is not None:
             also(connection, account_id, retried)
         return retried
@@ -72,11 +80,11 @@ def discard_dead(
     """
 
     def run(connection: Connection) -> bool:
-        lock_account(connection, account_id)
+        lock(connection, account_id)
         found = lock_dead(connection, fetch_id)
-        if found is None or found["account_id"] != account_id:
+        if found is None or found.account_id != account_id:
             return False
-        put_away(connection, found["id"], "discarded")
+        put_away(connection, found.id, "discarded")
         if also is not None:
             also(connection)
         return True
@@ -98,13 +106,13 @@ def _open(
     return poll_id
 
 
-def _ask_range(connection: Connection, found: RowMapping, trigger: str) -> Retried:
+def _ask_range(connection: Connection, found: DeadLetter, trigger: str) -> Retried:
     """A poll of the id over the same days, to be planned like any on demand; the id is the `chain` of its pages."""
-    kind, value = split_key(found["params"]["chain"])
-    window = _days(found["params"]["range"])
-    account_id = found["account_id"]
+    kind, value = split_key(found.params["chain"])
+    window = _days(found.params["range"])
+    account_id = found.account_id
     poll_id = _open(connection, account_id, trigger, window, [{"kind": kind, "value": value}])
-    return Retried(fetch_id=found["id"], poll_id=poll_id, messages=(poll_account(account_id, poll_id),))
+    return Retried(fetch_id=found.id, poll_id=poll_id, messages=(poll_account(account_id, poll_id),))
 
 
 def _days(given: Sequence[str]) -> tuple[date, date]:
@@ -112,25 +120,27 @@ def _days(given: Sequence[str]) -> tuple[date, date]:
     return first, last
 
 
-def _ask_window(connection: Connection, found: RowMapping, trigger: str) -> Retried:
+def _ask_window(connection: Connection, found: DeadLetter, trigger: str) -> Retried:
     """A poll over the days of the window, to be planned like any on demand."""
-    account_id, fetch_id = found["account_id"], found["id"]
+    account_id, fetch_id = found.account_id, found.id
     poll_id = _open(connection, account_id, trigger, window_of_subjects(found))
     return Retried(fetch_id=fetch_id, poll_id=poll_id, messages=(poll_account(account_id, poll_id),))
 
 
-def _ask_ids(connection: Connection, runtime: Runtime, row: RowMapping, found: RowMapping, trigger: str) -> Retried:
+def _ask_ids(
+    connection: Connection, runtime: Runtime, stored: StoredAccount, found: DeadLetter, trigger: str
+) -> Retried:
     """A poll that asks for the ids at once: taken over where they stand ready, its own fetches otherwise."""
-    account: Account = runtime.account(row)
+    account: Account = runtime.account(stored)
     wanted = open_subjects(connection, found)
     if not wanted:
-        return Retried(fetch_id=found["id"], poll_id=None)
+        return Retried(fetch_id=found.id, poll_id=None)
     poll_id, priority = _open(connection, account.id, trigger), planning.PRIORITY_ON_DEMAND
-    ids = [tracked["id"] for tracked in wanted]
+    ids = [tracked.id for tracked in wanted]
     taken = planning.take_over(connection, poll_id, account.id, hashes=[], ids=ids, priority=priority)
     # What another fetch holds, taken over just now or in the air, is being asked for already.
-    rest = [tracked for tracked in wanted if tracked["fetch_id"] is None]
-    fetches = fetches_for(adapter_of(row), account, rest, row["now"], priority)
+    rest = [tracked for tracked in wanted if tracked.fetch_id is None]
+    fetches = fetches_for(adapter_of(stored), account, rest, stored.now, priority)
     inserted = planning.insert_fetches(connection, poll_id, account.id, fetches)
     planning.close_plan(connection, poll_id, inserted + taken)
-    return Retried(fetch_id=found["id"], poll_id=poll_id, messages=(dispatch_account(account.id),))
+    return Retried(fetch_id=found.id, poll_id=poll_id, messages=(dispatch_account(account.id),))

@@ -19,12 +19,13 @@ from ulak.models.ledger.finishing import FencedError
 from ulak.models.ledger.taking import Busy, NotYet, Stepped, Taken, Took, take
 from ulak.models.report import TrackedKey
 from ulak.providers.adapter import Fetch, FetchSpec, Parsed
+from ulak.providers.effective import adapter_of
 from ulak.providers.errors import OurBug, ProviderError
 from ulak.providers.http import PermitExpiredError, Sent
 from ulak.providers.way_out import WayOutError
 from ulak.tasks.effects import Effects
 from ulak.tasks.messages import call_up
-from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps import clocks
 from ulak.tasks.steps.asking import Asked, Prepared
 from ulak.tasks.steps.finishing import finish
@@ -64,7 +65,7 @@ def _take(runtime: Runtime, take_one: Callable[[Connection], Took]) -> Took:
 
 def _make(runtime: Runtime, effects: Effects, taken: Taken, ends: float) -> Took:
     """Make one fetch that is held, and give what comes next."""
-    bind_context(account=taken.account_id, provider=taken.account["provider"], poll=taken.poll_id)
+    bind_context(account=taken.account_id, provider=taken.account.provider, poll=taken.poll_id)
     follow = partial(take, holder=None, account_id=taken.account_id)
     found: Took | None = None
     try:
@@ -104,13 +105,13 @@ class _CannotBuildError(Exception):
 
 def prepare(runtime: Runtime, taken: Taken) -> Prepared:
     """Build the request. Raises `CredentialError`, or `_CannotBuildError` with a text that is safe to keep."""
-    row = taken.account
-    account, way_out = runtime.account(row), runtime.way_out(row)
-    tracked = {TrackedKey(id_kind=each["id_kind"], value=each["value"]): each for each in taken.tracked}
+    stored = taken.account
+    account, way_out = runtime.account(stored), runtime.way_out(stored)
+    tracked = {TrackedKey(id_kind=each.id_kind, value=each.value): each for each in taken.tracked}
     ids = {due.key: due for due in map(due_id, tracked.values())}
     spec = FetchSpec(kind=taken.kind, params=taken.params, ids=tuple(ids), round=taken.round, label=taken.label)
     fetch = Fetch(spec=spec, ids=ids, seen_before=taken.seen_before)
-    adapter, behind = adapter_of(row), runtime.watch.behind
+    adapter, behind = adapter_of(stored), runtime.watch.behind
     try:
         request = adapter.request(account, fetch, taken.asked_at + behind)
     except ProviderError as error:
@@ -120,14 +121,14 @@ def prepare(runtime: Runtime, taken: Taken) -> Prepared:
         log.error("fetch.build_failed", fetch=taken.fetch_id, error=origin(error))
         raise _CannotBuildError(f"OurBug: building the request failed with {type(error).__name__}.") from None
     return Prepared(
-        row=row,
+        stored=stored,
         account=account,
         adapter=adapter,
         fetch=fetch,
         request=request,
         way_out=way_out,
         tracked=tracked,
-        hidden=runtime.hidden_people(row),
+        hidden=runtime.hidden_people(stored),
         behind=behind,
     )
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from ulak.models.database import Record
 from ulak.models.ledger import planning
+from ulak.models.tracked import AskedId
 from ulak.providers.adapter import Account, Adapter, FetchSpec
 from ulak.tasks.steps.tracking import due_id
 
@@ -52,17 +52,17 @@ def window_fetches(
 
 
 def fetches_for(
-    adapter: Adapter, account: Account, rows: Sequence[Record], now: datetime, priority: int | None = None
+    adapter: Adapter, account: Account, ids: Sequence[AskedId], now: datetime, priority: int | None = None
 ) -> tuple[planning.NewFetch, ...]:
-    """The adapter's fetches for these tracked rows, as rows to insert, in the order of their first rows."""
-    due = [due_id(row) for row in rows]
-    by_key = {each.key: row for each, row in zip(due, rows, strict=True)}
+    """The adapter's fetches for these tracked ids, as rows to insert, in the order of their first ids."""
+    due = [due_id(each) for each in ids]
+    by_key = {each.key: tracked_id for each, tracked_id in zip(due, ids, strict=True)}
     turns = {key: turn for turn, key in enumerate(by_key)}
     specs = adapter.plan_ids(account, due, now.astimezone(UTC).date())
     fetches = []
     for spec in sorted(specs, key=lambda spec: min((turns[key] for key in spec.ids if key in turns), default=0)):
         asked = [by_key[key] for key in spec.ids if key in by_key]
-        youngest = max((row["sent_at"] for row in asked), default=now)
+        youngest = max((each.sent_at for each in asked), default=now)
         rank = planning.PRIORITY_YOUNG if now - youngest < YOUNG else planning.PRIORITY_OLD
-        fetches.append(new_fetch(spec, priority=priority or rank, ids=tuple(row["id"] for row in asked)))
+        fetches.append(new_fetch(spec, priority=priority or rank, ids=tuple(each.id for each in asked)))
     return tuple(fetches)

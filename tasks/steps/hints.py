@@ -4,13 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
+from ulak.models.account import StoredAccount
 from ulak.models.deliveries import Key, stored_keys
 from ulak.models.ledger.finishing import discover
 from ulak.models.report import Hint, Report, TrackedKey
 from ulak.models.tracked import read_whole
-from ulak.tasks.steps.tracking import validity_of
+from ulak.providers import effective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +51,14 @@ def _keys(hint: Hint) -> tuple[Key, ...]:
     return (hint.report.granularity, hint.report.provider_key), (hint.report.granularity, hint.twin_key)
 
 
-def ask_now(connection: Connection, row: RowMapping, keys: Iterable[TrackedKey]) -> None:
+def ask_now(connection: Connection, stored: StoredAccount, keys: Iterable[TrackedKey]) -> None:
     """Make these ids due now, open again where they were closed, known where they were not.
 
     What is in the air was asked before: it can neither close them nor put them off. After the deliveries, in the order
     of every writer's locks.
     """
-    now = row["now"]
-    validity = validity_of(row)
+    now = stored.now
+    validity = effective.validity(stored)
     rows: list[Mapping[str, Any]] = [
         {
             "id_kind": key.id_kind,
@@ -70,5 +71,5 @@ def ask_now(connection: Connection, row: RowMapping, keys: Iterable[TrackedKey])
     ]
     reopened: list[Mapping[str, Any]] = [{"id_kind": each["id_kind"], "value": each["value"]} for each in rows]
     # What is in the air may have an as_of ahead of the clock, after that was set back.
-    as_of = max(now, row["last_as_of"] or now)
-    discover(connection, row["id"], as_of, rows, reopened, announced_at=now)
+    as_of = max(now, stored.last_as_of or now)
+    discover(connection, stored.id, as_of, rows, reopened, announced_at=now)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from ulak.models import announced, latencies
+from ulak.models.account import StoredAccount, find
 from ulak.models.database import transaction
-from ulak.models.tracked import account_of
+from ulak.providers.effective import record_of, validity
 from ulak.schedules.announcements import counted as count_announced
 from ulak.schedules.announcements import has_moved
 from ulak.schedules.latency import END, PER_DECADE, Latency
@@ -23,8 +24,7 @@ from ulak.schedules.poll_times import HIGHEST_PRICE, PRICE_SECONDS, Bounds, poll
 from ulak.schedules.pricing import calls_per_message, steered
 from ulak.tasks.effects import Effects
 from ulak.tasks.isolation import isolated
-from ulak.tasks.runtime import Runtime, adapter_of
-from ulak.tasks.steps.tracking import policy_numbers, time_factor, validity_of
+from ulak.tasks.runtime import Runtime
 
 LEAST_NEW = 10.0
 NEW_SHARE = 0.01
@@ -59,21 +59,21 @@ def learn_all(runtime: Runtime) -> Effects:
 
 def _learn_account(connection: Connection, effects: Effects, account_id: str) -> None:
     """One account's new plan, unless another process makes it now."""
-    row = account_of(connection, account_id)
-    if row is None or not latencies.lock(connection, account_id):
+    stored = find(connection, account_id)
+    if stored is None or not latencies.lock(connection, account_id):
         return
-    record, factor = adapter_of(row).record, time_factor(row)
+    record, factor = record_of(stored), stored.time_factor
     scale = latencies.Scale(per_decade=PER_DECADE, longest=END - 1, factor=factor, kinds=sorted(record.message_kinds))
     kinds = [
         kind
-        for stored in latencies.known(connection, account_id, row["now"])
-        if (kind := _learn_kind(connection, row, stored, scale)) is not None
+        for known in latencies.known(connection, account_id, stored.now)
+        if (kind := _learn_kind(connection, stored, known, scale)) is not None
     ]
     if not kinds:
         return
-    plan = _plan(connection, row, kinds, factor)
+    plan = _plan(connection, stored, kinds, factor)
     for kind in kinds:
-        before = row["poll_plan"].get("kinds", {}).get(kind.name)
+        before = stored.poll_plan.get("kinds", {}).get(kind.name)
         if (kind.name in plan["kinds"]) is not (before is not None):
             effects.info(
                 "poll.adapts" if before is None else "poll.forgets",
@@ -85,38 +85,42 @@ def _learn_account(connection: Connection, effects: Effects, account_id: str) ->
     latencies.plan(connection, account_id, plan)
 
 
-def _learn_kind(connection: Connection, row: RowMapping, stored: RowMapping, scale: latencies.Scale) -> Kind | None:
+def _learn_kind(
+    connection: Connection, stored: StoredAccount, known: latencies.Known, scale: latencies.Scale
+) -> Kind | None:
     """What is known of a kind with what was closed since; None where too much of it is known already for a look.
 
     Either way it is counted, so that the next look reads only what is closed from now on.
     """
-    name, until = stored["id_kind"], row["now"] - timedelta(seconds=latencies.SETTLES_SECONDS)
-    if until <= stored["read_through"]:
+    name, until = known.id_kind, stored.now - timedelta(seconds=latencies.SETTLES_SECONDS)
+    if until <= known.read_through:
         # A new kind, or a clock that was set back: nothing is counted twice.
         return None
-    learned = read(stored["learned"], stored["read_through"])
-    window = (stored["read_through"], until)
-    by_parts = name in adapter_of(row).record.settled_by_parts
-    brought = announced.shares(connection, row["id"], name, by_parts=by_parts, window=window)
-    callbacks = count_announced(announced_of(stored["learned"]), announced=brought.announced, missed=brought.missed)
-    is_told = has_moved(missed_of(latencies.in_force(row), name), callbacks.missed_share)
-    found = latencies.closed(connection, row["id"], name, scale, groups=learned.groups, window=window)
+    learned = read(known.learned, known.read_through)
+    window = (known.read_through, until)
+    by_parts = name in record_of(stored).settled_by_parts
+    brought = announced.shares(connection, stored.id, name, by_parts=by_parts, window=window)
+    callbacks = count_announced(announced_of(known.learned), announced=brought.announced, missed=brought.missed)
+    is_told = has_moved(missed_of(latencies.in_force(stored), name), callbacks.missed_share)
+    found = latencies.closed(connection, stored.id, name, scale, groups=learned.groups, window=window)
     closed: dict[int, dict[tuple[int, int], float]] = {}
     for each in found:
-        last = END if each["last"] < 0 else max(each["first"] + 1, each["last"])
-        cells = closed.setdefault(each["group"], {})
-        cells[each["first"], last] = cells.get((each["first"], last), 0.0) + each["many"]
-    new = sum(each["many"] for each in found if each["group"] > 0)
+        last = END if each.last < 0 else max(each.first + 1, each.last)
+        cells = closed.setdefault(each.group, {})
+        cells[each.first, last] = cells.get((each.first, last), 0.0) + each.many
+    new = sum(each.many for each in found if each.group > 0)
     if not is_told and learned.new + new < max(LEAST_NEW, NEW_SHARE * learned.messages):
-        is_more = new or brought.announced or brought.missed or not stored["learned"]
+        is_more = new or brought.announced or brought.missed or not known.learned
         more = written(counted(learned, closed)) | written_announced(callbacks) if is_more else None
-        latencies.store(connection, row["id"], name, more, until=until)
+        latencies.store(connection, stored.id, name, more, until=until)
         return None
     still_open: dict[int, dict[int, float]] = {}
-    for each in latencies.still_open(connection, row["id"], name, scale, groups=learned.groups, until=until):
-        still_open.setdefault(each["group"], {})[each["first"]] = float(each["many"])
+    for group, first, many in latencies.still_open(
+        connection, stored.id, name, scale, groups=learned.groups, until=until
+    ):
+        still_open.setdefault(group, {})[first] = float(many)
     learned, latency = learn(learned, closed, still_open, until)
-    latencies.store(connection, row["id"], name, written(learned) | written_announced(callbacks), until=until)
+    latencies.store(connection, stored.id, name, written(learned) | written_announced(callbacks), until=until)
     return Kind(
         name=name,
         latency=latency,
@@ -127,13 +131,13 @@ def _learn_kind(connection: Connection, row: RowMapping, stored: RowMapping, sca
     )
 
 
-def _plan(connection: Connection, row: RowMapping, kinds: list[Kind], factor: float) -> dict[str, Any]:
+def _plan(connection: Connection, stored: StoredAccount, kinds: list[Kind], factor: float) -> dict[str, Any]:
     """The account's plan: what it had, with the schedules of these kinds made anew at the price that the limit asks."""
-    old: dict[str, Any] = dict(row["poll_plan"])
-    batch = int(row["options"].get("batch_size") or 1)
-    per_second = float(row["limit_requests"]) / float(row["limit_per_seconds"])
-    due, ready = latencies.waiting(connection, row["id"])
-    seconds = (row["now"].timestamp() - old["at"]) if "at" in old else 0.0
+    old: dict[str, Any] = dict(stored.poll_plan)
+    batch = int(stored.options.get("batch_size") or 1)
+    per_second = stored.calls_per_second
+    due, ready = latencies.waiting(connection, stored.id)
+    seconds = (stored.now.timestamp() - old["at"]) if "at" in old else 0.0
     share = steered(
         float(old.get("share", 1.0)),
         waiting_seconds=(ready + math.ceil(due / batch)) / per_second / factor,
@@ -142,9 +146,9 @@ def _plan(connection: Connection, row: RowMapping, kinds: list[Kind], factor: fl
     # A call answers for a whole batch: its price is shared by those who fill it.
     sent = sum(kind.per_second for kind in kinds)
     calls = calls_per_message(calls_per_second=per_second * batch, messages_per_second=sent, share=share)
-    bounds = bounds_of(row)
-    schedules, price = dict(latencies.in_force(row).get("kinds", {})), PRICE_SECONDS / batch
-    missed = dict(latencies.in_force(row).get("missed", {})) | {kind.name: kind.missed for kind in kinds}
+    bounds = bounds_of(stored)
+    schedules, price = dict(latencies.in_force(stored).get("kinds", {})), PRICE_SECONDS / batch
+    missed = dict(latencies.in_force(stored).get("missed", {})) | {kind.name: kind.missed for kind in kinds}
     most = HIGHEST_PRICE / batch
     for kind in kinds:
         schedules.pop(kind.name, None)
@@ -164,18 +168,17 @@ def _plan(connection: Connection, row: RowMapping, kinds: list[Kind], factor: fl
         "missed": {name: round(share, 4) for name, share in missed.items() if share < 1.0},
         "share": round(share, 4),
         "price": round(price * batch, 2),
-        "at": row["now"].timestamp(),
-        "of_one": sorted(adapter_of(row).record.message_kinds),
-        "settings": latencies.settings(row),
+        "at": stored.now.timestamp(),
+        "of_one": sorted(record_of(stored).message_kinds),
+        "settings": latencies.settings(stored),
     }
 
 
-def bounds_of(row: RowMapping) -> Bounds:
+def bounds_of(stored: StoredAccount) -> Bounds:
     """What every schedule of the account keeps: its validity, and the waits that are configured."""
-    numbers = policy_numbers(row)
-    first, longest = numbers["first_check_seconds"], numbers["max_check_seconds"]
+    first, longest = stored.first_check_seconds, stored.max_check_seconds
     return Bounds(
-        validity=validity_of(row).total_seconds() / numbers["time_factor"],
+        validity=validity(stored).total_seconds() / stored.time_factor,
         # As in the fixed schedule, the longest wait holds for the first check too.
         first=first if first is None or longest is None else min(first, longest),
         longest=longest,

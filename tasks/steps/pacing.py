@@ -3,17 +3,17 @@
 from itertools import groupby
 
 from ulak.models import intervals
+from ulak.models.account import find
 from ulak.models.database import transaction
 from ulak.models.latencies import in_force
 from ulak.models.objectives import read_objective
-from ulak.models.tracked import account_of
+from ulak.providers.effective import every_seconds, record_of
 from ulak.providers.registry import ADAPTERS
 from ulak.schedules.plans import missed_of
 from ulak.schedules.poll_times import PRICE_SECONDS
 from ulak.schedules.sweeping import MOST_SECONDS, Sweep, longest_for, sweep_seconds
 from ulak.tasks.isolation import isolated
-from ulak.tasks.runtime import Runtime, adapter_of
-from ulak.tasks.steps.tracking import time_factor
+from ulak.tasks.runtime import Runtime
 
 MOVED = 0.1
 """An interval that would be longer or shorter by this part is written."""
@@ -24,11 +24,9 @@ def pace_all(runtime: Runtime) -> None:
     sweeping = [name for name, adapter in ADAPTERS.items() if adapter.record.sweep_window_days is not None]
     with transaction(runtime.engine) as connection:
         found = intervals.last_sweeps(connection, sweeping)
-    for account_id, rows in groupby(found, key=lambda row: row["account"]):
+    for account_id, rows in groupby(found, key=lambda each: each.account):
         swept = [
-            Sweep(age=(row["now"] - row["started_at"]).total_seconds(), news=row["news"], calls=row["calls"])
-            for row in rows
-            if row["started_at"] is not None
+            Sweep(age=(each.now - each.started_at).total_seconds(), news=each.news, calls=each.calls) for each in rows
         ]
         with isolated("poll.pacing_failed", account=account_id):
             _pace(runtime, account_id, swept)
@@ -36,22 +34,20 @@ def pace_all(runtime: Runtime) -> None:
 
 def _pace(runtime: Runtime, account_id: str, swept: list[Sweep]) -> None:
     """One account's interval; written only where it has moved."""
-    if not swept:
-        return
     with transaction(runtime.engine) as connection:
-        row = account_of(connection, account_id)
-        if row is None:
+        stored = find(connection, account_id)
+        if stored is None:
             return
-        plan, factor, record = in_force(row), time_factor(row), adapter_of(row).record
+        plan, factor, record = in_force(stored), stored.time_factor, record_of(stored)
         seconds = factor * sweep_seconds(
             [Sweep(age=each.age / factor, news=each.news, calls=each.calls) for each in swept],
             over=max(swept[-1].age, record.every_seconds) / factor,
             price=float(plan.get("price", PRICE_SECONDS)),
-            calls_per_second=float(row["limit_requests"]) / float(row["limit_per_seconds"]) * factor,
+            calls_per_second=stored.calls_per_second * factor,
             missed=min((missed_of(plan, kind) for kind in record.settled_by_parts), default=1.0),
-            most=_longest(row["objective"]) / factor,
+            most=_longest(stored.objective) / factor,
         )
-        before = intervals.every_seconds(row, record.every_seconds)
+        before = every_seconds(stored)
         if abs(seconds - before) > MOVED * before:
             intervals.keep(connection, account_id, seconds)
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from ulak.core.settings import CredentialError
+from ulak.models.account import StoredAccount, lock
 from ulak.models.database import transaction
 from ulak.models.heartbeats import beat, planning_of
 from ulak.models.ledger import planning
-from ulak.models.ledger.finishing import lock_account
 from ulak.models.ledger.hashing import params_hash
 from ulak.models.ledger.pace import (
     Pace,
@@ -26,18 +26,18 @@ from ulak.models.ledger.pace import (
 from ulak.models.ledger.taking import wake
 from ulak.models.tracked import held_ids
 from ulak.providers.adapter import Account
+from ulak.providers.effective import adapter_of
 from ulak.providers.hidden_people import HiddenPeople
 from ulak.providers.registry import adapter_for
 from ulak.schedules.beat import EARLY
 from ulak.tasks.effects import Effects, commit
 from ulak.tasks.isolation import isolated
 from ulak.tasks.messages import call_up
-from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.due_ids import HORIZON_SECONDS, capacity, due_id_fetches
 from ulak.tasks.steps.due_windows import due_sweep
 from ulak.tasks.steps.fetch_rows import Plan, fetches_for
-from ulak.tasks.steps.pausing import is_paused, pause_without_credentials
-from ulak.tasks.steps.tracking import time_factor
+from ulak.tasks.steps.pausing import pause_without_credentials
 from ulak.tasks.steps.wanted import wanted
 
 PROMOTE_SECONDS = 60.0
@@ -69,15 +69,18 @@ def _plan_scheduled(runtime: Runtime, account_id: str) -> Effects:
     """One tick of one account."""
 
     def run(connection: Connection, effects: Effects) -> None:
-        row = lock_account(connection, account_id)
-        account = _account_or_pause(runtime, connection, effects, row)
+        stored = lock(connection, account_id)
+        account = _account_or_pause(runtime, connection, effects, stored)
         if account is None:
             return
         promote_waiting(
-            connection, account_id, priority=planning.PRIORITY_YOUNG, waited_seconds=PROMOTE_SECONDS * time_factor(row)
+            connection,
+            account_id,
+            priority=planning.PRIORITY_YOUNG,
+            waited_seconds=PROMOTE_SECONDS * stored.time_factor,
         )
-        plan = _scheduled_plan(connection, row, account)
-        tick = _floor(row["now"], runtime.tick_seconds)
+        plan = _scheduled_plan(connection, stored, account)
+        tick = _floor(stored.now, runtime.tick_seconds)
         if plan.fetches and not _open_and_fill(connection, effects, account_id, plan, tick):
             # The tick was planned already: what has fallen due since is the next one's, and nothing is noted as done.
             return
@@ -91,13 +94,15 @@ def _plan_scheduled(runtime: Runtime, account_id: str) -> Effects:
     return effects
 
 
-def _account_or_pause(runtime: Runtime, connection: Connection, effects: Effects, row: RowMapping) -> Account | None:
+def _account_or_pause(
+    runtime: Runtime, connection: Connection, effects: Effects, stored: StoredAccount
+) -> Account | None:
     """The adapter's account; None when its credentials cannot be found, with the account paused for a while."""
     try:
-        return runtime.account(row)
+        return runtime.account(stored)
     except CredentialError as error:
-        if not is_paused(row):
-            pause_without_credentials(connection, row, effects, str(error))
+        if not stored.is_paused:
+            pause_without_credentials(connection, stored, effects, str(error))
         return None
 
 
@@ -114,13 +119,13 @@ def _open_and_fill(connection: Connection, effects: Effects, account_id: str, pl
     return True
 
 
-def _scheduled_plan(connection: Connection, row: RowMapping, account: Account) -> Plan:
+def _scheduled_plan(connection: Connection, stored: StoredAccount, account: Account) -> Plan:
     """What is due at this account now: windows at their interval, ids by the poll policy."""
-    adapter = adapter_of(row)
-    sweep = due_sweep(connection, row, account, adapter)
+    adapter = adapter_of(stored)
+    sweep = due_sweep(connection, stored, account, adapter)
     ready, is_shared = ready_work(connection, account.id, within_seconds=HORIZON_SECONDS)
-    room = max(0, capacity(row, is_shared=is_shared) - ready - len(sweep.fetches))
-    ids = due_id_fetches(connection, row, account, adapter, room) if room else ()
+    room = max(0, capacity(stored, is_shared=is_shared) - ready - len(sweep.fetches))
+    ids = due_id_fetches(connection, stored, account, adapter, room) if room else ()
     return replace(sweep, fetches=sweep.fetches + ids)
 
 
@@ -128,12 +133,12 @@ def plan_poll(runtime: Runtime, account_id: str, poll_id: int) -> Effects:
     """Plan a poll that was opened on demand; one that is planned already, or cancelled, is left alone."""
 
     def run(connection: Connection, effects: Effects) -> None:
-        row = lock_account(connection, account_id)
-        account = _account_or_pause(runtime, connection, effects, row)
+        stored = lock(connection, account_id)
+        account = _account_or_pause(runtime, connection, effects, stored)
         poll = planning.lock_poll(connection, poll_id)
-        if account is None or poll is None or poll["planned_at"] is not None or poll["state"] != "running":
+        if account is None or poll is None or poll.planned_at is not None or poll.state != "running":
             return
-        _fill_on_demand(connection, effects, runtime, row, account, poll)
+        _fill_on_demand(connection, effects, runtime, stored, account, poll)
         effects.send(*call_up(wake(connection, account_id)))
 
     effects = Effects()
@@ -142,29 +147,34 @@ def plan_poll(runtime: Runtime, account_id: str, poll_id: int) -> Effects:
 
 
 def _fill_on_demand(  # noqa: PLR0917 - what `plan_poll` has found out
-    connection: Connection, effects: Effects, runtime: Runtime, row: RowMapping, account: Account, poll: RowMapping
+    connection: Connection,
+    effects: Effects,
+    runtime: Runtime,
+    stored: StoredAccount,
+    account: Account,
+    poll: planning.LockedPoll,
 ) -> None:
     """Give the poll its fetches: ready ones of others are taken over, those under way left, the rest its own."""
-    priority, asked = planning.PRIORITY_ON_DEMAND, wanted(connection, runtime, row, account, poll)
-    ids = [tracked["id"] for tracked in asked.ids]
-    taken = planning.take_over(connection, poll["id"], account.id, hashes=[], ids=ids, priority=priority)
-    held = held_ids(connection, poll["id"])
-    rest = [tracked for tracked in asked.ids if tracked["id"] not in held]
-    fetches = asked.fetches + fetches_for(adapter_of(row), account, rest, row["now"], priority)
-    _close_on_demand(connection, effects, poll, fetches, taken=taken, hidden=runtime.hidden_people(row))
+    priority, asked = planning.PRIORITY_ON_DEMAND, wanted(connection, runtime, stored, account, poll)
+    ids = [tracked.id for tracked in asked.ids]
+    taken = planning.take_over(connection, poll.id, account.id, hashes=[], ids=ids, priority=priority)
+    held = held_ids(connection, poll.id)
+    rest = [tracked for tracked in asked.ids if tracked.id not in held]
+    fetches = asked.fetches + fetches_for(adapter_of(stored), account, rest, stored.now, priority)
+    _close_on_demand(connection, effects, poll, fetches, taken=taken, hidden=runtime.hidden_people(stored))
 
 
 def _close_on_demand(
     connection: Connection,
     effects: Effects,
-    poll: RowMapping,
+    poll: planning.LockedPoll,
     fetches: Sequence[planning.NewFetch],
     *,
     taken: int,
     hidden: HiddenPeople | None,
 ) -> None:
     """Give the poll these fetches, beside the `taken` ones, and say that its plan is complete."""
-    account_id, poll_id = poll["account_id"], poll["id"]
+    account_id, poll_id = poll.account_id, poll.id
     # Windows hold no ids, and a fetch may have let go of its own: these are known by what they ask.
     hashes = [params_hash(fetch.kind, fetch.params) for fetch in fetches]
     taken += planning.take_over(
@@ -172,8 +182,8 @@ def _close_on_demand(
     )
     inserted = planning.insert_fetches(connection, poll_id, account_id, fetches)
     planning.close_plan(connection, poll_id, inserted + taken)
-    if poll["ids"]:
-        ids = poll["ids"] if hidden is None else [hidden.named(each) for each in poll["ids"]]
+    if poll.ids:
+        ids = poll.ids if hidden is None else [hidden.named(each) for each in poll.ids]
         planning.mask_ids(connection, poll_id, ids)
     effects.info("poll.planned", account=account_id, poll=poll_id, fetches=inserted, taken_over=taken)
 

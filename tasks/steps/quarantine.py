@@ -6,23 +6,25 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
 from ulak.core.content_coding import ContentCodingError
 from ulak.core.logging import get_logger
+from ulak.models.account import StoredAccount, load
 from ulak.models.database import retry_transaction
 from ulak.models.ledger.deadletters import open_ids_of
 from ulak.models.quarantine import Opened, open_sealed, resolve
 from ulak.models.references import upsert_shared
 from ulak.models.report import Report, TrackedKey
-from ulak.models.tracked import close_answered
+from ulak.models.tracked import TrackedId, close_answered
 from ulak.models.vocabulary import Status
 from ulak.providers.adapter import LARGEST_ANSWER_BYTES, Account, Adapter, Answer, Callback, Fetch, FetchSpec, Parsed
+from ulak.providers.effective import adapter_of, record_of
 from ulak.providers.errors import ProviderError
-from ulak.tasks.runtime import Runtime, account_without_credentials, adapter_of
+from ulak.tasks.runtime import Runtime, account_without_credentials
 from ulak.tasks.steps.bodies import body_headers, unpacked
 from ulak.tasks.steps.hints import ask_now, place
-from ulak.tasks.steps.tracking import account_row, asked_by, due_id
+from ulak.tasks.steps.tracking import asked_by, due_id
 
 log = get_logger(__name__)
 
@@ -56,27 +58,27 @@ def _reread(connection: Connection, runtime: Runtime, entry_id: int) -> Reread |
     entry = open_sealed(connection, runtime.seal_key, entry_id)
     if entry is None:
         return None
-    row = account_row(connection, entry.account_id)
-    asked = _asked_ids(connection, row, entry)
+    stored = load(connection, entry.account_id)
+    asked = _asked_ids(connection, stored, entry)
     as_of = None if entry.origin.startswith("callback:") else _as_of(connection, entry)
-    parsed, is_item = _parse(row, entry, asked, as_of)
+    parsed, is_item = _parse(stored, entry, asked, as_of)
     if isinstance(parsed, Parsed) and (parsed.reports or parsed.hints or is_item) and not parsed.unreadable:
         # An id that is split goes on as others, which only a fetch registers: it stays open, and is asked again.
         final = [answer.key for answer in parsed.answers if answer.settled and answer.close_reason is None]
-        settled = [asked[key]["id"] for key in final if key in asked]
-        hidden = runtime.hidden_people(row)
+        settled = [asked[key].id for key in final if key in asked]
+        hidden = runtime.hidden_people(stored)
         if hidden is not None:
             parsed = hidden.parsed(parsed)
-        placed = place(connection, row["id"], parsed.hints)
-        kinds = adapter_of(row).record.reference_kinds
-        reports = runtime.without_echoes(row, (*parsed.reports, *placed.reports))
+        placed = place(connection, stored.id, parsed.hints)
+        kinds = record_of(stored).reference_kinds
+        reports = runtime.without_echoes(stored, (*parsed.reports, *placed.reports))
         known = runtime.suppressions
         result = upsert_shared(
-            connection, row["id"], row["provider"], reports, kinds, asked_at=as_of, suppressions=known
+            connection, stored.id, stored.provider, reports, kinds, asked_at=as_of, suppressions=known
         )
         if as_of is not None:
             close_answered(connection, settled, as_of)
-        ask_now(connection, row, placed.ask)
+        ask_now(connection, stored, placed.ask)
         resolve(connection, entry_id)
         return Reread(
             entry_id=entry_id,
@@ -100,7 +102,7 @@ def _what_came_of_it(parsed: Parsed, reports: Sequence[Report]) -> str:
     return "understood: it says nothing about any delivery"
 
 
-def _asked_ids(connection: Connection, row: RowMapping, entry: Opened) -> Mapping[TrackedKey, RowMapping]:
+def _asked_ids(connection: Connection, stored: StoredAccount, entry: Opened) -> Mapping[TrackedKey, TrackedId]:
     """The ids, still open, that the fetch of this entry asked for: those that the adapter would ask for in that way.
 
     None for one page of several: only all of them together settle an id.
@@ -111,15 +113,15 @@ def _asked_ids(connection: Connection, row: RowMapping, entry: Opened) -> Mappin
     candidates = open_ids_of(connection, entry.account_id, params)
     return {
         due_id(tracked).key: tracked
-        for tracked in asked_by(adapter_of(row), account_without_credentials(row), candidates, params, row["now"])
+        for tracked in asked_by(adapter_of(stored), account_without_credentials(stored), candidates, params, stored.now)
     }
 
 
 def _parse(
-    row: RowMapping, entry: Opened, asked: Mapping[TrackedKey, RowMapping], asked_at: datetime | None
+    stored: StoredAccount, entry: Opened, asked: Mapping[TrackedKey, TrackedId], asked_at: datetime | None
 ) -> tuple[Parsed | str, bool]:
     """What the adapter makes of the bytes now, or a sentence why it makes nothing of them; whether they are an item."""
-    adapter, account = adapter_of(row), account_without_credentials(row)
+    adapter, account = adapter_of(stored), account_without_credentials(stored)
     source, _, kind = entry.origin.partition(":")
     try:
         if source == "callback":

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
-from ulak.models.accounts import PausedBy
-from ulak.models.database import Record, retry_transaction
+from ulak.models.account import PausedBy, StoredAccount, lock
+from ulak.models.database import retry_transaction
 from ulak.models.ledger import finishing as ledger
 from ulak.models.ledger import planning
 from ulak.models.ledger.deadletters import count_dead
@@ -17,6 +17,7 @@ from ulak.models.ledger.healing import LEASE_EXPIRED, Released
 from ulak.models.ledger.taking import NotYet, Taken, wake
 from ulak.models.report import Unreadable
 from ulak.providers.breaker import after
+from ulak.providers.effective import max_check_seconds
 from ulak.providers.errors import (
     AnswerNotUnderstood,
     OurBug,
@@ -29,10 +30,9 @@ from ulak.providers.errors import (
 )
 from ulak.providers.retry import GiveUp, Pause, RetryAt, RetryPolicy, decide
 from ulak.tasks.effects import Effects, commit
-from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.asking import Asked
 from ulak.tasks.steps.pausing import pause_without_credentials, refusal_changes
-from ulak.tasks.steps.tracking import policy_numbers
 
 OUTCOMES: Mapping[type[ProviderError], str] = {
     TryAgainSoon: "failed",
@@ -49,16 +49,16 @@ REQUEST_FAILED = "request_failed"
 LOST_ANSWER = "a worker made a call and wrote no answer in time: it ended, or the answer ended it."
 
 
-def breaker_changes(row: RowMapping, *, recent: list[bool], failed: bool) -> dict[str, Any]:
+def breaker_changes(stored: StoredAccount, *, recent: list[bool], failed: bool) -> dict[str, Any]:
     """Columns of the account that the breaker changes."""
     change = after(
         outcome_is_soon_error=failed,
-        state=row["breaker_state"],
-        consecutive_failures=row["breaker_failures"],
-        trips=row["breaker_trips"],
+        state=stored.breaker_state,
+        consecutive_failures=stored.breaker_failures,
+        trips=stored.breaker_trips,
         recent=recent,
-        now=row["now"],
-        until=row["breaker_until"],
+        now=stored.now,
+        until=stored.breaker_until,
     )
     if change is None:
         return {}
@@ -112,33 +112,33 @@ def _finish_trouble(
     roll: float,
 ) -> str:
     """The finishing transaction of a failure; returns what happens to the fetch, for the log."""
-    row = ledger.lock_account(connection, asked.taken.account_id)
-    asked_at = asked.close_call(connection, _outcome(error)) or row["now"]
+    stored = lock(connection, asked.taken.account_id)
+    asked_at = asked.close_call(connection, _outcome(error)) or stored.now
     if isinstance(error, AnswerNotUnderstood | OurBug) and asked.sent.answer is not None:
         raw = error.raw if isinstance(error, AnswerNotUnderstood) and error.raw else asked.sent.answer.body
         asked.put_away(connection, effects, (Unreadable(reason=error.message, raw=raw),))
     if isinstance(error, AnswerNotUnderstood):
         ledger.forget_fingerprints(connection, asked.taken.fetch_id)
-    policy = RetryPolicy(**row["retry"])
+    policy = RetryPolicy(**stored.retry)
     decision = decide(
         policy,
         error,
         attempts=_attempts(asked, error),
-        now=row["now"],
+        now=stored.now,
         roll=roll,
-        throttles=row["throttles"],
-        refusals=row["refusals"],
+        throttles=stored.throttles,
+        refusals=stored.refusals,
     )
-    changes = _account_changes(connection, row, error, decision, asked.taken.asked_at)
-    ledger.update_account(connection, row, changes)
+    changes = _account_changes(connection, stored, error, decision, asked.taken.asked_at)
+    ledger.update_account(connection, stored, changes)
     if "paused_until" in changes:
         until, reason = changes["paused_until"], changes["pause_reason"]
-        effects.warning("account.paused", account=row["id"], reason=reason, until=until)
+        effects.warning("account.paused", account=stored.id, reason=reason, until=until)
     elif changes.get("breaker_state") == "open":
-        effects.warning("account.breaker_opened", account=row["id"], until=changes["breaker_until"])
-    if failed_with_account(row, error, changes) and not isinstance(decision, Pause):
-        decision = RetryAt(at=row["now"], counted=False, not_before=changes.get("breaker_until", row["breaker_until"]))
-    return _put_back(connection, asked, error, decision, now=row["now"], asked_at=asked_at)
+        effects.warning("account.breaker_opened", account=stored.id, until=changes["breaker_until"])
+    if failed_with_account(stored, error, changes) and not isinstance(decision, Pause):
+        decision = RetryAt(at=stored.now, counted=False, not_before=changes.get("breaker_until", stored.breaker_until))
+    return _put_back(connection, asked, error, decision, now=stored.now, asked_at=asked_at)
 
 
 def _attempts(asked: Asked, error: ProviderError) -> int:
@@ -156,7 +156,7 @@ def _restart(error: ProviderError) -> ledger.Restart | None:
 
 def _account_changes(
     connection: Connection,
-    row: RowMapping,
+    stored: StoredAccount,
     error: ProviderError,
     decision: RetryAt | GiveUp | Pause,
     asked_at: datetime,
@@ -164,18 +164,18 @@ def _account_changes(
     """What a failure changes about the account: breaker, throttle, pause, last trouble."""
     changes: dict[str, Any] = {"learned": error.learned}
     if not isinstance(error, TryAgainAt):
-        changes |= {"last_trouble": f"{type(error).__name__}: {error.explained}", "last_trouble_at": row["now"]}
+        changes |= {"last_trouble": f"{type(error).__name__}: {error.explained}", "last_trouble_at": stored.now}
     failed = is_outage(error)
-    since = row["breaker_until"]
-    recent = [outcome == "failed" for outcome in ledger.recent_outcomes(connection, row["id"], 20, since=since)]
-    if failed or row["paused_by"] != PausedBy.AUTOMATIC:
+    since = stored.breaker_until
+    recent = [outcome == "failed" for outcome in ledger.recent_outcomes(connection, stored.id, 20, since=since)]
+    if failed or stored.paused_by != PausedBy.AUTOMATIC:
         # A breaker that an automatic pause has opened lets one call at a time through until one succeeds.
-        changes |= breaker_changes(row, recent=recent, failed=failed)
+        changes |= breaker_changes(stored, recent=recent, failed=failed)
     if isinstance(decision, RetryAt) and decision.not_before is not None:
-        changes["not_before"] = max(decision.not_before, row["not_before"] or decision.not_before)
-        changes["throttles"] = row["throttles"] + 1
+        changes["not_before"] = max(decision.not_before, stored.not_before or decision.not_before)
+        changes["throttles"] = stored.throttles + 1
     if isinstance(decision, Pause):
-        changes |= refusal_changes(row, decision.reason, asked_at=asked_at)
+        changes |= refusal_changes(stored, decision.reason, asked_at=asked_at)
     return changes
 
 
@@ -185,25 +185,26 @@ def note_lost_answer(connection: Connection, effects: Effects, released: Release
     What was lost at one moment, as with a worker of many threads, counts once: only a call that was made after the last
     loss was noticed says something new.
     """
-    row = ledger.lock_account(connection, released.account_id)
-    was_lost = (row["last_trouble"] or "").startswith(LEASE_EXPIRED)
-    if released.asked_at is None or (was_lost and released.asked_at <= row["last_trouble_at"]):
+    stored = lock(connection, released.account_id)
+    was_lost = (stored.last_trouble or "").startswith(LEASE_EXPIRED)
+    lost_at = stored.last_trouble_at if was_lost else None
+    if released.asked_at is None or (lost_at is not None and released.asked_at <= lost_at):
         return
-    changes: dict[str, Any] = {"last_trouble": f"{LEASE_EXPIRED}: {LOST_ANSWER}", "last_trouble_at": row["now"]}
-    if row["paused_by"] != PausedBy.AUTOMATIC:
-        changes |= breaker_changes(row, recent=[], failed=True)
-    ledger.update_account(connection, row, changes)
-    effects.warning("fetch.lost", account=row["id"], fetch=released.fetch_id, then=released.state)
+    changes: dict[str, Any] = {"last_trouble": f"{LEASE_EXPIRED}: {LOST_ANSWER}", "last_trouble_at": stored.now}
+    if stored.paused_by != PausedBy.AUTOMATIC:
+        changes |= breaker_changes(stored, recent=[], failed=True)
+    ledger.update_account(connection, stored, changes)
+    effects.warning("fetch.lost", account=stored.id, fetch=released.fetch_id, then=released.state)
     if changes.get("breaker_state") == "open":
-        effects.warning("account.breaker_opened", account=row["id"], until=changes["breaker_until"])
+        effects.warning("account.breaker_opened", account=stored.id, until=changes["breaker_until"])
 
 
-def failed_with_account(row: RowMapping, error: ProviderError, changes: Mapping[str, Any]) -> bool:
+def failed_with_account(stored: StoredAccount, error: ProviderError, changes: Mapping[str, Any]) -> bool:
     """Whether this failure is the whole account's: it opened the breaker, or came home while that was open.
 
     Then the fetch returns uncounted, to be asked when the breaker lets a probe through.
     """
-    return is_outage(error) and changes.get("breaker_state", row["breaker_state"]) == "open"
+    return is_outage(error) and changes.get("breaker_state", stored.breaker_state) == "open"
 
 
 def _put_back(
@@ -219,7 +220,7 @@ def _put_back(
     text = f"{type(error).__name__}: {error.explained}"
     if isinstance(decision, GiveUp):
         # The ids rest as long as the longest wait of the poll policy.
-        rest = asked_at + timedelta(seconds=ease_seconds(asked.prepared.row))
+        rest = asked_at + timedelta(seconds=ease_seconds(asked.prepared.stored))
         return _end(
             connection, asked.taken, state="dead", error=f"{type(error).__name__}: {decision.reason}", not_before=rest
         )
@@ -262,11 +263,9 @@ def _end(
     return state
 
 
-def ease_seconds(row: Record) -> float:
+def ease_seconds(stored: StoredAccount) -> float:
     """How long ids of a dead fetch rest: the longest wait of the account's poll policy."""
-    numbers = policy_numbers(row)
-    longest = numbers["max_check_seconds"] or adapter_of(row).record.poll.max_seconds
-    return float(longest) * float(numbers["time_factor"])
+    return max_check_seconds(stored) * stored.time_factor
 
 
 def bury_unasked(runtime: Runtime, effects: Effects, taken: Taken, error: str) -> None:
@@ -285,7 +284,7 @@ def return_without_credentials(runtime: Runtime, effects: Effects, taken: Taken,
     """Pause an account whose credentials cannot be found, and return its fetch, uncounted: nothing was asked."""
 
     def run(connection: Connection, mine: Effects) -> None:
-        pause_without_credentials(connection, ledger.lock_account(connection, taken.account_id), mine, reason)
+        pause_without_credentials(connection, lock(connection, taken.account_id), mine, reason)
         _return_unsent(connection, taken, "Unsent: the credentials could not be found")
 
     commit(runtime.engine, effects, run)

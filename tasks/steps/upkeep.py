@@ -1,12 +1,13 @@
 """Upkeep: what was lost is found, validity that ended is said, what is old is pruned. Safe anywhere, twice at once."""
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from functools import partial
 from typing import Final
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
 from ulak.models import freshness, tally
+from ulak.models.account import StoredAccount, list_accounts
 from ulak.models.database import retry_transaction, transaction
 from ulak.models.deliveries import upsert
 from ulak.models.heartbeats import RECONCILE, beat
@@ -19,11 +20,13 @@ from ulak.models.report import DeliveryReport
 from ulak.models.sending_time import fill_missing
 from ulak.models.sessions import prune as prune_sessions
 from ulak.models.vocabulary import Granularity, Source, Status
+from ulak.providers import effective
+from ulak.providers.effective import record_of
 from ulak.providers.registry import ADAPTERS
 from ulak.tasks.effects import Effects, commit
 from ulak.tasks.isolation import isolated
 from ulak.tasks.messages import dispatch_account, poll_account
-from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps import clocks, learning, pacing
 from ulak.tasks.steps.trouble import note_lost_answer
 
@@ -81,7 +84,6 @@ def _release_one(connection: Connection, effects: Effects) -> healing.Released |
     return released
 
 
-_PUSH_ONLY = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE provider = :provider AND enabled ORDER BY id")
 _OVERDUE = text("""
     SELECT id, granularity, provider_key, provider_status, coalesce(valid_until, least(sent_at, first_seen_at)
            + make_interval(secs => :seconds)) AS valid_until
@@ -141,28 +143,19 @@ def expire(runtime: Runtime) -> int:
     Providers that can be asked get theirs from the check right after validity, in the finishing transaction.
     """
     total = 0
-    for name, adapter in ADAPTERS.items():
-        if adapter.record.id_kinds or adapter.record.sweep_window_days is not None:
-            continue
-        with transaction(runtime.engine) as connection:
-            rows = connection.execute(_PUSH_ONLY, {"provider": name}).mappings().all()
-        for row in rows:
-            with isolated("upkeep.expire_failed", account=row["id"]):
-                total += retry_transaction(runtime.engine, lambda c, row=row: _expire_account(c, row, runtime))  # type: ignore[misc]
+    with transaction(runtime.engine) as connection:
+        accounts = list_accounts(connection)
+    for stored in accounts:
+        if stored.enabled and not record_of(stored).is_pulled:
+            with isolated("upkeep.expire_failed", account=stored.id):
+                total += retry_transaction(runtime.engine, partial(_expire_account, stored=stored, runtime=runtime))
     return total
 
 
-def _expire_account(connection: Connection, row: RowMapping, runtime: Runtime) -> int:
+def _expire_account(connection: Connection, *, stored: StoredAccount, runtime: Runtime) -> int:
     """One batch of an account's overdue messages."""
-    hours = float(row["options"].get("validity_hours", adapter_of(row).record.validity_hours))
-    overdue = connection.execute(
-        _OVERDUE,
-        {
-            "account_id": row["id"],
-            "seconds": timedelta(hours=hours).total_seconds(),
-            "many": EXPIRE_AT_ONCE,
-        },
-    ).all()
+    seconds = effective.validity(stored).total_seconds()
+    overdue = connection.execute(_OVERDUE, {"account_id": stored.id, "seconds": seconds, "many": EXPIRE_AT_ONCE}).all()
     reports = [
         DeliveryReport(
             granularity=Granularity(each.granularity),
@@ -175,7 +168,7 @@ def _expire_account(connection: Connection, row: RowMapping, runtime: Runtime) -
         for each in overdue
     ]
     known = runtime.suppressions
-    result = upsert(connection, row["id"], row["provider"], reports, asked_at=None, suppressions=known)
+    result = upsert(connection, stored.id, stored.provider, reports, asked_at=None, suppressions=known)
     return result.advanced
 
 

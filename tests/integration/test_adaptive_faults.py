@@ -12,8 +12,9 @@ from sqlalchemy import Engine
 from teaching import HOUR_AGO, begin, close_ids, give_waiting_plan, plan_of, teach
 
 from ulak.core import clock
+from ulak.models.account import find
 from ulak.models.attention import waiting
-from ulak.models.tracked import account_of, close_answered
+from ulak.models.tracked import close_answered
 from ulak.providers.registry import ADAPTERS
 from ulak.schedules.plans import times_of
 from ulak.tasks.runtime import Runtime
@@ -30,9 +31,9 @@ def runtime(migrated_database: Engine) -> Runtime:
 
 def _in_force(runtime: Runtime, account_id: str) -> Any:
     with runtime.engine.connect() as connection:
-        row = account_of(connection, account_id)
+        row = find(connection, account_id)
     assert row is not None
-    return learned_times(row, ADAPTERS[row["provider"]], "number", None)
+    return learned_times(row, ADAPTERS[row.provider], "number", None)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from teaching import HOUR_AGO, plan_of
 
 from ulak.core import clock
 from ulak.models import announced, latencies
+from ulak.models.account import find
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
 from ulak.models.ledger.finishing import discover
 from ulak.models.report import DeliveryReport
-from ulak.models.tracked import account_of
 from ulak.models.vocabulary import Granularity, Status
 from ulak.providers.adapter import Callback
 from ulak.providers.registry import ADAPTERS
@@ -60,7 +60,7 @@ def _account(runtime: Runtime, provider: str = "iletimerkezi", *, webhook: bool 
 
 def _row(runtime: Runtime, account_id: str) -> Any:
     with runtime.engine.connect() as connection:
-        row = account_of(connection, account_id)
+        row = find(connection, account_id)
     assert row is not None
     return row
 
@@ -140,7 +140,7 @@ def _counted(runtime: Runtime, account_id: str, kind: str, after: datetime) -> t
         shares = announced.shares(connection, account_id, kind, by_parts=kind == "order", window=window)
         groups = [after - timedelta(days=9)]
         found = latencies.closed(connection, account_id, kind, scale, groups=groups, window=window)
-    return shares, sum(each["many"] for each in found)
+    return shares, sum(each.many for each in found)
 
 
 def test_an_order_that_a_list_opens_again_is_counted_once(runtime: Runtime) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy import Engine, text
 from ulak.core import clock
 from ulak.core.settings import load_settings
 from ulak.models import latencies
+from ulak.models.account import list_accounts
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
 from ulak.models.quarantine import seal
@@ -583,8 +584,8 @@ def test_marks_alone_are_nobody(ulak: Ulak) -> None:
 def _give_plan(engine: Engine, kinds: dict[str, Any]) -> None:
     """A learned plan in force for every account."""
     with engine.begin() as connection:
-        for row in connection.execute(text("SELECT * FROM accounts")).mappings().all():
-            latencies.plan(connection, row["id"], {"kinds": kinds, "settings": latencies.settings(row)})
+        for stored in list_accounts(connection):
+            latencies.plan(connection, stored.id, {"kinds": kinds, "settings": latencies.settings(stored)})
 
 
 def test_what_explain_shows_of_open_ids_is_recorded(ulak: Ulak, migrated_database: Engine) -> None:

@@ -219,10 +219,10 @@ def test_the_end_of_a_fetch_locks_its_account_and_waits_for_no_other_holder(
             other.execute(unless_held, {"id": account_id})
         finisher.execute(text("SET LOCAL lock_timeout = '20s'"))
         ended, locked = ledger.end_and_count(finisher, taken.poll_id, ledger.PollCounts(ended=1), end)
-        assert (ended, locked and locked["id"]) == (None, account_id if is_free else None)
+        assert (ended, locked and locked.id) == (None, account_id if is_free else None)
         if is_free:
             assert locked is not None
-            assert locked["now"] is not None
+            assert locked.now is not None
             assert other.execute(unless_held, {"id": account_id}).all() == []
     assert row(runtime.engine, "fetches", fetch_id)["state"] == "done"
 
@@ -253,4 +253,4 @@ def test_the_account_that_the_end_of_a_fetch_gives_is_what_was_committed_while_i
     worker.join(60)
     [(_, locked)] = found
     assert locked is not None
-    assert locked["limit_concurrency"] == 7
+    assert locked.limit_concurrency == 7

@@ -89,8 +89,8 @@ class Counted:
     def row(self) -> Mapping[str, Any]:
         """Everything that was counted."""
         with self.engine.connect() as connection:
-            [found] = [each for each in totals(connection) if each["account"] == self.account]
-        return found
+            [found] = [each for each in totals(connection) if each.account == self.account]
+        return found._asdict()
 
     def near(self, bound: float) -> float:
         """How many deliveries were known within this bound."""

@@ -11,12 +11,12 @@ from ledger_acts import Held, add_account, add_ids, execute, fetches_of, plan, v
 from sqlalchemy import Engine
 
 from ulak.core import clock
+from ulak.models.account import load
 from ulak.providers.adapter import Callback
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.callbacks import ingest
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.planning import plan_poll
-from ulak.tasks.steps.tracking import account_row
 
 __all__ = ["ulak"]
 
@@ -125,7 +125,7 @@ def test_notices_that_come_before_the_send_is_known_are_kept_and_joined(runtime:
     engine = runtime.engine
     account_id = add_account(engine, provider="bip")
     with engine.connect() as connection:
-        row = account_row(connection, account_id)
+        row = load(connection, account_id)
     at = datetime(2026, 5, 18, 13, 11, 58, 633000, tzinfo=UTC)
 
     def notice(reporttype: int, sendtime: str) -> None:

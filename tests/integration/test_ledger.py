@@ -32,7 +32,8 @@ from sqlalchemy import Engine, text
 
 from ulak.core import clock
 from ulak.core.settings import CredentialError
-from ulak.models.accounts import FOREVER, pause, resume
+from ulak.models.account import FOREVER
+from ulak.models.accounts import pause, resume
 from ulak.models.ledger import finishing as ledger
 from ulak.models.ledger import planning, taking
 from ulak.models.ledger.deciding import NOTHING_READY

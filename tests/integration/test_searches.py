@@ -295,5 +295,5 @@ def test_the_open_ids_of_a_name_are_found_in_their_indexes(large: Engine, readin
     with large.connect() as connection:
         found = open_by(connection, "v200", kinds=["number"], values=["v200"], recipients=["+9053050"])
         found = [*found, *open_by(connection, "r50", kinds=["number"], values=["r50"], recipients=[])]
-    assert sorted(row["value"] for row in found) == ["v100", "v100", "v101", "v101", "v200"]
+    assert sorted(each.value for each in found) == ["v100", "v100", "v101", "v101", "v200"]
     assert reading.rows() <= READ

@@ -8,10 +8,10 @@ from ledger_acts import add_account, execute, fetches_of
 from sqlalchemy import Engine
 
 from ulak.api.pages.alarms import PLANS_MISSED, find_alarms
+from ulak.models.account import find
 from ulak.models.attention import waiting
 from ulak.models.intervals import every_seconds
 from ulak.models.overview import ProviderPace, overview, unsettled
-from ulak.models.tracked import account_of
 from ulak.schedules.sweeping import LEAST_SECONDS, MOST_SECONDS
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.planning import plan_due
@@ -44,7 +44,7 @@ def _account(runtime: Runtime, *, news: int, sweeps: int = 25, **poll: Any) -> s
 def _every(runtime: Runtime, account_id: str) -> float:
     """What Python says; SQL must say the same."""
     with runtime.engine.connect() as connection:
-        row = account_of(connection, account_id)
+        row = find(connection, account_id)
         assert row is not None
         every = every_seconds(row, DEFAULT)
         known = waiting(connection)[account_id].every_seconds

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ulak.models.accounts import AccountSettings
+from ulak.models.account import AccountSettings
 from ulak.providers.account_values import Mistake
 from ulak.providers.accounts import AccountsFileError, parse_accounts, read_accounts
 from ulak.providers.registry import ADAPTERS

@@ -11,10 +11,10 @@ from ulak.api.masking import mask
 from ulak.api.pages import meanings, texts_en, texts_tr
 from ulak.api.pages.language import CATALOGUES, Language, choose
 from ulak.api.pages.showing import Show, environment
+from ulak.models.account import AccountState
 from ulak.models.events import Action, Kind
 from ulak.models.meanings import COLUMNS, Outcome, TimeSource
 from ulak.models.merge import KEY_PARTS
-from ulak.models.overview import AccountState
 from ulak.models.rejections import Rejection
 from ulak.models.vocabulary import Granularity, Reason, Source, Status
 from ulak.tasks.steps.trouble import OUTCOMES, REQUEST_FAILED

@@ -18,10 +18,11 @@ from ulak.api.notify.notifier import EVERY_SECONDS
 from ulak.api.notify.wording import problems_of
 from ulak.api.pages.alarms import find_alarms
 from ulak.api.pages.language import Language
+from ulak.models.account import AccountState
 from ulak.models.attention import Waiting
 from ulak.models.freshness import MINUTE_SECONDS, SETTLES_SECONDS, standing_of
 from ulak.models.objectives import DEVIATIONS, HIGHEST_RATIO, LEAST_FINALS, RULES, WINDOWS, Count, Objective, Rule
-from ulak.models.overview import AccountOverview, AccountState
+from ulak.models.overview import AccountOverview
 from ulak.models.problems import Episode, State, follow
 
 START = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
