@@ -1,33 +1,30 @@
-"""What waits longer than it should, per account: whether anybody works, and what is late against its validity.
+"""What is late at an account: against its validity, or because nobody works.
 
 Nothing here writes. It serves, with `ulak.models.overview`, everything that reports problems.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, text
 
 from ulak.models.intervals import EVERY_SECONDS
-from ulak.models.latencies import DUE_SINCE
+from ulak.models.snapshot import Work, read_work
 
 LATE_SECONDS = 3600.0
 """How long after its validity a delivery that is still open counts as late: the last looks need a while."""
 
 
+PLANS_MISSED = 5
+"""So many intervals without a plan mean that nobody plans."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """What waits at one account; each time is that of the oldest, None where nothing waits. By PostgreSQL's clock."""
+    """What waits at one account, by PostgreSQL's clock."""
 
-    account: str
-    ready_since: datetime | None
-    """A request that could be made."""
-    lease_ended: datetime | None
-    """A request whose worker wrote no answer in time, and that nobody has brought back."""
-    due_since: datetime | None
-    """An id that should have been asked for and is in no request yet."""
-    unplanned_since: datetime | None
-    """A poll that nobody has planned."""
+    work: Work
     planned_at: datetime | None
     """When lists were last planned; None where the account has none, or was never planned."""
     every_seconds: float | None
@@ -39,17 +36,23 @@ class Waiting:
     late_deliveries: int
     """Messages that are still open long after their validity ended: a word that nobody could map, mostly."""
 
+    def stalled_since(self, provider_every: float | None) -> datetime | None:
+        """Since when something waits here that could have been done: a call or its plan; None where nothing does.
 
-_WAITING = text(f"""
-    SELECT a.id AS account, a.planned_at, {EVERY_SECONDS} AS every_seconds,
-        (SELECT min(f.available_at) FROM fetches f WHERE f.account_id = a.id AND f.state = 'ready') AS ready_since,
-        (SELECT min(f.lease_until) FROM fetches f
-          WHERE f.account_id = a.id AND f.state = 'sending' AND f.lease_until < clock_timestamp()) AS lease_ended,
-        (SELECT min({DUE_SINCE}) FROM tracked_ids t
-          WHERE t.account_id = a.id AND t.closed_at IS NULL AND t.fetch_id IS NULL
-            AND t.next_check_at <= statement_timestamp()) AS due_since,
-        (SELECT min(p.started_at) FROM polls p
-          WHERE p.account_id = a.id AND p.state = 'running' AND p.planned_at IS NULL) AS unplanned_since,
+        `provider_every`: the interval at which lists are planned where the account has none.
+        """
+        work = self.work
+        moments = [work.ready_since, work.due_since, work.unplanned_since, work.lease_ended]
+        every = (provider_every or 0.0) if self.every_seconds is None else self.every_seconds
+        if self.planned_at is not None and every > 0:
+            # Lists are planned at their interval whether or not anything is due.
+            moments.append(self.planned_at + timedelta(seconds=every * PLANS_MISSED))
+        oldest = min((moment for moment in moments if moment is not None), default=None)
+        return oldest if oldest is None or work.free_since is None else max(oldest, work.free_since)
+
+
+_LATE = text(f"""
+    SELECT a.id, a.planned_at, {EVERY_SECONDS} AS every_seconds,
         late.many AS late_ids, late.since AS late_ids_since, open.many AS late_deliveries
     FROM accounts a
     CROSS JOIN LATERAL (
@@ -60,11 +63,12 @@ _WAITING = text(f"""
         SELECT count(*) AS many FROM delivery_status d
         WHERE d.account_id = a.id AND NOT d.is_final AND d.granularity = 'message'
           AND d.valid_until < clock_timestamp() - make_interval(secs => :late)) open
-    WHERE a.enabled ORDER BY a.id
+    WHERE a.enabled
 """)
 
 
-def waiting(connection: Connection) -> dict[str, Waiting]:
-    """What waits at every enabled account, by its id; reads open rows by their partial indexes only."""
-    found = connection.execute(_WAITING, {"late": LATE_SECONDS}).mappings()
-    return {row["account"]: Waiting(**row) for row in found}
+def waiting(connection: Connection, work: Sequence[Work] | None = None) -> dict[str, Waiting]:
+    """What waits at every enabled account, by its id. `work`: of all accounts, where it was read a moment ago."""
+    late = {row.pop("id"): row for row in map(dict, connection.execute(_LATE, {"late": LATE_SECONDS}).mappings())}
+    found = read_work(connection) if work is None else work
+    return {each.account_id: Waiting(work=each, **late[each.account_id]) for each in found if each.account_id in late}

@@ -13,14 +13,14 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, text
 
+from ulak.models import snapshot
 from ulak.models.account import AccountState, PausedBy, list_accounts
 from ulak.models.freshness import totals
 from ulak.models.heartbeats import NOT_OF_WORKERS
-from ulak.models.latencies import DUE_SINCE
 from ulak.models.ledger.clocksteps import steps_of_last_day
 from ulak.models.ledger.sharing import standing
-from ulak.models.ledger.slots import busy_sql
 from ulak.models.objectives import BOUNDS, read_objective
+from ulak.models.snapshot import age
 from ulak.models.statistics import stored
 
 RECENT_SECONDS: Final = 300
@@ -66,9 +66,8 @@ def read_accounts(connection: Connection) -> Samples:
         yield Sample("account_limit_requests", labels, account.limit_requests)
         yield Sample("account_limit_window_seconds", labels, account.limit_per_seconds)
         yield Sample("account_limit_concurrency", labels, account.limit_concurrency)
-        if account.last_asked_at is not None:
-            age = (account.now - account.last_asked_at).total_seconds()
-            yield Sample("account_asked_age_seconds", labels, max(0.0, age))
+        if (asked := age(account.now, account.last_asked_at)) is not None:
+            yield Sample("account_asked_age_seconds", labels, asked)
 
 
 _RECENT_CALLS = text("""
@@ -78,53 +77,20 @@ _RECENT_CALLS = text("""
     WHERE c.asked_at > clock_timestamp() - make_interval(secs => :seconds) AND c.outcome IS NOT NULL
     GROUP BY 1, 2, 3, 4
 """)
-_SLOTS = text(f"""
-    SELECT a.id AS account, a.provider, a.limit_requests, busy.slots, air.unanswered,
-        extract(epoch FROM clock_timestamp() - good.answered_at)::double precision AS answered_ago
-    FROM accounts a
-    CROSS JOIN LATERAL (SELECT count(*) AS slots FROM calls c WHERE c.account_id = a.id
-        AND {busy_sql()}) busy
-    CROSS JOIN LATERAL (SELECT count(*) AS unanswered FROM calls c WHERE c.account_id = a.id
-        AND c.answered_at IS NULL AND c.gives_up_at > clock_timestamp()) air
-    LEFT JOIN LATERAL (SELECT c.answered_at FROM calls c WHERE c.account_id = a.id AND c.outcome = 'ok'
-        ORDER BY c.asked_at DESC LIMIT 1) good ON true
-    ORDER BY a.id
-""")
 
 
 def read_calls(connection: Connection) -> Samples:
     """What was asked of the providers, and how much of the limit is in use."""
     for row in connection.execute(_RECENT_CALLS, {"seconds": RECENT_SECONDS}):
         yield Sample("calls_recent", _of(row, outcome=row.outcome, status=row.status), row.many)
-    for row in connection.execute(_SLOTS):
-        yield Sample("limit_slots_busy", _of(row), min(row.slots, row.limit_requests))
-        yield Sample("calls_unanswered", _of(row), row.unanswered)
-        if row.answered_ago is not None:
-            yield Sample("answer_age_seconds", _of(row), max(0.0, row.answered_ago))
+    for calls in snapshot.read_calls(connection):
+        labels = {"account": calls.account_id, "provider": calls.provider}
+        yield Sample("limit_slots_busy", labels, calls.busy_slots)
+        yield Sample("calls_unanswered", labels, calls.unanswered)
+        if (answered := age(calls.now, calls.good_answered_at)) is not None:
+            yield Sample("answer_age_seconds", labels, answered)
 
 
-# One scan of a partial index for each column.
-_WORK = text(f"""
-    SELECT a.id AS account, a.provider, ready.ready, ready.retrying, ready.age AS ready_age,
-        (SELECT count(*) FROM fetches f WHERE f.account_id = a.id AND f.state = 'sending') AS sending,
-        (SELECT count(*) FROM fetches f WHERE f.account_id = a.id AND f.state = 'dead') AS dead,
-        (SELECT count(*) FROM polls p WHERE p.account_id = a.id AND p.state = 'running') AS running,
-        (SELECT count(*) FROM quarantine q WHERE q.account_id = a.id AND q.resolved_at IS NULL) AS quarantined,
-        ids.many AS tracked, ids.age AS unanswered_age, due.many AS due, due.age AS overdue
-    FROM accounts a
-    CROSS JOIN LATERAL (SELECT count(*) AS ready, count(*) FILTER (WHERE f.attempts > 0) AS retrying,
-        coalesce(greatest(0, extract(epoch FROM clock_timestamp() - min(f.available_at))), 0) AS age
-        FROM fetches f WHERE f.account_id = a.id AND f.state = 'ready') ready
-    CROSS JOIN LATERAL (SELECT count(*) AS many,
-        coalesce(greatest(0, extract(epoch FROM clock_timestamp()
-            - min(t.sent_at) FILTER (WHERE t.whole IS DISTINCT FROM t.value))), 0) AS age
-        FROM tracked_ids t WHERE t.account_id = a.id AND t.closed_at IS NULL) ids
-    CROSS JOIN LATERAL (SELECT count(*) AS many,
-        coalesce(greatest(0, extract(epoch FROM statement_timestamp() - min({DUE_SINCE}))), 0) AS age
-        FROM tracked_ids t WHERE t.account_id = a.id AND t.closed_at IS NULL AND t.fetch_id IS NULL
-          AND t.next_check_at <= statement_timestamp()) due
-    ORDER BY a.id
-""")
 _ENDED = text("""
     SELECT a.id AS account, a.provider, word.state, count(p.id) AS many
     FROM accounts a CROSS JOIN unnest(CAST(:states AS text[])) AS word(state)
@@ -136,17 +102,18 @@ _ENDED = text("""
 
 def read_work(connection: Connection) -> Samples:
     """What is to be done, what waits, what was given up."""
-    for row in connection.execute(_WORK):
+    for work in snapshot.read_work(connection):
+        labels = {"account": work.account_id, "provider": work.provider}
         for state in FETCH_STATES:
-            yield Sample("fetches", _of(row, state=state), getattr(row, state))
-        yield Sample("fetches_retrying", _of(row), row.retrying)
-        yield Sample("fetch_ready_age_seconds", _of(row), row.ready_age)
-        yield Sample("polls_running", _of(row), row.running)
-        yield Sample("quarantine_open", _of(row), row.quarantined)
-        yield Sample("tracked_open", _of(row), row.tracked)
-        yield Sample("tracked_due", _of(row), row.due)
-        yield Sample("tracked_overdue_seconds", _of(row), row.overdue)
-        yield Sample("unanswered_age_seconds", _of(row), row.unanswered_age)
+            yield Sample("fetches", labels | {"state": state}, getattr(work, state))
+        yield Sample("fetches_retrying", labels, work.retrying)
+        yield Sample("fetch_ready_age_seconds", labels, age(work.now, work.ready_since) or 0.0)
+        yield Sample("polls_running", labels, work.polls)
+        yield Sample("quarantine_open", labels, work.quarantined)
+        yield Sample("tracked_open", labels, work.ids)
+        yield Sample("tracked_due", labels, work.due)
+        yield Sample("tracked_overdue_seconds", labels, age(work.now, work.due_since) or 0.0)
+        yield Sample("unanswered_age_seconds", labels, age(work.now, work.ids_since) or 0.0)
     ends = {"states": list(POLL_ENDS), "seconds": HOUR_SECONDS}
     for row in connection.execute(_ENDED, ends):
         yield Sample("polls_ended_last_hour", _of(row, state=row.state), row.many)

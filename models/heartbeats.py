@@ -7,9 +7,8 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from ulak.models.account import BLOCKED_UNTIL
 from ulak.models.ledger.clockwatch import TOLERATED_SECONDS
-from ulak.models.ledger.slots import busy_sql
+from ulak.models.ledger.slots import FREE_SINCE
 
 RECONCILE: Final = "reconcile"
 TICK_LATE_SECONDS: Final = 60.0
@@ -60,17 +59,13 @@ _LATE = text("""
        OR h.at > clock_timestamp() + make_interval(secs => :ahead_seconds)
     ORDER BY wanted.name
 """)
-# What could go: ready, of an account that may be asked, with a free slot. All since when: the latest of these moments.
+# What could go: ready, of an account whose call nothing has kept from being made since.
 _STUCK = text(f"""
     SELECT a.id, extract(epoch FROM clock_timestamp() - since.at)::double precision AS seconds
     FROM accounts a
     CROSS JOIN LATERAL (SELECT min(f.available_at) AS at FROM fetches f
         WHERE f.account_id = a.id AND f.state = 'ready') ready
-    LEFT JOIN LATERAL (SELECT c.released_at + make_interval(secs => a.limit_per_seconds) AS at FROM calls c
-        WHERE c.account_id = a.id
-          AND {busy_sql(per_seconds="a.limit_per_seconds + :stuck_seconds")}
-        ORDER BY c.released_at DESC OFFSET a.limit_requests - 1 LIMIT 1) slot ON true
-    CROSS JOIN LATERAL (SELECT greatest(ready.at, slot.at, a.last_asked_at, {BLOCKED_UNTIL}) AS at) since
+    CROSS JOIN LATERAL (SELECT greatest(ready.at, {FREE_SINCE}) AS at) since
     WHERE a.enabled AND ready.at IS NOT NULL AND since.at < clock_timestamp() - make_interval(secs => :stuck_seconds)
     ORDER BY a.id
 """)

@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from ulak.models.account import IS_ADAPTIVE, AccountState, StoredAccount, list_accounts
+from ulak.models.account import IS_ADAPTIVE, AccountState, StoredAccount, find, list_accounts
 from ulak.models.freshness import Standing, standings
 from ulak.models.intervals import every_seconds
-from ulak.models.ledger.slots import busy_sql
 from ulak.models.rejections import Rejected, recent_rejections
+from ulak.models.snapshot import Calls, Work, age, read_calls, read_work
 from ulak.models.statistics import stored
 
 
@@ -61,85 +61,51 @@ class AccountOverview:
     """How it meets its objective; None where it has none."""
 
 
-_TRACKED = text("""
-    -- A whole (a send) only waits for its parts or the end of validity: how long says nothing about the provider.
-    SELECT account_id, count(*) AS open, min(sent_at) FILTER (WHERE whole IS DISTINCT FROM value) AS oldest
-    FROM tracked_ids
-    WHERE account_id = ANY(:ids) AND closed_at IS NULL GROUP BY account_id
-""")
-_CALLS = text(f"""
-    SELECT a.id AS account_id, recent.minute, recent.hour, busy.slots, good.asked_at, good.answered_at
-    FROM accounts a
-    CROSS JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE c.asked_at > now() - interval '1 minute') AS minute, count(*) AS hour
-        FROM calls c WHERE c.account_id = a.id AND c.asked_at > now() - interval '1 hour') recent
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS slots FROM calls c WHERE c.account_id = a.id
-          AND {busy_sql()}) busy
-    LEFT JOIN LATERAL (
-        SELECT c.asked_at, c.answered_at FROM calls c WHERE c.account_id = a.id AND c.outcome = 'ok'
-        ORDER BY c.asked_at DESC LIMIT 1) good ON true
-    WHERE a.id = ANY(:ids)
-""")
-# One branch for each partial index.
-_WORK = text("""
-    SELECT account_id, 'ready' AS what, count(*) AS many FROM fetches
-     WHERE state = 'ready' AND account_id = ANY(:ids) GROUP BY account_id
-    UNION ALL SELECT account_id, 'sending', count(*) FROM fetches
-     WHERE state = 'sending' AND account_id = ANY(:ids) GROUP BY account_id
-    UNION ALL SELECT account_id, 'dead', count(*) FROM fetches
-     WHERE state = 'dead' AND account_id = ANY(:ids) GROUP BY account_id
-    UNION ALL SELECT account_id, 'polls', count(*) FROM polls
-     WHERE state = 'running' AND account_id = ANY(:ids) GROUP BY account_id
-    UNION ALL SELECT account_id, 'quarantined', count(*) FROM quarantine
-     WHERE resolved_at IS NULL AND account_id = ANY(:ids) GROUP BY account_id
-""")
-
-
-def overview(connection: Connection, account: str | None = None) -> list[AccountOverview]:
+def overview(
+    connection: Connection, account: str | None = None, work: Sequence[Work] | None = None
+) -> list[AccountOverview]:
     """How every account stands (or the one named; empty where it does not exist), in the order of their ids.
 
-    Seven statements, whatever the number of accounts. Deliveries are counted already (`ulak.models.statistics`), all
-    others read open rows by partial indexes.
+    Six statements, whatever the number of accounts. Deliveries are counted already (`ulak.models.statistics`), all
+    others read open rows by partial indexes. `work`: of all accounts, where it was read a moment ago.
     """
-    accounts = [each for each in list_accounts(connection) if account in {None, each.id}]
-    ids = {"ids": [each.id for each in accounts]}
+    known = list_accounts(connection) if account is None else [find(connection, account)]
+    accounts = [each for each in known if each is not None]
+    ids = [each.id for each in accounts]
     deliveries: Counter[tuple[str, bool]] = Counter()
-    for each in stored(connection, ids["ids"]):
+    for each in stored(connection, ids):
         deliveries[each.account_id, each.is_final] += each.rows
-    tracked = {row.account_id: row for row in connection.execute(_TRACKED, ids)}
-    calls = {row.account_id: row for row in connection.execute(_CALLS, ids)}
-    work = {(row.account_id, row.what): int(row.many) for row in connection.execute(_WORK, ids)}
-    rejected = recent_rejections(connection, ids["ids"])
-    objectives = standings(connection, ids["ids"])
+    calls = {each.account_id: each for each in read_calls(connection, ids)}
+    works = {each.account_id: each for each in (read_work(connection, ids) if work is None else work)}
+    rejected = recent_rejections(connection, ids)
+    objectives = standings(connection, ids)
     return [
         _overview_of(
             each,
             deliveries,
-            tracked.get(each.id),
             calls[each.id],
-            work,
+            works[each.id],
             rejected=rejected.get(each.id, ()),
             objective=objectives.get(each.id),
         )
         for each in accounts
+        if each.id in works
     ]
 
 
 def _overview_of(
     account: StoredAccount,
     deliveries: Mapping[tuple[str, bool], int],
-    tracked: Any,
-    calls: Any,
-    work: Mapping[tuple[str, str], int],
+    calls: Calls,
+    work: Work,
     *,
     rejected: tuple[Rejected, ...],
     objective: Standing | None,
 ) -> AccountOverview:
-    """The rows of one account as one record."""
+    """What was read of one account as one record."""
     state, reason, until = account.standing
     trouble_at = account.last_trouble_at
-    is_over = trouble_at is not None and calls.asked_at is not None and calls.asked_at > trouble_at
+    is_over = trouble_at is not None and calls.good_asked_at is not None and calls.good_asked_at > trouble_at
     has_trouble = state is not AccountState.OK or not is_over
     return AccountOverview(
         id=account.id,
@@ -152,20 +118,20 @@ def _overview_of(
         as_of=account.now,
         open_deliveries=deliveries[account.id, False],
         final_deliveries=deliveries[account.id, True],
-        open_tracked=tracked.open if tracked else 0,
-        oldest_unanswered=tracked.oldest if tracked else None,
-        freshness_seconds=max(0.0, (account.now - calls.answered_at).total_seconds()) if calls.answered_at else None,
+        open_tracked=work.ids,
+        oldest_unanswered=work.ids_since,
+        freshness_seconds=age(calls.now, calls.good_answered_at),
         calls_last_minute=calls.minute,
         calls_last_hour=calls.hour,
         limit_requests=account.limit_requests,
         limit_per_seconds=account.limit_per_seconds,
         limit_concurrency=account.limit_concurrency,
-        busy_slots=min(calls.slots, account.limit_requests),
-        ready_fetches=work.get((account.id, "ready"), 0),
-        sending_fetches=work.get((account.id, "sending"), 0),
-        dead_fetches=work.get((account.id, "dead"), 0),
-        running_polls=work.get((account.id, "polls"), 0),
-        quarantined=work.get((account.id, "quarantined"), 0),
+        busy_slots=calls.busy_slots,
+        ready_fetches=work.ready,
+        sending_fetches=work.sending,
+        dead_fetches=work.dead,
+        running_polls=work.polls,
+        quarantined=work.quarantined,
         last_trouble=account.last_trouble if has_trouble else None,
         last_trouble_at=trouble_at if has_trouble else None,
         rejected=rejected,

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 from ulak.models.account import AccountState, PausedBy
@@ -11,8 +11,6 @@ from ulak.models.overview import AccountOverview
 
 STALLED_SECONDS = 60.0
 """Work that waited so long, with room in the limit and not one call meanwhile, means that nobody works."""
-PLANS_MISSED = 5
-"""So many intervals without a plan mean the same."""
 BEHIND_SECONDS = 600.0
 FRUITLESS_SECONDS = 900.0
 
@@ -120,15 +118,8 @@ def _stalled_since(since: Mapping[str, datetime]) -> Alarm:
 
 def _idle_since(account: AccountOverview, waits: Waiting, provider_every: float | None) -> datetime | None:
     """Since when the account should have been asked; None where it rests, is being asked, or has nothing to ask."""
-    if account.state is not AccountState.OK or account.calls_last_minute or _is_full(account):
-        return None
-    moments = [waits.ready_since, waits.due_since, waits.unplanned_since, waits.lease_ended]
-    every = (provider_every or 0.0) if waits.every_seconds is None else waits.every_seconds
-    if waits.planned_at is not None and every > 0:
-        # Lists are planned at their interval whether or not anything is due.
-        moments.append(waits.planned_at + timedelta(seconds=every * PLANS_MISSED))
-    oldest = min((moment for moment in moments if moment is not None), default=None)
-    return oldest if oldest is not None and _age(account, oldest) > STALLED_SECONDS else None
+    since = waits.stalled_since(provider_every) if account.state is AccountState.OK else None
+    return since if since is not None and _age(account, since) > STALLED_SECONDS else None
 
 
 def _state(account: AccountOverview) -> Iterator[Alarm]:
@@ -194,7 +185,7 @@ def _lateness(account: AccountOverview, waits: Waiting | None) -> Iterator[Alarm
     if waits.late_deliveries:
         values = {"account": account.id, "n": waits.late_deliveries}
         yield Alarm(kind="late_deliveries", severity="warn", values=values, account=account.id)
-    due = waits.due_since
+    due = waits.work.due_since
     is_asked = account.state is AccountState.OK and account.calls_last_minute > 0
     if is_asked and due is not None and _age(account, due) > BEHIND_SECONDS:
         values = {"account": account.id, "since": due}
@@ -222,10 +213,6 @@ def _burning(account: AccountOverview) -> Iterator[Alarm]:
 
 def _is_ahead(account: AccountOverview) -> bool:
     return account.until is not None and account.until > account.as_of
-
-
-def _is_full(account: AccountOverview) -> bool:
-    return account.busy_slots >= account.limit_requests
 
 
 def _age(account: AccountOverview, moment: datetime) -> float:

@@ -14,6 +14,7 @@ from ulak.models.account import AccountState, list_accounts
 from ulak.models.attention import waiting
 from ulak.models.overview import AccountOverview, overview
 from ulak.models.results import AccountResults, results_by_account
+from ulak.models.snapshot import read_work
 from ulak.models.transport import transport_fault
 
 LASTS_SECONDS = 2.0
@@ -89,11 +90,12 @@ class Looker:
 
     def _see(self) -> Look:
         with self.engine.connect() as connection:
-            accounts = overview(connection)
+            work = read_work(connection)
+            accounts = overview(connection, work=work)
             zones = {each.id: each.timezone for each in list_accounts(connection)}
             found = find_alarms(
                 accounts,
-                waiting(connection),
+                waiting(connection, work),
                 self.every_seconds,
                 self._note_rest(accounts),
                 transport=transport_fault(connection),

@@ -143,11 +143,11 @@ def test_an_id_of_unknown_many_messages_is_late_when_it_is_due(runtime: Runtime)
     due = clock.now() - timedelta(hours=1)
     add_ids(runtime.engine, account_id, ["7"], kind="transaction", sent_at=due, next_check_at=due)
     with runtime.engine.connect() as connection:
-        since = waiting(connection)[account_id].due_since
+        since = waiting(connection)[account_id].work.due_since
     assert since == due
     execute(runtime.engine, "UPDATE tracked_ids SET expected = 1 WHERE account_id = :a", a=account_id)
     with runtime.engine.connect() as connection:
-        since = waiting(connection)[account_id].due_since
+        since = waiting(connection)[account_id].work.due_since
     assert since is None or since > due + timedelta(hours=2)
 
 

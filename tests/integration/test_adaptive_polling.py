@@ -228,7 +228,7 @@ def _waiting_batch(engine: Engine, *, poll: dict[str, Any] | None = None, **give
 def _late_seconds(engine: Engine, account_id: str) -> float:
     """For how long something should have been asked for: by the status page, and by the metric of the alert."""
     with engine.connect() as connection:
-        since = waiting(connection)[account_id].due_since
+        since = waiting(connection)[account_id].work.due_since
         now = connection.execute(text("SELECT now()")).scalar_one()
         [overdue] = [
             sample.value

@@ -7,9 +7,9 @@ from driving import make_runtime
 from ledger_acts import add_account, execute, fetches_of
 from sqlalchemy import Engine
 
-from ulak.api.pages.alarms import PLANS_MISSED, find_alarms
+from ulak.api.pages.alarms import find_alarms
 from ulak.models.account import find
-from ulak.models.attention import waiting
+from ulak.models.attention import PLANS_MISSED, waiting
 from ulak.models.intervals import every_seconds
 from ulak.models.overview import ProviderPace, overview, unsettled
 from ulak.schedules.sweeping import LEAST_SECONDS, MOST_SECONDS

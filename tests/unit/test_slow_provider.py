@@ -24,6 +24,7 @@ from ulak.models.freshness import MINUTE_SECONDS, SETTLES_SECONDS, standing_of
 from ulak.models.objectives import DEVIATIONS, HIGHEST_RATIO, LEAST_FINALS, RULES, WINDOWS, Count, Objective, Rule
 from ulak.models.overview import AccountOverview
 from ulak.models.problems import Episode, State, follow
+from ulak.models.snapshot import Work
 
 START = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
 USUAL = Objective(percent=95.0, seconds=60.0)
@@ -172,10 +173,15 @@ def test_nobody_is_told_anything_in_normal_operation(seed: int) -> None:
             if was_calm and random.random() < 0.6:
                 trouble = _some_trouble(random, now)
         due = START + timedelta(seconds=now - random.expovariate(1 / 10))
-        waiting = Waiting(
-            account="kampanya", ready_since=due, lease_ended=None, due_since=due, unplanned_since=None, planned_at=due,
-            every_seconds=None, late_ids=0, late_ids_since=None, late_deliveries=0,
+        free = START + timedelta(seconds=now if trouble[1].get("busy_slots") else now - 5)
+        work = Work(
+            account_id="kampanya", provider="vairo", now=START + timedelta(seconds=now), free_since=free,
+            ready=1, retrying=0, ready_since=due, sending=1, lease_ended=None, dead=0, polls=1, unplanned_since=None,
+            quarantined=0, ids=5, ids_since=None, due=1, due_since=due,
         )  # fmt: skip
+        waiting = Waiting(
+            work=work, planned_at=due, every_seconds=None, late_ids=0, late_ids_since=None, late_deliveries=0
+        )
         told.look(now, account(now, objective=standing_of(USUAL, rows.counts(now)), **trouble[1]), waiting)
     assert told.said == []
 
