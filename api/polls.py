@@ -1,13 +1,13 @@
 """Polls on demand: opened, looked at, cancelled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from http import HTTPStatus
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from ulak.api.cursors import decode_page, encode_page
 from ulak.api.fields import AccountId, Cursor, Given, IdempotencyKey, Limit, RowId, Text
@@ -19,7 +19,7 @@ from ulak.models.account import load
 from ulak.models.database import retry_transaction
 from ulak.models.events import Action, record
 from ulak.models.ledger import planning
-from ulak.models.ledger.listing import find_poll, key_of_task, list_polls, polls_of_key
+from ulak.models.ledger.listing import KeyedPoll, ListedPoll, find_poll, key_of_task, list_polls, polls_of_key
 from ulak.tasks.messages import poll_account
 from ulak.tasks.steps.idcheck import IdCheck
 from ulak.tasks.steps.ondemand import open_on_demand, poll_mistake
@@ -171,12 +171,12 @@ def search(asked: Annotated[PollSearch, Query()], means: Have, who: Who) -> Poll
     with means.engine.connect() as connection:
         check_account(connection, asked.account)
         if asked.task is not None:
-            rows: Sequence[RowMapping] = [
+            rows: Sequence[ListedPoll] = [
                 row
                 for row in polls_of_key(connection, asked.task, key_of_task(asked.task))
-                if who.access.may(Role.READ, row["account_id"])
-                and asked.account in {None, row["account_id"]}
-                and asked.state in {None, row["state"]}
+                if who.access.may(Role.READ, row.account_id)
+                and asked.account in {None, row.account_id}
+                and asked.state in {None, row.state}
             ]
             return Polls(polls=[_view(row) for row in rows], cursor=None)
         rows = list_polls(
@@ -188,7 +188,7 @@ def search(asked: Annotated[PollSearch, Query()], means: Have, who: Who) -> Poll
             before_id=before,
         )
     full = len(rows) == asked.limit
-    return Polls(polls=[_view(row) for row in rows], cursor=encode_page(rows[-1]["id"], question) if full else None)
+    return Polls(polls=[_view(row) for row in rows], cursor=encode_page(rows[-1].id, question) if full else None)
 
 
 def open_poll(means: Means, who: Caller, new: NewPoll, key: str | None) -> Poll:
@@ -214,17 +214,17 @@ def open_poll(means: Means, who: Caller, new: NewPoll, key: str | None) -> Poll:
         )
 
 
-def _same(connection: Connection, means: Means, known: Sequence[RowMapping], new: NewPoll) -> Poll:
+def _same(connection: Connection, means: Means, known: Sequence[KeyedPoll], new: NewPoll) -> Poll:
     """The poll of a key, where it asked for the same."""
-    hidden = means.runtime.hidden_people(load(connection, known[0]["account_id"]))
+    hidden = means.runtime.hidden_people(load(connection, known[0].account_id))
 
-    def masked(ids: list[dict[str, str]] | None) -> list[dict[str, str]] | None:
+    def masked(ids: Sequence[Mapping[str, str]] | None) -> list[dict[str, str]] | None:
         if ids is None:
             return None
         return planning.masked_ids(ids if hidden is None else [hidden.named(each) for each in ids])
 
     wanted = (new.account, new.first, (new.last or new.first) if new.first else None, masked(_ids(new)))
-    if any((row["account_id"], row["window_from"], row["window_to"], masked(row["ids"])) != wanted for row in known):
+    if any((row.account_id, row.window_from, row.window_to, masked(row.ids)) != wanted for row in known):
         mistake = ("header.Idempotency-Key", "was used for a poll that asks for something else; send a new key")
         raise wrong_fields([mistake])
     return _view(known[0])
@@ -252,17 +252,17 @@ def _check(connection: Connection, new: NewPoll) -> None:
 
 def _found(connection: Connection, who: Caller, poll_id: int) -> Poll:
     row = find_poll(connection, poll_id)
-    if row is None or not who.access.may(Role.READ, row["account_id"]):
+    if row is None or not who.access.may(Role.READ, row.account_id):
         raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such poll.")
     return _view(row)
 
 
-def _view(row: RowMapping) -> Poll:
-    same = {name: row[name] for name in Poll.model_fields if name in row}
+def _view(row: ListedPoll) -> Poll:
+    same = {name: getattr(row, name) for name in Poll.model_fields if hasattr(row, name)}
     return Poll(
         **same,
-        account=row["account_id"],
-        first=row["window_from"],
-        last=row["window_to"],
-        planned=row["planned_at"] is not None,
+        account=row.account_id,
+        first=row.window_from,
+        last=row.window_to,
+        planned=row.planned_at is not None,
     )

@@ -1,11 +1,12 @@
 """`ulak poll` and `ulak polls`: ask an account now, look at polls, cancel one."""
 
 from collections import Counter
+from dataclasses import asdict
 from datetime import date
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from ulak.cli.output import moment, write_json, write_line, write_table
 from ulak.cli.session import (
@@ -25,7 +26,7 @@ from ulak.models.account import AccountState, load
 from ulak.models.database import retry_transaction
 from ulak.models.events import Action, record
 from ulak.models.ledger import planning
-from ulak.models.ledger.listing import find_poll, list_polls
+from ulak.models.ledger.listing import ListedPoll, find_poll, list_polls
 from ulak.tasks.messages import poll_account
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.previewing import Preview, preview_poll
@@ -106,25 +107,25 @@ def _wait(run: Session, poll_id: int, timeout: float | None) -> None:
     """Follow the poll to its end."""
     started = clock.boot()
     with progress(f"poll {poll_id}") as bar:
-        while (row := _poll_row(run, poll_id))["state"] == "running":
-            done = row["fetches"] - row["open_fetches"]
-            bar.show(done, row["fetches"] or None, "waiting for a worker" if row["planned_at"] is None else None)
-            if (pause := _pause(run, row["account_id"])) is not None:
+        while (row := _poll_row(run, poll_id)).state == "running":
+            done = row.fetches - row.open_fetches
+            bar.show(done, row.fetches or None, "waiting for a worker" if row.planned_at is None else None)
+            if (pause := _pause(run, row.account_id)) is not None:
                 # It may last for ever, and what this command waits for is not what a person would wait for.
                 raise CommandError(pause)
             if timeout is not None and clock.boot() - started >= timeout:
                 tell(f"Poll {poll_id} still runs after {timeout:g} s: {_counts(row)}. It goes on without us.")
                 raise typer.Exit(TIMED_OUT)
             clock.sleep(LOOK_SECONDS)
-    tell(f"Poll {poll_id} is {row['state'].replace('_', ' ')}: {_counts(row)}.")
-    if row["state"] != "complete":
+    tell(f"Poll {poll_id} is {row.state.replace('_', ' ')}: {_counts(row)}.")
+    if row.state != "complete":
         raise typer.Exit(FAILED)
-    if row["taken_over_by"] is not None:
-        tell(f"What it had not asked yet is asked by poll {row['taken_over_by']}, which is followed now.")
-        _wait(run, row["taken_over_by"], None if timeout is None else max(0.0, timeout - (clock.boot() - started)))
+    if row.taken_over_by is not None:
+        tell(f"What it had not asked yet is asked by poll {row.taken_over_by}, which is followed now.")
+        _wait(run, row.taken_over_by, None if timeout is None else max(0.0, timeout - (clock.boot() - started)))
 
 
-def _poll_row(run: Session, poll_id: int) -> RowMapping:
+def _poll_row(run: Session, poll_id: int) -> ListedPoll:
     with run.engine.connect() as connection:
         row = find_poll(connection, poll_id)
     if row is None:
@@ -132,9 +133,9 @@ def _poll_row(run: Session, poll_id: int) -> RowMapping:
     return row
 
 
-def _counts(row: RowMapping) -> str:
+def _counts(row: ListedPoll) -> str:
     names = ("calls", "reports", "new", "advanced", "unchanged", "dead")
-    return ", ".join(f"{row[name]} {name}" for name in names)
+    return ", ".join(f"{getattr(row, name)} {name}" for name in names)
 
 
 @polls.command("list")
@@ -153,17 +154,17 @@ def list_some(
         check_account(connection, account, "ACCOUNT")
         rows = list_polls(connection, account=account, state=state, limit=limit)
     if as_json:
-        write_json(rows)
+        write_json([asdict(row) for row in rows])
         return
     headers = ("poll", "account", "trigger", "days", "state", "fetches", "open", "calls", "new", "advanced", "dead")
     write_table((*headers, "started", "finished"), [_cells(row) for row in rows])
 
 
-def _cells(row: RowMapping) -> tuple[Any, ...]:
-    days = f"{row['window_from']}..{row['window_to']}" if row["window_from"] else ""
-    numbers = (row[name] for name in ("fetches", "open_fetches", "calls", "new", "advanced", "dead"))
-    times = (moment(row["started_at"]), moment(row["finished_at"]))
-    return (row["id"], row["account_id"], row["trigger"], days, row["state"], *numbers, *times)
+def _cells(row: ListedPoll) -> tuple[Any, ...]:
+    days = f"{row.window_from}..{row.window_to}" if row.window_from else ""
+    numbers = (getattr(row, name) for name in ("fetches", "open_fetches", "calls", "new", "advanced", "dead"))
+    times = (moment(row.started_at), moment(row.finished_at))
+    return (row.id, row.account_id, row.trigger, days, row.state, *numbers, *times)
 
 
 @polls.command()
@@ -180,11 +181,11 @@ def cancel(
         cancelled = planning.cancel(connection, poll_id)
         if cancelled is not None:
             row = find_poll(connection, poll_id)
-            account = None if row is None else row["account_id"]
+            account = None if row is None else row.account_id
             record(connection, run.event(Action.POLL_CANCELLED, account=account, details={"poll": poll_id}))
         return cancelled
 
     cancelled = retry_transaction(run.engine, cancel_recorded)
     if cancelled is None:
-        raise CommandError(f"Poll {poll_id} is {_poll_row(run, poll_id)['state'].replace('_', ' ')} already.")
+        raise CommandError(f"Poll {poll_id} is {_poll_row(run, poll_id).state.replace('_', ' ')} already.")
     tell(f"Poll {poll_id} is cancelled; {cancelled} fetches will not be made.")

@@ -138,20 +138,20 @@ def count(connection: Connection, kinds: Collection[str]) -> bool:
     """
     if not connection.execute(_TURN, {"lock": _LOCK}).scalar_one():
         return False
-    state = connection.execute(_READ).mappings().one()
-    if state["through"] is None:
-        connection.execute(_BEGIN, {"now": state["now"], "horizon": state["horizon"]})
+    state = connection.execute(_READ).one()
+    if state.through is None:
+        connection.execute(_BEGIN, {"now": state.now, "horizon": state.horizon})
         return False
-    passed = (state["now"] - state["through"]).total_seconds()
+    passed = (state.now - state.through).total_seconds()
     if 0 <= passed < 2 * SETTLES_SECONDS:
         return False
-    settled = state["now"] - timedelta(seconds=SETTLES_SECONDS)
-    until = min(settled, state["through"] + timedelta(seconds=WINDOW_SECONDS))
+    settled = state.now - timedelta(seconds=SETTLES_SECONDS)
+    until = min(settled, state.through + timedelta(seconds=WINDOW_SECONDS))
     given = {
-        "through": state["through"],
+        "through": state.through,
         "until": until,
         # Of another cluster, to which the data was moved: what it counted there is counted.
-        "from_transaction": min(state["from_transaction"], state["horizon"]),
+        "from_transaction": min(state.from_transaction, state.horizon),
         "final": list(FINAL),
         "open": list(_OPEN),
         "kinds": sorted(kinds),
@@ -161,7 +161,7 @@ def count(connection: Connection, kinds: Collection[str]) -> bool:
     if until < settled:
         connection.execute(_GO_ON_WITHIN, {"until": until})
     else:
-        connection.execute(_GO_ON, {"until": until, "horizon": state["horizon"]})
+        connection.execute(_GO_ON, {"until": until, "horizon": state.horizon})
     return True
 
 

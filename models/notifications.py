@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, delete, select, text
+from sqlalchemy import Connection, Row, RowMapping, delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from ulak.models.database import json_parameter
@@ -84,7 +84,7 @@ def lock(connection: Connection) -> None:
 
 def load_episodes(connection: Connection) -> dict[str, Episode]:
     """What is known to be wrong, by key."""
-    return {row["key"]: _episode(row) for row in connection.execute(select(problems)).mappings()}
+    return {row.key: _episode(row) for row in connection.execute(select(problems))}
 
 
 def store_episodes(connection: Connection, before: Mapping[str, Episode], after: Mapping[str, Episode]) -> None:
@@ -116,22 +116,22 @@ def _row(episode: Episode) -> dict[str, Any]:
     }
 
 
-def _episode(row: RowMapping) -> Episode:
+def _episode(row: Row[Any]) -> Episode:
     problem = Problem(
-        key=row["key"],
-        kind=row["kind"],
-        severity=row["severity"],
-        account=row["account_id"],
-        summary=row["summary"],
-        advice=row["advice"],
+        key=row.key,
+        kind=row.kind,
+        severity=row.severity,
+        account=row.account_id,
+        summary=row.summary,
+        advice=row.advice,
     )
     return Episode(
         problem=problem,
-        name=row["episode"],
-        first_seen_at=row["first_seen_at"],
-        seen_at=row["seen_at"],
-        opened_at=row["opened_at"],
-        absent_since=row["absent_since"],
+        name=row.episode,
+        first_seen_at=row.first_seen_at,
+        seen_at=row.seen_at,
+        opened_at=row.opened_at,
+        absent_since=row.absent_since,
     )
 
 
@@ -157,10 +157,10 @@ def announce(connection: Connection, receivers: Collection[str], changes: Sequen
     if not changes:
         return
     for receiver in sorted(receivers):
-        unsent = connection.execute(_UNSENT, {"receiver": receiver}).mappings().one_or_none()
-        items = merged(unsent["items"] if unsent is not None else (), changes)
+        unsent = connection.execute(_UNSENT, {"receiver": receiver}).one_or_none()
+        items = merged(unsent.items if unsent is not None else (), changes)
         if unsent is not None:
-            connection.execute(_EXTEND, {"id": unsent["id"], "items": json_parameter(items)})
+            connection.execute(_EXTEND, {"id": unsent.id, "items": json_parameter(items)})
             continue
         given = {"receiver": receiver, "message_id": message_id(items), "items": json_parameter(items)}
         connection.execute(_ADD, given | {"spacing_seconds": SPACING_SECONDS})

@@ -8,6 +8,7 @@ from ulak.api.pages.sentences import title_of
 from ulak.api.pages.showing import Show
 from ulak.core.redaction import redact_text
 from ulak.models.account import StoredAccount
+from ulak.providers import effective
 from ulak.providers.adapter import ProviderRecord
 from ulak.providers.registry import ADAPTERS
 
@@ -60,38 +61,33 @@ def _common(account: StoredAccount, show: Show) -> Iterator[tuple[str, str]]:
 
 
 def _polling(account: StoredAccount, record: ProviderRecord, show: Show) -> Iterator[tuple[str, str]]:
-    say, poll = show.language.say, account.poll
+    say = show.language.say
     if record.sweep_window_days is None:
         yield "every", say("config.every_never")
     else:
-        every = float(poll.get("every_seconds") or record.every_seconds)
-        yield "every", say("config.every_value", span=show.span(every))
-        yield "lookback", show.number(int(poll.get("lookback_days") or record.lookback_days))
+        yield "every", say("config.every_value", span=show.span(effective.configured_every_seconds(account)))
+        yield "lookback", show.number(effective.lookback_days(account))
         if account.swept_through is not None:
             yield "swept", show.day(account.swept_through)
     if record.is_pulled:
-        yield from _checks(account, record, show)
-    validity = float(account.options.get("validity_hours", record.validity_hours))
-    yield "validity", show.span(validity * 3600)
-    yield "deadline", show.span(float(account.options.get("deadline_seconds", record.deadline_seconds)))
+        yield from _checks(account, show)
+    yield "validity", show.span(effective.validity(account).total_seconds())
+    yield "deadline", show.span(account.deadline_seconds)
 
 
-def _checks(account: StoredAccount, record: ProviderRecord, show: Show) -> Iterator[tuple[str, str]]:
-    say, poll = show.language.say, account.poll
-    first = poll.get("first_check_seconds")
-    first_seconds = float(record.poll.steps_seconds[0] if first is None else first)
-    yield "first_check", say("config.first_check_value", span=show.span(first_seconds))
-    longest = poll.get("max_check_seconds")
-    yield "max_check", show.span(float(record.poll.max_seconds if longest is None else longest))
-    factor = float(poll.get("time_factor", 1.0))
-    if factor != 1.0:
-        yield "factor", show.number(factor)
-    kinds = sorted(account.poll_plan.get("kinds", {})) if poll.get("adaptive", True) else []
+def _checks(account: StoredAccount, show: Show) -> Iterator[tuple[str, str]]:
+    say = show.language.say
+    yield "first_check", say("config.first_check_value", span=show.span(effective.first_check_seconds(account)))
+    yield "max_check", show.span(effective.max_check_seconds(account))
+    if account.time_factor != 1.0:
+        yield "factor", show.number(account.time_factor)
+    kinds = sorted(account.poll_plan.get("kinds", {})) if account.is_adaptive else []
     yield "learned", say("config.learned_yes", kinds=", ".join(kinds)) if kinds else say("config.learned_no")
 
 
 def _options(account: StoredAccount, record: ProviderRecord, show: Show) -> Iterator[str]:
-    shown = [f"{each.name} = {account.options.get(each.name, each.default)}" for each in record.options]
+    values = effective.options(account)
+    shown = [f"{each.name} = {values[each.name]}" for each in record.options]
     codes = account.options.get(STATUS_MAP)
     if codes:
         shown.append(f"{STATUS_MAP}: {show.language.say('config.map', n=len(codes))}")

@@ -42,20 +42,20 @@ def polls_of(
     if show == ALL:
         rows = list_polls(connection, account=account, accounts=known, limit=many, before_id=before)
         every = [NotablePoll(poll=row, quiet=0, quiet_from=None, quiet_to=None) for row in rows]
-        return NotablePolls(polls=every, before_id=rows[-1]["id"] if len(rows) == many else None)
+        return NotablePolls(polls=every, before_id=rows[-1].id if len(rows) == many else None)
     kind = next((each for each in get_args(Notable) if each == show), None)
     page = list_notable(connection, account=account, accounts=known, kind=kind, limit=many, before_id=before)
     if kind is not None or before < LARGEST_ID:
         return page
     waiting = running_on_demand(connection, account=account, accounts=known, limit=many)
-    first = {row["id"] for row in waiting}
+    first = {row.id for row in waiting}
     ahead = [NotablePoll(poll=row, quiet=0, quiet_from=None, quiet_to=None) for row in waiting]
-    rest = [each for each in page.polls if each.poll is None or each.poll["id"] not in first or each.quiet]
+    rest = [each for each in page.polls if each.poll is None or each.poll.id not in first or each.quiet]
     return NotablePolls(polls=[*ahead, *(_without(each, first) for each in rest)], before_id=page.before_id)
 
 
 def _without(each: NotablePoll, shown: set[int]) -> NotablePoll:
     """The quiet polls of an entry whose own poll is shown elsewhere."""
-    if each.poll is None or each.poll["id"] not in shown:
+    if each.poll is None or each.poll.id not in shown:
         return each
     return NotablePoll(poll=None, quiet=each.quiet, quiet_from=each.quiet_from, quiet_to=each.quiet_to)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Engine, RowMapping, TextClause, text
+from sqlalchemy import Connection, Engine, Row, TextClause, text
 
 from ulak.core import clock
 from ulak.models.database import retry_transaction
@@ -94,18 +94,18 @@ def look(connection: Connection, watch: ClockWatch) -> tuple[bool, bool]:
     """Read the clock and keep the reading: (was it stepped, is a step of before not finished). Locks nothing."""
     watch.begin(connection)
     reading, row = _read(connection)
-    is_step = watch.has_stepped(reading) or (row["ahead"] or 0.0) > TOLERATED_SECONDS
+    is_step = watch.has_stepped(reading) or (row.ahead or 0.0) > TOLERATED_SECONDS
     if not is_step:
-        watch.know(row["step_id"])
+        watch.know(row.step_id)
         watch.behind = behind(connection)
         watch.keep(connection)
-    return is_step, row["is_unfinished"]
+    return is_step, row.is_unfinished
 
 
-def _read(connection: Connection) -> tuple[Reading, RowMapping]:
+def _read(connection: Connection) -> tuple[Reading, Row[Any]]:
     before = clock.boot()
-    row = connection.execute(_READ).mappings().one()
-    return Reading.between(before, row["now"], clock.boot()), row
+    row = connection.execute(_READ).one()
+    return Reading.between(before, row.now, clock.boot()), row
 
 
 def settle(connection: Connection, watch: ClockWatch, *, noticed_by: str) -> Settled:
@@ -123,17 +123,17 @@ def settle(connection: Connection, watch: ClockWatch, *, noticed_by: str) -> Set
     evidence: Evidence = "boot_clock"
     left = movement.without(noted.seconds)
     is_known = abs(left.seconds) <= TOLERATED_SECONDS or (noted.is_estimate and noted.seconds * left.seconds > 0)
-    ahead: float = row["ahead"] or 0.0
+    ahead: float = row.ahead or 0.0
     if not movement.is_step or is_known:
         if ahead <= TOLERATED_SECONDS:
-            return Settled(reading=reading, step_id=row["step_id"], step=None, behind=behind(connection))
+            return Settled(reading=reading, step_id=row.step_id, step=None, behind=behind(connection))
         left, evidence = Movement(least=-ahead, most=-ahead), "stored_times"
-    parameters = {"now": row["now"], "seconds": left.seconds, "evidence": evidence, "noticed_by": noticed_by}
+    parameters = {"now": row.now, "seconds": left.seconds, "evidence": evidence, "noticed_by": noticed_by}
     step_id: int = connection.execute(_NOTE, parameters).scalar_one()
     if left.seconds > 0:
-        _move_forward(connection, row["now"], left)
+        _move_forward(connection, row.now, left)
     else:
-        _move_accounts_back(connection, row["now"], left)
+        _move_accounts_back(connection, row.now, left)
     step = Step(seconds=left.seconds, evidence=evidence)
     return Settled(reading=reading, step_id=step_id, step=step, behind=behind(connection))
 

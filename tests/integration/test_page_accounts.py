@@ -203,7 +203,7 @@ def test_pages_of_polls_lose_none(migrated_database: Engine, start: Start, monke
         with migrated_database.connect() as connection:
             for _ in range(100):
                 found = list_notable(connection, limit=4, before_id=before)
-                seen += [each.poll["id"] for each in found.polls if each.poll]
+                seen += [each.poll.id for each in found.polls if each.poll]
                 quiet += sum(each.quiet for each in found.polls)
                 before = found.before_id
                 if before is None:

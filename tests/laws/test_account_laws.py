@@ -68,6 +68,8 @@ def test_a_pause_is_never_shortened(
     changes = account.pause_changes(until, "why", wanted_by)
     ends = changes.get("paused_until", paused_until)
     if account.is_paused and not (by is PausedBy.AUTOMATIC and wanted_by is PausedBy.OPERATOR):
+        assert ends is not None
+        assert account.paused_until is not None
         assert ends >= account.paused_until
     if wanted_by is PausedBy.AUTOMATIC:
         assert bool(changes) is not account.is_paused
