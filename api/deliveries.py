@@ -317,16 +317,16 @@ def _history(found: Explanation, people: Sequence[str] | None) -> list[Statement
             provider_status=facts["provider_status"],
             provider_error=facts.get("provider_error"),
             **explain_codes({**found.delivery, "provider_error": None, **facts}),
-            source=each.observation["source"],
-            as_of=each.observation["as_of"],
-            first_seen_at=each.observation["first_seen_at"],
+            source=each.observation.source,
+            as_of=each.observation.as_of,
+            first_seen_at=each.observation.first_seen_at,
             won=each.lost_by is None,
             lost_by=each.lost_by,
             gave=list(each.gave),
-            statement=_masked(each.observation["statement"], people),
+            statement=_masked(each.observation.statement, people),
         )
         for each in found.statements
-        for facts in [_masked(each.observation["facts"], people)]
+        for facts in [_masked(each.observation.facts, people)]
     ]
 
 

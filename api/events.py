@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
-from sqlalchemy import RowMapping
+from sqlalchemy import Row
 
 from ulak.api.cursors import decode_page, encode_page
 from ulak.api.fields import AccountId, Cursor, Given, Limit, Moment, Text
@@ -79,10 +79,10 @@ def search(asked: Annotated[EventSearch, Query()], means: Have, who: Who) -> Eve
     before = decode_page(asked.cursor, question)
     rows = _rows(means, asked, accounts, before)
     full = len(rows) == asked.limit
-    return Events(events=[_view(row) for row in rows], cursor=encode_page(rows[-1]["id"], question) if full else None)
+    return Events(events=[_view(row) for row in rows], cursor=encode_page(rows[-1].id, question) if full else None)
 
 
-def _rows(means: Means, asked: EventSearch, accounts: frozenset[str] | None, before: int | None) -> list[RowMapping]:
+def _rows(means: Means, asked: EventSearch, accounts: frozenset[str] | None, before: int | None) -> list[Row[Any]]:
     marks = None if asked.recipient is None else means.recorder.every_mark(asked.recipient)
     with means.engine.connect() as connection:
         check_account(connection, asked.account)
@@ -101,6 +101,6 @@ def _rows(means: Means, asked: EventSearch, accounts: frozenset[str] | None, bef
     return list(found)
 
 
-def _view(row: RowMapping) -> RecordedEvent:
-    same = {name: row[name] for name in RecordedEvent.model_fields if name in row}
-    return RecordedEvent(**same, account=row["account_id"])
+def _view(row: Row[Any]) -> RecordedEvent:
+    same = {name: getattr(row, name) for name in RecordedEvent.model_fields if hasattr(row, name)}
+    return RecordedEvent(**same, account=row.account_id)

@@ -46,6 +46,7 @@ FIGURES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "fetches": ((*ACCOUNT, "state"), "Fetches of the ledger that are not over: ready, sending, dead (given up)."),
     "fetches_retrying": (ACCOUNT, "Ready fetches that have failed before."),
     "fetch_ready_age_seconds": (ACCOUNT, "How long the oldest ready fetch could have been made."),
+    "fetch_stalled_seconds": (ACCOUNT, "How long neither limit, pause nor breaker kept a ready fetch from being made."),
     "polls_running": (ACCOUNT, "Polls that are not over."),
     "polls_ended_last_hour": ((*ACCOUNT, "state"), "Polls that ended within an hour, by how."),
     "quarantine_open": (ACCOUNT, "Entries of the quarantine that nobody has resolved."),

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import RowMapping
+from sqlalchemy import Row
 
 from ulak.cli.deliveries import moment_of
 from ulak.cli.output import moment, write_json, write_table
@@ -71,16 +71,16 @@ def show_events(
         tell("Callers who read numbers in bulk may have seen this one too: --action deliveries.read lists them.")
 
 
-def _document(row: RowMapping) -> dict[str, Any]:
+def _document(row: Row[Any]) -> dict[str, Any]:
     """Without the keyed hash, which says nothing to anybody."""
-    return {name: value for name, value in row.items() if name != "person"}
+    return {name: value for name, value in row._asdict().items() if name != "person"}
 
 
-def _cells(row: RowMapping) -> tuple[Any, ...]:
-    who = f"{row['actor_label']} ({row['actor']})" if row["actor_label"] else row["actor"]
-    details = ", ".join(f"{name} {row['details'][name]}" for name in _DETAILS if row["details"].get(name) is not None)
-    names = (row["action"], row["account_id"], row["delivery_id"])
-    return (row["id"], moment(row["at"]), who, row["actor_kind"], row["via"], *names, details)
+def _cells(row: Row[Any]) -> tuple[Any, ...]:
+    who = f"{row.actor_label} ({row.actor})" if row.actor_label else row.actor
+    details = ", ".join(f"{name} {row.details[name]}" for name in _DETAILS if row.details.get(name) is not None)
+    names = (row.action, row.account_id, row.delivery_id)
+    return (row.id, moment(row.at), who, row.actor_kind, row.via, *names, details)
 
 
 @sessions.command("end")
@@ -97,7 +97,7 @@ def end_sessions(
     run = session(context)
     with transaction(run.engine) as connection:
         rows = list_events(connection, actor=person, actions=[Action.SESSION_OPENED], limit=1000)
-        subjects = sorted({row["actor"] for row in rows if row["actor_kind"] == "person"})
+        subjects = sorted({row.actor for row in rows if row.actor_kind == "person"})
         for subject in subjects:
             end_sessions_of(connection, subject)
             record(connection, run.event(Action.SESSIONS_ENDED, details={"whom": subject}))

@@ -125,15 +125,15 @@ def _document(found: Explanation) -> dict[str, Any]:
         "conflicting": found.conflicting,
         "statements": [
             {
-                "status": each.observation["facts"]["status"],
+                "status": each.observation.facts["status"],
                 **_codes_of(found, each),
-                "source": each.observation["source"],
-                "as_of": each.observation["as_of"],
-                "first_seen_at": each.observation["first_seen_at"],
+                "source": each.observation.source,
+                "as_of": each.observation.as_of,
+                "first_seen_at": each.observation.first_seen_at,
                 "won": each.lost_by is None,
                 "lost_by": each.lost_by,
                 "gave": each.gave,
-                "statement": each.observation["statement"],
+                "statement": each.observation.statement,
             }
             for each in found.statements
         ],
@@ -142,7 +142,7 @@ def _document(found: Explanation) -> dict[str, Any]:
 
 def _codes_of(found: Explanation, each: Statement) -> dict[str, Any]:
     """The provider's codes in one statement, explained."""
-    facts = each.observation["facts"]
+    facts = each.observation.facts
     said = {name: facts.get(name) for name in CODES}
     return said | explain_codes({**found.delivery, **said, "status": facts["status"]})
 
@@ -180,11 +180,11 @@ def _statement_cells(found: Explanation, each: Statement) -> Sequence[Any]:
     )
     return (
         "*" if each.lost_by is None else "",
-        seen["facts"]["status"],
+        seen.facts["status"],
         shown_codes({**found.delivery, **_codes_of(found, each)}),
-        seen["source"],
-        moment(seen["as_of"]) or "not said",
-        moment(seen["first_seen_at"]),
+        seen.source,
+        moment(seen.as_of) or "not said",
+        moment(seen.first_seen_at),
         why,
         ", ".join(each.gave),
     )

@@ -72,19 +72,19 @@ def list_all(
     with session(context).engine.connect() as connection:
         rows = list_notifications(connection, waiting_only=waiting)
     if as_json:
-        write_json([dict(row) for row in rows])
+        write_json([row._asdict() for row in rows])
         return
     cells = [
         (
-            row["id"],
-            row["receiver"],
-            row["message_id"],
-            row["created_at"],
-            row["attempts"],
-            row["delivered_at"],
-            None if row["delivered_at"] else row["next_attempt_at"],
-            ", ".join(f"{item['state']} {item['key']}" for item in row["items"]),
-            row["last_error"],
+            row.id,
+            row.receiver,
+            row.message_id,
+            row.created_at,
+            row.attempts,
+            row.delivered_at,
+            None if row.delivered_at else row.next_attempt_at,
+            ", ".join(f"{item['state']} {item['key']}" for item in row.items),
+            row.last_error,
         )
         for row in rows
     ]

@@ -47,8 +47,7 @@ class Waiting:
         if self.planned_at is not None and every > 0:
             # Lists are planned at their interval whether or not anything is due.
             moments.append(self.planned_at + timedelta(seconds=every * PLANS_MISSED))
-        oldest = min((moment for moment in moments if moment is not None), default=None)
-        return oldest if oldest is None or work.free_since is None else max(oldest, work.free_since)
+        return work.stalled_since(min((moment for moment in moments if moment is not None), default=None))
 
 
 _LATE = text(f"""

@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, insert, or_, select
 
 from ulak.models.tables import events
 
@@ -173,7 +173,7 @@ def list_events(
     since: datetime | None = None,
     before_id: int | None = None,
     limit: int = LIMIT,
-) -> Sequence[RowMapping]:
+) -> Sequence[Row[Any]]:
     """Events that match everything given, the newest first; the last id is the cursor of the next page.
 
     `accounts`: of these; None: of all and of none. `actor`: by name or by label. `people` and `deliveries`: about one
@@ -193,4 +193,4 @@ def list_events(
         wanted.append(table.at >= since)
     if before_id is not None:
         wanted.append(table.id < before_id)
-    return connection.execute(select(events).where(*wanted).order_by(table.id.desc()).limit(limit)).mappings().all()
+    return connection.execute(select(events).where(*wanted).order_by(table.id.desc()).limit(limit)).all()

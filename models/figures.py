@@ -108,6 +108,7 @@ def read_work(connection: Connection) -> Samples:
             yield Sample("fetches", labels | {"state": state}, getattr(work, state))
         yield Sample("fetches_retrying", labels, work.retrying)
         yield Sample("fetch_ready_age_seconds", labels, age(work.now, work.ready_since) or 0.0)
+        yield Sample("fetch_stalled_seconds", labels, age(work.now, work.stalled_since(work.ready_since)) or 0.0)
         yield Sample("polls_running", labels, work.polls)
         yield Sample("quarantine_open", labels, work.quarantined)
         yield Sample("tracked_open", labels, work.ids)

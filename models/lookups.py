@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -84,22 +85,38 @@ _HISTORY = text(f"""
 """)
 
 
-def history(connection: Connection, delivery_id: int) -> Sequence[Mapping[str, Any]]:
-    """Every distinct statement about a delivery, in the order in which we came to know them; facts never None."""
-    stated = []
-    for row in connection.execute(_HISTORY, {"id": delivery_id}).mappings():
-        one = {column.name: row[column.name] for column in observations.c}
-        if one["facts"] is None:
-            one["facts"] = msgspec.to_builtins(restore(row["only_row"]))
-        stated.append(one)
-    return stated
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stated:
+    """An observation as it is stored."""
+
+    delivery_id: int
+    content_hash: bytes
+    source: Source
+    as_of: datetime | None
+    as_of_last: datetime | None
+    provider_time: datetime | None
+    first_seen_at: datetime
+    facts: dict[str, Any]
+    """Of one that the row alone holds: restored from it."""
+    statement: dict[str, Any]
+
+
+def history(connection: Connection, delivery_id: int) -> Sequence[Stated]:
+    """Every distinct statement about a delivery, in the order in which we came to know them."""
+    return [_stated(dict(row)) for row in connection.execute(_HISTORY, {"id": delivery_id}).mappings()]
+
+
+def _stated(row: dict[str, Any]) -> Stated:
+    only_row = row.pop("only_row")
+    facts = msgspec.to_builtins(restore(only_row)) if row["facts"] is None else row["facts"]
+    return Stated(**row | {"facts": facts, "source": Source(row["source"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
     """One observation as an explanation shows it."""
 
-    observation: Mapping[str, Any]
+    observation: Stated
     place: int
     """Its place in the order in which we came to know them, from 0."""
     key: Mapping[str, Any]
@@ -126,7 +143,7 @@ def explain(connection: Connection, delivery_id: int) -> Explanation | None:
     if delivery is None:
         return None
     granularity = Granularity(delivery["granularity"])
-    rows = {row["content_hash"]: row for row in history(connection, delivery_id)}
+    rows = {row.content_hash: row for row in history(connection, delivery_id)}
     ranked = rank(granularity, [_observation(row) for row in rows.values()])
     if not ranked:
         return Explanation(delivery=delivery)
@@ -147,15 +164,15 @@ def explain(connection: Connection, delivery_id: int) -> Explanation | None:
     return Explanation(delivery=delivery, statements=statements, conflicting=conflicting)
 
 
-def _observation(row: Mapping[str, Any]) -> Observation:
+def _observation(row: Stated) -> Observation:
     return Observation(
-        facts=msgspec.convert(row["facts"], Facts),
-        content_hash=row["content_hash"],
-        source=Source(row["source"]),
-        as_of=row["as_of"],
-        as_of_last=row["as_of_last"],
-        provider_time=row["provider_time"],
-        statement=row["statement"],
+        facts=msgspec.convert(row.facts, Facts),
+        content_hash=row.content_hash,
+        source=row.source,
+        as_of=row.as_of,
+        as_of_last=row.as_of_last,
+        provider_time=row.provider_time,
+        statement=row.statement,
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, RowMapping, delete, select, text
+from sqlalchemy import Connection, Row, delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from ulak.models.database import json_parameter
@@ -242,12 +242,12 @@ def record_episode(connection: Connection, episode: Episode) -> None:
     connection.execute(insert(problems).values(_row(episode)).on_conflict_do_nothing())
 
 
-def list_notifications(connection: Connection, *, limit: int = 50, waiting_only: bool = False) -> Sequence[RowMapping]:
+def list_notifications(connection: Connection, *, limit: int = 50, waiting_only: bool = False) -> Sequence[Row[Any]]:
     """The newest messages, with how often they were attempted and what went wrong last."""
     wanted = select(notifications).order_by(notifications.c.id.desc()).limit(limit)
     if waiting_only:
         wanted = wanted.where(notifications.c.delivered_at.is_(None))
-    return connection.execute(wanted).mappings().all()
+    return connection.execute(wanted).all()
 
 
 def prune(connection: Connection) -> int:

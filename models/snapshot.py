@@ -38,6 +38,7 @@ class Work(NamedTuple):
 
     account_id: str
     provider: str
+    enabled: bool
     now: datetime
     free_since: datetime | None
     """Since when nothing has kept a call from being made; ahead where something does. None: since ever."""
@@ -66,6 +67,15 @@ class Work(NamedTuple):
     due_since: datetime | None
     """… since then; ahead where they may wait for their batch."""
 
+    def stalled_since(self, moment: datetime | None) -> datetime | None:
+        """Since when work is stalled that could be done since `moment`; ahead where it waits rightly.
+
+        None for no work, and where nobody is to do it.
+        """
+        if moment is None or not self.enabled:
+            return None
+        return moment if self.free_since is None else max(moment, self.free_since)
+
 
 _CALLS = text(f"""
     SELECT a.id, a.provider, clock_timestamp(), recent.minute, recent.hour, least(busy.slots, a.limit_requests),
@@ -84,7 +94,7 @@ _CALLS = text(f"""
     WHERE CAST(:ids AS text[]) IS NULL OR a.id = ANY(:ids) ORDER BY a.id
 """)
 _WORK = text(f"""
-    SELECT a.id, a.provider, clock_timestamp(), {FREE_SINCE}, ready.many, ready.retrying, ready.since,
+    SELECT a.id, a.provider, a.enabled, clock_timestamp(), {FREE_SINCE}, ready.many, ready.retrying, ready.since,
         sending.many, sending.lease_ended,
         (SELECT count(*) FROM fetches f WHERE f.account_id = a.id AND f.state = 'dead'),
         polls.many, polls.unplanned_since,

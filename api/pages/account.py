@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection, Row
 from starlette.responses import Response
 
 from ulak.api.pages.actions import PAUSE_HOURS
@@ -58,7 +58,7 @@ def show_account(seen: Member, account: str) -> Response:
     )
 
 
-def _events(connection: Connection, seen: Visit, account: str) -> Sequence[RowMapping]:
+def _events(connection: Connection, seen: Visit, account: str) -> Sequence[Row[Any]]:
     """What was done to the account; administrators also see who viewed whose number."""
     actions_shown = None if seen.access.may(Role.ADMIN, account) else OPEN_TO_ALL
     return list_events(connection, accounts=[account], actions=actions_shown, limit=EVENTS_SHOWN)

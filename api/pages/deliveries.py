@@ -176,8 +176,8 @@ def _delivery(seen: Visit, delivery_id: int) -> Explanation:
 
 def _masked(each: Statement, people: Sequence[str]) -> Statement:
     """The statement without these people's numbers."""
-    shown = {name: masked_value(each.observation[name], people) for name in ("facts", "statement")}
-    return replace(each, observation=dict(each.observation) | shown)
+    shown = {name: masked_value(getattr(each.observation, name), people) for name in ("facts", "statement")}
+    return replace(each, observation=replace(each.observation, **shown))
 
 
 def _render_delivery(

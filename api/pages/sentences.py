@@ -42,7 +42,7 @@ class Sentences:
         if outcome is Outcome.FAILED:
             is_explained = row["reason"] not in {None, "other"}
             return ("failed" if is_explained else "failed_unexplained"), values
-        if status is Status.UNREPORTED or (statements and statements[0].observation["source"] == Source.OURS):
+        if status is Status.UNREPORTED or (statements and statements[0].observation.source == Source.OURS):
             return "unreported", values
         known = {Status.SENT: "sent", Status.SCHEDULED: "scheduled", Status.UNKNOWN: "unknown"}
         return known.get(status, "enroute"), values

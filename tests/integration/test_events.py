@@ -109,7 +109,7 @@ def test_no_event_can_be_changed_or_deleted(migrated_database: Engine, statement
         connection.execute(text(statement))
     with migrated_database.connect() as connection:
         [event] = list_events(connection)
-    assert (event["action"], event["actor"], event["account_id"]) == ("poll.opened", "crm", "a")
+    assert (event.action, event.actor, event.account_id) == ("poll.opened", "crm", "a")
 
 
 def test_an_event_stands_or_falls_with_what_it_records(migrated_database: Engine) -> None:
@@ -301,7 +301,7 @@ def test_an_hour_passes_for_each_kind_of_event_by_itself(
         now[0] = 1000.0 + moment
         note(actor, account)
     with migrated_database.connect() as connection:
-        rows = [(row["actor"], row["account_id"]) for row in list_events(connection)]
+        rows = [(row.actor, row.account_id) for row in list_events(connection)]
     assert rows == [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x")]
 
 

@@ -163,9 +163,9 @@ def test_a_receiver_that_is_down_for_an_hour_gets_each_notification_once_it_is_b
     world.run(2400)
     with world.engine.connect() as connection:
         waiting = list_notifications(connection, waiting_only=True)
-    assert [row["attempts"] > 0 for row in waiting] == [False, True]
-    assert waiting[-1]["last_error"] == "answered with status 503"
-    assert {taken.headers["webhook-id"] for taken in world.hook.refused} == {waiting[-1]["message_id"]}
+    assert [row.attempts > 0 for row in waiting] == [False, True]
+    assert waiting[-1].last_error == "answered with status 503"
+    assert {taken.headers["webhook-id"] for taken in world.hook.refused} == {waiting[-1].message_id}
     assert 10 < len(world.hook.refused) < 30
     world.hook.status = 200
     world.run(600)
@@ -339,8 +339,8 @@ def test_a_mistake_of_ours_in_an_attempt_is_an_error_of_the_message(
     world.run(60)
     with world.engine.connect() as connection:
         [row] = list_notifications(connection, waiting_only=True)
-    assert (row["last_error"], row["attempts"] > 0) == ("could not be used (UnicodeError)", True)
-    assert row["next_attempt_at"] - row["attempted_at"] < timedelta(seconds=LEASE_SECONDS)
+    assert (row.last_error, row.attempts > 0) == ("could not be used (UnicodeError)", True)
+    assert row.next_attempt_at - row.attempted_at < timedelta(seconds=LEASE_SECONDS)
     monkeypatch.undo()
     world.run(300)
     assert world.hook.items == [("open", f"paused:{world.account}")]

@@ -53,7 +53,7 @@ def recorded(house: House, action: Action) -> list[tuple[str, str | None, bool, 
     with house.engine.connect() as connection:
         rows = list_events(connection, actions=[action], limit=1000)
     mark = house.app.state.means.recorder.require_mark(NUMBER)
-    return [(row["actor"], row["account_id"], row["person"] == mark, row["details"]) for row in reversed(rows)]
+    return [(row.actor, row.account_id, row.person == mark, row.details) for row in reversed(rows)]
 
 
 @pytest.mark.parametrize(("method", "path", "given"), OF_A_PERSON)

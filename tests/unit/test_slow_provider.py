@@ -175,7 +175,7 @@ def test_nobody_is_told_anything_in_normal_operation(seed: int) -> None:
         due = START + timedelta(seconds=now - random.expovariate(1 / 10))
         free = START + timedelta(seconds=now if trouble[1].get("busy_slots") else now - 5)
         work = Work(
-            account_id="kampanya", provider="vairo", now=START + timedelta(seconds=now), free_since=free,
+            account_id="kampanya", provider="vairo", enabled=True, now=START + timedelta(seconds=now), free_since=free,
             ready=1, retrying=0, ready_since=due, sending=1, lease_ended=None, dead=0, polls=1, unplanned_since=None,
             quarantined=0, ids=5, ids_since=None, due=1, due_since=due,
         )  # fmt: skip
