@@ -19,6 +19,8 @@ BLOCKED_UNTIL = """
     greatest(a.paused_until, a.not_before, CASE WHEN a.breaker_state <> 'closed' THEN a.breaker_until END)
 """
 """SQL: until when the account `a` is blocked, as `StoredAccount.blocked_until`; may lie in the past."""
+IS_PAUSED = "coalesce(a.paused_until > statement_timestamp(), false)"
+"""SQL: `StoredAccount.is_paused` of the account `a`."""
 IS_ADAPTIVE = "coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)"
 """SQL: `AccountSettings.is_adaptive` of the account `a`."""
 TIME_FACTOR = "coalesce(CAST(a.poll ->> 'time_factor' AS double precision), 1)"

@@ -5,14 +5,13 @@ from datetime import date, datetime
 
 from sqlalchemy import Connection, text
 
-from ulak.models.account import TIME_FACTOR
+from ulak.models.account import IS_PAUSED, TIME_FACTOR
 from ulak.models.intervals import EVERY_SECONDS
 from ulak.models.ledger.planning import PRIORITY_ON_DEMAND
 
 _PLANNABLE = text(f"""
     SELECT a.id FROM accounts a
-    WHERE a.provider = :provider AND a.enabled
-      AND (a.paused_until IS NULL OR a.paused_until <= statement_timestamp())
+    WHERE a.provider = :provider AND a.enabled AND NOT {IS_PAUSED}
       AND (CAST(:sweeps AS boolean) AND (a.planned_at IS NULL OR a.planned_at <= statement_timestamp()
                - make_interval(secs => :early * coalesce({EVERY_SECONDS}, :every)))
            OR EXISTS (SELECT FROM tracked_ids t

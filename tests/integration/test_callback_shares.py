@@ -173,7 +173,7 @@ def test_an_id_that_a_callback_named_first_is_counted(runtime: Runtime) -> None:
 def _waits(runtime: Runtime, account_id: str, kind: str) -> float:
     """How long after the first check of an id the next one comes."""
     row, sent = _row(runtime, account_id), clock.now()
-    adapter = ADAPTERS[row["provider"]]
+    adapter = ADAPTERS[row.provider]
     moment = next_check(
         adapter.record.poll,
         sent_at=sent,
@@ -227,7 +227,7 @@ def test_configured_waits_stay_however_reliable_callbacks_are(runtime: Runtime) 
     ):
         account_id = _account(runtime, **poll)
         row = _row(runtime, account_id)
-        settings = {"form": 1, "poll": row["poll"], "options": row["options"]}
+        settings = {"form": 1, "poll": row.poll, "options": row.options}
         plan = json.dumps({"kinds": {}, "missed": {"order": 0.02}, "settings": settings})
         execute(runtime.engine, "UPDATE accounts SET poll_plan = CAST(:p AS jsonb) WHERE id = :a", p=plan, a=account_id)
         assert _waits(runtime, account_id, "order") == pytest.approx(wait, abs=1e-3)
