@@ -10,7 +10,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from ulak.models.database import json_parameter
 from ulak.models.latencies import DUE_SINCE
-from ulak.models.report import TrackedKey
+from ulak.models.report import NewId, TrackedKey
 from ulak.models.vocabulary import Granularity
 
 
@@ -244,9 +244,9 @@ _FIND = text(f"""
 """)
 
 
-def register(connection: Connection, account_id: str, rows: Sequence[Mapping[str, Any]]) -> int:
+def register(connection: Connection, account_id: str, rows: Sequence[NewId]) -> int:
     """Insert ids that a sender registers (distinct by kind and value); returns how many were not known before."""
-    parameters = {"account_id": account_id, "rows": json_parameter(list(rows)), "erased": ERASED}
+    parameters = {"account_id": account_id, "rows": json_parameter(rows), "erased": ERASED}
     return sum(row.is_new for row in connection.execute(_REGISTER, parameters))
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from ulak.models.keys import join_key, split_key
 from ulak.models.pseudonyms import holds_pseudonym, is_pseudonym
-from ulak.models.report import DeliveryReport, Hint, Report, TrackedKey
+from ulak.models.report import DeliveryReport, Hint, NewId, Report, TrackedKey
 from ulak.models.vocabulary import Granularity
 from ulak.providers.adapter import FetchSpec, Parsed, ProviderRecord
 from ulak.providers.numbers import e164, lookup_form, recipient
@@ -38,7 +38,7 @@ class HiddenPeople:
     def parsed(self, parsed: Parsed) -> Parsed:
         """What an answer says.
 
-        `discovered` keeps its ids clear, to be hidden where they are stored (`tracked_row`), and `seen` is needed as it
+        `discovered` keeps its ids clear, to be hidden where they are stored (`new_id`), and `seen` is needed as it
         is while further pages of its chain are read.
         """
         hints = tuple(self._hint(hint) for hint in parsed.hints)
@@ -109,13 +109,13 @@ class HiddenPeople:
         """An id (kind, value) that a poll names, in its stored form."""
         return {**item, "value": self.tracked(TrackedKey(id_kind=item["kind"], value=item["value"])).value}
 
-    def tracked_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A row of `tracked_ids` to be inserted: its stored form, with what requests need beside it (`clear`)."""
-        value = self.tracked(TrackedKey(id_kind=row["id_kind"], value=row["value"])).value
-        given = row.get("recipient")
-        hidden = {**row, "value": value, "recipient": None if given is None else self.pseudonym(given)}
-        clear = {name: row[name] for name in ("value", "recipient") if row.get(name) and hidden[name] != row[name]}
-        return hidden | ({"clear": clear} if clear else {})
+    def new_id(self, clear: NewId) -> NewId:
+        """An id to be tracked in its stored form, with what requests need beside it (`clear`)."""
+        value = self.tracked(TrackedKey(id_kind=clear.id_kind, value=clear.value)).value
+        recipient = None if clear.recipient is None else self.pseudonym(clear.recipient)
+        pairs = {"value": (clear.value, value), "recipient": (clear.recipient, recipient)}
+        needed = {name: given for name, (given, hidden) in pairs.items() if given and given != hidden}
+        return replace(clear, value=value, recipient=recipient, clear=needed or None)
 
     def spec(self, spec: FetchSpec) -> FetchSpec:
         """A fetch with the stored forms of the ids that it asks for; its parameters stay."""

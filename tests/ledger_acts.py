@@ -14,6 +14,7 @@ from ulak.core import clock
 from ulak.models import tracked
 from ulak.models.ledger import planning, taking
 from ulak.models.ledger.clockwatch import ClockWatch
+from ulak.models.report import NewId
 from ulak.providers.adapter import Answer, Parsed
 from ulak.providers.errors import ProviderError, TryAgainSoon
 from ulak.providers.http import Sent
@@ -110,7 +111,7 @@ def add_ids(engine: Engine, account_id: str, values: Sequence[str], kind: str = 
         **given,
     }
     with engine.begin() as connection:
-        tracked.register(connection, account_id, [{**row, "value": value} for value in values])
+        tracked.register(connection, account_id, [NewId(**row, value=value) for value in values])
         found = tracked.find(connection, account_id, [(kind, value) for value in values])
         by_value = {each.value: each.id for each in found}
         return [by_value[value] for value in values]

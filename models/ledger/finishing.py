@@ -5,7 +5,7 @@ quarantine sorted by fingerprint, tracked ids, children, poll; for the next take
 step strings these parts together; each is one statement.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from ulak.models.account import StoredAccount, locked_sql, stored_account
 from ulak.models.database import execute, execute_named, json_parameter
 from ulak.models.ledger.walks import EMPTIED, ended_state_sql
 from ulak.models.references import share_sql
+from ulak.models.report import NewId
 from ulak.models.tracked import REFERENCE, check_wholes
 
 
@@ -235,8 +236,8 @@ def discover(
     connection: Connection,
     account_id: str,
     as_of: datetime,
-    rows: list[Mapping[str, Any]],
-    reopened: list[Mapping[str, Any]],
+    rows: Sequence[NewId],
+    reopened: Sequence[Mapping[str, Any]],
     *,
     announced_at: datetime | None = None,
 ) -> None:

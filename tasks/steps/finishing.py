@@ -19,7 +19,7 @@ from ulak.models.ledger.taking import Took
 from ulak.models.ledger.walks import forget_chain, forget_walks
 from ulak.models.quarantine import resolve_answers
 from ulak.models.references import completing, lack_references
-from ulak.models.report import DeliveryReport, Discovered, IdAnswer, Report, TrackedKey
+from ulak.models.report import DeliveryReport, Discovered, IdAnswer, NewId, Report, TrackedKey
 from ulak.models.tracked import AskedId
 from ulak.models.vocabulary import Source, Status, is_open
 from ulak.providers.adapter import FetchSpec, Parsed
@@ -30,7 +30,7 @@ from ulak.tasks.steps.asking import Asked, Follow
 from ulak.tasks.steps.fetch_rows import new_fetch
 from ulak.tasks.steps.pausing import success_changes
 from ulak.tasks.steps.sweeping import further_pages, judge_window
-from ulak.tasks.steps.tracking import policy_numbers, schedule_of, sent_late, without_erased
+from ulak.tasks.steps.tracking import new_id, policy_numbers, schedule_of, without_erased
 from ulak.tasks.steps.trouble import breaker_changes, finish_trouble
 
 log = get_logger(__name__)
@@ -297,27 +297,27 @@ def _track_wholes(connection: Connection, asked: Asked, *, stepped: timedelta) -
     They are checked when validity has ended, or before that once their last open part closes
     (`ulak.models.tracked.check_wholes`). `stepped`: by how much the database's clock was set since the ids were read.
     """
-    wholes: dict[tuple[str, str], Mapping[str, Any]] = {}
+    wholes: dict[tuple[str, str], NewId] = {}
     for tracked in asked.prepared.tracked.values():
         if tracked.whole is None or tracked.is_whole or tracked.last_checked_at is not None:
             continue
         key = (asked.prepared.adapter.record.wholes[tracked.id_kind], tracked.whole)
-        wholes[key] = {
-            "id_kind": key[0],
-            "value": key[1],
-            "whole": key[1],
-            "sent_at": tracked.sent_at + stepped,
-            "valid_until": tracked.valid_until + stepped,
-            "next_check_at": stepped
-            + first_check(
-                asked.prepared.adapter.record.poll,
-                sent_at=tracked.sent_at,
-                valid_until=tracked.valid_until,
-                now=asked.taken.asked_at,
-                early=False,
-                **policy_numbers(asked.prepared.stored),
-            ),
-        }
+        due = first_check(
+            asked.prepared.adapter.record.poll,
+            sent_at=tracked.sent_at,
+            valid_until=tracked.valid_until,
+            now=asked.taken.asked_at,
+            early=False,
+            **policy_numbers(asked.prepared.stored),
+        )
+        wholes[key] = NewId(
+            id_kind=key[0],
+            value=key[1],
+            whole=key[1],
+            sent_at=tracked.sent_at + stepped,
+            valid_until=tracked.valid_until + stepped,
+            next_check_at=due + stepped,
+        )
     ledger.discover(connection, asked.taken.account_id, asked.taken.asked_at, list(wholes.values()), [])
 
 
@@ -329,34 +329,24 @@ def _discover(
     asked_at: datetime,
 ) -> None:
     """Insert discovered ids; reopen those whose delivery changed in this transaction."""
-    validity = timedelta(hours=asked.prepared.account.validity_hours)
-    rows: dict[tuple[str, str], Mapping[str, Any]] = {}
+    rows: dict[tuple[str, str], NewId] = {}
     reopened: dict[tuple[str, str], Mapping[str, Any]] = {}
+    hidden = asked.prepared.hidden
     for item in found:
-        hidden = asked.prepared.hidden
         named = item.key if hidden is None else hidden.tracked(item.key)
         key = (named.id_kind, named.value)
-        sent_at = item.sent_at or asked_at
-        valid_until = item.valid_until or sent_at + validity
-        late = sent_late(connection, sent_at, asked_at)
-        sent_at, valid_until = sent_at - late, valid_until - late
-        row = {
-            "id_kind": item.key.id_kind,
-            "value": item.key.value,
-            "client_ref": item.client_ref,
-            "recipient": item.recipient,
-            "expected": item.expected,
-            "sent_at": sent_at,
-            "valid_until": valid_until,
-            "next_check_at": first_check(
-                asked.prepared.adapter.record.poll,
-                sent_at=sent_at,
-                valid_until=valid_until,
-                now=asked_at,
-                **schedule_of(asked.prepared.stored, asked.prepared.adapter, key[0], item.expected),
-            ),
-        }
-        rows[key] = row if hidden is None else hidden.tracked_row(row)
+        row = new_id(
+            connection,
+            asked.prepared.stored,
+            item.key,
+            now=asked_at,
+            sent_at=item.sent_at,
+            valid_until=item.valid_until,
+            expected=item.expected,
+            client_ref=item.client_ref,
+            recipient=item.recipient,
+        )
+        rows[key] = row if hidden is None else hidden.new_id(row)
         if item.reopen_on is not None and item.reopen_on in result.changed:
             reopened[key] = {"id_kind": key[0], "value": key[1], "expected": item.expected}
     wanted = without_erased(connection, asked.runtime.suppressions, list(rows.values()))

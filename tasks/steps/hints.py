@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from ulak.models.account import StoredAccount
 from ulak.models.deliveries import Key, stored_keys
 from ulak.models.ledger.finishing import discover
-from ulak.models.report import Hint, Report, TrackedKey
+from ulak.models.report import Hint, NewId, Report, TrackedKey
 from ulak.models.tracked import read_whole
 from ulak.providers import effective
 
@@ -59,17 +59,11 @@ def ask_now(connection: Connection, stored: StoredAccount, keys: Iterable[Tracke
     """
     now = stored.now
     validity = effective.validity(stored)
-    rows: list[Mapping[str, Any]] = [
-        {
-            "id_kind": key.id_kind,
-            "value": key.value,
-            "sent_at": now,
-            "valid_until": now + validity,
-            "next_check_at": now,
-        }
+    rows = [
+        NewId(id_kind=key.id_kind, value=key.value, sent_at=now, valid_until=now + validity, next_check_at=now)
         for key in sorted(keys, key=lambda key: (key.id_kind, key.value))
     ]
-    reopened: list[Mapping[str, Any]] = [{"id_kind": each["id_kind"], "value": each["value"]} for each in rows]
+    reopened: list[Mapping[str, Any]] = [{"id_kind": each.id_kind, "value": each.value} for each in rows]
     # What is in the air may have an as_of ahead of the clock, after that was set back.
     as_of = max(now, stored.last_as_of or now)
     discover(connection, stored.id, as_of, rows, reopened, announced_at=now)

@@ -1,7 +1,7 @@
 """Registering what a sender sent, so that it gets polled."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from ulak.models.keys import split_key
 from ulak.models.latencies import in_force
 from ulak.models.ledger import clocksteps
 from ulak.models.references import attach_references
-from ulak.models.report import Discovered, TrackedKey
+from ulak.models.report import Discovered, NewId, TrackedKey
 from ulak.models.suppression import KEYED, Suppressions
 from ulak.models.tracked import AskedId, TrackedId
 from ulak.providers import effective
@@ -126,9 +126,9 @@ def _track(connection: Connection, runtime: Runtime, account_id: str, items: Seq
     kinds = record_of(stored).reference_kinds
     rows = _rows(connection, runtime, stored, items, references=True)
     references = {
-        TrackedKey(id_kind=each["id_kind"], value=each["value"]): each["client_ref"]
+        TrackedKey(id_kind=each.id_kind, value=each.value): each.client_ref
         for each in rows
-        if each["id_kind"] in kinds and each["client_ref"]
+        if each.id_kind in kinds and each.client_ref
     }
     attach_references(connection, account_id, kinds, references)
     return tracked.register(connection, account_id, rows)
@@ -164,17 +164,15 @@ def untrack(
     return [Untracked(key=key, was_open=key in closed) for key in keys]
 
 
-def without_erased(
-    connection: Connection, suppressions: Suppressions, rows: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    """The rows to track without those about somebody who was erased after the message was sent.
+def without_erased(connection: Connection, suppressions: Suppressions, ids: Sequence[NewId]) -> Sequence[NewId]:
+    """The ids to track without those about somebody who was erased after the message was sent.
 
     Until the transaction ends nobody comes on the list, so an erasure finds what is registered meanwhile.
     """
-    if not any(row["recipient"] or row["id_kind"] in KEYED for row in rows):
-        return list(rows)
+    if not any(each.recipient or each.id_kind in KEYED for each in ids):
+        return ids
     listed = suppressions.held(connection)
-    return [row for row in rows if not listed.is_erased(row["id_kind"], row["value"], row["recipient"], row["sent_at"])]
+    return [each for each in ids if not listed.is_erased(each.id_kind, each.value, each.recipient, each.sent_at)]
 
 
 def register(
@@ -184,7 +182,7 @@ def register(
     rows = _rows(connection, runtime, stored, items)
     tracked.register(connection, stored.id, rows)
     # A closed row does not keep what a request for it needs.
-    clear = {(each["id_kind"], each["value"]): each.get("clear") for each in rows}
+    clear = {(each.id_kind, each.value): each.clear for each in rows}
     found = tracked.find(connection, stored.id, clear)
     return [replace(each, clear=each.clear or clear[each.id_kind, each.value]) for each in found]
 
@@ -226,47 +224,72 @@ def _rows(
     items: Sequence[Mapping[str, Any]],
     *,
     references: bool = False,
-) -> list[Mapping[str, Any]]:
-    """Rows to insert, as they are stored, without those of erased people (`without_erased`).
+) -> Sequence[NewId]:
+    """Ids to track, as they are stored, without those of erased people (`without_erased`).
 
     Of equal ids the later wins where it says something. With `references` also of kinds that only attach a reference;
     those are not to be asked for.
     """
     adapter, hidden = adapter_of(stored), runtime.hidden_people(stored)
     attaching = adapter.record.reference_kinds if references else {}
-    validity, now = effective.validity(stored), stored.now
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: dict[tuple[str, str], NewId] = {}
     for item, (kind, value) in zip(items, _one_forms(connection, stored.id, adapter, hidden, items), strict=True):
         if kind not in adapter.record.id_kinds and kind not in attaching:
             known = ", ".join(adapter.record.id_kinds) or "none: it needs no registered ids"
             raise UnknownIdKindError(f"{adapter.record.title} knows no id of kind {kind!r} (known: {known}).")
-        sent_at = item.get("sent_at") or now
-        valid_until = item.get("valid_until") or sent_at + validity
-        late = sent_late(connection, sent_at, now)
-        sent_at, valid_until = sent_at - late, valid_until - late
-        recipient = person(str(item.get("recipient") or _number_in(adapter, kind, value) or "")) or None
-        before = rows.get((kind, value), {})
-        given = {
-            "id_kind": kind,
-            "value": value,
-            "client_ref": trimmed(item.get("client_ref") or "") or None,
-            "recipient": recipient,
-            "expected": item.get("expected"),
-            "sent_at": sent_at,
-            "valid_until": valid_until,
-            "next_check_at": first_check(
-                adapter.record.poll,
-                sent_at=sent_at,
-                valid_until=valid_until,
-                now=now,
-                **schedule_of(stored, adapter, kind, item.get("expected")),
-            ),
-            "whole": split_key(value)[0] if kind in adapter.record.wholes else None,
-            "close_reason": tracked.REFERENCE if kind in attaching else None,
-        }
-        rows[kind, value] = before | {name: said for name, said in given.items() if said is not None or not before}
-    given_rows = list(rows.values()) if hidden is None else list(map(hidden.tracked_row, rows.values()))
-    return without_erased(connection, runtime.suppressions, given_rows)
+        given = new_id(
+            connection,
+            stored,
+            TrackedKey(id_kind=kind, value=value),
+            now=stored.now,
+            sent_at=item.get("sent_at"),
+            valid_until=item.get("valid_until"),
+            expected=item.get("expected"),
+            client_ref=trimmed(item.get("client_ref") or "") or None,
+            recipient=person(str(item.get("recipient") or _number_in(adapter, kind, value) or "")) or None,
+            whole=split_key(value)[0] if kind in adapter.record.wholes else None,
+            close_reason=tracked.REFERENCE if kind in attaching else None,
+        )
+        before = rows.get((kind, value), given)
+        said = {each.name: getattr(given, each.name) for each in fields(NewId)}
+        rows[kind, value] = replace(before, **{name: value for name, value in said.items() if value is not None})
+    new = list(rows.values()) if hidden is None else list(map(hidden.new_id, rows.values()))
+    return without_erased(connection, runtime.suppressions, new)
+
+
+def new_id(
+    connection: Connection,
+    stored: StoredAccount,
+    key: TrackedKey,
+    *,
+    now: datetime,
+    sent_at: datetime | None,
+    valid_until: datetime | None,
+    expected: int | None,
+    **more: Any,
+) -> NewId:
+    """An id of the account with the times that follow from what is said of them; `more`: its other fields."""
+    sent_at = sent_at or now
+    valid_until = valid_until or sent_at + effective.validity(stored)
+    late = sent_late(connection, sent_at, now)
+    sent_at, valid_until = sent_at - late, valid_until - late
+    adapter = adapter_of(stored)
+    due = first_check(
+        adapter.record.poll,
+        sent_at=sent_at,
+        valid_until=valid_until,
+        now=now,
+        **schedule_of(stored, adapter, key.id_kind, expected),
+    )
+    return NewId(
+        id_kind=key.id_kind,
+        value=key.value,
+        sent_at=sent_at,
+        valid_until=valid_until,
+        next_check_at=due,
+        expected=expected,
+        **more,
+    )
 
 
 def _one_forms(

@@ -16,7 +16,7 @@ from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
 from ulak.models.figures import read_deliveries
 from ulak.models.overview import overview
-from ulak.models.report import DeliveryReport
+from ulak.models.report import DeliveryReport, NewId
 from ulak.models.searches import Identifier, Page, find_deliveries, find_tracked, look_up, open_tracked, waiting_for
 from ulak.models.statistics import By, count_days
 from ulak.models.summary import summarise
@@ -55,12 +55,12 @@ def filled(migrated_database: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine
         spread = "UPDATE delivery_status SET changed_at = CAST(:noon AS timestamptz) + (id % 5) * interval '1 hour'"
         connection.execute(text(spread), {"noon": NOON})
         ids = [
-            {
-                "id_kind": chance.choice(("number", "order")), "value": f"v{number}", "expected": None, "whole": None,
-                "client_ref": chance.choice(("r1", None)), "recipient": chance.choice((*NUMBERS, None)),
-                "sent_at": NOON, "valid_until": NOON, "next_check_at": NOON,
-                "close_reason": chance.choice(("reference", None)),
-            }
+            NewId(
+                id_kind=chance.choice(("number", "order")), value=f"v{number}",
+                client_ref=chance.choice(("r1", None)), recipient=chance.choice((*NUMBERS, None)),
+                sent_at=NOON, valid_until=NOON, next_check_at=NOON,
+                close_reason=chance.choice(("reference", None)),
+            )
             for number in range(40)
         ]  # fmt: skip
         register(connection, "bir", ids)
