@@ -103,8 +103,8 @@ def list_all(
         headers,
         [
             (
-                row["id"],
-                row["provider"],
+                record.id,
+                record.provider,
                 row["state"],
                 row["paused_by"],
                 row["until"],

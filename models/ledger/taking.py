@@ -134,6 +134,7 @@ MAY_GO = "left to another thread"
 
 _ACCOUNT_OF = "SELECT account_id FROM fetches WHERE id = %(fetch_id)s"
 
+_KEPT = ("poll_id", "account_id", "kind", "params", "label", "round", "priority", "attempts", "claims", "lease_token")
 # Never waits for a fetch: this may be the end of a transaction that holds a poll, for which its holder may wait.
 _PERMIT = f"""
     WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), moment AS MATERIALIZED (
@@ -157,11 +158,11 @@ _PERMIT = f"""
             wake_at = %(wake_at)s, crowded_at = %(crowded_at)s
         FROM called, moment m WHERE a.id = %(account_id)s
     )
-    SELECT taken.*, called.id AS call_id, m.asked_at, m.as_of, {IDS_OF_FETCH} AS tracked FROM taken, called, moment m
+    SELECT taken.id AS fetch_id, {", ".join(f"taken.{name}" for name in _KEPT)}, m.asked_at, m.as_of,
+        called.id AS call_id, {IDS_OF_FETCH} AS tracked
+    FROM taken, called, moment m
 """
 
-_COLUMNS = ("poll_id", "account_id", "kind", "params", "label", "round", "priority", "attempts", "claims")
-_TIMES = ("lease_token", "asked_at", "as_of")
 _NOTE = "UPDATE accounts SET wake_at = %(wake_at)s, crowded_at = %(crowded_at)s WHERE id = %(account_id)s"
 
 
@@ -303,20 +304,20 @@ def _permit(
     taken = execute_named(connection, _PERMIT, parameters).fetchone()
     if taken is None:
         return None
+    tracked = ids_of_fetch(taken.pop("tracked"))
     permit = Permit(
-        call_id=taken["call_id"],
+        call_id=taken.pop("call_id"),
         account_id=account.id,
         asked_at=taken["asked_at"],
         committed_boot=before_commit,
         deadline_seconds=deadline,
     )
     return Taken(
-        fetch_id=taken["id"],
-        **{name: taken[name] for name in _COLUMNS + _TIMES},
+        **taken,
         permit=permit,
         account=account,
         has_dead=seen.has_dead,
-        tracked=ids_of_fetch(taken["tracked"]),
+        tracked=tracked,
         seen_before=seen_in_chain(connection, taken["poll_id"], taken["params"], taken["round"]),
         call_up=call_up,
     )
