@@ -54,7 +54,7 @@ def due_id_fetches(
         return ()
     if batch > 1:
         may_wait = is_all and all(each.due_since is not None and each.due_since > stored.now for each in due)
-        due = [*due, *_fillers(connection, stored, adapter, due, batch)]
+        due = [*due, *_fillers(connection, stored, due, batch)]
         if may_wait and not _is_worth_a_call(stored, due):
             return ()
     return fetches_for(adapter, account, due, stored.now)[:room]
@@ -105,9 +105,7 @@ def _waiting(stored: StoredAccount, tracked: TrackedId, latency: Latency, missed
     )
 
 
-def _fillers(
-    connection: Connection, stored: StoredAccount, adapter: Adapter, due: Sequence[TrackedId], batch: int
-) -> list[TrackedId]:
+def _fillers(connection: Connection, stored: StoredAccount, due: Sequence[TrackedId], batch: int) -> list[TrackedId]:
     """What fills the last batch of each kind, since a call costs the same whether full or not.
 
     The ids that are expected to have waited longest; where nothing was learned of them, those that are due next.
@@ -123,7 +121,7 @@ def _fillers(
         many = missing if latency is None else MOST_CANDIDATES
         found = soonest_ids(connection, stored.id, kind, many, until=until, taken=taken)
         if latency is not None:
-            is_one = {each.id for each in found if learned_times(stored, adapter, kind, each.expected) is not None}
+            is_one = {each.id for each in found if learned_times(stored, kind, each.expected) is not None}
             waited = {
                 each.id: expected_waiting(_waiting(stored, each, latency, missed)) if each.id in is_one else 0.0
                 for each in found

@@ -273,7 +273,7 @@ def _next_check(asked: Asked, tracked: AskedId, answer: IdAnswer | None) -> date
         valid_until=tracked.valid_until,
         now=now,
         early=not tracked.is_whole,
-        **schedule_of(stored, asked.prepared.adapter, tracked.id_kind, tracked.expected),
+        **schedule_of(stored, tracked.id_kind, tracked.expected),
     )
     factor = stored.time_factor
     if answer is not None and answer.is_incomplete:

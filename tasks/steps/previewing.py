@@ -83,7 +83,7 @@ def coming_checks(
 
 
 def _coming(stored: StoredAccount, tracked: TrackedId) -> Coming:
-    times = learned_times(stored, adapter_of(stored), tracked.id_kind, tracked.expected)
+    times = learned_times(stored, tracked.id_kind, tracked.expected)
     return Coming(
         account_id=tracked.account_id,
         tracked=f"{tracked.id_kind}={tracked.value}",
@@ -108,5 +108,5 @@ def _checks(stored: StoredAccount, tracked: TrackedId) -> Iterator[datetime]:
             valid_until=tracked.valid_until,
             now=max(moment, stored.now) + timedelta(microseconds=1),
             early=not tracked.is_whole,
-            **schedule_of(stored, adapter_of(stored), tracked.id_kind, tracked.expected),
+            **schedule_of(stored, tracked.id_kind, tracked.expected),
         )

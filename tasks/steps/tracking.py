@@ -47,19 +47,19 @@ def policy_numbers(stored: StoredAccount) -> dict[str, Any]:
     }
 
 
-def learned_times(stored: StoredAccount, adapter: Adapter, kind: str, expected: int | None) -> PollTimes | None:
+def learned_times(stored: StoredAccount, kind: str, expected: int | None) -> PollTimes | None:
     """The schedule that the account has learned for such an id; None where the fixed one holds.
 
     Only for ids of one message: one check of several answers for all of them.
     """
-    is_one = kind in adapter.record.message_kinds or expected == 1
+    is_one = kind in record_of(stored).message_kinds or expected == 1
     return times_of(in_force(stored), kind) if is_one and stored.is_adaptive else None
 
 
-def schedule_of(stored: StoredAccount, adapter: Adapter, kind: str, expected: int | None) -> dict[str, Any]:
+def schedule_of(stored: StoredAccount, kind: str, expected: int | None) -> dict[str, Any]:
     """When such an id of the account is checked, as keyword arguments of `ulak.schedules.policy`."""
     return policy_numbers(stored) | {
-        "learned": learned_times(stored, adapter, kind, expected),
+        "learned": learned_times(stored, kind, expected),
         "stretch": stretch(missed_of(in_force(stored), kind)) if stored.is_adaptive else 1.0,
     }
 
@@ -273,13 +273,12 @@ def new_id(
     valid_until = valid_until or sent_at + effective.validity(stored)
     late = sent_late(connection, sent_at, now)
     sent_at, valid_until = sent_at - late, valid_until - late
-    adapter = adapter_of(stored)
     due = first_check(
-        adapter.record.poll,
+        record_of(stored).poll,
         sent_at=sent_at,
         valid_until=valid_until,
         now=now,
-        **schedule_of(stored, adapter, key.id_kind, expected),
+        **schedule_of(stored, key.id_kind, expected),
     )
     return NewId(
         id_kind=key.id_kind,

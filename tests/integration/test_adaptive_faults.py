@@ -15,7 +15,6 @@ from ulak.core import clock
 from ulak.models.account import find
 from ulak.models.attention import waiting
 from ulak.models.tracked import close_answered
-from ulak.providers.registry import ADAPTERS
 from ulak.schedules.plans import times_of
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.learning import learn_all
@@ -33,7 +32,7 @@ def _in_force(runtime: Runtime, account_id: str) -> Any:
     with runtime.engine.connect() as connection:
         row = find(connection, account_id)
     assert row is not None
-    return learned_times(row, ADAPTERS[row.provider], "number", None)
+    return learned_times(row, "number", None)
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def _waits(runtime: Runtime, account_id: str, kind: str) -> float:
         sent_at=sent,
         valid_until=sent + timedelta(days=2),
         now=sent + timedelta(microseconds=1),
-        **schedule_of(row, adapter, kind, None),
+        **schedule_of(row, kind, None),
     )
     assert moment is not None
     return (moment - sent).total_seconds()
