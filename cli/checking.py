@@ -29,7 +29,8 @@ from ulak.models.ledger.clocksteps import last_step
 from ulak.models.overview import AccountState, state_of
 from ulak.models.schema import NEWER, UnfitDatabaseError, check_encoding, schema_is_current, schema_is_newer
 from ulak.models.transport import transport_fault
-from ulak.providers.accounts import DEFAULT_TIMEZONE, AccountsFileError, read_accounts
+from ulak.providers.account_tables import DEFAULT_TIMEZONE
+from ulak.providers.accounts import AccountsFileError, read_accounts
 from ulak.providers.addresses import is_readable_on_the_way
 from ulak.providers.errors import as_sentence
 from ulak.providers.registry import adapter_for

@@ -11,9 +11,9 @@ from datetime import date, datetime
 from typing import Any, Final, Protocol
 from zoneinfo import ZoneInfo
 
-from ulak.models.permit import DEFAULT_DEADLINE_SECONDS
 from ulak.models.report import Discovered, Hint, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
 from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.options import ProviderOptions
 
 JsonObject = Mapping[str, Any]
 LARGEST_ANSWER_BYTES = 32 * 1024 * 1024
@@ -43,19 +43,6 @@ class PollNumbers:
     """After validity has ended: one check right then, then every so often …"""
     forget_days: float = 30.0
     """… until the provider is taken to have forgotten."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptionSpec:
-    """One key of `[account.options]`: its type, default and what it does (the docs page says more)."""
-
-    name: str
-    type: type
-    default: Any
-    meaning: str
-    choices: tuple[Any, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
 
 
 REFERENCES_OF_MESSAGES: Final[Mapping[str, Granularity]] = {"order": Granularity.ORDER, "message": Granularity.MESSAGE}
@@ -94,11 +81,10 @@ class ProviderRecord:
     """Accepted sets of credential names, the preferred first."""
     limit: Limit
     poll: PollNumbers
-    validity_hours: float
+    options: type[ProviderOptions] = ProviderOptions
+    """What an account may set, and the provider's defaults."""
     every_seconds: float = 60.0
     lookback_days: int = 3
-    deadline_seconds: float = DEFAULT_DEADLINE_SECONDS
-    options: tuple[OptionSpec, ...] = ()
     status_codes: frozenset[str] = frozenset()
     """The documented status codes, as text, of a provider that may use others too: those an account's `status_map` may
     name (`ulak.providers.statuses`). Empty: the provider has no such codes."""
@@ -161,6 +147,16 @@ class ProviderRecord:
     callback_drops: tuple[str, ...] = ()
     """Fields of pushed JSON that are dropped on receipt, before anything is read, sealed or stored (message text)."""
 
+    @property
+    def validity_hours(self) -> float:
+        """How long a message may be delivered, unless the sender or the account gives another time."""
+        return self.options().validity_hours
+
+    @property
+    def deadline_seconds(self) -> float:
+        """How long one request may take in all, unless the account gives another time."""
+        return self.options().deadline_seconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
@@ -171,7 +167,8 @@ class Account:
     base_url: str
     timezone: ZoneInfo
     credentials: Mapping[str, str] = field(repr=False)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: ProviderOptions = field(default_factory=ProviderOptions)
+    """Of the provider's own class (`ProviderRecord.options`)."""
     lookback_days: int = 3
     validity_hours: float = 24.0
     learned: Mapping[str, Any] = field(default_factory=dict)

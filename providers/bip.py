@@ -15,6 +15,8 @@ from datetime import UTC, date, datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from pydantic import Field
+
 from ulak.models.keys import join_key
 from ulak.models.report import DeliveryReport, KeptStatement, Report, Unreadable
 from ulak.models.vocabulary import Granularity, Reason, Source, Status, is_final
@@ -27,7 +29,6 @@ from ulak.providers.adapter import (
     Fetch,
     FetchSpec,
     Limit,
-    OptionSpec,
     Parsed,
     PollNumbers,
     ProviderRecord,
@@ -50,6 +51,7 @@ from ulak.providers.decoding import (
 )
 from ulak.providers.errors import AnswerNotUnderstood, OurBug, RequestIsWrong
 from ulak.providers.numbers import recipient
+from ulak.providers.options import ProviderOptions, ValidityHours
 
 REPORTTYPES: Final[Mapping[str, str]] = {"0": "delivered", "1": "read"}
 """`reporttype` of a notice. The vendor's page shows 0 for both; that 1 means read is assumed, hence an option."""
@@ -88,6 +90,21 @@ _SENDTIME: Final = re.compile(
 _UTC: Final = ZoneInfo("UTC")
 _NOT_A_NOTICE: Final = frozenset({Status.UNREPORTED, Status.PARTIALLY_DELIVERED, Status.UNKNOWN})
 
+
+class BipOptions(ProviderOptions):
+    """What an account of BiP may set."""
+
+    validity_hours: ValidityHours = 72.0
+    reporttypes: dict[str, Any] = Field(
+        default_factory=lambda: dict(REPORTTYPES), description="Which status each `reporttype` of a notice means."
+    )
+    allowed_ips: list[Any] = Field(
+        default_factory=list,
+        description="Addresses or networks that callbacks may come from; empty: any. A list with a mistake "
+        "admits nobody.",
+    )
+
+
 RECORD: Final = ProviderRecord(
     name="bip",
     title="BiP",
@@ -97,21 +114,7 @@ RECORD: Final = ProviderRecord(
     callback_password="callback_password",  # noqa: S106 - the name of a credential
     limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
     poll=PollNumbers(steps_seconds=(60.0,)),
-    validity_hours=72.0,
-    options=(
-        OptionSpec(
-            name="reporttypes",
-            type=dict,
-            default=dict(REPORTTYPES),
-            meaning="which status each reporttype of a notice means",
-        ),
-        OptionSpec(
-            name="allowed_ips",
-            type=list,
-            default=[],
-            meaning="addresses or networks that callbacks may come from; empty: any",
-        ),
-    ),
+    options=BipOptions,
     meanings=CODES,
     callback_tails=("", "report"),
     person_fields=frozenset({"sender", "receiver"}),
@@ -172,7 +175,7 @@ class Bip:
         wanted = f"{user}:{password}".encode()
         given = _basic_credentials(callback.headers.get("authorization", ""))
         known = hmac.compare_digest(given, wanted) and bool(user) and bool(password)
-        return known and _is_allowed(callback.client_ip, account.options.get("allowed_ips", ()))
+        return known and _is_allowed(callback.client_ip, BipOptions.of(account.options).allowed_ips)
 
     def restate(self, account: Account, kept: KeptStatement) -> Report | None:
         """A notice, one receiver of a report, or a send that failed as a whole."""
@@ -256,8 +259,7 @@ def _word(value: Any) -> str | None:
 
 def _notice_status(account: Account, word: str) -> Status:
     """The status that the account's `reporttypes` give to a code; `unknown` where it is none that a notice can mean."""
-    given = account.options.get("reporttypes", REPORTTYPES)
-    named = given.get(word) if isinstance(given, Mapping) else None
+    named = BipOptions.of(account.options).reporttypes.get(word)
     if not isinstance(named, str) or named not in set(Status) or Status(named) in _NOT_A_NOTICE:
         return Status.UNKNOWN
     return Status(named)

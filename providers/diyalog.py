@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from email.utils import format_datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET
+from pydantic import Field
 
 from ulak.models.facts import Facts
 from ulak.models.keys import join_key, split_key
@@ -32,7 +33,6 @@ from ulak.providers.adapter import (
     Fetch,
     FetchSpec,
     Limit,
-    OptionSpec,
     Parsed,
     PollNumbers,
     ProviderRecord,
@@ -60,6 +60,7 @@ from ulak.providers.diyalog_webhook import APP_SECRET, MESSAGE_TEXT, SIGNATURE, 
 from ulak.providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, TryAgainSoon
 from ulak.providers.ids import whole_number
 from ulak.providers.numbers import plain
+from ulak.providers.options import ProviderOptions, ValidityHours
 from ulak.providers.plain import Count, NotPlainError, PlainItem, Text, Unset, Whole, plain_key, read_plain
 
 COUNTED: Final = "sendMessageCount"
@@ -129,6 +130,32 @@ def plan_range(account: Account, due: Sequence[DueId], start: date, end: date) -
     return tuple(_page(item.key, start=first, end=last, days=days) for item in due)
 
 
+class DiyalogOptions(ProviderOptions):
+    """What an account of Diyalog may set."""
+
+    # The day on which a customer was registered is counted final up to 72 h later; one day more reads it twice.
+    validity_hours: ValidityHours = 96.0
+    newline_before_path: bool = Field(
+        default=True,
+        description="Whether a newline separates body and path in what is signed. If a right key gets 401, try `false`."
+        "\n\nThe provider's prose and worked example have the newline, its pseudo-code does not.",
+    )
+    path: str = Field(
+        default=PATH,
+        description="Path of the report on the account's server."
+        '\n\nThe line "API URI" of the provider\'s page names another function, a copying slip.',
+    )
+    page_base: int = Field(default=1, ge=0, le=1, description="Number of the first page, 0 or 1.")
+    header_names: Literal["x-dlg", "legacy"] = Field(
+        default="x-dlg",
+        description="Names of the signature headers. `legacy`: `Date`, `X-Authorization`, `X-Requester-UserId`, as in "
+        "the provider's error table.",
+    )
+    group: bool | None = Field(
+        default=None, description="`true`: group conversations only; `false`: private ones only; unset: both."
+    )
+
+
 class Diyalog:
     """The adapter: pages of 20, newest first, one walk per tracked customer; and the webhook of a bot."""
 
@@ -140,31 +167,7 @@ class Diyalog:
         user_names=("requester_userid",),
         limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
         poll=PollNumbers(steps_seconds=(60.0, 300.0), growth=1.6, max_seconds=1800.0, forget_days=7.0),
-        # The day on which a customer was registered is counted final up to 72 h later; one day more reads it twice.
-        validity_hours=96.0,
-        options=(
-            OptionSpec(
-                name="newline_before_path",
-                type=bool,
-                default=True,
-                meaning="whether a newline stands between body and path in what is signed",
-            ),
-            OptionSpec(name="path", type=str, default=PATH, meaning="path of the report on the account's server"),
-            OptionSpec(name="page_base", type=int, default=1, meaning="number of the first page", minimum=0, maximum=1),
-            OptionSpec(
-                name="header_names",
-                type=str,
-                default="x-dlg",
-                meaning="names of the three signature headers",
-                choices=tuple(HEADER_NAMES),
-            ),
-            OptionSpec(
-                name="group",
-                type=bool,
-                default=None,
-                meaning="isGroupMessaging: only groups (true), only private (false), both (unset)",
-            ),
-        ),
+        options=DiyalogOptions,
         meanings=CODES,
         id_kinds=(_KIND,),
         id_forms={_KIND: customer_id},
@@ -193,7 +196,8 @@ class Diyalog:
 
     def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:
         """The signed request of one page; the clock offset that an earlier refusal taught is added to `now`."""
-        url = account.base_url.rstrip("/") + "/" + str(account.options.get("path", PATH)).lstrip("/")
+        options = DiyalogOptions.of(account.options)
+        url = account.base_url.rstrip("/") + "/" + options.path.lstrip("/")
         body = _body(account, fetch.spec.params)
         sent_at = format_datetime((now + timedelta(seconds=_offset(account))).astimezone(UTC), usegmt=True)
         signature = sign(
@@ -201,9 +205,9 @@ class Diyalog:
             sent_at=sent_at,
             body=body,
             path=urlsplit(url).path,
-            newline_before_path=bool(account.options.get("newline_before_path", True)),
+            newline_before_path=options.newline_before_path,
         )
-        when, authorization, requester = HEADER_NAMES[str(account.options.get("header_names", "x-dlg"))]
+        when, authorization, requester = HEADER_NAMES[options.header_names]
         headers = {
             "Content-Type": CONTENT_TYPE,
             when: sent_at,
@@ -344,14 +348,14 @@ def _body(account: Account, params: Mapping[str, Any]) -> bytes:
     customer, *staff = split_key(str(params["customer"]))
     if not customer or len(staff) > 1 or staff == [""]:
         raise RequestIsWrong("A tracked customer is written as customerId or customerId:staffId.")
-    group = account.options.get("group")
+    options = DiyalogOptions.of(account.options)
     wanted = {
         "startDate": params["start"],
         "endDate": params["end"],
         "customerId": customer,
         **({"staffId": staff[0]} if staff else {}),
-        **({} if group is None else {"isGroupMessaging": bool(group)}),
-        "pageNumber": params["page"] - 1 + int(account.options.get("page_base", 1)),
+        **({} if options.group is None else {"isGroupMessaging": options.group}),
+        "pageNumber": params["page"] - 1 + options.page_base,
         "pageSize": PAGE_SIZE,
     }
     return json.dumps(wanted, separators=(",", ":")).encode("ascii")

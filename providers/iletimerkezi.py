@@ -14,6 +14,8 @@ from datetime import date, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
+from pydantic import Field
+
 from ulak.models.keys import join_key
 from ulak.models.report import Discovered, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
 from ulak.models.vocabulary import Granularity, Source, Status, is_final
@@ -26,7 +28,6 @@ from ulak.providers.adapter import (
     Fetch,
     FetchSpec,
     Limit,
-    OptionSpec,
     Parsed,
     PollNumbers,
     ProviderRecord,
@@ -79,8 +80,9 @@ from ulak.providers.iletimerkezi_orders import (
 )
 from ulak.providers.iletimerkezi_plain import read_plain_response
 from ulak.providers.iletimerkezi_webhook import MESSAGE_TEXT, WEBHOOK_SECRET, WORDS, read_webhook
+from ulak.providers.options import ValidityHours
 from ulak.providers.plain import NotPlainError
-from ulak.providers.statuses import judge
+from ulak.providers.statuses import MappedOptions, judge
 
 OK: Final = 200
 NOT_FOUND: Final = 455
@@ -112,10 +114,6 @@ PROBE: Final = "probe"
 BALANCE: Final = "get-balance"
 """The function whose answer shows that key and hash are accepted; the provider's documents call it free of charge."""
 
-_DETAILS: Final = OptionSpec(
-    name="details", type=bool, default=True, meaning="ask for the recipients of every order, not only its counts"
-)
-
 
 def sent_hash(credentials: Mapping[str, str]) -> str:
     """The hash that stands in every request."""
@@ -125,6 +123,27 @@ def sent_hash(credentials: Mapping[str, str]) -> str:
 def derive_hash(key: str, secret: str) -> str:
     """The hash that the panel shows, made from key and secret as two independent clients make it."""
     return hmac.new(secret.encode(), key.encode(), hashlib.sha256).hexdigest()
+
+
+class IletimerkeziOptions(MappedOptions):
+    """What an account of İleti Merkezi may set."""
+
+    validity_hours: ValidityHours = 48.0
+    details: bool = Field(
+        default=True,
+        description="Ask for the recipients of every order. `false`: order rows only, with far fewer calls.",
+    )
+    window_days: int = Field(
+        default=10,
+        ge=1,
+        le=10,
+        description="Calendar days (inclusive) of one list window; the provider refuses more than 10.",
+    )
+
+    @property
+    def longest_window_days(self) -> int:
+        """As configured."""
+        return self.window_days
 
 
 class Iletimerkezi:
@@ -137,18 +156,7 @@ class Iletimerkezi:
         credentials=(("key", "hash"), ("key", "secret")),
         limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
         poll=PollNumbers(steps_seconds=(10.0, 30.0, 60.0), growth=1.6, max_seconds=1800.0),
-        validity_hours=48.0,
-        options=(
-            _DETAILS,
-            OptionSpec(
-                name="window_days",
-                type=int,
-                default=10,
-                meaning="calendar days (inclusive) that one list window spans",
-                minimum=1,
-                maximum=10,
-            ),
-        ),
+        options=IletimerkeziOptions,
         meanings=CODES,
         sweep_window_days=10,
         id_forms={ORDER: whole_id},
@@ -238,8 +246,8 @@ class Iletimerkezi:
         """What the webhook says of one recipient of an order; there is no other body that could be handed over."""
         if callback.tail:
             raise RequestIsWrong("iletimerkezi pushes to one address only, and its send replies hold no report.")
-        details = account.options.get(_DETAILS.name, _DETAILS.default)
-        return read_webhook(account, load_object(in_utf8(callback).body), details=bool(details))
+        details = IletimerkeziOptions.of(account.options).details
+        return read_webhook(account, load_object(in_utf8(callback).body), details=details)
 
     def authorise_callback(self, account: Account, callback: Callback) -> bool:
         """Whether the tail of the address is the account's secret: the webhook is signed by nothing else."""
@@ -364,7 +372,7 @@ def _parse_list(account: Account, fetch: Fetch, answer: Answer, response: Mappin
         last = number == 1 and len(items) < PAGE_SIZE
         unreadable.append(Unreadable(reason="A list of orders lacks its count.", raw=answer.body))
     pages = range(2, 2 if last or count is None or number > 1 else min(-(-count // PAGE_SIZE), MAX_PAGES) + 1)
-    details = account.options.get(_DETAILS.name, _DETAILS.default)
+    details = IletimerkeziOptions.of(account.options).details
     return Parsed(
         reports=tuple(order.report for order in orders),
         children=tuple(_list_page(window, page) for page in pages),

@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import msgspec
+from pydantic import Field
 
 from ulak.models.report import Discovered, Hint, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
 from ulak.models.vocabulary import is_final
@@ -30,7 +31,6 @@ from ulak.providers.adapter import (
     Fetch,
     FetchSpec,
     Limit,
-    OptionSpec,
     Parsed,
     PollNumbers,
     ProviderRecord,
@@ -56,6 +56,7 @@ from ulak.providers.errors import (
 )
 from ulak.providers.ids import bare, text_id, whole_id, whole_number
 from ulak.providers.numbers import plain
+from ulak.providers.options import DeadlineSeconds, ValidityHours
 from ulak.providers.organik_codes import CODES, REPLY_ERRORS
 from ulak.providers.organik_replies import Reply, read_reply
 from ulak.providers.organik_requests import (
@@ -77,6 +78,7 @@ from ulak.providers.organik_rows import STATUS, read_plain_rows, read_row, repor
 from ulak.providers.organik_sends import read_send_reply
 from ulak.providers.organik_through import attribute
 from ulak.providers.plain import NotPlainError, plain_text
+from ulak.providers.statuses import MappedOptions
 
 ERROR: Final[Mapping[int, type[ProviderError]]] = {
     1: TryAgainSoon,  # unknown fault
@@ -124,6 +126,22 @@ def gsm_id(value: str) -> str:
     return bare(text)
 
 
+class OrganikOptions(MappedOptions):
+    """What an account of Organik may set."""
+
+    validity_hours: ValidityHours = 48.0
+    deadline_seconds: DeadlineSeconds = 60.0
+    format: Literal["json", "xml"] = Field(
+        default="json", description="Form of requests: `json` or `xml`. Replies are read in either form."
+    )
+    batch_size: int = Field(default=100, ge=1, le=1000, description="The most ids in one call, 1 to 1000.")
+
+    @property
+    def ids_per_call(self) -> int:
+        """As configured."""
+        return self.batch_size
+
+
 RECORD: Final = ProviderRecord(
     user_names=("username",),
     derived_secret=sent_key,
@@ -135,15 +153,8 @@ RECORD: Final = ProviderRecord(
     credentials=(("api_key",), ("username", "password")),
     limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
     poll=PollNumbers(steps_seconds=(10.0, 30.0, 60.0), growth=1.6, max_seconds=1800.0),
-    validity_hours=48.0,
+    options=OrganikOptions,
     every_seconds=10.0,
-    deadline_seconds=60.0,
-    options=(
-        OptionSpec(
-            name="format", type=str, default="json", meaning="form of requests and replies", choices=("json", "xml")
-        ),
-        OptionSpec(name="batch_size", type=int, default=100, meaning="most ids in one call", minimum=1, maximum=1000),
-    ),
     meanings=CODES,
     id_kinds=KINDS,
     message_kinds=frozenset({"gsm_track"}),
@@ -172,7 +183,7 @@ class Organik:
         Gsm ids in their text form, of which two or more name the same transaction, are asked for by it.
         """
         del today
-        size = int(account.options.get("batch_size", 100))
+        size = OrganikOptions.of(account.options).batch_size
         grouped = by_transaction(item.key for item in due)
         through = {name: keys for name, keys in grouped.items() if len(keys) >= FEWEST_THROUGH}
         held = {key for keys in through.values() for key in keys}
@@ -188,7 +199,7 @@ class Organik:
     def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:
         """`POST /v2/<key>/detailedreport/<format>/` with the ids as texts, as the provider's own client sends them."""
         del now
-        form = str(account.options.get("format", "json"))
+        form = OrganikOptions.of(account.options).format
         kind = str(fetch.spec.params["by"])
         field, ids = f"{kind}_ids", list(dict.fromkeys(one_form(kind, value) for value in fetch.spec.params["ids"]))
         return Request(
@@ -448,7 +459,7 @@ def _settle(
         # Among final rows a missing one is not one that is still to come.
         lacks_some = key in spoiled or (bool(rows) and not open_keys)
         return [], IdAnswer(key=key, found=bool(rows), is_incomplete=lacks_some)
-    few = len(open_keys) <= int(account.options.get("batch_size", 100))
+    few = len(open_keys) <= OrganikOptions.of(account.options).batch_size
     is_split = key.id_kind == "transaction" and len(distinct) > SPLIT_ABOVE_ROWS and few
     if open_keys and not is_split:
         return [], IdAnswer(key=key, found=True, fingerprint=fingerprint)

@@ -11,8 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
+
+from pydantic import Field
 
 from ulak.models.keys import join_key
 from ulak.models.report import DeliveryReport, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
@@ -25,7 +27,6 @@ from ulak.providers.adapter import (
     Fetch,
     FetchSpec,
     Limit,
-    OptionSpec,
     Parsed,
     PollNumbers,
     ProviderRecord,
@@ -47,8 +48,9 @@ from ulak.providers.decoding import (
 from ulak.providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong
 from ulak.providers.ids import bare, whole_id, whole_number
 from ulak.providers.numbers import e164, national_number, person, plain
+from ulak.providers.options import ValidityHours
 from ulak.providers.pull_only import PullOnly
-from ulak.providers.statuses import judge
+from ulak.providers.statuses import MappedOptions, judge
 from ulak.providers.vairo_codes import CODES, REQUEST_ERRORS
 
 STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
@@ -153,6 +155,17 @@ def number_id(value: str) -> str:
     return join_key(whole, digits)
 
 
+class VairoOptions(MappedOptions):
+    """What an account of Vairo may set."""
+
+    validity_hours: ValidityHours = 24.0
+    number_form: Literal["national", "international", "plus"] = Field(
+        default="national",
+        description="Numbers in requests: `national` 5399999999 (as in the samples), `international` 905399999999, "
+        "`plus` +905399999999.",
+    )
+
+
 RECORD: Final = ProviderRecord(
     name="vairo",
     title="Vairo SMS",
@@ -161,17 +174,8 @@ RECORD: Final = ProviderRecord(
     credentials=(("api_key",),),
     limit=Limit(requests=20, per_seconds=60.0, concurrency=2),
     poll=PollNumbers(steps_seconds=(5.0, 20.0, 60.0), growth=1.6, max_seconds=1800.0),
-    validity_hours=24.0,
+    options=VairoOptions,
     every_seconds=5.0,
-    options=(
-        OptionSpec(
-            name="number_form",
-            type=str,
-            default="national",
-            meaning="how numbers are written in requests: 5399999999, 905399999999 or +905399999999",
-            choices=("national", "international", "plus"),
-        ),
-    ),
     meanings=CODES,
     id_kinds=(NUMBER,),
     id_forms={NUMBER: number_id, SEND: whole_id, "order": whole_id},
@@ -221,7 +225,7 @@ class Vairo(PullOnly):
         headers = {"accept": "application/json"}
         if call == "GonderimBilgisi":
             return Request(method="GET", url=url, headers=headers, endpoint=call)
-        body = json.dumps({"numara": written(number, account.options.get("number_form", "national"))}).encode()
+        body = json.dumps({"numara": written(number, VairoOptions.of(account.options).number_form)}).encode()
         headers["content-type"] = "application/json"
         return Request(method="POST", url=url, headers=headers, body=body, endpoint=call)
 

@@ -146,7 +146,7 @@ def account_without_credentials(row: Record) -> Account:
         base_url=row["base_url"],
         timezone=time_zone(row["timezone"]),
         credentials={},
-        options={option.name: option.default for option in record.options} | row["options"],
+        options=record.options.from_stored(row["options"]),
         lookback_days=int(row["poll"].get("lookback_days", record.lookback_days)),
         validity_hours=float(row["options"].get("validity_hours", record.validity_hours)),
         learned=row["learned"],

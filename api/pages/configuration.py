@@ -91,7 +91,8 @@ def _checks(account: AccountRecord, record: ProviderRecord, show: Show) -> Itera
 
 
 def _options(account: AccountRecord, record: ProviderRecord, show: Show) -> Iterator[str]:
-    shown = [f"{each.name} = {account.options.get(each.name, each.default)}" for each in record.options]
+    options = record.options.from_stored(account.options)
+    shown = [f"{name} = {getattr(options, name)}" for name in options.own_names() if name != STATUS_MAP]
     codes = account.options.get(STATUS_MAP)
     if codes:
         shown.append(f"{STATUS_MAP}: {show.language.say('config.map', n=len(codes))}")

@@ -42,7 +42,7 @@ def due_id_fetches(
 
     Where there is room for some only, those go whose ids come first among the due: a rank alone would starve the rest.
     """
-    batch = int(account.options.get("batch_size") or 1)
+    batch = account.options.ids_per_call
     due = due_ids(connection, account.id, room * batch)
     if batch > 1 and len(due) == room * batch:
         # More than a plan holds: those of which hardly one can be final must not take the calls of the others.

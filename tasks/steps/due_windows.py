@@ -73,5 +73,4 @@ def _is_closed_due(row: RowMapping, adapter: Adapter, *, swept_is_behind: bool, 
 def window_days(account: Account, adapter: Adapter) -> int:
     """The longest window: the account's option where it is shorter than the provider's."""
     longest = adapter.record.sweep_window_days or 1
-    wanted: int = account.options.get("window_days") or longest
-    return min(longest, int(wanted))
+    return min(longest, account.options.longest_window_days or longest)

@@ -69,7 +69,6 @@ class IdCheck:
     def _account(self) -> Account:
         """The account with nothing in the place of its credentials: the request made with them is thrown away."""
         record = adapter_of(self.row).record
-        options = {option.name: option.default for option in record.options} | self.row["options"]
         names = {name for names in record.credentials for name in names}
         return Account(
             id=self.row["id"],
@@ -77,5 +76,5 @@ class IdCheck:
             base_url=self.row["base_url"],
             timezone=time_zone(self.row["timezone"]),
             credentials=dict.fromkeys(names, "none"),
-            options=options,
+            options=record.options.from_stored(self.row["options"]),
         )

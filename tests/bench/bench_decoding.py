@@ -35,6 +35,7 @@ from ulak.models.vocabulary import Status  # noqa: E402
 from ulak.providers import diyalog, iletimerkezi, organik  # noqa: E402
 from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed  # noqa: E402
 from ulak.providers.plain import NotPlainError  # noqa: E402
+from ulak.providers.registry import ADAPTERS  # noqa: E402
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ROWS = 500
@@ -131,7 +132,7 @@ def account(provider: str) -> Account:
         base_url="",
         timezone=ZoneInfo("Europe/Istanbul"),
         credentials={"key": "k", "hash": "h"},
-        options={"batch_size": 100},
+        options=ADAPTERS[provider].record.options(),
     )
 
 

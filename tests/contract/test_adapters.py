@@ -47,7 +47,7 @@ def account(name: str) -> Account:
         base_url=record.base_url or "http://127.0.0.1:9400",
         timezone=ZoneInfo("Europe/Istanbul"),
         credentials={part: f"secret-{part}" for part in record.credentials[0]},
-        options={option.name: option.default for option in record.options},
+        options=record.options(),
         lookback_days=record.lookback_days,
         validity_hours=record.validity_hours,
     )
@@ -120,14 +120,8 @@ def test_its_record_is_complete(name: str) -> None:
 def test_every_option_has_a_meaning_and_a_fitting_default(name: str) -> None:
     """No option without a sentence, none whose default it would refuse itself."""
     options = ADAPTERS[name].record.options
-    assert len({option.name for option in options}) == len(options)
-    for option in options:
-        assert option.meaning
-        assert option.default is None or isinstance(option.default, option.type)
-        assert not option.choices or option.default in option.choices
-        default: Any = option.default
-        assert option.minimum is None or default >= option.minimum
-        assert option.maximum is None or default <= option.maximum
+    assert [option for option, field in options.model_fields.items() if not field.description] == []
+    assert options.model_validate(options().model_dump()) == options()
 
 
 @EVERY
@@ -135,7 +129,7 @@ def test_its_docs_page_names_all_that_an_account_may_say(name: str) -> None:
     """Every credential, option, id kind and callback route stands on the page."""
     page = (ROOT / "docs" / "reference" / "providers" / f"{name}.md").read_text(encoding="utf-8")
     record = ADAPTERS[name].record
-    words = {part for parts in record.credentials for part in parts} | {option.name for option in record.options}
+    words = {part for parts in record.credentials for part in parts} | set(record.options.own_names())
     words |= (
         set(record.optional_credentials) | set(record.id_kinds) | {tail for tail in record.callback_tails or () if tail}
     )

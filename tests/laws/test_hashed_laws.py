@@ -84,7 +84,7 @@ def test_hidden_reports_give_the_same_rows_in_any_order_grouping_and_repetition(
 
 def account_of(provider: str) -> Account:
     """An account of this provider, its options at their defaults."""
-    options = {spec.name: spec.default for spec in ADAPTERS[provider].record.options} | {"details": True}
+    options = ADAPTERS[provider].record.options()
     return Account(id="a", provider=provider, base_url="", timezone=time_zone("UTC"), credentials={}, options=options)
 
 

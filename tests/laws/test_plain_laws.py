@@ -22,6 +22,7 @@ from ulak.providers import diyalog, iletimerkezi, organik
 from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed
 from ulak.providers.errors import ProviderError
 from ulak.providers.plain import NotPlainError
+from ulak.providers.registry import ADAPTERS
 
 DAY = date(2026, 3, 1)
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -292,7 +293,9 @@ def account(provider: str, **options: Any) -> Account:
         base_url="http://127.0.0.1",
         timezone=ZoneInfo("Europe/Istanbul"),
         credentials={"api_key": "k", "key": "k", "hash": "h"},
-        options={"status_map": {"7": "delivered", "119": "expired"}, **options},
+        options=ADAPTERS[provider].record.options.from_stored(
+            {"status_map": {"7": "delivered", "119": "expired"}, **options}
+        ),
         validity_hours=48.0,
     )
 

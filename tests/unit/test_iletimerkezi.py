@@ -25,7 +25,7 @@ from ulak.providers.errors import (
     TryAgainAt,
     TryAgainSoon,
 )
-from ulak.providers.iletimerkezi import ADAPTER, ERRORS, MAX_PAGES
+from ulak.providers.iletimerkezi import ADAPTER, ERRORS, MAX_PAGES, IletimerkeziOptions
 from ulak.providers.iletimerkezi_orders import MESSAGE_STATUS, ORDER_STATUS, judge_finished
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "iletimerkezi"
@@ -36,7 +36,7 @@ ACCOUNT = Account(
     base_url="https://api.iletimerkezi.com",
     timezone=ZoneInfo("Europe/Istanbul"),
     credentials={"key": "507caf2e1fcdb5eea9786332ca2d8785", "hash": "0db4e316db72c519ba08121985f6ddf479809053d555c"},
-    options={"details": True, "window_days": 10},
+    options=IletimerkeziOptions(),
     validity_hours=48.0,
 )
 WINDOW = ["2024-11-11", "2024-11-20"]
@@ -308,7 +308,7 @@ def test_a_page_shows_in_which_order_the_list_runs(first: Any, last: Any, newest
 
 def test_without_details_no_order_is_asked_for() -> None:
     """The option `details` off: order rows only."""
-    account = replace(ACCOUNT, options={"details": False})
+    account = replace(ACCOUNT, options=IletimerkeziOptions(details=False))
     parsed = parse(list_fetch(), body_of(count=1, orders=[order()]), account=account)
     assert (len(parsed.reports), parsed.discovered) == (1, ())
 
@@ -919,7 +919,9 @@ def test_a_pushed_order_id_that_can_be_none_asks_for_nothing(packet_id: Any) -> 
 
 def test_a_pushed_word_gets_the_status_that_the_account_maps_it_to() -> None:
     """The map holds for every way in, and for what is stored; the documented words cannot be mapped."""
-    mapped = replace(WITH_WEBHOOK, options={"status_map": {"bounced": "rejected/opted_out", "delivered": "expired"}})
+    mapped = replace(
+        WITH_WEBHOOK, options=IletimerkeziOptions(status_map={"bounced": "rejected/opted_out", "delivered": "expired"})
+    )
     parsed = push(mapped, status="bounced")
     [hint] = parsed.hints
     assert hint.report is not None
@@ -986,7 +988,7 @@ def test_a_field_of_an_order_without_counts_that_cannot_be_read_is_named(name: s
 
 def test_without_recipients_a_push_says_nothing() -> None:
     """With `details = false` there is no row that it could be about."""
-    assert push(replace(WITH_WEBHOOK, options={"details": False})) == Parsed()
+    assert push(replace(WITH_WEBHOOK, options=IletimerkeziOptions(details=False))) == Parsed()
 
 
 def test_a_send_reply_holds_no_report() -> None:
@@ -1004,4 +1006,8 @@ def test_the_record_says_what_configuration_needs() -> None:
         (),
         None,
     )
-    assert {option.name: option.default for option in record.options} == {"details": True, "window_days": 10}
+    assert record.options().model_dump(include=set(record.options.own_names())) == {
+        "details": True,
+        "window_days": 10,
+        "status_map": {},
+    }

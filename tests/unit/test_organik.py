@@ -21,7 +21,7 @@ from ulak.providers.errors import (
     SlowDown,
     TryAgainSoon,
 )
-from ulak.providers.organik import ADAPTER, ERROR
+from ulak.providers.organik import ADAPTER, ERROR, OrganikOptions
 from ulak.providers.organik_rows import REASON, STATUS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "organik"
@@ -38,7 +38,7 @@ def account(credentials: Mapping[str, str] | None = None, **options: Any) -> Acc
         base_url="https://organikapi.com",
         timezone=ZoneInfo("Europe/Istanbul"),
         credentials=credentials or {"api_key": KEY},
-        options={"format": "json", "batch_size": 100} | options,
+        options=OrganikOptions(**options),
     )
 
 

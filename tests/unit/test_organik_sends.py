@@ -10,7 +10,7 @@ from ulak.models.report import Discovered, Hint, TrackedKey
 from ulak.models.vocabulary import Granularity, Reason, Source, Status
 from ulak.providers.adapter import Account, Callback, Parsed
 from ulak.providers.errors import AnswerNotUnderstood
-from ulak.providers.organik import ADAPTER
+from ulak.providers.organik import ADAPTER, OrganikOptions
 
 ACCOUNT = Account(
     id="organik-1",
@@ -18,7 +18,7 @@ ACCOUNT = Account(
     base_url="https://organikapi.com",
     timezone=ZoneInfo("Europe/Istanbul"),
     credentials={"api_key": "k" * 32, "webhook_secret": "gizli/yol"},
-    options={"format": "json", "batch_size": 100},
+    options=OrganikOptions(),
 )
 VALID = [
     {"request_gsm": 5444444444, "gsm": 905445359675, "gsm_track_id": "16502030-4730-63032793", "sms_count": 1},

@@ -208,7 +208,7 @@ WRONG = {
             "F:8: a options.batch_size: it is no number within its bounds; right would be: a whole number at least 1, at most 1000",
             "F:9: a options.validity_hours: it is no number within its bounds; right would be: a number above 0, at most 8784, without quotes",
             "F:10: a options.deadline_seconds: it is no number within its bounds; right would be: a number above 0, at most 75, without quotes",
-            "F:11: a options.number_form: it is not known; right would be: one of batch_size, deadline_seconds, format, validity_hours",
+            "F:11: a options.number_form: it is not known; right would be: one of batch_size, deadline_seconds, format, status_map, validity_hours",
         ],
     ),
     "a misspelt option": (
@@ -221,7 +221,7 @@ WRONG = {
         BIP
         + '[account.options]\nreporttypes = "x"\nallowed_ips = "192.0.2.1"\n[account.options.status_map]\nNEW = "read"\n',
         [
-            "F:8: b options.reporttypes: it has the wrong type; right would be: a table",
+            "F:8: b options.reporttypes: it is not a table; right would be: [account.options.reporttypes]",
             "F:9: b options.allowed_ips: it has the wrong type; right would be: a list in brackets",
             "F:10: b options.status_map: it is not known; right would be: one of allowed_ips, deadline_seconds, reporttypes, validity_hours",
         ],
