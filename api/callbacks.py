@@ -16,9 +16,9 @@ from ulak.api.problems import documented, problem
 from ulak.api.wording import ACCOUNT_ID
 from ulak.core import clock
 from ulak.core.budgets import Budget
+from ulak.core.credentials import CredentialError
 from ulak.core.logging import get_logger, origin
 from ulak.core.metrics import histogram
-from ulak.core.settings import CredentialError
 from ulak.models.availability import took_too_long
 from ulak.models.rejections import Rejection
 from ulak.providers.adapter import Callback

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ulak.api.problems import problem
-from ulak.core.settings import is_loopback
+from ulak.core.addresses import is_loopback
 
 READABLE = ("/metrics", "/openapi.json", "/docs")
 """Paths that need no token and reveal something about the accounts or the API."""

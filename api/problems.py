@@ -12,8 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from ulak.api.wording import known_names, mistake_of
+from ulak.core.credentials import CredentialError
 from ulak.core.logging import get_logger, origin
-from ulak.core.settings import CredentialError
 from ulak.models.availability import is_unavailable, took_too_long
 from ulak.models.tracked import account_of
 from ulak.tasks.steps.callbacks import NoRoomError

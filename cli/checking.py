@@ -13,15 +13,10 @@ from ulak.cli.failures import sentence_of
 from ulak.cli.output import counted, moment, write_line
 from ulak.cli.session import FAILED, Session, session, tell
 from ulak.core import clock
+from ulak.core.credentials import CredentialError, resolve_reference
 from ulak.core.redaction import redact_text
 from ulak.core.redis import connect
-from ulak.core.settings import (
-    CredentialError,
-    SettingsError,
-    ignored_variables,
-    resolve_reference,
-    trusted_proxies_before,
-)
+from ulak.core.settings import SettingsError, ignored_variables, trusted_proxies_before
 from ulak.core.strength import ADVICE, SHORTEST
 from ulak.core.zones import host_differs, zone_rules
 from ulak.models.accounts import AccountRecord, list_accounts

@@ -9,9 +9,10 @@ import sqlalchemy.exc
 from sqlalchemy import make_url
 
 from ulak.cli.session import FAILED, WRONG_USAGE, CommandError, Session, UsageError
+from ulak.core.credentials import CredentialError
 from ulak.core.plain_text import one_line
 from ulak.core.redaction import redact_text
-from ulak.core.settings import CredentialError, SettingsError
+from ulak.core.settings import SettingsError
 from ulak.local.demo import SandboxError
 from ulak.local.embedded.server import EmbeddedServerError
 from ulak.local.home import HomeBusyError

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from ulak.core.settings import SettingsError, load_settings, remove_libpq_variables, set_foreign_variables_aside
+from ulak.core.environment import remove_libpq_variables, set_foreign_variables_aside
+from ulak.core.settings import SettingsError, load_settings
 
 _ESCAPES: Final = "ulak-escapes"
 _LAST_OF_FOUR_DIGITS: Final = 0xFFFF

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from sqlalchemy import Connection, Engine
 
+from ulak.core.environment import invoking_user
 from ulak.core.logging import configure_logging
 from ulak.core.plain_text import one_line
-from ulak.core.settings import Settings, invoking_user, load_settings
+from ulak.core.settings import Settings, load_settings
 from ulak.models.accounts import load
 from ulak.models.events import Action, Actor, Event, Kind, Via
 from ulak.tasks.base import publish

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from ulak.core.settings import LIFELINE_VARIABLE, READY_VARIABLE, inherited_environment
+from ulak.core.environment import LIFELINE_VARIABLE, READY_VARIABLE, inherited_environment
 
 LONGEST_LOG_BYTES: Final = 5_000_000
 LONGEST_LIVE_LOG_BYTES: Final = 50_000_000

@@ -11,7 +11,7 @@ import signal
 import threading
 
 from ulak.core import clock
-from ulak.core.settings import lifeline_descriptor, ready_descriptor
+from ulak.core.environment import lifeline_descriptor, ready_descriptor
 
 
 class Lifeline:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from ulak.core import clock
-from ulak.core.settings import libpq_options
+from ulak.core.environment import libpq_options
 from ulak.models.availability import is_unavailable, sqlstate_of
 
 CONNECT_TIMEOUT_SECONDS = 10

@@ -12,7 +12,7 @@ import hmac
 import re
 from typing import Final
 
-from ulak.core.settings import CredentialError
+from ulak.core.credentials import CredentialError
 from ulak.models.storable import clean_key
 
 _MARK: Final = b"ulak erased: person\0"

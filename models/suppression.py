@@ -27,7 +27,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from ulak.core.settings import CredentialError
+from ulak.core.credentials import CredentialError
 from ulak.models.database import execute, json_parameter
 from ulak.models.facts import Facts
 from ulak.models.keys import split_key

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, get_args
 
-from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -81,9 +80,9 @@ def _number(field: FieldInfo) -> str:
     """The kind of number and its bounds."""
     is_whole = field.annotation in {int, int | None}
     words = [
-        f"{word} {getattr(bound, name):.15g}"
-        for kind, name, word in ((Ge, "ge", "at least"), (Gt, "gt", "above"), (Le, "le", "at most"))
-        for bound in field.metadata
-        if isinstance(bound, kind)
+        f"{word} {bound:.15g}"
+        for name, word in (("ge", "at least"), ("gt", "above"), ("le", "at most"))
+        for each in field.metadata
+        if (bound := getattr(each, name, None)) is not None
     ]
     return f"a {'whole ' * is_whole}number {', '.join(words)}{'' if is_whole else ', without quotes'}"

@@ -5,7 +5,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
-from ulak.core.settings import is_loopback
+from ulak.core.addresses import is_loopback
 
 LONGEST: Final = 500
 _ADDRESS_FORM: Final = 'base_url = "https://host/path", no user, query or fragment'

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from ulak.core.credentials import CredentialError, is_reference, resolve_reference
 from ulak.core.redaction import register_secret
-from ulak.core.settings import CredentialError, is_reference, resolve_reference
 
 PROXY_FORM = "http://host:port, or env:NAME or file:PATH that leads to http://user:password@host:port"
 _PLAIN = re.compile(r"[!-~]*")

@@ -16,8 +16,9 @@ from sqlalchemy import Engine
 
 from ulak.core import clock
 from ulak.core.budgets import Budget
+from ulak.core.credentials import CredentialError, generated_secret, resolve_reference
 from ulak.core.redaction import register_secret
-from ulak.core.settings import CredentialError, Settings, generated_secret, resolve_reference
+from ulak.core.settings import Settings
 from ulak.core.strength import is_example
 from ulak.core.zones import time_zone
 from ulak.models.database import Record
@@ -55,7 +56,7 @@ class CredentialCache:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def get(self, reference: str) -> str:
-        """The value behind `reference`; `ulak.core.settings.CredentialError` where there is none."""
+        """The value behind `reference`; `ulak.core.credentials.CredentialError` where there is none."""
         with self._lock:
             found = self._values.get(reference)
         if found is not None and clock.boot() - found[0] < CREDENTIALS_LAST_SECONDS:

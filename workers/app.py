@@ -21,8 +21,9 @@ from click import ClickException, get_current_context
 from kombu import Exchange, Queue
 
 from ulak.core import names
+from ulak.core.environment import set_foreign_variables_aside
 from ulak.core.logging import configure_logging, get_logger
-from ulak.core.settings import Settings, load_settings, set_foreign_variables_aside
+from ulak.core.settings import Settings, load_settings
 from ulak.local import lifeline
 from ulak.models.database import WORKER_IDLE_IN_TRANSACTION_SECONDS
 from ulak.providers.registry import ADAPTERS

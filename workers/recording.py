@@ -9,8 +9,8 @@ from sqlalchemy import Engine, RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 
 from ulak.core import clock
+from ulak.core.credentials import CredentialError
 from ulak.core.logging import get_logger, origin
-from ulak.core.settings import CredentialError
 from ulak.models.database import transaction
 from ulak.models.events import Event, person_mark, record
 from ulak.models.keys import join_key, split_key

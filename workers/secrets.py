@@ -2,7 +2,8 @@
 
 import secrets
 
-from ulak.core.settings import Settings, generated_secret
+from ulak.core.credentials import generated_secret
+from ulak.core.settings import Settings
 
 API_TOKEN = "api_token"  # noqa: S105 - the name of a file
 FLOWER_AUTH = "flower_auth"

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
-from ulak.core.settings import CredentialError, Settings, SettingsError, resolve_reference
+from ulak.core.credentials import CredentialError, resolve_reference
+from ulak.core.settings import Settings, SettingsError
 from ulak.core.strength import ADVICE, is_example, is_short, takes_short_secrets
 from ulak.providers.registry import adapter_for
 

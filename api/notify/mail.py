@@ -13,7 +13,7 @@ from threading import Timer
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
-from ulak.core.settings import is_loopback
+from ulak.core.addresses import is_loopback
 from ulak.providers.way_out import trusting
 
 STEP_SECONDS: Final = 10.0

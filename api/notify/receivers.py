@@ -18,8 +18,10 @@ from ulak.api.notify.signing import SigningError, read_secrets, signed_headers
 from ulak.api.notify.wording import Message
 from ulak.api.outbound import Outbound, OutboundError
 from ulak.core import clock
+from ulak.core.addresses import is_loopback
+from ulak.core.credentials import CredentialError, resolve_reference
 from ulak.core.redaction import register_secret
-from ulak.core.settings import CredentialError, Settings, SettingsError, is_loopback, resolve_reference
+from ulak.core.settings import Settings, SettingsError
 
 WEBHOOK: Final = "webhook"
 SLACK: Final = "slack"

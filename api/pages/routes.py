@@ -19,8 +19,9 @@ from ulak.api.pages.showing import STATIC, environment
 from ulak.api.pages.sign_on import sign_on_for
 from ulak.api.pages.trouble import PageRoute, add_error_pages
 from ulak.api.pages.visits import YEAR_SECONDS, Member, Site
+from ulak.core.credentials import CredentialError, generated_secret, resolve_reference
 from ulak.core.logging import get_logger
-from ulak.core.settings import CredentialError, Settings, generated_secret, resolve_reference
+from ulak.core.settings import Settings
 from ulak.core.strength import is_example
 from ulak.models.accounts import list_accounts
 from ulak.models.results import Line, total_of

@@ -23,8 +23,9 @@ from joserfc.errors import JoseError
 
 from ulak.api.outbound import Outbound, OutboundError, Reply
 from ulak.core import clock
+from ulak.core.addresses import is_loopback
 from ulak.core.plain_text import one_line
-from ulak.core.settings import Settings, SettingsError, is_loopback
+from ulak.core.settings import Settings, SettingsError
 from ulak.models.access import Access, Grant, Role
 from ulak.models.events import Actor, Kind
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import psycopg
 
-from ulak.core.settings import generated_secret
+from ulak.core.credentials import generated_secret
 from ulak.local.children import ChildSpec
 from ulak.local.embedded.binaries import SEARCH_ORDER, Origin, PostgresBinaries, find_postgres
 from ulak.local.embedded.identity import (

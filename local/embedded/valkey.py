@@ -8,8 +8,8 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from ulak.core import clock
+from ulak.core.credentials import generated_secret
 from ulak.core.redis import connect
-from ulak.core.settings import generated_secret
 from ulak.local.children import ChildSpec
 from ulak.local.embedded.binaries import find_valkey
 from ulak.local.embedded.identity import bare_environment

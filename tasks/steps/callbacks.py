@@ -6,8 +6,8 @@ from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 
 from ulak.core.content_coding import ContentCodingError, ExpandedTooLargeError, UnsupportedCodingError, is_packed
+from ulak.core.credentials import CredentialError
 from ulak.core.logging import get_logger, origin
-from ulak.core.settings import CredentialError
 from ulak.core.strength import is_example
 from ulak.models.database import transaction
 from ulak.models.quarantine import seal

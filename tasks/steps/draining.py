@@ -12,8 +12,8 @@ from functools import partial
 from sqlalchemy import Connection
 
 from ulak.core import clock
+from ulak.core.credentials import CredentialError
 from ulak.core.logging import bind_context, get_logger, origin
-from ulak.core.settings import CredentialError
 from ulak.models.database import retry_transaction
 from ulak.models.ledger.finishing import FencedError
 from ulak.models.ledger.taking import Busy, NotYet, Stepped, Taken, Took, take

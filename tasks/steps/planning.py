@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, RowMapping
 
-from ulak.core.settings import CredentialError
+from ulak.core.credentials import CredentialError
 from ulak.models.database import transaction
 from ulak.models.heartbeats import beat, planning_of
 from ulak.models.ledger import planning

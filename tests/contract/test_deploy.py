@@ -15,7 +15,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ulak.core.settings import LIFELINE_VARIABLE, NEED_CREDENTIALS, PREFIX, READY_VARIABLE, SECRETS_OF, Settings
+from ulak.core.environment import LIFELINE_VARIABLE, PREFIX, READY_VARIABLE
+from ulak.core.settings import NEED_CREDENTIALS, SECRETS_OF, Settings
 
 HOME = Path(__file__).parents[2]
 DEPLOY = HOME / "deploy"

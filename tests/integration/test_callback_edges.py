@@ -316,7 +316,7 @@ def test_a_credential_that_the_api_cannot_read_is_seen(
     push: Callable[..., int], runtime: Runtime, migrated_database: Engine
 ) -> None:
     """Every push fails with 503 then, and BiP repeats none."""
-    from ulak.core.settings import CredentialError
+    from ulak.core.credentials import CredentialError
 
     def missing(reference: str) -> str:
         raise CredentialError(reference)

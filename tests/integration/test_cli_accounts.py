@@ -16,7 +16,8 @@ from sqlalchemy import Engine
 
 from ulak.cli.failures import database_place
 from ulak.cli.session import Session
-from ulak.core.settings import REMEDIES, Settings, invoking_user
+from ulak.core.environment import invoking_user
+from ulak.core.settings import REMEDIES, Settings
 from ulak.local.embedded.valkey import ValkeyServer
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert

@@ -18,7 +18,9 @@ from test_roles import House, form_mark
 
 from ulak.api.app import make_api
 from ulak.api.pages.routes import add_pages
-from ulak.core.settings import CredentialError, invoking_user, load_settings
+from ulak.core.credentials import CredentialError
+from ulak.core.environment import invoking_user
+from ulak.core.settings import load_settings
 from ulak.models.access import Role
 from ulak.models.database import retry_transaction, transaction
 from ulak.models.deliveries import upsert

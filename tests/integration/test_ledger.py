@@ -31,7 +31,7 @@ from ledger_acts import (
 from sqlalchemy import Engine, text
 
 from ulak.core import clock
-from ulak.core.settings import CredentialError
+from ulak.core.credentials import CredentialError
 from ulak.models.accounts import FOREVER, pause, resume
 from ulak.models.ledger import finishing as ledger
 from ulak.models.ledger import planning, taking

@@ -23,7 +23,8 @@ from ulak.api.app import make_api
 from ulak.api.pages.meanings import TURKISH
 from ulak.api.pages.routes import add_pages
 from ulak.core import clock
-from ulak.core.settings import CredentialError, load_settings
+from ulak.core.credentials import CredentialError
+from ulak.core.settings import load_settings
 from ulak.models.database import make_engine, transaction
 from ulak.models.deliveries import upsert
 from ulak.models.meanings import COLUMNS, REASONS, STATUSES

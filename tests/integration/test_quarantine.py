@@ -10,7 +10,8 @@ from command_line import Ulak, ulak
 from database_fixtures import add_account
 from sqlalchemy import Engine, text
 
-from ulak.core.settings import CredentialError, load_settings
+from ulak.core.credentials import CredentialError
+from ulak.core.settings import load_settings
 from ulak.models.database import transaction
 from ulak.models.quarantine import (
     FULL,

@@ -65,7 +65,7 @@ def test_a_full_account_is_read_whole() -> None:
         base_url="http://127.0.0.1:9403",
         timezone="Europe/Istanbul",
         credentials={"api_key": "env:ORGANIK_KEY"},
-        credentials_hash=first.credentials_hash,
+        credentials_hash="5f22c0440e9e7b381c5c7a92de5e890944db97f255a94d02471aa22ca8e90be4",
         limit_requests=20,
         limit_per_seconds=60.0,
         limit_concurrency=2,

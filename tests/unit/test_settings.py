@@ -10,17 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ulak.core.credentials import CredentialError, generated_secret, resolve_reference
+from ulak.core.environment import lifeline_descriptor
 from ulak.core.redaction import redact_text
-from ulak.core.settings import (
-    REMEDIES,
-    CredentialError,
-    Settings,
-    SettingsError,
-    generated_secret,
-    lifeline_descriptor,
-    load_settings,
-    resolve_reference,
-)
+from ulak.core.settings import REMEDIES, Settings, SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ulak.core.settings import SettingsError, generated_secret, load_settings
+from ulak.core.credentials import generated_secret
+from ulak.core.settings import SettingsError, load_settings
 from ulak.core.strength import SHORTEST, create_home, is_example, takes_short_secrets
 from ulak.workers.strength import require_strong, short_settings
 
