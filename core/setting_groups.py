@@ -181,7 +181,7 @@ class Broker(Group):
 class Keys(Group):
     """Keys.
 
-    The variables that `accounts.toml` refers to (`env:NAME`) belong into this file, too.
+    The variables that `accounts.toml` refers to (`env:NAME`) belong in this file, too.
     """
 
     file = "providers.env"

@@ -119,7 +119,7 @@ class LimitTable(Table):
     )
     per_seconds: float | None = Field(default=None, gt=0, le=_YEAR_SECONDS, description="The length of the window.")
     concurrency: int | None = Field(
-        default=None, ge=1, le=1000, description="At most so many calls without a response yet."
+        default=None, ge=1, le=1000, description="At most so many calls wait for a response at once."
     )
 
 
@@ -188,7 +188,9 @@ class AccountTable(Table):
         "\n\nNever give it to another provider or another set of messages.",
     )
     provider: Annotated[str, BeforeValidator(_provider)] = Field(
-        default="", validate_default=True, description="Whose API is polled."
+        default="",
+        validate_default=True,
+        description="Whose API is polled: a name from the table of [defaults](#defaults-of-each-provider).",
     )
     allow_plain_http: bool = Field(
         default=False,
@@ -234,9 +236,9 @@ class AccountTable(Table):
         description='How fresh deliveries should be: `"95 % within 60 s"`. See [objectives](../how-to/objectives.md).',
     )
     credentials: dict[str, Annotated[str, BeforeValidator(_reference)]] = Field(
-        default_factory=dict, description="References to the provider's credentials; see below."
+        default_factory=dict, description="References to the provider's credentials."
     )
-    limit: LimitTable = Field(default_factory=LimitTable, description="The rate limit; see below.")
-    retry: RetryTable = Field(default_factory=RetryTable, description="The retries of a failed fetch; see below.")
-    poll: PollTable = Field(default_factory=PollTable, description="When the provider is polled; see below.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Options of the provider; see below.")
+    limit: LimitTable = Field(default_factory=LimitTable, description="The rate limit.")
+    retry: RetryTable = Field(default_factory=RetryTable, description="The retries of a failed fetch.")
+    poll: PollTable = Field(default_factory=PollTable, description="When the provider is polled.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the provider.")

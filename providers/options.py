@@ -17,7 +17,7 @@ MISTAKE = "mistake"
 
 ValidityHours = Annotated[
     float,
-    Field(gt=0, le=366 * 24, description="How long a message may be delivered unless its sender says otherwise."),
+    Field(gt=0, le=366 * 24, description="How long a message stays valid when its sender gave no validity period."),
 ]
 DeadlineSeconds = Annotated[
     float,
