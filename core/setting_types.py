@@ -48,7 +48,7 @@ AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().abs
 
 
 def setting(description: str, *, remedy: str, default: Any = None, example: str | None = None) -> Any:
-    """A setting. `example`: a value other than the default, for `env.example`; `remedy`: ends "… is wrong: "."""
+    """A setting. `remedy` ends the sentence "ULAK_… is wrong: "; `env.example` shows `example`, or else the default."""
     extra: JsonDict = {"remedy": remedy, "example": example}
     return Field(default=default, validate_default=True, description=description, json_schema_extra=extra)
 

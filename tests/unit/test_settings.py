@@ -125,8 +125,9 @@ def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_setting_has_a_remedy() -> None:
-    """A setting without advice would end in a KeyError instead of a sentence."""
+    """It is the end of the sentence that a wrong value is answered with."""
     assert set(REMEDIES) == set(Settings.model_fields)
+    assert [name for name, remedy in REMEDIES.items() if not remedy or remedy.endswith(".")] == []
 
 
 def test_secrets_do_not_show_in_the_repr(monkeypatch: pytest.MonkeyPatch) -> None:
