@@ -33,9 +33,7 @@ def mistake(problem: str, right: str) -> PydanticCustomError:
 class Table(BaseModel):
     """A table of `accounts.toml`: unknown keys are refused, and no value is converted to another type."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class ProviderOptions(Table):
@@ -61,8 +59,8 @@ class ProviderOptions(Table):
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> Self:
-        """The options of an account's row, which were checked when they were stored; the others have their defaults."""
-        return cls.model_construct(**{name: value for name, value in stored.items() if name in cls.model_fields})
+        """The options of an account's row, checked when they were stored; missing ones have their defaults."""
+        return cls.model_construct(**stored)
 
     @classmethod
     def of(cls, options: "ProviderOptions") -> Self:
