@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from ulak.providers.account_tables import AccountTable, LimitTable, PollTable, RetryTable
 from ulak.providers.accounts import AccountsFileError, parse_accounts
+from ulak.providers.options import Table
 from ulak.providers.registry import ADAPTERS
 
 SECRET = "s3cr3t-value"
@@ -16,7 +17,7 @@ VALUES = st.sampled_from(
         "2026-01-02", "2026-01-02T03:04:05Z", "03:04:05",
     ]
 )  # fmt: skip
-MODELS = {"": AccountTable, "limit": LimitTable, "retry": RetryTable, "poll": PollTable}
+MODELS: dict[str, type[Table]] = {"": AccountTable, "limit": LimitTable, "retry": RetryTable, "poll": PollTable}
 KEYS = [(table, name) for table, model in MODELS.items() for name in model.model_fields] + [
     ("options", name) for adapter in ADAPTERS.values() for name in adapter.record.options.model_fields
 ]
