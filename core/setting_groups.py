@@ -150,7 +150,7 @@ class Database(Group):
     file = "database.env"
     database_url: Annotated[SecretStr, AfterValidator(server_address("postgresql", "postgres"))] | None = setting(
         "PostgreSQL 15 to 18. User and password percent-encoded: `@` is `%40`, `/` `%2F`, `#` `%23`, `?` `%3F`."
-        "\n\nWhat the address leaves open, libpq's own variables decide: `PGPASSFILE`, `PGSSLMODE`, `PGSSLROOTCERT` … "
+        "\n\n`%` itself is `%25`. What the address leaves open, libpq's variables decide: `PGPASSFILE`, `PGSSLMODE` … "
         "([connect to PostgreSQL](../how-to/connect-to-postgresql.md)). To another host use `sslmode=verify-full`: "
         "otherwise numbers and the password may be readable on the way, or reach an impostor of the server.",
         remedy="write it as postgresql://user:password@host:5432/database and "
