@@ -139,7 +139,7 @@ def account(provider: str) -> Account:
 def asked(module: ModuleType, kind: str, value: str) -> Fetch:
     """The call for one id."""
     due = DueId(key=TrackedKey(id_kind=kind, value=value), expected=ROWS)
-    spec = module.ADAPTER.plan_ids(account(module.__name__), [due], NOON.date())[0]
+    spec = module.ADAPTER.plan_ids(account(module.ADAPTER.record.name), [due], NOON.date())[0]
     return Fetch(spec=spec, ids={due.key: due})
 
 
@@ -151,7 +151,7 @@ def refuse(*_: object) -> Parsed:
 def measure(module: ModuleType, fetch: Fetch, bodies: Callable[[int], bytes], seconds: float, *, moves: bool) -> float:
     """Median processor microseconds a row."""
     taken: list[float] = []
-    provider, end = account(module.__name__.rpartition(".")[2]), perf_counter() + seconds
+    provider, end = account(module.ADAPTER.record.name), perf_counter() + seconds
     page = 0
     while perf_counter() < end or len(taken) < 10:
         page += 1
