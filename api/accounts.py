@@ -78,6 +78,16 @@ class AccountObjective(BaseModel):
     burning: list[BurningBudget]
 
 
+class AnnouncedRemoval(BaseModel):
+    """What `keep_days` is going to remove."""
+
+    starts_at: datetime
+    before: Annotated[datetime, Field(description="Deliveries that were sent before (`message_time`) are removed.")]
+    deliveries: Annotated[
+        int, Field(description="How many these are, orders and conversation-days included, by whole local days.")
+    ]
+
+
 class Account(BaseModel):
     """How one account stands."""
 
@@ -115,6 +125,16 @@ class Account(BaseModel):
         list[RejectedRequests], Field(description="Requests that were rejected for it lately, by kind, latest first.")
     ] = []
     objective: AccountObjective | None = None
+    keep_days: Annotated[
+        int | None, Field(description="How many days deliveries are kept, by `message_time`; null: for ever.")
+    ] = None
+    kept_from: Annotated[
+        datetime | None,
+        Field(description="What was sent before is removed, and not stored any more; null: everything is kept."),
+    ] = None
+    removal: Annotated[AnnouncedRemoval | None, Field(description="A removal that is announced and has not begun.")] = (
+        None
+    )
 
 
 class Accounts(BaseModel):

@@ -31,13 +31,26 @@ LOOK_SECONDS = 0.5
 """How often a reader that waits is looked after: two index look-ups."""
 
 
-class Entry(BaseModel):
-    """One change: put the row, or erase it."""
+class Removed(BaseModel):
+    """The deliveries of an account that were sent before a moment."""
 
-    op: Literal["put", "erase"]
-    id: Annotated[int, Field(description="The delivery's id: put and erase by it.")]
+    account: str
+    before: Annotated[
+        datetime,
+        Field(description="Of `message_time`; where your copy has none, of `first_seen_at`."),
+    ]
+
+
+class Entry(BaseModel):
+    """One change: put the row, erase it, or remove all rows of a range."""
+
+    op: Literal["put", "erase", "remove"]
+    id: Annotated[int, Field(description="The delivery's id: put and erase by it. 0 with remove.")]
     version: Annotated[int, Field(description="Greater for every later change of the same row.")]
     delivery: Annotated[Delivery | None, Field(description="With put: the row as it stands now.")]
+    removed: Annotated[
+        Removed | None, Field(description="With remove: what was kept long enough and is no more (`keep_days`).")
+    ] = None
 
 
 class Feed(BaseModel):
@@ -71,8 +84,8 @@ async def feed(asked: Annotated[FeedSearch, Query()], means: Have, who: Who, req
     """Every change of the shared table, in order, exactly once by cursor; without a cursor from the beginning.
 
     A row that changed several times comes once, as it stands now. 410: begin again without a cursor, and drop what you
-    hold. A token that is limited to accounts gets the rows of these, and all erasures, which name nobody. Numbers are
-    masked below the role operate.
+    hold. A token that is limited to accounts gets the rows and removals of these, and all erasures, which name nobody.
+    Numbers are masked below the role operate.
     """
     after = None if asked.cursor is None else parse_cursor(asked.cursor)
     until = clock.boot() + asked.wait
@@ -126,10 +139,15 @@ def _entries(
 
 
 def _may_know(change: Change, who: Caller) -> bool:
+    if change.removed is not None:
+        return who.access.may(Role.READ, change.removed.account_id)
     return change.delivery is None or who.access.may(Role.READ, change.delivery["account_id"])
 
 
 def _entry(change: Change, who: Caller) -> Entry:
+    if change.removed is not None:
+        removed = Removed(account=change.removed.account_id, before=change.removed.before)
+        return Entry(op="remove", id=change.id, version=change.changed_in, delivery=None, removed=removed)
     if change.delivery is None:
         return Entry(op="erase", id=change.id, version=change.changed_in, delivery=None)
     return Entry(op="put", id=change.id, version=change.changed_in, delivery=shown(change.delivery, who))

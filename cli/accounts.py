@@ -101,7 +101,18 @@ def list_all(
     if as_json:
         write_json(rows)
         return
-    headers = ("account", "provider", "state", "paused by", "until", "limit", "concurrency", "objective", "base url")
+    headers = (
+        "account",
+        "provider",
+        "state",
+        "paused by",
+        "until",
+        "limit",
+        "concurrency",
+        "objective",
+        "keep",
+        "base url",
+    )
     write_table(
         headers,
         [
@@ -114,6 +125,7 @@ def list_all(
                 f"{record.limit_requests} per {record.limit_per_seconds:g} s",
                 record.limit_concurrency,
                 record.objective,
+                "" if record.keep_days is None else f"{record.keep_days} d",
                 record.base_url,
             )
             for row, record in zip(rows, records, strict=True)
@@ -138,6 +150,9 @@ def _row(record: AccountRecord, now: datetime) -> dict[str, Any]:
             "concurrency": record.limit_concurrency,
         },
         "objective": record.objective,
+        "keep_days": record.keep_days,
+        "kept_from": record.kept_from,
+        "removal_starts_at": record.removal_starts_at,
         "base_url": record.base_url,
         "timezone": record.timezone,
         "swept_through": record.swept_through,

@@ -25,6 +25,7 @@ from ulak.core.settings import (
 from ulak.core.strength import ADVICE, SHORTEST
 from ulak.core.zones import host_differs, zone_rules
 from ulak.models.accounts import AccountRecord, list_accounts
+from ulak.models.keeping import ADVISED_DAYS
 from ulak.models.ledger.clocksteps import last_step
 from ulak.models.overview import AccountState, state_of
 from ulak.models.schema import NEWER, UnfitDatabaseError, check_encoding, schema_is_current, schema_is_newer
@@ -107,6 +108,7 @@ def _findings(run: Session) -> Iterator[Finding]:
     yield _guarded("accounts file", run, _accounts_file)
     if database.problem is None:
         yield from _accounts(run)
+        yield from _retention(run)
 
 
 def _guarded(what: str, run: Session, look: Callable[[Session], tuple[str | None, str]]) -> Finding:
@@ -278,6 +280,22 @@ def _accounts(run: Session) -> Iterator[Finding]:
             continue
         yield from _warnings(record)
         yield _guarded(what, run, lambda run, record=record: _asked(run, record))  # type: ignore[misc]
+
+
+def _retention(run: Session) -> Iterator[Finding]:
+    """Which accounts keep everything for ever: advice, since that is what they are configured to do."""
+    try:
+        with run.engine.connect() as connection:
+            records = [record.id for record in list_accounts(connection) if record.enabled and record.keep_days is None]
+    except SQLAlchemyError:
+        return
+    if records:
+        yield Finding(
+            "retention",
+            None,
+            f"kept for ever: {', '.join(records)}; advice: keep_days = {ADVISED_DAYS} in the accounts file"
+            " (docs/reference/retention.md)",
+        )
 
 
 def _warnings(record: AccountRecord) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from ulak.core.redaction import redact_text
 from ulak.models.accounts import PausedBy, UnknownAccountError
 from ulak.models.overview import AccountOverview, overview
 from ulak.models.rejections import Rejected
+from ulak.models.retention import Removal
 from ulak.providers.errors import as_sentence
 
 WATCH_SECONDS = 2.0
@@ -70,9 +71,19 @@ def status(
             tell(f"{each.id} is {each.state}: {redact_text(as_sentence(each.reason))}{_until(each)}")
         for burning in each.objective.burning if each.objective is not None else ():
             tell(f"{each.id} misses its objective: {burning.late_percent:.1f} % late within {burning.window}")
+        if each.removal is not None:
+            tell(_removal(each.id, each.removal, each.keep_days))
         for rejected in each.rejected:
             tell(f"{each.id} rejected {_times(rejected)}, last {_age(each, rejected)} ago: {rejected.sentence}")
     tell(f"Generated secrets lie in {run.settings.home / 'secrets'}; `ulak secrets show` prints them.")
+
+
+def _removal(account: str, removal: Removal, keep_days: int | None) -> str:
+    """What is going to be removed, and when."""
+    return (
+        f"{account} removes about {counted(removal.deliveries, 'row')} sent before {moment(removal.before)}, from"
+        f" {moment(removal.starts_at)} on (keep_days = {keep_days})."
+    )
 
 
 def _look(run: Session, account: str | None) -> list[AccountOverview]:

@@ -75,6 +75,8 @@ class AccountSettings:
     """`http://host:port`, or a reference to an address that may hold a password."""
     objective: str | None = None
     """How fresh the account's deliveries are to be, in the form of `ulak.models.objectives`."""
+    keep_days: int | None = None
+    """How many days its deliveries are kept, by `message_time`; None: for ever."""
     enabled: bool = True
 
 
@@ -130,6 +132,12 @@ class AccountRecord:
     """How fresh its deliveries are to be (`ulak.models.objectives`)."""
     sweep_seconds: float | None
     """How often its lists are swept, where they say so (`ulak.models.intervals`)."""
+    keep_days: int | None
+    """How many days its deliveries are kept; None: for ever. The rest as `ulak.models.retention.Keeping`."""
+    keep_days_in_force: int | None
+    removal_days: int | None
+    removal_starts_at: datetime | None
+    kept_from: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

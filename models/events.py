@@ -54,6 +54,14 @@ class Action(StrEnum):
     DELIVERIES_READ = "deliveries.read"
     """Many numbers were read at once; at most once an hour for each actor and process."""
     PERSON_ERASED = "person.erased"
+    RETENTION_ANNOUNCED = "retention.announced"
+    """What `keep_days` is going to remove, and from when on."""
+    RETENTION_STARTED = "retention.started"
+    RETENTION_CANCELLED = "retention.cancelled"
+    DELIVERIES_REMOVED = "deliveries.removed"
+    """What had been kept long enough; once for each run of upkeep that removed something."""
+    DELIVERIES_EXPORTED = "deliveries.exported"
+    """A month was written to a file, with its numbers."""
     SECRETS_SHOWN = "secrets.shown"
 
 
@@ -63,6 +71,7 @@ ABOUT_PEOPLE = frozenset(
         Action.DELIVERY_VIEWED,
         Action.PERSON_SEARCHED,
         Action.DELIVERIES_READ,
+        Action.DELIVERIES_EXPORTED,
         Action.PERSON_ERASED,
     }
 )
@@ -91,6 +100,8 @@ class Kind(StrEnum):
     """Somebody who came in by single sign-on."""
     CLI = "cli"
     """A user of the host on which a command was run."""
+    SYSTEM = "system"
+    """Ulak itself, as it is configured to."""
 
 
 class Via(StrEnum):
@@ -99,6 +110,7 @@ class Via(StrEnum):
     PAGE = "page"
     API = "api"
     CLI = "cli"
+    UPKEEP = "upkeep"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

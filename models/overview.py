@@ -13,6 +13,7 @@ from ulak.models.accounts import FOREVER, PausedBy
 from ulak.models.freshness import Standing, standings
 from ulak.models.intervals import every_seconds
 from ulak.models.rejections import Rejected, recent_rejections
+from ulak.models.retention import Removal, announced, keeping_of
 from ulak.models.statistics import stored
 
 
@@ -69,6 +70,12 @@ class AccountOverview:
     """Requests that were rejected for the account lately, by kind, the latest first."""
     objective: Standing | None = None
     """How it meets its objective; None where it has none."""
+    keep_days: int | None = None
+    """How many days its deliveries are kept, as accounts.toml says it; None: for ever."""
+    kept_from: datetime | None = None
+    """Deliveries that were sent before are removed, and not stored any more; None: all are kept."""
+    removal: Removal | None = None
+    """A removal that has been announced and has not begun."""
 
 
 _ACCOUNTS = text("""
@@ -113,8 +120,8 @@ _WORK = text("""
 def overview(connection: Connection, account: str | None = None) -> list[AccountOverview]:
     """How every account stands (or the one named; empty where it does not exist), in the order of their ids.
 
-    Seven statements, whatever the number of accounts. Deliveries are counted already (`ulak.models.statistics`), all
-    others read open rows by partial indexes.
+    Seven statements whatever the number of accounts, and one more while a removal is announced. Deliveries are counted
+    already (`ulak.models.statistics`), all others read open rows by partial indexes.
     """
     rows = connection.execute(_ACCOUNTS, {"account": account}).mappings().all()
     ids = {"ids": [row["id"] for row in rows]}
@@ -126,6 +133,7 @@ def overview(connection: Connection, account: str | None = None) -> list[Account
     work = {(row.account_id, row.what): int(row.many) for row in connection.execute(_WORK, ids)}
     rejected = recent_rejections(connection, ids["ids"])
     objectives = standings(connection, ids["ids"])
+    removals = announced(connection, {row["id"]: (keeping_of(row), row["now"]) for row in rows})
     return [
         _overview_of(
             row,
@@ -135,6 +143,7 @@ def overview(connection: Connection, account: str | None = None) -> list[Account
             work,
             rejected=rejected.get(row["id"], ()),
             objective=objectives.get(row["id"]),
+            removal=removals.get(row["id"]),
         )
         for row in rows
     ]
@@ -149,6 +158,7 @@ def _overview_of(
     *,
     rejected: tuple[Rejected, ...],
     objective: Standing | None,
+    removal: Removal | None,
 ) -> AccountOverview:
     """The rows of one account as one record."""
     account, now = row["id"], row["now"]
@@ -185,6 +195,9 @@ def _overview_of(
         last_trouble_at=trouble_at if has_trouble else None,
         rejected=rejected,
         objective=objective,
+        keep_days=row["keep_days"],
+        kept_from=row["kept_from"],
+        removal=removal,
     )
 
 

@@ -104,6 +104,13 @@ accounts = Table(
     Column("objective", Text),
     # How often its lists are swept, where they say so and nobody has configured it (`ulak.models.intervals`).
     Column("sweep_seconds", Double),
+    # How many days its deliveries are kept, as accounts.toml says it; and what upkeep has made of it
+    # (`ulak.models.retention`).
+    Column("keep_days", Integer),
+    Column("keep_days_in_force", Integer),
+    Column("removal_days", Integer),
+    Column("removal_starts_at", _TIME),
+    Column("kept_from", _TIME),
     CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
     _one_of("breaker_state", ["closed", "open", "probing"]),
@@ -533,6 +540,18 @@ delivery_erasures = Table(
     Column("changed_in", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
 )
 Index("ix_delivery_erasures_changed", delivery_erasures.c.changed_in, delivery_erasures.c.delivery_id)
+
+# Up to which `message_time` an account's deliveries were removed because they had been kept long enough: one row for
+# each account, which takes a new place in the feed of changes with every batch.
+delivery_removals = Table(
+    "delivery_removals",
+    metadata,
+    Column("account_id", Text, primary_key=True),
+    Column("before", _TIME, nullable=False),
+    Column("removed", BigInteger, nullable=False),
+    Column("removed_at", _TIME, nullable=False, server_default=func.now()),
+    Column("changed_in", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
+)
 
 # One row: which feed this is (`id`, in every cursor), in which cluster its transactions are counted, and which
 # erasures are no longer told.

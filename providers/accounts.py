@@ -16,6 +16,7 @@ from typing import Any
 
 from ulak.core.zones import time_zone, zone_names
 from ulak.models.accounts import AccountSettings
+from ulak.models.keeping import LONGEST_DAYS, SHORTEST_DAYS
 from ulak.models.objectives import FORM, read_objective
 from ulak.models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS
 from ulak.models.vocabulary import Recipients
@@ -139,7 +140,7 @@ def _account(table: Section, adapters: Mapping[str, Adapter]) -> AccountSettings
     enabled = table.flag("enabled", default=True)
     ca_file, proxy = _ca_file(table), _proxy(table)
     recipients = _recipients(table)
-    objective = _objective(table)
+    objective, keep_days = _objective(table), _keep_days(table)
     sections = {name: table.section(name) for name in _TABLES}
     table.refuse_others()
     credentials = _credentials(sections["credentials"], record)
@@ -154,6 +155,7 @@ def _account(table: Section, adapters: Mapping[str, Adapter]) -> AccountSettings
         recipients=recipients,
         proxy=proxy,
         objective=objective,
+        keep_days=keep_days,
         enabled=enabled,
         **_limit(sections["limit"], record),
         retry=_retry(sections["retry"]),
@@ -252,6 +254,13 @@ def _objective(table: Section) -> str | None:
     except ValueError:
         table.wrong("objective", "it is no objective", f"objective = {FORM}")
         return None
+
+
+def _keep_days(table: Section) -> int | None:
+    """How many days deliveries are kept; None: for ever."""
+    if "keep_days" not in table.names():
+        return None
+    return table.whole("keep_days", SHORTEST_DAYS, minimum=SHORTEST_DAYS, maximum=LONGEST_DAYS)
 
 
 def _credentials(section: Section, record: ProviderRecord | None) -> dict[str, str]:

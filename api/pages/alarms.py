@@ -71,6 +71,8 @@ def find_alarms(
         found += _leftovers(account)
         found += _lateness(account, waiting.get(account.id))
         found += _burning(account)
+    for account in accounts:
+        found += _removal(account)
     return sorted(found, key=lambda alarm: _ORDER[alarm.severity])
 
 
@@ -218,6 +220,19 @@ def _burning(account: AccountOverview) -> Iterator[Alarm]:
             account=account.id,
             fix="burning",
         )
+
+
+def _removal(account: AccountOverview) -> Iterator[Alarm]:
+    """That deliveries are going to be removed."""
+    coming = account.removal
+    if coming is not None and coming.deliveries:
+        values = {
+            "account": account.id,
+            "n": coming.deliveries,
+            "day": coming.before.date().isoformat(),
+            "at": coming.starts_at,
+        }
+        yield Alarm(kind="removal", severity="warn", values=values, account=account.id)
 
 
 def _is_ahead(account: AccountOverview) -> bool:

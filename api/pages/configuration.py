@@ -52,6 +52,10 @@ def _common(account: AccountRecord, show: Show) -> Iterator[tuple[str, str]]:
     if retry:
         base, cap = (show.span(float(retry.get(name, 0))) for name in ("base_seconds", "cap_seconds"))
         yield "retry", say("config.retry_value", attempts=int(retry.get("max_attempts", 0)), base=base, cap=cap)
+    yield (
+        "keep",
+        say("config.keep_for_ever") if account.keep_days is None else say("config.keep_value", n=account.keep_days),
+    )
     yield "credentials", ", ".join(f"{name} = {place}" for name, place in sorted(account.credentials.items())) or "–"
     if account.ca_file:
         yield "ca_file", account.ca_file

@@ -138,6 +138,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.behind": "{account} is behind: the oldest id fell due {since}, and the limit is used up.",
     "alarm.behind.fix": "There is more to ask than the limit allows. If the provider grants more, raise it in the "
     "accounts file.",
+    "alarm.removal": "{account} will remove about {n} rows that were sent before {day}, beginning {at}.",
+    "alarm.removal.one": "{account} will remove about one row that was sent before {day}, beginning {at}.",
+    "alarm.removal.fix": "Export what you need (`ulak export`), or set a longer keep_days in the accounts file.",
     "alarm.short_secrets": "These secrets have fewer than 24 characters: {names}.",
     "alarm.short_secrets.fix": "Whoever guesses one comes in. Replace it by a long one, such as `openssl rand -hex 24` "
     "prints: the next version refuses short ones. An account's name stands for the secret of its callback address.",
@@ -420,9 +423,15 @@ TEXTS: Final[Mapping[str, str]] = {
     "action.person.searched": "looked for a number",
     "action.deliveries.read": "reads numbers in bulk (noted once an hour)",
     "action.person.erased": "erased a person",
+    "action.retention.announced": "announced a removal",
+    "action.retention.started": "began to remove what was kept long enough",
+    "action.retention.cancelled": "cancelled a removal",
+    "action.deliveries.removed": "removed what was kept long enough",
+    "action.deliveries.exported": "exported a month with its numbers",
     "action.secrets.shown": "had the secrets shown",
     "actor.configured": "ULAK_API_TOKEN bearer",
     "actor.token": "token",
     "actor.person": "person",
     "actor.cli": "command line",
+    "actor.system": "automatically",
 }

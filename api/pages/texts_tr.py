@@ -140,6 +140,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.behind": "{account} geride kaldı: en eski mesajın sorgusu {since} gelmişti ve limit dolu.",
     "alarm.behind.fix": "Sorgulanacaklar limitin izin verdiğinden fazla. Sağlayıcı daha fazlasına izin veriyorsa "
     "hesap dosyasında yükseltin.",
+    "alarm.removal": "{account}, {day} öncesinde gönderilen yaklaşık {n} kaydı silecek; başlangıç: {at}.",
+    "alarm.removal.one": "{account}, {day} öncesinde gönderilen yaklaşık bir kaydı silecek; başlangıç: {at}.",
+    "alarm.removal.fix": "Gerekeni dışa aktarın (`ulak export`) ya da hesap dosyasında daha uzun bir keep_days yazın.",
     "alarm.short_secrets": "Şu gizli anahtarlar 24 karakterden kısa: {names}.",
     "alarm.short_secrets.fix": "Tahmin eden içeri girer. `openssl rand -hex 24` çıktısı gibi uzun biriyle değiştirin: "
     "sonraki sürüm kısa olanı kabul etmez. Hesap adı, o hesabın geri çağrı adresindeki gizli bölümü gösterir.",
@@ -424,9 +427,15 @@ TEXTS: Final[Mapping[str, str]] = {
     "action.person.searched": "numara aradı",
     "action.deliveries.read": "numaraları toplu okuyor (saatte bir not edilir)",
     "action.person.erased": "bir kişiyi sildi",
+    "action.retention.announced": "yapılacak silmeyi duyurdu",
+    "action.retention.started": "saklama süresi dolanları silmeye başladı",
+    "action.retention.cancelled": "silmeyi iptal etti",
+    "action.deliveries.removed": "saklama süresi dolanları sildi",
+    "action.deliveries.exported": "bir ayı numaralarıyla dışa aktardı",
     "action.secrets.shown": "gizli bilgileri gösterdi",
     "actor.configured": "ULAK_API_TOKEN taşıyıcısı",
     "actor.token": "anahtar",
     "actor.person": "kişi",
     "actor.cli": "komut satırı",
+    "actor.system": "otomatik",
 }

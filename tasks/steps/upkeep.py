@@ -25,6 +25,7 @@ from ulak.tasks.isolation import isolated
 from ulak.tasks.messages import dispatch_account, poll_account
 from ulak.tasks.runtime import Runtime, adapter_of
 from ulak.tasks.steps import clocks, learning, pacing
+from ulak.tasks.steps.retention import retain
 from ulak.tasks.steps.trouble import note_lost_answer
 
 KEEP_CALLS_DAYS = 14
@@ -93,7 +94,7 @@ _OVERDUE = text("""
 
 
 def every_minute(runtime: Runtime) -> Effects:
-    """What is due each minute: counts, ended validity, freshness of finals, intervals of sweeps, learned latencies.
+    """What is due each minute: counts, ended validity, freshness of finals, intervals of sweeps, latencies, retention.
 
     They share one task: workers of the version before reject a name that they do not know. A step that fails is logged
     and keeps none of the others from their turn; without the database none has one.
@@ -132,6 +133,7 @@ _EACH_MINUTE: Final[Mapping[str, Callable[[Runtime, Effects], None]]] = {
     "freshness": _count_freshness,
     "pacing": _pace,
     "learning": _learn,
+    "retention": retain,
 }
 
 

@@ -126,6 +126,9 @@ def test_an_overview_counts_what_is_there(migrated_database: Engine) -> None:
         "last_trouble_at": None,
         "rejected": (),
         "objective": None,
+        "keep_days": None,
+        "kept_from": None,
+        "removal": None,
     }
 
 

@@ -1,0 +1,144 @@
+"""Removing deliveries that an account has kept long enough: what is announced, and the removal in small batches.
+
+`ulak.models.keeping` decides, upkeep asks it once a minute, and what it decided is stored with the account. Removal
+walks the index of the account's times from the oldest on. A batch is one transaction: it deletes rows with their
+history, the triggers count them as erased (`ulak.models.tally`), so past figures stay, and the account's one row of
+`delivery_removals` takes a new place in the feed of changes. Batches are small, skip rows that somebody holds, and wait
+for nobody, so no writer waits for more than one of them.
+
+The feed names what is gone by account and `message_time`. A copy that was fed a row before its time moved could not
+tell that it is meant; such a row (it came in late, and has changed since) is announced by its id, too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, RowMapping, text
+
+from ulak.models.database import execute
+from ulak.models.keeping import Keeping, Step, advance
+from ulak.models.tally import COUNTS
+
+BEGINNING: Final = datetime(1, 1, 2, tzinfo=UTC)
+_COLUMNS: Final = tuple(each.name for each in fields(Keeping))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """A removal that has been announced and has not begun."""
+
+    starts_at: datetime
+    before: datetime
+    """Deliveries that were sent before are removed."""
+    deliveries: int
+    """How many that are, orders and conversation-days included, by whole local days: a few hours' more or less."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """What has become of an account's retention."""
+
+    step: Step
+    keeping: Keeping
+    removal: Removal | None = None
+    """With `Step.ANNOUNCED`."""
+
+
+def keeping_of(row: Mapping[Any, Any] | RowMapping) -> Keeping:
+    """How the account of this row keeps its deliveries."""
+    return Keeping(**{name: row[name] for name in _COLUMNS})
+
+
+_CONCERNED = text("""
+    SELECT id FROM accounts WHERE num_nonnulls(keep_days, keep_days_in_force, removal_days, kept_from) > 0 ORDER BY id
+""")
+_HELD = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE id = :account FOR NO KEY UPDATE")
+_SEEN = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE id = :account")
+_STORE = text(f"""
+    UPDATE accounts SET {", ".join(f"{name} = :{name}" for name in _COLUMNS if name != "keep_days")} WHERE id = :account
+""")
+
+
+def concerned(connection: Connection) -> list[str]:
+    """Accounts that do not keep everything, or did not until now."""
+    return list(connection.execute(_CONCERNED).scalars())
+
+
+def move_on(connection: Connection, account: str) -> Moved:
+    """Let what is due by now take effect. Locks the account's row only where that changes anything; last, as all do."""
+    row = connection.execute(_SEEN, {"account": account}).mappings().one()
+    if advance(keeping_of(row), row["now"])[1] is Step.NOTHING:
+        return Moved(step=Step.NOTHING, keeping=keeping_of(row))
+    row = connection.execute(_HELD, {"account": account}).mappings().one()
+    keeping, step = advance(keeping_of(row), row["now"])
+    if step is not Step.NOTHING:
+        connection.execute(_STORE, asdict(keeping) | {"account": account})
+    removal = announced(connection, {account: (keeping, row["now"])}).get(account) if step is Step.ANNOUNCED else None
+    return Moved(step=step, keeping=keeping, removal=removal)
+
+
+_COUNT = text(f"""
+    SELECT wanted.account_id, coalesce(sum(messages * CASE WHEN erased THEN -1 ELSE 1 END), 0) AS deliveries
+    FROM unnest(CAST(:accounts AS text[]), CAST(:moments AS timestamptz[])) AS wanted(account_id, before)
+    JOIN accounts a ON a.id = wanted.account_id
+    LEFT JOIN ({COUNTS}) AS counts ON counts.account_id = a.id
+      AND counts.day < CAST(wanted.before AT TIME ZONE a.timezone AS date)
+    GROUP BY wanted.account_id
+""")
+
+
+def announced(connection: Connection, keepings: Mapping[str, tuple[Keeping, datetime]]) -> dict[str, Removal]:
+    """Removals that have been announced and have not begun, by account. Reads counts, never the deliveries."""
+    coming = {
+        account: (keeping.removal_starts_at, before)
+        for account, (keeping, now) in keepings.items()
+        if keeping.removal_starts_at is not None and (before := keeping.removes_before(now)) is not None
+    }
+    if not coming:
+        return {}
+    given = {"accounts": list(coming), "moments": [before for _, before in coming.values()]}
+    return {
+        row.account_id: Removal(
+            starts_at=coming[row.account_id][0], before=coming[row.account_id][1], deliveries=int(row.deliveries)
+        )
+        for row in connection.execute(_COUNT, given)
+    }
+
+
+# A row whose time cannot have moved since it was first fed needs no word of its own: it is final when first seen, or
+# was first seen before what is removed.
+_REMOVE: Final = """
+WITH found AS MATERIALIZED (
+  SELECT id FROM delivery_status
+  WHERE account_id = %(account)s AND message_time >= %(since)s::timestamptz AND message_time < %(before)s
+  ORDER BY account_id, message_time, id LIMIT %(many)s FOR UPDATE SKIP LOCKED
+), gone AS (
+  DELETE FROM delivery_status WHERE id = ANY(ARRAY(SELECT id FROM found))
+  RETURNING id, message_time, first_seen_at, changed_at
+), by_id AS (
+  INSERT INTO delivery_erasures (delivery_id)
+  SELECT id FROM gone WHERE first_seen_at >= %(before)s AND changed_at <> first_seen_at
+), by_time AS (
+  INSERT INTO delivery_removals AS r (account_id, before, removed)
+  SELECT %(account)s, %(before)s, count(*) FROM gone HAVING count(*) > 0
+  ON CONFLICT (account_id) DO UPDATE
+  SET before = greatest(r.before, excluded.before), removed = r.removed + excluded.removed,
+      removed_at = excluded.removed_at, changed_in = excluded.changed_in
+)
+SELECT count(*), max(message_time) FROM gone
+"""
+
+
+def remove_some(
+    connection: Connection, account: str, before: datetime, many: int, *, since: datetime = BEGINNING
+) -> tuple[int, datetime]:
+    """Remove up to `many` deliveries of an account that were sent since `since` and before `before`, oldest first.
+
+    Returns how many, and the `since` of the next batch: the entries of removed rows stay in the index for a while, and
+    it does not read them again. Rows that somebody holds are left for a later run. The caller commits at once.
+    """
+    given = {"account": account, "since": since, "before": before, "many": many}
+    [[removed, last]] = execute(connection, _REMOVE, given)
+    return int(removed), last or since
