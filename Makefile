@@ -100,10 +100,11 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 
 lock: ## compile requirements/*.txt anew from pyproject.toml (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv (pip install uv)." >&2; exit 1; }
-	@echo "==> requirements/{dev,embedded,runtime,build,bench}.txt"
-	@$(COMPILE) --extra embedded --group dev pyproject.toml -o requirements/dev.txt
+	@echo "==> requirements/{dev,embedded,runtime,parquet,build,bench}.txt"
+	@$(COMPILE) --extra embedded --extra parquet --group dev pyproject.toml -o requirements/dev.txt
 	@$(COMPILE) --extra embedded -c requirements/dev.txt pyproject.toml -o requirements/embedded.txt
 	@$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/runtime.txt
+	@$(COMPILE) --extra parquet -c requirements/dev.txt pyproject.toml -o requirements/parquet.txt
 	@$(COMPILE) requirements/build.in -o requirements/build.txt
 	@$(COMPILE) requirements/bench.in -o requirements/bench.txt
 

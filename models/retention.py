@@ -2,12 +2,9 @@
 
 `ulak.models.keeping` decides, upkeep asks it once a minute, and what it decided is stored with the account. Removal
 walks the index of the account's times from the oldest on. A batch is one transaction: it deletes rows with their
-history, the triggers count them as erased (`ulak.models.tally`), so past figures stay, and the account's one row of
-`delivery_removals` takes a new place in the feed of changes. Batches are small, skip rows that somebody holds, and wait
-for nobody, so no writer waits for more than one of them.
-
-The feed names what is gone by account and `message_time`. A copy that was fed a row before its time moved could not
-tell that it is meant; such a row (it came in late, and has changed since) is announced by its id, too.
+history, the triggers count them as erased (`ulak.models.tally`), so past figures stay, and the feed of changes says up
+to which `message_time` everything of the account is gone (`delivery_removals`). Batches are small, skip rows that
+somebody holds, and wait for nobody, so no writer waits for more than one of them.
 """
 
 from collections.abc import Mapping
@@ -107,38 +104,59 @@ def announced(connection: Connection, keepings: Mapping[str, tuple[Keeping, date
     }
 
 
-# A row whose time cannot have moved since it was first fed needs no word of its own: it is final when first seen, or
-# was first seen before what is removed.
+# Where a batch is full, or rows were held by somebody, all before its last row's time, or before the first held one, is
+# gone; otherwise all before the bound. A range that reaches as far and comes later stands for those before it. A copy
+# may hold a row under a time at which it was fed before its time moved: a row that was first seen late enough for that,
+# and has changed since, is announced by its id.
 _REMOVE: Final = """
-WITH found AS MATERIALIZED (
-  SELECT id FROM delivery_status
+WITH oldest AS MATERIALIZED (
+  SELECT id, message_time FROM delivery_status
   WHERE account_id = %(account)s AND message_time >= %(since)s::timestamptz AND message_time < %(before)s
-  ORDER BY account_id, message_time, id LIMIT %(many)s FOR UPDATE SKIP LOCKED
+  ORDER BY account_id, message_time, id LIMIT %(many)s
+), mine AS MATERIALIZED (
+  SELECT id FROM delivery_status WHERE id = ANY(ARRAY(SELECT id FROM oldest)) AND message_time < %(before)s
+  FOR UPDATE SKIP LOCKED
+), reached AS (
+  SELECT coalesce(min(message_time) FILTER (WHERE NOT id IN (SELECT id FROM mine)),
+    CASE WHEN count(*) = %(many)s THEN max(message_time) END, %(before)s::timestamptz) AS before FROM oldest
 ), gone AS (
-  DELETE FROM delivery_status WHERE id = ANY(ARRAY(SELECT id FROM found))
-  RETURNING id, message_time, first_seen_at, changed_at
+  DELETE FROM delivery_status WHERE id = ANY(ARRAY(SELECT id FROM mine)) RETURNING id, first_seen_at, changed_at
 ), by_id AS (
   INSERT INTO delivery_erasures (delivery_id)
-  SELECT id FROM gone WHERE first_seen_at >= %(before)s AND changed_at <> first_seen_at
+  SELECT id FROM gone
+  WHERE first_seen_at >= %(before)s::timestamptz - interval '1 day' AND changed_at <> first_seen_at
+), covered AS (
+  DELETE FROM delivery_removals WHERE account_id = %(account)s AND before < (SELECT before FROM reached)
 ), by_time AS (
-  INSERT INTO delivery_removals AS r (account_id, before, removed)
-  SELECT %(account)s, %(before)s, count(*) FROM gone HAVING count(*) > 0
-  ON CONFLICT (account_id) DO UPDATE
-  SET before = greatest(r.before, excluded.before), removed = r.removed + excluded.removed,
-      removed_at = excluded.removed_at, changed_in = excluded.changed_in
+  INSERT INTO delivery_removals AS r (account_id, before)
+  SELECT %(account)s, before FROM reached
+  WHERE EXISTS (SELECT FROM gone)
+     OR NOT EXISTS (SELECT FROM delivery_removals t WHERE t.account_id = %(account)s AND t.before >= reached.before)
+  ON CONFLICT (account_id, before) DO UPDATE SET removed_at = excluded.removed_at, changed_in = excluded.changed_in
 )
-SELECT count(*), max(message_time) FROM gone
+SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM oldest), (SELECT before FROM reached)
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one batch has removed."""
+
+    removed: int
+    before: datetime
+    """All that was sent before is gone."""
+    is_last: bool
+    """Whether nothing is left to remove, or only what somebody held."""
 
 
 def remove_some(
     connection: Connection, account: str, before: datetime, many: int, *, since: datetime = BEGINNING
-) -> tuple[int, datetime]:
-    """Remove up to `many` deliveries of an account that were sent since `since` and before `before`, oldest first.
+) -> Batch:
+    """Remove up to `many` deliveries of an account that were sent before `before`, the oldest first.
 
-    Returns how many, and the `since` of the next batch: the entries of removed rows stay in the index for a while, and
-    it does not read them again. Rows that somebody holds are left for a later run. The caller commits at once.
+    `since`: `Batch.before` of the batch before, for the entries of removed rows stay in the index for a while and need
+    not be read again. Rows that somebody holds are left for a later run. The caller commits at once.
     """
     given = {"account": account, "since": since, "before": before, "many": many}
-    [[removed, last]] = execute(connection, _REMOVE, given)
-    return int(removed), last or since
+    [[removed, found, reached]] = execute(connection, _REMOVE, given)
+    return Batch(removed=removed, before=reached, is_last=found < many or removed < found)

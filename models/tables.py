@@ -541,14 +541,13 @@ delivery_erasures = Table(
 )
 Index("ix_delivery_erasures_changed", delivery_erasures.c.changed_in, delivery_erasures.c.delivery_id)
 
-# Up to which `message_time` an account's deliveries were removed because they had been kept long enough: one row for
-# each account, which takes a new place in the feed of changes with every batch.
+# Before which `message_time` all deliveries of an account were removed, because they had been kept long enough: entries
+# of the feed of changes. A later one that reaches further replaces those before it.
 delivery_removals = Table(
     "delivery_removals",
     metadata,
     Column("account_id", Text, primary_key=True),
-    Column("before", _TIME, nullable=False),
-    Column("removed", BigInteger, nullable=False),
+    Column("before", _TIME, primary_key=True),
     Column("removed_at", _TIME, nullable=False, server_default=func.now()),
     Column("changed_in", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
 )

@@ -57,16 +57,16 @@ class _Turn:
 
     def take(self, runtime: Runtime) -> bool:
         """Remove one batch; whether there may be more."""
-        is_full = False
+        goes_on = False
         with isolated("retention.failed", account=self.account):
             began = clock.boot()
             with transaction(runtime.engine) as connection:
-                removed, self.since = remove_some(connection, self.account, self.before, self.many, since=self.since)
+                batch = remove_some(connection, self.account, self.before, self.many, since=self.since)
             took = clock.boot() - began
-            self.removed += removed
-            is_full = removed == self.many
+            self.removed += batch.removed
+            self.since, goes_on = batch.before, not batch.is_last
             self.many = max(FEWEST, min(MOST, int(self.many * BATCH_SECONDS / max(took, BATCH_SECONDS / 4))))
-        return is_full
+        return goes_on
 
     def note(self, connection: Connection, effects: Effects) -> None:
         """Record what was removed."""

@@ -315,13 +315,19 @@ def test_a_lock_pins_and_hashes_everything_and_names_no_place(path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("lock", "parts"),
-    [("runtime", ()), ("embedded", ("embedded",)), ("dev", ("embedded", "dev")), ("build", ("build",))],
+    [
+        ("runtime", ()),
+        ("embedded", ("embedded",)),
+        ("parquet", ("parquet",)),
+        ("dev", ("embedded", "parquet", "dev")),
+        ("build", ("build",)),
+    ],
 )
 def test_a_lock_satisfies_what_the_project_asks_for(lock: str, parts: tuple[str, ...]) -> None:
     """Who adds a dependency has to run `make lock`."""
     project = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))
     known = {
-        "embedded": project["project"]["optional-dependencies"]["embedded"],
+        **project["project"]["optional-dependencies"],
         "dev": project["dependency-groups"]["dev"],
         "build": project["build-system"]["requires"],
     }

@@ -15,7 +15,7 @@ from ulak.models.deliveries import UpsertResult
 from ulak.models.overview import overview
 from ulak.models.rebuild import rebuild
 from ulak.models.report import DeliveryReport, TrackedKey
-from ulak.models.retention import remove_some
+from ulak.models.retention import Batch, remove_some
 from ulak.models.statistics import count_days, stored
 from ulak.models.vocabulary import Granularity, Source, Status
 
@@ -192,7 +192,7 @@ def test_a_removal_waits_for_nobody_and_leaves_what_somebody_holds(world: World)
         def remove() -> None:
             with transaction(world.engine) as other:
                 other.execute(text("SET LOCAL lock_timeout = '10s'"))
-                removed.append(remove_some(other, world.account, before, 100)[0])
+                removed.append(remove_some(other, world.account, before, 100).removed)
 
         thread = threading.Thread(target=remove)
         thread.start()
@@ -210,12 +210,12 @@ def test_a_removal_takes_few_rows_at_a_time_and_of_all_accounts_in_turns(world: 
         each.store(*(said(f"old-{n:02}", sent_at=OLD + timedelta(seconds=n)) for n in range(10)))
     before = NOW - timedelta(days=KEEP_DAYS)
     with transaction(world.engine) as connection:
-        removed, since = remove_some(connection, world.account, before, 4)
-    assert (removed, since) == (4, OLD + timedelta(seconds=3))
+        first = remove_some(connection, world.account, before, 4)
+    assert first == Batch(removed=4, before=OLD + timedelta(seconds=3), is_last=False)
     assert world.stored() == [f"old-{n:02}" for n in range(4, 10)]
     with transaction(world.engine) as connection:
-        assert remove_some(connection, world.account, before, 100, since=since) == (6, OLD + timedelta(seconds=9))
-        assert remove_some(connection, world.account, before, 100, since=since)[0] == 0
+        rest = remove_some(connection, world.account, before, 100, since=first.before)
+        assert rest == Batch(removed=6, before=before, is_last=True)
     assert len(other.stored()) == 10
 
 

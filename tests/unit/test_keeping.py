@@ -64,8 +64,9 @@ def test_nothing_is_removed_without_a_day_of_notice_and_kept_from_never_moves_ba
     known: dict[int, datetime] = {}
     for wanted, seconds in acts:
         now += timedelta(seconds=seconds)
-        known = {days: since for days, since in known.items() if wanted is not None and wanted <= days}
-        if wanted is not None:
+        if wanted is None:
+            known.clear()
+        else:
             known.setdefault(wanted, now)
         before = keeping
         keeping, _ = advance(replace(keeping, keep_days=wanted), now)
@@ -74,4 +75,5 @@ def test_nothing_is_removed_without_a_day_of_notice_and_kept_from_never_moves_ba
             continue
         assert before.kept_from is None or keeping.kept_from >= before.kept_from
         if keeping.kept_from != before.kept_from:
-            assert keeping.kept_from <= now - timedelta(days=min(known))
+            covering = [days for days, since in known.items() if since <= now - NOTICE]
+            assert keeping.kept_from <= now - timedelta(days=max(min(covering), wanted or 0))

@@ -17,7 +17,6 @@ def upgrade() -> None:
         "delivery_removals",
         sa.Column("account_id", sa.Text(), nullable=False),
         sa.Column("before", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("removed", sa.BigInteger(), nullable=False),
         sa.Column("removed_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column(
             "changed_in",
@@ -25,7 +24,7 @@ def upgrade() -> None:
             server_default=sa.text("pg_current_xact_id()::text::bigint"),
             nullable=False,
         ),
-        sa.PrimaryKeyConstraint("account_id", name=op.f("pk_delivery_removals")),
+        sa.PrimaryKeyConstraint("account_id", "before", name=op.f("pk_delivery_removals")),
     )
     op.add_column("accounts", sa.Column("keep_days", sa.Integer()))
     op.add_column("accounts", sa.Column("keep_days_in_force", sa.Integer()))
