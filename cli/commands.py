@@ -14,6 +14,7 @@ from ulak.cli import (
     checking,
     deliveries,
     explaining,
+    exporting,
     leftovers,
     notifying,
     polling,
@@ -37,7 +38,7 @@ log = get_logger(__name__)
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "Run it": ("up", "worker", "beat", "api", "flower"),
     "Accounts and polls": ("accounts", "status", "poll", "polls"),
-    "Deliveries": ("track", "untrack", "deliveries", "statistics", "explain", "ingest"),
+    "Deliveries": ("track", "untrack", "deliveries", "statistics", "explain", "export", "ingest"),
     "Upkeep": ("migrate", "check", "notify", "dead", "quarantine", "rebuild", "erase"),
     "Access and records": ("tokens", "sessions", "events", "grant-reader", "secrets"),
 }
@@ -118,6 +119,7 @@ for module in (
     deliveries,
     statistics,
     explaining,
+    exporting,
     leftovers,
     upkeep,
     readers,
