@@ -43,7 +43,7 @@ Read it with SQL as described here, over [HTTP](http-api.md), or with `ulak deli
 
 **Count messages, not rows.** The table also holds orders, whose messages are rows of their own, and daily counts of
 conversations. The views have one kind of row each, so queries on them are right without a condition. For figures over
-days read `statistics`: it is always exact, stays small, and keeps past figures when a person is erased.
+days read `statistics`: it is always exact, stays small, and keeps past figures when deliveries are erased or removed.
 
 ## Access
 
@@ -67,7 +67,8 @@ While a long report runs, PostgreSQL cannot clean up the tables, hence the time-
 | the messages of an order | `account_id` and `order_key` of `messages` and `orders`; has an index |
 | a range of time | `message_time`; has an index, for one account and for all |
 
-`id` is stable for the life of a row. A row disappears only when a person is erased or a repetition is withdrawn.
+`id` is stable for the life of a row. A row disappears only when a person is erased, a repetition is
+withdrawn, or it has been kept for the [`keep_days`](retention.md#keep_days) of its account.
 
 ## When a status is final
 

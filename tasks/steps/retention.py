@@ -65,7 +65,7 @@ class _Turn:
             took = clock.boot() - began
             self.removed += batch.removed
             self.since, goes_on = batch.before, not batch.is_last
-            self.many = max(FEWEST, min(MOST, int(self.many * BATCH_SECONDS / max(took, BATCH_SECONDS / 4))))
+            self.many = next_size(self.many, took)
         return goes_on
 
     def note(self, connection: Connection, effects: Effects) -> None:
@@ -74,6 +74,12 @@ class _Turn:
         details = {"before": self.before.isoformat(), "deliveries": self.removed}
         _record(connection, Action.DELIVERIES_REMOVED, self.account, details)
         effects.info("retention.removed", account=self.account, **details)
+
+
+def next_size(many: int, took_seconds: float) -> int:
+    """How many rows the next batch removes, after one of this size; it grows to four times as many at most. Pure."""
+    fitting = int(many * BATCH_SECONDS / max(took_seconds, BATCH_SECONDS / 4))
+    return max(FEWEST, min(MOST, fitting))
 
 
 def _move_on(connection: Connection, effects: Effects, account: str) -> Moved:
