@@ -26,7 +26,8 @@ def test_the_configuration_is_shown_as_it_holds(start: Start, migrated_database:
     change(
         migrated_database,
         "UPDATE accounts SET poll = cast(:poll AS jsonb), credentials = cast(:credentials AS jsonb), options ="
-        " cast(:options AS jsonb), timezone = 'Europe/Istanbul', limit_requests = 1200, limit_per_seconds = 3600",
+        " cast(:options AS jsonb), timezone = 'Europe/Istanbul', limit_requests = 1200, limit_per_seconds = 3600,"
+        " keep_days = 180",
         poll=json.dumps(poll),
         credentials=json.dumps({"api_key": "env:VAIRO_KEY"}),
         options=json.dumps({"validity_hours": 48}),
@@ -39,6 +40,7 @@ def test_the_configuration_is_shown_as_it_holds(start: Start, migrated_database:
         "Time zone Europe/Istanbul (UTC+3)",
         "Rate limit 1,200 requests in 1 h, 1 at a time",
         "Longest wait between checks 10 min",
+        "Deliveries are kept 180 days",
         "First check of an id 5 s after sending",
         "Validity 2 d",
         "Credentials api_key = env:VAIRO_KEY",

@@ -301,6 +301,12 @@ BROKEN = [
       " now() - (70 - n) * interval '1 minute', 30 * n, n, 0, '{}' FROM generate_series(0, 70) n"),
      "Broken kampanya misses its objective (95 % within 60 s) fast: 96.7 % of its final reports of the last 1 h",
      "the limit is too small for the objective"),
+    (("WITH set AS (UPDATE accounts SET keep_days = 30, removal_days = 30,"
+      " removal_starts_at = now() + interval '5 hours 1 minute')"
+      " INSERT INTO delivery_status (account_id, provider, granularity, provider_key, status, is_final,"
+      " provider_status, message_time) VALUES ('kampanya', 'vairo', 'message', 'm', 'delivered', true, 'D',"
+      " now() - interval '40 days')"),
+     "kampanya will remove about one row that was sent before 20", "Export what you need"),
     ("UPDATE accounts SET enabled = false", "No account is set up, so nobody is asked.", "ulak accounts apply"),
 ]  # fmt: skip
 

@@ -276,19 +276,28 @@ def test_a_mixed_role_masks_row_by_row(house: House) -> None:
 
 
 def test_the_feed_of_a_limited_token_passes_over_the_rest_and_loses_nothing(house: House) -> None:
-    """Pages that hold nothing for it are empty and say that there is more; erasures name nobody and come to all."""
+    """Pages that hold nothing for it are empty and say that there is more; erasures name nobody and come to all.
+
+    Removals name their account.
+    """
     with transaction(house.engine) as connection:
         connection.execute(text("UPDATE api_tokens SET accounts = '{otp}' WHERE name = 'read'"))
+        connection.execute(text("INSERT INTO delivery_removals (account_id, before) VALUES ('kampanya', now())"))
+    with transaction(house.engine) as connection:
+        connection.execute(text("INSERT INTO delivery_removals (account_id, before) VALUES ('otp', '2020-01-01Z')"))
     seen: list[str] = []
     pages: list[bool] = []
     query: dict[str, Any] = {"limit": 1, "wait": 1}
     end = clock.boot() + 40
-    while pages.count(True) < 2 and clock.boot() < end:
+    while pages.count(True) < 4 and clock.boot() < end:
         feed = house.api("read", "GET", "/v1/changes", params=query).json()
-        seen += [entry["delivery"]["account_id"] for entry in feed["changes"]]
+        seen += [
+            entry["removed"]["account"] if entry["op"] == "remove" else entry["delivery"]["account_id"]
+            for entry in feed["changes"]
+        ]
         pages.append(feed["more"])
         query["cursor"] = feed["cursor"]
-    assert (seen, pages.count(True)) == (["otp"], 2)
+    assert (seen, pages.count(True)) == (["otp", "otp"], 4)
 
 
 # -------------------------------------------------------------------------------------------------- status page

@@ -420,6 +420,16 @@ def test_a_status_map_is_only_for_providers_that_have_codes() -> None:
     assert (mistake.where, mistake.right) == ("options.status_map", "[account.options.status_map]")
 
 
+def test_keep_days_is_a_whole_number_of_days_or_absent() -> None:
+    """A wrong one is refused with its line and its bounds."""
+    given = FULL.replace('timezone = "Europe/Istanbul"', "keep_days = 180")
+    assert [account.keep_days for account in parse_accounts(given)] == [180, None]
+    for wrong in ("6", "0", "-1", "36501", "180.0", '"180"', "true"):
+        [mistake] = _mistakes(FULL.replace('timezone = "Europe/Istanbul"', f"keep_days = {wrong}"))
+        assert (mistake.line, mistake.account, mistake.where) == (7, "marka-sms", "keep_days")
+        assert mistake.right == "a whole number at least 7, at most 36500"
+
+
 def test_an_objective_is_read_in_one_form_and_a_wrong_one_is_refused_with_its_line() -> None:
     """Where there is none, none is stored."""
     given = FULL.replace('timezone = "Europe/Istanbul"', 'objective = "99.5%  within 2 min"')
