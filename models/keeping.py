@@ -6,8 +6,9 @@ value, and with it held fixed no result depends on the order, the grouping or th
 day, at midnight UTC, and never back, so that what was removed does not return when `keep_days` grows.
 
 A `keep_days` that is new, or shorter than the one in force, removes nothing yet: it is announced, and takes effect
-`NOTICE` later. Until then the one in force stays. A longer one takes effect at once; without `keep_days` everything is
-kept from the next minute on, and nothing is refused any more.
+`NOTICE` later. Until then the one in force stays. Whatever would remove more than `LEAP` at once is announced, too: the
+clock may be wrong. A longer one takes effect at once; without `keep_days` everything is kept from the next minute on,
+and nothing is refused any more.
 """
 
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ LONGEST_DAYS: Final = 36_500
 ADVISED_DAYS: Final = 180
 NOTICE: Final = timedelta(days=1)
 """Between the announcement of a removal and its start."""
+LEAP: Final = timedelta(days=7)
+"""By more than this `kept_from` does not move without another announcement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,19 +69,37 @@ def advance(keeping: Keeping, now: datetime) -> tuple[Keeping, Step]:
     wanted, in_force = keeping.keep_days, keeping.keep_days_in_force
     if wanted is None:
         return Keeping(), Step.NOTHING if keeping == Keeping() else Step.CANCELLED
-    if in_force is not None and wanted >= in_force:
-        moved = replace(keeping, keep_days_in_force=wanted, removal_days=None, removal_starts_at=None)
-        moved = replace(moved, kept_from=moved.removes_before(now))
-        step = Step.CANCELLED if keeping.removal_days is not None else Step.MOVED
-        return moved, Step.NOTHING if moved == keeping else step
-    if keeping.removal_days is None or keeping.removal_starts_at is None or wanted < keeping.removal_days:
-        announced = replace(keeping, removal_days=wanted, removal_starts_at=now + NOTICE)
-        return _moved_on(announced, now), Step.ANNOUNCED
-    if now < keeping.removal_starts_at:
+    if in_force is None or wanted < in_force:
+        return _give_notice(keeping, wanted, now)
+    moved = replace(keeping, keep_days_in_force=wanted, removal_days=None, removal_starts_at=None)
+    if _leaps(moved, now):
+        return _announced(replace(keeping, keep_days_in_force=None), now), Step.ANNOUNCED
+    moved = replace(moved, kept_from=moved.removes_before(now))
+    step = Step.MOVED if keeping.removal_days is None else Step.CANCELLED
+    return moved, Step.NOTHING if moved == keeping else step
+
+
+def _give_notice(keeping: Keeping, wanted: int, now: datetime) -> tuple[Keeping, Step]:
+    """Announce it, wait, or begin."""
+    starts_at, days = keeping.removal_starts_at, keeping.removal_days
+    # One that begins later than a day from now was announced by a clock that was ahead.
+    if starts_at is None or days is None or wanted < days or starts_at > now + NOTICE:
+        return _moved_on(_announced(keeping, now), now), Step.ANNOUNCED
+    if now < starts_at:
         moved = _moved_on(keeping, now)
         return moved, Step.NOTHING if moved == keeping else Step.MOVED
     started = replace(keeping, keep_days_in_force=wanted, removal_days=None, removal_starts_at=None)
     return replace(started, kept_from=started.removes_before(now)), Step.STARTED
+
+
+def _announced(keeping: Keeping, now: datetime) -> Keeping:
+    return replace(keeping, removal_days=keeping.keep_days, removal_starts_at=now + NOTICE)
+
+
+def _leaps(keeping: Keeping, now: datetime) -> bool:
+    """Whether more than `LEAP` would be removed at once: nobody looked after it for as long, or the clock is wrong."""
+    before = keeping.removes_before(now)
+    return keeping.kept_from is not None and before is not None and before - keeping.kept_from > LEAP
 
 
 def _moved_on(keeping: Keeping, now: datetime) -> Keeping:
@@ -86,4 +107,4 @@ def _moved_on(keeping: Keeping, now: datetime) -> Keeping:
     if keeping.keep_days_in_force is None:
         return keeping
     before = replace(keeping, keep_days=keeping.keep_days_in_force)
-    return replace(keeping, kept_from=before.removes_before(now))
+    return keeping if _leaps(before, now) else replace(keeping, kept_from=before.removes_before(now))

@@ -52,10 +52,27 @@ def test_without_keep_days_everything_is_kept_again() -> None:
     assert advance(Keeping(), NOON) == (Keeping(), Step.NOTHING)
 
 
+def test_a_clock_that_leaps_ahead_removes_nothing_at_once() -> None:
+    """It is announced as if it were new; once the clock is right again, the notice begins anew and nothing was lost."""
+    ahead = NOON + timedelta(days=3000)
+    announced, step = advance(IN_FORCE, ahead)
+    assert (step, announced.kept_from, announced.removal_starts_at) == (
+        Step.ANNOUNCED,
+        IN_FORCE.kept_from,
+        ahead + NOTICE,
+    )
+    again, step = advance(announced, NOON + timedelta(hours=1))
+    assert (step, again.removal_starts_at) == (Step.ANNOUNCED, NOON + timedelta(hours=1) + NOTICE)
+    started, step = advance(again, NOON + timedelta(hours=25))
+    assert (step, started.kept_from) == (Step.STARTED, MIDNIGHT - timedelta(days=29))
+    shorter, _ = advance(replace(IN_FORCE, keep_days=10), ahead)
+    assert shorter.kept_from == IN_FORCE.kept_from
+
+
 _days = st.none() | st.integers(7, 400)
 
 
-@given(st.lists(st.tuples(_days, st.integers(0, 60 * 60 * 80)), min_size=1, max_size=12))
+@given(st.lists(st.tuples(_days, st.integers(0, 60 * 60 * 24 * 12)), min_size=1, max_size=12))
 def test_nothing_is_removed_without_a_day_of_notice_and_kept_from_never_moves_back(
     acts: list[tuple[int | None, int]],
 ) -> None:
