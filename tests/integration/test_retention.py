@@ -169,6 +169,26 @@ def test_a_copy_that_was_fed_another_time_of_the_row_loses_it_too(world: World) 
     assert reader.read_all().rows == table(world.engine) == {}
 
 
+def test_a_copy_never_loses_a_row_that_still_stands(world: World) -> None:
+    """A range reaches as far as everything before it is gone: half a removal, or one that left a row that was held."""
+    world.store(*(said(f"old-{n}", sent_at=OLD + timedelta(hours=n)) for n in range(6)))
+    reader = Reader(world.engine).read_all()
+    before = NOW - timedelta(days=KEEP_DAYS)
+    with transaction(world.engine) as connection:
+        remove_some(connection, world.account, before, 2)
+    assert table(world.engine).items() <= reader.read_all().rows.items()
+    with transaction(world.engine) as holder:
+        holder.execute(text("SELECT FROM delivery_status WHERE provider_key = 'old-3' FOR NO KEY UPDATE"))
+        with transaction(world.engine) as connection:
+            batch = remove_some(connection, world.account, before, 100)
+    assert batch == Batch(removed=3, before=OLD + timedelta(hours=3), is_last=True)
+    assert world.stored() == ["old-3"]
+    assert table(world.engine).items() <= reader.read_all().rows.items()
+    with transaction(world.engine) as connection:
+        remove_some(connection, world.account, before, 100)
+    assert reader.read_all().rows == table(world.engine) == {}
+
+
 def test_what_a_store_under_way_brought_in_is_removed_the_next_minute(world: World) -> None:
     """It judged before the removal began, or is of a version that knows of none; the feed hears of it again."""
     world.begin()
