@@ -137,7 +137,7 @@ _acts = st.lists(
 
 
 @given(_acts, st.data())
-@_settings
+@settings(_settings, max_examples=30)
 def test_whoever_folds_the_feed_holds_the_table(
     migrated_database: Engine, acts: list[Act], data: st.DataObject
 ) -> None:
