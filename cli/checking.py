@@ -107,8 +107,8 @@ def _findings(run: Session) -> Iterator[Finding]:
     yield _guarded("Redis", run, _redis)
     yield _guarded("accounts file", run, _accounts_file)
     if database.problem is None:
-        yield from _accounts(run)
         yield from _retention(run)
+        yield from _accounts(run)
 
 
 def _guarded(what: str, run: Session, look: Callable[[Session], tuple[str | None, str]]) -> Finding:
