@@ -171,7 +171,8 @@ def test_check_says_ok_or_what_to_do(
     assert (found.code, found.err) == (0, "")
     assert [line.partition(": ")[0] for line in found.out.splitlines()] == [
         "settings", "status page", "notifications", "time zones", "PostgreSQL", "database session",
-        "database transport", "schema", "clocks", "Redis", "accounts file", "account kampanya",
+        "database transport", "schema", "clocks", "Redis", "accounts file", "retention",
+        "account kampanya",
     ]  # fmt: skip
     assert all(": ok (" in line for line in found.out.splitlines())
 
