@@ -27,7 +27,7 @@ ON_POSTGRES_15 := tests/laws/test_upsert_laws.py tests/integration
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test style types imports site quick test-host chaos bench fix lock
+.PHONY: help run setup test style types imports site quick test-host chaos bench sbom fix lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -89,6 +89,14 @@ bench: $(READY_TEST) ## the benchmarks; with BENCH=pipeline only that one
 	@$(MAKE) --no-print-directory $(READY_BENCH) || echo "==> dlt could not be installed: its rows stay empty"
 	@echo "==> benchmarks"
 	@$(CLEAN) $(BIN)/python tests/bench $(BENCH)
+
+# From an environment that holds what the image holds and nothing else, so that licences and dependencies are those installed.
+sbom: $(READY_TEST) requirements/runtime.txt ## the bill of materials (CycloneDX) of what the image holds: build/sbom.json
+	@echo "==> build/sbom.json"
+	@rm -rf build/sbom && $(BIN)/python -m venv --without-pip build/sbom
+	@PIP_PYTHON=build/sbom/bin/python $(INSTALL) --no-deps --require-hashes -r requirements/runtime.txt
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/sbom/bin/python
+	@rm -rf build/sbom
 
 fix: $(READY_TEST) ## formatters, and the mistakes that ruff can mend
 	@echo "==> ruff check --fix, ruff format"
