@@ -17,6 +17,7 @@ from typing import Any
 from api_process import MIB, HostileClients, push_head
 from patched_process import ALL_POINTS
 from pydantic import SecretStr
+from redis import Redis
 from sqlalchemy.exc import SQLAlchemyError
 from system import LEASE_SECONDS, POLLED, System
 
@@ -234,6 +235,30 @@ def freeze_redis(system: System, strength: int) -> int:
     time.sleep(5 if strength == 1 else 30)
     process.resume()
     return 1
+
+
+FULL_BROKER_SECONDS = 8
+
+
+def fill_redis(system: System, strength: int) -> int:
+    """The broker has no memory left and evicts nothing: it refuses every message, while new sends and pushes come."""
+    with connect(system.valkey.url) as redis:
+        before = refused_messages(redis)
+        redis.config_set("maxmemory", "1")
+        try:
+            system.send_more(4)
+            time.sleep(FULL_BROKER_SECONDS * strength)
+            refused = refused_messages(redis) - before
+        finally:
+            redis.config_set("maxmemory", "0")
+    assert refused, "nobody tried to send a message"
+    return refused
+
+
+def refused_messages(redis: Redis) -> int:
+    """How many commands the broker has refused for want of memory since it was started."""
+    found: Any = redis.info("errorstats")
+    return int(found.get("errorstat_OOM", {}).get("count", 0))
 
 
 def cut_redis(system: System, strength: int) -> int:
@@ -593,6 +618,7 @@ LONG: tuple[Fault, ...] = (
     Fault("broker killed", kill_redis, 2),
     Fault("broker emptied", flush_redis, 3),
     Fault("broker killed, data gone", forget_redis, 2),
+    Fault("broker without memory", fill_redis, 2),
     Fault("broker frozen 30 s", freeze_redis, 2),
     Fault("broker cut off", cut_redis, 2),
     Fault("broker half open", half_open_redis, 2),
