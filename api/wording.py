@@ -74,8 +74,9 @@ def mistake_of(error: Mapping[str, Any], known: Iterable[str]) -> tuple[str, str
 
     The field is named as it was sent, a name that the caller made up masked like any text.
     """
-    field = redact_text(".".join(str(part) for part in error["loc"]))[:200]
-    return field, _sentence(str(error["type"]), error.get("ctx") or {}, known)
+    return _field(".".join(str(part) for part in error["loc"])), _sentence(
+        str(error["type"]), error.get("ctx") or {}, known
+    )
 
 
 def _sentence(kind: str, context: Mapping[str, Any], known: Iterable[str]) -> str:
@@ -154,4 +155,9 @@ def mistake_in(error: msgspec.ValidationError, known: Iterable[str]) -> tuple[st
     else:
         found = ((pattern.match(what), make) for pattern, make in _MSGSPEC)
         sentence = next((make(match) for match, make in found if match), NOT_VALID)
-    return redact_text(place.lstrip("."))[:200], sentence
+    return _field(place.lstrip(".")), sentence
+
+
+def _field(name: str) -> str:
+    """A field as it was sent, masked. Cut before it is searched: a caller may name one with a megabyte."""
+    return redact_text(name[:1000])[:200]

@@ -65,7 +65,8 @@ _FEWEST_DIGITS: Final = 10
 _SUSPICIOUS: Final = re.compile(
     rf"(?i)[/<]|authorization|bearer|basic|dlga|cookie|pass|pwd|secret|api|access|key|hash|token|"
     r"\u015fifre|\u015e\u0130FRE|sifre|parola|"
-    rf"\+(?:\D*+\d){{4}}|(?:\d\D*+){{{_FEWEST_DIGITS}}}",
+    # From the first plus on, since a search from each would look through the rest of the text again.
+    rf"\A[^+]*+\+(?:\D*+\d){{4}}|(?:\d\D*+){{{_FEWEST_DIGITS}}}",
 )
 """Each form below needs one of these, so most values of our own lines are searched once and not once for each form."""
 
@@ -80,16 +81,17 @@ _KEY_VALUE: Final = re.compile(
 _COOKIE: Final = re.compile(
     r"(?i)(?P<name>\b(?:set-)?cookie[\"']?\s*[:=,]\s*(?:b?[\"'])?)(?P<value>[^\s\"'][^\r\n\"']*)"
 )
-_OUR_TOKEN: Final = re.compile(r"ulak_(?=[a-z0-9_-]*[A-Z])[A-Za-z0-9_-]{20,}")
+_OUR_TOKEN: Final = re.compile(r"ulak_(?=[a-z0-9_-]{0,42}[A-Z])[A-Za-z0-9_-]{20,}")
 """A token of `ulak tokens create`, or most of one."""
 _HEADER: Final = re.compile(
-    r"(?i)(?P<name>\b(?:proxy-)?authorization[\"']?\s*[:=,]\s*(?:b?[\"'])?)"
-    r"(?P<value>(?:basic|bearer|dlga|digest|token)?\s*[^\s\"',;)}\]]+)",
+    r"(?i)(?P<name>\b(?:proxy-)?authorization[\"']?\s*[:=,]\s*+(?:b?[\"'])?)"
+    r"(?P<value>(?:basic|bearer|dlga|digest|token)?\s*+[^\s\"',;)}\]]+)",
 )
 _SCHEME: Final = re.compile(r"\b((?i:bearer|basic|dlga))\s+(?=\S*[0-9A-Z=])[A-Za-z0-9+/=._~:-]{6,}")
 _ELEMENT: Final = re.compile(r"(?i)(<(key|hash|password|secret|token|apikey)>)[^<]*(?=</)")
 
-_URL: Final = re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\"'<>\\]+")
+# Bounded, since each of its letters may begin a scheme: without a bound a long word would be read once for each.
+_URL: Final = re.compile(r"(?i)[a-z][a-z0-9+.-]{0,30}://[^\s\"'<>\\]+")
 _TARGET: Final = re.compile(r"(?<![^\s\"'(=\[])/[^\s\"'<>\\]*")
 _USERINFO: Final = re.compile(r"(?i)^([a-z][a-z0-9+.-]*://)([^/?#]*)@")
 _LONG_SEGMENT: Final = re.compile(r"(?i)(?<=/)(?:[0-9a-f]{24,}|(?=[^/?#]*\d)[0-9a-z_]{28,})(?=[/?#]|$)")
@@ -208,8 +210,9 @@ def redact_text(text: str) -> str:
 
 
 def _mask_forms(text: str) -> str:
-    if "/" in text:
+    if "://" in text:
         text = _URL.sub(lambda match: redact_url(match[0]), text)
+    if "/" in text:
         text = _TARGET.sub(lambda match: redact_url(match[0]), text)
     text = _ELEMENT.sub(rf"\g<1>{MASK}", text)
     text = _HEADER.sub(rf"\g<name>{MASK}", text)

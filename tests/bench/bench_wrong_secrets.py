@@ -5,6 +5,7 @@ last letter right, and a token that has our form (which costs a look-up). `z` co
 (Mann-Whitney): beyond 3.3, one run in a thousand by chance, the times may tell something, and a second run decides.
 """
 
+import os
 import random
 import time
 from http.client import HTTPConnection
@@ -29,6 +30,7 @@ KINDS = {
 def main(url: str) -> None:
     """Print the medians in milliseconds and the statistic."""
     with TemporaryDirectory() as folder, migrated_database(url, "bench_wrong_secrets") as engine:
+        os.environ["ULAK_TEST_RUN"] = folder
         address = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
         with api_process(Path(folder), address, env={"ULAK_API_TOKEN": TOKEN}) as api:
             times = measured(api.port)
