@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from ulak.api.wording import mistake_of
 from ulak.core.plain_text import csv_cell, escaped_json, one_line, without_bidi
 from ulak.core.redaction import redact_text
 
@@ -61,3 +62,11 @@ def test_a_run_of_blanks_hides_no_later_formula() -> None:
     """It is read once, and the apostrophe stands right before the sign."""
     for separator, blanks, sign in itertools.product(";\t\n", ["", " ", "\t", " \t ", "\u00a0"], "=+-@"):
         assert csv_cell(f"a{separator}{blanks}{sign}1") == f"a{separator}{blanks}'{sign}1"
+
+
+@pytest.mark.timeout(40)
+def test_a_field_that_a_caller_made_up_is_named_shortly_and_masked() -> None:
+    """A refusal names what was sent: neither a number in it, nor a megabyte."""
+    for name in ("+905301234567", "x" * 1_000_000, "+a" * 500_000):
+        said, _ = mistake_of({"loc": ("body", name), "type": "extra_forbidden"}, ["account"])
+        assert (len(said) <= 200, said.startswith("body."), "5301234" in said) == (True, True, False)
