@@ -38,11 +38,16 @@ _SETTLE = text(f"""
         checked_before_at = s.at, last_checked_at = s.at, announced_at = s.at
     FROM settled s WHERE t.id = s.id RETURNING t.id
 """)
-CLOSED_AGAIN = """coalesce(t.checked_before_at = t.announced_at AND t.announced_at > t.sent_at
-    AND t.last_checked_at > t.announced_at, false)"""
-"""SQL: whether `settle` had closed the id `t`, an answer opened it again, and the check that followed found it final.
+CLOSED_AGAIN = f"""coalesce(t.announced_at > t.sent_at AND t.last_checked_at > t.announced_at
+    AND (t.checked_before_at = t.announced_at OR (t.checked_before_at > t.announced_at AND EXISTS (
+        SELECT FROM delivery_status d JOIN observations o ON o.delivery_id = d.id
+        WHERE d.account_id = t.account_id AND d.parent_key = t.value AND d.granularity = '{Granularity.MESSAGE}'
+          AND o.source = '{Source.CALLBACK}' AND o.first_seen_at = t.announced_at))), false)"""
+"""SQL: whether `settle` had closed the id `t`, an answer opened it again, and a later check found it final.
 
-It was counted when it was settled. An id that a callback named first has its first check at `sent_at`.
+It was counted when it was settled, which left the moment of a callback's own statement as `announced_at`; a callback
+that states nothing leaves the moment at which it came. An id that a callback named first has its first check at
+`sent_at`.
 """
 _CLOSED = f"""
     t.account_id = :account_id AND t.id_kind = :kind AND t.close_reason = 'final' AND t.checked_before_at IS NOT NULL

@@ -36,6 +36,10 @@ CHECKED = """
         checked_before_at = sent_at
     WHERE account_id = :a
 """
+CHECKED_AGAIN = """
+    UPDATE tracked_ids SET checked_before_at = last_checked_at, last_checked_at = now(), changed_as_of = NULL
+    WHERE account_id = :a
+"""
 CLOSE = """
     UPDATE tracked_ids SET closed_at = now(), close_reason = 'final', next_check_at = NULL,
         checked_before_at = coalesce(last_checked_at, sent_at), last_checked_at = now()
@@ -143,8 +147,9 @@ def _counted(runtime: Runtime, account_id: str, kind: str, after: datetime) -> t
     return shares, sum(each["many"] for each in found)
 
 
-def test_an_order_that_a_list_opens_again_is_counted_once(runtime: Runtime) -> None:
-    """Callbacks settled it; the poll that the changed order asks for finds nothing that they had not brought."""
+@pytest.mark.parametrize("polls", [1, 2, 3])
+def test_an_order_that_a_list_opens_again_is_counted_once(runtime: Runtime, polls: int) -> None:
+    """Callbacks settled it; the polls that the changed order asks for find nothing that they had not brought."""
     account_id, began = _account(runtime), clock.now() - timedelta(seconds=1)
     tracked = _order(runtime, account_id, "501")
     for number in (ONE, OTHER):
@@ -155,6 +160,8 @@ def test_an_order_that_a_list_opens_again_is_counted_once(runtime: Runtime) -> N
     settled = clock.now()
     with transaction(runtime.engine) as connection:
         discover(connection, account_id, clock.now(), [], [{"id_kind": "order", "value": "501"}])
+    for _ in range(polls - 1):
+        execute(runtime.engine, CHECKED_AGAIN, a=account_id)
     execute(runtime.engine, CLOSE, a=account_id)
     assert scalar(runtime.engine, "SELECT close_reason FROM tracked_ids WHERE id = :id", id=tracked) == "final"
     assert _counted(runtime, account_id, "order", settled) == (announced.Shares(announced=0, missed=0), 0)
