@@ -18,7 +18,7 @@ from typing import Any
 
 from driving import make_runtime
 from ledger_acts import add_account
-from real_processes import migrated_database, url_of, worker_processes
+from real_processes import migrated_database, url_of, wait_for_plans, worker_processes
 from sqlalchemy import Engine, text
 from when_world import World
 
@@ -69,12 +69,12 @@ def main(url: str) -> None:
         runtime = make_runtime(engine, resolve=lambda _: "secret")
         valkey = ValkeyServer(folder, durable=False)
         with worker_processes(url_of(url, DATABASE), valkey.start(), folder, 1, threads=8):
-            begun = sandbox.log()[-1]["n"] if sandbox.log() else 0
+            wait_for_plans(engine)
             sent = _send(sandbox, runtime, account_id)
             end = _wait(engine, account_id)
         valkey.stop()
         runtime.door.close()
-        calls = [each["endpoint"] for each in sandbox.log(begun) if each["provider"] == "vairo"]
+        calls = [each["endpoint"] for each in sandbox.log() if each["provider"] == "vairo"]
         messages, end = _messages(engine, sandbox, account_id, end)
         violations = len(sandbox.control("GET", "/log/violations"))
         adapted = _adapted(engine, account_id)
@@ -82,8 +82,8 @@ def main(url: str) -> None:
     assert not violations
     real = Found(
         calls=calls.count("NumaraRaporu") / MESSAGES,
-        lag=fmean(seen - done for _, done, seen in messages),
-        late=sum(seen == end for _, _, seen in messages),
+        lag=fmean(max(0.0, seen - done) for _, done, seen in messages),
+        late=sum(done < end <= seen for _, done, seen in messages),
     )
     print(f"learned: {adapted}; other calls: {len(calls) - calls.count('NumaraRaporu')}")
     sends = sorted((moment, done - moment) for moment, done, _ in messages)
@@ -91,7 +91,8 @@ def main(url: str) -> None:
     fixed = _simulated(sends, end, adaptive=False)
     for label, found in (("real", real), ("simulated", simulated), ("simulated, not adaptive", fixed)):
         print(
-            f"{label}: {found.calls:.2f} calls, mean lag {found.lag:.1f} s, cost {found.cost:.2f}; not known at the end: {found.late:.1f}"
+            f"{label}: {found.calls:.2f} calls, mean lag {found.lag:.1f} s, cost {found.cost:.2f};"
+            f" not known at the end: {found.late:.1f}"
         )
     for label, ratio in (("calls", real.calls / simulated.calls), ("cost", real.cost / simulated.cost)):
         print(f"{label}, real / simulated: {ratio:.3f} (goal within {GOAL:.0%}): {_verdict(ratio)}")
@@ -159,7 +160,7 @@ def _messages(
     truth = {
         row["parent_key"]: datetime.fromisoformat(row["settles_at"]).timestamp()
         for row in sandbox.truth("vairo")
-        if row["granularity"] == "message"
+        if row["granularity"] == "message" and row["settles_at"] is not None
     }
     query = text("SELECT value, sent_at, coalesce(closed_at, :end) AS seen FROM tracked_ids WHERE account_id = :a")
     given = {"a": account_id, "end": datetime.fromtimestamp(end, UTC)}
@@ -198,7 +199,7 @@ def _simulated(sends: Sequence[tuple[float, float]], end: float, *, adaptive: bo
             tick=REAL_TICK / FACTOR,
             learn_every=every,
         ).run(until=end + begun)
-        calls += sum(message.calls for message in world.messages)
-        late += sum(message.seen is None for message in world.messages)
-        lags += [(message.seen or end + begun) - message.sent - message.latency for message in world.messages]
+        calls += sum(each.calls for each in world.messages)
+        late += sum(each.seen is None and each.sent + each.latency < end + begun for each in world.messages)
+        lags += [max(0.0, (each.seen or end + begun) - each.sent - each.latency) for each in world.messages]
     return Found(calls=calls / len(lags), lag=fmean(lags), late=late / PHASES)
