@@ -10,7 +10,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from ulak.models.vocabulary import Granularity, Source, Status, is_final
+from ulak.models.database import json_parameter
+from ulak.models.vocabulary import FAILURES, Granularity, Source, Status, is_final
 
 MOST_COUNTED = 2000
 """So many final states of one look are counted: the share needs no more of them."""
@@ -73,6 +74,22 @@ _OF_PARTS = text(f"""
         WHERE {_CLOSED} LIMIT {MOST_COUNTED}) AS ended
 """)
 _FINAL = [status.value for status in Status if is_final(status)]
+# A list states of a whole how many of its messages have ended, and how.
+_COUNTED = text(f"""
+    SELECT t.id_kind, t.value FROM tracked_ids t
+    JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(id_kind text, value text) USING (id_kind, value)
+    JOIN delivery_status o ON o.account_id = t.account_id AND o.granularity = '{Granularity.ORDER}'
+         AND o.provider_key = t.value
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS of_all, count(*) FILTER (WHERE d.is_final AND d.status <> ALL(:failures)) AS delivered,
+            count(*) FILTER (WHERE d.is_final AND d.status = ANY(:failures)) AS undelivered
+        FROM delivery_status d WHERE d.account_id = t.account_id AND d.parent_key = t.value
+          AND d.granularity = '{Granularity.MESSAGE}') known
+    WHERE t.account_id = :account_id AND t.last_found_at IS NOT NULL AND t.incomplete_answers = 0
+      AND t.answer_fingerprint IS NULL AND known.of_all >= o.total AND known.delivered >= o.delivered
+      AND known.undelivered >= o.undelivered
+      AND (NOT o.is_final OR known.delivered + known.undelivered = known.of_all)
+""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +109,20 @@ def settle(connection: Connection, ids: Sequence[int], kinds: Collection[str]) -
     if not ids or not kinds:
         return set()
     return set(connection.execute(_SETTLE, {"ids": list(ids), "kinds": sorted(kinds)}).scalars())
+
+
+def known_ends(
+    connection: Connection, account_id: str, ids: Collection[tuple[str, str]], kinds: Collection[str]
+) -> set[tuple[str, str]]:
+    """Those of these (kind, value) of which the whole's own row counts no end that its messages do not show.
+
+    An answer has shown all their messages before. A poll could find nothing that is not stored.
+    """
+    rows = [{"id_kind": kind, "value": value} for kind, value in sorted(ids) if kind in kinds]
+    if not rows:
+        return set()
+    given = {"account_id": account_id, "rows": json_parameter(rows), "failures": sorted(FAILURES)}
+    return {(kind, value) for kind, value in connection.execute(_COUNTED, given)}
 
 
 def shares(

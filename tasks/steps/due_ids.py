@@ -16,7 +16,7 @@ from ulak.schedules.latency import Latency
 from ulak.schedules.plans import latency_of, missed_of
 from ulak.schedules.poll_times import PRICE_SECONDS
 from ulak.tasks.steps.fetch_rows import fetches_for
-from ulak.tasks.steps.tracking import learned_times, time_factor
+from ulak.tasks.steps.tracking import announced_kinds, learned_times, time_factor
 
 HORIZON_SECONDS = 10.0
 """A plan fills the account's time for about so long."""
@@ -64,10 +64,9 @@ def _unsettled(
     connection: Connection, row: RowMapping, account: Account, adapter: Adapter, due: Sequence[RowMapping]
 ) -> list[RowMapping]:
     """The due ids without those that callbacks have settled: a poll of them could find nothing."""
-    secret = adapter.record.callback_secret
-    if not row["poll"].get("adaptive", True) or secret is None or secret not in account.credentials:
+    kinds = announced_kinds(row, account, adapter)
+    if not kinds:
         return list(due)
-    kinds = adapter.record.settled_by_parts
     settled = settle(connection, [each["id"] for each in due if each["id_kind"] in kinds], kinds)
     return [each for each in due if each["id"] not in settled]
 

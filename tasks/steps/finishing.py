@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, IntegrityError, InternalError, ProgrammingError
 
 from ulak.core.logging import get_logger, origin
+from ulak.models.announced import known_ends
 from ulak.models.availability import is_unavailable
 from ulak.models.database import Record
 from ulak.models.deliveries import UpsertResult, upsert
@@ -30,7 +31,15 @@ from ulak.tasks.steps.asking import Asked, Follow
 from ulak.tasks.steps.fetch_rows import new_fetch
 from ulak.tasks.steps.pausing import success_changes
 from ulak.tasks.steps.sweeping import further_pages, judge_window
-from ulak.tasks.steps.tracking import is_whole, policy_numbers, schedule_of, sent_late, time_factor, without_erased
+from ulak.tasks.steps.tracking import (
+    announced_kinds,
+    is_whole,
+    policy_numbers,
+    schedule_of,
+    sent_late,
+    time_factor,
+    without_erased,
+)
 from ulak.tasks.steps.trouble import breaker_changes, finish_trouble
 
 log = get_logger(__name__)
@@ -328,7 +337,7 @@ def _discover(
     result: UpsertResult,
     asked_at: datetime,
 ) -> None:
-    """Insert discovered ids; reopen those whose delivery changed in this transaction."""
+    """Insert discovered ids; reopen those whose delivery changed in this transaction, unless callbacks explain it."""
     validity = timedelta(hours=asked.prepared.account.validity_hours)
     rows: dict[tuple[str, str], Mapping[str, Any]] = {}
     reopened: dict[tuple[str, str], Mapping[str, Any]] = {}
@@ -360,6 +369,9 @@ def _discover(
         if item.reopen_on is not None and item.reopen_on in result.changed:
             reopened[key] = {"id_kind": key[0], "value": key[1], "expected": item.expected}
     wanted = without_erased(connection, asked.runtime.suppressions, list(rows.values()))
+    kinds = announced_kinds(asked.prepared.row, asked.prepared.account, asked.prepared.adapter)
+    for key in known_ends(connection, asked.taken.account_id, reopened, kinds):
+        del reopened[key]
     ledger.discover(connection, asked.taken.account_id, asked.taken.as_of, wanted, list(reopened.values()))
 
 

@@ -69,6 +69,13 @@ def schedule_of(row: Record, adapter: Adapter, kind: str, expected: int | None) 
     }
 
 
+def announced_kinds(row: Record, account: Account, adapter: Adapter) -> frozenset[str]:
+    """Kinds of ids of several messages whose ends callbacks may bring; none without a webhook or adaptation."""
+    secret = adapter.record.callback_secret
+    is_pushed = row["poll"].get("adaptive", True) and secret is not None and secret in account.credentials
+    return adapter.record.settled_by_parts if is_pushed else frozenset()
+
+
 def validity_of(row: RowMapping) -> timedelta:
     """How long the account's messages may take: its option, otherwise the provider's record."""
     return timedelta(hours=float(row["options"].get("validity_hours", adapter_of(row).record.validity_hours)))

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from bench_callbacks import start_api
@@ -24,14 +25,16 @@ from verdicts import Verdicts
 
 from ulak.local.demo import SandboxRun
 from ulak.local.embedded.valkey import ValkeyServer
+from ulak.sandbox.lives import draw_number, draw_outcome
 from ulak.sandbox.server import Sandbox
 
 PROVIDER = "iletimerkezi"
 FACTOR = 0.2
 DROPPED = 0.05
-ORDERS = 300
-SEND_SECONDS = 300
-WARM_SECONDS = 120
+ORDERS = 120
+RECIPIENTS = 10
+SEND_SECONDS = 240
+WARM_SECONDS = 100
 REST_SECONDS = 120
 """After the last order: its messages take as long at most."""
 OPEN = """
@@ -47,11 +50,14 @@ class Side:
     sandbox: Sandbox
 
     def send(self) -> None:
-        """Orders of two recipients each, evenly."""
-        begun, sent = time.monotonic(), 0
+        """Orders of different recipients, evenly."""
+        rng, begun, sent = Random(22), time.monotonic(), 0
         while sent < ORDERS:
             time.sleep(max(0.0, begun + sent * SEND_SECONDS / ORDERS - time.monotonic()))
-            self.sandbox.control("POST", f"/sends/{PROVIDER}", {"count": 1})
+            numbers: set[str] = set()
+            while len(numbers) < RECIPIENTS:
+                numbers.add(draw_number(rng, draw_outcome(rng)))
+            self.sandbox.control("POST", f"/sends/{PROVIDER}", {"recipients": sorted(numbers)})
             sent += 1
 
     def last_call(self) -> int:
@@ -61,6 +67,12 @@ class Side:
     def calls(self, since: int) -> Counter[str]:
         """Requests since then, by endpoint."""
         return Counter(each["endpoint"] for each in self.sandbox.log(since) if each["provider"] == PROVIDER)
+
+    def plan(self) -> tuple[Any, ...]:
+        """The share that callbacks are taken to miss, and the interval of the sweeps."""
+        with self.engine.connect() as connection:
+            row = connection.execute(text("SELECT poll_plan -> 'missed' AS missed, sweep_seconds FROM accounts")).one()
+        return tuple(row)
 
     def open_messages(self) -> int:
         """Messages whose end the table does not know."""
@@ -85,6 +97,8 @@ def main(url: str) -> None:
         alone, beside = (side.calls(first) for side, first in zip(sides, since, strict=True))
         print(f"without callbacks {dict(alone)}, open {sides[0].open_messages()}")
         print(f"with callbacks {dict(beside)}, open {sides[1].open_messages()}")
+        for side in sides:
+            print(side.plan())
         print(sides[1].sandbox.control("GET", f"/{PROVIDER}/pushes"))
         for what, name in (("sweeps", "get-reports"), ("details", "get-report")):
             verdicts.at_most(f"{what}, with callbacks of 95 % / without", [beside[name] / alone[name]], 0.3)

@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 from driving import make_runtime, scalar
-from ledger_acts import add_account, add_ids, execute, fetches_of
+from ledger_acts import Held, add_account, add_ids, execute, fetches_of, plan
 from sqlalchemy import Engine
 from teaching import HOUR_AGO, plan_of
 
@@ -36,6 +37,7 @@ CHECKED = """
         checked_before_at = sent_at
     WHERE account_id = :a
 """
+LATER = "UPDATE tracked_ids SET next_check_at = now() + interval '1 h' WHERE account_id = :a AND closed_at IS NULL"
 CHECKED_AGAIN = """
     UPDATE tracked_ids SET checked_before_at = last_checked_at, last_checked_at = now(), changed_as_of = NULL
     WHERE account_id = :a
@@ -165,6 +167,48 @@ def test_an_order_that_a_list_opens_again_is_counted_once(runtime: Runtime, poll
     execute(runtime.engine, CLOSE, a=account_id)
     assert scalar(runtime.engine, "SELECT close_reason FROM tracked_ids WHERE id = :id", id=tracked) == "final"
     assert _counted(runtime, account_id, "order", settled) == (announced.Shares(announced=0, missed=0), 0)
+
+
+def _list(runtime: Runtime, account_id: str, *, status: int, delivered: int, undelivered: int = 0) -> None:
+    """A sweep whose page states order 501 so."""
+    execute(
+        runtime.engine, "UPDATE accounts SET planned_at = NULL, closed_swept_at = now() WHERE id = :a", a=account_id
+    )
+    execute(runtime.engine, LATER, a=account_id)
+    counts = {"total": 2, "delivered": delivered, "undelivered": undelivered, "waiting": 2 - delivered - undelivered}
+    sent = {"submitAt": "2026-01-01 10:00:00", "sendAt": "2026-01-01 10:00:00"}
+    page = {"status": {"code": 200}, "count": 1, "orders": [{"id": 501, "status": status, **counts, **sent}]}
+    [fetch_id] = plan(runtime, account_id)
+    Held(runtime, fetch_id).answer(msgspec.json.encode({"response": page}))
+
+
+@pytest.mark.parametrize("webhook", [True, False])
+def test_a_list_asks_for_an_order_only_where_it_counts_ends_that_are_not_known(runtime: Runtime, webhook: bool) -> None:
+    """What callbacks have brought is no reason to poll, whether the order is open or settled; without them it is."""
+    account_id = _account(runtime, webhook=webhook)
+    tracked = _order(runtime, account_id, "501")
+    due = "SELECT next_check_at <= now() FROM tracked_ids WHERE id = :id"
+    _list(runtime, account_id, status=113, delivered=0)
+    _push(runtime, account_id, "501", ONE)
+    _list(runtime, account_id, status=113, delivered=1)
+    assert scalar(runtime.engine, due, id=tracked) is not webhook
+    _list(runtime, account_id, status=113, delivered=1, undelivered=1)
+    assert scalar(runtime.engine, due, id=tracked)
+    _push(runtime, account_id, "501", OTHER, "undelivered")
+    assert (_plan(runtime, account_id) == 0) is webhook
+
+
+@pytest.mark.parametrize("counts", [(2, 0), (0, 2), (1, 1)])
+def test_a_settled_order_that_ends_otherwise_in_its_list_is_polled(runtime: Runtime, counts: tuple[int, int]) -> None:
+    """Callbacks brought one delivered and one not: only that sum is explained."""
+    account_id = _account(runtime)
+    tracked = _order(runtime, account_id, "501")
+    _push(runtime, account_id, "501", ONE)
+    _push(runtime, account_id, "501", OTHER, "undelivered")
+    assert _plan(runtime, account_id) == 0
+    _list(runtime, account_id, status=114, delivered=counts[0], undelivered=counts[1])
+    is_open = "SELECT closed_at IS NULL FROM tracked_ids WHERE id = :id"
+    assert scalar(runtime.engine, is_open, id=tracked) is (counts != (1, 1))
 
 
 def test_an_id_that_a_callback_named_first_is_counted(runtime: Runtime) -> None:
