@@ -15,6 +15,11 @@ from ulak.models.vocabulary import FAILURES, Granularity, Source, Status, is_fin
 
 MOST_COUNTED = 2000
 """So many final states of one look are counted: the share needs no more of them."""
+LATE_SECONDS = 60.0
+"""A callback that comes so long after a poll's statement has announced the end all the same: the poll was needless.
+
+Otherwise frequent polls would find most ends first, callbacks would count for nothing, and the polls stay frequent.
+"""
 
 # The answer before has shown all messages of the id, and callbacks have brought the last of them to its end since.
 # Locked like all writers of ids: sorted.
@@ -66,7 +71,8 @@ _OF_PARTS = text(f"""
         SELECT CASE WHEN d.first_seen_at >= t.announced_at THEN CASE WHEN t.expected = 1 THEN true END
             ELSE EXISTS (SELECT FROM observations o WHERE o.delivery_id = d.id AND o.source = '{Source.CALLBACK}'
                 AND NOT EXISTS (SELECT FROM observations p WHERE p.delivery_id = d.id AND p.source = '{Source.POLL}'
-                    AND p.first_seen_at < o.first_seen_at AND p.facts ->> 'status' = ANY(:final)))
+                    AND p.first_seen_at < o.first_seen_at - make_interval(secs => :late)
+                    AND p.facts ->> 'status' = ANY(:final)))
             END AS is_announced
         FROM tracked_ids t
         JOIN delivery_status d ON d.account_id = t.account_id AND d.parent_key = t.value
@@ -126,13 +132,21 @@ def known_ends(
 
 
 def shares(
-    connection: Connection, account_id: str, kind: str, *, by_parts: bool, window: tuple[datetime, datetime]
+    connection: Connection,
+    account_id: str,
+    kind: str,
+    *,
+    by_parts: bool,
+    window: tuple[datetime, datetime],
+    factor: float = 1.0,
 ) -> Shares:
     """Who brought the final states of the ids closed in the window (after, until]; before their validity ended.
 
     `by_parts`: an id covers several messages, which are counted one by one (`ProviderRecord.settled_by_parts`).
+    `factor`: the account's `time_factor`, by which `LATE_SECONDS` is multiplied.
     """
     after, until = window
     given = {"account_id": account_id, "kind": kind, "after": after, "until": until}
-    row = connection.execute(*(_OF_PARTS, given | {"final": _FINAL}) if by_parts else (_OF_IDS, given)).mappings().one()
+    parts = given | {"final": _FINAL, "late": LATE_SECONDS * factor}
+    row = connection.execute(*(_OF_PARTS, parts) if by_parts else (_OF_IDS, given)).mappings().one()
     return Shares(announced=row["announced"], missed=row["all"] - row["announced"])

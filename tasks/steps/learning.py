@@ -97,7 +97,7 @@ def _learn_kind(connection: Connection, row: RowMapping, stored: RowMapping, sca
     learned = read(stored["learned"], stored["read_through"])
     window = (stored["read_through"], until)
     by_parts = name in adapter_of(row).record.settled_by_parts
-    brought = announced.shares(connection, row["id"], name, by_parts=by_parts, window=window)
+    brought = announced.shares(connection, row["id"], name, by_parts=by_parts, window=window, factor=scale.factor)
     callbacks = count_announced(announced_of(stored["learned"]), announced=brought.announced, missed=brought.missed)
     is_told = has_moved(missed_of(latencies.in_force(row), name), callbacks.missed_share)
     found = latencies.closed(connection, row["id"], name, scale, groups=learned.groups, window=window)

@@ -211,6 +211,27 @@ def test_a_settled_order_that_ends_otherwise_in_its_list_is_polled(runtime: Runt
     assert scalar(runtime.engine, is_open, id=tracked) is (counts != (1, 1))
 
 
+@pytest.mark.parametrize(("seconds", "announced_ends"), [(0, 1), (50, 1), (70, 0)])
+def test_a_callback_that_comes_soon_after_a_poll_has_announced_the_end(
+    runtime: Runtime, seconds: int, announced_ends: int
+) -> None:
+    """The poll was needless, however often polls come; a callback that is later than a minute announces nothing."""
+    account_id, began = _account(runtime), clock.now() - timedelta(seconds=1)
+    _order(runtime, account_id, "501", expected=1)
+    _read(runtime, account_id, "501", [ONE, OTHER], Status.DELIVERED)
+    execute(
+        runtime.engine,
+        "UPDATE observations SET first_seen_at = first_seen_at - make_interval(secs => :by) WHERE delivery_id IN"
+        " (SELECT id FROM delivery_status WHERE account_id = :a)",
+        a=account_id,
+        by=seconds,
+    )
+    _push(runtime, account_id, "501", ONE)
+    execute(runtime.engine, CLOSE, a=account_id)
+    shares = announced.Shares(announced=announced_ends, missed=2 - announced_ends)
+    assert _counted(runtime, account_id, "order", began)[0] == shares
+
+
 def test_an_id_that_a_callback_named_first_is_counted(runtime: Runtime) -> None:
     """Its sending, its announcement and the moment before its first check are the same."""
     account_id, began = _account(runtime, "organik"), clock.now() - timedelta(seconds=1)
