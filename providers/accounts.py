@@ -324,11 +324,12 @@ def _retry(section: Section) -> dict[str, Any]:
 
 
 def _poll(section: Section, record: ProviderRecord | None) -> dict[str, Any]:
-    """When lists are swept, and the account's changes to the poll policy; None: the provider's own number."""
-    return {
-        "every_seconds": section.number(
-            "every_seconds", record.every_seconds if record else 60.0, above=0, maximum=86400
-        ),
+    """When lists are swept, and the account's changes to the poll policy; None: the provider's own number.
+
+    `every_seconds` is there only where the file names it: otherwise the interval follows what the lists show.
+    """
+    every = section.maybe_number("every_seconds", above=0, maximum=86400)
+    return ({} if every is None else {"every_seconds": every}) | {
         "lookback_days": section.whole("lookback_days", record.lookback_days if record else 3, minimum=0, maximum=366),
         "first_check_seconds": section.maybe_number("first_check_seconds", minimum=0, maximum=_YEAR_SECONDS),
         "max_check_seconds": section.maybe_number("max_check_seconds", above=0, maximum=_YEAR_SECONDS),

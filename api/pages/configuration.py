@@ -8,6 +8,7 @@ from ulak.api.pages.sentences import title_of
 from ulak.api.pages.showing import Show
 from ulak.core.redaction import redact_text
 from ulak.models.accounts import AccountRecord
+from ulak.models.intervals import every_seconds
 from ulak.providers.adapter import ProviderRecord
 from ulak.providers.registry import ADAPTERS
 
@@ -64,7 +65,7 @@ def _polling(account: AccountRecord, record: ProviderRecord, show: Show) -> Iter
     if record.sweep_window_days is None:
         yield "every", say("config.every_never")
     else:
-        every = float(poll.get("every_seconds") or record.every_seconds)
+        every = every_seconds({"poll": poll, "sweep_seconds": account.sweep_seconds}, record.every_seconds)
         yield "every", say("config.every_value", span=show.span(every))
         yield "lookback", show.number(int(poll.get("lookback_days") or record.lookback_days))
         if account.swept_through is not None:

@@ -8,16 +8,29 @@ from ledger_acts import add_account, execute, fetches_of
 from sqlalchemy import Engine
 
 from ulak.api.pages.alarms import PLANS_MISSED, find_alarms
+from ulak.models.accounts import apply
 from ulak.models.attention import waiting
+from ulak.models.database import transaction
 from ulak.models.intervals import every_seconds
 from ulak.models.overview import ProviderPace, overview, unsettled
 from ulak.models.tracked import account_of
+from ulak.providers.accounts import parse_accounts
 from ulak.schedules.sweeping import LEAST_SECONDS, MOST_SECONDS
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.planning import plan_due
 from ulak.tasks.steps.upkeep import every_minute
 
 DEFAULT = 60.0
+FILE = """
+[[account]]
+id = "file-{number}"
+provider = "iletimerkezi"
+[account.credentials]
+key = "env:KEY_{number}"
+hash = "env:TEST_KEY"
+[account.poll]
+{line}
+"""
 SWEEP = """
     WITH p AS (INSERT INTO polls (account_id, trigger, scheduled_for, state, planned_at, new, started_at, finished_at)
         SELECT :a, 'schedule', at, 'complete', at, :news, at, at
@@ -86,6 +99,17 @@ def test_busy_lists_are_swept_often(runtime: Runtime) -> None:
     account_id = _account(runtime, news=60)
     assert _every(runtime, account_id) == LEAST_SECONDS
     assert _is_planned(runtime, account_id, LEAST_SECONDS)
+
+
+def test_an_account_of_a_file_that_names_no_interval_follows_its_lists(runtime: Runtime) -> None:
+    """The provider's default is not taken for the operator's wish; an interval that the file names is one."""
+    for number, (line, every) in enumerate((("", 300.0), ("every_seconds = 60", 60.0))):
+        account = FILE.format(number=number, line=line)
+        with transaction(runtime.engine) as connection:
+            apply(connection, parse_accounts(account), prune=False)
+        execute(runtime.engine, SWEEP, a=f"file-{number}", news=0, many=25)
+        every_minute(runtime)
+        assert _every(runtime, f"file-{number}") == pytest.approx(every)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,6 @@ def test_an_account_of_three_lines_gets_the_providers_defaults(provider: str, na
     )
     assert RetryPolicy(**account.retry) == RetryPolicy()
     assert account.poll == {
-        "every_seconds": record.every_seconds,
         "lookback_days": record.lookback_days,
         "first_check_seconds": None,
         "max_check_seconds": None,
