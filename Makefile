@@ -27,7 +27,7 @@ ON_POSTGRES_15 := tests/laws/test_upsert_laws.py tests/integration
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test style types imports site quick test-host chaos bench fix lock
+.PHONY: help run setup test style types imports site quick test-host chaos bench sbom fix lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -90,6 +90,14 @@ bench: $(READY_TEST) ## the benchmarks; with BENCH=pipeline only that one
 	@echo "==> benchmarks"
 	@$(CLEAN) $(BIN)/python tests/bench $(BENCH)
 
+# From an environment that holds what the image holds and nothing else, so that licences and dependencies are those installed.
+sbom: $(READY_TEST) requirements/runtime.txt ## the bill of materials (CycloneDX) of what the image holds: build/sbom.json
+	@echo "==> build/sbom.json"
+	@rm -rf build/sbom && $(BIN)/python -m venv --without-pip build/sbom
+	@PIP_PYTHON=build/sbom/bin/python $(INSTALL) --no-deps --require-hashes -r requirements/runtime.txt
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json build/sbom/bin/python
+	@rm -rf build/sbom
+
 fix: $(READY_TEST) ## formatters, and the mistakes that ruff can mend
 	@echo "==> ruff check --fix, ruff format"
 	@$(BIN)/ruff check --fix .
@@ -100,10 +108,11 @@ COMPILE = $(UV) pip compile --quiet --no-config --universal --python-version 3.1
 
 lock: ## compile requirements/*.txt anew from pyproject.toml (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv (pip install uv)." >&2; exit 1; }
-	@echo "==> requirements/{dev,embedded,runtime,build,bench}.txt"
-	@$(COMPILE) --extra embedded --group dev pyproject.toml -o requirements/dev.txt
+	@echo "==> requirements/{dev,embedded,runtime,parquet,build,bench}.txt"
+	@$(COMPILE) --extra embedded --extra parquet --group dev pyproject.toml -o requirements/dev.txt
 	@$(COMPILE) --extra embedded -c requirements/dev.txt pyproject.toml -o requirements/embedded.txt
 	@$(COMPILE) -c requirements/dev.txt pyproject.toml -o requirements/runtime.txt
+	@$(COMPILE) --extra parquet -c requirements/dev.txt pyproject.toml -o requirements/parquet.txt
 	@$(COMPILE) requirements/build.in -o requirements/build.txt
 	@$(COMPILE) requirements/bench.in -o requirements/bench.txt
 

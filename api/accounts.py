@@ -9,17 +9,18 @@ from fastapi import APIRouter, BackgroundTasks, Path
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection
 
+from ulak.api.authorization import NEEDS_OPERATE, NEEDS_READ, Who
+from ulak.api.dependencies import Deps
 from ulak.api.fields import AccountId, Given, Moment, Text
-from ulak.api.means import Have
 from ulak.api.problems import documented, unknown_account, wrong_fields
-from ulak.api.rights import NEEDS_OPERATE, NEEDS_READ, Who
 from ulak.core.logging import get_logger
 from ulak.core.redaction import redact_text
 from ulak.models.access import Role
-from ulak.models.accounts import UnknownAccountError, pause, resume
+from ulak.models.account import UnknownAccountError
+from ulak.models.accounts import pause, resume
 from ulak.models.database import transaction
 from ulak.models.events import Action, record
-from ulak.models.ledger.finishing import database_now
+from ulak.models.ledger.ending import database_now
 from ulak.models.overview import AccountOverview, overview
 from ulak.tasks.messages import dispatch_account
 
@@ -61,7 +62,7 @@ class BurningBudget(BaseModel):
 class AccountObjective(BaseModel):
     """How an account meets its objective."""
 
-    text: Annotated[str, Field(description="As accounts.toml says it.", examples=["95 % within 60 s"])]
+    text: Annotated[str, Field(description="As written in accounts.toml.", examples=["95 % within 60 s"])]
     percent: float
     seconds: float
     finals: Annotated[float, Field(description="Deliveries that became final within three days.")]
@@ -78,8 +79,18 @@ class AccountObjective(BaseModel):
     burning: list[BurningBudget]
 
 
+class AnnouncedRemoval(BaseModel):
+    """What `keep_days` is going to remove."""
+
+    starts_at: datetime
+    before: Annotated[datetime, Field(description="Deliveries that were sent before (`message_time`) are removed.")]
+    deliveries: Annotated[
+        int, Field(description="How many these are, orders and conversation-days included, by whole local days.")
+    ]
+
+
 class Account(BaseModel):
-    """How one account stands."""
+    """The state of one account."""
 
     id: str
     provider: str
@@ -115,6 +126,16 @@ class Account(BaseModel):
         list[RejectedRequests], Field(description="Requests that were rejected for it lately, by kind, latest first.")
     ] = []
     objective: AccountObjective | None = None
+    keep_days: Annotated[
+        int | None, Field(description="How many days deliveries are kept, by `message_time`; null: for ever.")
+    ] = None
+    kept_from: Annotated[
+        datetime | None,
+        Field(description="What was sent before is removed, and not stored any more; null: everything is kept."),
+    ] = None
+    removal: Annotated[AnnouncedRemoval | None, Field(description="A removal that is announced and has not begun.")] = (
+        None
+    )
 
 
 class Accounts(BaseModel):
@@ -126,16 +147,16 @@ class Accounts(BaseModel):
 class Pause(Given):
     """Why and for how long."""
 
-    reason: Annotated[Text, Field(max_length=200, description="What people are told.", examples=["maintenance"])] = (
-        "paused through the API"
-    )
-    until: Annotated[Moment | None, Field(description="Absent: until somebody resumes it.")] = None
+    reason: Annotated[
+        Text, Field(max_length=200, description="Reason shown to operators.", examples=["maintenance"])
+    ] = "paused through the API"
+    until: Annotated[Moment | None, Field(description="Absent: until the account is resumed.")] = None
 
 
 @router.get("/accounts", dependencies=[NEEDS_READ], summary="State of every account")
-def show_all(means: Have, who: Who) -> Accounts:
+def show_all(deps: Deps, who: Who) -> Accounts:
     """State, limit use, freshness and open work of every account. Counts rows: not for every second."""
-    with means.engine.connect() as connection:
+    with deps.engine.connect() as connection:
         return Accounts(accounts=[_view(each) for each in overview(connection) if who.access.may(Role.READ, each.id)])
 
 
@@ -145,11 +166,11 @@ def show_all(means: Have, who: Who) -> Accounts:
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Ask the account nothing",
 )
-def pause_one(account: OneAccount, means: Have, who: Who, why: Pause | None = None) -> Account:
+def pause_one(account: OneAccount, deps: Deps, who: Who, why: Pause | None = None) -> Account:
     """Takes the place of an automatic pause; an operator's pause that lasts longer already stays."""
     why = why or Pause()
     who.admit(Role.OPERATE, account)
-    with transaction(means.engine) as connection:
+    with transaction(deps.engine) as connection:
         if why.until is not None and why.until <= database_now(connection):
             raise wrong_fields([("body.until", "lies in the past")])
         try:
@@ -172,10 +193,10 @@ def pause_one(account: OneAccount, means: Have, who: Who, why: Pause | None = No
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Ask the account again",
 )
-def resume_one(account: OneAccount, means: Have, who: Who, later: BackgroundTasks) -> Account:
+def resume_one(account: OneAccount, deps: Deps, who: Who, later: BackgroundTasks) -> Account:
     """Ends a pause, an open breaker and throttling."""
     who.admit(Role.OPERATE, account)
-    with transaction(means.engine) as connection:
+    with transaction(deps.engine) as connection:
         try:
             resume(connection, account)
         except UnknownAccountError:
@@ -183,7 +204,7 @@ def resume_one(account: OneAccount, means: Have, who: Who, later: BackgroundTask
         record(connection, who.event(Action.ACCOUNT_RESUMED, account=account))
         found = _found(connection, account)
     log.warning("account.resumed", account=account, caller=who.actor.caller)
-    later.add_task(means.send, dispatch_account(account))
+    later.add_task(deps.send, dispatch_account(account))
     return found
 
 

@@ -15,34 +15,34 @@ from ulak.api import (
     deliveries,
     events,
     lookups,
-    manual,
     metrics,
     polls,
     probes,
     problems,
-    registered,
+    registration,
     reports,
     statistics,
     summaries,
-    tracked,
+    swagger,
+    tracked_ids,
 )
 from ulak.api.auth import GUARDED, BearerGuard
-from ulak.api.bodies import ALL_BODIES_BYTES, BODY_SECONDS, BodyCap, JsonBodies, PackedBodies
-from ulak.api.doorway import Doorway
-from ulak.api.heads import Heads
+from ulak.api.authorization import roles_of
+from ulak.api.body_limits import ALL_BODIES_BYTES, BODY_SECONDS, BodyCap, JsonBodies, PackedBodies
+from ulak.api.dependencies import Dependencies, Publish
+from ulak.api.header_checks import HeaderChecks
 from ulak.api.hosts import KnownHosts
-from ulak.api.means import Means, Publish
 from ulak.api.readiness import PATIENCE_SECONDS, Readiness
-from ulak.api.rights import roles_of
-from ulak.core.budgets import Budget
+from ulak.api.request_log import RequestLog
+from ulak.core.memory_budget import Budget
 from ulak.core.settings import Settings, load_settings
 from ulak.tasks.runtime import Runtime, person_key
-from ulak.workers.recording import Recorder
+from ulak.workers.audit_recording import Recorder
 
 _PARTS: Final = (
     polls,
-    tracked,
-    registered,
+    registration,
+    tracked_ids,
     deliveries,
     lookups,
     summaries,
@@ -72,13 +72,13 @@ def make_api(
 ) -> FastAPI:
     """The application over this runtime.
 
-    `token`: accepted beside those of `ulak tokens`. `publish`: tells the workers what was committed; without it they
+    `token`: accepted beside those of `ulak tokens`. `publish`: announces committed work to the workers; without it they
     find it by themselves within seconds. `probe_seconds`: how long `/readyz` may take. `body_seconds`: how long a body
     may take to come. `bodies`: what those of all requests may hold together. `settings`: where it is reached.
     """
     settings = settings or load_settings()
     recorder = Recorder(runtime.engine, lambda: person_key(settings))
-    means = Means(runtime=runtime, token=token, publish=publish, recorder=recorder)
+    deps = Dependencies(runtime=runtime, token=token, publish=publish, recorder=recorder)
 
     readiness = Readiness.beside(runtime.engine, probe_seconds)
 
@@ -99,7 +99,7 @@ def make_api(
         redoc_url=None,
         redirect_slashes=False,
     )
-    api.state.means = means
+    api.state.deps = deps
     api.state.readiness = readiness
     api.state.metrics = metrics.registry_for(runtime.engine)
     problems.register(api)
@@ -107,24 +107,24 @@ def make_api(
     api.include_router(callbacks.router)
     api.include_router(probes.router)
     api.include_router(metrics.router)
-    api.include_router(manual.router)
+    api.include_router(swagger.router)
     _document_problems(api)
     room = bodies or Budget(ALL_BODIES_BYTES)
     # The last one added is the outermost.
     api.add_middleware(PackedBodies, room=room)
     api.add_middleware(JsonBodies)
     api.add_middleware(BodyCap, room=room, seconds=body_seconds)
-    api.add_middleware(BearerGuard, means=means)
+    api.add_middleware(BearerGuard, deps=deps)
     api.add_middleware(callbacks.CallbackPaths)
     if settings.listens_on_loopback:
         api.add_middleware(KnownHosts, public_url=settings.public_url)
-    api.add_middleware(Heads)
-    api.add_middleware(Doorway, is_https=settings.is_https)
+    api.add_middleware(HeaderChecks)
+    api.add_middleware(RequestLog, is_https=settings.is_https)
     return api
 
 
 def _guarded() -> APIRouter:
-    """Everything under `/v1`. The guard before the routes refuses strangers; here it only stands in the document."""
+    """Everything under `/v1`. The middleware enforces the token; declared here only for the OpenAPI document."""
     bearer = HTTPBearer(auto_error=False, description="`ULAK_API_TOKEN`, or one of `ulak tokens create NAME`.")
     every = problems.documented(
         HTTPStatus.BAD_REQUEST,

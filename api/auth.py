@@ -10,10 +10,10 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ulak.api.guessing import address_of, slow_down
-from ulak.api.means import Means
+from ulak.api.auth_throttle import address_of, slow_down
+from ulak.api.authorization import Caller
+from ulak.api.dependencies import Dependencies
 from ulak.api.problems import database_problem, problem
-from ulak.api.rights import Caller
 from ulak.models.access import EVERYTHING
 from ulak.models.events import Actor, Kind
 from ulak.models.tokens import PREFIX, Bearer, bearer_of, digest
@@ -27,11 +27,11 @@ _OURS = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
 class BearerGuard:
     """Stands before the routes, so that nothing of a stranger's request is read and no new route can be forgotten."""
 
-    def __init__(self, app: ASGIApp, means: Means) -> None:
+    def __init__(self, app: ASGIApp, deps: Dependencies) -> None:
         """`app`: what answers those who may ask."""
         self._app = app
-        self._means = means
-        self._configured = None if means.token is None else digest(means.token)
+        self._dependencies = deps
+        self._configured = None if deps.token is None else digest(deps.token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or refuse it."""
@@ -52,7 +52,7 @@ class BearerGuard:
         if caller is not None:
             scope.setdefault("state", {}).update(who=caller, caller=caller.actor.caller)
             return None
-        if token and self._means.failed.note(address_of(scope)):
+        if token and self._dependencies.failed.note(address_of(scope)):
             return slow_down()
         refusal = problem(HTTPStatus.UNAUTHORIZED, "A valid token is missing: send Authorization: Bearer <token>.")
         refusal.headers["WWW-Authenticate"] = 'Bearer realm="ulak"'
@@ -65,7 +65,7 @@ class BearerGuard:
         return await run_in_threadpool(self._holder, token) if _OURS.fullmatch(token) else None
 
     def _holder(self, token: str) -> Caller | None:
-        bearer = bearer_of(self._means.engine, token)
+        bearer = bearer_of(self._dependencies.engine, token)
         return None if bearer is None else bearer_caller(bearer)
 
 

@@ -9,21 +9,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ulak.api.bodies import headers_of, not_unpacked, read_counted
-from ulak.api.guessing import address_of, slow_down
-from ulak.api.means import Have, Means
+from ulak.api.auth_throttle import address_of, slow_down
+from ulak.api.body_limits import headers_of, not_unpacked, read_counted
+from ulak.api.dependencies import Dependencies, Deps
 from ulak.api.problems import documented, problem
-from ulak.api.wording import ACCOUNT_ID
+from ulak.api.validation_messages import ACCOUNT_ID
 from ulak.core import clock
-from ulak.core.budgets import Budget
+from ulak.core.credentials import CredentialError
 from ulak.core.logging import get_logger, origin
+from ulak.core.memory_budget import Budget
 from ulak.core.metrics import histogram
-from ulak.core.settings import CredentialError
-from ulak.models.availability import took_too_long
+from ulak.models.database_errors import took_too_long
 from ulak.models.rejections import Rejection
 from ulak.providers.adapter import Callback
 from ulak.providers.errors import ProviderError
-from ulak.providers.numbers import trimmed
+from ulak.providers.phone_numbers import trimmed
 from ulak.providers.registry import ADAPTERS
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.callbacks import (
@@ -68,7 +68,7 @@ _ANSWERS = documented(
 
 @router.post(_ADDRESSES[0], responses=_ANSWERS, summary="A provider's push")
 @router.post(_ADDRESSES[1], responses=_ANSWERS, summary="A provider's push")
-async def push(request: Request, means: Have, provider: str, account: str, tail: str = "") -> Response:
+async def push(request: Request, deps: Deps, provider: str, account: str, tail: str = "") -> Response:
     """200 only after the commit; 5xx when not stored, so that a provider that repeats loses nothing.
 
     Nothing of the body is read before the head has shown that it may come here.
@@ -82,20 +82,22 @@ async def push(request: Request, means: Have, provider: str, account: str, tail:
         headers=headers_of(request),
         client_ip=request.client.host if request.client else None,
     )
-    answer, outcome = await _answer(request, means, provider, account, head)
+    answer, outcome = await _answer(request, deps, provider, account, head)
     # The path is whatever a stranger wrote: only names that we know become labels.
     _SECONDS.labels(provider if provider in ADAPTERS else "none", outcome).observe(clock.boot() - started)
     return answer
 
 
-async def _answer(request: Request, means: Means, provider: str, account: str, head: Callback) -> tuple[Response, str]:
+async def _answer(
+    request: Request, deps: Dependencies, provider: str, account: str, head: Callback
+) -> tuple[Response, str]:
     """What a push is answered, and one word for it. The tail is never logged: it may be a secret."""
     try:
-        admitted = await run_in_threadpool(admit, means.runtime, provider, account, head)
-        body = await _body(request, means.runtime, admitted)
-        received = await run_in_threadpool(receive, means.runtime, admitted, body)
+        admitted = await run_in_threadpool(admit, deps.runtime, provider, account, head)
+        body = await _body(request, deps.runtime, admitted)
+        received = await run_in_threadpool(receive, deps.runtime, admitted, body)
     except (NoSuchCallbackError, CallbackRefusedError) as error:
-        return _refusal(error, means, request.scope)
+        return _refusal(error, deps, request.scope)
     except BodyRefusedError as error:
         log.warning("callback.not_unpacked", account=account, why=error.sentence)
         return not_unpacked(type(error.fault), error.sentence), "wrong"
@@ -107,11 +109,13 @@ async def _answer(request: Request, means: Means, provider: str, account: str, h
     return JSONResponse({"status": "stored"}), "unreadable" if received.is_unreadable else "stored"
 
 
-def _refusal(error: NoSuchCallbackError | CallbackRefusedError, means: Means, scope: Scope) -> tuple[Response, str]:
+def _refusal(
+    error: NoSuchCallbackError | CallbackRefusedError, deps: Dependencies, scope: Scope
+) -> tuple[Response, str]:
     """404 or 401; 429 where the address has sent too many wrong secrets."""
     outcome = "no_such" if isinstance(error, NoSuchCallbackError) else "refused"
     is_guess = isinstance(error, WrongAddressError | CallbackRefusedError)
-    if is_guess and means.failed.note(address_of(scope)):
+    if is_guess and deps.failed.note(address_of(scope)):
         return slow_down(), outcome
     if isinstance(error, NoSuchCallbackError):
         return _no_such(), outcome
@@ -135,16 +139,16 @@ def _no_such() -> Response:
 
 async def _body(request: Request, runtime: Runtime, admitted: Admitted) -> bytes:
     if admitted.is_proven:
-        return await read_counted(request, runtime, admitted.row)
-    return await read_counted(request, runtime, admitted.row, cap=UNPROVEN_BYTES, room=_unproven)
+        return await read_counted(request, runtime, admitted.stored)
+    return await read_counted(request, runtime, admitted.stored, cap=UNPROVEN_BYTES, room=_unproven)
 
 
 @router.api_route(_ADDRESSES[0], methods=_OTHER_METHODS, include_in_schema=False)
 @router.api_route(_ADDRESSES[1], methods=_OTHER_METHODS, include_in_schema=False)
-async def refuse_method(means: Have, account: str) -> Response:
+async def refuse_method(deps: Deps, account: str) -> Response:
     """405: a provider's panel may try the address in this way, or be set to it."""
     if re.fullmatch(ACCOUNT_ID, account):
-        await run_in_threadpool(turn_away, means.runtime, account, Rejection.WRONG_METHOD)
+        await run_in_threadpool(turn_away, deps.runtime, account, Rejection.WRONG_METHOD)
     raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
 
 

@@ -13,7 +13,7 @@ from ulak.api.problems import ProblemError
 
 _Place = TypeVar("_Place")
 
-LARGEST = 2**63 - 1
+MAX_ID = 2**63 - 1
 
 
 def encode(place: Sequence[Any]) -> str:
@@ -45,7 +45,7 @@ def decode_page(cursor: str | None, asked: Sequence[Any]) -> int | None:
     if cursor is None:
         return None
     last_id, mark = decode(cursor, tuple[int, str])
-    if not 0 < last_id <= LARGEST:
+    if not 0 < last_id <= MAX_ID:
         raise wrong_cursor()
     if mark != _mark(asked):
         raise ProblemError(
@@ -55,5 +55,5 @@ def decode_page(cursor: str | None, asked: Sequence[Any]) -> int | None:
 
 
 def _mark(asked: Sequence[Any]) -> str:
-    """What was asked, so short that a cursor tells nobody's number."""
+    """A digest of the query, so that a cursor reveals no number."""
     return sha256(msgspec.json.encode(asked)).hexdigest()[:12]

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from sqlalchemy import Connection, RowMapping
 
+from ulak.api.authorization import NEEDS_READ, NEEDS_SUPPORT, Caller, Who
 from ulak.api.cursors import decode_page, encode_page
+from ulak.api.dependencies import Dependencies, Deps
 from ulak.api.fields import AccountId, Cursor, Given, Limit, Moment, RowId, Text
 from ulak.api.masking import masked_row, masked_value
-from ulak.api.means import Have, Means
 from ulak.api.problems import ProblemError, check_account, documented
-from ulak.api.rights import NEEDS_READ, NEEDS_SUPPORT, Caller, Who
 from ulak.models.access import Role
 from ulak.models.events import Action, Event
 from ulak.models.lookups import Explanation, explain
@@ -22,8 +22,8 @@ from ulak.models.meanings import COLUMNS, GRANULARITIES, REASONS, SOURCES, STATU
 from ulak.models.searches import find_deliveries, open_tracked
 from ulak.models.vocabulary import Granularity, Reason, Source, Status
 from ulak.providers.codes import explain_codes
-from ulak.providers.numbers import trimmed
-from ulak.workers.recording import Row, people_in, people_of
+from ulak.providers.phone_numbers import trimmed
+from ulak.workers.audit_recording import Row, people_in, people_of
 
 router = APIRouter(tags=["deliveries"])
 
@@ -87,7 +87,7 @@ class Delivery(BaseModel):
 
 
 class Unanswered(BaseModel):
-    """An id that was registered and about which the provider has said nothing yet."""
+    """A registered id without a report so far."""
 
     account_id: str
     kind: str
@@ -96,7 +96,7 @@ class Unanswered(BaseModel):
     recipient: str | None
     sent_at: datetime
     valid_until: datetime
-    closed_at: Annotated[datetime | None, Field(description="Since then nobody asks for it any more.")]
+    closed_at: Annotated[datetime | None, Field(description="When its polling ended.")]
 
 
 class Deliveries(BaseModel):
@@ -161,18 +161,18 @@ class DeliverySearch(Given):
 
 
 @router.get("/deliveries", dependencies=[NEEDS_READ], responses=documented(HTTPStatus.NOT_FOUND), summary="Deliveries")
-def search(asked: Annotated[DeliverySearch, Query()], means: Have, who: Who) -> Deliveries:
+def search(asked: Annotated[DeliverySearch, Query()], deps: Deps, who: Who) -> Deliveries:
     """Pages go by row id, which never changes: a row that changes while you page is neither skipped nor repeated.
 
     Follow `cursor` until it is null: without a recipient, reference or key a page looks through a part of the table, so
     that it may have few rows, or none, though more follow.
 
-    A recipient that is no phone number is searched as it stands, since it may be a provider's own id of a person.
+    A recipient that is no phone number is searched literally, since it may be a provider's own id of a person.
     To look for a person takes the role support, and is recorded; so does a key or reference that holds a number. Of
     conversations `parent_key` is a person, so they are found by it only with `granularity=conversation`. Numbers are
     masked below the role operate.
     """
-    recorder = means.recorder
+    recorder = deps.recorder
     recipients = recorder.spellings(asked.recipient) if asked.recipient else None
     client_ref = trimmed(asked.client_ref) if asked.client_ref is not None else None
     key = trimmed(asked.provider_key) if asked.provider_key is not None else None
@@ -189,7 +189,7 @@ def search(asked: Annotated[DeliverySearch, Query()], means: Have, who: Who) -> 
     filters = (asked.account, asked.status, recipients, client_ref, key, parent, asked.granularity)
     question = ("deliveries", *filters, asked.since, asked.until)
     after = decode_page(asked.cursor, question)
-    with means.engine.connect() as connection:
+    with deps.engine.connect() as connection:
         check_account(connection, asked.account)
         page = find_deliveries(
             connection,
@@ -207,9 +207,9 @@ def search(asked: Annotated[DeliverySearch, Query()], means: Have, who: Who) -> 
         )
         named = asked.recipient is not None or asked.client_ref is not None
         waiting = _unanswered(connection, asked, accounts, recipients, client_ref) if named and after is None else ()
-    note_search(means, who, asked.account, people)
+    note_search(deps, who, asked.account, people)
     if not people:
-        note_reading(means, who, (*page.rows, *waiting))
+        note_reading(deps, who, (*page.rows, *waiting))
     return Deliveries(
         deliveries=[shown(row, who) for row in page.rows],
         unanswered=[unanswered_of(row, who) for row in waiting],
@@ -223,12 +223,12 @@ def search(asked: Annotated[DeliverySearch, Query()], means: Have, who: Who) -> 
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="One delivery with its history",
 )
-def show(delivery_id: RowId, means: Have, who: Who) -> ExplainedDelivery:
+def show(delivery_id: RowId, deps: Deps, who: Who) -> ExplainedDelivery:
     """Every distinct statement about the delivery, which one won and why. Recorded, unless its numbers are masked."""
-    found = _found(means, who, delivery_id)
+    found = _found(deps, who, delivery_id)
     may_see = who.access.may(Role.OPERATE, found.delivery["account_id"])
     if may_see:
-        means.recorder.try_add(*_seen(means, who, found, Action.DELIVERY_VIEWED))
+        deps.recorder.try_add(*_seen(deps, who, found, Action.DELIVERY_VIEWED))
     return _explained(found, may_see=may_see)
 
 
@@ -238,11 +238,11 @@ def show(delivery_id: RowId, means: Have, who: Who) -> ExplainedDelivery:
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="One delivery with its number",
 )
-def reveal(delivery_id: RowId, means: Have, who: Who) -> ExplainedDelivery:
+def reveal(delivery_id: RowId, deps: Deps, who: Who) -> ExplainedDelivery:
     """The same with the number in full. That it was shown, and to whom, is recorded first; without that, 503."""
-    found = _found(means, who, delivery_id)
+    found = _found(deps, who, delivery_id)
     who.admit(Role.SUPPORT, found.delivery["account_id"])
-    means.recorder.add(*_seen(means, who, found, Action.NUMBER_REVEALED))
+    deps.recorder.add(*_seen(deps, who, found, Action.NUMBER_REVEALED))
     return _explained(found, may_see=True)
 
 
@@ -252,34 +252,34 @@ def shown(row: Row, who: Caller) -> Delivery:
     return Delivery(**seen, **explain_codes(seen))
 
 
-def note_search(means: Means, who: Caller, account: str | None, people: Sequence[str]) -> None:
+def note_search(deps: Dependencies, who: Caller, account: str | None, people: Sequence[str]) -> None:
     """Record that the caller looked for these people, whether they are known or not."""
     if people:
-        marks = means.recorder.marks(people)
-        means.recorder.try_add(*(who.event(Action.PERSON_SEARCHED, account=account, person=mark) for mark in marks))
+        marks = deps.recorder.marks(people)
+        deps.recorder.try_add(*(who.event(Action.PERSON_SEARCHED, account=account, person=mark) for mark in marks))
 
 
-def note_reading(means: Means, who: Caller, rows: Sequence[Row]) -> None:
+def note_reading(deps: Dependencies, who: Caller, rows: Sequence[Row]) -> None:
     """Record, once an hour, that the caller reads numbers in full and many at once."""
     for account in sorted({row["account_id"] for row in rows if row["recipient"] is not None}):
         if who.access.may(Role.OPERATE, account):
-            means.recorder.add_hourly(who.event(Action.DELIVERIES_READ, account=account))
+            deps.recorder.add_hourly(who.event(Action.DELIVERIES_READ, account=account))
 
 
-def _found(means: Means, who: Caller, delivery_id: int) -> Explanation:
+def _found(deps: Dependencies, who: Caller, delivery_id: int) -> Explanation:
     """The delivery, where the caller may know of it."""
-    with means.engine.connect() as connection:
+    with deps.engine.connect() as connection:
         found = explain(connection, delivery_id)
     if found is None or not who.access.may(Role.READ, found.delivery["account_id"]):
         raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such delivery.")
     return found
 
 
-def _seen(means: Means, who: Caller, found: Explanation, action: Action) -> list[Event]:
+def _seen(deps: Dependencies, who: Caller, found: Explanation, action: Action) -> list[Event]:
     """One event for each person that the delivery is about."""
     row = found.delivery
     about = {"account": row["account_id"], "delivery_id": row["id"]}
-    return [who.event(action, person=mark, **about) for mark in means.recorder.marks(people_of(row))]
+    return [who.event(action, person=mark, **about) for mark in deps.recorder.marks(people_of(row))]
 
 
 def _explained(found: Explanation, *, may_see: bool) -> ExplainedDelivery:
@@ -310,23 +310,23 @@ def unanswered_of(row: Row, who: Caller) -> Unanswered:
 
 
 def _history(found: Explanation, people: Sequence[str] | None) -> list[Statement]:
-    """The statements; without the numbers of these people, where they are given."""
+    """The history; with the numbers of these people masked, if given."""
     return [
         Statement(
             status=facts["status"],
             provider_status=facts["provider_status"],
             provider_error=facts.get("provider_error"),
             **explain_codes({**found.delivery, "provider_error": None, **facts}),
-            source=each.observation["source"],
-            as_of=each.observation["as_of"],
-            first_seen_at=each.observation["first_seen_at"],
+            source=each.observation.source,
+            as_of=each.observation.as_of,
+            first_seen_at=each.observation.first_seen_at,
             won=each.lost_by is None,
             lost_by=each.lost_by,
             gave=list(each.gave),
-            statement=_masked(each.observation["statement"], people),
+            statement=_masked(each.observation.statement, people),
         )
         for each in found.statements
-        for facts in [_masked(each.observation["facts"], people)]
+        for facts in [_masked(each.observation.facts, people)]
     ]
 
 

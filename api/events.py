@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
-from sqlalchemy import RowMapping
+from sqlalchemy import Row
 
+from ulak.api.authorization import NEEDS_ADMIN, Who, forbidden
 from ulak.api.cursors import decode_page, encode_page
+from ulak.api.dependencies import Dependencies, Deps
 from ulak.api.fields import AccountId, Cursor, Given, Limit, Moment, Text
-from ulak.api.means import Have, Means
 from ulak.api.problems import check_account, documented
-from ulak.api.rights import NEEDS_ADMIN, Who, forbidden
 from ulak.models.access import Role
 from ulak.models.events import Action, list_events
 from ulak.models.lookups import deliveries_about
@@ -65,7 +65,7 @@ class EventSearch(Given):
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Who did, saw or erased what",
 )
-def search(asked: Annotated[EventSearch, Query()], means: Have, who: Who) -> Events:
+def search(asked: Annotated[EventSearch, Query()], deps: Deps, who: Who) -> Events:
     """Of the accounts that the token is limited to; without such a limit also what belongs to no account.
 
     Reading in bulk (`deliveries.read`) is recorded once an hour and is about no person: it may include everybody.
@@ -77,16 +77,18 @@ def search(asked: Annotated[EventSearch, Query()], means: Have, who: Who) -> Eve
     accounts = who.access.accounts(Role.ADMIN) if asked.account is None else frozenset({asked.account})
     question = ("events", asked.account, asked.action, asked.actor, asked.recipient, asked.since)
     before = decode_page(asked.cursor, question)
-    rows = _rows(means, asked, accounts, before)
+    rows = _rows(deps, asked, accounts, before)
     full = len(rows) == asked.limit
-    return Events(events=[_view(row) for row in rows], cursor=encode_page(rows[-1]["id"], question) if full else None)
+    return Events(events=[_view(row) for row in rows], cursor=encode_page(rows[-1].id, question) if full else None)
 
 
-def _rows(means: Means, asked: EventSearch, accounts: frozenset[str] | None, before: int | None) -> list[RowMapping]:
-    marks = None if asked.recipient is None else means.recorder.every_mark(asked.recipient)
-    with means.engine.connect() as connection:
+def _rows(
+    deps: Dependencies, asked: EventSearch, accounts: frozenset[str] | None, before: int | None
+) -> list[Row[Any]]:
+    marks = None if asked.recipient is None else deps.recorder.every_mark(asked.recipient)
+    with deps.engine.connect() as connection:
         check_account(connection, asked.account)
-        about = () if asked.recipient is None else means.recorder.spellings(asked.recipient)
+        about = () if asked.recipient is None else deps.recorder.spellings(asked.recipient)
         found = list_events(
             connection,
             accounts=accounts,
@@ -101,6 +103,6 @@ def _rows(means: Means, asked: EventSearch, accounts: frozenset[str] | None, bef
     return list(found)
 
 
-def _view(row: RowMapping) -> RecordedEvent:
-    same = {name: row[name] for name in RecordedEvent.model_fields if name in row}
-    return RecordedEvent(**same, account=row["account_id"])
+def _view(row: Row[Any]) -> RecordedEvent:
+    same = {name: getattr(row, name) for name in RecordedEvent.model_fields if hasattr(row, name)}
+    return RecordedEvent(**same, account=row.account_id)

@@ -6,14 +6,14 @@ from typing import Annotated
 from fastapi import Header, Path
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from ulak.api.cursors import LARGEST
-from ulak.api.wording import ACCOUNT_ID, KEY, NO_NUL
+from ulak.api.cursors import MAX_ID
+from ulak.api.validation_messages import ACCOUNT_ID, KEY, NO_NUL
 
 _FIRST, _LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def in_our_time(moment: datetime) -> datetime:
-    """The moment, where it lies between 2000 and 2100: the calendar's ends break whoever adds an hour to them."""
+    """The moment, if between 2000 and 2100: adding an hour at the calendar's ends would overflow."""
     if not _FIRST <= moment < _LAST:
         raise ValueError("must lie between the years 2000 and 2100")
     return moment
@@ -23,7 +23,7 @@ def in_our_time(moment: datetime) -> datetime:
 Text = Annotated[str, StringConstraints(min_length=1, max_length=400, pattern=NO_NUL)]
 AccountId = Annotated[str, StringConstraints(pattern=ACCOUNT_ID)]
 Moment = Annotated[AwareDatetime, AfterValidator(in_our_time)]
-RowId = Annotated[int, Path(ge=1, le=LARGEST)]
+RowId = Annotated[int, Path(ge=1, le=MAX_ID)]
 Limit = Annotated[int, Field(ge=1, le=1000, description="How many at most.")]
 Cursor = Annotated[str, StringConstraints(max_length=500), Field(description="`cursor` of the last answer.")]
 IdempotencyKey = Annotated[

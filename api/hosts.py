@@ -1,6 +1,6 @@
 """Which names this host goes by, where API and browser run on one machine.
 
-A web page elsewhere can let a name of its own lead to 127.0.0.1 (DNS rebinding) and read what asks nobody for a token.
+A web page elsewhere can let a name of its own lead to 127.0.0.1 (DNS rebinding) and read what requires no token.
 """
 
 from http import HTTPStatus
@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ulak.api.problems import problem
-from ulak.core.settings import is_loopback
+from ulak.core.addresses import is_loopback
 
 READABLE = ("/metrics", "/openapi.json", "/docs")
 """Paths that need no token and reveal something about the accounts or the API."""

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from ulak.core.redaction import redact_text, redact_value
-from ulak.providers.numbers import same_number_spellings
-from ulak.workers.recording import Row, people_of
+from ulak.providers.phone_numbers import same_number_spellings
+from ulak.workers.audit_recording import Row, people_of
 
 _SHOWN_DIGITS: Final = 2
-_SHORTEST_MASKED: Final = 6
-_SHORTEST_FOUND: Final = 4
+_MIN_MASKED_LENGTH: Final = 6
+_MIN_FOUND_LENGTH: Final = 4
 """A shorter id of a person would be found by chance in many other words."""
 _TEXTS: Final = ("provider_key", "parent_key", "client_ref", "provider_status", "provider_error", "value")
 
@@ -18,7 +18,7 @@ def mask(recipient: str | None) -> str:
     """A person's number or id as a list shows it: its country and its end."""
     if not recipient:
         return ""
-    if len(recipient) < _SHORTEST_MASKED:
+    if len(recipient) < _MIN_MASKED_LENGTH:
         return "•" * len(recipient)
     start = 3 if recipient.startswith("+") else 0
     return f"{recipient[:start]}•••••••{recipient[-_SHOWN_DIGITS:]}"
@@ -55,7 +55,7 @@ def _walked(value: Any, people: Sequence[str]) -> Any:
 
 
 def _hidden(text: str, people: Iterable[str]) -> str:
-    spellings = {form for each in people for form in same_number_spellings(each) if len(form) >= _SHORTEST_FOUND}
+    spellings = {form for each in people for form in same_number_spellings(each) if len(form) >= _MIN_FOUND_LENGTH}
     for form in sorted(spellings, key=lambda form: (-len(form), form)):
         text = text.replace(form, mask(form))
     return redact_text(text)

@@ -1,7 +1,7 @@
-"""`/metrics`: the figures of the database, read when they are asked for, beside what this process measures itself.
+"""`/metrics`: metrics read from the database at scrape time, and this process's own measurements.
 
 Nothing that the whole system counts is kept in a process, so any number of processes, started and killed at any time,
-tell the same.
+export the same values.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,20 +19,20 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ulak.core import clock, metrics
 from ulak.core.logging import get_logger
-from ulak.models.figures import GROUPS, Sample
+from ulak.models.metric_queries import GROUPS, Sample
 
 log = get_logger(__name__)
 router = APIRouter(tags=["probes"])
 
 KEPT_SECONDS: Final = 5.0
-"""Figures are read at most so often, whoever asks."""
+"""Metrics are read at most this often, however many scrapers there are."""
 SHARE: Final = 20.0
 """Figures that took long are kept so many times as long: reading them costs at most a twentieth of one connection."""
 STATEMENT_SECONDS: Final = 15
 
 ACCOUNT: Final = ("account", "provider")
 FIGURES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
-    "account_state": ((*ACCOUNT, "state"), "1 for the word that says how the account stands, 0 for the others."),
+    "account_state": ((*ACCOUNT, "state"), "1 for the current state of the account, 0 for the others."),
     "account_breaker": ((*ACCOUNT, "state"), "1 for the state of the account's circuit breaker."),
     "account_paused": (ACCOUNT, "Whether an enabled account is paused."),
     "account_limit_requests": (ACCOUNT, "Calls that the limit allows in its window."),
@@ -40,15 +40,16 @@ FIGURES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "account_limit_concurrency": (ACCOUNT, "Calls that may be unanswered at once."),
     "account_asked_age_seconds": (ACCOUNT, "Since the last call was made."),
     "calls_recent": ((*ACCOUNT, "outcome", "status"), "Answered calls asked within 5 minutes, by HTTP status class."),
-    "calls_unanswered": (ACCOUNT, "Calls in the air."),
+    "calls_unanswered": (ACCOUNT, "Calls in flight."),
     "limit_slots_busy": (ACCOUNT, "Slots of the limit in use now."),
     "answer_age_seconds": (ACCOUNT, "Since the last good answer."),
     "fetches": ((*ACCOUNT, "state"), "Fetches of the ledger that are not over: ready, sending, dead (given up)."),
     "fetches_retrying": (ACCOUNT, "Ready fetches that have failed before."),
     "fetch_ready_age_seconds": (ACCOUNT, "How long the oldest ready fetch could have been made."),
+    "fetch_stalled_seconds": (ACCOUNT, "How long neither limit, pause nor breaker kept a ready fetch from being made."),
     "polls_running": (ACCOUNT, "Polls that are not over."),
     "polls_ended_last_hour": ((*ACCOUNT, "state"), "Polls that ended within an hour, by how."),
-    "quarantine_open": (ACCOUNT, "Entries of the quarantine that nobody has resolved."),
+    "quarantine_open": (ACCOUNT, "Unresolved quarantine entries."),
     "tracked_open": (ACCOUNT, "Ids that are still asked for."),
     "tracked_due": (ACCOUNT, "Ids whose check is due and that no fetch holds."),
     "tracked_overdue_seconds": (ACCOUNT, "How long the id that is due longest has been due."),
@@ -57,8 +58,8 @@ FIGURES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "clock_steps_last_day": ((), "How often the database's clock was set by more than a second within a day."),
     "worker_threads": ((), "Threads that make fetches, of all workers that were heard of within 16 seconds."),
     "accounts_waiting_for_threads": ((), "Accounts that would make further calls if more threads were free."),
-    "feed_held_back": ((), "Changes that the feed does not tell yet (at most 100000 are counted)."),
-    "feed_lag_seconds": ((), "Age of the oldest change that the feed does not tell yet."),
+    "feed_held_back": ((), "Changes that the feed does not show yet (at most 100000 are counted)."),
+    "feed_lag_seconds": ((), "Age of the oldest change that the feed does not show yet."),
     "deliveries": ((*ACCOUNT, "granularity", "status"), "Rows of the shared table."),
     "deliveries_conflicting": (ACCOUNT, "Rows about which the provider contradicted itself."),
     "final_freshness_seconds": (
@@ -109,7 +110,7 @@ class FiguresCollector(Collector):
         return _families(samples)
 
     def _refresh(self) -> None:
-        """Read again what is old. A database that is away is asked once, not once for every group."""
+        """Refresh what has expired. An unavailable database is tried once, not once per group."""
         old = [name for name, kept in self._kept.items() if clock.boot() >= kept.good_until]
         if not old:
             return

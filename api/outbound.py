@@ -16,19 +16,19 @@ import msgspec
 
 from ulak.core import clock
 from ulak.providers.deadline import Deadline
+from ulak.providers.egress import Egress
 from ulak.providers.http import Transport
-from ulak.providers.way_out import WayOut
 
 SECONDS: Final = 10.0
 """From the first byte to the last."""
-LARGEST_BYTES: Final = 256 * 1024
+MAX_BYTES: Final = 256 * 1024
 _CONNECTIONS: Final = 4
 _OK: Final = 200
 _REDIRECTS: Final = range(300, 400)
 
 
 class OutboundError(Exception):
-    """There is no answer; the text is a part of a sentence that says why, without an address or anything that came."""
+    """No response; the text is a clause naming the cause, without addresses or received data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Reply:
     body: bytes = field(repr=False)
 
     def good(self) -> "Reply":
-        """The same; `OutboundError` where the status says anything but 200."""
+        """The same; `OutboundError` for any status other than 200."""
         if self.status != _OK:
             raise OutboundError(f"answered with status {self.status}")
         return self
@@ -58,13 +58,13 @@ class Reply:
 class Outbound:
     """Threads share it; connections are made when first needed."""
 
-    def __init__(self, *, ca_file: Path | None = None, seconds: float = SECONDS, largest: int = LARGEST_BYTES) -> None:
+    def __init__(self, *, ca_file: Path | None = None, seconds: float = SECONDS, largest: int = MAX_BYTES) -> None:
         """`ca_file`: certificates that are trusted in place of the public ones; `WayOutError` where it holds none."""
         self._deadline = Deadline(clock.boot)
         self._seconds = seconds
         self._largest = largest
         limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=0)
-        self._transport = Transport(limits, self._deadline, WayOut(ca_file=None if ca_file is None else str(ca_file)))
+        self._transport = Transport(limits, self._deadline, Egress(ca_file=None if ca_file is None else str(ca_file)))
 
     def send(self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Reply:
         """Make the request, once. `OutboundError` where no whole answer came, or a redirect."""

@@ -1,30 +1,30 @@
 """Polls on demand: opened, looked at, cancelled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from http import HTTPStatus
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
+from ulak.api.authorization import NEEDS_OPERATE, NEEDS_READ, Caller, Who
 from ulak.api.cursors import decode_page, encode_page
+from ulak.api.dependencies import Dependencies, Deps
 from ulak.api.fields import AccountId, Cursor, Given, IdempotencyKey, Limit, RowId, Text
-from ulak.api.means import Have, Means
 from ulak.api.problems import ProblemError, check_account, documented, existing_account, wrong_fields
-from ulak.api.rights import NEEDS_OPERATE, NEEDS_READ, Caller, Who
 from ulak.models.access import Role
+from ulak.models.account import load
 from ulak.models.database import retry_transaction
 from ulak.models.events import Action, record
-from ulak.models.ledger import planning
-from ulak.models.ledger.listing import find_poll, key_of_task, list_polls, polls_of_key
+from ulak.models.ledger import opening
+from ulak.models.ledger.listing import KeyedPoll, ListedPoll, find_poll, key_of_task, list_polls, polls_of_key
 from ulak.tasks.messages import poll_account
 from ulak.tasks.steps.idcheck import IdCheck
 from ulak.tasks.steps.ondemand import open_on_demand, poll_mistake
-from ulak.tasks.steps.tracking import account_row
 
-MOST_IDS = 1000
+MAX_IDS = 1000
 
 router = APIRouter(tags=["polls"])
 State = Literal["running", "complete", "complete_with_errors", "cancelled"]
@@ -55,7 +55,7 @@ class NewPoll(Given):
     last: Annotated[date | None, Field(alias="to", description="Last day, inclusive; the first one when absent.")] = (
         None
     )
-    ids: Annotated[list[AskedId] | None, Field(min_length=1, max_length=MOST_IDS)] = None
+    ids: Annotated[list[AskedId] | None, Field(min_length=1, max_length=MAX_IDS)] = None
 
 
 class Poll(BaseModel):
@@ -111,7 +111,7 @@ class PollSearch(Given):
 )
 def create(
     new: NewPoll,
-    means: Have,
+    deps: Deps,
     *,
     who: Who,
     later: BackgroundTasks,
@@ -120,10 +120,10 @@ def create(
 ) -> Poll:
     """Opens a poll; its plan follows within seconds. The same Idempotency-Key gives the same poll."""
     who.admit(Role.OPERATE, new.account)
-    poll = open_poll(means, who, new, idempotency_key)
+    poll = open_poll(deps, who, new, idempotency_key)
     if not poll.planned:
         # After the answer: a broker that is away costs the caller nothing.
-        later.add_task(means.send, poll_account(poll.account, poll.id))
+        later.add_task(deps.send, poll_account(poll.account, poll.id))
     response.headers["Location"] = f"/v1/polls/{poll.id}"
     return poll
 
@@ -131,9 +131,9 @@ def create(
 @router.get(
     "/polls/{poll_id}", dependencies=[NEEDS_READ], responses=documented(HTTPStatus.NOT_FOUND), summary="One poll"
 )
-def show(poll_id: RowId, means: Have, who: Who) -> Poll:
+def show(poll_id: RowId, deps: Deps, who: Who) -> Poll:
     """State and progress of a poll."""
-    with means.engine.connect() as connection:
+    with deps.engine.connect() as connection:
         return _found(connection, who, poll_id)
 
 
@@ -143,18 +143,18 @@ def show(poll_id: RowId, means: Have, who: Who) -> Poll:
     responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
     summary="Cancel a poll",
 )
-def cancel(poll_id: RowId, means: Have, who: Who) -> Poll:
-    """What it has not asked yet is not asked; what is in the air is still stored. 409 where it has ended by itself."""
-    with means.engine.connect() as connection:
+def cancel(poll_id: RowId, deps: Deps, who: Who) -> Poll:
+    """Drops outstanding requests; responses to requests in flight are still stored. 409 if it has already ended."""
+    with deps.engine.connect() as connection:
         who.admit(Role.OPERATE, _found(connection, who, poll_id).account)
 
     def run(connection: Connection) -> None:
-        if planning.cancel(connection, poll_id) is not None:
+        if opening.cancel(connection, poll_id) is not None:
             account = _found(connection, who, poll_id).account
             record(connection, who.event(Action.POLL_CANCELLED, account=account, details={"poll": poll_id}))
 
-    retry_transaction(means.engine, run)
-    with means.engine.connect() as connection:
+    retry_transaction(deps.engine, run)
+    with deps.engine.connect() as connection:
         poll = _found(connection, who, poll_id)
     if poll.state != "cancelled":
         raise ProblemError(HTTPStatus.CONFLICT, f"The poll has ended already: it is {poll.state.replace('_', ' ')}.")
@@ -162,21 +162,21 @@ def cancel(poll_id: RowId, means: Have, who: Who) -> Poll:
 
 
 @router.get("/polls", dependencies=[NEEDS_READ], responses=documented(HTTPStatus.NOT_FOUND), summary="Polls")
-def search(asked: Annotated[PollSearch, Query()], means: Have, who: Who) -> Polls:
+def search(asked: Annotated[PollSearch, Query()], deps: Deps, who: Who) -> Polls:
     """Polls, the newest first. Those that are opened while you page stand before your first page."""
     if asked.account is not None:
         who.admit(Role.READ, asked.account)
     question = ("polls", asked.account, asked.state, asked.task)
     before = decode_page(asked.cursor, question)
-    with means.engine.connect() as connection:
+    with deps.engine.connect() as connection:
         check_account(connection, asked.account)
         if asked.task is not None:
-            rows: Sequence[RowMapping] = [
+            rows: Sequence[ListedPoll] = [
                 row
                 for row in polls_of_key(connection, asked.task, key_of_task(asked.task))
-                if who.access.may(Role.READ, row["account_id"])
-                and asked.account in {None, row["account_id"]}
-                and asked.state in {None, row["state"]}
+                if who.access.may(Role.READ, row.account_id)
+                and asked.account in {None, row.account_id}
+                and asked.state in {None, row.state}
             ]
             return Polls(polls=[_view(row) for row in rows], cursor=None)
         rows = list_polls(
@@ -188,43 +188,43 @@ def search(asked: Annotated[PollSearch, Query()], means: Have, who: Who) -> Poll
             before_id=before,
         )
     full = len(rows) == asked.limit
-    return Polls(polls=[_view(row) for row in rows], cursor=encode_page(rows[-1]["id"], question) if full else None)
+    return Polls(polls=[_view(row) for row in rows], cursor=encode_page(rows[-1].id, question) if full else None)
 
 
-def open_poll(means: Means, who: Caller, new: NewPoll, key: str | None) -> Poll:
+def open_poll(deps: Dependencies, who: Caller, new: NewPoll, key: str | None) -> Poll:
     """Open the poll, or give the one of this key; 422 where that one asked for something else."""
-    with means.engine.connect() as connection:
+    with deps.engine.connect() as connection:
         known = polls_of_key(connection, key) if key is not None else []
         if known:
-            return _same(connection, means, known, new)
+            return _same(connection, deps, known, new)
         _check(connection, new)
 
     def also(connection: Connection, poll_id: int) -> None:
         record(connection, who.event(Action.POLL_OPENED, account=new.account, details={"poll": poll_id}))
 
     poll_id = open_on_demand(
-        means.runtime, new.account, trigger="api", key=key, window=(new.first, new.last), ids=_ids(new), also=also
+        deps.runtime, new.account, trigger="api", key=key, window=(new.first, new.last), ids=_ids(new), also=also
     )
-    with means.engine.connect() as connection:
+    with deps.engine.connect() as connection:
         # Two requests with one key may have come at once.
         return (
             _found(connection, who, poll_id)
             if key is None
-            else _same(connection, means, polls_of_key(connection, key), new)
+            else _same(connection, deps, polls_of_key(connection, key), new)
         )
 
 
-def _same(connection: Connection, means: Means, known: Sequence[RowMapping], new: NewPoll) -> Poll:
+def _same(connection: Connection, deps: Dependencies, known: Sequence[KeyedPoll], new: NewPoll) -> Poll:
     """The poll of a key, where it asked for the same."""
-    hidden = means.runtime.hidden_people(account_row(connection, known[0]["account_id"]))
+    hidden = deps.runtime.pseudonymiser_of(load(connection, known[0].account_id))
 
-    def masked(ids: list[dict[str, str]] | None) -> list[dict[str, str]] | None:
+    def masked(ids: Sequence[Mapping[str, str]] | None) -> list[dict[str, str]] | None:
         if ids is None:
             return None
-        return planning.masked_ids(ids if hidden is None else [hidden.named(each) for each in ids])
+        return opening.masked_ids(ids if hidden is None else [hidden.named(each) for each in ids])
 
     wanted = (new.account, new.first, (new.last or new.first) if new.first else None, masked(_ids(new)))
-    if any((row["account_id"], row["window_from"], row["window_to"], masked(row["ids"])) != wanted for row in known):
+    if any((row.account_id, row.window_from, row.window_to, masked(row.ids)) != wanted for row in known):
         mistake = ("header.Idempotency-Key", "was used for a poll that asks for something else; send a new key")
         raise wrong_fields([mistake])
     return _view(known[0])
@@ -236,12 +236,12 @@ def _ids(new: NewPoll) -> list[dict[str, str]] | None:
 
 def _check(connection: Connection, new: NewPoll) -> None:
     """Refuse what could never be asked, each field by name."""
-    row = existing_account(connection, new.account)
-    if not row["enabled"]:
+    stored = existing_account(connection, new.account)
+    if not stored.enabled:
         raise ProblemError(HTTPStatus.CONFLICT, "The account is disabled: enable it in the accounts file first.")
-    mistake = poll_mistake(row, (new.first, new.last))
+    mistake = poll_mistake(stored, (new.first, new.last))
     mistakes = [] if mistake is None else [(f"body.{mistake[0]}", mistake[1])]
-    check = IdCheck(row, references=False)
+    check = IdCheck(stored, references=False)
     for place, each in enumerate(_ids(new) or ()):
         why = check.why_not(each)
         if why is not None:
@@ -252,17 +252,17 @@ def _check(connection: Connection, new: NewPoll) -> None:
 
 def _found(connection: Connection, who: Caller, poll_id: int) -> Poll:
     row = find_poll(connection, poll_id)
-    if row is None or not who.access.may(Role.READ, row["account_id"]):
+    if row is None or not who.access.may(Role.READ, row.account_id):
         raise ProblemError(HTTPStatus.NOT_FOUND, "There is no such poll.")
     return _view(row)
 
 
-def _view(row: RowMapping) -> Poll:
-    same = {name: row[name] for name in Poll.model_fields if name in row}
+def _view(row: ListedPoll) -> Poll:
+    same = {name: getattr(row, name) for name in Poll.model_fields if hasattr(row, name)}
     return Poll(
         **same,
-        account=row["account_id"],
-        first=row["window_from"],
-        last=row["window_to"],
-        planned=row["planned_at"] is not None,
+        account=row.account_id,
+        first=row.window_from,
+        last=row.window_to,
+        planned=row.planned_at is not None,
     )

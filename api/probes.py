@@ -17,7 +17,7 @@ router = APIRouter(tags=["probes"])
 
 @router.get("/healthz", summary="The process answers")
 async def healthz() -> dict[str, str]:
-    """Asks nobody else."""
+    """Liveness: depends on nothing else."""
     return {"status": "ok"}
 
 
@@ -33,19 +33,19 @@ async def readyz(
         Query(description="`callbacks`: only whether this process can take requests, whatever the workers do."),
     ] = None,
 ) -> Response:
-    """503 with reasons where the database is away, read-only or lacks a revision, or where due work stands still.
+    """503 with reasons where the database is away, read-only or lacks a revision, or if due work is stalled.
 
     Balancers ask for `only=callbacks`: a push must not be turned away because a worker is down.
     """
     reasons = await request.app.state.readiness.reasons(progress=only is None)
-    _tell(request.app.state, only, ready=not reasons, reasons=reasons)
+    _respond(request.app.state, only, ready=not reasons, reasons=reasons)
     if not reasons:
         notes = request.app.state.readiness.notes if only is None else []
         return JSONResponse({"status": "ready"} | ({"notes": notes} if notes else {}))
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, " ".join(reasons), reasons=reasons)
 
 
-def _tell(state: State, only: str | None, *, ready: bool, reasons: list[str]) -> None:
+def _respond(state: State, only: str | None, *, ready: bool, reasons: list[str]) -> None:
     """One line when it stops being ready and one when it is again, not one for every probe."""
     told: dict[str | None, bool] = getattr(state, "told_ready", {})
     if told.get(only, True) != ready:

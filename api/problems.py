@@ -7,15 +7,15 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from ulak.api.wording import known_names, mistake_of
+from ulak.api.validation_messages import known_names, mistake_of
+from ulak.core.credentials import CredentialError
 from ulak.core.logging import get_logger, origin
-from ulak.core.settings import CredentialError
-from ulak.models.availability import is_unavailable, took_too_long
-from ulak.models.tracked import account_of
+from ulak.models.account import StoredAccount, find
+from ulak.models.database_errors import is_unavailable, took_too_long
 from ulak.tasks.steps.callbacks import NoRoomError
 
 log = get_logger(__name__)
@@ -23,7 +23,7 @@ log = get_logger(__name__)
 PROBLEM = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
 NO_ROOM = "Too many large bodies are being received at the moment: nothing was done, send it again."
-MOST_MISTAKES = 20
+MAX_MISTAKES = 20
 
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -32,7 +32,7 @@ SCHEMA: Mapping[str, Any] = {
         "type": {"type": "string"},
         "title": {"type": "string"},
         "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "A sentence that says what is wrong and what would be right."},
+        "detail": {"type": "string", "description": "What is wrong, and the expected form."},
         "request_id": {"type": "string"},
         "errors": {
             "type": "array",
@@ -58,7 +58,7 @@ class ProblemError(HTTPException):
         mistakes: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """`detail` and `mistakes` repeat no value that somebody sent."""
+        """`detail` and `mistakes` repeat no submitted value."""
         super().__init__(status, detail, headers=headers)
         self.mistakes = tuple(mistakes)
 
@@ -74,12 +74,12 @@ def unknown_account() -> ProblemError:
     return ProblemError(HTTPStatus.NOT_FOUND, "There is no such account: /v1/accounts lists the known ones.")
 
 
-def existing_account(connection: Connection, account: str) -> RowMapping:
-    """The account's row; 404 where there is no such account."""
-    row = account_of(connection, account)
-    if row is None:
+def existing_account(connection: Connection, account: str) -> StoredAccount:
+    """The account; 404 where there is no such account."""
+    stored = find(connection, account)
+    if stored is None:
         raise unknown_account()
-    return row
+    return stored
 
 
 def check_account(connection: Connection, account: str | None) -> None:
@@ -116,11 +116,11 @@ async def _http(_: Request, error: Exception) -> JSONResponse:
 
 
 def problem_of(error: HTTPException) -> JSONResponse:
-    """The answer that an error stands for."""
+    """The response for an error."""
     status = HTTPStatus(error.status_code)
     more = {}
     if isinstance(error, ProblemError) and error.mistakes:
-        more = {"errors": [{"field": field, "problem": what} for field, what in error.mistakes[:MOST_MISTAKES]]}
+        more = {"errors": [{"field": field, "problem": what} for field, what in error.mistakes[:MAX_MISTAKES]]}
     detail = error.detail if isinstance(error, ProblemError) else _standard_sentence(status)
     answer = problem(status, detail, **more)
     answer.headers.update(error.headers or {})
@@ -130,7 +130,7 @@ def problem_of(error: HTTPException) -> JSONResponse:
 def _standard_sentence(status: HTTPStatus) -> str:
     sentences = {
         HTTPStatus.NOT_FOUND: "There is nothing at this address: /docs shows what there is.",
-        HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take that method: the Allow header says which.",
+        HTTPStatus.METHOD_NOT_ALLOWED: "This address does not support that method: see the Allow header.",
         HTTPStatus.BAD_REQUEST: "The body cannot be read: it must be JSON in UTF-8.",
     }
     return sentences.get(status, status.description or status.phrase)
@@ -142,7 +142,7 @@ async def _validation(request: Request, error: Exception) -> JSONResponse:
         raise error
     if any(each["type"] == "json_invalid" for each in error.errors()):
         return problem(HTTPStatus.BAD_REQUEST, _standard_sentence(HTTPStatus.BAD_REQUEST))
-    found = [mistake_of(each, _known_beside(request, each["loc"])) for each in error.errors()[:MOST_MISTAKES]]
+    found = [mistake_of(each, _known_beside(request, each["loc"])) for each in error.errors()[:MAX_MISTAKES]]
     return await _http(request, wrong_fields(found))
 
 

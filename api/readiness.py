@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from ulak.core import clock
-from ulak.models.availability import took_too_long
 from ulak.models.database import make_engine
-from ulak.models.heartbeats import prove_write, standstills
+from ulak.models.database_errors import took_too_long
+from ulak.models.job_runs import prove_write, stalls
 from ulak.models.ledger.clocksteps import last_step
 from ulak.models.schema import known_revisions, schema_is_behind
 
@@ -58,7 +58,7 @@ class Readiness:
         return cls(own, patience_seconds)
 
     async def reasons(self, *, progress: bool) -> list[str]:
-        """Why this process is not ready, one sentence each; `progress`: and what is due and stands still."""
+        """Why this process is not ready, one sentence each; `progress`: include stalled work."""
         asked = asyncio.wrap_future(self._ask(progress=progress))
         try:
             return await asyncio.wait_for(asyncio.shield(asked), self.patience_seconds)
@@ -92,7 +92,7 @@ class Readiness:
                     return []
                 step = last_step(connection)
                 self.notes = [step] if step else []
-                return standstills(connection)
+                return stalls(connection)
         except SQLAlchemyError as error:
             return [SLOW if took_too_long(error) else AWAY]
 

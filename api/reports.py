@@ -5,16 +5,16 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
-from sqlalchemy import RowMapping
 from starlette.concurrency import run_in_threadpool
 
-from ulak.api.bodies import headers_of, not_unpacked, read_counted
+from ulak.api.authorization import NEEDS_OPERATE, Who
+from ulak.api.body_limits import headers_of, not_unpacked, read_counted
+from ulak.api.dependencies import Dependencies, Deps
 from ulak.api.fields import AccountId
-from ulak.api.means import Have, Means
 from ulak.api.problems import ProblemError, documented, existing_account
-from ulak.api.rights import NEEDS_OPERATE, Who
 from ulak.core.logging import get_logger
 from ulak.models.access import Role
+from ulak.models.account import StoredAccount
 from ulak.models.events import Action
 from ulak.models.rejections import Rejection
 from ulak.providers.adapter import Callback
@@ -55,30 +55,30 @@ class Stored(BaseModel):
         }
     },
 )
-async def hand_over(account: Annotated[AccountId, Path()], request: Request, means: Have, who: Who) -> Any:
-    """Stores what the reply says. Handing the same reply over again changes nothing."""
+async def hand_over(account: Annotated[AccountId, Path()], request: Request, deps: Deps, who: Who) -> Any:
+    """Stores the reply. Submitting the same reply again changes nothing."""
     who.admit(Role.OPERATE, account)
-    row = await run_in_threadpool(_row, means, account)
-    body = await read_counted(request, means.runtime, row)
+    stored = await run_in_threadpool(_account, deps, account)
+    body = await read_counted(request, deps.runtime, stored)
     given = Callback(tail=SEND_REPLY, body=body, headers=headers_of(request))
-    await run_in_threadpool(means.recorder.add_hourly, who.event(Action.REPORTS_HANDED_OVER, account=account))
-    stored = await run_in_threadpool(_store, means, row, given)
-    return stored if isinstance(stored, Response) else Stored.model_validate(stored, from_attributes=True)
+    await run_in_threadpool(deps.recorder.add_hourly, who.event(Action.REPORTS_HANDED_OVER, account=account))
+    received = await run_in_threadpool(_store, deps, stored, given)
+    return received if isinstance(received, Response) else Stored.model_validate(received, from_attributes=True)
 
 
-def _row(means: Means, account: str) -> RowMapping:
-    with means.engine.connect() as connection:
+def _account(deps: Dependencies, account: str) -> StoredAccount:
+    with deps.engine.connect() as connection:
         return existing_account(connection, account)
 
 
-def _store(means: Means, row: RowMapping, given: Callback) -> Received | Response:
-    account = row["id"]
+def _store(deps: Dependencies, stored: StoredAccount, given: Callback) -> Received | Response:
+    account = stored.id
     if not given.body.strip():
-        reject(means.runtime, row, Rejection.NOT_TAKEN)
+        reject(deps.runtime, stored, Rejection.NOT_TAKEN)
         detail = "The body is empty: send the reply, byte for byte as the provider gave it."
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
     try:
-        return ingest(means.runtime, row, given)
+        return ingest(deps.runtime, stored, given)
     except BodyRefusedError as error:
         log.warning("callback.not_unpacked", account=account, tail=SEND_REPLY, why=error.sentence)
         return not_unpacked(type(error.fault), error.sentence)

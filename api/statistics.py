@@ -7,21 +7,21 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from ulak.api.authorization import NEEDS_READ, Who
+from ulak.api.dependencies import Deps
 from ulak.api.fields import AccountId, Given
-from ulak.api.means import Have
 from ulak.api.problems import check_account, documented, wrong_fields
-from ulak.api.rights import NEEDS_READ, Who
 from ulak.models.access import Role
-from ulak.models.ledger.finishing import database_now
+from ulak.models.ledger.ending import database_now
 from ulak.models.meanings import GRANULARITIES, VIEW_COLUMNS
 from ulak.models.statistics import By, Figures, count_days
 from ulak.models.vocabulary import Granularity
-from ulak.workers.counts import credits_of, days_of, figures_of, group_of
+from ulak.workers.message_counts import credits_of, days_of, figures_of, group_of
 
 router = APIRouter(tags=["deliveries"])
 
-LONGEST_DAYS: Final = 366
-MOST_GROUPS: Final = 10_000
+MAX_DAYS: Final = 366
+MAX_GROUPS: Final = 10_000
 _FIRST, _LAST = date(2000, 1, 1), date(2099, 12, 31)
 _MEANS = VIEW_COLUMNS["statistics"]
 
@@ -58,7 +58,7 @@ class Counted(BaseModel):
     messages: Annotated[int, Field(description=_MEANS["messages"])]
     delivered: Annotated[int, Field(description="Delivered or read.")]
     failed: Annotated[int, Field(description="Undeliverable, expired or rejected.")]
-    pending: Annotated[int, Field(description="All others: no provider has said whether they arrived.")]
+    pending: Annotated[int, Field(description="All others: no provider has reported whether they arrived.")]
     delivery_rate: Annotated[
         float | None, Field(description="delivered / (delivered + failed), from 0 to 1; null without either.")
     ]
@@ -67,7 +67,7 @@ class Counted(BaseModel):
     credits: Annotated[
         float | None,
         Field(
-            description="The sum of their credits, where reported: `credits_mean` says what it is. Null where several "
+            description="The sum of their credits, where reported: see `credits_mean`. Null where several "
             "providers are counted together, whose credits differ, or none that reports any."
         ),
     ]
@@ -111,17 +111,17 @@ class Statistics(BaseModel):
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="Messages counted by day, status, reason or number range",
 )
-def statistics(asked: Annotated[StatisticsSearch, Query()], means: Have, who: Who) -> Statistics:
+def statistics(asked: Annotated[StatisticsSearch, Query()], deps: Deps, who: Who) -> Statistics:
     """Exact counts, as cheap as there are groups, however many messages are stored.
 
     Days are those of the account's time zone. Messages that were erased since are counted.
     """
     accounts = who.scope(Role.READ, asked.account)
-    with means.engine.connect() as connection:
+    with deps.engine.connect() as connection:
         check_account(connection, asked.account)
         first, last = days_of(connection, asked.first, asked.last)
-        if not timedelta(0) <= last - first < timedelta(days=LONGEST_DAYS):
-            raise wrong_fields([("query.from", f"must be a day up to query.to, at most {LONGEST_DAYS} days in all")])
+        if not timedelta(0) <= last - first < timedelta(days=MAX_DAYS):
+            raise wrong_fields([("query.from", f"must be a day up to query.to, at most {MAX_DAYS} days in all")])
         now = database_now(connection)
         groups = count_days(
             connection,
@@ -130,11 +130,11 @@ def statistics(asked: Annotated[StatisticsSearch, Query()], means: Have, who: Wh
             by=asked.by,
             accounts=accounts,
             granularity=asked.granularity,
-            most=MOST_GROUPS + 1,
+            most=MAX_GROUPS + 1,
         )
         priced = credits_of(connection, accounts)
-    if len(groups) > MOST_GROUPS:
-        raise wrong_fields([("query.by", f"gives more than {MOST_GROUPS:,} groups: name fewer days or groups")])
+    if len(groups) > MAX_GROUPS:
+        raise wrong_fields([("query.by", f"gives more than {MAX_GROUPS:,} groups: name fewer days or groups")])
     total = sum((each.figures for each in groups), Figures())
     return Statistics(
         first=first,

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from ulak.api.authorization import NEEDS_READ, Who
+from ulak.api.dependencies import Deps
 from ulak.api.fields import AccountId, Given, Moment
-from ulak.api.means import Have
 from ulak.api.problems import check_account, documented, wrong_fields
-from ulak.api.rights import NEEDS_READ, Who
 from ulak.models.access import Role
-from ulak.models.ledger.finishing import database_now
-from ulak.models.summary import LONGEST, Summary, summarise, total_of
+from ulak.models.ledger.ending import database_now
+from ulak.models.summary import MAX_PERIOD, Summary, summarise, total_of
 
 router = APIRouter(tags=["deliveries"])
 
@@ -24,7 +24,9 @@ class SummarySearch(Given):
     account: AccountId | None = None
     since: Annotated[
         Moment | None,
-        Field(description=f"Sent since then (`message_time`), at most {LONGEST.days} days ago; by default a day ago."),
+        Field(
+            description=f"Sent since then (`message_time`), at most {MAX_PERIOD.days} days ago; by default a day ago."
+        ),
     ] = None
 
 
@@ -34,7 +36,7 @@ class Counts(BaseModel):
     total: int
     delivered: Annotated[int, Field(description="Delivered or read.")]
     failed: Annotated[int, Field(description="Undeliverable, expired or rejected.")]
-    pending: Annotated[int, Field(description="All others: no provider has said whether they arrived.")]
+    pending: Annotated[int, Field(description="All others: no provider has reported whether they arrived.")]
     delivery_rate: Annotated[
         float | None, Field(description="delivered / (delivered + failed), from 0 to 1; null without either.")
     ]
@@ -62,18 +64,18 @@ class Summaries(BaseModel):
     responses=documented(HTTPStatus.NOT_FOUND),
     summary="What became of the latest messages",
 )
-def summary(asked: Annotated[SummarySearch, Query()], means: Have, who: Who) -> Summaries:
+def summary(asked: Annotated[SummarySearch, Query()], deps: Deps, who: Who) -> Summaries:
     """Delivered, failed and pending messages by account, of the last day or since a time.
 
     As the view `messages` counts them. Orders and conversations are not counted: they are no messages.
     """
     accounts = who.scope(Role.READ, asked.account)
-    with means.engine.connect() as connection:
+    with deps.engine.connect() as connection:
         check_account(connection, asked.account)
         now = database_now(connection)
         since = asked.since or now - timedelta(days=1)
-        if not now - LONGEST <= since <= now:
-            raise wrong_fields([("query.since", f"must be a time within the last {LONGEST.days} days")])
+        if not now - MAX_PERIOD <= since <= now:
+            raise wrong_fields([("query.since", f"must be a time within the last {MAX_PERIOD.days} days")])
         found = summarise(connection, since, now, accounts)
     return Summaries(
         since=since,

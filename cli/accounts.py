@@ -1,8 +1,6 @@
 """`ulak accounts`: check and apply a file, list, pause, resume."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,16 +8,15 @@ import typer
 from sqlalchemy import Connection, Engine
 
 from ulak.cli.output import counted, write_json, write_line, write_table
-from ulak.cli.session import event_of, session, tell
+from ulak.cli.session import event_of, report, session
 from ulak.core.redaction import redact_text
-from ulak.models.accounts import AccountRecord, AccountSettings, Applied, apply, list_accounts, load, pause, resume
+from ulak.models.account import AccountSettings, AccountState, StoredAccount, list_accounts, load
+from ulak.models.accounts import Applied, apply, pause, resume
 from ulak.models.database import retry_transaction, transaction
 from ulak.models.events import Action, record
-from ulak.models.ledger.finishing import database_now
-from ulak.models.overview import AccountState, paused_by, state_of
-from ulak.models.tally import recount_rezoned
+from ulak.models.statistics_upkeep import recount_rezoned
 from ulak.providers.accounts import read_accounts
-from ulak.workers.strength import REPORTED, require_strong_paths
+from ulak.workers.weak_secrets import REPORTED, require_strong_paths
 
 commands = typer.Typer(name="accounts", help="Check, apply, list, pause and resume accounts.", no_args_is_help=True)
 AccountId = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")]
@@ -46,7 +43,7 @@ def check_file(file: FileArgument) -> None:
 def apply_file(
     context: typer.Context,
     file: FileArgument,
-    prune: Annotated[bool, typer.Option("--prune", help="Disable accounts that the file does not name.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Disable accounts that are missing from the file.")] = False,
 ) -> None:
     """Apply an accounts file.
 
@@ -61,9 +58,9 @@ def apply_file(
         for account_id in ids:
             write_line(f"{word} {account_id}")
     if done.missing:
-        tell(f"Not in the file, still running (--prune disables them): {', '.join(done.missing)}")
+        report(f"Not in the file, still running (--prune disables them): {', '.join(done.missing)}")
     if short:
-        tell(f"The secret of the callback address is {REPORTED}: {', '.join(short)}")
+        report(f"The secret of the callback address is {REPORTED}: {', '.join(short)}")
 
 
 def apply_recorded(
@@ -96,24 +93,36 @@ def list_all(
 ) -> None:
     """List the accounts with their limits and states."""
     with session(context).engine.connect() as connection:
-        records, now = list_accounts(connection), database_now(connection)
-    rows = [_row(record, now) for record in records]
+        records = list_accounts(connection)
+    rows = [_row(record) for record in records]
     if as_json:
         write_json(rows)
         return
-    headers = ("account", "provider", "state", "paused by", "until", "limit", "concurrency", "objective", "base url")
+    headers = (
+        "account",
+        "provider",
+        "state",
+        "paused by",
+        "until",
+        "limit",
+        "concurrency",
+        "objective",
+        "keep",
+        "base url",
+    )
     write_table(
         headers,
         [
             (
-                row["id"],
-                row["provider"],
+                record.id,
+                record.provider,
                 row["state"],
                 row["paused_by"],
                 row["until"],
                 f"{record.limit_requests} per {record.limit_per_seconds:g} s",
                 record.limit_concurrency,
                 record.objective,
+                "" if record.keep_days is None else f"{record.keep_days} d",
                 record.base_url,
             )
             for row, record in zip(rows, records, strict=True)
@@ -121,9 +130,9 @@ def list_all(
     )
 
 
-def _row(record: AccountRecord, now: datetime) -> dict[str, Any]:
+def _row(record: StoredAccount) -> dict[str, Any]:
     """One account as `--json` shows it: no reference to a credential."""
-    state, reason, until = state_of(asdict(record), now)
+    state, reason, until = record.standing
     return {
         "id": record.id,
         "provider": record.provider,
@@ -131,13 +140,16 @@ def _row(record: AccountRecord, now: datetime) -> dict[str, Any]:
         "state": str(state),
         "reason": reason,
         "until": until,
-        "paused_by": paused_by(asdict(record)) if state is AccountState.PAUSED else None,
+        "paused_by": record.pauser if state is AccountState.PAUSED else None,
         "limit": {
             "requests": record.limit_requests,
             "per_seconds": record.limit_per_seconds,
             "concurrency": record.limit_concurrency,
         },
         "objective": record.objective,
+        "keep_days": record.keep_days,
+        "kept_from": record.kept_from,
+        "removal_starts_at": record.removal_starts_at,
         "base_url": record.base_url,
         "timezone": record.timezone,
         "swept_through": record.swept_through,
@@ -148,7 +160,7 @@ def _row(record: AccountRecord, now: datetime) -> dict[str, Any]:
 def pause_one(
     context: typer.Context,
     account: AccountId,
-    why: Annotated[str, typer.Option(help="What people are told.")] = "paused by hand",
+    why: Annotated[str, typer.Option(help="Reason shown to operators.")] = "paused by hand",
 ) -> None:
     """Make no requests for an account until it is resumed."""
     run = session(context)
@@ -157,7 +169,7 @@ def pause_one(
         if changed:
             event = run.event(Action.ACCOUNT_PAUSED, account=account, details={"reason": redact_text(why)})
             record(connection, event)
-    tell(f"{account} is paused." if changed else f"{account} was paused already.")
+    report(f"{account} is paused." if changed else f"{account} was paused already.")
 
 
 @commands.command("resume")
@@ -171,4 +183,4 @@ def resume_one(context: typer.Context, account: AccountId) -> None:
         resume(connection, account)
         enabled = load(connection, account).enabled
         record(connection, run.event(Action.ACCOUNT_RESUMED, account=account))
-    tell(f"{account} is resumed." if enabled else f"{account} is resumed but still disabled in the accounts file.")
+    report(f"{account} is resumed." if enabled else f"{account} is resumed but still disabled in the accounts file.")

@@ -3,14 +3,14 @@
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import RowMapping
+from sqlalchemy import Row
 
 from ulak.cli.deliveries import moment_of
 from ulak.cli.output import moment, write_json, write_table
-from ulak.cli.session import CommandError, UsageError, check_account, refuse_empty, session, tell
+from ulak.cli.session import CommandError, UsageError, check_account, refuse_empty, report, session
 from ulak.models.database import transaction
 from ulak.models.events import Action, list_events, record
-from ulak.models.ledger.finishing import database_now
+from ulak.models.ledger.ending import database_now
 from ulak.models.lookups import deliveries_about
 from ulak.models.sessions import end_sessions_of
 
@@ -30,14 +30,14 @@ def register(app: typer.Typer) -> None:
 def show_events(
     context: typer.Context,
     *,
-    account: Annotated[str | None, typer.Option(help="Only of this account.")] = None,
+    account: Annotated[str | None, typer.Option(help="Only for this account.")] = None,
     actor: Annotated[str | None, typer.Option(help="Only by this token, person or user.")] = None,
     action: Annotated[str | None, typer.Option(help="Only this action, such as number.revealed.")] = None,
     recipient: Annotated[
         str | None, typer.Option(help="Only about this number or id of a person, erased or not.")
     ] = None,
     since: Annotated[str | None, typer.Option(help="Since a day, a time, or 90m, 24h, 7d ago (UTC).")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of rows.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List who did, saw or erased what, the newest first.
@@ -68,27 +68,25 @@ def show_events(
     headers = ("id", "when", "who", "kind", "via", "action", "account", "delivery", "details")
     write_table(headers, [_cells(row) for row in rows])
     if recipient is not None:
-        tell("Callers who read numbers in bulk may have seen this one too: --action deliveries.read lists them.")
+        report("Callers who read numbers in bulk may have seen this one too: --action deliveries.read lists them.")
 
 
-def _document(row: RowMapping) -> dict[str, Any]:
-    """Without the keyed hash, which says nothing to anybody."""
-    return {name: value for name, value in row.items() if name != "person"}
+def _document(row: Row[Any]) -> dict[str, Any]:
+    """Without the keyed hash, which is of no use to a reader."""
+    return {name: value for name, value in row._asdict().items() if name != "person"}
 
 
-def _cells(row: RowMapping) -> tuple[Any, ...]:
-    who = f"{row['actor_label']} ({row['actor']})" if row["actor_label"] else row["actor"]
-    details = ", ".join(f"{name} {row['details'][name]}" for name in _DETAILS if row["details"].get(name) is not None)
-    names = (row["action"], row["account_id"], row["delivery_id"])
-    return (row["id"], moment(row["at"]), who, row["actor_kind"], row["via"], *names, details)
+def _cells(row: Row[Any]) -> tuple[Any, ...]:
+    who = f"{row.actor_label} ({row.actor})" if row.actor_label else row.actor
+    details = ", ".join(f"{name} {row.details[name]}" for name in _DETAILS if row.details.get(name) is not None)
+    names = (row.action, row.account_id, row.delivery_id)
+    return (row.id, moment(row.at), who, row.actor_kind, row.via, *names, details)
 
 
 @sessions.command("end")
 def end_sessions(
     context: typer.Context,
-    person: Annotated[
-        str, typer.Argument(metavar="PERSON", help="As `ulak events` shows who: the subject or the name.")
-    ],
+    person: Annotated[str, typer.Argument(metavar="PERSON", help="Subject or name, as `ulak events` shows it.")],
 ) -> None:
     """End the log-ins of a person.
 
@@ -97,10 +95,10 @@ def end_sessions(
     run = session(context)
     with transaction(run.engine) as connection:
         rows = list_events(connection, actor=person, actions=[Action.SESSION_OPENED], limit=1000)
-        subjects = sorted({row["actor"] for row in rows if row["actor_kind"] == "person"})
+        subjects = sorted({row.actor for row in rows if row.actor_kind == "person"})
         for subject in subjects:
             end_sessions_of(connection, subject)
             record(connection, run.event(Action.SESSIONS_ENDED, details={"whom": subject}))
     if not subjects:
         raise CommandError("Nobody of that name ever logged in: `ulak events --action session.opened` shows who did.")
-    tell(f"Every log-in of {', '.join(subjects)} until now is over.")
+    report(f"Every log-in of {', '.join(subjects)} until now is over.")

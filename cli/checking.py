@@ -1,4 +1,4 @@
-"""`ulak check`: settings, servers, clocks, accounts; each line is ok or says what to do."""
+"""`ulak check`: settings, servers, clocks, accounts; one line each: ok, or what to do."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,39 +9,34 @@ from redis.exceptions import RedisError, ResponseError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from ulak.cli.failures import sentence_of
+from ulak.cli.error_messages import sentence_of
 from ulak.cli.output import counted, moment, write_line
-from ulak.cli.session import FAILED, Session, session, tell
+from ulak.cli.session import FAILED, Session, report, session
 from ulak.core import clock
+from ulak.core.credentials import CredentialError, resolve_reference
 from ulak.core.redaction import redact_text
 from ulak.core.redis import connect
-from ulak.core.settings import (
-    CredentialError,
-    SettingsError,
-    ignored_variables,
-    resolve_reference,
-    trusted_proxies_before,
-)
-from ulak.core.strength import ADVICE, SHORTEST
-from ulak.core.zones import host_differs, zone_rules
-from ulak.models.accounts import AccountRecord, list_accounts
+from ulak.core.secret_strength import ADVICE, MIN_LENGTH
+from ulak.core.settings import SettingsError, ignored_variables, trusted_proxies_before
+from ulak.core.time_zones import host_differs, zone_rules
+from ulak.models.account import AccountState, StoredAccount, list_accounts, load
+from ulak.models.keeping import ADVISED_DAYS
 from ulak.models.ledger.clocksteps import last_step
-from ulak.models.overview import AccountState, state_of
 from ulak.models.schema import NEWER, UnfitDatabaseError, check_encoding, schema_is_current, schema_is_newer
 from ulak.models.transport import transport_fault
-from ulak.providers.accounts import DEFAULT_TIMEZONE, AccountsFileError, read_accounts
-from ulak.providers.addresses import is_readable_on_the_way
+from ulak.providers.account_tables import DEFAULT_TIMEZONE
+from ulak.providers.accounts import AccountsFileError, read_accounts
+from ulak.providers.base_urls import is_readable_on_the_way
+from ulak.providers.egress import check_egress
 from ulak.providers.errors import as_sentence
 from ulak.providers.registry import adapter_for
-from ulak.providers.way_out import check_way_out
 from ulak.tasks.steps.probing import probe
-from ulak.tasks.steps.tracking import account_row
 from ulak.workers.connections import NothingRunningError, redis_url
-from ulak.workers.strength import REPORTED, has_example_path, has_short_password, short_path_secrets, short_settings
+from ulak.workers.weak_secrets import REPORTED, has_example_path, has_short_password, short_path_secrets, short_settings
 
 OLDEST_POSTGRES = 15
 OLDEST_REDIS = 6
-MOST_SKEW_SECONDS = 5.0
+MAX_SKEW_SECONDS = 5.0
 _TAKES_NO_WRITES = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'"
 PROBE_SECONDS = 40.0
 """How long an account is waited for: a slot of its limit, and its answer."""
@@ -82,7 +77,7 @@ def check(context: typer.Context) -> None:
         failed += finding.problem is not None
         write_line(f"{finding.what}: {finding.text}")
     if failed:
-        tell(f"{failed} of these need attention.")
+        report(f"{failed} of these need attention.")
         raise typer.Exit(FAILED)
 
 
@@ -106,6 +101,7 @@ def _findings(run: Session) -> Iterator[Finding]:
     yield _guarded("Redis", run, _redis)
     yield _guarded("accounts file", run, _accounts_file)
     if database.problem is None:
+        yield from _retention(run)
         yield from _accounts(run)
 
 
@@ -200,7 +196,7 @@ def _notifications(run: Session) -> tuple[str | None, str]:
         names = [receiver.name for receiver in receivers_for(run.settings)]
     except SettingsError as error:
         return str(error), ""
-    return None, f"{' and '.join(names)}; `ulak notify test` sends one" if names else "nobody is notified"
+    return None, f"{' and '.join(names)}; `ulak notify test` sends one" if names else "no receiver is configured"
 
 
 def _schema(run: Session) -> tuple[str | None, str]:
@@ -219,7 +215,7 @@ def _clocks(run: Session) -> tuple[str | None, str]:
         way = clock.boot() - began
         step = last_step(connection) if schema_is_current(run.engine) else None
     skew = (theirs - before).total_seconds() - way / 2
-    if abs(skew) > MOST_SKEW_SECONDS:
+    if abs(skew) > MAX_SKEW_SECONDS:
         return f"the database's clock and ours are {abs(skew):.1f} s apart: let both follow NTP", ""
     return None, f"{abs(skew):.3f} s apart{f'; {step}' if step else ''}"
 
@@ -245,7 +241,7 @@ def _time_zones() -> str:
 
 
 def _eviction(client: Any) -> str | None:
-    """What the server does when its memory is full; None where it does not tell (hosted ones refuse CONFIG)."""
+    """What the server does when its memory is full; None if it does not reveal it (hosted ones refuse CONFIG)."""
     try:
         return str(client.config_get("maxmemory-policy")["maxmemory-policy"])
     except (ResponseError, KeyError):
@@ -280,7 +276,23 @@ def _accounts(run: Session) -> Iterator[Finding]:
         yield _guarded(what, run, lambda run, record=record: _asked(run, record))  # type: ignore[misc]
 
 
-def _warnings(record: AccountRecord) -> Iterator[Finding]:
+def _retention(run: Session) -> Iterator[Finding]:
+    """Which accounts keep everything for ever: advice, since that is what they are configured to do."""
+    try:
+        with run.engine.connect() as connection:
+            records = [record.id for record in list_accounts(connection) if record.enabled and record.keep_days is None]
+    except SQLAlchemyError:
+        return
+    if records:
+        yield Finding(
+            "retention",
+            None,
+            f"kept for ever: {', '.join(records)}; advice: keep_days = {ADVISED_DAYS} in the accounts file"
+            " (docs/reference/retention.md)",
+        )
+
+
+def _warnings(record: StoredAccount) -> Iterator[Finding]:
     """What works in this account and could be read or guessed."""
     what = f"account {record.id}"
     if is_readable_on_the_way(record.base_url):
@@ -289,15 +301,14 @@ def _warnings(record: AccountRecord) -> Iterator[Finding]:
         yield Finding(what, None, warning=f"the secret of its callback address is {REPORTED}; {ADVICE}")
     if has_short_password(record):
         advice = "choose a longer one if the panel takes it"
-        yield Finding(what, None, warning=f"its callback password has fewer than {SHORTEST} characters: {advice}")
+        yield Finding(what, None, warning=f"its callback password has fewer than {MIN_LENGTH} characters: {advice}")
 
 
-def _asked(run: Session, record: AccountRecord) -> tuple[str | None, str]:
+def _asked(run: Session, record: StoredAccount) -> tuple[str | None, str]:
     """Whether the provider accepts the credentials, where it can be asked for nothing else, and they can be used."""
     crowding = _crowding(run, record.limit_concurrency)
     with run.engine.connect() as connection:
-        row = account_row(connection, record.id)
-    state, reason, until = state_of(row, row["now"])
+        state, reason, until = load(connection, record.id).standing
     if state is not AccountState.OK and adapter_for(record.provider).record.probe is not None:
         ends = "" if until is None else f" until {moment(until)}"
         return (
@@ -314,7 +325,7 @@ def _asked(run: Session, record: AccountRecord) -> tuple[str | None, str]:
     return None, f"credentials found, and accepted by the provider{crowding}"
 
 
-def missing_credentials(record: AccountRecord) -> str | None:
+def missing_credentials(record: StoredAccount) -> str | None:
     """What is wrong with the account's references and its way out, seen from here; None where all is well."""
     problems: list[str] = []
     for reference in record.credentials.values():
@@ -323,7 +334,7 @@ def missing_credentials(record: AccountRecord) -> str | None:
         except CredentialError as error:
             problems.append(str(error))
     try:
-        check_way_out(record.ca_file, record.proxy)
+        check_egress(record.ca_file, record.proxy)
     except CredentialError as error:
         problems.append(str(error))
     return " ".join(problems) or None

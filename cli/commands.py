@@ -14,22 +14,23 @@ from ulak.cli import (
     checking,
     deliveries,
     explaining,
-    leftovers,
+    exporting,
+    maintenance,
     notifying,
     polling,
     processes,
-    readers,
+    reader_grants,
     statistics,
     status,
     tokens,
     tracking,
+    unprocessed,
     up,
-    upkeep,
 )
+from ulak.cli.error_messages import sentence_of
 from ulak.cli.examples import EXAMPLES, epilog
-from ulak.cli.failures import sentence_of
 from ulak.cli.output import write_line
-from ulak.cli.session import FAILED, Session, tell
+from ulak.cli.session import FAILED, Session, report
 from ulak.core.logging import configure_logging, get_logger
 
 log = get_logger(__name__)
@@ -37,7 +38,7 @@ log = get_logger(__name__)
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "Run it": ("up", "worker", "beat", "api", "flower"),
     "Accounts and polls": ("accounts", "status", "poll", "polls"),
-    "Deliveries": ("track", "untrack", "deliveries", "statistics", "explain", "ingest"),
+    "Deliveries": ("track", "untrack", "deliveries", "statistics", "explain", "export", "ingest"),
     "Upkeep": ("migrate", "check", "notify", "dead", "quarantine", "rebuild", "erase"),
     "Access and records": ("tokens", "sessions", "events", "grant-reader", "secrets"),
 }
@@ -45,7 +46,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 class Commands(TyperGroup):
-    """The root group: an error becomes one sentence on stderr and the exit code that it stands for."""
+    """The root group: an error becomes one sentence on stderr and its exit code."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's signature
         """The commands by group, each with its summary on one line."""
@@ -60,16 +61,16 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, TyperException, BrokenPipeError):
-            raise  # Typer tells these itself: wrong usage with the usage line and exit code 2.
+            raise  # Typer reports these itself: wrong usage with the usage line and exit code 2.
         except Exception as error:
             known = sentence_of(error, ctx.obj)
             if known is None:
                 configure_logging("cli", level="warning")
                 log.exception("command.failed", command=ctx.invoked_subcommand)
-                tell(f"This is a bug in Ulak ({type(error).__name__}); the lines above say where.")
+                report(f"This is a bug in Ulak ({type(error).__name__}); the lines above say where.")
                 raise typer.Exit(FAILED) from error
             for line in known[0].split("\n"):
-                tell(line)
+                report(line)
             raise typer.Exit(known[1]) from error
 
 
@@ -118,9 +119,10 @@ for module in (
     deliveries,
     statistics,
     explaining,
-    leftovers,
-    upkeep,
-    readers,
+    exporting,
+    unprocessed,
+    maintenance,
+    reader_grants,
     tokens,
     audit,
     notifying,

@@ -13,22 +13,22 @@ from sqlalchemy import Connection
 
 from ulak.cli.lookups import looked_up
 from ulak.cli.output import moment, write_csv, write_json_array, write_table
-from ulak.cli.session import Session, UsageError, refuse_empty, session, tell
-from ulak.core.zones import time_zone
-from ulak.models.accounts import load
+from ulak.cli.session import Session, UsageError, refuse_empty, report, session
+from ulak.core.time_zones import time_zone
+from ulak.models.account import load
 from ulak.models.events import Action
-from ulak.models.ledger.finishing import database_now
+from ulak.models.ledger.ending import database_now
 from ulak.models.searches import find_deliveries, open_tracked
 from ulak.models.tables import delivery_status
 from ulak.models.tracked import REFERENCE
 from ulak.models.vocabulary import STATUS_CLASS, Granularity, Status
 from ulak.providers.codes import explain_codes, with_meaning
-from ulak.providers.numbers import lookup_form, trimmed
+from ulak.providers.phone_numbers import lookup_form, trimmed
 
 OPEN = "open"
 """Registered, and no provider has answered yet. As `--status`: that, and every delivery that is not final."""
 UNANSWERED = "unanswered"
-"""Registered, never answered, and nobody is asked any more."""
+"""Registered, never answered, and no longer polled."""
 GRANULARITIES = tuple(word.value for word in Granularity)
 STATUSES = (*(word.value for word in Status), OPEN, UNANSWERED)
 CODES = ("provider_status", "provider_error")
@@ -53,7 +53,7 @@ def register(app: typer.Typer) -> None:
 def deliveries(
     context: typer.Context,
     *,
-    account: Annotated[str | None, typer.Option(help="Only of this account.")] = None,
+    account: Annotated[str | None, typer.Option(help="Only for this account.")] = None,
     status: Annotated[str | None, typer.Option(help="Only with this status; `open`: all that are not final.")] = None,
     recipient: Annotated[str | None, typer.Option(help="Only to this number, in any usual spelling.")] = None,
     ref: Annotated[str | None, typer.Option(help="Only with the sender's own id.")] = None,
@@ -63,14 +63,14 @@ def deliveries(
     since: Annotated[str | None, typer.Option(help="Changed since: a day, a time, or 90m, 24h, 7d ago.")] = None,
     until: Annotated[str | None, typer.Option(help="Changed before: as --since.")] = None,
     file: Annotated[
-        Path | None, typer.Option(help="Look up what the file names, one a line, and nothing else; - reads stdin.")
+        Path | None, typer.Option(help="Look up the identifiers in this file, one per line; - reads stdin.")
     ] = None,
-    by: Annotated[str, typer.Option(help="What the lines of --file are: ref, key or recipient.")] = "ref",
+    by: Annotated[str, typer.Option(help="Kind of the identifiers in --file: ref, key or recipient.")] = "ref",
     form: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
     delimiter: Annotated[
-        str, typer.Option(help="Between the columns of csv: a comma, `;` (Excel in Turkish), `|` or tab.")
+        str, typer.Option(help="Column separator of csv: a comma, `;` (Excel in Turkish), `|` or tab.")
     ] = ",",
-    limit: Annotated[int | None, typer.Option(min=1, help=f"At most so many (table: {TABLE_LIMIT}).")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help=f"Maximum number of rows (table: {TABLE_LIMIT}).")] = None,
 ) -> None:
     """Search deliveries.
 
@@ -111,8 +111,8 @@ def deliveries(
         rows = search.rows(connection) if file is None else _of_file(run, connection, file, by, account)
         first = next(rows, None)
         if first is None and recipient is not None and lookup_form(recipient) is None:
-            tell(
-                "--recipient could not be read as a phone number, so it was searched as it stands"
+            report(
+                "--recipient could not be read as a phone number, so it was searched literally"
                 " (a provider's own id of a person): nothing matches."
             )
         rows = rows if first is None else chain((first,), rows)
@@ -155,7 +155,7 @@ def _write_page(rows: Iterator[Mapping[str, Any]], limit: int) -> None:
     shown = list(islice(rows, limit))
     write_table(
         (
-            *("id", "account", "recipient", "status", "reason", "provider says"),
+            *("id", "account", "recipient", "status", "reason", "provider status"),
             *("provider key", "client ref", "sent", "done", "changed"),
         ),
         [
@@ -176,7 +176,7 @@ def _write_page(rows: Iterator[Mapping[str, Any]], limit: int) -> None:
         ],
     )
     if next(rows, None) is not None:
-        tell(f"There are more than {limit}: narrow the search, raise --limit, or use --format csv.")
+        report(f"There are more than {limit}: narrow the search, raise --limit, or use --format csv.")
 
 
 def shown_codes(row: Mapping[str, Any]) -> str | None:

@@ -42,6 +42,10 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "ulak statistics --by account,number_range --format csv --delimiter ';' > may.csv",
     ),
     "explain": ("ulak explain order-77", "ulak explain 4711 --json"),
+    "export": (
+        "ulak export --account marka-sms --month 2026-05 may.parquet",
+        "ulak export --account marka-sms --month 2026-05 may.csv",
+    ),
     "ingest": ("ulak ingest bildirim reply.json", "cat notice.json | ulak ingest bildirim - --tail report"),
     "dead list": ("ulak dead list --account marka-sms",),
     "dead retry": ("ulak dead retry 12 13", "ulak dead retry --all --account marka-sms"),

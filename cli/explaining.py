@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping
 
 from ulak.cli.deliveries import CODES, as_delivery, shown_codes
 from ulak.cli.output import moment, write_json, write_line, write_table
-from ulak.cli.session import CommandError, Session, session, tell
+from ulak.cli.session import CommandError, Session, report, session
 from ulak.models.events import Action
 from ulak.models.lookups import Explanation, Statement, explain, find_by_any
 from ulak.models.meanings import REASONS, STATUSES
@@ -17,11 +17,11 @@ from ulak.models.searches import open_tracked
 from ulak.models.vocabulary import Reason, Status
 from ulak.providers.codes import explain_codes, with_meaning
 from ulak.providers.ids import whole_number
-from ulak.providers.numbers import lookup_form, plain, trimmed
+from ulak.providers.phone_numbers import lookup_form, plain, trimmed
 from ulak.tasks.steps.previewing import coming_checks
-from ulak.workers.recording import forms_of, people_in, people_of
+from ulak.workers.audit_recording import forms_of, people_in, people_of
 
-MOST_EXPLAINED = 20
+MAX_EXPLAINED = 20
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +33,7 @@ def explain_some(
     context: typer.Context,
     ident: Annotated[str, typer.Argument(metavar="ID", help="Row id, provider key, client reference or number.")],
     *,
-    following: Annotated[bool, typer.Option("--next", help="When it is checked next, if it is open.")] = False,
+    following: Annotated[bool, typer.Option("--next", help="Show when an open id is checked next.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show every report about a delivery, and which one decided.
@@ -46,7 +46,7 @@ def explain_some(
     run = session(context)
     with run.engine.connect() as connection:
         rows, waiting = _matches(run, connection, ident)
-        explained = [found for row in rows[:MOST_EXPLAINED] if (found := explain(connection, row["id"])) is not None]
+        explained = [found for row in rows[:MAX_EXPLAINED] if (found := explain(connection, row["id"])) is not None]
     if not explained and not waiting:
         raise CommandError("Nothing is known by that id.")
     if lookup_form(ident) is not None:
@@ -64,9 +64,9 @@ def explain_some(
         _write_explanation(each)
     for row in waiting:
         write_line(f"{row['account_id']} {row['tracked']}: {row['status']}. Registered {moment(row['first_seen_at'])},")
-        write_line("  and the provider has said nothing about it yet.")
-    if len(rows) > MOST_EXPLAINED:
-        tell(f"Only the first {MOST_EXPLAINED} are explained: name one by its row id (`ulak deliveries` shows it).")
+        write_line("  and the provider has not reported on it yet.")
+    if len(rows) > MAX_EXPLAINED:
+        report(f"Only the first {MAX_EXPLAINED} are explained: name one by its row id (`ulak deliveries` shows it).")
 
 
 def _matches(run: Session, connection: Connection, ident: str) -> tuple[list[RowMapping], list[dict[str, Any]]]:
@@ -74,7 +74,7 @@ def _matches(run: Session, connection: Connection, ident: str) -> tuple[list[Row
     for form in dict.fromkeys((trimmed(ident), plain(ident), whole_number(ident) or "")):
         if form:
             people, keys = forms_of(run.recorder, form)
-            rows = list(find_by_any(connection, form, people=people, keys=keys, limit=MOST_EXPLAINED + 1))
+            rows = list(find_by_any(connection, form, people=people, keys=keys, limit=MAX_EXPLAINED + 1))
             waiting = _waiting(connection, form, run.recorder.spellings(form))
             if rows or waiting:
                 return rows, waiting
@@ -125,15 +125,15 @@ def _document(found: Explanation) -> dict[str, Any]:
         "conflicting": found.conflicting,
         "statements": [
             {
-                "status": each.observation["facts"]["status"],
+                "status": each.observation.facts["status"],
                 **_codes_of(found, each),
-                "source": each.observation["source"],
-                "as_of": each.observation["as_of"],
-                "first_seen_at": each.observation["first_seen_at"],
+                "source": each.observation.source,
+                "as_of": each.observation.as_of,
+                "first_seen_at": each.observation.first_seen_at,
                 "won": each.lost_by is None,
                 "lost_by": each.lost_by,
                 "gave": each.gave,
-                "statement": each.observation["statement"],
+                "statement": each.observation.statement,
             }
             for each in found.statements
         ],
@@ -142,7 +142,7 @@ def _document(found: Explanation) -> dict[str, Any]:
 
 def _codes_of(found: Explanation, each: Statement) -> dict[str, Any]:
     """The provider's codes in one statement, explained."""
-    facts = each.observation["facts"]
+    facts = each.observation.facts
     said = {name: facts.get(name) for name in CODES}
     return said | explain_codes({**found.delivery, **said, "status": facts["status"]})
 
@@ -165,9 +165,9 @@ def _write_explanation(found: Explanation) -> None:
         if value not in {None, ""}:
             write_line(f"  {name.replace('_', ' ')}: {value}")
     if found.conflicting:
-        write_line(f"  CONFLICT: the provider said {' and '.join(found.conflicting)} of the same message")
+        write_line(f"  CONFLICT: the provider reported {' and '.join(found.conflicting)} for the same message")
     write_table(
-        ("", "status", "provider says", "source", "said as of", "came to us", "why", "gave"),
+        ("", "status", "provider status", "source", "as of", "received", "why", "gave"),
         [_statement_cells(found, each) for each in found.statements],
     )
     write_line()
@@ -180,11 +180,11 @@ def _statement_cells(found: Explanation, each: Statement) -> Sequence[Any]:
     )
     return (
         "*" if each.lost_by is None else "",
-        seen["facts"]["status"],
+        seen.facts["status"],
         shown_codes({**found.delivery, **_codes_of(found, each)}),
-        seen["source"],
-        moment(seen["as_of"]) or "not said",
-        moment(seen["first_seen_at"]),
+        seen.source,
+        moment(seen.as_of) or "unknown",
+        moment(seen.first_seen_at),
         why,
         ", ".join(each.gave),
     )

@@ -11,18 +11,18 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from ulak.cli.textlines import NoTextError, text_lines
-from ulak.providers.numbers import plain, trimmed
+from ulak.providers.phone_numbers import plain, trimmed
 
 COLUMNS = ("kind", "value", "client_ref", "recipient", "expected", "sent_at", "valid_until")
 _TEXTS = ("kind", "value", "client_ref", "recipient")
 _TIMES = ("sent_at", "valid_until")
-_LONGEST = 400
+_MAX_VALUE_LENGTH = 400
 _NOT_PRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffd]")
-_MOST_EXPECTED = 2**31 - 1
+_MAX_EXPECTED = 2**31 - 1
 _SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 _SEP_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d]+(?:[ _-][^\W\d]+)*")
-_MOST_SHOWN = 10
+_MAX_SHOWN = 10
 # Excel's way to show a long number, of which it writes no more than the digits that can be seen.
 _SHORTENED = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]+", re.IGNORECASE)
 _DOTTED = re.compile(r"([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4})(?:[ T]+([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?")
@@ -30,11 +30,11 @@ HEADER = "kind,value[,client_ref][,recipient][,expected][,sent_at][,valid_until]
 
 
 class UnusableFileError(Exception):
-    """Nothing of the file can be read; the text says what would be right."""
+    """The file is unusable; the text names the expected form."""
 
 
 class _WrongValueError(Exception):
-    """A value of a line is wrong; the text says what would be right, and never the value."""
+    """A value of a line is invalid; the text names the expected form, never the value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +136,7 @@ def _csv_lines(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Mapping[
 
 
 def _separator(header: str) -> str:
-    """What stands between the columns: spreadsheets write `;` where the comma is the decimal sign, or a tab."""
+    """The column separator: spreadsheets write `;` where the comma is the decimal sign, or a tab."""
     return max(_SEPARATORS, key=header.count)
 
 
@@ -158,7 +158,7 @@ def _header(cells: list[str], line: int, separator: str) -> list[str]:
 
 
 def _some(words: Iterable[str]) -> str:
-    return ", ".join(islice(words, _MOST_SHOWN))
+    return ", ".join(islice(words, _MAX_SHOWN))
 
 
 def _are(found: list[str]) -> str:
@@ -166,7 +166,7 @@ def _are(found: list[str]) -> str:
 
 
 def _shown(name: str) -> str:
-    """A column's name, where it is one: what stands in a first line without a header may be a number of somebody."""
+    """A column's name, if it is one: the first line of a file without a header may contain a phone number."""
     return name if _WORD.fullmatch(name) else "(no name)"
 
 
@@ -197,16 +197,16 @@ def _item(values: Mapping[str, Any], zone: ZoneInfo) -> dict[str, Any]:
 
 def _text(name: str, value: Any) -> str:
     given = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    # Ids and numbers are pasted: invisible marks do not count. A reference is the sender's own, whatever stands in it.
+    # Ids and numbers are pasted: invisible marks do not count. A reference is kept as the sender wrote it.
     text = trimmed(given) if name == "client_ref" else plain(given)
-    if not text or len(text) > _LONGEST or _NOT_PRINTABLE.search(text):
-        raise _WrongValueError(f"{name} must be a printable text (UTF-8) of at most {_LONGEST} characters")
+    if not text or len(text) > _MAX_VALUE_LENGTH or _NOT_PRINTABLE.search(text):
+        raise _WrongValueError(f"{name} must be a printable text (UTF-8) of at most {_MAX_VALUE_LENGTH} characters")
     return text
 
 
 def _number(name: str, value: Any) -> int:
     text = plain(str(value))
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= _MOST_EXPECTED:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= _MAX_EXPECTED:
         raise _WrongValueError(f"{name} must be a whole number from 1")
     return int(text)
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from ulak.cli.session import CommandError, Session, UsageError, tell
+from ulak.cli.session import CommandError, Session, UsageError, report
 from ulak.cli.textlines import NoTextError, text_lines
 from ulak.models.events import Action
 from ulak.models.searches import Identifier, look_up, waiting_for
-from ulak.providers.numbers import trimmed
+from ulak.providers.phone_numbers import trimmed
 
 AT_ONCE = 1000
-MOST_EACH = 1000
-MOST_TOLD = 50
-LONGEST = 400
+MAX_EACH = 1000
+MAX_REPORTED = 50
+MAX_VALUE_LENGTH = 400
 KINDS = {"ref": Identifier.CLIENT_REF, "key": Identifier.PROVIDER_KEY, "recipient": Identifier.RECIPIENT}
 
 
@@ -33,7 +33,7 @@ def looked_up(
 ) -> Iterator[tuple[Mapping[Any, Any], bool]]:
     """(row, whether a provider has reported it) of what the lines name, in their order: deliveries, or tracked ids.
 
-    What is not known is named by its line number, never by its text, which may be somebody's number. Of one identifier
+    Unknown values are reported by line number, never by text, which may be a phone number. Of one identifier
     at most the newest 1,000 deliveries are given. Each number that is searched is recorded before anything is shown.
     """
     if by not in KINDS:
@@ -44,7 +44,7 @@ def looked_up(
     while part := list(islice(lines, AT_ONCE)):
         first = False
         spellings = [_spellings(run, KINDS[by], word) for _, word in part]
-        found = look_up(connection, KINDS[by], spellings, accounts=accounts, most=MOST_EACH)
+        found = look_up(connection, KINDS[by], spellings, accounts=accounts, most=MAX_EACH)
         waiting = waiting_for(connection, KINDS[by], spellings, accounts=accounts)
         if KINDS[by] is Identifier.RECIPIENT:
             marks = run.recorder.marks([word for _, word in part])
@@ -55,14 +55,14 @@ def looked_up(
             yield from ((row, False) for row in unanswered)
             if not rows and not unanswered:
                 unknown += 1
-                if unknown <= MOST_TOLD:
-                    tell(f"line {number}: nothing is known by it")
-                elif unknown == MOST_TOLD + 1:
-                    tell("further lines by which nothing is known are only counted")
+                if unknown <= MAX_REPORTED:
+                    report(f"line {number}: nothing is known by it")
+                elif unknown == MAX_REPORTED + 1:
+                    report("further lines by which nothing is known are only counted")
     if first:
         raise UsageError("The file names nothing: write one reference, key or number a line.")
-    if unknown > MOST_TOLD:
-        tell(f"Nothing is known by {unknown} lines.")
+    if unknown > MAX_REPORTED:
+        report(f"Nothing is known by {unknown} lines.")
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -70,9 +70,9 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     with contextlib.ExitStack() as stack:
         source = sys.stdin.buffer if str(file) == "-" else stack.enter_context(file.open("rb"))
         try:
-            for number, line in text_lines(source, tell):
+            for number, line in text_lines(source, report):
                 # PostgreSQL stores no NUL, so nothing is known by a text that holds one.
-                word = trimmed(line).replace("\0", "")[:LONGEST]
+                word = trimmed(line).replace("\0", "")[:MAX_VALUE_LENGTH]
                 if word:
                     yield number, word
         except NoTextError as error:

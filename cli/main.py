@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from ulak.core.settings import SettingsError, load_settings, remove_libpq_variables, set_foreign_variables_aside
+from ulak.core.environment import remove_libpq_variables, set_foreign_variables_aside
+from ulak.core.settings import SettingsError, load_settings
 
 _ESCAPES: Final = "ulak-escapes"
 _LAST_OF_FOUR_DIGITS: Final = 0xFFFF
@@ -47,7 +48,7 @@ def _write_everywhere() -> None:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    r"""`\u015f` for a letter that cannot be encoded: still valid where it stands in JSON, unlike Python's own form."""
+    r"""`\u015f` for a letter that cannot be encoded: still valid within JSON, unlike Python's own form."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]

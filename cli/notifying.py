@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ulak.cli.output import write_json, write_line, write_table
-from ulak.cli.session import FAILED, UsageError, session, tell
+from ulak.cli.session import FAILED, UsageError, report, session
 from ulak.core import clock
 from ulak.models.notifications import list_notifications
 
@@ -28,17 +28,17 @@ def send_test(
 
     Needs the settings of the API process, and no database. The exit code is 1 if a receiver did not take it.
     """
+    from ulak.api.notify.message_texts import Message
     from ulak.api.notify.receivers import NotTakenError, receivers_for
-    from ulak.api.notify.wording import Message
     from ulak.api.pages.language import Language
 
     settings = session(context).settings
     receivers = [each for each in receivers_for(settings) if receiver in {None, each.name}]
     if not receivers:
         raise UsageError(
-            "There is no such receiver: docs/how-to/notifications.md says which settings make one."
+            "There is no such receiver: see docs/how-to/notifications.md for the settings."
             if receiver
-            else "No receiver is set: docs/how-to/notifications.md says which settings make one."
+            else "No receiver is configured: see docs/how-to/notifications.md for the settings."
         )
     message = Message(
         id=f"msg_test_{token_hex(8)}",
@@ -57,7 +57,7 @@ def send_test(
         else:
             write_line(f"{each.name}: {'ok' if known is None else f'ok, but it {known}'}")
     if failed:
-        tell(f"{failed} of {len(receivers)} did not take the test message {message.id}.")
+        report(f"{failed} of {len(receivers)} did not take the test message {message.id}.")
         raise typer.Exit(FAILED)
 
 
@@ -72,19 +72,19 @@ def list_all(
     with session(context).engine.connect() as connection:
         rows = list_notifications(connection, waiting_only=waiting)
     if as_json:
-        write_json([dict(row) for row in rows])
+        write_json([row._asdict() for row in rows])
         return
     cells = [
         (
-            row["id"],
-            row["receiver"],
-            row["message_id"],
-            row["created_at"],
-            row["attempts"],
-            row["delivered_at"],
-            None if row["delivered_at"] else row["next_attempt_at"],
-            ", ".join(f"{item['state']} {item['key']}" for item in row["items"]),
-            row["last_error"],
+            row.id,
+            row.receiver,
+            row.message_id,
+            row.created_at,
+            row.attempts,
+            row.delivered_at,
+            None if row.delivered_at else row.next_attempt_at,
+            ", ".join(f"{item['state']} {item['key']}" for item in row.items),
+            row.last_error,
         )
         for row in rows
     ]

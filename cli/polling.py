@@ -1,11 +1,12 @@
 """`ulak poll` and `ulak polls`: ask an account now, look at polls, cancel one."""
 
 from collections import Counter
+from dataclasses import asdict
 from datetime import date
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from ulak.cli.output import moment, write_json, write_line, write_table
 from ulak.cli.session import (
@@ -16,20 +17,19 @@ from ulak.cli.session import (
     UsageError,
     check_account,
     progress,
+    report,
     session,
-    tell,
 )
 from ulak.core import clock
 from ulak.core.redaction import redact_text
+from ulak.models.account import AccountState, load
 from ulak.models.database import retry_transaction
 from ulak.models.events import Action, record
-from ulak.models.ledger import planning
-from ulak.models.ledger.listing import find_poll, list_polls
-from ulak.models.overview import AccountState, state_of
+from ulak.models.ledger import opening
+from ulak.models.ledger.listing import ListedPoll, find_poll, list_polls
 from ulak.tasks.messages import poll_account
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.previewing import Preview, preview_poll
-from ulak.tasks.steps.tracking import account_row
 
 LOOK_SECONDS = 0.25
 STATES = ("running", "complete", "complete_with_errors", "cancelled")
@@ -50,14 +50,16 @@ def poll(
     first: Annotated[str | None, typer.Option("--from", metavar="DAY", help="First day (YYYY-MM-DD).")] = None,
     last: Annotated[str | None, typer.Option("--to", metavar="DAY", help="Last day, inclusive.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Show progress until the poll ends.")] = False,
-    timeout: Annotated[float | None, typer.Option(min=0, help="With --wait: give up after so many seconds.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="With --wait: stop waiting after this many seconds.")
+    ] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Only show which calls would be made.")] = False,
 ) -> None:
     """Poll an account now.
 
     Prints the poll's id. Without days: its whole lookback and every open id. Days are in the account's time zone.
     With --wait the exit code is 1 if the poll ended with errors or was cancelled or the account is paused, and 3 after
-    the time-out (the poll goes on in both).
+    the time-out (the poll continues in both).
     """
     run = session(context)
     window = (day_of("--from", first), day_of("--to", last))
@@ -74,7 +76,7 @@ def poll(
     if wait:
         _wait(run, poll_id, timeout)
     elif (pause := _pause(run, account)) is not None:
-        tell(pause)
+        report(pause)
 
 
 def _write_preview(found: Preview) -> None:
@@ -82,14 +84,15 @@ def _write_preview(found: Preview) -> None:
     labels = Counter(fetch.label for fetch in found.fetches)
     write_table(("calls", "what"), [(many, label) for label, many in labels.items()])
     ids = f" for {found.ids} ids" if found.ids else ""
-    tell(f"{len(found.fetches)} calls{ids}, in {found.seconds:g} s at least by the limit. Nothing was asked or stored.")
+    report(
+        f"{len(found.fetches)} calls{ids}, in {found.seconds:g} s at least by the limit. Nothing was asked or stored."
+    )
 
 
 def _pause(run: Session, account: str) -> str | None:
     """Until when the account is paused and why, and what that means for a poll; None where it is not paused."""
     with run.engine.connect() as connection:
-        row = account_row(connection, account)
-    state, reason, until = state_of(row, row["now"])
+        state, reason, until = load(connection, account).standing
     if state is not AccountState.PAUSED:
         return None
     ends = "until it is resumed" if until is None else f"until {moment(until)}"
@@ -108,25 +111,27 @@ def _wait(run: Session, poll_id: int, timeout: float | None) -> None:
     """Follow the poll to its end."""
     started = clock.boot()
     with progress(f"poll {poll_id}") as bar:
-        while (row := _poll_row(run, poll_id))["state"] == "running":
-            done = row["fetches"] - row["open_fetches"]
-            bar.show(done, row["fetches"] or None, "waiting for a worker" if row["planned_at"] is None else None)
-            if (pause := _pause(run, row["account_id"])) is not None:
-                # It may last for ever, and what this command waits for is not what a person would wait for.
+        while (row := _poll_row(run, poll_id)).state == "running":
+            done = row.fetches - row.open_fetches
+            bar.show(done, row.fetches or None, "waiting for a worker" if row.planned_at is None else None)
+            if (pause := _pause(run, row.account_id)) is not None:
+                # It may last indefinitely, which no user would wait for.
                 raise CommandError(pause)
             if timeout is not None and clock.boot() - started >= timeout:
-                tell(f"Poll {poll_id} still runs after {timeout:g} s: {_counts(row)}. It goes on without us.")
+                report(
+                    f"Poll {poll_id} still runs after {timeout:g} s: {_counts(row)}. It continues in the background."
+                )
                 raise typer.Exit(TIMED_OUT)
             clock.sleep(LOOK_SECONDS)
-    tell(f"Poll {poll_id} is {row['state'].replace('_', ' ')}: {_counts(row)}.")
-    if row["state"] != "complete":
+    report(f"Poll {poll_id} is {row.state.replace('_', ' ')}: {_counts(row)}.")
+    if row.state != "complete":
         raise typer.Exit(FAILED)
-    if row["taken_over_by"] is not None:
-        tell(f"What it had not asked yet is asked by poll {row['taken_over_by']}, which is followed now.")
-        _wait(run, row["taken_over_by"], None if timeout is None else max(0.0, timeout - (clock.boot() - started)))
+    if row.taken_over_by is not None:
+        report(f"Poll {row.taken_over_by} has superseded the rest of it and is followed now.")
+        _wait(run, row.taken_over_by, None if timeout is None else max(0.0, timeout - (clock.boot() - started)))
 
 
-def _poll_row(run: Session, poll_id: int) -> RowMapping:
+def _poll_row(run: Session, poll_id: int) -> ListedPoll:
     with run.engine.connect() as connection:
         row = find_poll(connection, poll_id)
     if row is None:
@@ -134,18 +139,18 @@ def _poll_row(run: Session, poll_id: int) -> RowMapping:
     return row
 
 
-def _counts(row: RowMapping) -> str:
+def _counts(row: ListedPoll) -> str:
     names = ("calls", "reports", "new", "advanced", "unchanged", "dead")
-    return ", ".join(f"{row[name]} {name}" for name in names)
+    return ", ".join(f"{getattr(row, name)} {name}" for name in names)
 
 
 @polls.command("list")
 def list_some(
     context: typer.Context,
-    account: Annotated[str | None, typer.Argument(metavar="ACCOUNT", help="Only of this account.")] = None,
+    account: Annotated[str | None, typer.Argument(metavar="ACCOUNT", help="Only for this account.")] = None,
     *,
     state: Annotated[str | None, typer.Option(help=f"Only {', '.join(STATES)}.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of rows.")] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List polls, the newest first."""
@@ -155,17 +160,17 @@ def list_some(
         check_account(connection, account, "ACCOUNT")
         rows = list_polls(connection, account=account, state=state, limit=limit)
     if as_json:
-        write_json(rows)
+        write_json([asdict(row) for row in rows])
         return
     headers = ("poll", "account", "trigger", "days", "state", "fetches", "open", "calls", "new", "advanced", "dead")
     write_table((*headers, "started", "finished"), [_cells(row) for row in rows])
 
 
-def _cells(row: RowMapping) -> tuple[Any, ...]:
-    days = f"{row['window_from']}..{row['window_to']}" if row["window_from"] else ""
-    numbers = (row[name] for name in ("fetches", "open_fetches", "calls", "new", "advanced", "dead"))
-    times = (moment(row["started_at"]), moment(row["finished_at"]))
-    return (row["id"], row["account_id"], row["trigger"], days, row["state"], *numbers, *times)
+def _cells(row: ListedPoll) -> tuple[Any, ...]:
+    days = f"{row.window_from}..{row.window_to}" if row.window_from else ""
+    numbers = (getattr(row, name) for name in ("fetches", "open_fetches", "calls", "new", "advanced", "dead"))
+    times = (moment(row.started_at), moment(row.finished_at))
+    return (row.id, row.account_id, row.trigger, days, row.state, *numbers, *times)
 
 
 @polls.command()
@@ -179,14 +184,14 @@ def cancel(
     run = session(context)
 
     def cancel_recorded(connection: Connection) -> int | None:
-        cancelled = planning.cancel(connection, poll_id)
+        cancelled = opening.cancel(connection, poll_id)
         if cancelled is not None:
             row = find_poll(connection, poll_id)
-            account = None if row is None else row["account_id"]
+            account = None if row is None else row.account_id
             record(connection, run.event(Action.POLL_CANCELLED, account=account, details={"poll": poll_id}))
         return cancelled
 
     cancelled = retry_transaction(run.engine, cancel_recorded)
     if cancelled is None:
-        raise CommandError(f"Poll {poll_id} is {_poll_row(run, poll_id)['state'].replace('_', ' ')} already.")
-    tell(f"Poll {poll_id} is cancelled; {cancelled} fetches will not be made.")
+        raise CommandError(f"Poll {poll_id} is {_poll_row(run, poll_id).state.replace('_', ' ')} already.")
+    report(f"Poll {poll_id} is cancelled; {cancelled} fetches will not be made.")

@@ -12,14 +12,14 @@ from pydantic import SecretStr
 from tornado.ioloop import IOLoop
 from tornado.options import options as flower_options
 
-from ulak.core import clock, metrics, names
+from ulak.core import clock, metrics, task_names
 from ulak.core.logging import configure_logging, get_logger
 from ulak.core.settings import Settings, load_settings, trusted_proxies_before
 from ulak.local import lifeline
 from ulak.workers.allocator import give_memory_back
 from ulak.workers.connections import database_url, redis_url
-from ulak.workers.secrets import api_token, flower_auth
-from ulak.workers.strength import require_strong
+from ulak.workers.generated_secrets import api_token, flower_auth
+from ulak.workers.weak_secrets import require_strong
 
 log = get_logger(__name__)
 
@@ -48,7 +48,7 @@ def _begin(process: str) -> Settings:
 
 
 def _celery(settings: Settings) -> Any:
-    """The app on the Redis that every command finds, or `NothingRunningError`: a worker would wait for it for ever.
+    """The app on the Redis that every command finds, or `NothingRunningError`: a worker would wait for it indefinitely.
 
     Imported only where Celery is needed: the other commands start faster without it.
     """
@@ -61,8 +61,8 @@ def _celery(settings: Settings) -> Any:
 
 def worker(
     name: Annotated[str, Option(help="The worker's fixed name, as Flower shows it.")] = "worker",
-    threads: Annotated[int | None, Option(min=1, max=64, help="How many fetches at once.")] = None,
-    queues: Annotated[str, Option(help="Which queues to consume.")] = ",".join(names.QUEUES),
+    threads: Annotated[int | None, Option(min=1, max=64, help="Number of concurrent fetches.")] = None,
+    queues: Annotated[str, Option(help="Which queues to consume.")] = ",".join(task_names.QUEUES),
 ) -> None:
     """Run one worker, which plans and makes requests.
 
@@ -74,9 +74,9 @@ def worker(
     celery.settings = settings.model_copy(update=known)
     celery.log_process = name
     _show_metrics(settings)
-    _tell_of_root()
-    _collect_seldom()
-    _say_nothing_past_the_log()
+    _warn_if_root()
+    _tune_garbage_collection()
+    _silence_celery_stdout()
     celery.worker_main(
         [
             "--quiet",
@@ -93,21 +93,21 @@ def worker(
     )
 
 
-def _collect_seldom() -> None:
+def _tune_garbage_collection() -> None:
     """Keep the collector from walking an answer's thousands of fresh values again and again: none is in a cycle."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 
 
-def _say_nothing_past_the_log() -> None:
+def _silence_celery_stdout() -> None:
     """Celery writes of a warm shutdown straight to stdout, where a reader of JSON lines stumbles over it."""
     import celery.apps.worker
 
     celery.apps.worker.safe_say = lambda *_: None
 
 
-def _tell_of_root() -> None:
+def _warn_if_root() -> None:
     """One line in place of Celery's many: its reason, messages that run code when they are read, is not given here.
 
     Only JSON is accepted. What is left is that a process should not have more rights than it needs.
@@ -120,13 +120,13 @@ def _tell_of_root() -> None:
 
 
 def _show_metrics(settings: Settings) -> None:
-    """What this worker measures itself, at a port of its own. A port that is taken stops nobody from working."""
+    """This worker's own metrics, on a separate port. A port in use does not stop the worker."""
     if settings.metrics_port is None:
         return
     try:
         metrics.serve(settings.metrics_port, settings.bind)
     except OSError as error:
-        log.warning("metrics.not_shown", port=settings.metrics_port, error=error.strerror)
+        log.warning("metrics.not_served", port=settings.metrics_port, error=error.strerror)
 
 
 def beat() -> None:
@@ -136,7 +136,7 @@ def beat() -> None:
     """
     celery = _celery(_begin("beat"))
     celery.log_process = "beat"
-    # Its ticks are too many for a log; the planning that they start is told by the workers.
+    # Its ticks are too many for a log; the workers log the planning that they start.
     log.info("beat.started", ticks=sorted(celery.conf.beat_schedule))
     lifeline.announce_ready()
     _beat_class()(app=celery, loglevel="INFO", logfile=None, quiet=True).run()
@@ -199,7 +199,7 @@ def flower() -> None:
 def _await_worker(celery: Any) -> None:
     """Return when a worker answers, at the latest after some seconds.
 
-    Flower asks all workers once when it starts, and warns of each question that nobody answers: workers that were
+    Flower queries all workers once at startup, and warns of each query without a reply: workers that were
     started in the same moment are not there yet.
     """
     end = clock.boot() + WORKER_WAIT_SECONDS
@@ -216,8 +216,8 @@ def api() -> None:
     people of problems.
     """
     from ulak.api.app import make_api
-    from ulak.api.listening import BoundedServer, server_config
-    from ulak.api.means import publisher
+    from ulak.api.dependencies import publisher
+    from ulak.api.http_server import BoundedServer, server_config
     from ulak.api.notify.notifier import notifying
     from ulak.api.notify.receivers import find_receivers
     from ulak.api.pages.routes import add_pages

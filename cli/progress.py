@@ -15,7 +15,7 @@ from ulak.providers.errors import as_sentence
 
 PLAIN_EVERY_SECONDS = 5.0
 PLAIN_WIDTH = 140
-"""Columns of the last table where nobody can say how wide the reader's window is."""
+"""Width of the last table if the terminal's width is unknown."""
 
 
 class Progress:
@@ -35,7 +35,7 @@ class Progress:
         self.console.print(Text.assemble((f"{what:<10}", "bold"), f" {one_line(text)}"))
 
     def show(self, accounts: Sequence[AccountOverview], reasons: Sequence[str] | None) -> None:
-        """The present state; `reasons`: what is still missing until settled, None where nobody waits for that."""
+        """The present state; `reasons`: what is still missing until settled, None if not waiting for that."""
         if self.console.is_terminal:
             if self._live is None:
                 self._live = Live(console=self.console, auto_refresh=False, transient=True)
@@ -47,7 +47,7 @@ class Progress:
             self.console.print(Text(one_line(_line(accounts, reasons))))
 
     def close(self) -> None:
-        """Stop drawing the table, so that what is said next stands below it."""
+        """Stop drawing the table, so that the next output appears below it."""
         if self._live is not None:
             self._live.stop()
             self._live = None

@@ -1,4 +1,4 @@
-"""What the commands of one run share: the settings, the connections, and what is said where."""
+"""What the commands of one run share: the settings, the connections, and where output goes."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,28 +12,29 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from sqlalchemy import Connection, Engine
 
+from ulak.core.environment import invoking_user
 from ulak.core.logging import configure_logging
 from ulak.core.plain_text import one_line
-from ulak.core.settings import Settings, invoking_user, load_settings
-from ulak.models.accounts import load
+from ulak.core.settings import Settings, load_settings
+from ulak.models.account import load
 from ulak.models.events import Action, Actor, Event, Kind, Via
 from ulak.tasks.base import publish
 from ulak.tasks.messages import Message
 from ulak.tasks.runtime import Runtime, person_key
+from ulak.workers.audit_recording import Recorder
 from ulak.workers.connections import NothingRunningError, engine_for, runtime_for
 from ulak.workers.publishing import app_for
-from ulak.workers.recording import Recorder
 
 DONE, FAILED, WRONG_USAGE, TIMED_OUT = 0, 1, 2, 3
 """The exit codes of every command."""
 
 
 class CommandError(Exception):
-    """The command cannot be done; the text is a sentence that says what to do."""
+    """The command failed; the text says what to do."""
 
 
 class UsageError(Exception):
-    """The command was called wrongly; the text says what would be right."""
+    """The command was used incorrectly; the text names the expected form."""
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Session:
     def saw(self, *events: Event) -> None:
         """Record what the command is about to show. Where nothing can be written, it is shown all the same."""
         if not self.recorder.try_add(*events):
-            tell("That you look at this could not be recorded.")
+            report("That you look at this could not be recorded.")
 
     @property
     def runtime(self) -> Runtime:
@@ -80,13 +81,13 @@ class Session:
         try:
             app = app_for(self.settings)
         except NothingRunningError:
-            tell("No Redis is known, so the workers find this by themselves within seconds.")
+            report("No Redis is known, so the workers find this by themselves within seconds.")
             return
         try:
             for message in messages:
                 publish(app, message)
         except app.connection_errors():
-            tell("Redis cannot be reached now; the workers find this by themselves once they run.")
+            report("Redis cannot be reached now; the workers find this by themselves once they run.")
         finally:
             app.close()
 
@@ -126,7 +127,7 @@ def refuse_empty(given: Mapping[str, str | None]) -> None:
             raise UsageError(f"{option} is empty: give it a value, or leave it out.")
 
 
-def tell(text: str) -> None:
+def report(text: str) -> None:
     """Say a sentence to the person, at stderr, on one line. What others wrote goes through `redact_text` first."""
     typer.echo(one_line(text), err=True)
 
@@ -154,5 +155,5 @@ class Bar:
     task: "object"
 
     def show(self, done: float, total: float | None = None, text: str | None = None) -> None:
-        """Where it stands."""
+        """Show the current progress."""
         self.display.update(self.task, completed=done, total=total, description=text)  # type: ignore[arg-type]

@@ -8,10 +8,10 @@ import typer
 from ulak.cli.deliveries import DELIMITERS, FORMATS, GRANULARITIES
 from ulak.cli.output import write_csv, write_json, write_table
 from ulak.cli.polling import day_of
-from ulak.cli.session import UsageError, check_account, session, tell
+from ulak.cli.session import UsageError, check_account, report, session
 from ulak.models.statistics import By, count_days
 from ulak.models.vocabulary import Granularity
-from ulak.workers.counts import FIGURES, credits_of, days_of, group_of
+from ulak.workers.message_counts import FIGURES, credits_of, days_of, group_of
 
 WORDS: Final = tuple(by.value for by in By)
 
@@ -30,7 +30,7 @@ def statistics(
     by: Annotated[str, typer.Option(help=f"What to group by, with commas: {', '.join(WORDS)}.")] = "account,day",
     granularity: Annotated[str, typer.Option(help="message, order or conversation.")] = "message",
     form: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
-    delimiter: Annotated[str, typer.Option(help="Between the columns of csv: a comma, `;`, `|` or tab.")] = ",",
+    delimiter: Annotated[str, typer.Option(help="Column separator of csv: a comma, `;`, `|` or tab.")] = ",",
 ) -> None:
     """Count messages by day, status or reason.
 
@@ -72,4 +72,4 @@ def statistics(
     else:
         write_table([name.replace("_", " ") for name in columns], [list(row.values()) for row in rows])
     for provider, meaning in priced.meanings.items():
-        tell(f"Credits of {provider}: {meaning}")
+        report(f"Credits of {provider}: {meaning}")

@@ -1,4 +1,4 @@
-"""`ulak status`: how every account stands."""
+"""`ulak status`: the state of every account."""
 
 import sys
 from dataclasses import asdict
@@ -10,12 +10,13 @@ from rich.live import Live
 from rich.text import Text
 
 from ulak.cli.output import console_for, counted, draw_table, duration, moment, write_json, write_line, write_table
-from ulak.cli.session import Session, session, tell
+from ulak.cli.session import Session, report, session
 from ulak.core import clock
 from ulak.core.redaction import redact_text
-from ulak.models.accounts import PausedBy, UnknownAccountError
+from ulak.models.account import PausedBy, UnknownAccountError
 from ulak.models.overview import AccountOverview, overview
 from ulak.models.rejections import Rejected
+from ulak.models.retention import Removal
 from ulak.providers.errors import as_sentence
 
 WATCH_SECONDS = 2.0
@@ -49,8 +50,8 @@ def status(
     context: typer.Context,
     account: Annotated[str | None, typer.Argument(metavar="ACCOUNT", help="Only this account.")] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON; with --watch one document a line.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON; with --watch, one document per line.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until interrupted.")] = False,
 ) -> None:
     """Show the state of each account.
 
@@ -67,12 +68,22 @@ def status(
     write_table(HEADERS, [cells(each) for each in accounts])
     for each in accounts:
         if each.reason:
-            tell(f"{each.id} is {each.state}: {redact_text(as_sentence(each.reason))}{_until(each)}")
+            report(f"{each.id} is {each.state}: {redact_text(as_sentence(each.reason))}{_until(each)}")
         for burning in each.objective.burning if each.objective is not None else ():
-            tell(f"{each.id} misses its objective: {burning.late_percent:.1f} % late within {burning.window}")
+            report(f"{each.id} misses its objective: {burning.late_percent:.1f} % late within {burning.window}")
+        if each.removal is not None:
+            report(_removal(each.id, each.removal, each.keep_days))
         for rejected in each.rejected:
-            tell(f"{each.id} rejected {_times(rejected)}, last {_age(each, rejected)} ago: {rejected.sentence}")
-    tell(f"Generated secrets lie in {run.settings.home / 'secrets'}; `ulak secrets show` prints them.")
+            report(f"{each.id} rejected {_times(rejected)}, last {_age(each, rejected)} ago: {rejected.sentence}")
+    report(f"Generated secrets lie in {run.settings.home / 'secrets'}; `ulak secrets show` prints them.")
+
+
+def _removal(account: str, removal: Removal, keep_days: int | None) -> str:
+    """What is going to be removed, and when."""
+    return (
+        f"{account} removes about {counted(removal.deliveries, 'row')} sent before {moment(removal.before)}, from"
+        f" {moment(removal.starts_at)} on (keep_days = {keep_days})."
+    )
 
 
 def _look(run: Session, account: str | None) -> list[AccountOverview]:
@@ -103,7 +114,7 @@ def _watch(run: Session, account: str | None, *, as_json: bool) -> None:
 
 
 def _until(account: AccountOverview) -> str:
-    """Who paused it, and when it goes on."""
+    """Who paused it, and when polling resumes."""
     until = moment(account.until) if account.until else None
     if account.paused_by == PausedBy.AUTOMATIC:
         return f" (paused automatically, next attempt at {until})"

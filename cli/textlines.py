@@ -1,4 +1,4 @@
-"""Lines of text from files as people save them: any usual end of line, UTF-8, or UTF-16 that says so."""
+"""Lines of text from files as people save them: any usual end of line, UTF-8, or UTF-16 with a byte order mark."""
 
 import codecs
 import re
@@ -18,7 +18,7 @@ _LONE_RETURN: Final = re.compile(r"(?<=\r)(?!\n|$)")
 
 
 class NoTextError(Exception):
-    """The file is no text; the sentence says how to save it."""
+    """The file is not text; the message says how to save it."""
 
 
 def text_lines(lines: Iterable[bytes], tell: Callable[[str], None]) -> Iterator[tuple[int, str]]:

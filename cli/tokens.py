@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from ulak.cli.output import write_json, write_line, write_table
-from ulak.cli.session import UsageError, session, tell
+from ulak.cli.session import UsageError, report, session
 from ulak.models.access import Role
-from ulak.models.accounts import load
+from ulak.models.account import load
 from ulak.models.database import transaction
 from ulak.models.events import Action, record
 from ulak.models.tokens import TokenNameError, create_token, list_tokens, revoke_token
@@ -19,7 +19,7 @@ _MAY = {
     Role.OPERATE: "may poll, pause, register and hand over, and reads numbers in full",
     Role.ADMIN: "may do everything",
 }
-TokenName = Annotated[str, typer.Argument(metavar="NAME", help="Who holds it; stands in the log.")]
+TokenName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the token; appears in logs and events.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,9 +32,7 @@ def create_one(
     context: typer.Context,
     name: TokenName,
     role: Annotated[Role, typer.Option(help="What it may do; each role includes those before it.")] = Role.READ,
-    account: Annotated[
-        list[str] | None, typer.Option(help="Only for this account; may be given several times.")
-    ] = None,
+    account: Annotated[list[str] | None, typer.Option(help="Limit to this account; repeatable.")] = None,
 ) -> None:
     """Create a token and print it once.
 
@@ -52,7 +50,7 @@ def create_one(
         raise UsageError(str(error)) from error
     write_line(token)
     limited = f", only of {', '.join(account)}" if account else ""
-    tell(f"Keep it now: it is not shown again. It {_MAY[role]}{limited}.")
+    report(f"Keep it now: it is not shown again. It {_MAY[role]}{limited}.")
 
 
 @tokens.command("list")
@@ -83,4 +81,4 @@ def revoke_one(context: typer.Context, name: TokenName) -> None:
         changed = revoke_token(connection, name)
         if changed:
             record(connection, run.event(Action.TOKEN_REVOKED, details={"name": name}))
-    tell(f"{name} is revoked." if changed else f"{name} was revoked already.")
+    report(f"{name} is revoked." if changed else f"{name} was revoked already.")

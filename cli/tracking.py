@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import typer
-from sqlalchemy import RowMapping
 
 from ulak.cli.idfiles import HEADER, BadLine, GoodLine, UnusableFileError, read_ids
 from ulak.cli.output import write_line
-from ulak.cli.session import Bar, CommandError, Session, UsageError, progress, refuse_empty, session, tell
-from ulak.core.zones import time_zone
+from ulak.cli.session import Bar, CommandError, Session, UsageError, progress, refuse_empty, report, session
+from ulak.core.time_zones import time_zone
+from ulak.models.account import StoredAccount, load
 from ulak.models.database import retry_transaction
 from ulak.models.events import Action
-from ulak.providers.numbers import plain, trimmed
+from ulak.providers.phone_numbers import plain, trimmed
 from ulak.tasks.steps.idcheck import IdCheck
-from ulak.tasks.steps.tracking import MOST_AT_ONCE, account_row, track, untrack
+from ulak.tasks.steps.tracking import MAX_AT_ONCE, track, untrack
 
-MOST_TOLD = 50
+MAX_REPORTED = 50
 
 
 def register(app: typer.Typer) -> None:
@@ -53,10 +53,10 @@ def track_ids(
         raise UsageError("--ref goes with KIND=VALUE; a file has a column client_ref for it.")
     run = session(context)
     with run.runtime.engine.connect() as connection:
-        row = account_row(connection, account)
+        stored = load(connection, account)
     run.recorder.add(run.event(Action.IDS_REGISTERED, account=account))
-    registration = Registration(run, row)
-    registration.take_all(_given(ids or [], ref, IdCheck(row)))
+    registration = Registration(run, stored)
+    registration.take_all(_given(ids or [], ref, IdCheck(stored)))
     if file is not None:
         registration.take_file(file)
     if not registration.taken + registration.bad:
@@ -81,9 +81,9 @@ def untrack_ids(
         raise UsageError("Name ids as KIND=VALUE, or a file with --file.")
     run = session(context)
     with run.runtime.engine.connect() as connection:
-        row = account_row(connection, account)
-    ending = Ending(run, row)
-    ending.take_all(_given(ids or [], None, IdCheck(row)))
+        stored = load(connection, account)
+    ending = Ending(run, stored)
+    ending.take_all(_given(ids or [], None, IdCheck(stored)))
     if file is not None:
         ending.take_file(file)
     write_line(f"{ending.done} untracked, {ending.taken - ending.done} were not open")
@@ -105,43 +105,43 @@ def _given(words: Iterable[str], ref: str | None, check: IdCheck) -> Iterator[Go
 
 
 class Registration:
-    """Registers lines in batches, and tells of each that is wrong."""
+    """Registers lines in batches, and reports each invalid one."""
 
-    def __init__(self, run: Session, row: RowMapping) -> None:
-        """`row`: the account's."""
+    def __init__(self, run: Session, stored: StoredAccount) -> None:
+        """`stored`: the account."""
         self._run = run
-        self._row = row
-        self._check = IdCheck(row)
+        self._stored = stored
+        self._check = IdCheck(stored)
         self.taken = self.done = self.bad = 0
 
     def take_file(self, file: Path) -> None:
-        """Register what the file holds, with a progress bar where there is somebody to see it."""
+        """Register what the file holds, with a progress bar on a terminal."""
         with _opened(file) as (source, size), progress("registering", total=size) as bar:
             try:
-                self.take_all(read_ids(_counted(source, bar, size), time_zone(self._row["timezone"]), tell))
+                self.take_all(read_ids(_counted(source, bar, size), time_zone(self._stored.timezone), report))
             except UnusableFileError as error:
                 raise CommandError(str(error)) from None
 
     def take_all(self, lines: Iterable[GoodLine | BadLine]) -> None:
-        """Register the right lines in batches, in the order of the file; tell of the wrong ones."""
+        """Register the valid lines in batches, in the order of the file; report the invalid ones."""
         judged = map(self._judged, lines)
         items = (line.item for line in judged if isinstance(line, GoodLine))
-        while batch := list(islice(items, MOST_AT_ONCE)):
+        while batch := list(islice(items, MAX_AT_ONCE)):
             self.done += self._take(batch)
             self.taken += len(batch)
 
     def _take(self, items: Sequence[Mapping[str, Any]]) -> int:
-        return track(self._run.runtime, self._row["id"], items)
+        return track(self._run.runtime, self._stored.id, items)
 
     def _judged(self, line: GoodLine | BadLine) -> GoodLine | BadLine:
         if isinstance(line, GoodLine) and (why := self._check.why_not(line.item)) is not None:
             line = BadLine(line=line.line, why=why)
         if isinstance(line, BadLine):
             self.bad += 1
-            if self.bad <= MOST_TOLD:
-                tell(f"line {line.line}: {line.why}")
-            elif self.bad == MOST_TOLD + 1:
-                tell("further wrong lines are only counted")
+            if self.bad <= MAX_REPORTED:
+                report(f"line {line.line}: {line.why}")
+            elif self.bad == MAX_REPORTED + 1:
+                report("further wrong lines are only counted")
         return line
 
 
@@ -149,7 +149,7 @@ class Ending(Registration):
     """Ends the polling of what the lines name."""
 
     def _take(self, items: Sequence[Mapping[str, Any]]) -> int:
-        account = self._row["id"]
+        account = self._stored.id
         event = self._run.event(Action.IDS_UNTRACKED, account=account)
         runtime = self._run.runtime
         done = retry_transaction(runtime.engine, lambda c: untrack(c, runtime, account, items, event))

@@ -15,23 +15,23 @@ from ulak.cli.progress import Progress
 from ulak.core import clock
 from ulak.core.logging import configure_logging, get_logger
 from ulak.core.redis import connect
+from ulak.core.secret_strength import create_home
 from ulak.core.settings import SECRETS_OF, Settings, environment_of, load_settings
-from ulak.core.strength import create_home
-from ulak.local.children import ChildSpec
+from ulak.local.child_process import ChildSpec
 from ulak.local.demo import SandboxRun
 from ulak.local.embedded.postgres import PostgresServer
 from ulak.local.embedded.valkey import ValkeyServer
 from ulak.local.ports import choose_port, is_free
 from ulak.local.supervisor import ChildFailedError, Supervisor
-from ulak.models.accounts import list_accounts
+from ulak.models.account import list_accounts
 from ulak.models.overview import AccountOverview, overview, unsettled
 from ulak.models.schema import migrate
 from ulak.providers.accounts import read_accounts
 from ulak.tasks.runtime import Runtime
-from ulak.workers import secrets
+from ulak.workers import generated_secrets
 from ulak.workers.connections import paces
-from ulak.workers.runtimes import build_runtime
-from ulak.workers.strength import REPORTED, require_strong, require_strong_paths
+from ulak.workers.runtime_factory import build_runtime
+from ulak.workers.weak_secrets import REPORTED, require_strong, require_strong_paths
 
 log = get_logger(__name__)
 
@@ -52,11 +52,16 @@ def register(app: typer.Typer) -> None:
 def up(
     *,
     sandbox: Annotated[
-        bool | None, typer.Option("--sandbox/--no-sandbox", help="Five stand-in providers; default: without accounts.")
+        bool | None,
+        typer.Option(
+            "--sandbox/--no-sandbox", help="Run the simulated providers; default if no accounts are configured."
+        ),
     ] = None,
-    until_settled: Annotated[bool, typer.Option("--until-settled", help="End with 0 once all is settled.")] = False,
-    timeout: Annotated[float | None, typer.Option(help="End with 3 after so many seconds.", min=0)] = None,
-    no_flower: Annotated[bool, typer.Option("--no-flower", help="Do without Flower.")] = False,
+    until_settled: Annotated[
+        bool, typer.Option("--until-settled", help="Exit with 0 once everything is settled.")
+    ] = False,
+    timeout: Annotated[float | None, typer.Option(help="Exit with 3 after this many seconds.", min=0)] = None,
+    no_flower: Annotated[bool, typer.Option("--no-flower", help="Do not run Flower.")] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, max=64, help="Threads of each worker.")] = None,
 ) -> None:
@@ -103,7 +108,7 @@ class Up:
     def run(self, *, until_settled: bool, timeout_seconds: float | None) -> int:
         """Start all, then show progress until a signal, or until all is settled. Returns the exit code."""
         if not self.plan.is_demo and (path := self.plan.settings.accounts_path()) is not None:
-            # A wrong file is said before anything is started.
+            # An invalid file is reported before anything is started.
             read_accounts(path)
         settings = self._with_servers()
         if self.supervisor.stop_requested:
@@ -122,7 +127,7 @@ class Up:
         end = float("inf") if timeout_seconds is None else self.started + timeout_seconds
         self.supervisor.wait_until_ready(waits, lambda: clock.boot() < end)
         self._say_where(settings)
-        look = Look(runtime, demo, self.progress, until_settled, timeout_seconds, self.started)
+        look = SettleCheck(runtime, demo, self.progress, until_settled, timeout_seconds, self.started)
         try:
             code = self.supervisor.run(look.tick, LOOK_SECONDS)
         except ChildFailedError:
@@ -215,12 +220,16 @@ class Up:
 
     def _say_where(self, settings: Settings) -> None:
         """Where a person may look."""
-        secrets.api_token(settings)
-        kept = "ULAK_API_TOKEN" if settings.api_token else settings.home / "secrets" / secrets.API_TOKEN
+        generated_secrets.api_token(settings)
+        kept = "ULAK_API_TOKEN" if settings.api_token else settings.home / "secrets" / generated_secrets.API_TOKEN
         place = _address(settings.bind, settings.api_port, API_PORT)
         self.progress.say("Page", f"{place} (token: {kept}); task API at /docs")
         if self.plan.flower:
-            kept = "ULAK_FLOWER_AUTH" if settings.flower_auth else settings.home / "secrets" / secrets.FLOWER_AUTH
+            kept = (
+                "ULAK_FLOWER_AUTH"
+                if settings.flower_auth
+                else settings.home / "secrets" / generated_secrets.FLOWER_AUTH
+            )
             place = _address(settings.bind, settings.flower_port, FLOWER_PORT)
             self.progress.say("Flower", f"{place} (user and password: {kept})")
         self.progress.say("Logs", str(settings.home / "logs"))
@@ -231,7 +240,7 @@ class Up:
 class Settling:
     """Counts the looks that found all settled since the numbers of any account last changed.
 
-    They need not follow one another: sweeps come every few seconds, so one may be open at every second look for ever.
+    They need not be consecutive: with sweeps every few seconds, every second check may find an open one.
     """
 
     looks: int = 0
@@ -247,7 +256,7 @@ class Settling:
 
 
 @dataclass(slots=True)
-class Look:
+class SettleCheck:
     """What is seen once a second while all runs."""
 
     runtime: Runtime
@@ -291,7 +300,7 @@ def _environment(settings: Settings, process: str, *, demo: bool) -> dict[str, s
         if url is not None:
             env[f"ULAK_{name.upper()}"] = url.get_secret_value()
     if process == "flower":
-        env["ULAK_FLOWER_AUTH"] = secrets.flower_auth(settings)
+        env["ULAK_FLOWER_AUTH"] = generated_secrets.flower_auth(settings)
     if demo:
         env["ULAK_TICK_SECONDS"] = str(DEMO_TICK_SECONDS)
     return env

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
-# CLOCK_BOOTTIME goes on while the machine is suspended; the monotonic clock stands still then, and
+# CLOCK_BOOTTIME advances while the machine is suspended; the monotonic clock does not, and
 # a virtual machine that slept an hour would believe that its call was made a second ago.
 _BOOT_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 

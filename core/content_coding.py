@@ -13,27 +13,27 @@ SUPPORTED: Final = "gzip, deflate"
 _GZIP: Final = frozenset({"gzip", "x-gzip"})
 _NAMED: Final = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz", "exi", "pack200-gzip", "aes128gcm"})
 """Registered codings that are not supported; any other name is a stranger's text and is not repeated."""
-_MOST_CODINGS: Final = 4
-_MOST_MEMBERS: Final = 100_000
+_MAX_CODINGS: Final = 4
+_MAX_MEMBERS: Final = 100_000
 """A member takes 20 bytes at least and some microseconds each, however little it holds."""
 _FIRST_PIECE: Final = 512
-_LARGEST_PIECE: Final = 64 * 1024
+_MAX_PIECE: Final = 64 * 1024
 _ANY_ZLIB: Final = zlib.MAX_WBITS
 _RAW: Final = -zlib.MAX_WBITS
 _ANY_GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 class ContentCodingError(Exception):
-    """A body cannot be unpacked. `sentence(subject)` says why and repeats nothing of the body."""
+    """A body cannot be unpacked. `sentence(subject)` gives the reason without repeating the body."""
 
-    def __init__(self, told: str) -> None:
-        """`told`: a sentence in which `{}` is the body's name."""
-        super().__init__(told)
-        self._told = told
+    def __init__(self, message: str) -> None:
+        """`message`: a sentence in which `{}` is the body's name."""
+        super().__init__(message)
+        self._message = message
 
     def sentence(self, subject: str) -> str:
         """Why; `subject` is `answer` or `body`."""
-        return self._told.format(subject)
+        return self._message.format(subject)
 
 
 class UnsupportedCodingError(ContentCodingError):
@@ -41,7 +41,7 @@ class UnsupportedCodingError(ContentCodingError):
 
 
 class BrokenCodingError(ContentCodingError):
-    """The bytes are not what the declaration says: another format, cut off, or followed by further bytes."""
+    """The bytes do not match the declared coding: another format, cut off, or followed by further bytes."""
 
 
 class ExpandedTooLargeError(ContentCodingError):
@@ -63,7 +63,7 @@ def unpack(body: bytes, declared: str | None, cap: int) -> bytes:
     if not body or not codings:
         return body
     unsupported = [name for name in codings if name not in _GZIP and name != "deflate"]
-    if unsupported or len(codings) > _MOST_CODINGS:
+    if unsupported or len(codings) > _MAX_CODINGS:
         named = next((name for name in unsupported if name in _NAMED), None)
         what = f"as {named}" if named else "in an unknown way" if unsupported else "too many times"
         raise UnsupportedCodingError(f"The {{}} is packed {what}; only gzip and deflate are supported.")
@@ -81,17 +81,17 @@ def _codings(declared: str | None) -> list[str]:
 def _gunzip(body: bytes, cap: int) -> bytes:
     """All members of a gzip stream, one after the other; whatever follows the last one is an error."""
     plain, at = bytearray(), 0
-    for _ in range(_MOST_MEMBERS):
+    for _ in range(_MAX_MEMBERS):
         if at and not body.startswith(b"\x1f\x8b", at):
             raise BrokenCodingError("The packed {} is followed by bytes that do not belong to it.")
         at = _member(body, at, _ANY_GZIP, plain, cap)
         if at == len(body):
             return bytes(plain)
-    raise BrokenCodingError(f"The packed {{}} has more than {_MOST_MEMBERS} members.")
+    raise BrokenCodingError(f"The packed {{}} has more than {_MAX_MEMBERS} members.")
 
 
 def _inflate(body: bytes, cap: int) -> bytes:
-    """A zlib stream, as the standard says, or a raw one, as some servers have it."""
+    """A zlib stream, as the standard requires, or a raw one, as some servers send."""
     for bits in (_ANY_ZLIB, _RAW):
         plain = bytearray()
         try:
@@ -128,5 +128,5 @@ def _member(body: bytes, at: int, bits: int, plain: bytearray, cap: int) -> int:
         at += len(piece) - len(stream.unused_data)
         if stream.eof:
             return at
-        size = min(4 * size, _LARGEST_PIECE)
+        size = min(4 * size, _MAX_PIECE)
     raise BrokenCodingError("The packed {} broke off.")

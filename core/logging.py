@@ -75,7 +75,7 @@ def configure_logging(
 ) -> None:
     """Sends every line of this process to `stream` (stderr), as text for people or as JSON.
 
-    `process` stands on every line. Without a mode the stream decides: a terminal gets the console
+    `process` is on every line. Without a mode the stream decides: a terminal gets the console
     form. Warnings, uncaught exceptions and every logger of the standard library come the same way.
     May be called again; the last call holds.
     """
@@ -100,7 +100,7 @@ class _Handler(logging.StreamHandler[TextIO]):
         """Says where a line could not be written; the standard way prints its bare arguments."""
         where = f"{record.pathname}:{record.lineno}"
         event = {"event": "log.broken", "logger": record.name, "where": where}
-        # A stream that is gone cannot be told that it is gone.
+        # A closed stream cannot report that it is closed.
         with contextlib.suppress(OSError, ValueError):
             self.stream.write(json.dumps(redact_event(None, "error", event)) + self.terminator)
             self.flush()
@@ -129,9 +129,9 @@ def _shared_processors(process: str, mode: Mode) -> list[Processor]:
 
 def _on_one_line(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """Libraries draw tables and paragraphs into their messages; a line of ours is one line, for people too."""
-    told = event.get("event")
-    if isinstance(told, str) and "\n" in told:
-        event["event"] = " ".join(told.split())
+    name = event.get("event")
+    if isinstance(name, str) and "\n" in name:
+        event["event"] = " ".join(name.split())
     return event
 
 

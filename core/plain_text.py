@@ -15,7 +15,8 @@ _CONTROLS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029]
 _NUMBER: Final = re.compile(r"\+\d{7,15}")
 _FORMULA: Final = ("=", "+", "-", "@")
 # Spreadsheets of many languages (Turkish among them) split at semicolons, and some at tabs and line breaks.
-_LATER_CELL: Final = re.compile(r"(?<=[;\t\n\r])([^\S\n]*)(?=[=+\-@＝＋－＠﹢﹣﹦﹫])")
+# A run of blanks is read once, whatever comes after it: from each of its blanks anew it would cost the square.
+_LATER_CELL: Final = re.compile(r"([;\t\n\r][^\S\n]*+)([=+\-@＝＋－＠﹢﹣﹦﹫])?")
 
 
 def one_line(text: str) -> str:
@@ -42,7 +43,7 @@ def csv_cell(text: str) -> str:
     if _NUMBER.fullmatch(text):
         return text
     text = _BIDI.sub(REPLACEMENT, _CONTROLS.sub(REPLACEMENT, text))
-    text = _LATER_CELL.sub(r"\1'", text)
+    text = _LATER_CELL.sub(lambda found: f"{found[1]}'{found[2]}" if found[2] else found[0], text)
     return f"'{text}" if text.startswith(("\t", "\r", "\n")) or _first_sign(text) in _FORMULA else text
 
 

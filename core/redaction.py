@@ -19,10 +19,10 @@ from uuid import UUID
 
 MASK: Final = "***"
 NUMBER_MASK: Final = "*******"
-SHORTEST_SECRET: Final = 4
-SHORTEST_ENCODED: Final = 8
+MIN_SECRET_LENGTH: Final = 4
+MIN_ENCODED_LENGTH: Final = 8
 """A shorter piece of base64 would be found in many words."""
-DEEPEST: Final = 8
+MAX_DEPTH: Final = 8
 
 _SECRET_NAMES: Final = frozenset(
     [
@@ -60,12 +60,13 @@ _CLOCK_TIME: Final = r"[0-2]\d:[0-5]\d(?::[0-6]\d(?:[.,]\d+)?)?(?:Z|[ ]?[+-]\d\d
 _ISO_TIME: Final = rf"(?:19|20)\d\d-[01]\d-[0-3]\d(?!\d)(?:[T ]{_CLOCK_TIME})?"
 _PLAIN: Final = re.compile(rf"[a-z_.\-]*|{_UUID}|{_ISO_TIME}")
 """Names of events, fields, tasks and loggers, times and ids of tasks: no form below is found in them."""
-_FEWEST_DIGITS: Final = 10
+_MIN_DIGITS: Final = 10
 """A number without a plus has at least so many digits; shorter runs are our own ids."""
 _SUSPICIOUS: Final = re.compile(
     rf"(?i)[/<]|authorization|bearer|basic|dlga|cookie|pass|pwd|secret|api|access|key|hash|token|"
     r"\u015fifre|\u015e\u0130FRE|sifre|parola|"
-    rf"\+(?:\D*+\d){{4}}|(?:\d\D*+){{{_FEWEST_DIGITS}}}",
+    # From the first plus on, since a search from each would look through the rest of the text again.
+    rf"\A[^+]*+\+(?:\D*+\d){{4}}|(?:\d\D*+){{{_MIN_DIGITS}}}",
 )
 """Each form below needs one of these, so most values of our own lines are searched once and not once for each form."""
 
@@ -80,16 +81,17 @@ _KEY_VALUE: Final = re.compile(
 _COOKIE: Final = re.compile(
     r"(?i)(?P<name>\b(?:set-)?cookie[\"']?\s*[:=,]\s*(?:b?[\"'])?)(?P<value>[^\s\"'][^\r\n\"']*)"
 )
-_OUR_TOKEN: Final = re.compile(r"ulak_(?=[a-z0-9_-]*[A-Z])[A-Za-z0-9_-]{20,}")
+_OUR_TOKEN: Final = re.compile(r"ulak_(?=[a-z0-9_-]{0,42}[A-Z])[A-Za-z0-9_-]{20,}")
 """A token of `ulak tokens create`, or most of one."""
 _HEADER: Final = re.compile(
-    r"(?i)(?P<name>\b(?:proxy-)?authorization[\"']?\s*[:=,]\s*(?:b?[\"'])?)"
-    r"(?P<value>(?:basic|bearer|dlga|digest|token)?\s*[^\s\"',;)}\]]+)",
+    r"(?i)(?P<name>\b(?:proxy-)?authorization[\"']?\s*[:=,]\s*+(?:b?[\"'])?)"
+    r"(?P<value>(?:basic|bearer|dlga|digest|token)?\s*+[^\s\"',;)}\]]+)",
 )
 _SCHEME: Final = re.compile(r"\b((?i:bearer|basic|dlga))\s+(?=\S*[0-9A-Z=])[A-Za-z0-9+/=._~:-]{6,}")
 _ELEMENT: Final = re.compile(r"(?i)(<(key|hash|password|secret|token|apikey)>)[^<]*(?=</)")
 
-_URL: Final = re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\"'<>\\]+")
+# Bounded, since each of its letters may begin a scheme: without a bound a long word would be read once for each.
+_URL: Final = re.compile(r"(?i)[a-z][a-z0-9+.-]{0,30}://[^\s\"'<>\\]+")
 _TARGET: Final = re.compile(r"(?<![^\s\"'(=\[])/[^\s\"'<>\\]*")
 _USERINFO: Final = re.compile(r"(?i)^([a-z][a-z0-9+.-]*://)([^/?#]*)@")
 _LONG_SEGMENT: Final = re.compile(r"(?i)(?<=/)(?:[0-9a-f]{24,}|(?=[^/?#]*\d)[0-9a-z_]{28,})(?=[/?#]|$)")
@@ -148,7 +150,7 @@ class KnownSecrets:
     def add(self, secret: str) -> None:
         """Masks this value from now on, in each of its spellings; any thread, any number of times."""
         forms = _spellings(secret)
-        if len(secret) < SHORTEST_SECRET or forms <= self._forms:
+        if len(secret) < MIN_SECRET_LENGTH or forms <= self._forms:
             return
         with self._lock:
             self._forms |= forms
@@ -184,7 +186,7 @@ def _in_base64(secret: str) -> Iterator[str]:
         sure = (before + len(raw)) * 8 // 6
         for encode in (b64encode, urlsafe_b64encode):
             found = encode(bytes(before) + raw).decode()[unsure:sure]
-            if len(found) >= SHORTEST_ENCODED:
+            if len(found) >= MIN_ENCODED_LENGTH:
                 yield found
 
 
@@ -208,8 +210,9 @@ def redact_text(text: str) -> str:
 
 
 def _mask_forms(text: str) -> str:
-    if "/" in text:
+    if "://" in text:
         text = _URL.sub(lambda match: redact_url(match[0]), text)
+    if "/" in text:
         text = _TARGET.sub(lambda match: redact_url(match[0]), text)
     text = _ELEMENT.sub(rf"\g<1>{MASK}", text)
     text = _HEADER.sub(rf"\g<name>{MASK}", text)
@@ -237,19 +240,19 @@ def redact_value(value: Any, *, depth: int = 0) -> Any:
         return value
     if isinstance(value, int):
         text = str(value)
-        masked = redact_text(text) if len(text) >= _FEWEST_DIGITS else _KNOWN.mask(text)
+        masked = redact_text(text) if len(text) >= _MIN_DIGITS else _KNOWN.mask(text)
         return value if masked == text else masked
     if isinstance(value, str):
         return redact_text(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes>"
-    if depth >= DEEPEST:
+    if depth >= MAX_DEPTH:
         return "…"
     return _redact_compound(value, depth + 1)
 
 
 def redact_field(name: Any, value: Any, *, depth: int = 0) -> Any:
-    """One named value, masked as `redact_value` says."""
+    """One named value, masked like `redact_value`."""
     plain = _plain_name(str(name))
     if value is None or isinstance(value, bool):
         return value
@@ -305,7 +308,7 @@ def _looks_like_a_number(text: str, digits: str) -> bool:
         return True
     if text == digits and (_EPOCH.fullmatch(text) or _COMPACT_TIME.fullmatch(text)):
         return False
-    return len(digits) >= _FEWEST_DIGITS
+    return len(digits) >= _MIN_DIGITS
 
 
 def _country_prefix(text: str, digits: str) -> str:

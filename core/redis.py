@@ -1,7 +1,7 @@
 """The Redis client factory, with explicit retries and time-outs.
 
 redis-py's own defaults differ by constructor (`from_url` never retries, `Redis(...)` retries ten
-times) and wait for ever.
+times) and wait indefinitely.
 """
 
 import redis

@@ -18,13 +18,14 @@ from sqlalchemy import Connection, text
 
 from ulak.core import clock
 from ulak.core.logging import get_logger
-from ulak.local.children import ChildSpec
+from ulak.local.child_process import ChildSpec
 from ulak.local.ports import choose_port
+from ulak.models.account import load
 from ulak.providers.adapter import Callback, ProviderRecord
 from ulak.providers.registry import adapter_for
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.callbacks import ingest
-from ulak.tasks.steps.tracking import account_row, track
+from ulak.tasks.steps.tracking import track
 
 log = get_logger(__name__)
 
@@ -37,7 +38,7 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class SandboxError(Exception):
-    """The sandbox does not do its part; the text says what to look at."""
+    """The sandbox failed; the text says what to check."""
 
 
 @dataclass(slots=True)
@@ -142,8 +143,8 @@ class SandboxRun:
             for reply in self.ask(f"/sends?provider={account['provider']}")["replies"]:
                 body = json.dumps(reply["body"]).encode()
                 with runtime.engine.connect() as connection:
-                    row = account_row(connection, reply["account"])
-                ingest(runtime, row, Callback(tail="send_reply", body=body))
+                    stored = load(connection, reply["account"])
+                ingest(runtime, stored, Callback(tail="send_reply", body=body))
                 handed += 1
         return handed
 
@@ -162,11 +163,11 @@ class SandboxRun:
             self.ask(f"/{account['provider']}/callback", callback)
 
     def unsettled(self, connection: Connection) -> list[str]:
-        """What the stand-ins still have to say, and which ids were not asked for since they said their last."""
-        told = self.ask("/truth/settled")
-        if not told["settled"] or told.get("pushes_waiting", 0):
+        """Reports that the simulated providers still hold back, and ids not polled since their last report."""
+        settled = self.ask("/truth/settled")
+        if not settled["settled"] or settled.get("pushes_waiting", 0):
             return ["The sandbox's messages are still on their way."]
-        waiting = connection.execute(_NOT_ASKED_SINCE, {"at": datetime.fromisoformat(told["at"])}).scalar_one()
+        waiting = connection.execute(_NOT_ASKED_SINCE, {"at": datetime.fromisoformat(settled["at"])}).scalar_one()
         return [f"{waiting} ids have not been asked for since the sandbox came to rest."] if waiting else []
 
 
@@ -185,7 +186,7 @@ def _value(value: Any) -> str:
 
 def _only_pushes(record: ProviderRecord) -> bool:
     """Whether the provider has nothing to poll: its sender gets replies, and its reports are pushed."""
-    return record.callback_tails is not None and not record.id_kinds and record.sweep_window_days is None
+    return record.callback_paths is not None and not record.is_pulled
 
 
 def _with_times(send: Mapping[str, Any]) -> Mapping[str, Any]:

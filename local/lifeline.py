@@ -11,7 +11,7 @@ import signal
 import threading
 
 from ulak.core import clock
-from ulak.core.settings import lifeline_descriptor, ready_descriptor
+from ulak.core.environment import lifeline_descriptor, ready_descriptor
 
 
 class Lifeline:
@@ -29,7 +29,7 @@ class Lifeline:
 
 
 def watch(grace_seconds: float = 10.0) -> bool:
-    """Begins to watch for the supervisor's end, if there is a supervisor; says whether there is.
+    """Begins to watch for the supervisor's end; returns whether there is a supervisor.
 
     To be called first thing in a Python child. At the end of the pipe the process gets SIGTERM,
     and is ended hard if it still lives after the grace.

@@ -6,9 +6,9 @@ import socket
 from typing import Final
 
 TRIES: Final = 200
-HIGHEST: Final = 65_535
+MAX_PORT: Final = 65_535
 QUIET_PORTS: Final = range(20_000, 32_000)
-"""Below the ports that systems deal out to whoever names none, and above most that programs have of old."""
+"""Below the ephemeral ports of usual systems, and above most well-known ports."""
 
 
 class PortBusyError(Exception):
@@ -27,7 +27,7 @@ def choose_port(wanted: int | None, default: int, bind: str) -> int:
                 f"Port {wanted} on {bind} is in use: stop what listens there or set another port.",
             )
         return wanted
-    for port in range(default, min(default + TRIES, HIGHEST)):
+    for port in range(default, min(default + TRIES, MAX_PORT)):
         if is_free(port, bind):
             return port
     raise PortBusyError(f"No free port from {default} on at {bind}: set one.")

@@ -23,12 +23,12 @@ from typing import Any, Final, Self
 from ulak.core import clock
 from ulak.core.logging import get_logger
 from ulak.core.redaction import redact_text
-from ulak.local.children import ChildSpec, last_lines, launch, prepare_log, trim_log
-from ulak.local.home import HomeLock
+from ulak.local.child_process import ChildSpec, last_lines, launch, prepare_log, trim_log
+from ulak.local.home_lock import HomeLock
 from ulak.local.lifeline import Lifeline
 
-SHORTEST_BACKOFF_SECONDS: Final = 0.5
-LONGEST_BACKOFF_SECONDS: Final = 10.0
+MIN_BACKOFF_SECONDS: Final = 0.5
+MAX_BACKOFF_SECONDS: Final = 10.0
 # A child that lived this long has recovered: its next death starts with the shortest pause again.
 RECOVERED_SECONDS: Final = 30.0
 # A child that ended so often before it was ever ready will not become so. With the pauses this takes 10 to 30 seconds.
@@ -36,13 +36,13 @@ FAILED_STARTS: Final = 5
 # How often the sizes of the logs are looked at.
 TRIM_SECONDS: Final = 30.0
 # A warden waits for its program, harshly at last, before the supervisor loses patience with it.
-WARDEN_MARGIN_SECONDS: Final = 12.0
+GUARD_MARGIN_SECONDS: Final = 12.0
 
 log = get_logger(__name__)
 
 
 class ChildFailedError(Exception):
-    """A child keeps ending before it was ever ready; the text says how, with its last lines."""
+    """A child keeps exiting before it was ever ready; the text contains its exit status and last lines."""
 
 
 class Child:
@@ -58,7 +58,7 @@ class Child:
         self._home = home
         self._lifeline = lifeline
         self._process: subprocess.Popen[bytes] | None = None
-        self._backoff = SHORTEST_BACKOFF_SECONDS
+        self._backoff = MIN_BACKOFF_SECONDS
         self._started_at = 0.0
         self._log_offset = 0
         self._log = home / "logs" / f"{spec.name}.log"
@@ -143,7 +143,7 @@ class Child:
     @property
     def patience_seconds(self) -> float:
         """How long its stopping may take."""
-        margin = WARDEN_MARGIN_SECONDS if self.spec.foreign else 0.0
+        margin = GUARD_MARGIN_SECONDS if self.spec.foreign else 0.0
         return self.spec.grace_seconds + margin
 
     def _forget_process(self) -> None:
@@ -167,7 +167,7 @@ class Child:
                 f"{self._log} ends with:{lines or ' nothing'}"
             )
         if clock.boot() - self._started_at >= RECOVERED_SECONDS:
-            self._backoff = SHORTEST_BACKOFF_SECONDS
+            self._backoff = MIN_BACKOFF_SECONDS
         self.restart_at = clock.boot() + self._backoff
         log.warning(
             "child.died",
@@ -176,7 +176,7 @@ class Child:
             restart_in_seconds=self._backoff,
             **self._last_words(code),
         )
-        self._backoff = min(self._backoff * 2, LONGEST_BACKOFF_SECONDS)
+        self._backoff = min(self._backoff * 2, MAX_BACKOFF_SECONDS)
 
     def _last_words(self, code: int) -> dict[str, Any]:
         lines = last_lines(self._log, 5, since=self._log_offset) if code else []
@@ -251,7 +251,7 @@ class Supervisor:
             child.trim()
 
     def wait_until_ready(self, names: Collection[str], keep_waiting: Callable[[], bool]) -> None:
-        """Returns when these children have announced themselves, a stop is asked for or nobody wants to wait."""
+        """Returns when these children have announced themselves, a stop is requested, or waiting is pointless."""
         while self.poll() and keep_waiting() and not all(self.children[name].was_ready for name in names):
             self._wait(0.1)
 

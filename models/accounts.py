@@ -1,33 +1,28 @@
-"""Accounts as they are stored: applied from a file as a whole, paused and resumed by people and by trouble."""
+"""Accounts as a whole: applied from a file as a whole, paused and resumed by people and by trouble."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, date, datetime
-from enum import StrEnum
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, or_, select, text, update
+from sqlalchemy import Connection, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError
 
-from ulak.models.ledger.planning import cancel
+from ulak.models.account import (
+    FOREVER,
+    AccountSettings,
+    PausedBy,
+    StoredAccount,
+    UnknownAccountError,
+    list_accounts,
+    lock,
+)
+from ulak.models.ledger.opening import cancel
 from ulak.models.pseudonyms import check_key, key_check
 from ulak.models.suppression import Suppressions
 from ulak.models.tables import accounts, polls
 from ulak.models.vocabulary import Recipients
-
-FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
-"""`paused_until` of a pause that only a person ends."""
-
-
-class PausedBy(StrEnum):
-    """Who paused an account. Rows of the previous version say nothing, which counts as an operator."""
-
-    OPERATOR = "operator"
-    """A person: the pause ends at its time or by `resume`, is never shortened and never probed."""
-    AUTOMATIC = "automatic"
-    """Refused or missing credentials: the account is probed by one call when the pause is over."""
-
 
 _WHY_FIXED = {
     Recipients.HASHED: "its rows and their history are named by clear numbers already.",
@@ -51,93 +46,11 @@ _RESUMED: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccountSettings:
-    """What `accounts.toml` says of one account, complete with defaults. Credentials are references, never values."""
-
-    id: str
-    provider: str
-    base_url: str
-    timezone: str
-    credentials: Mapping[str, str]
-    credentials_hash: str
-    """Equal for two accounts that would share one limit at the provider."""
-    limit_requests: int
-    limit_per_seconds: float
-    limit_concurrency: int
-    retry: Mapping[str, Any]
-    poll: Mapping[str, Any]
-    options: Mapping[str, Any]
-    ca_file: str | None = None
-    """A PEM file of certificates that are trusted instead of the public ones."""
-    recipients: str = Recipients.CLEAR.value
-    """How whom deliveries are about is kept, as `ulak.models.vocabulary.Recipients`; never changes."""
-    proxy: str | None = None
-    """`http://host:port`, or a reference to an address that may hold a password."""
-    objective: str | None = None
-    """How fresh the account's deliveries are to be, in the form of `ulak.models.objectives`."""
-    enabled: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountRecord:
-    """One account, all columns."""
-
-    id: str
-    provider: str
-    base_url: str
-    timezone: str
-    credentials: Mapping[str, str]
-    credentials_hash: str
-    limit_requests: int
-    limit_per_seconds: float
-    limit_concurrency: int
-    retry: Mapping[str, Any]
-    poll: Mapping[str, Any]
-    options: Mapping[str, Any]
-    learned: Mapping[str, Any]
-    enabled: bool
-    paused_until: datetime | None
-    pause_reason: str | None
-    paused_by: str | None
-    refusals: int
-    """Automatic pauses in a row; a successful response begins anew."""
-    pause_changed_at: datetime | None
-    """When the account was last paused or resumed: calls made before say nothing about its credentials any more."""
-    breaker_state: str
-    breaker_failures: int
-    breaker_trips: int
-    breaker_until: datetime | None
-    throttles: int
-    not_before: datetime | None
-    wake_at: datetime | None
-    last_asked_at: datetime | None
-    planned_at: datetime | None
-    closed_swept_at: datetime | None
-    swept_through: date | None
-    last_trouble: str | None
-    last_trouble_at: datetime | None
-    created_at: datetime
-    crowded_at: datetime | None
-    ca_file: str | None
-    proxy: str | None
-    last_as_of: datetime | None
-    poll_plan: Mapping[str, Any]
-    """When ids are checked, by kind, where it was learned (`ulak.models.latencies`)."""
-    recipients: str
-    recipients_key: bytes | None = field(repr=False)
-    """Identifies the person key that hashed recipients are made with (`ulak.models.pseudonyms.key_check`)."""
-    objective: str | None
-    """How fresh its deliveries are to be (`ulak.models.objectives`)."""
-    sweep_seconds: float | None
-    """How often its lists are swept, where they say so (`ulak.models.intervals`)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
     """What applying a file did, as ids in order.
 
     `missing`: not in the file, kept running; `disabled`: pruned; `rezoned`: changed, with another time zone. The counts
-    of these are to be moved to other days after the commit (`ulak.models.tally.recount_rezoned`).
+    of these are to be moved to other days after the commit (`ulak.models.statistics_upkeep.recount_rezoned`).
     """
 
     created: list[str] = field(default_factory=list)
@@ -158,14 +71,6 @@ class AccountsRefusedError(Exception):
         """`sentences`: at least one."""
         super().__init__(" ".join(sentences))
         self.sentences = tuple(sentences)
-
-
-class UnknownAccountError(LookupError):
-    """There is no account of this id."""
-
-    def __init__(self, account_id: str) -> None:
-        """`account_id`: as it was asked for."""
-        super().__init__(f"There is no account {account_id!r}: `ulak accounts list` shows the known ones.")
 
 
 def apply(
@@ -216,36 +121,17 @@ def apply(
     return result
 
 
-def list_accounts(connection: Connection, *, lock: bool = False) -> list[AccountRecord]:
-    """All accounts by id; with `lock`, their rows are held until the transaction ends."""
-    query = select(accounts).order_by(accounts.c.id)
-    return [_record(row) for row in connection.execute(query.with_for_update(key_share=True) if lock else query)]
-
-
-def load(connection: Connection, account_id: str) -> AccountRecord:
-    """The account; `UnknownAccountError` where there is none."""
-    row = connection.execute(select(accounts).where(accounts.c.id == account_id)).one_or_none()
-    if row is None:
-        raise UnknownAccountError(account_id)
-    return _record(row)
-
-
 def pause(connection: Connection, account_id: str, until: datetime | None, reason: str) -> bool:
     """Pause the account on an operator's order until `until`, or (None) until resumed; whether that changed anything.
 
     It takes the place of an automatic pause; a longer pause of an operator stays. `reason` is shown to people.
     `UnknownAccountError` where there is no such account.
     """
-    end = until or FOREVER
-    is_shorter = func.coalesce(accounts.c.paused_until, text("'-infinity'")) < end
-    changed = connection.execute(
-        update(accounts)
-        .where(accounts.c.id == account_id, or_(accounts.c.paused_by == PausedBy.AUTOMATIC, is_shorter))
-        .values(paused_until=end, pause_reason=reason, paused_by=PausedBy.OPERATOR, pause_changed_at=_NOW)
-    )
-    if changed.rowcount == 0:
-        load(connection, account_id)
-    return changed.rowcount > 0
+    stored = lock(connection, account_id)
+    changes = stored.pause_changes(until or FOREVER, reason, PausedBy.OPERATOR)
+    if changes:
+        connection.execute(update(accounts).where(accounts.c.id == account_id).values(changes))
+    return bool(changes)
 
 
 def resume(connection: Connection, account_id: str) -> None:
@@ -260,7 +146,7 @@ def resume(connection: Connection, account_id: str) -> None:
 
 
 def _refuse_clashes(
-    wanted: Mapping[str, AccountSettings], stored: Mapping[str, AccountRecord], running: Sequence[AccountRecord]
+    wanted: Mapping[str, AccountSettings], stored: Mapping[str, StoredAccount], running: Sequence[StoredAccount]
 ) -> None:
     """Refuse an id that changes its provider, and credentials that a running account outside the file holds."""
     sentences = [
@@ -287,9 +173,9 @@ def _refuse_clashes(
 
 
 def _refuse_zones(
-    connection: Connection, wanted: Mapping[str, AccountSettings], stored: Mapping[str, AccountRecord]
+    connection: Connection, wanted: Mapping[str, AccountSettings], stored: Mapping[str, StoredAccount]
 ) -> None:
-    """Refuse a zone that PostgreSQL does not know: every write of the account would fail (`ulak.models.tally`)."""
+    """Refuse a zone that PostgreSQL does not know: the statistics could not store any write of the account."""
     known = {record.timezone for record in stored.values()}
     sentences = [
         f"Account {spec.id}: this PostgreSQL does not know the time zone {spec.timezone}, since its zone files are "
@@ -310,7 +196,7 @@ def _is_zone(connection: Connection, name: str) -> bool:
     return True
 
 
-def _check_of(connection: Connection, stored: Iterable[AccountRecord], key: bytes) -> bytes:
+def _check_of(connection: Connection, stored: Iterable[StoredAccount], key: bytes) -> bytes:
     """The check of this key, which must be that of all other accounts and of the list of erased people.
 
     Raises `ulak.core.settings.CredentialError`: a key that was generated a moment ago, in the home of a process that
@@ -324,7 +210,7 @@ def _check_of(connection: Connection, stored: Iterable[AccountRecord], key: byte
 
 
 def _store(
-    connection: Connection, spec: AccountSettings, old: AccountRecord | None, recipients_key: bytes | None = None
+    connection: Connection, spec: AccountSettings, old: StoredAccount | None, recipients_key: bytes | None = None
 ) -> None:
     """Write the settings of one account, new or known."""
     values = asdict(spec)
@@ -340,7 +226,7 @@ def _store(
     )
 
 
-def _is_elsewhere(spec: AccountSettings, old: AccountRecord) -> bool:
+def _is_elsewhere(spec: AccountSettings, old: StoredAccount) -> bool:
     """Whether an automatic pause was about credentials, an address or a route to it that are no more."""
     route_differs = (spec.ca_file, spec.proxy) != (old.ca_file, old.proxy)
     return old.paused_by == PausedBy.AUTOMATIC and (spec.credentials_hash != old.credentials_hash or route_differs)
@@ -359,11 +245,6 @@ def _end_polls(connection: Connection, ids: Sequence[str]) -> None:
         cancel(connection, poll_id)
 
 
-def _settings(record: AccountRecord) -> AccountSettings:
+def _settings(stored: StoredAccount) -> AccountSettings:
     """The part of a stored account that the file decides."""
-    return AccountSettings(**{each.name: getattr(record, each.name) for each in fields(AccountSettings)})
-
-
-def _record(row: Row[Any]) -> AccountRecord:
-    """A row as a record."""
-    return AccountRecord(**row._mapping)  # noqa: SLF001 - the public name of a row's mapping in SQLAlchemy
+    return AccountSettings(**{each.name: getattr(stored, each.name) for each in fields(AccountSettings)})

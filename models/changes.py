@@ -6,6 +6,9 @@ Below that line nothing can appear any more, so a cursor that has passed a place
 again leaves its place and takes a new one beyond every cursor; the feed tells its latest state there. Whoever puts
 and erases by `id` what the feed tells holds the table.
 
+What was removed because it had been kept long enough is one entry for each account, a range of times: it names what is
+gone by account and `message_time`, and takes a new place whenever more is removed.
+
 One transaction that stays open anywhere in the cluster holds the feed up, but loses nothing.
 
 Places count the transactions of one database cluster. A cursor therefore names its feed; when the rows turn up in
@@ -24,9 +27,9 @@ from sqlalchemy import Connection, text
 from ulak.models.tables import delivery_status
 
 LIMIT = 100
-ERASURES_LAST = timedelta(days=30)
+TOMBSTONE_TTL = timedelta(days=30)
 """How long, at least, the feed tells that a row was erased."""
-_LONGEST_ERASURE = timedelta(hours=1)
+_MAX_ERASURE_TIME = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +44,26 @@ class ChangeCursor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """The deliveries of an account that were sent before a moment."""
+
+    account_id: str
+    before: datetime
+    """Of `message_time`; where a copy has none, of `first_seen_at`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One row that changed, or that is no more."""
+    """One row that changed or is no more, or a range of rows that are no more."""
 
     id: int
+    """0 of a range."""
     changed_in: int
     """The transaction of the change: greater for every later change of the same row that is told."""
     delivery: Mapping[str, Any] | None
-    """The row as it stands now; None where it was erased."""
+    """The row as it stands now; None where it was erased, and of a range."""
+    removed: Range | None = None
+    """What was removed because it had been kept long enough (`ulak.models.retention`)."""
 
 
 class CursorGoneError(Exception):
@@ -71,10 +86,16 @@ _READ = text(f"""
         (SELECT changed_in, delivery_id, true FROM delivery_erasures
          WHERE (changed_in, delivery_id) > (:changed_in, :id) AND changed_in < (SELECT oldest_open FROM line)
          ORDER BY changed_in, delivery_id LIMIT :limit)
+        UNION ALL
+        (SELECT changed_in, 0, false FROM delivery_removals
+         WHERE (changed_in, 0) > (:changed_in, :id) AND changed_in < (SELECT oldest_open FROM line)
+         ORDER BY changed_in LIMIT :limit)
         ORDER BY changed_in, id LIMIT :limit
     )
-    SELECT places.erased, places.id AS place_id, places.changed_in AS place, d.*
+    SELECT r.account_id AS removed_of, r.before AS removed_before,
+        places.erased, places.id AS place_id, places.changed_in AS place, d.*
     FROM places LEFT JOIN (SELECT {_COLUMNS} FROM delivery_status) d ON d.id = places.id AND NOT places.erased
+    LEFT JOIN delivery_removals r ON r.changed_in = places.changed_in AND places.id = 0
     ORDER BY places.changed_in, places.id
 """)
 _FEED = text("""
@@ -103,7 +124,12 @@ def read_changes(
         Change(
             id=row["place_id"],
             changed_in=row["place"],
-            delivery=None if row["erased"] else {column.name: row[column.name] for column in delivery_status.c},
+            delivery=None
+            if row["erased"] or row["removed_of"] is not None
+            else {column.name: row[column.name] for column in delivery_status.c},
+            removed=None
+            if row["removed_of"] is None
+            else Range(account_id=row["removed_of"], before=row["removed_before"]),
         )
         for row in rows
     ]
@@ -126,7 +152,7 @@ def _check(connection: Connection, cursor: ChangeCursor) -> None:
         raise CursorGoneError("This cursor is of another feed: the database was restored. Begin without a cursor.")
     forgotten = feed.forgotten_before is not None and cursor.began < feed.forgotten_before
     if forgotten and cursor.changed_in < feed.forgotten_in:
-        days = ERASURES_LAST.days
+        days = TOMBSTONE_TTL.days
         raise CursorGoneError(
             f"This cursor is too old: erasures are told for {days} days. Drop what you hold and begin without a cursor."
         )
@@ -151,7 +177,7 @@ _BRING_HOME = text("""
 def renew_feed(connection: Connection) -> bool:
     """Begin a new feed where the rows have come into another cluster; whether that was so. The caller commits.
 
-    All readers begin again, so the old feed's erasures are dropped. Several may do so at once: one does it.
+    All readers begin again, so the old feed's erasures and removals are dropped. Several may do so at once: one does.
     """
     connection.execute(text("SET LOCAL statement_timeout = 0"))
     if connection.execute(_LOCK_FEED).scalar_one():
@@ -159,6 +185,7 @@ def renew_feed(connection: Connection) -> bool:
     while connection.execute(_BRING_HOME).rowcount:
         pass
     connection.execute(text("DELETE FROM delivery_erasures"))
+    connection.execute(text("DELETE FROM delivery_removals"))
     connection.execute(_RENEW)
     return True
 
@@ -173,10 +200,10 @@ _FORGET = text("""
 """)
 
 
-def forget_erasures(connection: Connection, last: timedelta = ERASURES_LAST) -> None:
+def forget_erasures(connection: Connection, last: timedelta = TOMBSTONE_TTL) -> None:
     """Stop telling erasures older than `last`. Each erasure does this, so what is kept grows only as people are erased.
 
     From then on a cursor that has not passed them is refused, unless its reader began after they had happened.
     """
     # An erasure is stamped when it begins; a reader may have read its rows until it was committed.
-    connection.execute(_FORGET, {"last": last, "margin": _LONGEST_ERASURE})
+    connection.execute(_FORGET, {"last": last, "margin": _MAX_ERASURE_TIME})

@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from ulak.core import clock
-from ulak.core.settings import libpq_options
-from ulak.models.availability import is_unavailable, sqlstate_of
+from ulak.core.environment import libpq_options
+from ulak.models.database_errors import is_unavailable, sqlstate_of
 
 CONNECT_TIMEOUT_SECONDS = 10
 IDLE_IN_TRANSACTION_SECONDS = 60
@@ -34,7 +34,7 @@ PREPARES = "ulak_prepares"
 """The note at a connection whose transactions keep prepared statements."""
 LENT = "ulak_lent"
 """The note at a connection whose session a pooler lends."""
-CONNECTIONS_LAST_SECONDS = 60
+CONNECTION_TTL_SECONDS = 60
 """Connections are replaced after so long: none stays on a failed-over server, and no plan outlives a small table."""
 IDLE_SECONDS = 1.0
 """A connection that nobody has used for so long is always pinged before its next transaction."""
@@ -64,7 +64,7 @@ def make_engine(
     Every session speaks UTC, gives up on a statement after `statement_timeout_seconds` (0: never), is ended by the
     server after `idle_in_transaction_seconds` without a statement in an open transaction, and notices a dead network
     within six times `connect_timeout_seconds`. Connections are at most a minute old, and one that turns out to be
-    unavailable (`ulak.models.availability`) is closed with all others. No error of this engine shows parameters or
+    unavailable (`ulak.models.database_errors`) is closed with all others. No error of this engine shows parameters or
     values of rows.
 
     `prepares`: keep the plans of statements that a connection runs again and again in `retry_transaction`, through
@@ -89,7 +89,7 @@ def make_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=30,
-        pool_recycle=CONNECTIONS_LAST_SECONDS,
+        pool_recycle=CONNECTION_TTL_SECONDS,
         hide_parameters=True,
         connect_args={
             "application_name": application_name,
@@ -108,7 +108,7 @@ def make_engine(
     event.listen(engine, "checkout", partial(_ping, engine))
     event.listen(engine, "checkin", _note_use)
     event.listen(engine, "connect", partial(_note_session, prepares))
-    event.listen(engine, "begin", _say_that_we_hash)
+    event.listen(engine, "begin", _mark_as_hashing)
     return engine
 
 
@@ -123,7 +123,7 @@ def _note_session(prepares: bool, session: Any, record: ConnectionPoolEntry) -> 
     record.info[LENT] = not is_direct
 
 
-def _say_that_we_hash(connection: Connection) -> None:
+def _mark_as_hashing(connection: Connection) -> None:
     """Say in each transaction of a session that a pooler lends that this version hashes recipients (migration 0021)."""
     if connection.info.get(LENT):
         connection.exec_driver_sql("SELECT set_config('ulak.hashes', 'on', true)")

@@ -12,8 +12,9 @@ How a batch is written, and why nobody can be hurt by another doing the same:
    their whole history is loaded, folded with what came in, and written: orders first, for messages may take their time
    from them (`ulak.models.sending_time`), then the rest. With them those messages whose order came with another time.
 
-What an erasure forbids to store is left out before all that; step 2 or 3 does nothing where that was judged by an
-outdated list of erased people (`ulak.models.suppression`).
+What an erasure forbids to store is left out before all that, and what is older than its account keeps deliveries
+(`ulak.models.keeping`) where step 1 has found that something may be new. Step 2 or 3 does nothing where that was judged
+by an outdated list of erased people (`ulak.models.suppression`).
 
 A transaction waits for others' uncommitted inserts only in step 2 and for row locks only in step 3, each in one order
 for all, so two batches cannot wait for each other.
@@ -29,6 +30,7 @@ from sqlalchemy import Connection
 
 from ulak.core.metrics import SIZES, histogram
 from ulak.models import sending_time, suppression
+from ulak.models.ages import sent_since
 from ulak.models.database import execute, json_parameter
 from ulak.models.facts import Facts, content_hash
 from ulak.models.history import KEEPS_FACTS, ROW_OF_ONLY, restore, row_says
@@ -43,7 +45,7 @@ from ulak.models.merge import (
     rank,
 )
 from ulak.models.report import Report
-from ulak.models.storable import clean_key
+from ulak.models.sanitize import clean_key
 from ulak.models.suppression import NOBODY, Listed, Suppressions
 from ulak.models.tracked import HAS_REFERENCES
 from ulak.models.vocabulary import Granularity, Source
@@ -114,7 +116,8 @@ LEFT JOIN LATERAL (
 
 # A report is known when its statement is stored with a time that this one does not move.
 _PROBE = f"""
-SELECT p.n, d.id, {KEEPS_FACTS} AS keeps_facts, {HAS_REFERENCES} AS has_references
+SELECT p.n, d.id, {KEEPS_FACTS} AS keeps_facts, {HAS_REFERENCES} AS has_references,
+  (SELECT kept_from FROM accounts WHERE id = %(account)s) AS kept_from
 FROM jsonb_to_recordset(%(rows)s::jsonb)
   AS p(n integer, granularity text, provider_key text, content_hash text, as_of timestamptz, as_of_last timestamptz)
 {_FOUND}
@@ -221,6 +224,8 @@ class _Probed:
     """Whether the facts of new deliveries have to be stored (`KEEPS_FACTS`)."""
     has_references: bool = False
     """Whether the account has references by key (`HAS_REFERENCES`)."""
+    kept_from: datetime | None = None
+    """What was sent before is not stored (`ulak.models.keeping`)."""
 
 
 def upsert(
@@ -248,6 +253,8 @@ def upsert(
         batch.judge(connection, batch.suppressions.known)
         _REPORTS.observe(len(batch.incoming))
         probed = _probe(connection, account_id, sorted(batch.incoming), batch.incoming)
+        if batch.leave_out_old(connection, probed.kept_from):
+            probed = _probe(connection, account_id, sorted(batch.incoming), batch.incoming)
         if complete is not None and probed.has_references:
             batch.reports = list(complete(batch.reports))
             batch.judge(connection, batch.listed)
@@ -266,15 +273,38 @@ class _Batch:
     suppressions: Suppressions
     listed: Listed = NOBODY
     """The list of erased people by which the reports were judged."""
+    allowed: Sequence[Report] = ()
+    """The reports that may be stored."""
     incoming: dict[Key, History] = field(default_factory=dict)
-    """What may be stored."""
+    """The same by delivery."""
     left_out: int = 0
     """Deliveries of which nothing may be stored."""
+    kept_from: datetime | None = None
+    """What was sent before may not be stored."""
 
     def judge(self, connection: Connection, listed: Listed) -> None:
-        """Sort out what this list lets be stored."""
+        """Sort out what this list lets be stored, and what is not too old."""
         self.listed = listed
-        allowed = listed.allowed(connection, self.account_id, self.reports, self.asked_at)
+        self._take(listed.allowed(connection, self.account_id, self.reports, self.asked_at))
+        if self.kept_from is not None:
+            self.leave_out_old(connection, self.kept_from)
+
+    def leave_out_old(self, connection: Connection, kept_from: datetime | None) -> bool:
+        """Leave out what was sent before `kept_from`; whether there was any.
+
+        A removal that moves `kept_from` meanwhile removes a minute later what is stored now.
+        """
+        if kept_from is None:
+            return False
+        self.kept_from = kept_from
+        young = sent_since(connection, self.account_id, self.allowed, self.asked_at, kept_from)
+        if young is self.allowed:
+            return False
+        self._take(young)
+        return True
+
+    def _take(self, allowed: Sequence[Report]) -> None:
+        self.allowed = allowed
         self.incoming = _gather(allowed, self.asked_at)
         named = (
             self.incoming
@@ -406,12 +436,13 @@ def _probe(connection: Connection, account_id: str, keys: Sequence[Key], incomin
     probed = execute(connection, _PROBE, {"rows": json_parameter(rows), "account": account_id}).fetchall()
     if not probed:
         return _Probed()
-    _, _, keeps_facts, has_references = probed[0]
+    _, _, keeps_facts, has_references, kept_from = probed[0]
     return _Probed(
         fresh=sorted({keys[row[0]] for row in probed if row[1] is None}),
         existing={row[1]: keys[row[0]] for row in probed if row[1] is not None},
         keeps_facts=keeps_facts,
         has_references=has_references,
+        kept_from=kept_from,
     )
 
 

@@ -29,10 +29,10 @@ from ulak.models.suppression import suppress
 from ulak.models.tracked import ERASED
 
 _NATIONAL_DIGITS = 10
-_FEWEST_DIGITS = 7
-_SHORTEST_ID = 3
-_SHORTEST_WORD = 20
-_NUMBER = re.compile(rf"\+[1-9][0-9]{{{_FEWEST_DIGITS - 1},14}}")
+_MIN_DIGITS = 7
+_MIN_ID_LENGTH = 3
+_MIN_WORD_LENGTH = 20
+_NUMBER = re.compile(rf"\+[1-9][0-9]{{{_MIN_DIGITS - 1},14}}")
 _LIKE_A_NUMBER = re.compile(r"[\s\d()./+\u2010-\u2015-]+")
 # A part of a key ends where the key, its text in JSON or (percent-encoded once or more) its part of an outer key ends.
 _EDGE = '["]|:|%(25)*3A'
@@ -179,18 +179,18 @@ def check_person(recipient: str) -> None:
     if not letters:
         raise NoPersonError("Nobody is named: give a number or a provider's id of a person.")
     if recipient.startswith("+") and not is_number(recipient):
-        raise NoPersonError(f"This is no number: a + stands before {_FEWEST_DIGITS} to 15 digits, without gaps.")
-    if len(letters) < _SHORTEST_ID or not letters.strip("0"):
+        raise NoPersonError(f"This is no number: a + stands before {_MIN_DIGITS} to 15 digits, without gaps.")
+    if len(letters) < _MIN_ID_LENGTH or not letters.strip("0"):
         raise NoPersonError(
-            f"This is too short to name one person: an id has {_SHORTEST_ID} letters or digits at least, not all 0."
+            f"This is too short to name one person: an id has {_MIN_ID_LENGTH} letters or digits at least, not all 0."
         )
     is_plain = recipient.isdigit() and not recipient.startswith("0")
-    if _LIKE_A_NUMBER.fullmatch(recipient) and not is_plain and len(letters) < _FEWEST_DIGITS:
-        raise NoPersonError(f"This is too short to be a number: it has {_FEWEST_DIGITS} digits at least.")
-    if len(letters) < _SHORTEST_WORD and not any(map(str.isdigit, letters)):
+    if _LIKE_A_NUMBER.fullmatch(recipient) and not is_plain and len(letters) < _MIN_DIGITS:
+        raise NoPersonError(f"This is too short to be a number: it has {_MIN_DIGITS} digits at least.")
+    if len(letters) < _MIN_WORD_LENGTH and not any(map(str.isdigit, letters)):
         raise NoPersonError(
             "This is a word and no person: give a number, or a provider's id of a person"
-            f" (it holds a digit, or has {_SHORTEST_WORD} letters at least)."
+            f" (it holds a digit, or has {_MIN_WORD_LENGTH} letters at least)."
         )
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, insert, or_, select
 
 from ulak.models.tables import events
 
@@ -54,6 +54,14 @@ class Action(StrEnum):
     DELIVERIES_READ = "deliveries.read"
     """Many numbers were read at once; at most once an hour for each actor and process."""
     PERSON_ERASED = "person.erased"
+    RETENTION_ANNOUNCED = "retention.announced"
+    """What `keep_days` is going to remove, and from when on."""
+    RETENTION_STARTED = "retention.started"
+    RETENTION_CANCELLED = "retention.cancelled"
+    DELIVERIES_REMOVED = "deliveries.removed"
+    """What had been kept long enough; once for each run of upkeep that removed something."""
+    DELIVERIES_EXPORTED = "deliveries.exported"
+    """A month was written to a file, with its numbers."""
     SECRETS_SHOWN = "secrets.shown"
 
 
@@ -63,6 +71,7 @@ ABOUT_PEOPLE = frozenset(
         Action.DELIVERY_VIEWED,
         Action.PERSON_SEARCHED,
         Action.DELIVERIES_READ,
+        Action.DELIVERIES_EXPORTED,
         Action.PERSON_ERASED,
     }
 )
@@ -91,6 +100,8 @@ class Kind(StrEnum):
     """Somebody who came in by single sign-on."""
     CLI = "cli"
     """A user of the host on which a command was run."""
+    SYSTEM = "system"
+    """Ulak itself, as it is configured to."""
 
 
 class Via(StrEnum):
@@ -99,6 +110,7 @@ class Via(StrEnum):
     PAGE = "page"
     API = "api"
     CLI = "cli"
+    UPKEEP = "upkeep"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +185,7 @@ def list_events(
     since: datetime | None = None,
     before_id: int | None = None,
     limit: int = LIMIT,
-) -> Sequence[RowMapping]:
+) -> Sequence[Row[Any]]:
     """Events that match everything given, the newest first; the last id is the cursor of the next page.
 
     `accounts`: of these; None: of all and of none. `actor`: by name or by label. `people` and `deliveries`: about one
@@ -193,4 +205,4 @@ def list_events(
         wanted.append(table.at >= since)
     if before_id is not None:
         wanted.append(table.id < before_id)
-    return connection.execute(select(events).where(*wanted).order_by(table.id.desc()).limit(limit)).mappings().all()
+    return connection.execute(select(events).where(*wanted).order_by(table.id.desc()).limit(limit)).all()

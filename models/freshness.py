@@ -9,10 +9,10 @@ A delivery is counted in the minute in which its first final report was stored, 
 may lie do not overlap. One that was stored by a transaction of more than `SETTLES_SECONDS` may be left out.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Engine, text
 
@@ -20,7 +20,7 @@ from ulak.core import clock
 from ulak.models.database import json_parameter, transaction
 from ulak.models.objectives import (
     BOUNDS,
-    LONGEST,
+    MAX_WINDOW,
     WINDOWS,
     Count,
     Objective,
@@ -117,7 +117,7 @@ _COUNT = text(f"""
         FROM (SELECT account_id, least(least, most) AS least, most FROM lag) lag
         LEFT JOIN jsonb_to_recordset(CAST(:wanted AS jsonb)) AS wanted(account_id text, seconds double precision)
             USING (account_id)
-        WHERE least <= {LONGEST}
+        WHERE least <= {MAX_WINDOW}
         GROUP BY lag.account_id
     )
     SELECT new.account_id, greatest(CAST(:until AS timestamptz), last.at + interval '1 ms'),
@@ -138,20 +138,20 @@ def count(connection: Connection, kinds: Collection[str]) -> bool:
     """
     if not connection.execute(_TURN, {"lock": _LOCK}).scalar_one():
         return False
-    state = connection.execute(_READ).mappings().one()
-    if state["through"] is None:
-        connection.execute(_BEGIN, {"now": state["now"], "horizon": state["horizon"]})
+    state = connection.execute(_READ).one()
+    if state.through is None:
+        connection.execute(_BEGIN, {"now": state.now, "horizon": state.horizon})
         return False
-    passed = (state["now"] - state["through"]).total_seconds()
+    passed = (state.now - state.through).total_seconds()
     if 0 <= passed < 2 * SETTLES_SECONDS:
         return False
-    settled = state["now"] - timedelta(seconds=SETTLES_SECONDS)
-    until = min(settled, state["through"] + timedelta(seconds=WINDOW_SECONDS))
+    settled = state.now - timedelta(seconds=SETTLES_SECONDS)
+    until = min(settled, state.through + timedelta(seconds=WINDOW_SECONDS))
     given = {
-        "through": state["through"],
+        "through": state.through,
         "until": until,
         # Of another cluster, to which the data was moved: what it counted there is counted.
-        "from_transaction": min(state["from_transaction"], state["horizon"]),
+        "from_transaction": min(state.from_transaction, state.horizon),
         "final": list(FINAL),
         "open": list(_OPEN),
         "kinds": sorted(kinds),
@@ -161,7 +161,7 @@ def count(connection: Connection, kinds: Collection[str]) -> bool:
     if until < settled:
         connection.execute(_GO_ON_WITHIN, {"until": until})
     else:
-        connection.execute(_GO_ON, {"until": until, "horizon": state["horizon"]})
+        connection.execute(_GO_ON, {"until": until, "horizon": state.horizon})
     return True
 
 
@@ -209,7 +209,7 @@ class Burning:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class ObjectiveStatus:
     """How an account meets its objective."""
 
     text: str
@@ -241,19 +241,19 @@ _WINDOWS = text("""
 """)
 
 
-def standings(connection: Connection, ids: Collection[str]) -> dict[str, Standing]:
+def objective_statuses(connection: Connection, ids: Collection[str]) -> dict[str, ObjectiveStatus]:
     """How the accounts that have an objective stand against it, by id; a few index look-ups each."""
     found: dict[str, tuple[Objective, dict[float, Count]]] = {}
     for row in connection.execute(_WINDOWS, {"windows": list(WINDOWS), "ids": list(ids), "minute": MINUTE_SECONDS}):
         _, counts = found.setdefault(row.id, (read_objective(row.objective), {}))
         counts[row.seconds] = Count(row.total, row.good)
-    return {account: standing_of(objective, counts) for account, (objective, counts) in found.items()}
+    return {account: objective_status(objective, counts) for account, (objective, counts) in found.items()}
 
 
-def standing_of(objective: Objective, counts: Mapping[float, Count]) -> Standing:
+def objective_status(objective: Objective, counts: Mapping[float, Count]) -> ObjectiveStatus:
     """What the counts of `WINDOWS` say. Pure."""
-    whole = counts[LONGEST]
-    return Standing(
+    whole = counts[MAX_WINDOW]
+    return ObjectiveStatus(
         text=str(objective),
         percent=objective.percent,
         seconds=objective.seconds,
@@ -282,6 +282,18 @@ _TOTALS = text("""
 """)
 
 
-def totals(connection: Connection) -> list[Mapping[str, Any]]:
-    """Of each account everything that was counted since it has existed; null where nothing was."""
-    return [dict(row) for row in connection.execute(_TOTALS).mappings()]
+class Totals(NamedTuple):
+    """Everything that was counted of an account since it has existed; None where nothing was."""
+
+    account: str
+    provider: str
+    objective: str | None
+    total: float | None
+    good: float | None
+    seconds: float | None
+    buckets: Sequence[float] | None
+
+
+def totals(connection: Connection) -> list[Totals]:
+    """What was counted of each account."""
+    return [Totals(*row) for row in connection.execute(_TOTALS)]

@@ -17,7 +17,7 @@ import msgspec
 
 from ulak.models.facts import Facts, content_hash
 from ulak.models.merge import FACT_FIELDS, Observation
-from ulak.models.storable import iso_time
+from ulak.models.sanitize import iso_time
 from ulak.models.vocabulary import Granularity, is_final
 
 _CONVERSATION = Granularity.CONVERSATION

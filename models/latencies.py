@@ -7,12 +7,13 @@ of what was closed since the last time, and one of what is open; the database co
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
-from ulak.models.announced import CLOSED_AGAIN
-from ulak.models.database import Record, json_parameter
+from ulak.models.account import IS_ADAPTIVE, TIME_FACTOR, StoredAccount
+from ulak.models.callback_shares import CLOSED_AGAIN
+from ulak.models.database import json_parameter
 
 SETTLES_SECONDS = 10.0
 """`closed_at` is set before the commit: an id that was closed within this time may not be visible yet."""
@@ -28,7 +29,7 @@ _NOTED = "t.close_reason = 'final' AND t.checked_before_at IS NOT NULL"
 _CANDIDATES = text(f"""
     SELECT a.id FROM accounts a
     LEFT JOIN LATERAL (SELECT min(l.read_through) AS at FROM latencies l WHERE l.account_id = a.id) seen ON true
-    WHERE a.enabled AND coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)
+    WHERE a.enabled AND {IS_ADAPTIVE}
       AND EXISTS (SELECT FROM tracked_ids t WHERE t.account_id = a.id AND {_NOTED}
             AND t.closed_at > coalesce(seen.at, statement_timestamp() - interval '1 day'))
     ORDER BY a.id
@@ -50,13 +51,13 @@ PLAN_FORM = 1
 # SQL: whether the plan of the account `a` was made for the settings that it has now (`settings`).
 _IN_FORCE = f"a.poll_plan -> 'settings' = jsonb_build_object('form', {PLAN_FORM}, 'poll', a.poll, 'options', a.options)"
 DUE_SINCE = f"""
-    CASE WHEN coalesce(CAST(a.poll ->> 'adaptive' AS boolean), true)
+    CASE WHEN {IS_ADAPTIVE}
           AND {_IN_FORCE} AND a.poll_plan #> ARRAY['kinds', t.id_kind, 'masses'] IS NOT NULL
           AND (t.expected = 1 OR a.poll_plan -> 'of_one' @> to_jsonb(t.id_kind))
           AND (t.last_checked_at IS NOT NULL OR a.poll ->> 'first_check_seconds' IS NULL)
         THEN greatest(t.next_check_at, least(t.valid_until, coalesce(t.last_checked_at, t.sent_at) + make_interval(
             secs => CAST(a.poll ->> 'max_check_seconds' AS double precision)
-                * coalesce(CAST(a.poll ->> 'time_factor' AS double precision), 1))))
+                * {TIME_FACTOR})))
         ELSE t.next_check_at END
 """
 """SQL: since when an id `t` of the account `a` that is due should have been asked for.
@@ -121,6 +122,31 @@ class Scale:
     """Kinds of ids that name one message each."""
 
 
+class Known(NamedTuple):
+    """What is stored of a kind of ids."""
+
+    id_kind: str
+    learned: Mapping[str, Any]
+    read_through: datetime
+
+
+class ClosedIds(NamedTuple):
+    """How many ids of a group became final between two edges; `last` -1: at the end of validity."""
+
+    group: int
+    first: int
+    last: int
+    many: int
+
+
+class OpenIds(NamedTuple):
+    """How many ids of a group were open at an edge."""
+
+    group: int
+    first: int
+    many: int
+
+
 def candidates(connection: Connection) -> list[str]:
     """Adaptive accounts of which an id was closed since the last time they learned; one probe each."""
     return list(connection.execute(_CANDIDATES).scalars())
@@ -131,10 +157,10 @@ def lock(connection: Connection, account_id: str) -> bool:
     return bool(connection.execute(_LOCK, {"lock": _ADVISORY, "account_id": account_id}).scalar_one())
 
 
-def known(connection: Connection, account_id: str, now: datetime) -> Sequence[RowMapping]:
+def known(connection: Connection, account_id: str, now: datetime) -> Sequence[Known]:
     """What is stored of each kind; a kind of which ids were closed first gets an empty row, and is learned from now."""
     connection.execute(_BEGIN, {"account_id": account_id, "now": now})
-    return connection.execute(_KNOWN, {"account_id": account_id}).mappings().all()
+    return [Known(*row) for row in connection.execute(_KNOWN, {"account_id": account_id})]
 
 
 def closed(
@@ -145,19 +171,19 @@ def closed(
     *,
     groups: Sequence[datetime],
     window: tuple[datetime, datetime],
-) -> Sequence[RowMapping]:
-    """Ids closed in the window (after, until], counted by group, `first` and `last` edge (-1: the end of validity)."""
+) -> Sequence[ClosedIds]:
+    """Ids closed in the window (after, until], counted by group, `first` and `last` edge."""
     after, until = window
     given = _given(account_id, kind, scale, groups) | {"after": after, "until": until}
-    return connection.execute(_CLOSED, given).mappings().all()
+    return [ClosedIds(*row) for row in connection.execute(_CLOSED, given)]
 
 
 def still_open(
     connection: Connection, account_id: str, kind: str, scale: Scale, *, groups: Sequence[datetime], until: datetime
-) -> Sequence[RowMapping]:
+) -> Sequence[OpenIds]:
     """Open ids sent since the first group began, counted by group and `first`, the edge at their last check."""
     given = _given(account_id, kind, scale, groups) | {"since": groups[0], "until": until}
-    return connection.execute(_OPEN, given).mappings().all()
+    return [OpenIds(*row) for row in connection.execute(_OPEN, given)]
 
 
 def _given(account_id: str, kind: str, scale: Scale, groups: Sequence[datetime]) -> dict[str, Any]:
@@ -186,15 +212,15 @@ def store(
     connection.execute(_STORE, given | {"learned": None if learned is None else json_parameter(learned)})
 
 
-def settings(row: Record) -> dict[str, Any]:
+def settings(account: StoredAccount) -> dict[str, Any]:
     """The settings of an account for which a plan is made. Under others it is not in force, since it may break them."""
-    return {"form": PLAN_FORM, "poll": row["poll"], "options": row["options"]}
+    return {"form": PLAN_FORM, "poll": account.poll, "options": account.options}
 
 
-def in_force(row: Record) -> Mapping[str, Any]:
+def in_force(account: StoredAccount) -> Mapping[str, Any]:
     """The account's plan; empty where it was made for other settings, or by a version that has another form of it."""
-    stored: Mapping[str, Any] = row["poll_plan"]
-    return stored if stored.get("settings") == settings(row) else {}
+    stored: Mapping[str, Any] = account.poll_plan
+    return stored if stored.get("settings") == settings(account) else {}
 
 
 def plan(connection: Connection, account_id: str, poll_plan: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -14,8 +15,8 @@ from ulak.models.tables import accounts, delivery_status, observations
 from ulak.models.vocabulary import Granularity, Source
 
 LIMIT = 100
-LARGEST_ID = 2**63 - 1
-_LONGEST_ID = len(str(LARGEST_ID))
+MAX_ID = 2**63 - 1
+_MAX_ID_DIGITS = len(str(MAX_ID))
 
 COLUMNS = [column for column in delivery_status.c if column.name != "changed_in"]
 
@@ -46,7 +47,7 @@ def find_by_any(
         *about([ident, *people]),
         select(table.id).where(table.client_ref == ident),
     ]
-    if ident.isascii() and ident.isdigit() and len(ident) <= _LONGEST_ID and int(ident) <= LARGEST_ID:
+    if ident.isascii() and ident.isdigit() and len(ident) <= _MAX_ID_DIGITS and int(ident) <= MAX_ID:
         ways.append(select(table.id).where(table.id == int(ident)))
     # A union of index look-ups; one OR over all of them would read the whole table.
     query = select(*COLUMNS).where(table.id.in_(union(*ways).subquery().select()), *only)
@@ -84,22 +85,38 @@ _HISTORY = text(f"""
 """)
 
 
-def history(connection: Connection, delivery_id: int) -> Sequence[Mapping[str, Any]]:
-    """Every distinct statement about a delivery, in the order in which we came to know them; facts never None."""
-    stated = []
-    for row in connection.execute(_HISTORY, {"id": delivery_id}).mappings():
-        one = {column.name: row[column.name] for column in observations.c}
-        if one["facts"] is None:
-            one["facts"] = msgspec.to_builtins(restore(row["only_row"]))
-        stated.append(one)
-    return stated
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stated:
+    """An observation as it is stored."""
+
+    delivery_id: int
+    content_hash: bytes
+    source: Source
+    as_of: datetime | None
+    as_of_last: datetime | None
+    provider_time: datetime | None
+    first_seen_at: datetime
+    facts: dict[str, Any]
+    """Of one that the row alone holds: restored from it."""
+    statement: dict[str, Any]
+
+
+def history(connection: Connection, delivery_id: int) -> Sequence[Stated]:
+    """Every distinct statement about a delivery, in the order in which we came to know them."""
+    return [_stated(dict(row)) for row in connection.execute(_HISTORY, {"id": delivery_id}).mappings()]
+
+
+def _stated(row: dict[str, Any]) -> Stated:
+    only_row = row.pop("only_row")
+    facts = msgspec.to_builtins(restore(only_row)) if row["facts"] is None else row["facts"]
+    return Stated(**row | {"facts": facts, "source": Source(row["source"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
     """One observation as an explanation shows it."""
 
-    observation: Mapping[str, Any]
+    observation: Stated
     place: int
     """Its place in the order in which we came to know them, from 0."""
     key: Mapping[str, Any]
@@ -126,11 +143,11 @@ def explain(connection: Connection, delivery_id: int) -> Explanation | None:
     if delivery is None:
         return None
     granularity = Granularity(delivery["granularity"])
-    rows = {row["content_hash"]: row for row in history(connection, delivery_id)}
+    rows = {row.content_hash: row for row in history(connection, delivery_id)}
     ranked = rank(granularity, [_observation(row) for row in rows.values()])
     if not ranked:
         return Explanation(delivery=delivery)
-    gave = _gifts(granularity, ranked)
+    gave = _fields_by_observation(granularity, ranked)
     places = {digest: place for place, digest in enumerate(rows)}
     keys = [KEYS[granularity](seen) for seen in ranked]
     statements = [
@@ -147,19 +164,19 @@ def explain(connection: Connection, delivery_id: int) -> Explanation | None:
     return Explanation(delivery=delivery, statements=statements, conflicting=conflicting)
 
 
-def _observation(row: Mapping[str, Any]) -> Observation:
+def _observation(row: Stated) -> Observation:
     return Observation(
-        facts=msgspec.convert(row["facts"], Facts),
-        content_hash=row["content_hash"],
-        source=Source(row["source"]),
-        as_of=row["as_of"],
-        as_of_last=row["as_of_last"],
-        provider_time=row["provider_time"],
-        statement=row["statement"],
+        facts=msgspec.convert(row.facts, Facts),
+        content_hash=row.content_hash,
+        source=row.source,
+        as_of=row.as_of,
+        as_of_last=row.as_of_last,
+        provider_time=row.provider_time,
+        statement=row.statement,
     )
 
 
-def _gifts(granularity: Granularity, ranked: Sequence[Observation]) -> dict[bytes, list[str]]:
+def _fields_by_observation(granularity: Granularity, ranked: Sequence[Observation]) -> dict[bytes, list[str]]:
     gave: dict[bytes, list[str]] = {}
     for name, seen in winners(granularity, ranked).items():
         gave.setdefault(seen.content_hash, []).append(name)

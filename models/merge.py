@@ -1,7 +1,7 @@
-"""The merge rule: a row of the shared table is the greatest of what was said about it (a join, in the lattice sense).
+"""The merge rule: a row of the shared table is the greatest of its observations (a join, in the lattice sense).
 
 Pure functions over plain values. Because the row depends on the *set* of observations alone, neither order nor
-repetition of statements can matter, and the table can be rebuilt from the history.
+repetition of reports can matter, and the table can be rebuilt from the history.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ import msgspec
 
 from ulak.models.facts import Facts, encode_facts
 from ulak.models.report import PlainReport, Report
-from ulak.models.storable import clean_json, clean_key, clean_text, finite, iso_time, small_integer, utc
+from ulak.models.sanitize import clean_json, clean_key, clean_text, finite, iso_time, small_integer, utc
 from ulak.models.vocabulary import FAILURES, STATUS_CLASS, Granularity, Source, Status, is_final
 
 CONVERSATION_SETTLES = timedelta(hours=48)
@@ -22,34 +22,34 @@ CONVERSATION_SETTLES = timedelta(hours=48)
 STATUS_FIELDS = ("status", "reason", "provider_status", "provider_error")
 COUNT_FIELDS = ("total", "delivered", "undelivered", "waiting")
 KEPT_FIELDS = ("parent_key", "client_ref", "recipient", "segments", "credits", "sent_at", "done_at", "valid_until")
-"""A statement that is silent about one of these does not wipe it."""
+"""A later observation without one of these fields does not clear it."""
 
 _CONVERSATION = Granularity.CONVERSATION
-"""To look a member of an enumeration up costs more than to compare with it, and this is done for each report."""
+"""Bound once: looking up an enumeration member costs more than comparing with it, and this runs for each report."""
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
-"""Stands for minus infinity: a statement without a time was made before every other."""
+"""Represents minus infinity: an observation without a time precedes every other."""
 
 _TIE = {status: place for place, status in enumerate(Status)}
-"""Fixed order for statements of one class and one moment (the order of the vocabulary's table)."""
+"""Fixed order for observations of the same class and time (the order of the vocabulary's table)."""
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A distinct statement about one delivery, and the least time at which it was made."""
+    """A distinct report about one delivery, and the earliest time at which it was made."""
 
     facts: Facts
     content_hash: bytes
     source: Source
     as_of: datetime | None = None
-    """The least time at which this statement was made; None: minus infinity."""
+    """The earliest time at which this report was made; None: minus infinity."""
     as_of_last: datetime | None = None
-    """Conversations only: the greatest time at which it was made."""
+    """Conversations only: the latest time at which it was made."""
     provider_time: datetime | None = None
     first_seen_at: datetime | None = None
     """When it was first stored; None: not yet."""
     statement: Mapping[str, Any] = msgspec.field(default_factory=dict)
     encoded: bytes | None = None
-    """The facts as canonical JSON, where they have been encoded already; who replaces the facts sets it to None."""
+    """The facts as canonical JSON, if already encoded; code that replaces the facts sets it to None."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -82,10 +82,10 @@ FACT_FIELDS = tuple(name for name in ROW_FIELDS if name in Facts.__struct_fields
 
 
 def normalise(report: Report) -> Facts:
-    """The normalised statement of a report: canonical JSON values, None where nothing was said.
+    """The facts of a report: canonical JSON values, None where the report has none.
 
-    Equal statements become equal facts whatever their form (time zone, int or float credits). A value that no column
-    could hold (`ulak.models.storable`) counts as not said; the raw item stays in the statement.
+    Equal reports become equal facts whatever their form (time zone, int or float credits). A value that no column
+    could hold (`ulak.models.sanitize`) counts as absent; the raw item is kept in `statement`.
     """
     if isinstance(report, PlainReport):
         return report.facts
@@ -116,7 +116,7 @@ def _key(text: str | None) -> str | None:
 
 
 def observe(report: Report, *, asked_at: datetime | None) -> Observation:
-    """The observation that a report is. `asked_at` stands in for the missing `as_of` of a poll's report only."""
+    """The observation of a report. `asked_at` replaces a missing `as_of`, for reports of polls only."""
     provider_time = None
     if isinstance(report, PlainReport):
         facts, statement = report.facts, report.statement
@@ -139,13 +139,13 @@ def observe(report: Report, *, asked_at: datetime | None) -> Observation:
 
 
 def merge_observation(one: Observation, other: Observation) -> Observation:
-    """The same statement made twice: least `as_of` and `first_seen_at`, greatest `as_of_last`.
+    """Merge two observations with equal facts: least `as_of` and `first_seen_at`, greatest `as_of_last`.
 
-    The earlier one says how it was made.
+    Source and raw item come from the earlier one.
 
     Associative, commutative and idempotent.
     """
-    order, other_order = _telling_order(one), _telling_order(other)
+    order, other_order = _sort_key(one), _sort_key(other)
     if order == other_order:
         is_first = _encode_sorted(one.statement) <= _encode_sorted(other.statement)
     else:
@@ -162,12 +162,12 @@ def merge_observation(one: Observation, other: Observation) -> Observation:
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
-def _telling_order(seen: Observation) -> tuple[datetime, str, datetime]:
+def _sort_key(seen: Observation) -> tuple[datetime, str, datetime]:
     return seen.as_of or _LONG_AGO, seen.source.value, seen.provider_time or _LONG_AGO
 
 
 def merge_history(observations: Iterable[Observation]) -> dict[bytes, Observation]:
-    """Distinct statements by content hash."""
+    """Distinct observations by content hash."""
     history: dict[bytes, Observation] = {}
     for seen in observations:
         known = history.get(seen.content_hash)
@@ -216,7 +216,7 @@ KEY_PARTS: Mapping[Granularity, tuple[str, ...]] = {
     Granularity.ORDER: ("class", "answered", "delivered", "as_of", "tie_order", "content_hash"),
     Granularity.CONVERSATION: ("class", "as_of_last", "content_hash"),
 }
-"""What the parts of a key are called where they are shown to people."""
+"""The names of a key's parts, as shown to users."""
 
 _STATUS_FIELDS: Mapping[Granularity, tuple[str, ...]] = {
     Granularity.MESSAGE: STATUS_FIELDS,
@@ -249,12 +249,12 @@ def fold(granularity: Granularity, observations: Iterable[Observation]) -> Row:
 
 
 def fold_encoded(granularity: Granularity, observations: Collection[Observation]) -> tuple[bytes, bool, bool]:
-    """What `fold` gives of distinct observations: (facts as canonical JSON, is_final, conflict).
+    """Like `fold`, for distinct observations: (facts as canonical JSON, is_final, conflict).
 
     They hold a conversation's `day`, although the row has no such field.
     """
     if len(observations) == 1:
-        # Nothing competes with the only statement.
+        # The only observation wins.
         [only] = observations
         return only.encoded or encode_facts(only.facts), _is_final(granularity, only), False
     facts, is_final, conflict = _join(granularity, observations)
@@ -265,7 +265,9 @@ def _join(granularity: Granularity, observations: Collection[Observation]) -> tu
     """(facts, is_final, conflict) of the row that follows from distinct observations: the merge rule."""
     ranked = rank(granularity, observations)
     greatest = ranked[0]
-    lent: dict[str, Any] = {name: getattr(seen.facts, name) for name, seen in _lenders(granularity, ranked).items()}
+    lent: dict[str, Any] = {
+        name: getattr(seen.facts, name) for name, seen in _kept_field_sources(granularity, ranked).items()
+    }
     own = extra = greatest.facts.extra or {}
     for seen in ranked[1:]:
         if seen.facts.extra and not seen.facts.extra.keys() <= extra.keys():
@@ -277,8 +279,8 @@ def _join(granularity: Granularity, observations: Collection[Observation]) -> tu
     return facts, _is_final(granularity, greatest), conflict
 
 
-def _lenders(granularity: Granularity, ranked: Sequence[Observation]) -> dict[str, Observation]:
-    """For each field that the greatest observation is silent about and may not wipe: the greatest that has it."""
+def _kept_field_sources(granularity: Granularity, ranked: Sequence[Observation]) -> dict[str, Observation]:
+    """For each kept field that the greatest observation lacks: the greatest observation that has it."""
     lenders = {}
     facts = ranked[0].facts
     for name in _KEPT_FIELDS[granularity]:
@@ -291,11 +293,11 @@ def _lenders(granularity: Granularity, ranked: Sequence[Observation]) -> dict[st
 
 
 def winners(granularity: Granularity, ranked: Sequence[Observation]) -> dict[str, Observation]:
-    """Which observation each field of the row comes from; a field that none has is absent. `extra` goes key by key."""
+    """The observation that provides each field of the row; a field without one is absent. `extra` is merged by key."""
     greatest = ranked[0]
     names = (*_STATUS_FIELDS[granularity], *_KEPT_FIELDS[granularity])
     won = {name: greatest for name in names if getattr(greatest.facts, name) is not None}
-    return won | _lenders(granularity, ranked)
+    return won | _kept_field_sources(granularity, ranked)
 
 
 def _is_final(granularity: Granularity, greatest: Observation) -> bool:
@@ -312,7 +314,7 @@ _FINALS = frozenset(status for status in Status if STATUS_CLASS[status] == STATU
 
 
 def find_contradictions(observations: Collection[Observation]) -> frozenset[Status]:
-    """The statuses of a message's history that cannot all be true: different finals, or read and a failure."""
+    """The contradicting statuses of a message's history: different final ones, or `read` and a failure."""
     if len(observations) == 1:
         return frozenset()
     statuses = frozenset(seen.facts.status for seen in observations)

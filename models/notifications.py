@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, delete, select, text
+from sqlalchemy import Connection, Row, delete, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from ulak.models.database import json_parameter
-from ulak.models.heartbeats import NOTIFYING_TURN
+from ulak.models.job_runs import NOTIFYING_TURN
 from ulak.models.problems import Change, Episode, Problem, merged, message_id
 from ulak.models.tables import notifications, problems
 
@@ -27,8 +27,8 @@ SPACING_SECONDS: Final = 60.0
 LEASE_SECONDS: Final = 120.0
 """An attempt of which nothing was written for so long is repeated: longer than any attempt may take."""
 FIRST_PAUSE_SECONDS: Final = 10.0
-LONGEST_PAUSE_SECONDS: Final = 300.0
-LASTS_DAYS: Final = 3
+MAX_PAUSE_SECONDS: Final = 300.0
+TTL_DAYS: Final = 3
 """A message that its receiver did not take for so long after the first attempt is not sent any more."""
 KEPT_DAYS: Final = 30
 _LOCK: Final = 0x756C616E  # one advisory lock for all who evaluate
@@ -49,7 +49,7 @@ class Claimed:
 
 def pause_seconds(attempts: int) -> float:
     """How long after a failed attempt the next one is made: doubling up to a cap. `attempts`: with the failed one."""
-    return float(min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempts - 1, 30)))
+    return float(min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempts - 1, 30)))
 
 
 # ------------------------------------------------------------------------------------------------------- whose turn
@@ -84,7 +84,7 @@ def lock(connection: Connection) -> None:
 
 def load_episodes(connection: Connection) -> dict[str, Episode]:
     """What is known to be wrong, by key."""
-    return {row["key"]: _episode(row) for row in connection.execute(select(problems)).mappings()}
+    return {row.key: _episode(row) for row in connection.execute(select(problems))}
 
 
 def store_episodes(connection: Connection, before: Mapping[str, Episode], after: Mapping[str, Episode]) -> None:
@@ -116,22 +116,22 @@ def _row(episode: Episode) -> dict[str, Any]:
     }
 
 
-def _episode(row: RowMapping) -> Episode:
+def _episode(row: Row[Any]) -> Episode:
     problem = Problem(
-        key=row["key"],
-        kind=row["kind"],
-        severity=row["severity"],
-        account=row["account_id"],
-        summary=row["summary"],
-        advice=row["advice"],
+        key=row.key,
+        kind=row.kind,
+        severity=row.severity,
+        account=row.account_id,
+        summary=row.summary,
+        advice=row.advice,
     )
     return Episode(
         problem=problem,
-        name=row["episode"],
-        first_seen_at=row["first_seen_at"],
-        seen_at=row["seen_at"],
-        opened_at=row["opened_at"],
-        absent_since=row["absent_since"],
+        name=row.episode,
+        first_seen_at=row.first_seen_at,
+        seen_at=row.seen_at,
+        opened_at=row.opened_at,
+        absent_since=row.absent_since,
     )
 
 
@@ -157,10 +157,10 @@ def announce(connection: Connection, receivers: Collection[str], changes: Sequen
     if not changes:
         return
     for receiver in sorted(receivers):
-        unsent = connection.execute(_UNSENT, {"receiver": receiver}).mappings().one_or_none()
-        items = merged(unsent["items"] if unsent is not None else (), changes)
+        unsent = connection.execute(_UNSENT, {"receiver": receiver}).one_or_none()
+        items = merged(unsent.items if unsent is not None else (), changes)
         if unsent is not None:
-            connection.execute(_EXTEND, {"id": unsent["id"], "items": json_parameter(items)})
+            connection.execute(_EXTEND, {"id": unsent.id, "items": json_parameter(items)})
             continue
         given = {"receiver": receiver, "message_id": message_id(items), "items": json_parameter(items)}
         connection.execute(_ADD, given | {"spacing_seconds": SPACING_SECONDS})
@@ -193,7 +193,7 @@ _FAILED = text("""
 
 def claim(connection: Connection, receiver: str) -> Claimed | None:
     """The message that is to be sent to the receiver now; None where none is due. Commit before sending it."""
-    given = {"receiver": receiver, "lease_seconds": LEASE_SECONDS, "lasts_days": LASTS_DAYS}
+    given = {"receiver": receiver, "lease_seconds": LEASE_SECONDS, "lasts_days": TTL_DAYS}
     row = connection.execute(_CLAIM, given).mappings().one_or_none()
     return None if row is None else Claimed(**row)
 
@@ -242,12 +242,12 @@ def record_episode(connection: Connection, episode: Episode) -> None:
     connection.execute(insert(problems).values(_row(episode)).on_conflict_do_nothing())
 
 
-def list_notifications(connection: Connection, *, limit: int = 50, waiting_only: bool = False) -> Sequence[RowMapping]:
+def list_notifications(connection: Connection, *, limit: int = 50, waiting_only: bool = False) -> Sequence[Row[Any]]:
     """The newest messages, with how often they were attempted and what went wrong last."""
     wanted = select(notifications).order_by(notifications.c.id.desc()).limit(limit)
     if waiting_only:
         wanted = wanted.where(notifications.c.delivered_at.is_(None))
-    return connection.execute(wanted).mappings().all()
+    return connection.execute(wanted).all()
 
 
 def prune(connection: Connection) -> int:

@@ -29,13 +29,13 @@ DAY: Final = 86400.0
 FORM: Final = '"95 % within 60 s": 50 to 99.99 %, and a time in s, min or h, up to 24 h'
 _OBJECTIVE: Final = re.compile(r"\s*(\d{1,2}(?:\.\d{1,2})?)\s*%\s+within\s+(\d{1,6}(?:\.\d{1,3})?)\s*(s|min|h)\s*")
 _UNITS: Final = {"s": 1.0, "min": 60.0, "h": HOUR}
-_LEAST_PERCENT: Final = 50.0
-LEAST_FINALS: Final = 10.0
+_MIN_PERCENT: Final = 50.0
+MIN_FINALS: Final = 10.0
 """Fewer in the long window are no evidence: one late message of three is no incident."""
 DEVIATIONS: Final = 3.0
 """The late ones of the long window must exceed the limit by so many standard deviations of a binomial count: an account
 with few messages that keeps its objective would otherwise miss it by chance every other day."""
-HIGHEST_RATIO: Final = 0.9
+MAX_RATIO: Final = 0.9
 """More late ones than this part always count as an incident: 14.4 times a budget of 10 % is more than all there is."""
 
 
@@ -64,7 +64,7 @@ def read_objective(text: str) -> Objective:
     if found is None:
         raise ValueError(FORM)
     percent, seconds = float(found[1]), float(found[2]) * _UNITS[found[3]]
-    if not (_LEAST_PERCENT <= percent < 100.0 and 0.0 < seconds <= DAY):  # noqa: PLR2004 - of hundred
+    if not (_MIN_PERCENT <= percent < 100.0 and 0.0 < seconds <= DAY):  # noqa: PLR2004 - of hundred
         raise ValueError(FORM)
     return Objective(percent=percent, seconds=seconds)
 
@@ -81,7 +81,7 @@ class Rule:
 
     def limit(self, objective: Objective) -> float:
         """The part of late deliveries above which the rule holds."""
-        return min(self.factor * objective.budget, HIGHEST_RATIO)
+        return min(self.factor * objective.budget, MAX_RATIO)
 
 
 RULES: Final = (
@@ -91,7 +91,7 @@ RULES: Final = (
 )
 """The most urgent first: 2 %, 5 % and 10 % of the budget of 30 days."""
 WINDOWS: Final = tuple(sorted({window for rule in RULES for window in (rule.long, rule.short)}))
-LONGEST: Final = WINDOWS[-1]
+MAX_WINDOW: Final = WINDOWS[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,5 +126,5 @@ def burning(objective: Objective, counts: Mapping[float, Count]) -> list[Rule]:
 def _holds(rule: Rule, objective: Objective, counts: Mapping[float, Count]) -> bool:
     long, short, limit = counts[rule.long], counts[rule.short], rule.limit(objective)
     by_chance = DEVIATIONS * math.sqrt(limit * (1.0 - limit) * long.total)
-    is_missed = long.total >= LEAST_FINALS and long.total - long.good > limit * long.total + by_chance
+    is_missed = long.total >= MIN_FINALS and long.total - long.good > limit * long.total + by_chance
     return is_missed and short.total > 0 and short.late > limit

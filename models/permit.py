@@ -6,7 +6,7 @@ from typing import Final
 
 DEFAULT_DEADLINE_SECONDS: Final = 30.0
 """Within which a request has been answered or given up, where neither the account nor its provider says otherwise."""
-LONGEST_DEADLINE_SECONDS: Final = 75.0
+MAX_DEADLINE_SECONDS: Final = 75.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,8 @@ import hmac
 import re
 from typing import Final
 
-from ulak.core.settings import CredentialError
-from ulak.models.storable import clean_key
+from ulak.core.credentials import CredentialError
+from ulak.models.sanitize import clean_key
 
 _MARK: Final = b"ulak erased: person\0"
 MARK_BYTES: Final = 16

@@ -14,16 +14,16 @@ from typing import Any
 
 import msgspec
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from sqlalchemy import Connection, RowMapping, delete, func, select, text, update
+from sqlalchemy import Connection, Row, RowMapping, delete, func, select, text, update
 
 from ulak.models.database import json_parameter
 from ulak.models.report import Unreadable
-from ulak.models.storable import clean_json, clean_key, clean_text
+from ulak.models.sanitize import clean_json, clean_key, clean_text
 from ulak.models.tables import quarantine
 
 KEPT_DAYS = 14
-MOST_ENTRIES = 10_000
-MOST_BYTES = 64 * 1024 * 1024
+MAX_ENTRIES = 10_000
+MAX_BYTES = 64 * 1024 * 1024
 """Of what one account keeps, sealed. Entries that need no attention may take half of both."""
 _SEALED = "sealed"
 """The one field of a context that is sealed."""
@@ -174,9 +174,9 @@ def _within_quota(
     """The items that there is room for or that are kept already, and how many open ones are left out."""
     if not items:
         return {}, 0
-    held = connection.exec_driver_sql(_HELD, {"account": account_id, "most": MOST_ENTRIES + 1}).one()
+    held = connection.exec_driver_sql(_HELD, {"account": account_id, "most": MAX_ENTRIES + 1}).one()
     entries, size = int(held[0]), int(held[1])
-    if entries + len(items) <= MOST_ENTRIES // 2 and size + _sealed_bytes(*items.values()) <= MOST_BYTES // 2:
+    if entries + len(items) <= MAX_ENTRIES // 2 and size + _sealed_bytes(*items.values()) <= MAX_BYTES // 2:
         return dict(items), 0
     parameters = {"account": account_id, "fingerprints": list(items)}
     known = set(connection.exec_driver_sql(_KNOWN, parameters).scalars())
@@ -186,7 +186,7 @@ def _within_quota(
         share = 1 if item.is_open else 2
         if fingerprint in known:
             kept[fingerprint] = item
-        elif entries < MOST_ENTRIES // share and size + _sealed_bytes(item) <= MOST_BYTES // share:
+        elif entries < MAX_ENTRIES // share and size + _sealed_bytes(item) <= MAX_BYTES // share:
             kept[fingerprint] = item
             entries, size = entries + 1, size + _sealed_bytes(item)
         else:
@@ -229,22 +229,22 @@ def open_sealed(connection: Connection, key: bytes, entry_id: int) -> Opened | N
     Raises WrongQuarantineKeyError where it was sealed with another key.
     """
     query = select(quarantine).where(quarantine.c.id == entry_id, quarantine.c.resolved_at.is_(None))
-    row = connection.execute(query.with_for_update()).mappings().one_or_none()
-    if row is None or row["sealed"] is None:
+    row = connection.execute(query.with_for_update()).one_or_none()
+    if row is None or row.sealed is None:
         return None
     try:
-        raw = _box(key).decrypt(row["sealed"])
-        context = _opened_context(_box(key), row["context"])
+        raw = _box(key).decrypt(row.sealed)
+        context = _opened_context(_box(key), row.context)
     except InvalidToken as error:
         raise WrongQuarantineKeyError(f"entry {entry_id} was sealed with another key") from error
     return Opened(
-        id=row["id"],
-        account_id=row["account_id"],
-        origin=row["origin"],
+        id=row.id,
+        account_id=row.account_id,
+        origin=row.origin,
         context=context,
         raw=raw,
-        reason=row["reason"],
-        provider_key=row["provider_key"],
+        reason=row.reason,
+        provider_key=row.provider_key,
     )
 
 
@@ -267,39 +267,39 @@ def reseal(connection: Connection, key: bytes, *, after_id: int = 0, many: int =
     """
     table = quarantine.c
     query = select(quarantine).where(table.sealed.is_not(None), table.id > after_id).order_by(table.id).limit(many)
-    rows = connection.execute(query.with_for_update()).mappings().all()
+    rows = connection.execute(query.with_for_update()).all()
     outcomes = [_reseal_one(connection, key, row) for row in rows]
     return Resealed(
         done=outcomes.count("done"),
         already=outcomes.count("already"),
         not_opened=outcomes.count("not_opened"),
-        last_id=rows[-1]["id"] if len(rows) == many else None,
+        last_id=rows[-1].id if len(rows) == many else None,
     )
 
 
-def _reseal_one(connection: Connection, key: bytes, row: RowMapping) -> str:
+def _reseal_one(connection: Connection, key: bytes, row: Row[Any]) -> str:
     first, box = key.split()[0], _box(key)
     try:
-        raw = box.decrypt(row["sealed"])
+        raw = box.decrypt(row.sealed)
     except InvalidToken:
         return "not_opened"
-    once = Unreadable(reason=row["reason"], raw=raw, provider_key=row["provider_key"], once=True)
-    is_once = any(_fingerprint(each, once) == bytes(row["fingerprint"]) for each in key.split())
-    item = once if is_once else Unreadable(reason=row["reason"], raw=raw, provider_key=row["provider_key"])
+    once = Unreadable(reason=row.reason, raw=raw, provider_key=row.provider_key, once=True)
+    is_once = any(_fingerprint(each, once) == bytes(row.fingerprint) for each in key.split())
+    item = once if is_once else Unreadable(reason=row.reason, raw=raw, provider_key=row.provider_key)
     fingerprint = _fingerprint(first, item)
-    if fingerprint == bytes(row["fingerprint"]):
+    if fingerprint == bytes(row.fingerprint):
         return "already"
-    sealed = box.rotate(bytes(row["sealed"]))
-    names = {"account_id": row["account_id"], "fingerprint": fingerprint}
+    sealed = box.rotate(bytes(row.sealed))
+    names = {"account_id": row.account_id, "fingerprint": fingerprint}
     twin = connection.execute(_TWIN, names).scalar_one_or_none()
-    this = quarantine.c.id == row["id"]
-    if _SEALED in row["context"]:
-        context = {_SEALED: box.rotate(row["context"][_SEALED]).decode()}
+    this = quarantine.c.id == row.id
+    if _SEALED in row.context:
+        context = {_SEALED: box.rotate(row.context[_SEALED]).decode()}
         connection.execute(update(quarantine).where(this).values(context=context))
     if twin is None:
         connection.execute(update(quarantine).where(this).values(sealed=sealed, fingerprint=fingerprint))
     else:
-        connection.execute(_JOIN, {"twin": twin, "id": row["id"], "sealed": sealed})
+        connection.execute(_JOIN, {"twin": twin, "id": row.id, "sealed": sealed})
         connection.execute(delete(quarantine).where(this))
     return "done"
 

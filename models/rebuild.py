@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, text
+from sqlalchemy import ColumnElement, Connection, func, select, text
 
 from ulak.models.deliveries import (
     delete_deliveries,
@@ -18,9 +19,9 @@ from ulak.models.deliveries import (
 from ulak.models.history import holds
 from ulak.models.merge import Observation, observe
 from ulak.models.report import KeptStatement, Report
+from ulak.models.statistics_upkeep import recount, retract_deleted
 from ulak.models.suppression import Listed, Suppressions, report_of
 from ulak.models.tables import delivery_status
-from ulak.models.tally import recount, retract_deleted
 from ulak.models.vocabulary import Granularity, Source
 
 CHUNK = 1000
@@ -114,16 +115,27 @@ def _restore_changed(connection: Connection, ids: Sequence[int], restate_of: Res
     proven: dict[int, tuple[Granularity, Sequence[Observation]]] = {}
     doubtful = 0
     for row in _subjects(connection, sorted(from_rows)):
-        [seen] = histories[row["id"]].values()
-        given = None if restate_of is None else _proven(row, seen, restate_of(row["account_id"]))
+        [seen] = histories[row.id].values()
+        given = None if restate_of is None else _proven(row, seen, restate_of(row.account_id))
         if given is None:
             doubtful += 1
         else:
-            proven[row["id"]] = (Granularity(row["granularity"]), [given])
+            proven[row.id] = (Granularity(row.granularity), [given])
     return rewrite_histories(connection, proven), doubtful
 
 
-def _proven(row: RowMapping, seen: Observation, restate: Restate) -> Observation | None:
+class _Subject(NamedTuple):
+    """What names a delivery."""
+
+    id: int
+    account_id: str
+    granularity: str
+    provider_key: str
+    parent_key: str | None
+    recipient: str | None
+
+
+def _proven(row: _Subject, seen: Observation, restate: Restate) -> Observation | None:
     """The observation with the facts that have its hash, derived from its raw item; None where there are none such.
 
     What came from the tracked id may be what was changed, so each such fact is tried with the row's value and without.
@@ -136,11 +148,9 @@ def _proven(row: RowMapping, seen: Observation, restate: Restate) -> Observation
     return None
 
 
-def _subjects(connection: Connection, ids: Sequence[int]) -> Sequence[RowMapping]:
-    """What names these deliveries."""
-    names = ("id", "account_id", "granularity", "provider_key", "parent_key", "recipient")
-    query = select(*(delivery_status.c[name] for name in names)).where(delivery_status.c.id.in_(ids))
-    return connection.execute(query).mappings().all()
+def _subjects(connection: Connection, ids: Sequence[int]) -> Sequence[_Subject]:
+    query = select(*(delivery_status.c[name] for name in _Subject._fields)).where(delivery_status.c.id.in_(ids))
+    return [_Subject(*row) for row in connection.execute(query)]
 
 
 # ------------------------------------------------------------------------------------------------------- facts again
@@ -198,7 +208,7 @@ def _allowed(
     """The observations without those about erased people that were sent before their erasure."""
     if not listed.erased:
         return derived
-    keys = {row["id"]: row["provider_key"] for row in _subjects(connection, list(derived))}
+    keys = {row.id: row.provider_key for row in _subjects(connection, list(derived))}
     places = [(place, seen) for place, (_, found) in derived.items() for seen in found]
     reports = [report_of(derived[place][0], keys[place], seen) for place, seen in places]
     refused = listed.refused(connection, account_id, reports, None)
@@ -217,23 +227,23 @@ def _derived(connection: Connection, ids: Sequence[int], restate: Restate) -> di
     histories = load_histories(connection, ids, with_statements=True)
     derived: dict[int, _Derived] = {}
     for row in _subjects(connection, ids):
-        stored = list(histories.get(row["id"], {}).values())
+        stored = list(histories.get(row.id, {}).values())
         if stored:
             today = [_restated(row, seen, restate) for seen in stored]
-            derived[row["id"]] = (Granularity(row["granularity"]), today), today != stored
+            derived[row.id] = (Granularity(row.granularity), today), today != stored
     return derived
 
 
-def _restated(row: RowMapping, seen: Observation, restate: Restate) -> Observation:
+def _restated(row: _Subject, seen: Observation, restate: Restate) -> Observation:
     """The observation with the facts that its statement gives today."""
     if seen.source is Source.OURS or not seen.statement:
         return seen
-    granularity = Granularity(row["granularity"])
+    granularity = Granularity(row.granularity)
     kept = KeptStatement(
         granularity=granularity,
-        provider_key=row["provider_key"],
-        parent_key=row["parent_key"],
-        recipient=row["recipient"],
+        provider_key=row.provider_key,
+        parent_key=row.parent_key,
+        recipient=row.recipient,
         source=seen.source,
         as_of=seen.as_of,
         statement=seen.statement,
@@ -247,7 +257,7 @@ def _restated(row: RowMapping, seen: Observation, restate: Restate) -> Observati
         if getattr(report, name) is None and getattr(seen.facts, name) is not None
     }
     full = msgspec.structs.replace(
-        report.in_full(), granularity=granularity, provider_key=row["provider_key"], source=seen.source, **from_ids
+        report.in_full(), granularity=granularity, provider_key=row.provider_key, source=seen.source, **from_ids
     )
     today = observe(full, asked_at=seen.as_of)
     return msgspec.structs.replace(

@@ -1,7 +1,7 @@
 """A sender's own references for deliveries by their keys: orders, messages, conversations. Nothing is polled for them.
 
 A reference is a row of `tracked_ids`. Where nothing else has made it an id to be asked for, it is closed from the
-start, with `REFERENCE` as the reason; a list that names the id opens it (`ulak.models.ledger.finishing.discover`).
+start, with `REFERENCE` as the reason; a list that names the id opens it (`ulak.models.ledger.ending.discover`).
 
 A writer of reports that lack a reference shares a lock from before their look-up until the commit, and a registration
 of references holds it exclusively, so neither can miss what the other has not committed yet. Where the account has no

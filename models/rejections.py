@@ -32,19 +32,19 @@ class Rejection(StrEnum):
 
 
 SENTENCES: Mapping[Rejection, str] = {
-    Rejection.NO_SUCH_ADDRESS: "404: the account has no callback at the address that was called",
-    Rejection.NOT_AUTHORISED: "401 or 404: a callback without the right login or secret, or from an address that is"
-    " not allowed",
-    Rejection.WRONG_METHOD: "405: a callback address was called with another method than POST",
+    Rejection.NO_SUCH_ADDRESS: "404: the account has no callback at this address",
+    Rejection.NOT_AUTHORISED: "401 or 404: a callback with a wrong login or secret, or from an address"
+    " that is not allowed",
+    Rejection.WRONG_METHOD: "405: a callback address was called with a method other than POST",
     Rejection.TOO_LARGE: "413: a body was too large",
-    Rejection.UNSUPPORTED_CODING: "415: a body was packed in a way that is not supported; it is in quarantine",
-    Rejection.NOT_UNPACKED: "422: a body was not what its Content-Encoding says; it is in quarantine",
-    Rejection.NOT_TAKEN: "400 or 422: a body that this account does not take",
+    Rejection.UNSUPPORTED_CODING: "415: the Content-Encoding of a body is not supported; the body is in quarantine",
+    Rejection.NOT_UNPACKED: "422: a body does not match its Content-Encoding; it is in quarantine",
+    Rejection.NOT_TAKEN: "400 or 422: a body that this account does not accept",
     Rejection.BROKEN_OFF: "a request ended before its body was complete",
-    Rejection.CREDENTIAL_MISSING: "503: the API process cannot read the account's credentials, so no callback can be"
-    " checked",
+    Rejection.CREDENTIAL_MISSING: "503: the API process cannot read the account's credentials, so no callback"
+    " can be checked",
 }
-"""What people are told, in English; the pages translate it by its kind."""
+"""Shown to operators, in English; the pages translate it by its kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Rejected:
 
     @property
     def sentence(self) -> str:
-        """What people are told."""
+        """The sentence for operators."""
         return SENTENCES[self.kind]
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from ulak.models.facts import Facts
-from ulak.models.storable import clean_key
+from ulak.models.sanitize import clean_key
 from ulak.models.vocabulary import Granularity, Reason, Source, Status
 
 
@@ -230,6 +230,26 @@ class Discovered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewId:
+    """An id to be tracked, in its stored form."""
+
+    id_kind: str
+    value: str
+    sent_at: datetime
+    valid_until: datetime
+    next_check_at: datetime
+    client_ref: str | None = None
+    recipient: str | None = None
+    expected: int | None = None
+    whole: str | None = None
+    """The id of the send that it is a part of."""
+    close_reason: str | None = None
+    """Set where it is not to be asked for."""
+    clear: Mapping[str, str] | None = field(default=None, repr=False)
+    """What requests need of it where it is stored hashed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IdAnswer:
     """What one answer settles about one tracked id that was asked for.
 
@@ -252,7 +272,7 @@ class IdAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hint:
+class AmbiguousReport:
     """A pushed statement that does not name its subject, only traits of it (an order and a number).
 
     Where everything under `ask` has been read and `report`'s delivery is stored while `twin_key` is not, it is the only

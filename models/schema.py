@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
 from ulak.core import clock
-from ulak.models.availability import sqlstate_of
 from ulak.models.database import transaction
+from ulak.models.database_errors import sqlstate_of
 
 NEWER = "The schema is newer than this program: install the version of Ulak that migrated it."
 LOCK_SECONDS = 0.5

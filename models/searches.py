@@ -34,7 +34,7 @@ SCANNED_ROWS: Final = 50_000
 """How many rows, one after the other, a page of a search reads at most where nothing given has an index of its own."""
 SCANNED_OF_STATUS: Final = 5_000
 """The same of the rows with one unusual status, which lie far apart."""
-MOST_WAITING: Final = 20_000
+MAX_WAITING: Final = 20_000
 Conditions = Callable[[Any], list[ColumnElement[bool]]]
 """What must hold, of the columns of a table or of a part of it."""
 
@@ -301,6 +301,6 @@ def waiting_for(
     references = words if by is Identifier.CLIENT_REF else None
     people = words if by is Identifier.RECIPIENT else None
     found: dict[str, list[RowMapping]] = {}
-    for row in open_tracked(connection, accounts=accounts, client_ref=references, recipient=people, limit=MOST_WAITING):
+    for row in open_tracked(connection, accounts=accounts, client_ref=references, recipient=people, limit=MAX_WAITING):
         found.setdefault(row[by.value], []).append(row)
     return found

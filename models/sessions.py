@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from ulak.models.access import Access, grant_of
 from ulak.models.tables import api_tokens, ended_people, ended_sessions
 
-LONGEST = timedelta(hours=12)
+MAX_SESSION_AGE = timedelta(hours=12)
 """How long a session may last."""
 
 
@@ -59,5 +59,7 @@ def access_of_token(connection: Connection, name: str) -> Access | None:
 def prune(connection: Connection) -> int:
     """Delete what ends sessions whose cookies have expired; returns how many."""
     sessions = connection.execute(delete(ended_sessions).where(ended_sessions.c.expires_at < func.now())).rowcount
-    people = connection.execute(delete(ended_people).where(ended_people.c.ended_at < func.now() - 2 * LONGEST)).rowcount
+    people = connection.execute(
+        delete(ended_people).where(ended_people.c.ended_at < func.now() - 2 * MAX_SESSION_AGE)
+    ).rowcount
     return sessions + people

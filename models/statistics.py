@@ -1,7 +1,7 @@
 """Exact counts of deliveries: by account, local day, status, reason and number range; by the hour for 14 days.
 
-They are kept with every change (`ulak.models.tally`), so reading them costs the same however many deliveries are
-stored: no function here reads the delivery table. Each is one statement and sees what is committed when it begins.
+Every change updates them (`ulak.models.statistics_upkeep`), so reading them costs the same however many deliveries
+are stored: no function here reads the delivery table. Each is one statement and sees what is committed when it begins.
 
 Past figures stay when a person is erased: `count_days` and `count_hours` count erased messages, `stored` does not.
 """
@@ -16,7 +16,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, RowMapping, text
 
 from ulak.models.meanings import SLOWEST_SECONDS, Outcome, outcome_of
-from ulak.models.tally import COUNTS, HOUR, TOOK, changes
+from ulak.models.statistics_upkeep import COUNTS, HOUR, TOOK, changes
 from ulak.models.vocabulary import Granularity, Status
 
 __all__ = [

@@ -10,10 +10,10 @@ from sqlalchemy import Connection, text
 
 from ulak.models.meanings import Outcome, outcome_of
 from ulak.models.statistics import hour_of
-from ulak.models.tally import COUNTS
+from ulak.models.statistics_upkeep import COUNTS
 from ulak.models.vocabulary import Granularity, Status
 
-LONGEST: Final = timedelta(days=7)
+MAX_PERIOD: Final = timedelta(days=7)
 
 # Whole hours are counted already. Of the hours at both ends, the rows are counted account by account, so that each is
 # read through the index of its times. One statement: a message that moves meanwhile is counted once.

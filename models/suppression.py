@@ -27,7 +27,8 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from ulak.core.settings import CredentialError
+from ulak.core.credentials import CredentialError
+from ulak.models.ages import id_times, latest_time, order_times, own_time
 from ulak.models.database import execute, json_parameter
 from ulak.models.facts import Facts
 from ulak.models.keys import split_key
@@ -164,19 +165,6 @@ def _named(granularity: Granularity, key: str, parent: str | None, recipient: st
 
 # ----------------------------------------------------------------------------------------------------- when it was sent
 
-_ORDER_TIMES: Final = """
-SELECT r.parent, o.sent_at FROM jsonb_to_recordset(%(parents)s::jsonb) AS r(parent text)
-CROSS JOIN LATERAL (
-  SELECT sent_at FROM delivery_status
-  WHERE account_id = %(account)s AND granularity = 'order' AND provider_key BETWEEN r.parent AND r.parent
-  ORDER BY provider_key LIMIT 1
-) o WHERE o.sent_at IS NOT NULL
-"""
-# Of what is no order's. Ids of every kind, since a push does not say of which kind the id is that was registered.
-_ID_TIMES: Final = """
-SELECT value, min(sent_at) FROM tracked_ids WHERE account_id = %(account)s AND value = ANY(%(values)s) GROUP BY value
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class _Times:
@@ -192,38 +180,22 @@ class _Times:
         of_orders: dict[str, datetime] = {}
         of_ids: dict[str, datetime] = {}
         if parents:
-            given = {"account": account_id, "parents": json_parameter([{"parent": each} for each in sorted(parents)])}
             of_orders = {
                 each.provider_key: each.sent_at
                 for each in batch
                 if each.granularity is Granularity.ORDER and each.sent_at is not None
-            } | dict(execute(connection, _ORDER_TIMES, given).fetchall())
+            } | order_times(connection, account_id, parents)
         untimed = [each for each in about if each.sent_at is None and (each.parent_key or "") not in of_orders]
         if untimed:
-            values = sorted({value for each in untimed for value in _ids(each)})
-            of_ids = dict(execute(connection, _ID_TIMES, {"account": account_id, "values": values}).fetchall())
+            of_ids = id_times(connection, account_id, untimed)
         return cls(of_orders, of_ids)
 
     def is_before(self, report: Report, erased_at: datetime, asked_at: datetime | None) -> bool:
         """Whether the message that the report is about was sent before its person was erased."""
-        sent_at = report.sent_at or self.of_orders.get(report.parent_key or "")
-        if sent_at is None and report.day is not None:
-            sent_at = datetime.combine(report.day, time(), UTC)
+        sent_at = report.sent_at or self.of_orders.get(report.parent_key or "") or own_time(report)
         if sent_at is None:
-            registered = (self.of_ids.get(each) for each in _ids(report))
-            made = (report.done_at, report.provider_time, report.as_of or (asked_at if _is_polled(report) else None))
-            sent_at = min(filter(None, (*registered, *made)), default=None)
+            sent_at = latest_time(report, self.of_ids, asked_at)
         return sent_at is not None and sent_at < erased_at
-
-
-def _is_polled(report: Report) -> bool:
-    return report.source is Source.POLL
-
-
-def _ids(report: Report) -> Iterable[str]:
-    """Values of ids under which the message may have been registered."""
-    tracked = () if report.tracked is None else (report.tracked.value,)
-    return dict.fromkeys(filter(None, (*tracked, report.parent_key, report.provider_key)))
 
 
 def report_of(granularity: Granularity, key: str, seen: Observation) -> DeliveryReport:

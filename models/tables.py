@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from ulak.models.meanings import COLUMNS, TABLE, TimeSource
-from ulak.models.tally import KEY, TOOK
+from ulak.models.statistics_upkeep import KEY, TOOK
 from ulak.models.vocabulary import Granularity, Reason, Recipients, Source, Status
 
 metadata = MetaData(
@@ -102,8 +102,15 @@ accounts = Table(
     CheckConstraint("(recipients = 'hashed') = (recipients_key IS NOT NULL)", name="hashed_with_key"),
     # How fresh its deliveries are to be, as accounts.toml says it (`ulak.models.objectives`).
     Column("objective", Text),
-    # How often its lists are swept, where they say so and nobody has configured it (`ulak.models.intervals`).
+    # How often its lists are swept, where they say so and nobody has configured it (`ulak.models.sweep_intervals`).
     Column("sweep_seconds", Double),
+    # How many days its deliveries are kept, as accounts.toml says it; and what upkeep has made of it
+    # (`ulak.models.retention`).
+    Column("keep_days", Integer),
+    Column("keep_days_in_force", Integer),
+    Column("removal_days", Integer),
+    Column("removal_starts_at", _TIME),
+    Column("kept_from", _TIME),
     CheckConstraint("limit_requests >= 1 AND limit_per_seconds > 0 AND limit_concurrency >= 1", name="limit_sane"),
     CheckConstraint("id ~ '^[a-z0-9][a-z0-9-]*$'", name="id_is_slug"),
     _one_of("breaker_state", ["closed", "open", "probing"]),
@@ -273,7 +280,7 @@ tracked_ids = Table(
     # The check before that, or the sending: the id became final after it. Null where an earlier version asked.
     Column("checked_before_at", _TIME),
     Column("last_found_at", _TIME),
-    # When a callback last spoke of the id (`ulak.models.announced`).
+    # When a callback last spoke of the id (`ulak.models.callback_shares`).
     Column("announced_at", _TIME),
     Column("changed_as_of", _TIME),
     Column("fetch_id", BigInteger),
@@ -446,8 +453,8 @@ observations = Table(
     _one_of("source", [word.value for word in Source]),
 )
 
-# The statistics (`ulak.models.tally`, `ulak.models.statistics`). What every change of the delivery table changes in the
-# counts is appended: no key, no index, so that it costs little and nobody waits. The columns of 8 bytes come first,
+# The statistics (`ulak.models.statistics_upkeep`, `ulak.models.statistics`). Every change of the delivery table appends
+# its effect on the counts: no key and no index, so it costs little and nothing waits. Columns of 8 bytes come first,
 # which saves their padding. `was_…` is set where messages have only changed their state.
 statistics_deltas = Table(
     "statistics_deltas",
@@ -533,6 +540,17 @@ delivery_erasures = Table(
     Column("changed_in", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
 )
 Index("ix_delivery_erasures_changed", delivery_erasures.c.changed_in, delivery_erasures.c.delivery_id)
+
+# Before which `message_time` all deliveries of an account were removed, because they had been kept long enough: entries
+# of the feed of changes. A later one that reaches further replaces those before it.
+delivery_removals = Table(
+    "delivery_removals",
+    metadata,
+    Column("account_id", Text, primary_key=True),
+    Column("before", _TIME, primary_key=True),
+    Column("removed_at", _TIME, nullable=False, server_default=func.now()),
+    Column("changed_in", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
+)
 
 # One row: which feed this is (`id`, in every cursor), in which cluster its transactions are counted, and which
 # erasures are no longer told.

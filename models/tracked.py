@@ -1,16 +1,58 @@
 """Tracked ids: registering them in bulk, finding those that are due. Closing them is the finishing transaction's."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, TextClause, text
 
 from ulak.models.database import json_parameter
 from ulak.models.latencies import DUE_SINCE
-from ulak.models.report import TrackedKey
+from ulak.models.report import NewId, TrackedKey
 from ulak.models.vocabulary import Granularity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedId:
+    """What a fetch has to know of an id that it asks for."""
+
+    id: int
+    id_kind: str
+    value: str
+    whole: str | None
+    client_ref: str | None
+    recipient: str | None
+    expected: int | None
+    sent_at: datetime
+    valid_until: datetime
+    last_checked_at: datetime | None
+    incomplete_answers: int
+    answer_fingerprint: str | None
+    clear: Mapping[str, str] | None = field(repr=False)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a whole (a send) whose parts are tracked ids too."""
+        return self.whole is not None and self.whole == self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedId(AskedId):
+    """What planning has to know besides."""
+
+    account_id: str
+    fetch_id: int | None
+    """The fetch that holds it."""
+    next_check_at: datetime | None
+    announced_at: datetime | None
+    due_since: datetime | None = None
+    """Since when it should have been asked for (`ulak.models.latencies.DUE_SINCE`), where that was looked up."""
+
+
+_COLUMNS = ", ".join(f"t.{each.name}" for each in fields(TrackedId) if each.name != "due_since")
+
 
 # A young message goes before whatever has been due for less than an hour longer, and no farther: so the most valuable
 # come first, and an old one's turn comes however many young ones follow. `statement_timestamp()` is stable, so the
@@ -30,7 +72,7 @@ _CHOSEN = """
     ), chosen AS (
         SELECT id, min(turn) AS turn FROM waiting GROUP BY id ORDER BY turn, id LIMIT :many
     )
-    SELECT t.*, {DUE_SINCE} AS due_since FROM tracked_ids t JOIN chosen ON chosen.id = t.id
+    SELECT {columns}, {DUE_SINCE} AS due_since FROM tracked_ids t JOIN chosen ON chosen.id = t.id
     JOIN accounts a ON a.id = t.account_id ORDER BY chosen.turn, t.id
 """
 _RIPE = f"""
@@ -38,32 +80,39 @@ _RIPE = f"""
                 secs => coalesce(CAST(CAST(:half_ages AS jsonb) ->> t.id_kind AS double precision), 0))
          OR {DUE_SINCE} <= statement_timestamp())
 """
-_DUE = text(_CHOSEN.format(DUE_SINCE=DUE_SINCE, accounts="", ripe=""))
-_RIPE_DUE = text(_CHOSEN.format(DUE_SINCE=DUE_SINCE, accounts=" JOIN accounts a ON a.id = t.account_id", ripe=_RIPE))
-_SOONEST = text("""
-    SELECT * FROM tracked_ids
+_SHOWN = {"columns": _COLUMNS, "DUE_SINCE": DUE_SINCE}
+_DUE = text(_CHOSEN.format(**_SHOWN, accounts="", ripe=""))
+_RIPE_DUE = text(_CHOSEN.format(**_SHOWN, accounts=" JOIN accounts a ON a.id = t.account_id", ripe=_RIPE))
+_SELECT = f"SELECT {_COLUMNS} FROM tracked_ids t"
+_SOONEST = text(f"""
+    {_SELECT}
     WHERE account_id = :account_id AND id_kind = :kind AND closed_at IS NULL AND fetch_id IS NULL
       AND next_check_at <= :until AND NOT id = ANY(:taken)
     ORDER BY next_check_at, id
     LIMIT :many
 """)
-_OPEN = text("""
-    SELECT * FROM tracked_ids WHERE account_id = :account_id AND closed_at IS NULL
+_OPEN = text(f"""
+    {_SELECT} WHERE account_id = :account_id AND closed_at IS NULL
       -- A whole waits for its parts, or for the end of validity: before that there is nothing to ask.
       AND (whole IS DISTINCT FROM value OR next_check_at <= statement_timestamp())
     ORDER BY next_check_at, id LIMIT :many
 """)
-_KNOWN = text("""
-    SELECT * FROM tracked_ids WHERE account_id = :account_id ORDER BY sent_at DESC, id LIMIT :many
+_KNOWN = text(f"""
+    {_SELECT} WHERE account_id = :account_id ORDER BY sent_at DESC, id LIMIT :many
 """)
 _HELD = text("""
     SELECT t.id FROM tracked_ids t JOIN fetches f ON f.id = t.fetch_id WHERE f.poll_id = :poll_id
 """)
 
 
+def _read(connection: Connection, statement: TextClause, given: Mapping[str, Any]) -> Sequence[TrackedId]:
+    """The ids of rows with `_COLUMNS`."""
+    return [TrackedId(**row) for row in connection.execute(statement, given).mappings()]
+
+
 def due_ids(
     connection: Connection, account_id: str, many: int, half_ages: Mapping[str, float] | None = None
-) -> Sequence[RowMapping]:
+) -> Sequence[TrackedId]:
     """Open ids whose check is due and that no fetch holds: young ones first, but for what is long due.
 
     `due_since` ahead of the clock: the check may wait until a batch is worth a call
@@ -72,33 +121,33 @@ def due_ids(
     """
     given: dict[str, Any] = {"account_id": account_id, "many": many}
     if half_ages is None:
-        return connection.execute(_DUE, given).mappings().all()
-    return connection.execute(_RIPE_DUE, given | {"half_ages": json_parameter(half_ages)}).mappings().all()
+        return _read(connection, _DUE, given)
+    return _read(connection, _RIPE_DUE, given | {"half_ages": json_parameter(half_ages)})
 
 
 def soonest_ids(
     connection: Connection, account_id: str, kind: str, many: int, *, until: datetime, taken: Sequence[int]
-) -> Sequence[RowMapping]:
+) -> Sequence[TrackedId]:
     """The ids of a kind that are due next, before `until`, beside those taken already."""
     if many <= 0:
         return []
     parameters = {"account_id": account_id, "kind": kind, "many": many, "until": until, "taken": list(taken)}
-    return connection.execute(_SOONEST, parameters).mappings().all()
+    return _read(connection, _SOONEST, parameters)
 
 
-def open_ids(connection: Connection, account_id: str, many: int) -> Sequence[RowMapping]:
+def open_ids(connection: Connection, account_id: str, many: int) -> Sequence[TrackedId]:
     """Open ids, due or not, those due soonest first; of wholes only those that are due."""
-    return connection.execute(_OPEN, {"account_id": account_id, "many": many}).mappings().all()
+    return _read(connection, _OPEN, {"account_id": account_id, "many": many})
 
 
-def known_ids(connection: Connection, account_id: str, many: int) -> Sequence[RowMapping]:
+def known_ids(connection: Connection, account_id: str, many: int) -> Sequence[TrackedId]:
     """Ids that were ever registered, closed ones too, the youngest first."""
-    return connection.execute(_KNOWN, {"account_id": account_id, "many": many}).mappings().all()
+    return _read(connection, _KNOWN, {"account_id": account_id, "many": many})
 
 
 # A union of index look-ups; one OR over all of them would read the whole table.
-_OPEN_BY = text("""
-    SELECT t.* FROM tracked_ids t
+_OPEN_BY = text(f"""
+    {_SELECT}
     WHERE t.closed_at IS NULL AND t.id IN (
         SELECT id FROM tracked_ids WHERE client_ref = :ident
         UNION SELECT id FROM tracked_ids WHERE recipient = ANY(:recipients)
@@ -117,10 +166,10 @@ def open_by(
     values: Sequence[str],
     recipients: Sequence[str],
     many: int = 20,
-) -> Sequence[RowMapping]:
+) -> Sequence[TrackedId]:
     """Open ids with this client reference, one of these values or one of these recipients."""
     given = {"ident": ident, "kinds": list(kinds), "values": list(values), "recipients": list(recipients), "many": many}
-    return connection.execute(_OPEN_BY, given).mappings().all()
+    return _read(connection, _OPEN_BY, given)
 
 
 def held_ids(connection: Connection, poll_id: int) -> set[int]:
@@ -128,27 +177,10 @@ def held_ids(connection: Connection, poll_id: int) -> set[int]:
     return set(connection.execute(_HELD, {"poll_id": poll_id}).scalars())
 
 
-class AskedId(TypedDict):
-    """What a fetch has to know of an id that it asks for."""
-
-    id: int
-    id_kind: str
-    value: str
-    whole: str | None
-    client_ref: str | None
-    recipient: str | None
-    expected: int | None
-    sent_at: datetime
-    valid_until: datetime
-    last_checked_at: datetime | None
-    incomplete_answers: int
-    answer_fingerprint: str | None
-    clear: dict[str, str] | None
-
-
+_ASKED_COLUMNS = ", ".join(each.name for each in fields(AskedId))
 IDS_OF_FETCH = f"""(
     SELECT json_agg(i ORDER BY i.id)::text
-    FROM (SELECT {", ".join(AskedId.__annotations__)} FROM tracked_ids t WHERE t.fetch_id = taken.id) AS i)"""
+    FROM (SELECT {_ASKED_COLUMNS} FROM tracked_ids t WHERE t.fetch_id = taken.id) AS i)"""
 """SQL for the ids that the fetch `taken` asks for, read by `ids_of_fetch`: in the statement that takes it."""
 _read_ids = msgspec.json.Decoder(list[AskedId]).decode
 
@@ -205,23 +237,23 @@ _REGISTER = text("""
        OR (t.whole IS NULL AND excluded.whole IS NOT NULL))
     RETURNING t.id, (xmax = 0) AS is_new
 """)
-_FIND = text("""
-    SELECT t.* FROM tracked_ids t
+_FIND = text(f"""
+    {_SELECT}
     JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS g(id_kind text, value text) USING (id_kind, value)
     WHERE t.account_id = :account_id ORDER BY t.id
 """)
 
 
-def register(connection: Connection, account_id: str, rows: Sequence[Mapping[str, Any]]) -> int:
+def register(connection: Connection, account_id: str, rows: Sequence[NewId]) -> int:
     """Insert ids that a sender registers (distinct by kind and value); returns how many were not known before."""
-    parameters = {"account_id": account_id, "rows": json_parameter(list(rows)), "erased": ERASED}
+    parameters = {"account_id": account_id, "rows": json_parameter(rows), "erased": ERASED}
     return sum(row.is_new for row in connection.execute(_REGISTER, parameters))
 
 
-def find(connection: Connection, account_id: str, rows: Sequence[Mapping[str, Any]]) -> Sequence[RowMapping]:
-    """The tracked rows of these (id_kind, value) pairs."""
-    keys = [{"id_kind": row["id_kind"], "value": row["value"]} for row in rows]
-    return connection.execute(_FIND, {"account_id": account_id, "rows": json_parameter(keys)}).mappings().all()
+def find(connection: Connection, account_id: str, keys: Iterable[tuple[str, str]]) -> Sequence[TrackedId]:
+    """The tracked ids of these (kind, value) pairs."""
+    rows = [{"id_kind": kind, "value": value} for kind, value in keys]
+    return _read(connection, _FIND, {"account_id": account_id, "rows": json_parameter(rows)})
 
 
 _READ_WHOLE = text("""
@@ -310,12 +342,20 @@ def untrack(connection: Connection, account_id: str, keys: Collection[TrackedKey
     return {TrackedKey(id_kind=row.id_kind, value=row.value) for row in closed}
 
 
-_ACCOUNT = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE id = :account_id")
+_OPEN_AMONG = text(f"{_SELECT} WHERE id = ANY(:ids) AND account_id = :account_id AND closed_at IS NULL ORDER BY id")
+_OPEN_NAMED = text(f"""
+    {_SELECT}
+    WHERE account_id = :account_id AND closed_at IS NULL
+      AND (value = ANY(:words) OR split_part(value, ':', 1) = ANY(:words))
+    ORDER BY id
+""")
 
 
-def account_of(connection: Connection, account_id: str) -> RowMapping | None:
-    """The account's current row, unlocked, with PostgreSQL's `now`; None where there is none."""
-    if "\0" in account_id:
-        # PostgreSQL takes no such text, and addresses of callbacks are whatever strangers write.
-        return None
-    return connection.execute(_ACCOUNT, {"account_id": account_id}).mappings().one_or_none()
+def open_among(connection: Connection, account_id: str, ids: Collection[int]) -> Sequence[TrackedId]:
+    """Those of these ids that are still open."""
+    return _read(connection, _OPEN_AMONG, {"account_id": account_id, "ids": list(ids)})
+
+
+def open_named(connection: Connection, account_id: str, words: Collection[str]) -> Sequence[TrackedId]:
+    """Open ids whose value, or the first part of it, is one of these words."""
+    return _read(connection, _OPEN_NAMED, {"account_id": account_id, "words": sorted(words)})

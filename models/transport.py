@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from ulak.core.settings import is_loopback
+from ulak.core.addresses import is_loopback
 
 VERIFIED: Final = "verify-full"
 

@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from ulak.models.meanings import COLUMNS, TABLE, VIEWS, Outcome, outcome_of, view_column
-from ulak.models.tally import COUNTS, HOUR, TOOK
+from ulak.models.statistics_upkeep import COUNTS, HOUR, TOOK
 from ulak.models.vocabulary import Status
 
 TABLE_NAME: Final = "delivery_status"

@@ -11,12 +11,12 @@ from datetime import date, datetime
 from typing import Any, Final, Protocol
 from zoneinfo import ZoneInfo
 
-from ulak.models.permit import DEFAULT_DEADLINE_SECONDS
-from ulak.models.report import Discovered, Hint, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
+from ulak.models.report import AmbiguousReport, Discovered, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
 from ulak.models.vocabulary import Granularity, Status
+from ulak.providers.options import ProviderOptions
 
 JsonObject = Mapping[str, Any]
-LARGEST_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
 """No call allows its answer more (`Request.largest_bytes`)."""
 
 
@@ -30,7 +30,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PollNumbers:
+class PollSchedule:
     """The numbers of the poll policy for one provider's ids, as data; all in seconds unless named otherwise."""
 
     steps_seconds: tuple[float, ...]
@@ -43,19 +43,6 @@ class PollNumbers:
     """After validity has ended: one check right then, then every so often …"""
     forget_days: float = 30.0
     """… until the provider is taken to have forgotten."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptionSpec:
-    """One key of `[account.options]`: its type, default and what it does (the docs page says more)."""
-
-    name: str
-    type: type
-    default: Any
-    meaning: str
-    choices: tuple[Any, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
 
 
 REFERENCES_OF_MESSAGES: Final[Mapping[str, Granularity]] = {"order": Granularity.ORDER, "message": Granularity.MESSAGE}
@@ -93,12 +80,11 @@ class ProviderRecord:
     credentials: tuple[tuple[str, ...], ...]
     """Accepted sets of credential names, the preferred first."""
     limit: Limit
-    poll: PollNumbers
-    validity_hours: float
+    poll: PollSchedule
+    options: type[ProviderOptions] = ProviderOptions
+    """What an account may set, and the provider's defaults."""
     every_seconds: float = 60.0
     lookback_days: int = 3
-    deadline_seconds: float = DEFAULT_DEADLINE_SECONDS
-    options: tuple[OptionSpec, ...] = ()
     status_codes: frozenset[str] = frozenset()
     """The documented status codes, as text, of a provider that may use others too: those an account's `status_map` may
     name (`ulak.providers.statuses`). Empty: the provider has no such codes."""
@@ -110,8 +96,8 @@ class ProviderRecord:
     """Kinds of tracked ids that a sender may register (`ulak track`)."""
     id_forms: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
     """For each kind of tracked id: its one form, made of whatever was given. Raises `RequestIsWrong` with a sentence
-    that says what would be right, and does not repeat the id."""
-    number_part: Mapping[str, int] = field(default_factory=dict)
+    that names the expected form, and does not repeat the id."""
+    phone_key_part: Mapping[str, int] = field(default_factory=dict)
     """For kinds whose value holds the recipient's number: which part of it, by `ulak.models.keys.split_key`."""
     person_part: Mapping[str, int] = field(default_factory=dict)
     """The same for kinds whose value holds a provider's own id of a person."""
@@ -119,7 +105,7 @@ class ProviderRecord:
     """Fields of statements and of `extra` that name a person (an object: in all it holds), in whatever spelling."""
     message_kinds: frozenset[str] = frozenset()
     """Kinds whose ids name one message each and are done with its final status. For these, and for ids of which the
-    sender says that they are of one message (`expected`), the account learns how long its messages take."""
+    sender declares that they belong to one message (`expected`), the account learns how long its messages take."""
     wholes: Mapping[str, str] = field(default_factory=dict)
     """For kinds whose ids are parts of a whole (a send): the kind under which the whole is tracked. Its value is the
     first part of theirs. A whole is checked once: when its last open part closes, or right after validity ends."""
@@ -139,11 +125,11 @@ class ProviderRecord:
     """Calendar days (inclusive) that one list window may span; None: the provider has no list to sweep."""
     plan_range: "Callable[[Account, Sequence[DueId], date, date], tuple[FetchSpec, ...]] | None" = None
     """For a provider without a list that can be asked for its ids over a range of days (inclusive): the fetches that do
-    so. They hold no ids, since such an answer says nothing about when an id is to be asked for next."""
-    callback_tails: tuple[str, ...] | None = None
+    so. They hold no ids, since such a response does not determine when an id is polled next."""
+    callback_paths: tuple[str, ...] | None = None
     """Tails of the callback routes (`""` is the bare one); None: the provider has no route of a fixed name."""
     optional_credentials: tuple[str, ...] = ()
-    """Names that may stand beside any of the sets; they do not tell one account from another."""
+    """Names that may accompany any of the sets; they do not distinguish accounts."""
     user_names: tuple[str, ...] = ()
     """Credentials that only name the user: no secrets, and reports may rightly contain them."""
     derived_secret: Callable[[Mapping[str, str]], str] | None = None
@@ -158,8 +144,23 @@ class ProviderRecord:
     callback_signature: str | None = None
     """The header, in lower case, that signs the body of a push: only with its body does such a push prove anything. All
     others prove themselves by their head alone, and nothing more is read of one that does not."""
-    callback_drops: tuple[str, ...] = ()
+    dropped_fields: tuple[str, ...] = ()
     """Fields of pushed JSON that are dropped on receipt, before anything is read, sealed or stored (message text)."""
+
+    @property
+    def is_pulled(self) -> bool:
+        """Whether the provider can be polled at all; if not, it only pushes."""
+        return bool(self.id_kinds) or self.sweep_window_days is not None
+
+    @property
+    def validity_hours(self) -> float:
+        """How long a message may be delivered, unless the sender or the account gives another time."""
+        return self.options().validity_hours
+
+    @property
+    def deadline_seconds(self) -> float:
+        """How long one request may take in all, unless the account gives another time."""
+        return self.options().deadline_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +172,8 @@ class Account:
     base_url: str
     timezone: ZoneInfo
     credentials: Mapping[str, str] = field(repr=False)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: ProviderOptions = field(default_factory=ProviderOptions)
+    """Of the provider's own class (`ProviderRecord.options`)."""
     lookback_days: int = 3
     validity_hours: float = 24.0
     learned: Mapping[str, Any] = field(default_factory=dict)
@@ -227,11 +229,11 @@ class Request:
     headers: Mapping[str, str] = field(repr=False, default_factory=dict)
     body: bytes = field(repr=False, default=b"")
     endpoint: str = ""
-    """What is asked, safe to log: `NumaraRaporu`, `get-reports page`."""
+    """What is requested, safe to log: `NumaraRaporu`, `get-reports page`."""
     largest_bytes: int = 8 * 1024 * 1024
     """Of the answer, as it comes and unpacked: several times what the provider documents for this call."""
     most_values: int = 100_000
-    """Of the answer, as `ulak.providers.structure` counts them."""
+    """Of the answer, as `ulak.providers.value_limits` counts them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,11 +252,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPage:
-    """What one page of a list window tells about the window."""
+    """What one page of a list window reveals about the window."""
 
     number: int
     count: int | None
-    """How many keys the whole window holds, where the provider says it."""
+    """How many keys the whole window has, if the provider reports it."""
     last: bool
     """No further page follows."""
     size: int | None = None
@@ -265,7 +267,7 @@ class SweepPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsed:
-    """What an answer says."""
+    """The content of a response."""
 
     reports: tuple[Report, ...] = ()
     children: tuple[FetchSpec, ...] = ()
@@ -277,8 +279,8 @@ class Parsed:
     page: SweepPage | None = None
     """Set for pages of a list window."""
     unreadable: tuple[Unreadable, ...] = ()
-    hints: tuple[Hint, ...] = ()
-    """Of callbacks: statements whose subject can only be told with what is stored."""
+    ambiguous: tuple[AmbiguousReport, ...] = ()
+    """Of callbacks: reports whose subject can only be resolved with stored data."""
     learned: JsonObject = field(default_factory=dict)
 
 
@@ -315,7 +317,7 @@ class Adapter(Protocol):
         """The HTTP request of a fetch; `now` is PostgreSQL's clock (Diyalog signs it)."""
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
-        """What the answer says, or an error of `ulak.providers.errors`."""
+        """Parse a response; raises an error of `ulak.providers.errors`."""
 
     def error_text(self, answer: Answer) -> str | None:
         """The provider's own words in an answer that reports an error, as they came; None where it has none.
@@ -324,21 +326,22 @@ class Adapter(Protocol):
         """
 
     def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
-        """What one item says that was cut out of an answer to this fetch (`Unreadable.raw` of an item).
+        """Parse one item that was cut out of a response to this fetch (`Unreadable.raw` of an item).
 
-        Its reports count, or a hint where the item alone does not tell its subject; and its answers where the item is
-        all that such an answer holds. With nothing unreadable it is understood, even if it says nothing. None where
-        such bytes can be no item of such an answer. Raises an error of `ulak.providers.errors` where they are no item.
+        Its reports count, or an ambiguous report if the item alone does not identify its subject; and its answers, if
+        the response holds nothing but the item. Without anything unreadable it counts as parsed, even without a report.
+        None if such bytes cannot be an item of such a response. Raises an error of `ulak.providers.errors` if they are
+        no item at all.
         """
 
     def restate(self, account: Account, kept: KeptStatement) -> Report | None:
         """The report that a stored statement gives today; None where it gives none, and its stored facts stay.
 
-        What only the answer around the item or a tracked id said (the sender's reference) may be missing in it.
+        What only the surrounding response or a tracked id contained (the sender's reference) may be missing in it.
         """
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
-        """What a pushed or handed-over body says, or an error of `ulak.providers.errors`."""
+        """Parse a pushed or submitted body; raises an error of `ulak.providers.errors`."""
 
     def authorise_callback(self, account: Account, callback: Callback) -> bool:
         """Whether the request proves to come from the provider (constant-time comparison).

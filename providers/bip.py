@@ -15,6 +15,8 @@ from datetime import UTC, date, datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from pydantic import Field
+
 from ulak.models.keys import join_key
 from ulak.models.report import DeliveryReport, KeptStatement, Report, Unreadable
 from ulak.models.vocabulary import Granularity, Reason, Source, Status, is_final
@@ -27,9 +29,8 @@ from ulak.providers.adapter import (
     Fetch,
     FetchSpec,
     Limit,
-    OptionSpec,
     Parsed,
-    PollNumbers,
+    PollSchedule,
     ProviderRecord,
     Request,
 )
@@ -49,7 +50,8 @@ from ulak.providers.decoding import (
     scrub,
 )
 from ulak.providers.errors import AnswerNotUnderstood, OurBug, RequestIsWrong
-from ulak.providers.numbers import recipient
+from ulak.providers.options import ProviderOptions, ValidityHours
+from ulak.providers.phone_numbers import recipient
 
 REPORTTYPES: Final[Mapping[str, str]] = {"0": "delivered", "1": "read"}
 """`reporttype` of a notice. The vendor's page shows 0 for both; that 1 means read is assumed, hence an option."""
@@ -68,7 +70,7 @@ RESULT: Final[Mapping[int, Reason]] = {
     309: Reason.OTHER,  # synchronous sending error
     310: Reason.OTHER,  # duplicate txnid
     311: Reason.OTHER,  # method not allowed
-    312: Reason.QUOTA,  # sending quota reached: not sent, which says nothing about the number
+    312: Reason.QUOTA,  # sending quota reached: not sent, which implies nothing about the number
 }
 """`resultcode` other than 0: always `rejected` ("0: Başarılı, Diğer herşey: Başarısız"); one not listed is `other`."""
 
@@ -88,6 +90,21 @@ _SENDTIME: Final = re.compile(
 _UTC: Final = ZoneInfo("UTC")
 _NOT_A_NOTICE: Final = frozenset({Status.UNREPORTED, Status.PARTIALLY_DELIVERED, Status.UNKNOWN})
 
+
+class BipOptions(ProviderOptions):
+    """What an account of BiP may set."""
+
+    validity_hours: ValidityHours = 72.0
+    reporttypes: dict[str, Any] = Field(
+        default_factory=lambda: dict(REPORTTYPES), description="Which status each `reporttype` of a notice means."
+    )
+    allowed_ips: list[Any] = Field(
+        default_factory=list,
+        description="Addresses or networks that callbacks may come from; empty: any. A list with a mistake "
+        "admits nobody.",
+    )
+
+
 RECORD: Final = ProviderRecord(
     name="bip",
     title="BiP",
@@ -96,24 +113,10 @@ RECORD: Final = ProviderRecord(
     user_names=("callback_user",),
     callback_password="callback_password",  # noqa: S106 - the name of a credential
     limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
-    poll=PollNumbers(steps_seconds=(60.0,)),
-    validity_hours=72.0,
-    options=(
-        OptionSpec(
-            name="reporttypes",
-            type=dict,
-            default=dict(REPORTTYPES),
-            meaning="which status each reporttype of a notice means",
-        ),
-        OptionSpec(
-            name="allowed_ips",
-            type=list,
-            default=[],
-            meaning="addresses or networks that callbacks may come from; empty: any",
-        ),
-    ),
+    poll=PollSchedule(steps_seconds=(60.0,)),
+    options=BipOptions,
     meanings=CODES,
-    callback_tails=("", "report"),
+    callback_paths=("", "report"),
     person_fields=frozenset({"sender", "receiver"}),
     reference_kinds=REFERENCES_OF_MESSAGES,
 )
@@ -154,7 +157,7 @@ class Bip:
         del account, fetch, item
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
-        """What a notice (tail ""), a send report ("report") or a send reply ("send_reply") says."""
+        """What a notice (tail ""), a send report ("report") or a send reply ("send_reply") contains."""
         callback = in_utf8(callback)
         body = load_object(callback.body)
         if callback.tail == "":
@@ -172,7 +175,7 @@ class Bip:
         wanted = f"{user}:{password}".encode()
         given = _basic_credentials(callback.headers.get("authorization", ""))
         known = hmac.compare_digest(given, wanted) and bool(user) and bool(password)
-        return known and _is_allowed(callback.client_ip, account.options.get("allowed_ips", ()))
+        return known and _is_allowed(callback.client_ip, BipOptions.of(account.options).allowed_ips)
 
     def restate(self, account: Account, kept: KeptStatement) -> Report | None:
         """A notice, one receiver of a report, or a send that failed as a whole."""
@@ -181,7 +184,7 @@ class Bip:
             return next(iter(_parse_notice(account, stated).reports), None)
         if kept.granularity is Granularity.ORDER:
             return next(iter(_parse_report(stated, kept.source, b"").reports), None)
-        # The head of the report stands beside the item's fields; earlier versions kept the item alone.
+        # The head of the report is stored beside the item's fields; earlier versions kept the item alone.
         body = {"txnid": kept.parent_key} | {name: stated[name] for name in ("txnid", "reqid") if name in stated}
         return _item_report(body, stated, _receiver(stated), kept.provider_key, kept.source)
 
@@ -256,8 +259,7 @@ def _word(value: Any) -> str | None:
 
 def _notice_status(account: Account, word: str) -> Status:
     """The status that the account's `reporttypes` give to a code; `unknown` where it is none that a notice can mean."""
-    given = account.options.get("reporttypes", REPORTTYPES)
-    named = given.get(word) if isinstance(given, Mapping) else None
+    named = BipOptions.of(account.options).reporttypes.get(word)
     if not isinstance(named, str) or named not in set(Status) or Status(named) in _NOT_A_NOTICE:
         return Status.UNKNOWN
     return Status(named)
@@ -294,7 +296,7 @@ def _parse_report(body: Mapping[str, Any], source: Source, raw: bytes) -> Parsed
 def _items(stated: Any) -> list[Any] | None:
     """The receivers of a report; None where they cannot be read.
 
-    The field table calls `list` an object and the samples show an array, so one receiver may stand there by itself.
+    The field table calls `list` an object and the samples show an array, so a single receiver may lack the array.
     """
     if stated in EMPTY:
         return []
@@ -304,12 +306,12 @@ def _items(stated: Any) -> list[Any] | None:
 
 
 def _head(body: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report says beside its list."""
+    """The fields of a report outside its list."""
     return {name: body[name] for name in _HEAD_FIELDS if name in body}
 
 
 def _item_statement(body: Mapping[str, Any], item: Mapping[str, Any]) -> dict[str, Any]:
-    """The item, and what the report says beside its list; the item's `resultcode` keeps its name."""
+    """The item, and the report's fields outside its list; the item's `resultcode` keeps its name."""
     head = {"send_resultcode" if name == "resultcode" else name: value for name, value in _head(body).items()}
     return head | {name: item[name] for name in _ITEM_FIELDS if name in item}
 
@@ -372,7 +374,7 @@ def _places(items: Sequence[Any]) -> list[int]:
 
     `totalnumberofmessage` tells it ("Kullanıcıya gönderilen mesajın sırası"), since a send may be reported in several
     bodies; where it is absent, the position in this body counts. Where two failed items would share a place, the field
-    holds what its name says, a total, and the positions count for all.
+    holds a total, as its name suggests, and the positions count for all.
     """
     stated = [as_count(item.get("totalnumberofmessage")) if isinstance(item, dict) else None for item in items]
     places = [place or position for position, place in enumerate(stated, 1)]
@@ -385,7 +387,7 @@ def _is_taken(item: Any) -> bool:
 
 
 def _counts(item: Mapping[str, Any]) -> Fields:
-    """The item's fields, its counts read, so that one that cannot be read is told."""
+    """The item's fields, its counts read, so that unreadable ones are reported."""
     fields = Fields(item, _UTC)
     for name in _COUNTS:
         fields.whole(name)
@@ -429,7 +431,7 @@ def _basic_credentials(header: str) -> bytes:
 
 
 def _is_allowed(client_ip: str | None, allowed: Any) -> bool:
-    """Whether the address stands in the list; a list that cannot be read lets nobody in."""
+    """Whether the address is in the list; an unreadable list admits none."""
     if not allowed:
         return True
     try:

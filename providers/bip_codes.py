@@ -1,6 +1,6 @@
 """What BiP's codes mean, for people. Sources: bip.com, pages user-actions and error-handling.
 
-Notices (`reporttype`) and reports of sends (`resultcode`) share the numbers 0 and 1; the status tells them apart.
+Notices (`reporttype`) and reports of sends (`resultcode`) share the numbers 0 and 1; the status distinguishes them.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ CODES: Final = CodeMeanings(
         Granularity.MESSAGE: {**_RESULTS, "0": "accepted"},
         Granularity.ORDER: _RESULTS,
     },
-    # Which number says which is an option of the account.
+    # An account option defines which number means which.
     in_rows_of={status: dict.fromkeys("01", status.value) for status in (Status.DELIVERED, Status.READ)},
     error=_RESULTS,
 )

@@ -20,7 +20,7 @@ State = Literal["closed", "open", "probing"]
 CONSECUTIVE_FAILURES = 5
 RECENT_CALLS = 20
 FIRST_WAIT_SECONDS = 30.0
-LONGEST_WAIT_SECONDS = 600.0
+MAX_WAIT_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ def after(
 
 def _opened(failures: int, trips: int, now: datetime) -> BreakerChange:
     """Open: 30 s after the first trip, doubled with each, at most ten minutes."""
-    wait = min(FIRST_WAIT_SECONDS * 2.0 ** min(trips - 1, 10), LONGEST_WAIT_SECONDS)
+    wait = min(FIRST_WAIT_SECONDS * 2.0 ** min(trips - 1, 10), MAX_WAIT_SECONDS)
     return BreakerChange(state="open", failures=failures, trips=trips, until=now + timedelta(seconds=wait))
 
 

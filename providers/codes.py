@@ -9,7 +9,7 @@ from ulak.providers.registry import ADAPTERS
 
 
 def explain_codes(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """What the codes of a row mean: `provider_status_meaning`, `provider_error_meaning`; None where nobody says it.
+    """What the codes of a row mean: `provider_status_meaning`, `provider_error_meaning`; None if undocumented.
 
     `row` has the columns `provider`, `granularity`, `status`, `provider_status` and `provider_error` of the delivery
     table, for a statement with its own.

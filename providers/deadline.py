@@ -1,6 +1,6 @@
 """Sockets that obey a total deadline.
 
-httpx's time-outs are per operation: a server that sends one byte every few seconds passes the read time-out for ever,
+httpx's time-outs are per operation: a server that sends one byte every few seconds never triggers the read time-out,
 in the headers as well as in the body. Here every single socket operation of a request (each address that is tried, the
 TLS handshake, each send, each receive) gets at most what is left until the request's deadline, by the boot clock, so
 that a request which slept through its deadline in a frozen process sends nothing more, either.
@@ -129,7 +129,7 @@ class DeadlineBackend(httpcore.NetworkBackend):
     """Connections whose making, too, is bound by the deadline, over all addresses of a host together."""
 
     def __init__(self, deadline: Deadline) -> None:
-        """`deadline`: shared with whoever sends."""
+        """`deadline`: shared with the sender."""
         self._deadline = deadline
 
     def connect_tcp(

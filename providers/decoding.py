@@ -28,20 +28,20 @@ from ulak.providers.errors import (
     TryAgainSoon,
     readable_detail,
 )
-from ulak.providers.structure import check_values
+from ulak.providers.value_limits import check_values
 
 Body = TypeVar("Body", Answer, Callback)
 
 MAX_DEPTH: Final = 32
-"""No documented answer is nested deeper than six; a deeper one could exhaust the stack of whoever walks it later."""
+"""No documented answer is nested deeper than six; a deeper one could exhaust the stack of a later traversal."""
 MAX_INT: Final = 2**63 - 1
 MAX_COUNT: Final = 2**31 - 1
 TEXT_LIMIT: Final = 500
 KEY_LIMIT: Final = 200
-LONGEST_WAIT_SECONDS: Final = 86400.0
+MAX_WAIT_SECONDS: Final = 86400.0
 
 _EXACT_FLOATS: Final = 2**53
-_LARGEST_AMOUNT: Final = 1e15
+_MAX_AMOUNT: Final = 1e15
 
 _INT: Final = re.compile(r"[+-]?[0-9]{1,19}")
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -51,10 +51,10 @@ _TIME: Final = re.compile(
     r"(?: ?(?:([Zz]|UTC|GMT)|([+\u2212-])([0-9]{2})(?::?([0-9]{2}))?))?"
 )
 """A local time, or ISO 8601 with the offset that makes it unambiguous."""
-_LONGEST_TIME: Final = len("2016-11-02 11:47:38.123456789 +03:00")
+_MAX_TIME_LENGTH: Final = len("2016-11-02 11:47:38.123456789 +03:00")
 _NO_TIME: Final = re.compile(r"0000-00-00(?:[ Tt][0:.,]*)?(?: ?(?:[Zz]|[+-][0-9:]{2,5}))?|-0001-11-(?:29|30)[ Tt].*")
 """MySQL's zero date, as it is and as PHP's date classes write it."""
-_MOST_OFFSET: Final = timedelta(hours=14)
+_MAX_OFFSET: Final = timedelta(hours=14)
 EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
 """How providers write that there is nothing, a list without items included."""
 _Value = TypeVar("_Value")
@@ -69,7 +69,7 @@ _EARLIEST_MS, _LATEST_MS = (
 _CHARSET: Final = re.compile(r"(?i);\s*charset\s*=\s*[\"']?\s*([^\s\"';]*)")
 _XML_CHARSET: Final = re.compile(r"""(<\?xml\b[^>]*?)\s+encoding\s*=\s*["']\s*([^"'>]*?)\s*["']""")
 _DECLARED_WITHIN: Final = 256
-"""An XML declaration stands at the very beginning of a body."""
+"""An XML declaration is at the very beginning of a body."""
 _KNOWN_CODECS: Final = re.compile(r"utf-8|utf-(?:16|32)(?:-[lb]e)?|ascii|iso8859-\d+|cp125\d|cp857|mac-turkish")
 """Python's names of the charsets that a body may declare: what its other codecs do is no reading of text."""
 _MARKS: Final = (
@@ -85,7 +85,7 @@ _ZEROS: Final = (
     (re.compile(rb"\0[^\0]", re.DOTALL), "utf-16-be"),
     (re.compile(rb"[^\0]\0", re.DOTALL), "utf-16-le"),
 )
-"""JSON and XML begin with an ASCII character, whose zeros tell the width and order of its bytes."""
+"""JSON and XML begin with an ASCII character, whose zero bytes reveal the width and byte order."""
 
 
 def in_utf8(message: Body) -> Body:
@@ -94,7 +94,7 @@ def in_utf8(message: Body) -> Body:
     A body is in the charset that it declares: by a byte order mark, `charset` of Content-Type, or an XML declaration;
     UTF-8 where it declares none. Declarations may differ where all of them give the same text. Raises
     `AnswerNotUnderstood` with the bytes, and why, where a declaration is not known or not true or contradicts another;
-    for an answer whose HTTP status says enough, what that means (`check_http`, `refuse_client_error`).
+    for a response whose HTTP status is sufficient, the error of that status (`check_http`, `refuse_client_error`).
     """
     declared = message.headers.get("content-type", "")
     try:
@@ -151,8 +151,8 @@ def _declared_codec(body: bytes, seen: str | None, where: str, name: str) -> str
         if body.isascii() and seen is None:
             # Whatever a provider means by the name, ASCII is within it.
             return "ascii"
-        told = readable_detail(name[:40])
-        raise AnswerNotUnderstood(f"{where} declares a charset that is not known.", raw=body, code=told)
+        shown = readable_detail(name[:40])
+        raise AnswerNotUnderstood(f"{where} declares a charset that is not known.", raw=body, code=shown)
     wide = codec[:6] in {"utf-16", "utf-32"}
     if wide and (seen is None or seen[:6] != codec[:6]):
         raise AnswerNotUnderstood(f"{where} declares {codec.upper()}, which the body is not.", raw=body)
@@ -179,7 +179,7 @@ def load_json(body: bytes) -> Any:
     """The JSON value of a whole answer (UTF-8, a byte order mark is tolerated).
 
     Raises `AnswerNotUnderstood` with the bytes for anything else: no JSON, another encoding, NaN or an infinite number,
-    deeper than `MAX_DEPTH`, or more values than `ulak.providers.structure` allows, counted before any is built.
+    deeper than `MAX_DEPTH`, or more values than `ulak.providers.value_limits` allows, counted before any is built.
     """
     check_values(body, count_short=False)
     try:
@@ -294,7 +294,7 @@ def as_amount(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
-        return float(value) if abs(value) < _LARGEST_AMOUNT else None
+        return float(value) if abs(value) < _MAX_AMOUNT else None
     if isinstance(value, str) and _AMOUNT.fullmatch(value.strip()):
         return float(value.strip().replace(",", "."))
     return None
@@ -309,7 +309,7 @@ def local_time(text: Any, zone: ZoneInfo) -> datetime | None:
     """
     text = text.strip() if isinstance(text, str) else ""
     # What cannot be a time must not be remembered: it may be as long as an answer, and say anything.
-    return _local_time(text, zone) if len(text) <= _LONGEST_TIME and text[4:5] == "-" else None
+    return _local_time(text, zone) if len(text) <= _MAX_TIME_LENGTH and text[4:5] == "-" else None
 
 
 @lru_cache(maxsize=4096)
@@ -335,7 +335,7 @@ def _named_zone(utc: str | None, sign: str | None, hours: str | None, minutes: s
     if hours is None:
         return None
     offset = timedelta(hours=int(hours), minutes=int(minutes or 0))
-    if offset > _MOST_OFFSET or int(minutes or 0) >= 60:  # noqa: PLR2004 - minutes of an hour
+    if offset > _MAX_OFFSET or int(minutes or 0) >= 60:  # noqa: PLR2004 - minutes of an hour
         raise ValueError("no such offset")
     return timezone(offset if sign == "+" else -offset)
 
@@ -358,7 +358,7 @@ class Fields:
     """The optional fields of one item of an answer.
 
     A field is None where it is absent (missing, null, empty, MySQL's zero date). One that is there and cannot be read
-    is None too, but noted, and told by `unreadable`: the rest of the item counts all the same.
+    is None too, but recorded in `unreadable`: the rest of the item still counts.
     """
 
     __slots__ = ("_wrong", "_zone", "item")
@@ -419,7 +419,7 @@ class Fields:
 
 
 def _is_absent(value: Any, no_value: re.Pattern[str] | None) -> bool:
-    """Whether a field says that it has no value."""
+    """Whether a field is explicitly empty."""
     if isinstance(value, str):
         text = value.strip()
         return not text or (no_value is not None and no_value.fullmatch(text) is not None)
@@ -433,12 +433,12 @@ def retry_after(answer: Answer) -> float | None:
     """
     text = answer.headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
-        return min(float(text[:9]), LONGEST_WAIT_SECONDS)
+        return min(float(text[:9]), MAX_WAIT_SECONDS)
     moment, now = http_date(text), http_date(answer.headers.get("date", "")) or answer.received_at
     if moment is None or now is None:
         return None
     wait = (moment - now).total_seconds()
-    return min(max(wait, 0.0), LONGEST_WAIT_SECONDS)
+    return min(max(wait, 0.0), MAX_WAIT_SECONDS)
 
 
 def http_date(text: str) -> datetime | None:
@@ -467,7 +467,7 @@ def check_http(answer: Answer) -> None:
 
 
 def refuse_client_error(answer: Answer) -> None:
-    """Raise what a bare HTTP 4xx means where the body says nothing better; return for any other status."""
+    """Raise the error of a bare HTTP 4xx if the body has no details; return for any other status."""
     status = answer.status
     if status in {401, 403, 407}:
         raise PauseAccount(f"The provider refuses the account (HTTP {status}).", code=str(status))

@@ -1,9 +1,9 @@
 """Diyalog (Dlg Messenger): how many messages a customer exchanged per day, from `getcustomermessaginglist`.
 
 Sources: the provider's page of that name and its Authentication page (diyalog.im/docs). The server belongs to each
-customer, so accounts give its address. What it tells are daily counts with an error of up to ten, no receipts: they
+customer, so accounts give its address. It reports daily counts with an error of up to ten, no receipts: they
 become `conversation` rows with status `sent`, never `delivered`. Names and conversation links are not kept. Only the
-webhook of a bot says what became of single messages (`diyalog_webhook`).
+webhook of a bot reports the outcome of single messages (`diyalog_webhook`).
 """
 
 import base64
@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from email.utils import format_datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET
+from pydantic import Field
 
 from ulak.models.facts import Facts
 from ulak.models.keys import join_key, split_key
@@ -32,9 +33,8 @@ from ulak.providers.adapter import (
     Fetch,
     FetchSpec,
     Limit,
-    OptionSpec,
     Parsed,
-    PollNumbers,
+    PollSchedule,
     ProviderRecord,
     Request,
 )
@@ -59,11 +59,12 @@ from ulak.providers.diyalog_codes import CODES
 from ulak.providers.diyalog_webhook import APP_SECRET, MESSAGE_TEXT, SIGNATURE, is_signed, read_webhook, restate_event
 from ulak.providers.errors import AnswerNotUnderstood, PauseAccount, RequestIsWrong, TryAgainSoon
 from ulak.providers.ids import whole_number
-from ulak.providers.numbers import plain
+from ulak.providers.options import ProviderOptions, ValidityHours
+from ulak.providers.phone_numbers import plain
 from ulak.providers.plain import Count, NotPlainError, PlainItem, Text, Unset, Whole, plain_key, read_plain
 
 COUNTED: Final = "sendMessageCount"
-"""The provider has no status word; what it states is this field, so its name stands where the word would."""
+"""The provider has no status word; it reports this field, so its name takes the place of a status."""
 
 STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
     COUNTED: (Status.SENT, None),  # "kaç adet mesaj gönderdiği": how many were sent, not how many arrived
@@ -120,13 +121,39 @@ def sign(secret: str, *, sent_at: str, body: bytes, path: str, newline_before_pa
 def plan_range(account: Account, due: Sequence[DueId], start: date, end: date) -> tuple[FetchSpec, ...]:
     """Page one of each customer over these days (inclusive).
 
-    It is not documented whether a day is a UTC or a local one, so both are asked for whole.
+    It is not documented whether a day is a UTC or a local one, so both are requested completely.
     """
     zone = account.timezone
     first = min(_milliseconds(start, UTC), _milliseconds(start, zone))
     last = max(_milliseconds(end + timedelta(days=1), UTC), _milliseconds(end + timedelta(days=1), zone)) - 1
     days = (start.isoformat(), end.isoformat())
     return tuple(_page(item.key, start=first, end=last, days=days) for item in due)
+
+
+class DiyalogOptions(ProviderOptions):
+    """What an account of Diyalog may set."""
+
+    # The day on which a customer was registered is counted final up to 72 h later; one day more reads it twice.
+    validity_hours: ValidityHours = 96.0
+    newline_before_path: bool = Field(
+        default=True,
+        description="Whether a newline separates body and path in what is signed. If a right key gets 401, try `false`."
+        "\n\nThe provider's prose and worked example have the newline, its pseudo-code does not.",
+    )
+    path: str = Field(
+        default=PATH,
+        description="Path of the report on the account's server."
+        '\n\nThe line "API URI" of the provider\'s page names another function, a copying slip.',
+    )
+    page_base: int = Field(default=1, ge=0, le=1, description="Number of the first page, 0 or 1.")
+    header_names: Literal["x-dlg", "legacy"] = Field(
+        default="x-dlg",
+        description="Names of the signature headers. `legacy`: `Date`, `X-Authorization`, `X-Requester-UserId`, as in "
+        "the provider's error table.",
+    )
+    group: bool | None = Field(
+        default=None, description="`true`: group conversations only; `false`: private ones only; unset: both."
+    )
 
 
 class Diyalog:
@@ -139,32 +166,8 @@ class Diyalog:
         credentials=(("access_key_id", "access_key_secret", "requester_userid"),),
         user_names=("requester_userid",),
         limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
-        poll=PollNumbers(steps_seconds=(60.0, 300.0), growth=1.6, max_seconds=1800.0, forget_days=7.0),
-        # The day on which a customer was registered is counted final up to 72 h later; one day more reads it twice.
-        validity_hours=96.0,
-        options=(
-            OptionSpec(
-                name="newline_before_path",
-                type=bool,
-                default=True,
-                meaning="whether a newline stands between body and path in what is signed",
-            ),
-            OptionSpec(name="path", type=str, default=PATH, meaning="path of the report on the account's server"),
-            OptionSpec(name="page_base", type=int, default=1, meaning="number of the first page", minimum=0, maximum=1),
-            OptionSpec(
-                name="header_names",
-                type=str,
-                default="x-dlg",
-                meaning="names of the three signature headers",
-                choices=tuple(HEADER_NAMES),
-            ),
-            OptionSpec(
-                name="group",
-                type=bool,
-                default=None,
-                meaning="isGroupMessaging: only groups (true), only private (false), both (unset)",
-            ),
-        ),
+        poll=PollSchedule(steps_seconds=(60.0, 300.0), growth=1.6, max_seconds=1800.0, forget_days=7.0),
+        options=DiyalogOptions,
         meanings=CODES,
         id_kinds=(_KIND,),
         id_forms={_KIND: customer_id},
@@ -172,10 +175,10 @@ class Diyalog:
         person_fields=frozenset({"senderId", "receiverId", "sender", "recipient", "bot", "user_id"}),
         reference_kinds={"conversation": Granularity.CONVERSATION, "message": Granularity.MESSAGE},
         plan_range=plan_range,
-        callback_tails=("",),
+        callback_paths=("",),
         optional_credentials=(APP_SECRET,),
         callback_signature=SIGNATURE,
-        callback_drops=(MESSAGE_TEXT,),
+        dropped_fields=(MESSAGE_TEXT,),
     )
 
     def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:
@@ -185,7 +188,7 @@ class Diyalog:
     def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:
         """Page one of each customer, from `lookback_days` ago to the end of tomorrow (UTC days).
 
-        Tomorrow is asked for too, since it is not documented whether the day is a UTC or a Turkish one.
+        Tomorrow is requested too, since it is not documented whether the day is a UTC or a Turkish one.
         """
         start = _milliseconds(today - timedelta(days=account.lookback_days), UTC)
         end = _milliseconds(today + timedelta(days=2), UTC) - 1
@@ -193,7 +196,8 @@ class Diyalog:
 
     def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:
         """The signed request of one page; the clock offset that an earlier refusal taught is added to `now`."""
-        url = account.base_url.rstrip("/") + "/" + str(account.options.get("path", PATH)).lstrip("/")
+        options = DiyalogOptions.of(account.options)
+        url = account.base_url.rstrip("/") + "/" + options.path.lstrip("/")
         body = _body(account, fetch.spec.params)
         sent_at = format_datetime((now + timedelta(seconds=_offset(account))).astimezone(UTC), usegmt=True)
         signature = sign(
@@ -201,9 +205,9 @@ class Diyalog:
             sent_at=sent_at,
             body=body,
             path=urlsplit(url).path,
-            newline_before_path=bool(account.options.get("newline_before_path", True)),
+            newline_before_path=options.newline_before_path,
         )
-        when, authorization, requester = HEADER_NAMES[str(account.options.get("header_names", "x-dlg"))]
+        when, authorization, requester = HEADER_NAMES[options.header_names]
         headers = {
             "Content-Type": CONTENT_TYPE,
             when: sent_at,
@@ -267,7 +271,7 @@ def _walk(fetch: Fetch, read: Sequence[Report | Unreadable]) -> Parsed:
     news = any(key not in fetch.seen_before for key in seen)
     child = _next(fetch, full=len(read) >= PAGE_SIZE, news=news)
     if len(read) >= PAGE_SIZE and (fetch.spec.params["page"] >= MAX_PAGES or _stale(fetch, news=news) > MAX_STALE):
-        reason = "The list goes on past the last page that is read, or its pages repeat themselves."
+        reason = "The list continues past the last page that is read, or its pages repeat themselves."
         unreadable.append(Unreadable(reason=reason, raw=b""))
     found = bool(seen or fetch.seen_before)
     key = TrackedKey(id_kind=_KIND, value=str(fetch.spec.params["customer"]))
@@ -295,7 +299,7 @@ def _page(
     tally: int = 0,
     days: Sequence[str] | None = None,
 ) -> FetchSpec:
-    """`days`: first and last day of a range that was asked for on demand; such a page is asked again as part of it."""
+    """`days`: first and last day of an on-demand range; such a page is requested again as part of it."""
     params = {
         "chain": join_key(_KIND, key.value),
         "customer": key.value,
@@ -344,14 +348,14 @@ def _body(account: Account, params: Mapping[str, Any]) -> bytes:
     customer, *staff = split_key(str(params["customer"]))
     if not customer or len(staff) > 1 or staff == [""]:
         raise RequestIsWrong("A tracked customer is written as customerId or customerId:staffId.")
-    group = account.options.get("group")
+    options = DiyalogOptions.of(account.options)
     wanted = {
         "startDate": params["start"],
         "endDate": params["end"],
         "customerId": customer,
         **({"staffId": staff[0]} if staff else {}),
-        **({} if group is None else {"isGroupMessaging": bool(group)}),
-        "pageNumber": params["page"] - 1 + int(account.options.get("page_base", 1)),
+        **({} if options.group is None else {"isGroupMessaging": options.group}),
+        "pageNumber": params["page"] - 1 + options.page_base,
         "pageSize": PAGE_SIZE,
     }
     return json.dumps(wanted, separators=(",", ":")).encode("ascii")
@@ -379,10 +383,10 @@ def _check(account: Account, answer: Answer) -> None:
 
 
 def _error_text(answer: Answer) -> str | None:
-    """The message of an error: a plain text or a JSON string. None where the API itself has said nothing.
+    """The message of an error: a plain text or a JSON string. None if the API itself sent none.
 
-    An empty body, HTML, XML, a JSON object and the bare name of the status come from what stands before the API (a
-    proxy, the application server): there a 500 says that the API is not there.
+    An empty body, HTML, XML, a JSON object and the bare name of the status come from in front of the API (a
+    proxy, the application server): there a 500 means that the API is unavailable.
     """
     text = text_for_people(answer).strip()
     is_page = "html" in answer.headers.get("content-type", "").lower() or text.startswith(("<", "{", "["))
@@ -396,7 +400,7 @@ def _error_text(answer: Answer) -> str | None:
 
 
 def _refuse_time(account: Account, answer: Answer) -> None:
-    """A 403 says that our clock and the server's differ by more than 15 minutes: learn by how much, once.
+    """A 403 means that our clock and the server's differ by more than 15 minutes: learn by how much, once.
 
     Where the offset in use already agrees with the server's `Date`, the clock is not the reason, and signing again
     and again would only hammer: the account is paused.
@@ -491,12 +495,12 @@ def _day(value: Any) -> date | None:
 
 def _group(item: Mapping[str, Any]) -> int | None:
     """The group id, 0 for a private conversation, None where the item contradicts itself."""
-    said = {True: True, False: False, "true": True, "false": False, None: None}
+    flags = {True: True, False: False, "true": True, "false": False, None: None}
     flag = item.get("isGroupMessaging")
     number = as_int(item.get("groupId")) if item.get("groupId") is not None else 0
-    if number is None or not isinstance(flag, bool | str | None) or flag not in said:
+    if number is None or not isinstance(flag, bool | str | None) or flag not in flags:
         return None
-    is_group = said[flag]
+    is_group = flags[flag]
     return number if is_group is None or is_group == (number != 0) else None
 
 

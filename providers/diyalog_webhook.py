@@ -39,7 +39,7 @@ _OPTIONAL: Final = frozenset({_NO_TIME, _NO_PARTY})
 
 
 def is_signed(secret: str, callback: Callback) -> bool:
-    """Whether `X-Signature` proves that the body comes from whoever knows the secret; hex and base64 are read."""
+    """Whether `X-Signature` proves that the sender of the body knows the secret; hex and base64 are read."""
     given = callback.headers.get(SIGNATURE, "").strip()
     prefix, _, rest = given.partition("=")
     given = rest if prefix.lower() == "sha1" else given
@@ -85,7 +85,7 @@ def restate_event(event: Mapping[str, Any]) -> DeliveryReport | None:
 
 
 def _read_event(event: Mapping[str, Any]) -> tuple[list[DeliveryReport], list[str]]:
-    """What an event says, and why what of it cannot be read."""
+    """Parse an event; also returns which fields cannot be read, and why."""
     names = [name for name in EVENTS if name in event]
     if not names:
         return [], [] if SILENT_EVENTS & event.keys() else ["An event is of a kind that is not documented."]

@@ -5,12 +5,12 @@
     ├── TryAgainAt          the provider named a moment (an order that is scheduled for later)
     ├── SlowDown            429, "too many at once": the whole account waits; not a failed attempt
     ├── PauseAccount        wrong key, missing right, wrong IP: a person must act; never hammer with a wrong key
-    ├── RequestIsWrong      this request can never succeed: dead, the account goes on
+    ├── RequestIsWrong      this request can never succeed: dead; the account continues
     ├── AnswerNotUnderstood the body is not what the documents say: quarantined, asked again
     └── OurBug              our own code failed on this fetch
 
 The message of an error never holds a URL, a key, a number or a body: codes and our own words only. What the provider
-itself said is kept beside it, as `detail`, after it went through `readable_detail`.
+itself reported is kept beside it, as `detail`, after it went through `readable_detail`.
 """
 
 import re
@@ -65,7 +65,7 @@ class ProviderError(Exception):
         self.detail: str | None = None
 
     def quote(self, text: str | None) -> None:
-        """Keep what the provider itself said, as `readable_detail` leaves it."""
+        """Keep the provider's own message, cleaned by `readable_detail`."""
         self.detail = readable_detail(text)
 
     @property
@@ -117,22 +117,22 @@ class SlowDown(ProviderError):
 
 
 class PauseAccount(ProviderError):
-    """The account's credentials, rights or address are refused: pause it and tell a person why."""
+    """The account's credentials, rights or address are refused: pause it and report the reason to operators."""
 
 
 class RequestIsWrong(ProviderError):
-    """This one request can never succeed; repeating it is useless. The account goes on."""
+    """This one request can never succeed; repeating it is useless. The account continues."""
 
 
 class AnswerNotUnderstood(ProviderError):
-    """The answer is not what the documents describe. `raw` goes to quarantine, the fetch is asked again."""
+    """The answer is not what the documents describe. `raw` goes to quarantine, the fetch is retried."""
 
     def __init__(
         self, message: str, *, raw: bytes = b"", code: str | None = None, restart: FetchSpec | None = None
     ) -> None:
         """`raw`: the bytes to keep; never shown. `restart`: the first page, where the pages are wrong only together.
 
-        With `restart` that page is asked next, in a new round; each round that ends so counts as one attempt.
+        With `restart` that page is requested next, in a new round; each round that ends so counts as one attempt.
         """
         super().__init__(message, code=code)
         self.raw = raw
@@ -148,5 +148,5 @@ _CLASS_NAME: Final = re.compile(rf"\b(?:{_CLASSES}): ")
 
 
 def as_sentence(text: str | None) -> str:
-    """A stored error as people read it: its sentence, without the class that says what Ulak does about it."""
+    """A stored error for people: its sentence, without the class that determines how Ulak handles it."""
     return _CLASS_NAME.sub("", text or "")

@@ -21,15 +21,15 @@ from typing import Any
 import httpcore
 import httpx
 
-from ulak.core.budgets import Budget
 from ulak.core.content_coding import ContentCodingError, ExpandedTooLargeError, unpack
+from ulak.core.memory_budget import Budget
 from ulak.core.metrics import histogram
-from ulak.models.permit import LONGEST_DEADLINE_SECONDS, Permit
+from ulak.models.permit import MAX_DEADLINE_SECONDS, Permit
 from ulak.providers.adapter import Answer, Request
 from ulak.providers.deadline import Deadline, DeadlineBackend
+from ulak.providers.egress import DIRECT, Egress, proxy_of, trusting, version_of
 from ulak.providers.errors import AnswerNotUnderstood, OurBug, PauseAccount, ProviderError, TryAgainSoon
-from ulak.providers.structure import VALUE_BYTES, check_values
-from ulak.providers.way_out import DIRECT, WayOut, proxy_of, trusting, version_of
+from ulak.providers.value_limits import VALUE_BYTES, check_values
 
 PERMIT_SECONDS = 1.0
 """A permit is good for this long: afterwards the call row may already be taken for a lost one."""
@@ -137,27 +137,27 @@ class HttpDoor:
             keepalive_expiry=_KEEP_ALIVE_SECONDS,
         )
         self._lock = threading.Lock()
-        self._lines: dict[WayOut, _Line] = {}
+        self._lines: dict[Egress, _Line] = {}
         self._spent: dict[int, float] = {}
         self._agent = f"ulak/{_version()}"
 
-    def prepare(self, way_out: WayOut) -> None:
+    def prepare(self, egress: Egress) -> None:
         """Make ready what a request on this way needs; `WayOutError` where its `ca_file` or `proxy` cannot be used.
 
         The slow part of the first request is done here, before its call is committed.
         """
-        with self._lent(way_out):
+        with self._lent(egress):
             pass
 
-    def send(self, request: Request, permit: Permit, way_out: WayOut = DIRECT) -> Sent:
+    def send(self, request: Request, permit: Permit, egress: Egress = DIRECT) -> Sent:
         """Make `request`, once; at most `permit.deadline_seconds` (≤ 75) after the permit's commit it has ended.
 
         The deadline includes a proxy's handshake. Only a host name that cannot be resolved may hold the caller
         longer; then nothing is sent. Raises `PermitExpiredError`, `PermitSpentError` and `WayOutError`, always before
         a byte has left.
         """
-        with self._lent(way_out) as transport:
-            ends = permit.committed_boot + min(permit.deadline_seconds, LONGEST_DEADLINE_SECONDS)
+        with self._lent(egress) as transport:
+            ends = permit.committed_boot + min(permit.deadline_seconds, MAX_DEADLINE_SECONDS)
             started = self._spend(permit)
             room = Room(self._budget)
             with self._deadline.until(ends):
@@ -189,19 +189,19 @@ class HttpDoor:
             line.transport.close()
 
     @contextmanager
-    def _lent(self, way_out: WayOut) -> Iterator["Transport"]:
+    def _lent(self, egress: Egress) -> Iterator["Transport"]:
         """The transport of this way, shared by all who use it; a changed `ca_file` gets a new one.
 
         One that was replaced is closed when its last user is done.
         """
-        version = version_of(way_out.ca_file)
+        version = version_of(egress.ca_file)
         gone: list[_Line] = []
         with self._lock:
-            line = self._lines.get(way_out)
+            line = self._lines.get(egress)
             if line is None or line.version != version:
                 # Building a TLS context costs some 50 ms, so it is built once.
-                made = _Line(transport=Transport(self._limits, self._deadline, way_out), version=version)
-                gone = self._replace(way_out, made)
+                made = _Line(transport=Transport(self._limits, self._deadline, egress), version=version)
+                gone = self._replace(egress, made)
                 line = made
             line.users += 1
         for each in gone:
@@ -212,17 +212,17 @@ class HttpDoor:
             with self._lock:
                 line.users -= 1
                 line.used_at = self._boot()
-                is_gone = not line.users and self._lines.get(way_out) is not line
+                is_gone = not line.users and self._lines.get(egress) is not line
             if is_gone:
                 line.transport.close()
 
-    def _replace(self, way_out: WayOut, made: "_Line") -> list["_Line"]:
-        """Keep this line; returns those that nobody uses: the one before, and ways that no account has any more."""
-        before = self._lines.pop(way_out, None)
+    def _replace(self, egress: Egress, made: "_Line") -> list["_Line"]:
+        """Keep this line; returns the unused ones: its predecessor, and those that no account refers to any more."""
+        before = self._lines.pop(egress, None)
         others = [(way, line) for way, line in self._lines.items() if not line.users and way != DIRECT]
         oldest = self._boot() - _UNUSED_SECONDS if others else 0.0
         idle = [way for way, line in others if line.used_at < oldest]
-        self._lines[way_out] = made
+        self._lines[egress] = made
         gone = [self._lines.pop(way) for way in idle]
         return gone if before is None or before.users else [*gone, before]
 
@@ -242,7 +242,7 @@ class HttpDoor:
     def _outcome(
         self, transport: "Transport", request: Request, reading: "_Reading"
     ) -> tuple[Answer | ProviderError, Answer | None]:
-        """The answer, or the error that stands for what httpx raised; and the answer that such an error refuses."""
+        """The response, or the error for httpx's exception; and the response that such an error rejects."""
         try:
             asked = self._asked(request, reading.seconds_left())
         except (httpx.InvalidURL, ValueError, TypeError) as error:
@@ -337,13 +337,13 @@ class _Line:
 class Transport(httpx.HTTPTransport):
     """httpx's transport over sockets that obey the deadline. The door's, and that of `ulak.api.outbound`."""
 
-    def __init__(self, limits: httpx.Limits, deadline: Deadline, way_out: WayOut) -> None:
+    def __init__(self, limits: httpx.Limits, deadline: Deadline, egress: Egress) -> None:
         """`deadline`: shared with the sender."""
         # Lines of these two show URLs (INFO) and headers (DEBUG), that is keys.
         for name in ("httpx", "httpcore"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        proxy = proxy_of(way_out.proxy) if way_out.proxy is not None else None
-        context = trusting(way_out.ca_file) if way_out.ca_file else httpx.create_ssl_context(trust_env=False)
+        proxy = proxy_of(egress.proxy) if egress.proxy is not None else None
+        context = trusting(egress.ca_file) if egress.ca_file else httpx.create_ssl_context(trust_env=False)
         super().__init__(verify=context, trust_env=False, limits=limits, retries=0)
         self.has_proxy = proxy is not None
         # httpx has no argument for the sockets' maker; its pool is made anew with ours.
@@ -430,7 +430,7 @@ def _translated(error: httpx.HTTPError, peer: str) -> ProviderError:
 
 
 def _refused_by_proxy(error: httpx.ProxyError) -> ProviderError:
-    """A proxy that opened no connection: its status stands at the beginning of the error's text."""
+    """A proxy that opened no connection: its status is at the beginning of the error's text."""
     status = str(error)[:3]
     if status == str(int(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED)):
         return PauseAccount("The proxy refuses the user and password of the account's proxy (HTTP 407).", code=status)

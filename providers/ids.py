@@ -1,4 +1,4 @@
-"""Tracked ids in one form, whoever gives them: the sender's programs, files, people, or the provider's own answers.
+"""Tracked ids in canonical form, whatever their origin: the sender's programs, files, people, or provider responses.
 
 Ids that are whole numbers have no leading zeros, blanks or invisible marks. Each adapter's record names the function of
 each of its kinds (`ProviderRecord.id_forms`), and every door uses that one.
@@ -9,7 +9,7 @@ from typing import Final
 
 from ulak.providers.decoding import KEY_LIMIT, as_key
 from ulak.providers.errors import RequestIsWrong
-from ulak.providers.numbers import plain
+from ulak.providers.phone_numbers import plain
 
 _WHOLE: Final = re.compile(r"[0-9]{1,19}")
 

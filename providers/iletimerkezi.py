@@ -14,6 +14,8 @@ from datetime import date, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final
 
+from pydantic import Field
+
 from ulak.models.keys import join_key
 from ulak.models.report import Discovered, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
 from ulak.models.vocabulary import Granularity, Source, Status, is_final
@@ -26,9 +28,8 @@ from ulak.providers.adapter import (
     Fetch,
     FetchSpec,
     Limit,
-    OptionSpec,
     Parsed,
-    PollNumbers,
+    PollSchedule,
     ProviderRecord,
     Request,
     SweepPage,
@@ -79,8 +80,9 @@ from ulak.providers.iletimerkezi_orders import (
 )
 from ulak.providers.iletimerkezi_plain import read_plain_response
 from ulak.providers.iletimerkezi_webhook import MESSAGE_TEXT, WEBHOOK_SECRET, WORDS, read_webhook
+from ulak.providers.options import ValidityHours
 from ulak.providers.plain import NotPlainError
-from ulak.providers.statuses import judge
+from ulak.providers.statuses import MappedOptions, judge
 
 OK: Final = 200
 NOT_FOUND: Final = 455
@@ -112,19 +114,36 @@ PROBE: Final = "probe"
 BALANCE: Final = "get-balance"
 """The function whose answer shows that key and hash are accepted; the provider's documents call it free of charge."""
 
-_DETAILS: Final = OptionSpec(
-    name="details", type=bool, default=True, meaning="ask for the recipients of every order, not only its counts"
-)
-
 
 def sent_hash(credentials: Mapping[str, str]) -> str:
-    """The hash that stands in every request."""
+    """The hash contained in every request."""
     return credentials.get("hash") or derive_hash(credentials["key"], credentials["secret"])
 
 
 def derive_hash(key: str, secret: str) -> str:
     """The hash that the panel shows, made from key and secret as two independent clients make it."""
     return hmac.new(secret.encode(), key.encode(), hashlib.sha256).hexdigest()
+
+
+class IletimerkeziOptions(MappedOptions):
+    """What an account of İleti Merkezi may set."""
+
+    validity_hours: ValidityHours = 48.0
+    details: bool = Field(
+        default=True,
+        description="Ask for the recipients of every order. `false`: order rows only, with far fewer calls.",
+    )
+    window_days: int = Field(
+        default=10,
+        ge=1,
+        le=10,
+        description="Calendar days (inclusive) of one list window; the provider refuses more than 10.",
+    )
+
+    @property
+    def longest_window_days(self) -> int:
+        """As configured."""
+        return self.window_days
 
 
 class Iletimerkezi:
@@ -136,19 +155,8 @@ class Iletimerkezi:
         base_url="https://api.iletimerkezi.com",
         credentials=(("key", "hash"), ("key", "secret")),
         limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
-        poll=PollNumbers(steps_seconds=(10.0, 30.0, 60.0), growth=1.6, max_seconds=1800.0),
-        validity_hours=48.0,
-        options=(
-            _DETAILS,
-            OptionSpec(
-                name="window_days",
-                type=int,
-                default=10,
-                meaning="calendar days (inclusive) that one list window spans",
-                minimum=1,
-                maximum=10,
-            ),
-        ),
+        poll=PollSchedule(steps_seconds=(10.0, 30.0, 60.0), growth=1.6, max_seconds=1800.0),
+        options=IletimerkeziOptions,
         meanings=CODES,
         sweep_window_days=10,
         id_forms={ORDER: whole_id},
@@ -156,7 +164,7 @@ class Iletimerkezi:
         optional_credentials=(WEBHOOK_SECRET,),
         derived_secret=sent_hash,
         callback_secret=WEBHOOK_SECRET,
-        callback_drops=(MESSAGE_TEXT,),
+        dropped_fields=(MESSAGE_TEXT,),
         is_repetition=is_repetition,
         person_fields=frozenset({"number", "to"}),
         reference_kinds=REFERENCES_OF_MESSAGES,
@@ -165,7 +173,7 @@ class Iletimerkezi:
     )
 
     def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:
-        """Page one of the window; the others follow once it has told the count."""
+        """Page one of the window; the others follow once the count is known."""
         return (_list_page([start.isoformat(), end.isoformat()], 1),)
 
     def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:
@@ -214,7 +222,7 @@ class Iletimerkezi:
     def parse_item(self, account: Account, fetch: Fetch, item: bytes) -> Parsed | None:
         """One order, or one recipient of the order that was asked for.
 
-        A recipient alone does not tell which of equal numbers it is, so what it says is a hint.
+        A recipient alone does not identify which of equal numbers it is, so its report is ambiguous.
         """
         value, params = load_object(item), fetch.spec.params
         if "number" in value:
@@ -225,21 +233,21 @@ class Iletimerkezi:
         return Parsed(reports=(found.report,), unreadable=found.unreadable)
 
     def restate(self, account: Account, kept: KeptStatement) -> Report | None:
-        """One order, one recipient of an order, or what the webhook said about one."""
+        """One order, one recipient of an order, or a webhook event about one."""
         if kept.granularity is Granularity.ORDER:
             found = read_order(kept.statement, account, kept.as_of)
             return found.report if isinstance(found, Order) else None
         if kept.source is Source.CALLBACK:
             pushed = read_webhook(account, {"report": kept.statement}, details=True)
-            return next((hint.report for hint in pushed.hints), None)
+            return next((ambiguous_report.report for ambiguous_report in pushed.ambiguous), None)
         return restate_recipient(kept.provider_key, kept.statement, account)
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
-        """What the webhook says of one recipient of an order; there is no other body that could be handed over."""
+        """The webhook's report about one recipient of an order; there is no other body that could be submitted."""
         if callback.tail:
             raise RequestIsWrong("iletimerkezi pushes to one address only, and its send replies hold no report.")
-        details = account.options.get(_DETAILS.name, _DETAILS.default)
-        return read_webhook(account, load_object(in_utf8(callback).body), details=bool(details))
+        details = IletimerkeziOptions.of(account.options).details
+        return read_webhook(account, load_object(in_utf8(callback).body), details=details)
 
     def authorise_callback(self, account: Account, callback: Callback) -> bool:
         """Whether the tail of the address is the account's secret: the webhook is signed by nothing else."""
@@ -364,7 +372,7 @@ def _parse_list(account: Account, fetch: Fetch, answer: Answer, response: Mappin
         last = number == 1 and len(items) < PAGE_SIZE
         unreadable.append(Unreadable(reason="A list of orders lacks its count.", raw=answer.body))
     pages = range(2, 2 if last or count is None or number > 1 else min(-(-count // PAGE_SIZE), MAX_PAGES) + 1)
-    details = account.options.get(_DETAILS.name, _DETAILS.default)
+    details = IletimerkeziOptions.of(account.options).details
     return Parsed(
         reports=tuple(order.report for order in orders),
         children=tuple(_list_page(window, page) for page in pages),
@@ -399,7 +407,7 @@ def _discover(account: Account, orders: Sequence[Order]) -> tuple[Discovered, ..
 
 
 def _parse_order(account: Account, fetch: Fetch, answer: Answer, *, code: int, response: Mapping[str, Any]) -> Parsed:
-    """One page of an order's recipients. Only the last page says anything: the pages together are one answer.
+    """One page of an order's recipients. Only the last page yields reports: the pages together are one response.
 
     An answer with more recipients than the order has is refused as a whole, so nothing of a page can be stored before
     the last one is read; until then `seen` carries what the pages state.
@@ -483,7 +491,7 @@ def _total(fetch: Fetch, order: Mapping[str, Any]) -> int | None:
     """How many recipients the order has: by this answer, by a page before it, or by the list that named the order.
 
     An answer that states none at all for an order whose list states some contradicts the list, which is believed.
-    None where nobody has stated it: then neither missing nor surplus recipients can be noticed.
+    None if unknown: then neither missing nor surplus recipients can be noticed.
     """
     stated = as_count(order.get("total"))
     known = fetch.spec.params.get("total")
@@ -535,12 +543,12 @@ class _Whole:
 
     @property
     def repeats(self) -> bool:
-        """Whether a number stands there more than once."""
+        """Whether a number occurs more than once."""
         return len(set(self.numbers)) < len(self.everyone)
 
     @property
     def lacks_some(self) -> bool:
-        """Whether recipients are missing or cannot be read. An order without recipients lacks them unless it says 0."""
+        """Whether recipients are missing or unreadable. An order without any lacks them unless its total is 0."""
         if self.total is None:
             return not self.everyone or len(self.everyone) < self.rows
         return len(self.everyone) < self.total
@@ -551,7 +559,7 @@ class _Whole:
 
     @property
     def shows_all_delivered(self) -> bool:
-        """Whether the order has ended and its counts say that each delivered recipient stands here."""
+        """Whether the order has ended and its counts confirm that each delivered recipient is listed."""
         delivered, undelivered = self.counts
         if self.repeats or delivered is None or undelivered is None or delivered + undelivered != self.total:
             return False
@@ -581,7 +589,7 @@ def _judge(account: Account, fetch: Fetch, answer: Answer, whole: _Whole, unread
     """What all pages together say of the order: its recipients, its counts, and when it is to be asked again.
 
     An answer may be wrong without showing it: it repeats one recipient in the place of another (A, A for A, B). So
-    where it repeats numbers, lacks some, or has fewer than the list said, it is trusted as to which number occurs how
+    where it repeats numbers, lacks some, or has fewer than the list stated, it is trusted as to which number occurs how
     often only when the answer before it held the same numbers equally often; until then the order is not settled. The
     repeated recipient may be one of equal numbers too: where the order's counts do not confirm their codes, these must
     agree as well.
@@ -641,8 +649,8 @@ def _fingerprint(account: Account, whole: _Whole) -> str:
 
     Numbers are few enough to be tried one by one, so it is keyed with what only the account's requests know.
     """
-    said = "\n".join([whole.order, *whole.numbers, *whole.doubtful_codes]).encode()
-    return hmac.digest(sent_hash(account.credentials).encode(), said, hashlib.sha256).hex()
+    shown = "\n".join([whole.order, *whole.numbers, *whole.doubtful_codes]).encode()
+    return hmac.digest(sent_hash(account.credentials).encode(), shown, hashlib.sha256).hex()
 
 
 def _planned(account: Account, answer: Answer, order: Mapping[str, Any]) -> datetime | None:

@@ -1,4 +1,4 @@
-"""What iletimerkezi says about orders and their recipients, read item by item.
+"""Reports of iletimerkezi about orders and their recipients, parsed item by item.
 
 Sources: toplusmsapi.com/sms/rapor/paket-ozet/json and …/liste/json, and the tests of the official client libraries,
 which give every code and count both as a number and as text.
@@ -15,14 +15,14 @@ from msgspec import UNSET, UnsetType
 
 from ulak.models.facts import Facts
 from ulak.models.keys import join_key, split_key
-from ulak.models.report import DeliveryReport, Hint, PlainReport, Report, TrackedKey, Unreadable
+from ulak.models.report import AmbiguousReport, DeliveryReport, PlainReport, Report, TrackedKey, Unreadable
 from ulak.models.vocabulary import Granularity, Reason, Status
 from ulak.providers.adapter import Account, Parsed
 from ulak.providers.decoding import Fields, as_count, as_int, as_key, as_text, dump_item, scrub
 from ulak.providers.errors import AnswerNotUnderstood
 from ulak.providers.ids import bare
 from ulak.providers.iletimerkezi_plain import PlainOrder, PlainRecipient
-from ulak.providers.numbers import recipient
+from ulak.providers.phone_numbers import recipient
 from ulak.providers.plain import (
     NotPlainError,
     plain_amount,
@@ -85,7 +85,7 @@ def judge_finished(total: int | None, delivered: int | None, undelivered: int | 
 
     Final only where the counts account for every recipient; an order without any (0 of 0) has nothing outstanding, and
     both official libraries call it completed. Where some are still missing the order stays open; where the counts are
-    absent or impossible nothing can be said (`unknown`).
+    absent or impossible, the status is `unknown`.
     """
     if total is None or delivered is None or undelivered is None:
         return Status.UNKNOWN
@@ -100,7 +100,7 @@ def judge_finished(total: int | None, delivered: int | None, undelivered: int | 
 
 
 def rank_equal_numbers(code: str, account: Account | None = None) -> tuple[int, str]:
-    """Where a recipient stands among the equal numbers of its order, by its status code.
+    """The position of a recipient among the equal numbers of its order, by its status code.
 
     The provider has no id for a recipient, so equal numbers of an order can only be told apart by place, and nobody
     promises that a second read keeps the places. They are therefore matched as a multiset over all pages: delivered
@@ -149,7 +149,7 @@ def read_order(item: Any, account: Account, now: datetime | None = None) -> Orde
         sent_at=None if is_ahead else sending_at,
         extra={name: value for name, value in extra.items() if value is not None},
         statement=_statement(item),
-        # What is still to be sent cannot have outlived its validity, whatever the tracked id says of that.
+        # What is still to be sent cannot have outlived its validity, whatever the tracked id states.
         tracked=None if status is Status.SCHEDULED else TrackedKey(id_kind=ORDER, value=order),
     )
     why = "An order has a status code that is not documented."
@@ -225,7 +225,7 @@ def _plain_code(value: str | float | UnsetType | None) -> str:
 
 
 def scheduled_order(order: str, total: int | None, account: Account) -> Report:
-    """What code 456 says about the order that was asked for: nothing of it has been sent yet.
+    """Code 456 for the requested order: none of it has been sent yet.
 
     `total`: its recipients as a list stated them. Nothing sent means that all of them wait; without these counts the
     statement would take those of the list out of the row.
@@ -331,7 +331,7 @@ def report_recipients(
     Equal numbers get ordinals by `rank_equal_numbers`, which is right where the answer holds each number as often as
     the order does. Where that is not sure (`is_sure`), no second ordinal is stored. And where a delivered recipient may
     be missing from the answer (`is_one_missing`), an undelivered one may be the second of its number, although it
-    stands there alone: it is left to a later answer.
+    occurs alone: it is left to a later response.
     """
     by_number: defaultdict[str, list[Recipient]] = defaultdict(list)
     for one in everyone:
@@ -347,16 +347,18 @@ def report_recipients(
 
 
 def read_recipient(order: str, item: Mapping[str, Any], account: Account | None = None) -> Parsed:
-    """A recipient that was cut out of its page, as a hint: its ordinal is known where its number stands there once."""
+    """A recipient cut out of its page, as an ambiguous report: its ordinal is known if its number occurs once."""
     found = _recipient(item)
     if isinstance(found, Unreadable):
         return Parsed(unreadable=(found,))
     reports, unreadable = report_recipients(order, [found], account)
-    hints = tuple(
-        Hint(report=report, twin_key=join_key(order, found.number, 2), ask=TrackedKey(id_kind=ORDER, value=order))
+    ambiguous = tuple(
+        AmbiguousReport(
+            report=report, twin_key=join_key(order, found.number, 2), ask=TrackedKey(id_kind=ORDER, value=order)
+        )
         for report in reports
     )
-    return Parsed(hints=hints, unreadable=tuple(unreadable))
+    return Parsed(ambiguous=ambiguous, unreadable=tuple(unreadable))
 
 
 def is_repetition(key: str) -> bool:

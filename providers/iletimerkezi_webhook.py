@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ulak.models.keys import join_key
-from ulak.models.report import DeliveryReport, Hint, TrackedKey, Unreadable
+from ulak.models.report import AmbiguousReport, DeliveryReport, TrackedKey, Unreadable
 from ulak.models.vocabulary import Granularity, Source, Status
 from ulak.providers.adapter import Account, Parsed
 from ulak.providers.decoding import as_key, as_text, dump_item, scrub
 from ulak.providers.ids import whole_number
 from ulak.providers.iletimerkezi_orders import MESSAGE_ID, MESSAGE_STATUS, ORDER, code_text
-from ulak.providers.numbers import recipient
+from ulak.providers.phone_numbers import recipient
 from ulak.providers.statuses import judge
 
 WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of a credential
@@ -29,7 +29,7 @@ _STATED: Final = ("id", "packet_id", "status", "to")
 
 
 def read_webhook(account: Account, body: Mapping[str, Any], *, details: bool) -> Parsed:
-    """What a pushed body says, as a hint: only what is stored can tell whether the number is the order's only one.
+    """Parse a pushed body into an ambiguous report: only stored data show whether the number is the order's only one.
 
     Without `details` no recipient is ever stored or asked for, so there is nothing that a push could be about.
     """
@@ -52,7 +52,7 @@ def read_webhook(account: Account, body: Mapping[str, Any], *, details: bool) ->
         # Kept in the form in which it came, so that it can be read again.
         raw = dump_item({"report": _statement(item)})
         strange = Unreadable(reason="Unknown status word of the webhook.", raw=raw)
-        return Parsed(hints=(Hint(report=None, twin_key=twin, ask=ask),), unreadable=(strange,))
+        return Parsed(ambiguous=(AmbiguousReport(report=None, twin_key=twin, ask=ask),), unreadable=(strange,))
     report = DeliveryReport(
         granularity=Granularity.MESSAGE,
         provider_key=join_key(order, number, 1),
@@ -66,7 +66,7 @@ def read_webhook(account: Account, body: Mapping[str, Any], *, details: bool) ->
         source=Source.CALLBACK,
         statement=_statement(item),
     )
-    return Parsed(hints=(Hint(report=report, twin_key=twin, ask=ask),))
+    return Parsed(ambiguous=(AmbiguousReport(report=report, twin_key=twin, ask=ask),))
 
 
 def _statement(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Organik API v2, `detailedreport`: many ids per call, one kind of id per call.
 
-A gsm id in the text form of the send reply is asked for by the transaction it names (`organik_through`). Send replies
+A gsm id in the text form of the send reply is polled by the transaction it names (`organik_through`). Send replies
 that the sender hands over are read in `organik_sends`; of what Organik pushes only the address counts.
 
 Source: organikapi.com/documents/reports_detailed; error codes and the key's making from the provider's public API
-documents (README, ERROR_CODES). The key stands in the URL's path, so no URL may ever be printed.
+documents (README, ERROR_CODES). The key is part of the URL's path, so no URL may ever be printed.
 """
 
 import hashlib
@@ -13,15 +13,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import msgspec
+from pydantic import Field
 
-from ulak.models.report import Discovered, Hint, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
+from ulak.models.report import AmbiguousReport, Discovered, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
 from ulak.models.vocabulary import is_final
 from ulak.providers.adapter import (
-    LARGEST_ANSWER_BYTES,
+    MAX_ANSWER_BYTES,
     REFERENCES_OF_MESSAGES,
     Account,
     Answer,
@@ -30,9 +31,8 @@ from ulak.providers.adapter import (
     Fetch,
     FetchSpec,
     Limit,
-    OptionSpec,
     Parsed,
-    PollNumbers,
+    PollSchedule,
     ProviderRecord,
     Request,
 )
@@ -55,11 +55,12 @@ from ulak.providers.errors import (
     TryAgainSoon,
 )
 from ulak.providers.ids import bare, text_id, whole_id, whole_number
-from ulak.providers.numbers import plain
+from ulak.providers.options import DeadlineSeconds, ValidityHours
+from ulak.providers.organik_attribution import attribute
 from ulak.providers.organik_codes import CODES, REPLY_ERRORS
 from ulak.providers.organik_replies import Reply, read_reply
 from ulak.providers.organik_requests import (
-    FEWEST_THROUGH,
+    MIN_THROUGH_TRANSACTION,
     api_key,
     batch_of,
     batch_through,
@@ -75,8 +76,9 @@ from ulak.providers.organik_requests import (
 )
 from ulak.providers.organik_rows import STATUS, read_plain_rows, read_row, report_plain_row
 from ulak.providers.organik_sends import read_send_reply
-from ulak.providers.organik_through import attribute
+from ulak.providers.phone_numbers import plain
 from ulak.providers.plain import NotPlainError, plain_text
+from ulak.providers.statuses import MappedOptions
 
 ERROR: Final[Mapping[int, type[ProviderError]]] = {
     1: TryAgainSoon,  # unknown fault
@@ -108,10 +110,10 @@ PUSHED: Final = ("transaction", "delivery_track")
 """Kinds of id that the address of a push may name: those that a sender knows when it gives Organik the address."""
 WEBHOOK_SECRET: Final = "webhook_secret"  # noqa: S105 - the name of a credential
 SEND_REPLY: Final = "send_reply"
-LARGEST_VALUES: Final = 2_000_000
+MAX_VALUES: Final = 2_000_000
 """Of an answer. There are no pages: a transaction comes whole, at some 310 bytes and 25 values a row."""
 SPLIT_ABOVE_ROWS: Final = 200
-"""A transaction with more rows than this and few open ones is asked by its open rows from then on."""
+"""A transaction with more rows than this and few open ones is polled by its open rows from then on."""
 
 _GSM_ID: Final = re.compile(r"[0-9A-Za-z]+(-[0-9A-Za-z]+)*")
 
@@ -124,6 +126,22 @@ def gsm_id(value: str) -> str:
     return bare(text)
 
 
+class OrganikOptions(MappedOptions):
+    """What an account of Organik may set."""
+
+    validity_hours: ValidityHours = 48.0
+    deadline_seconds: DeadlineSeconds = 60.0
+    format: Literal["json", "xml"] = Field(
+        default="json", description="Form of requests: `json` or `xml`. Replies are read in either form."
+    )
+    batch_size: int = Field(default=100, ge=1, le=1000, description="The most ids in one call, 1 to 1000.")
+
+    @property
+    def ids_per_call(self) -> int:
+        """As configured."""
+        return self.batch_size
+
+
 RECORD: Final = ProviderRecord(
     user_names=("username",),
     derived_secret=sent_key,
@@ -134,16 +152,9 @@ RECORD: Final = ProviderRecord(
     base_url="https://organikapi.com",
     credentials=(("api_key",), ("username", "password")),
     limit=Limit(requests=1, per_seconds=1.0, concurrency=1),
-    poll=PollNumbers(steps_seconds=(10.0, 30.0, 60.0), growth=1.6, max_seconds=1800.0),
-    validity_hours=48.0,
+    poll=PollSchedule(steps_seconds=(10.0, 30.0, 60.0), growth=1.6, max_seconds=1800.0),
+    options=OrganikOptions,
     every_seconds=10.0,
-    deadline_seconds=60.0,
-    options=(
-        OptionSpec(
-            name="format", type=str, default="json", meaning="form of requests and replies", choices=("json", "xml")
-        ),
-        OptionSpec(name="batch_size", type=int, default=100, meaning="most ids in one call", minimum=1, maximum=1000),
-    ),
     meanings=CODES,
     id_kinds=KINDS,
     message_kinds=frozenset({"gsm_track"}),
@@ -169,12 +180,12 @@ class Organik:
     def plan_ids(self, account: Account, due: Sequence[DueId], today: date) -> tuple[FetchSpec, ...]:
         """Batches of one id kind, filled to the brim: up to `batch_size` ids and `ROWS_PER_CALL` expected rows each.
 
-        Gsm ids in their text form, of which two or more name the same transaction, are asked for by it.
+        Gsm ids in their text form, of which two or more name the same transaction, are polled by it.
         """
         del today
-        size = int(account.options.get("batch_size", 100))
+        size = OrganikOptions.of(account.options).batch_size
         grouped = by_transaction(item.key for item in due)
-        through = {name: keys for name, keys in grouped.items() if len(keys) >= FEWEST_THROUGH}
+        through = {name: keys for name, keys in grouped.items() if len(keys) >= MIN_THROUGH_TRANSACTION}
         held = {key for keys in through.values() for key in keys}
         weights = [(name, len(keys)) for name, keys in through.items()]
         specs = [batch_through({name: through[name] for name in names}) for names in fill_batches(weights, size)]
@@ -188,7 +199,7 @@ class Organik:
     def request(self, account: Account, fetch: Fetch, now: datetime) -> Request:
         """`POST /v2/<key>/detailedreport/<format>/` with the ids as texts, as the provider's own client sends them."""
         del now
-        form = str(account.options.get("format", "json"))
+        form = OrganikOptions.of(account.options).format
         kind = str(fetch.spec.params["by"])
         field, ids = f"{kind}_ids", list(dict.fromkeys(one_form(kind, value) for value in fetch.spec.params["ids"]))
         return Request(
@@ -197,8 +208,8 @@ class Organik:
             headers={"accept": f"application/{form}", "content-type": f"application/{form}"},
             body=xml_body(field, ids) if form == "xml" else json_body(field, ids),
             endpoint="detailedreport",
-            largest_bytes=LARGEST_ANSWER_BYTES,
-            most_values=LARGEST_VALUES,
+            largest_bytes=MAX_ANSWER_BYTES,
+            most_values=MAX_VALUES,
         )
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
@@ -244,7 +255,7 @@ class Organik:
         return Parsed(reports=(report,) if report else (), unreadable=troubles)
 
     def parse_callback(self, account: Account, callback: Callback) -> Parsed:
-        """A send reply that the sender hands over; or a push, whose address alone says what is due now.
+        """A send reply submitted by the sender; or a push, whose address alone identifies what is due now.
 
         What a push holds is not documented, so it is kept and nothing is derived from it.
         """
@@ -257,7 +268,9 @@ class Organik:
             reason = f"The address of a push names no id: it must end in {right}."
             return Parsed(unreadable=(Unreadable(reason=reason, raw=callback.body),))
         kept = Unreadable(reason="A push of Organik, whose form is not documented.", raw=callback.body, is_open=False)
-        return Parsed(hints=(Hint(report=None, twin_key="", ask=ask),), unreadable=(kept,) if callback.body else ())
+        return Parsed(
+            ambiguous=(AmbiguousReport(report=None, twin_key="", ask=ask),), unreadable=(kept,) if callback.body else ()
+        )
 
     def authorise_callback(self, account: Account, callback: Callback) -> bool:
         """Whether the first part of the address is the account's secret: nothing else signs a push."""
@@ -267,7 +280,7 @@ class Organik:
         return bool(secret) and hmac.compare_digest(given, secret.encode()) and is_whole
 
     def restate(self, account: Account, kept: KeptStatement) -> Report | None:
-        """One row of a report, or what a send reply said about a refused number or send."""
+        """One row of a report, or a refused number or send of a send reply."""
         if "response" not in kept.statement:
             return read_row(account, kept.statement, None)[0]
         reply = read_send_reply(dump_item(kept.statement))
@@ -295,8 +308,8 @@ def _parse_error(fetch: Fetch, answer: Answer, reply: Reply) -> Parsed:
     if code is None:
         check_http(answer)
         refuse_client_error(answer)
-        said = str(reply.codes[0]) if reply.codes else None
-        raise AnswerNotUnderstood("Organik answered an unknown error.", raw=answer.body, code=said)
+        first_code = str(reply.codes[0]) if reply.codes else None
+        raise AnswerNotUnderstood("Organik answered an unknown error.", raw=answer.body, code=first_code)
     if is_through(fetch) and (code in NO_ROWS or code in MAY_BE_ONE_ID):
         return _parse_error_through(fetch, code)
     if code in NO_ROWS:
@@ -309,7 +322,7 @@ def _parse_error(fetch: Fetch, answer: Answer, reply: Reply) -> Parsed:
 
 
 def _parse_error_through(fetch: Fetch, code: int) -> Parsed:
-    """No transaction has a row, or one of them is refused: whatever is not shown by its transaction is asked alone."""
+    """No transaction has a row, or one of them is refused: ids missing from their transaction are polled alone."""
     groups, ids = by_transaction(keys_of(fetch)), fetch.spec.params["ids"]
     if code in MAY_BE_ONE_ID and len(ids) > 1:
         halves = (ids[: len(ids) // 2], ids[len(ids) // 2 :])
@@ -320,7 +333,7 @@ def _parse_error_through(fetch: Fetch, code: int) -> Parsed:
 def _parse_through(fetch: Fetch, read: Sequence[tuple[Report | None, tuple[Unreadable, ...]]]) -> Parsed:
     """The rows of transactions that were asked for in the place of gsm ids, and what they settle of these.
 
-    An id that is not among its transaction's rows is asked for alone.
+    An id that is not among its transaction's rows is polled alone.
     """
     reports = [report for report, _ in read if report is not None]
     # A row that cannot be read may be any of them.
@@ -433,7 +446,7 @@ def _settle(
 ) -> tuple[list[Discovered], IdAnswer]:
     """What the rows of one id settle: closed when all are final, split when few of a big transaction are still open.
 
-    Where nobody knows how many rows the id has, a row may be missing, or stand there in the place of another, without
+    If the number of rows of an id is unknown, a row may be missing, or appear in the place of another, without
     being missed: nothing is settled then unless the answer before held the same rows.
     """
     due = fetch.ids.get(key)
@@ -448,7 +461,7 @@ def _settle(
         # Among final rows a missing one is not one that is still to come.
         lacks_some = key in spoiled or (bool(rows) and not open_keys)
         return [], IdAnswer(key=key, found=bool(rows), is_incomplete=lacks_some)
-    few = len(open_keys) <= int(account.options.get("batch_size", 100))
+    few = len(open_keys) <= OrganikOptions.of(account.options).batch_size
     is_split = key.id_kind == "transaction" and len(distinct) > SPLIT_ABOVE_ROWS and few
     if open_keys and not is_split:
         return [], IdAnswer(key=key, found=True, fingerprint=fingerprint)

@@ -14,7 +14,7 @@ from defusedxml.ElementTree import fromstring
 
 from ulak.providers.decoding import EMPTY, as_int, as_list, as_text, load_object
 from ulak.providers.errors import AnswerNotUnderstood
-from ulak.providers.structure import check_values, is_xml
+from ulak.providers.value_limits import check_values, is_xml
 
 _DECLARATION: Final = re.compile(r"\s*<\?xml[^>]*\?>")
 _LEAVES: Final = frozenset({"result", "error", "item"})
@@ -35,7 +35,7 @@ class Reply:
 
 
 def read_reply(body: bytes) -> Reply:
-    """The reply in either form, told by its first byte: an XML account may get a JSON error and the other way round.
+    """The reply in either form, distinguished by its first byte: an XML account may get a JSON error, and vice versa.
 
     Raises `AnswerNotUnderstood` with the bytes for anything that is neither.
     """
@@ -73,7 +73,7 @@ def _read_xml(body: bytes) -> Reply:
 def parse_xml(body: bytes) -> Element:
     """The elements of a document with or without one root, under a root of ours.
 
-    Our root stands before everything, so a document type declaration, and with it any entity, is a syntax error; the
+    Our root precedes everything, so a document type declaration, and with it any entity, is a syntax error; the
     hardened parser is the second wall.
     """
     check_values(body)
@@ -99,7 +99,7 @@ def _elements(root: Element) -> dict[str, list[Element]]:
 
 
 def _row(item: Element) -> dict[str, str | None] | list[str]:
-    """The fields of one `<item>`; the list of its tags where a field stands twice, which makes it unreadable."""
+    """The fields of one `<item>`; the list of its tags if a field occurs twice, which makes it unreadable."""
     tags = [child.tag for child in item]
     if len(set(tags)) != len(tags):
         return tags
@@ -117,6 +117,6 @@ def _refusal(error: Any) -> Reply:
 
 
 def codes_of(error: Any) -> tuple[int, ...]:
-    """The numbers of an `error` object, or the number that stands in its place."""
+    """The numbers of an `error` object, or the number in its place."""
     given = (error.get("number"), error.get("code")) if isinstance(error, dict) else (error,)
     return tuple(number for number in map(as_int, given) if number is not None)

@@ -1,4 +1,4 @@
-"""What is asked of Organik in one call: ids in batches, and how they are written down."""
+"""Requests to Organik: ids in batches, and their encoding."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ ROWS_PER_CALL: Final = 5000
 OPEN_BATCHES: Final = 16
 """Batches that are looked through for room; the oldest beyond that is taken as it is, so that planning stays quick."""
 
-FEWEST_THROUGH: Final = 2
-"""So many gsm ids of one transaction are asked for by it; one alone costs the same call without its other rows."""
+MIN_THROUGH_TRANSACTION: Final = 2
+"""This many gsm ids of a transaction are polled by it; one alone costs the same call without the other rows."""
 _SEND_FORM: Final = re.compile(r"([0-9]{1,11})-[0-9]{1,6}-[0-9]{1,20}")
 
 
@@ -106,7 +106,7 @@ def api_key(account: Account) -> str:
 
 
 def sent_key(credentials: Mapping[str, str]) -> str:
-    """The key that stands in every path."""
+    """The key contained in every path."""
     given = credentials.get("api_key")
     if given:
         return given

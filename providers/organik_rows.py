@@ -15,7 +15,7 @@ from ulak.models.report import DeliveryReport, PlainReport, Report, TrackedKey, 
 from ulak.models.vocabulary import Granularity, Reason, Status, is_final
 from ulak.providers.adapter import Account
 from ulak.providers.decoding import Fields, as_int, as_key, as_text, dump_item, scrub
-from ulak.providers.numbers import recipient
+from ulak.providers.phone_numbers import recipient
 from ulak.providers.plain import (
     Count,
     NotPlainError,
@@ -133,10 +133,10 @@ def _extra(fields: Fields, foreign: int | None) -> dict[str, Any]:
 
 
 def _judge(account: Account, number: int | None, word: str, fields: Fields) -> tuple[Status, Reason | None, str | None]:
-    """(status, reason, raw errorcode) of a row. An errorcode that is absent (XML) is not 0: it just says nothing."""
+    """(status, reason, raw errorcode) of a row. An errorcode that is absent (XML) is not 0: it is unknown."""
     given = fields.text("errorcode", limit=100)
     code = as_int(given)
-    # 0 says that there is no error.
+    # 0 means no error.
     raw = None if code == 0 else str(code) if code is not None else given
     if number is None or number not in STATUS:
         return *judge_unlisted(account, word), raw

@@ -1,8 +1,8 @@
-"""What Organik answers to a send (`sendsms`, `smsviaget`): which numbers it refused, and how the others are asked for.
+"""Organik's reply to a send (`sendsms`, `smsviaget`): the refused numbers, and how the others are polled.
 
 Source: the provider's pages SMS_SINGLE, SMS_SINGLE_POST and SMS_BULK. `data.deliveries[]` holds `track_id` (the
 sender's own), `transaction_id` (null where the whole delivery failed), `valid[]`, `invalid[]` and perhaps `error`. A
-refused number never gets a gsm id, so no report ever shows it: this reply is all that is said about it.
+refused number never gets a gsm id, so no report ever shows it: this reply is the only report about it.
 """
 
 from collections import Counter
@@ -18,12 +18,12 @@ from ulak.providers.adapter import Parsed
 from ulak.providers.decoding import Fields, as_int, as_key, as_list, as_text, dump_item, load_object, scrub
 from ulak.providers.errors import AnswerNotUnderstood
 from ulak.providers.ids import bare
-from ulak.providers.numbers import recipient
 from ulak.providers.organik_replies import codes_of, parse_xml, text_of
-from ulak.providers.structure import is_xml
+from ulak.providers.phone_numbers import recipient
+from ulak.providers.value_limits import is_xml
 
 REFUSED: Final = "invalid"
-"""The provider has no status word here; the name of the list that a number stands in takes its place."""
+"""The provider has no status word here; the name of the list that contains a number takes its place."""
 
 REFUSAL: Final[Mapping[int, tuple[Status, Reason]]] = {
     102: (Status.UNDELIVERABLE, Reason.INVALID_NUMBER),  # "Couldn't found any valid GSM number"
@@ -41,14 +41,14 @@ REFUSAL: Final[Mapping[int, tuple[Status, Reason]]] = {
 _NAMED: Final = ("track_id", "transaction_id", "error")
 _STATED: Final = ("request_gsm", "gsm", "error")
 _TEXTS: Final = frozenset({"message"})
-_DEEPEST: Final = 8
+_MAX_DEPTH: Final = 8
 _UTC: Final = ZoneInfo("UTC")
 
 
 def read_send_reply(body: bytes) -> Parsed:
     """Rows of the refused numbers, and the ids under which the accepted ones are polled from now on.
 
-    A reply that refuses the request as a whole names no number and no send, so it says nothing about any delivery.
+    A reply that refuses the request as a whole names no number and no send, so it reports on no delivery.
     """
     reports: list[DeliveryReport] = []
     accepted: list[Discovered] = []
@@ -90,7 +90,7 @@ def _read_xml(body: bytes) -> Sequence[Any]:
         return ()
     if found is None:
         raise AnswerNotUnderstood("The send reply lacks `deliveries`.", raw=body)
-    return [_plain(item, _DEEPEST) for item in found if item.tag == "item"]
+    return [_plain(item, _MAX_DEPTH) for item in found if item.tag == "item"]
 
 
 def _plain(element: Element, depth: int) -> Any:

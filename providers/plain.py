@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, UnsetType
 
 from ulak.providers.decoding import KEY_LIMIT, MAX_COUNT, MAX_INT, as_amount, as_count, is_no_time, local_time
-from ulak.providers.structure import check_values
+from ulak.providers.value_limits import check_values
 
 Unset = UnsetType
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
@@ -68,7 +68,7 @@ Mapping.register(PlainItem)
 def read_plain(decode: Callable[[bytes], _Body], body: bytes) -> _Body:
     """The body as the decoder's Struct; `NotPlainError` where it is not one.
 
-    Raises `AnswerNotUnderstood` where it holds more values than `ulak.providers.structure` allows, before any is built.
+    Raises `AnswerNotUnderstood`, before any value is built, if the body holds more than `value_limits` allows.
     """
     check_values(body, count_short=False)
     try:

@@ -21,12 +21,12 @@ from ulak.providers.errors import (
 
 FIRST_PAUSE_SECONDS = 60.0
 """After its first refusal an account is paused so long before one probe; doubled with each further refusal …"""
-LONGEST_PAUSE_SECONDS = 1800.0
+MAX_PAUSE_SECONDS = 1800.0
 """… up to this: two calls an hour never hammer a provider with a wrong key."""
-LONGEST_RETRY_AFTER_SECONDS = 86400.0
+MAX_RETRY_AFTER_SECONDS = 86400.0
 """No `Retry-After` holds an account longer than a day."""
-_LONGEST_NAMED_SECONDS = 366 * 86400.0
-_LARGEST_EXPONENT = 40
+_MAX_NAMED_SECONDS = 366 * 86400.0
+_MAX_EXPONENT = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,19 +101,19 @@ def decide(
 
 def pause_seconds(refusals: int) -> float:
     """How long an account is paused whose credentials were refused, or missing, `refusals` times in a row before."""
-    return min(FIRST_PAUSE_SECONDS * 2.0 ** min(max(refusals, 0), _LARGEST_EXPONENT), LONGEST_PAUSE_SECONDS)
+    return min(FIRST_PAUSE_SECONDS * 2.0 ** min(max(refusals, 0), _MAX_EXPONENT), MAX_PAUSE_SECONDS)
 
 
 def _exponential(policy: RetryPolicy, exponent: int) -> float:
     """`base · 2^exponent` seconds, capped."""
-    return min(policy.base_seconds * 2.0 ** min(max(exponent, 0), _LARGEST_EXPONENT), policy.cap_seconds)
+    return min(policy.base_seconds * 2.0 ** min(max(exponent, 0), _MAX_EXPONENT), policy.cap_seconds)
 
 
 def _throttle_seconds(policy: RetryPolicy, error: SlowDown, *, roll: float, throttles: int) -> float:
     """What the provider asked for; otherwise the back-off, at least half of it: it must slow down for sure."""
     asked = error.retry_after_seconds
     if asked is not None and math.isfinite(asked) and asked > 0:
-        return min(asked, LONGEST_RETRY_AFTER_SECONDS)
+        return min(asked, MAX_RETRY_AFTER_SECONDS)
     return (0.5 + roll / 2) * _exponential(policy, throttles)
 
 
@@ -123,7 +123,7 @@ def _named_moment(policy: RetryPolicy, error: TryAgainAt, now: datetime) -> date
     if error.at is not None:
         return max(error.at, soonest)
     if error.after_seconds is not None and math.isfinite(error.after_seconds):
-        return max(now + timedelta(seconds=min(max(error.after_seconds, 0.0), _LONGEST_NAMED_SECONDS)), soonest)
+        return max(now + timedelta(seconds=min(max(error.after_seconds, 0.0), _MAX_NAMED_SECONDS)), soonest)
     return now + timedelta(seconds=policy.cap_seconds)
 
 

@@ -1,4 +1,4 @@
-"""On which line of `accounts.toml` something stands: `tomllib` tells values, not places.
+"""Line numbers of keys in `accounts.toml`: `tomllib` returns values, not positions.
 
 A scanner for pointing a person to a line, not a parser: where it does not find a key it names the line of the table
 around it.
@@ -42,7 +42,7 @@ class LineIndex:
         return self._outside.get(name, 1)
 
     def _note(self, number: int, line: str) -> None:
-        """Remember what stands on a line."""
+        """Record the keys of a line."""
         if _ACCOUNT.match(line):
             self._account += 1
             self._table = ()

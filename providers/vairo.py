@@ -1,7 +1,7 @@
 """Vairo SMS: one call per number of a send (`NumaraRaporu`), and one about the whole send at its end.
 
 Sources: vairosms.com/api-destegi/numara-gonderim-raporu, …/gonderim-bilgisi, …/hata-mesajlari. A tracked id is of kind
-`number` with the value `<send id>:<number>`; its send is tracked beside it as `send`. A running send says nothing about
+`number` with the value `<send id>:<number>`; its send is tracked beside it as `send`. A running send does not report
 its numbers, so `GonderimBilgisi` is called only once they are closed or validity has ended. The key travels in the
 query string, so no URL may ever be printed.
 """
@@ -11,8 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
+
+from pydantic import Field
 
 from ulak.models.keys import join_key
 from ulak.models.report import DeliveryReport, IdAnswer, KeptStatement, Report, TrackedKey, Unreadable
@@ -25,9 +27,8 @@ from ulak.providers.adapter import (
     Fetch,
     FetchSpec,
     Limit,
-    OptionSpec,
     Parsed,
-    PollNumbers,
+    PollSchedule,
     ProviderRecord,
     Request,
 )
@@ -46,9 +47,10 @@ from ulak.providers.decoding import (
 )
 from ulak.providers.errors import AnswerNotUnderstood, PauseAccount, ProviderError, RequestIsWrong
 from ulak.providers.ids import bare, whole_id, whole_number
-from ulak.providers.numbers import e164, national_number, person, plain
+from ulak.providers.options import ValidityHours
+from ulak.providers.phone_numbers import e164, national_number, person, plain
 from ulak.providers.pull_only import PullOnly
-from ulak.providers.statuses import judge
+from ulak.providers.statuses import MappedOptions, judge
 from ulak.providers.vairo_codes import CODES, REQUEST_ERRORS
 
 STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
@@ -78,12 +80,12 @@ ERROR: Final[Mapping[str, type[ProviderError]]] = {
     "MISSING_DESTINATION_ADDRESS": RequestIsWrong,
     "INVALID_DESTINATION_ADDRESS": RequestIsWrong,
 }
-"""The documented words of `aciklama` beside `durum: false`. Of a *request* they say nothing about a delivery."""
+"""The documented words of `aciklama` with `durum: false`. They concern the *request*, not a delivery."""
 
 SEND_STATUS: Final[Mapping[str, tuple[Status, Reason | None]]] = {
-    "-1": (Status.REJECTED, Reason.OTHER),  # failed: nothing was sent, no credit was taken; `log` says why
-    "0": (Status.ENROUTE, None),  # still running; `scheduled` while its planned time (`ileri_tarih`) lies ahead
-    "1": (Status.SENT, None),  # finished: it says nothing of how many arrived, so it is never `delivered`
+    "-1": (Status.REJECTED, Reason.OTHER),  # failed: nothing was sent, no credit was taken; `log` has the reason
+    "0": (Status.ENROUTE, None),  # still running; `scheduled` while its planned time (`ileri_tarih`) is in the future
+    "1": (Status.SENT, None),  # finished: it does not report how many arrived, so it is never `delivered`
 }
 """`paket_durum` of a whole send, as text."""
 
@@ -97,7 +99,7 @@ VERIMOR_WORDS: Final = frozenset(
         "INTERNATIONAL_DENIED",
     }
 )
-"""Words of Verimor that Vairo does not document: in `durum_gonderim` they are unknown, as causes they are kept."""
+"""Words of Verimor that Vairo does not document: unknown in `durum_gonderim`, but kept as causes."""
 
 _STATED: Final = (
     "id",
@@ -109,8 +111,8 @@ _STATED: Final = (
     "created_at",
     "updated_at",
 )
-"""What is kept of a report as its statement: all that is documented but `mesaj`, the text. A field that is not known
-may be a text or a name."""
+"""The fields of a report that are stored: all documented ones except `mesaj`, the text. An undocumented field
+may contain a text or a name."""
 
 _SEND_STATED: Final = (
     "id",
@@ -123,7 +125,7 @@ _SEND_STATED: Final = (
     "paket_durum",
     "created_at",
 )
-"""The same of a send: all that is documented but `log`, of which only words of the provider's are kept."""
+"""The same for a send: all documented fields except `log`, of which only documented words are kept."""
 
 _VALIDITY: Final = re.compile(r"([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])")
 _LOG_DEPTH: Final = 4
@@ -153,6 +155,17 @@ def number_id(value: str) -> str:
     return join_key(whole, digits)
 
 
+class VairoOptions(MappedOptions):
+    """What an account of Vairo may set."""
+
+    validity_hours: ValidityHours = 24.0
+    number_form: Literal["national", "international", "plus"] = Field(
+        default="national",
+        description="Numbers in requests: `national` 5399999999 (as in the samples), `international` 905399999999, "
+        "`plus` +905399999999.",
+    )
+
+
 RECORD: Final = ProviderRecord(
     name="vairo",
     title="Vairo SMS",
@@ -160,22 +173,13 @@ RECORD: Final = ProviderRecord(
     base_url="https://vairosms.com/Panel/api/v1",
     credentials=(("api_key",),),
     limit=Limit(requests=20, per_seconds=60.0, concurrency=2),
-    poll=PollNumbers(steps_seconds=(5.0, 20.0, 60.0), growth=1.6, max_seconds=1800.0),
-    validity_hours=24.0,
+    poll=PollSchedule(steps_seconds=(5.0, 20.0, 60.0), growth=1.6, max_seconds=1800.0),
+    options=VairoOptions,
     every_seconds=5.0,
-    options=(
-        OptionSpec(
-            name="number_form",
-            type=str,
-            default="national",
-            meaning="how numbers are written in requests: 5399999999, 905399999999 or +905399999999",
-            choices=("national", "international", "plus"),
-        ),
-    ),
     meanings=CODES,
     id_kinds=(NUMBER,),
     id_forms={NUMBER: number_id, SEND: whole_id, "order": whole_id},
-    number_part={NUMBER: 1},
+    phone_key_part={NUMBER: 1},
     person_fields=frozenset({"numara"}),
     message_kinds=frozenset({NUMBER}),
     wholes={NUMBER: SEND},
@@ -185,12 +189,12 @@ RECORD: Final = ProviderRecord(
 
 
 class Vairo(PullOnly):
-    """Plans, asks and reads Vairo's reports."""
+    """The adapter of Vairo."""
 
     record = RECORD
 
     def plan_window(self, account: Account, start: date, end: date) -> tuple[FetchSpec, ...]:
-        """Nothing: Vairo has no list of what was sent."""
+        """Empty: Vairo has no list of sent messages."""
         del account, start, end
         return ()
 
@@ -221,12 +225,12 @@ class Vairo(PullOnly):
         headers = {"accept": "application/json"}
         if call == "GonderimBilgisi":
             return Request(method="GET", url=url, headers=headers, endpoint=call)
-        body = json.dumps({"numara": written(number, account.options.get("number_form", "national"))}).encode()
+        body = json.dumps({"numara": written(number, VairoOptions.of(account.options).number_form)}).encode()
         headers["content-type"] = "application/json"
         return Request(method="POST", url=url, headers=headers, body=body, endpoint=call)
 
     def parse(self, account: Account, fetch: Fetch, answer: Answer) -> Parsed:
-        """What the answer says about the number, or about the whole send."""
+        """Parse the report about the number, or about the whole send."""
         answer = in_utf8(answer)
         if fetch.spec.params["call"] == "GonderimBilgisi":
             return _parse_send(account, fetch, answer)
@@ -266,7 +270,7 @@ ADAPTER: Final = Vairo()
 
 
 def split_value(value: str) -> tuple[str, str]:
-    """(send id, number in E.164 where the rules know it) of a tracked value; ("", value) where it has another form."""
+    """(send id, number in E.164 if it can be normalised) of a tracked value; ("", value) where it has another form."""
     send, _, number = value.partition(":")
     send, number = send.strip(), number.strip()
     if not (send.isascii() and send.isalnum()):
@@ -275,7 +279,7 @@ def split_value(value: str) -> tuple[str, str]:
 
 
 def written(number: str, form: str) -> str:
-    """The number as the option `number_form` wants it written; what is no number stays as it is."""
+    """The number in the form of the option `number_form`; other values are unchanged."""
     if not number.startswith("+"):
         return number
     return {"plus": number, "international": number[1:]}.get(form, national_number(number))
@@ -292,7 +296,7 @@ def _asked(fetch: Fetch) -> tuple[TrackedKey, ...]:
 
 
 def _read(answer: Answer) -> tuple[bool, Any]:
-    """(`durum`, `aciklama`) of an answer; raises what the HTTP status says where the body says nothing."""
+    """(`durum`, `aciklama`) of an answer; raises the error of the HTTP status if the body has none."""
     if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
         check_http(answer)
     try:
@@ -309,13 +313,13 @@ def _read(answer: Answer) -> tuple[bool, Any]:
     return verdict == 1, envelope.get("aciklama")
 
 
-def _refuse(answer: Answer, said: Any) -> None:
-    """Raise what `durum: false` means; return where the provider just does not know what was asked for.
+def _refuse(answer: Answer, reported: Any) -> None:
+    """Raise the error of `durum: false`; return if the provider merely does not know the requested id.
 
-    Errors beyond the documented words are free text in any HTTP status; of those only the one about the key is told
-    apart, by the name of the parameter that it quotes.
+    Errors beyond the documented words are free text in any HTTP status; of those only the one about the key is
+    recognised, by the name of the parameter that it quotes.
     """
-    text = as_text(said) or ""
+    text = as_text(reported) or ""
     if answer.status in {401, 403} or "api_key" in text:
         raise PauseAccount("Vairo refuses the api_key.", code=str(answer.status))
     if text in ERROR:
@@ -334,7 +338,7 @@ def _parse_number(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
 
 
 def _read_number(account: Account, fetch: Fetch, item: Mapping[str, Any]) -> Parsed:
-    """What the object in `aciklama` says."""
+    """Parse the object in `aciklama`."""
     key, word = as_key(item.get("id")), as_text(item.get("durum_gonderim"), limit=100)
     if key is None or word is None:
         return _unreadable(fetch, "The report lacks `id` or `durum_gonderim`.", item)
@@ -377,7 +381,7 @@ def _int_or_text(value: Any) -> int | str | None:
 
 
 def _is_about(item: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
-    """Whether the report names the send and the number that were asked for."""
+    """Whether the report is about the requested send and number."""
     number, given = params["number"], as_text(item.get("numara")) or ""
     known = e164(given, foreign=number.startswith("+") and not number.startswith("+90")) or given
     send = as_key(item.get("sms_gonderim_id"))
@@ -385,7 +389,7 @@ def _is_about(item: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
 
 
 def _parse_send(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
-    """What Vairo says about a whole send. Where it is refused or not known, its numbers are checked all the same."""
+    """Parse the report about a whole send. If it is refused or unknown, its numbers are still polled."""
     unknown = Parsed(answers=tuple(IdAnswer(key=key, found=False) for key in _asked(fetch)))
     try:
         verdict, item = _read(answer)
@@ -401,7 +405,7 @@ def _parse_send(account: Account, fetch: Fetch, answer: Answer) -> Parsed:
 
 
 def _read_send(account: Account, fetch: Fetch, item: Mapping[str, Any], asked_at: datetime | None = None) -> Parsed:
-    """What the object in `aciklama` says of the send: its `order` row. It settles the send and never a number."""
+    """Parse the object in `aciklama` into the send's `order` row. It settles the send and never a number."""
     key, code = as_key(item.get("id")), _int_or_text(item.get("paket_durum"))
     if code is None or key is None or bare(key) != bare(fetch.spec.params["send"]):
         return _unreadable(fetch, "The answer about a send lacks its `paket_durum` or names another send.", item)
@@ -451,7 +455,7 @@ def _send_report(
 
 
 def _stated_send(item: Mapping[str, Any], cause: str | None) -> dict[str, Any]:
-    """What is kept of a send: its documented fields, and of `log` only the word that was understood."""
+    """The stored fields of a send: the documented ones, and of `log` only the recognised word."""
     return {name: item[name] for name in _SEND_STATED if name in item} | ({} if cause is None else {"log": cause})
 
 
@@ -465,7 +469,7 @@ def _validity(value: Any) -> timedelta | None:
 
 
 def _cause(log: Any, depth: int) -> str | None:
-    """The first documented word within `log`, whose form is not documented: any other text may name a person."""
+    """The first documented word in `log`, whose format is undocumented: other text may name a person."""
     if isinstance(log, str):
         word = log.strip()
         return word if word in STATUS or word in ERROR or word in VERIMOR_WORDS else None

@@ -10,12 +10,12 @@ from typing import Any
 
 from typing_extensions import override
 
-from ulak.sandbox.istanbul import dotted_text, iso
-from ulak.sandbox.lives import NEVER, draw_delay, draw_number, draw_outcome, read_outcome
+from ulak.sandbox.http_types import Answer, Call, Event, answer_json
+from ulak.sandbox.outcomes import NEVER, draw_delay, draw_number, draw_outcome, read_outcome
+from ulak.sandbox.provider_times import dotted_text, iso
 from ulak.sandbox.settings import Settings
 from ulak.sandbox.standin import Batch, StandIn, make_secret
 from ulak.sandbox.truth import Row, build_row, encode_part, first_times, write_e164
-from ulak.sandbox.wire import Answer, Call, Event, answer_json
 
 REFUSED = {
     "quota": (312,),
@@ -83,7 +83,7 @@ class Send:
         return first_reached(posts, now)
 
     def body(self, part: int = 0) -> dict[str, Any]:
-        """A report as the reply or a callback says it; `reqid` tells the reports of one send apart."""
+        """A report as in the reply or a callback; `reqid` distinguishes the reports of one send."""
         body: dict[str, Any] = {"txnid": self.txnid, "resultcode": self.resultcode}
         if len(self.txnid) % 2:
             body["resultcode"] = str(self.resultcode)
@@ -206,7 +206,7 @@ class Bip(StandIn):
             return (first,)
         seen = round(delivered + rng.uniform(1, 120) / batch.speed, 3)
         second = Notice(seen + rng.uniform(0, 60) / batch.speed, seen, 1)
-        # Some delivered notices are lost; the read one says it all.
+        # Some delivered notices are lost; the read notice implies them.
         return (second,) if rng.random() < 0.1 else (first, second)
 
     def _schedule(self, rng: Random, batch: Batch, item: Item) -> None:

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ulak.sandbox.istanbul import iso
-from ulak.sandbox.lives import OUTCOMES
+from ulak.sandbox.outcomes import OUTCOMES
+from ulak.sandbox.provider_times import iso
 from ulak.sandbox.pushes import Callback, Pushes
 from ulak.sandbox.settings import PROVIDERS
 from ulak.sandbox.world import World
@@ -26,7 +26,7 @@ class Control:
         self.replan()
 
     def replan(self) -> None:
-        """Plans all pushes of the world, and to whom the state file says."""
+        """Plans all pushes, to the receivers in the state file."""
         for name, pushes in self.pushes.items():
             pushes.clear()
             pushes.plan(self.world.standins[name].events)
@@ -148,7 +148,7 @@ class Control:
         return JSONResponse(asdict(self.world.settings))
 
     async def start_pushes(self, request: Request) -> Response:
-        """Pushes what this provider says to this URL from now on."""
+        """Pushes this provider's reports to this URL from now on."""
         provider = self._pushing(request)
         values = await read_values(request)
         callback: dict[str, str] = {"url": str(values["url"])}
@@ -199,6 +199,6 @@ def write_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 async def refuse(request: Request, error: Exception) -> Response:
-    """A wrong request, said in a sentence."""
+    """An invalid request, explained in a sentence."""
     del request
     return JSONResponse({"error": str(error)}, 422)

@@ -15,12 +15,12 @@ from typing import Any
 
 from typing_extensions import override
 
-from ulak.sandbox.istanbul import DAY_SECONDS, utc_date, utc_midnight
-from ulak.sandbox.lives import Life, build_life
+from ulak.sandbox.http_types import Answer, Call, answer_json, answer_text, read_integer
+from ulak.sandbox.outcomes import Life, build_life
+from ulak.sandbox.provider_times import DAY_SECONDS, utc_date, utc_midnight
 from ulak.sandbox.settings import Settings
 from ulak.sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
 from ulak.sandbox.truth import Row, build_row, encode_part
-from ulak.sandbox.wire import Answer, Call, answer_json, answer_text, read_integer
 
 PATH = "/v1/reporting/getcustomermessaginglist"
 PAGE = 20

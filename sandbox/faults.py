@@ -1,4 +1,4 @@
-"""Trouble on order: what a provider does wrong, for so many times or so long, at what rate, or everything at once."""
+"""Injected faults: what a provider does wrong, how many times or how long, at what rate, or all faults together."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -149,7 +149,7 @@ class Faults:
 
 
 def victims(provider: str, kind: str) -> list[str]:
-    """The providers that an order means; a ValueError says what is wrong with it."""
+    """The providers that an order means; raises ValueError with the reason if invalid."""
     if kind not in (*KINDS, EVERYTHING):
         raise ValueError(f"there is no fault {kind}; known: {', '.join(KINDS)}, {EVERYTHING}")
     if provider not in (*PROVIDERS, "all"):

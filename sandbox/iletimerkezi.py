@@ -16,13 +16,13 @@ from typing import Any
 
 from typing_extensions import override
 
+from ulak.sandbox.http_types import Answer, Call, answer_json, read_integer
 from ulak.sandbox.iletimerkezi_orders import Order, Recipient, push_events, spread_orders
-from ulak.sandbox.istanbul import local_date, local_text
-from ulak.sandbox.lives import NEVER, draw_delay, draw_number, draw_outcome, read_outcome
+from ulak.sandbox.outcomes import NEVER, draw_delay, draw_number, draw_outcome, read_outcome
+from ulak.sandbox.provider_times import local_date, local_text
 from ulak.sandbox.settings import Settings
 from ulak.sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
 from ulak.sandbox.truth import Row, build_row, first_times, write_e164
-from ulak.sandbox.wire import Answer, Call, answer_json, read_integer
 
 PAGE = 30
 ROWS = 1000
@@ -112,7 +112,7 @@ class Iletimerkezi(StandIn):
             at = NEVER if outcome == "never" else send + draw_delay(rng, outcome) / batch.speed
             recipients.append(Recipient(number, code, at))
             if batch.size is not None and total > 4 and rng.random() < 0.06:
-                # The same number once more, with the opposite end: only its place tells them apart.
+                # The same number once more, with the opposite end: only its position distinguishes them.
                 again = send + draw_delay(rng, outcome) / batch.speed
                 recipients.append(Recipient(number, 223 - code, again))
         if failed:
@@ -361,7 +361,7 @@ class Iletimerkezi(StandIn):
         rows = []
         for number, group in equal.items():
             last = max(one.at for one in group)
-            # Nobody can tell equal numbers apart, so what was true of one may be said of each.
+            # Equal numbers are indistinguishable, so each may have the state of any other.
             reached = sorted((one.at, WORDS[one.code]) for one in group if one.at <= now)
             ever = first_times([(order.send, "enroute"), *reached])
             codes = sorted((one.read(now) for one in group), key=rank.__getitem__)

@@ -4,11 +4,11 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from random import Random
 
-from ulak.sandbox.istanbul import DAY_SECONDS
+from ulak.sandbox.http_types import Event
+from ulak.sandbox.provider_times import DAY_SECONDS
 from ulak.sandbox.settings import Size
 from ulak.sandbox.standin import Batch
 from ulak.sandbox.truth import write_e164
-from ulak.sandbox.wire import Event
 
 PUSHED = {111: "delivered", 112: "undelivered"}
 BODY = "Kanaryam kanaryawebhook ile uçtu"
@@ -86,9 +86,9 @@ def draw_total(rng: Random, size: Size) -> int:
 
 
 def push_events(rng: Random, order: Order, batch: Batch, first_id: int) -> list[Event]:
-    """What the webhook says of an order: `accepted` at the sending, then how each message ended, a moment late.
+    """The webhook events of an order: `accepted` at the sending, then how each message ended, a moment late.
 
-    It names order and number, so equal numbers are told apart by its own `id` alone. A status that the page does not
+    It names order and number, so only its own `id` distinguishes equal numbers. A status that the page does not
     list is never pushed. Message ids begin with `first_id`.
     """
     events: list[Event] = []

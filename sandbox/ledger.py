@@ -1,4 +1,4 @@
-"""Every request that arrived, and the judgement over limits."""
+"""Every request that arrived, and the check of the rate limits."""
 
 import time
 from bisect import bisect_left, insort
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-from ulak.sandbox.istanbul import iso
+from ulak.sandbox.provider_times import iso
 from ulak.sandbox.settings import Limit
 
 KEPT = 200_000
@@ -34,7 +34,7 @@ class Entry:
 
 
 class Ledger:
-    """The log of requests, the arrivals of each account and what it has in the air."""
+    """The log of requests, the arrivals of each account and its requests in flight."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -43,7 +43,7 @@ class Ledger:
         self._in_flight: dict[tuple[str, str], int] = defaultdict(int)
 
     def clear(self) -> None:
-        """Forgets what came in; numbers go on, and what is in the air stays there."""
+        """Clears the log; numbering continues, and requests in flight are kept."""
         self.entries.clear()
         self._arrivals.clear()
 

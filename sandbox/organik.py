@@ -16,17 +16,7 @@ from xml.sax.saxutils import escape
 
 from typing_extensions import override
 
-from ulak.sandbox.istanbul import DAY_SECONDS, local_text
-from ulak.sandbox.lives import (
-    COMMON_WEIGHTS,
-    NEVER,
-    Life,
-    build_life,
-    draw_delay,
-    draw_number,
-    draw_outcome,
-    read_outcome,
-)
+from ulak.sandbox.http_types import Answer, Call, answer_json
 from ulak.sandbox.organik_forms import (
     FOREIGN,
     KINDS,
@@ -41,10 +31,20 @@ from ulak.sandbox.organik_forms import (
     write_item,
     write_track,
 )
+from ulak.sandbox.outcomes import (
+    COMMON_WEIGHTS,
+    NEVER,
+    Life,
+    build_life,
+    draw_delay,
+    draw_number,
+    draw_outcome,
+    read_outcome,
+)
+from ulak.sandbox.provider_times import DAY_SECONDS, local_text
 from ulak.sandbox.settings import Settings
 from ulak.sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
 from ulak.sandbox.truth import Row, allow_unreported, build_row, first_times, write_e164
-from ulak.sandbox.wire import Answer, Call, answer_json
 
 VALIDITY_SECONDS = 2 * DAY_SECONDS
 PATH = re.compile(r"/v2/([^/]*)/([^/]+)(?:/([^/]+))?(?:/([^/]+))?/?")

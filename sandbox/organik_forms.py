@@ -9,9 +9,9 @@ from xml.sax.saxutils import escape
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from ulak.sandbox.istanbul import local_text
-from ulak.sandbox.lives import Life
-from ulak.sandbox.wire import Answer, Call
+from ulak.sandbox.http_types import Answer, Call
+from ulak.sandbox.outcomes import Life
+from ulak.sandbox.provider_times import local_text
 
 KINDS = ("transaction_ids", "delivery_track_ids", "gsm_track_ids")
 FOREIGN = "61491570156"
@@ -72,7 +72,7 @@ def write_track(transaction: Transaction, item: Item) -> str:
 
 
 def tell_item(transaction: Transaction, item: Item, now: float) -> dict[str, Any]:
-    """One report item as JSON says it."""
+    """One report item in JSON."""
     status, code = item.life.at(now) or (0, 0)
     foreign = item.gsm == FOREIGN
     return {
@@ -111,7 +111,7 @@ def tell_xml(inner: str) -> Answer:
 
 
 def explain(status: int, code: int) -> tuple[str, str | None]:
-    """Status and reason; code 0 stands for no code here."""
+    """Status and reason; code 0 means no code here."""
     if status in (0, 1, 2):
         return ("scheduled", "enroute", "delivered")[status], None
     if status not in (3, 4):

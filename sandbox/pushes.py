@@ -17,13 +17,13 @@ import httpx
 from httpx._client import UseClientDefault
 
 from ulak.sandbox.faults import Faults
-from ulak.sandbox.wire import Event
+from ulak.sandbox.http_types import Event
 
 AT_ONCE = 8
 LATE_SECONDS = 4.0
 """How much later the faults `push_late` and `push_shuffled` let a push leave, at most."""
 GIVE_UP_SECONDS = 120.0
-LONGEST_WAIT = 8.0
+MAX_WAIT = 8.0
 AGAIN = frozenset({408, 425, 429})
 
 
@@ -90,7 +90,7 @@ class Pushes:
         self.counts = Counts()
 
     def waiting_by(self, at: float) -> int:
-        """How many pushes that are due by then have not been taken; without a callback nobody waits for them."""
+        """How many pushes that are due by then have not been taken; 0 without a callback."""
         return self.counts.waiting - sum(event.due > at for *_, event in self._heap) if self.callback else 0
 
     def start(self, callback: Callback) -> None:
@@ -159,7 +159,7 @@ class Pushes:
                 counts.abandoned += 1
                 return
             await asyncio.sleep(wait)
-            wait = min(wait * 2, LONGEST_WAIT)
+            wait = min(wait * 2, MAX_WAIT)
             callback = self.callback or callback
             await gate.acquire()
 

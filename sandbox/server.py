@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from ulak.sandbox.control import Control
-from ulak.sandbox.gate import Gate, Wires
+from ulak.sandbox.middleware import Connections, Middleware
 from ulak.sandbox.pushes import Pushes
 from ulak.sandbox.settings import PROVIDERS
 from ulak.sandbox.truth import Row
@@ -47,8 +47,8 @@ def open_socket(port: int) -> socket.socket:
     raise AssertionError
 
 
-def watch_wires(wires: Wires) -> type[asyncio.Protocol]:
-    """Uvicorn's own protocol, that also tells `wires` which connections are open."""
+def watch_wires(wires: Connections) -> type[asyncio.Protocol]:
+    """Uvicorn's own protocol, that also registers open connections in `wires`."""
 
     def connection_made(self: Any, transport: asyncio.Transport) -> None:
         self._watched = transport.get_extra_info("peername")
@@ -64,20 +64,20 @@ def watch_wires(wires: Wires) -> type[asyncio.Protocol]:
 
 
 class AnnouncedServer(uvicorn.Server):
-    """uvicorn's server, that says when it listens."""
+    """uvicorn's server, with an event for when it listens."""
 
     def __init__(self, config: uvicorn.Config, ready: threading.Event) -> None:
         super().__init__(config)
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens, then tells who waits for it."""
+        """Listens, then sets the event."""
         await super().startup(sockets)
         self._ready.set()
 
 
 class Ports:
-    """The ASGI application over all ports: the port says whose request it is."""
+    """The ASGI application over all ports: the port determines the provider."""
 
     def __init__(self, by_port: dict[int, ASGIApp]) -> None:
         self.by_port = by_port
@@ -148,16 +148,16 @@ class Sandbox:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001  whoever starts it must hear of it
+        except BaseException as error:  # noqa: BLE001  the starting thread must see it
             self._failure = error
         finally:
             self._ready.set()
 
     async def _serve(self) -> None:
-        wires = Wires()
+        wires = Connections()
         pushes = {name: Pushes(name, self.world.faults) for name, one in self.world.standins.items() if one.pushes}
         control = Control(self.world, pushes)
-        apps: list[ASGIApp] = [Gate(self.world, name, wires) for name in PROVIDERS]
+        apps: list[ASGIApp] = [Middleware(self.world, name, wires) for name in PROVIDERS]
         apps.append(control.application())
         numbers = [wire.getsockname()[1] for wire in self._sockets]
         config = uvicorn.Config(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from ulak.sandbox.http_types import Answer, Call, Event
 from ulak.sandbox.settings import Settings, Size
 from ulak.sandbox.truth import Row
-from ulak.sandbox.wire import Answer, Call, Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Batch:
     outcome: str | None = None
     recipients: tuple[str, ...] = ()
     validity_seconds: float = 0.0
-    """How long after the batch every send of it is valid; 0: as the stand-in says."""
+    """How long after the batch every send of it is valid; 0: the simulated provider's default."""
 
     def rng(self, provider: str) -> Random:
         """Dice of this batch."""
@@ -48,7 +48,7 @@ class StandIn(ABC):
     def __init__(self) -> None:
         self.events: list[Event] = []
 
-    # What faults need to know; a stand-in that nobody asks anything keeps these.
+    # What faults need to know; a push-only provider keeps these.
 
     def rows_at(self, call: Call) -> tuple[str, ...] | None:
         """Where the rows stand in the JSON answer to this call; None where the answer has no rows."""
@@ -88,7 +88,7 @@ class StandIn(ABC):
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
-        """`poll`, `options` and whatever else the account record says."""
+        """`poll`, `options` and the other fields of the account record."""
 
     @abstractmethod
     def identify(self, call: Call) -> bool:
@@ -116,7 +116,7 @@ class StandIn(ABC):
 
     @abstractmethod
     def truth(self, now: float, settings: Settings) -> list[Row]:
-        """Rows which somebody who asked about everything now must have."""
+        """The rows that a client must have that polls everything now."""
 
     @abstractmethod
     def settles_at(self) -> float:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from ulak.sandbox.istanbul import iso
-from ulak.sandbox.lives import NEVER
+from ulak.sandbox.outcomes import NEVER
+from ulak.sandbox.provider_times import iso
 
 COLUMNS = (
     "provider",

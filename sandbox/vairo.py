@@ -10,8 +10,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from ulak.sandbox.istanbul import DAY_SECONDS, ZERO_DATE, iso, local_text
-from ulak.sandbox.lives import (
+from ulak.sandbox.http_types import Answer, Call, answer_json
+from ulak.sandbox.outcomes import (
     COMMON_WEIGHTS,
     NEVER,
     Life,
@@ -21,10 +21,10 @@ from ulak.sandbox.lives import (
     draw_outcome,
     read_outcome,
 )
+from ulak.sandbox.provider_times import DAY_SECONDS, ZERO_DATE, iso, local_text
 from ulak.sandbox.settings import Settings
 from ulak.sandbox.standin import Batch, StandIn, make_secret, poll_record, throttle
 from ulak.sandbox.truth import Row, allow_unreported, build_row, first_times, write_e164
-from ulak.sandbox.wire import Answer, Call, answer_json
 
 ROOT = "/Panel/api/v1"
 TEXT = "Ben bir ceviz ağacıyım kanaryametni parkında (Ş ş Ğ ğ ç ı İ)"
@@ -109,7 +109,7 @@ class Send:
         return min(failed_at, self.valid_until) if self.failed else self.valid_until
 
     def state(self, now: float) -> int:
-        """`paket_durum`: 0 running, 1 finished, -1 failed. 0 says nothing about single numbers."""
+        """`paket_durum`: 0 running, 1 finished, -1 failed. 0 implies nothing about single numbers."""
         return 0 if now < self.ends else -1 if self.failed else 1
 
     def credits(self, now: float) -> int:
@@ -172,7 +172,7 @@ class Vairo(StandIn):
         index, next_id = place
         created = batch.at
         if batch.size is not None:
-            # Old sends are over at the start of a demo: none of them ends its validity while somebody waits.
+            # Old sends are over at the start of a demo: none of them reaches the end of its validity during the demo.
             created -= rng.uniform(0, 2) if index % 2 else rng.uniform(4_000, 20_000)
         failed = batch.size is not None and index % 27 == 7
         silent = any(read_outcome(number) == "never" for number in numbers)

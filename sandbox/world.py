@@ -12,17 +12,17 @@ from typing import Any
 from ulak.sandbox.bip import Bip
 from ulak.sandbox.diyalog import Diyalog
 from ulak.sandbox.faults import Faults
+from ulak.sandbox.http_types import Event
 from ulak.sandbox.iletimerkezi import Iletimerkezi
-from ulak.sandbox.istanbul import iso
 from ulak.sandbox.ledger import Ledger
 from ulak.sandbox.organik import Organik
+from ulak.sandbox.provider_times import iso
 from ulak.sandbox.settings import PROVIDERS, SIZES, Limit, Settings
 from ulak.sandbox.standin import Batch, StandIn
 from ulak.sandbox.truth import Row
 from ulak.sandbox.vairo import Vairo
-from ulak.sandbox.wire import Event
 
-MOST_AT_ONCE = 5_000
+MAX_AT_ONCE = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class World:
     ) -> tuple[int, list[Event]]:
         """Sends now; returns the number of the batch and the events the provider will push for it."""
         numbers = tuple(recipients)
-        order = Order(provider, time.time(), min(count, MOST_AT_ONCE), outcome, numbers)
+        order = Order(provider, time.time(), min(count, MAX_AT_ONCE), outcome, numbers)
         if provider == "vairo" or numbers:
             # Whole seconds, as the bodies say them.
             order = Order(provider, float(int(order.at)), order.count, outcome, numbers)

@@ -16,14 +16,14 @@ MEMORY = 1000.0
 """About so many final states count."""
 PRIOR = 2.0
 """So many are taken to have been missed before the first one was seen."""
-LEAST_MISSED = 0.02
+MIN_MISSED_SHARE = 0.02
 """However well callbacks do: so much of the polling stays, or nobody would notice that they stop."""
 FACTOR = 4.0
 SURPRISE = 10.0
 """A cumulative sum above this is no chance: at 95 % announced, some five missed in a row."""
 MOVED = 0.2
 """A share that is larger or smaller by this part is worth new schedules."""
-_MOST = 0.98
+_MAX_SHARE = 0.98
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class Announced:
         """The probability that no callback announces a final state; 1 where none has come."""
         if not self.announced:
             return 1.0
-        return max(LEAST_MISSED, (self.missed + PRIOR) / (self.announced + self.missed + PRIOR))
+        return max(MIN_MISSED_SHARE, (self.missed + PRIOR) / (self.announced + self.missed + PRIOR))
 
 
 def counted(known: Announced, *, announced: float, missed: float) -> Announced:
@@ -55,7 +55,7 @@ def counted(known: Announced, *, announced: float, missed: float) -> Announced:
     if not known.announced + known.missed:
         # There is nothing yet from which these could differ.
         return Announced(announced=announced, missed=missed, shifts=known.shifts)
-    share = min(_MOST, max(LEAST_MISSED, known.missed_share))
+    share = min(_MAX_SHARE, max(MIN_MISSED_SHARE, known.missed_share))
     worse = max(0.0, known.worse + _ratio(share, _worse(share), announced=announced, missed=missed))
     better = max(0.0, known.better + _ratio(share, share / FACTOR, announced=announced, missed=missed))
     if max(worse, better) > SURPRISE:
@@ -79,7 +79,7 @@ def has_moved(before: float, now: float) -> bool:
 
 def _worse(share: float) -> float:
     """So many are missed if callbacks have become unreliable; the same where hardly any could be worse."""
-    return max(share, min(_MOST, max(0.5, share * FACTOR)))
+    return max(share, min(_MAX_SHARE, max(0.5, share * FACTOR)))
 
 
 def _ratio(share: float, other: float, *, announced: float, missed: float) -> float:
@@ -93,4 +93,4 @@ def stretch(missed: float) -> float:
     What accumulates between two checks is worth `missed` times as much, so the best wait grows with the square root
     (`ulak.schedules.batching` says why).
     """
-    return 1.0 / math.sqrt(min(1.0, max(LEAST_MISSED, missed)))
+    return 1.0 / math.sqrt(min(1.0, max(MIN_MISSED_SHARE, missed)))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ulak.core import names
+from ulak.core import task_names
 
 RECONCILE_SECONDS = 5.0
 EXPIRE_SECONDS = 60.0
@@ -32,7 +32,7 @@ def entries(providers: Iterable[str], *, tick_seconds: float) -> tuple[Entry, ..
     planning = tuple(
         Entry(
             name=f"plan {provider}",
-            task=names.POLL_PROVIDER,
+            task=task_names.POLL_PROVIDER,
             every_seconds=tick_seconds,
             kwargs={"provider": provider},
             display=provider,
@@ -41,7 +41,7 @@ def entries(providers: Iterable[str], *, tick_seconds: float) -> tuple[Entry, ..
     )
     return (
         *planning,
-        Entry(name="reconcile", task=names.UPKEEP_RECONCILE, every_seconds=RECONCILE_SECONDS),
-        Entry(name="expire", task=names.UPKEEP_EXPIRE, every_seconds=EXPIRE_SECONDS),
-        Entry(name="prune", task=names.UPKEEP_PRUNE, every_seconds=PRUNE_SECONDS),
+        Entry(name="reconcile", task=task_names.UPKEEP_RECONCILE, every_seconds=RECONCILE_SECONDS),
+        Entry(name="expire", task=task_names.UPKEEP_EXPIRE, every_seconds=EXPIRE_SECONDS),
+        Entry(name="prune", task=task_names.UPKEEP_PRUNE, every_seconds=PRUNE_SECONDS),
     )

@@ -21,10 +21,10 @@ PER_DECADE = 36
 """Edges in a decade of age: intervals and schedules are known to about three per cent."""
 COARSE = 4
 """So many cells between two edges have one density."""
-LONGEST_SECONDS = 30 * 86400.0
+MAX_SECONDS = 30 * 86400.0
 EDGES: tuple[float, ...] = (
     0.0,
-    *(10 ** (step / PER_DECADE) for step in range(math.ceil(PER_DECADE * math.log10(LONGEST_SECONDS)) + 1)),
+    *(10 ** (step / PER_DECADE) for step in range(math.ceil(PER_DECADE * math.log10(MAX_SECONDS)) + 1)),
 )
 END = len(EDGES)
 """As the right end of an interval: at the end of validity, or after it."""

@@ -3,8 +3,9 @@
 Two groups of messages by when they were sent: the *fresh* ones (a few hundred at most) and all before them, the *base*.
 Each counts its closed ids by interval; those still open are counted anew each time (`Openings`), so both are whole
 cohorts. When enough fresh messages came, they join the base, unless they fit a distribution of their own so much better
-that chance cannot explain it (a likelihood-ratio test): then the base is forgotten, and the fixed schedule holds until
-there is `latency.ENOUGH` again. After `MOST` messages, the older ones count half.
+that chance cannot explain it (a likelihood-ratio test): then the base is shelved. Where the fresh messages fit the base
+that was shelved before, as in the morning after a slow night, that one is taken back; otherwise the fixed schedule
+holds until there is `latency.ENOUGH` again. After `MOST` messages, the older ones count half.
 """
 
 import math
@@ -20,8 +21,8 @@ TESTED_FROM = 60
 """From so many on they are compared with the base."""
 SURPRISE = 30.0
 """A log-likelihood ratio above this is no chance."""
-MOST = 10_000
-LEAST_WEIGHT = 1e-3
+MAX_MESSAGES = 10_000
+MIN_WEIGHT = 1e-3
 DEMAND_SECONDS = 12 * 3600.0
 """The demand is averaged over about so long, and the limit over it: a campaign of minutes is no stream."""
 FIRST_SECONDS = 1800.0
@@ -44,8 +45,10 @@ class Learned:
     fresh: Cells = field(default_factory=dict)
     halved: tuple[datetime, ...] = ()
     """A message sent before any of these counts half as much for each."""
+    shelved: Cells = field(default_factory=dict)
+    """The base before the last shift, with what was open then: the account may return to it, as after a night."""
     shifts: int = 0
-    """How often the base was forgotten."""
+    """How often the base was replaced."""
     new: float = 0.0
     """Messages counted since the distribution was fitted last."""
     per_second: float = 0.0
@@ -89,17 +92,20 @@ def learn(known: Learned, closed: Closings, still_open: Openings, now: datetime)
     everything = merged(base, fresh, open_base, open_fresh)
     sent, over = _demand(known, sum(fresh.values()) + sum(open_fresh.values()), now)
     known = replace(known, per_second=sent / over)
-    if _is_shift(merged(base, open_base), merged(fresh, open_fresh), enough=sum(base.values()) >= ENOUGH):
+    before, new = merged(base, open_base), merged(fresh, open_fresh)
+    if _is_shift(before, new, enough=sum(base.values()) >= ENOUGH):
+        returned = {} if not known.shelved or _differs(known.shelved, new) else known.shelved
         known = Learned(
             since=known.fresh_since,
             fresh_since=now,
-            base=fresh,
+            base=merged(returned, fresh),
+            shelved=before,
             shifts=known.shifts + 1,
             per_second=known.per_second,
             sent=sent,
             over=over,
         )
-        everything = merged(fresh, open_fresh)
+        everything = merged(returned, new)
     elif sum(fresh.values()) + sum(open_fresh.values()) >= FRESH:
         known = _joined(replace(known, sent=sent, over=over), now)
     return known, fit(everything) if known.messages >= ENOUGH else None
@@ -120,16 +126,19 @@ def counted(known: Learned, closed: Closings) -> Learned:
 
 def _is_shift(base: Cells, fresh: Cells, *, enough: bool) -> bool:
     """Whether the fresh messages follow another distribution than the base."""
-    if not enough or sum(fresh.values()) < TESTED_FROM:
-        return False
+    return enough and sum(fresh.values()) >= TESTED_FROM and _differs(base, fresh)
+
+
+def _differs(base: Cells, fresh: Cells) -> bool:
+    """Whether these messages are explained so much better by a distribution of their own that it is no chance."""
     return log_likelihood(fit(fresh), fresh) - log_likelihood(fit(base), fresh) > SURPRISE
 
 
 def _joined(known: Learned, now: datetime) -> Learned:
     """The fresh messages become part of the base, and the fresh ones begin anew."""
     base, halved = merged(known.base, known.fresh), known.halved
-    if sum(base.values()) > MOST:
-        base = {key: weight / 2 for key, weight in base.items() if weight / 2 > LEAST_WEIGHT}
+    if sum(base.values()) > MAX_MESSAGES:
+        base = {key: weight / 2 for key, weight in base.items() if weight / 2 > MIN_WEIGHT}
         halved = (*halved, now)[-10:]
     return replace(known, base=base, fresh={}, fresh_since=now, halved=halved)
 

@@ -54,6 +54,7 @@ def written(learned: Learned) -> dict[str, Any]:
         "halved": [each.isoformat() for each in learned.halved],
         "base": _cells_written(learned.base.items()),
         "fresh": _cells_written(learned.fresh.items()),
+        "shelved": _cells_written(learned.shelved.items()),
         "shifts": learned.shifts,
         "new": learned.new,
         "per_second": learned.per_second,
@@ -72,6 +73,8 @@ def read(stored: Mapping[str, Any], now: datetime) -> Learned:
         halved=tuple(map(datetime.fromisoformat, stored["halved"])),
         base=_cells_read(stored["base"]),
         fresh=_cells_read(stored["fresh"]),
+        # A worker of an earlier version keeps none.
+        shelved=_cells_read(stored.get("shelved", ())),
         shifts=stored["shifts"],
         new=stored["new"],
         per_second=stored["per_second"],

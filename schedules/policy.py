@@ -14,21 +14,21 @@ import math
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from ulak.providers.adapter import PollNumbers
+from ulak.providers.adapter import PollSchedule
 from ulak.schedules.poll_times import PollTimes
 
 AFTER_VALIDITY_SECONDS = 1.0
 """How long after the end of validity the check right after it comes (times the account's factor)."""
 INCOMPLETE_SECONDS = 5.0
 """How long after a first incomplete answer the next check comes (times the account's factor); then twice as long …"""
-_MOST_DOUBLINGS = 30
+_MAX_DOUBLINGS = 30
 _DAY_SECONDS = 86400.0
-_LONGEST_SECONDS = 100 * 366 * _DAY_SECONDS
+_MAX_SECONDS = 100 * 366 * _DAY_SECONDS
 _TICK = timedelta(microseconds=1)
 
 
 def next_check(
-    numbers: PollNumbers,
+    numbers: PollSchedule,
     *,
     sent_at: datetime,
     valid_until: datetime,
@@ -73,7 +73,7 @@ def next_check(
 
 
 def first_check(
-    numbers: PollNumbers,
+    numbers: PollSchedule,
     *,
     sent_at: datetime,
     valid_until: datetime,
@@ -101,7 +101,7 @@ def first_check(
 
 
 def check_again(
-    numbers: PollNumbers,
+    numbers: PollSchedule,
     by_age: datetime | None,
     *,
     now: datetime,
@@ -114,7 +114,7 @@ def check_again(
     that answers has not forgotten: where `by_age` is None the checks go on until the pause is longer than the rare
     checks after validity lie apart; then None.
     """
-    seconds = INCOMPLETE_SECONDS * 2.0 ** min(incomplete_before, _MOST_DOUBLINGS)
+    seconds = INCOMPLETE_SECONDS * 2.0 ** min(incomplete_before, _MAX_DOUBLINGS)
     moment = now + timedelta(seconds=seconds * time_factor)
     if by_age is None:
         return moment if seconds <= numbers.after_validity_seconds else None
@@ -126,7 +126,7 @@ def _right_after(valid_until: datetime, time_factor: float) -> datetime:
     return valid_until + max(timedelta(seconds=AFTER_VALIDITY_SECONDS * time_factor), _TICK)
 
 
-def _waits(numbers: PollNumbers, first: float | None, longest: float | None, stretch: float = 1.0) -> Iterator[float]:
+def _waits(numbers: PollSchedule, first: float | None, longest: float | None, stretch: float = 1.0) -> Iterator[float]:
     """The waits before the first, second, … check, without end; none longer than the longest."""
     cap = numbers.max_seconds * stretch if longest is None else longest
     steps = [step * stretch for step in numbers.steps_seconds]
@@ -169,7 +169,7 @@ def _unplanned_after(
     learned: PollTimes, sent_at: datetime, valid_until: datetime, time_factor: float
 ) -> datetime | None:
     """From when on the fixed schedule holds, since the id stays valid for longer than the learned one was made for."""
-    spanned = timedelta(seconds=min(learned.until * time_factor, _LONGEST_SECONDS))
+    spanned = timedelta(seconds=min(learned.until * time_factor, _MAX_SECONDS))
     end = sent_at + spanned
     return end if valid_until - end > timedelta(seconds=AFTER_VALIDITY_SECONDS * time_factor) else None
 
@@ -183,7 +183,7 @@ def _next_of_series(start: datetime, every: timedelta, now: datetime) -> datetim
 
 
 def _after_validity(
-    numbers: PollNumbers, validity_check: datetime, *, valid_until: datetime, now: datetime, time_factor: float
+    numbers: PollSchedule, validity_check: datetime, *, valid_until: datetime, now: datetime, time_factor: float
 ) -> datetime | None:
     """The next of the rare checks after validity, the last one when the provider is taken to forget, then None."""
     forgotten = valid_until + timedelta(seconds=numbers.forget_days * _DAY_SECONDS * time_factor)

@@ -15,7 +15,7 @@ from ulak.schedules.latency import EDGES, Latency
 
 PRICE_SECONDS = 30.0
 """What a call is worth where nothing says otherwise."""
-HIGHEST_PRICE = 3600.0
+MAX_PRICE = 3600.0
 """More than an hour of delay a call never saves: from there on a message costs hardly more than one call anyway, and
 what the limit has no call for waits in its queue, where every slot is used."""
 _HALVINGS = 12
@@ -173,7 +173,7 @@ def _grouped(times: PollTimes, validity: float) -> list[float]:
 
 
 def price_for_calls(
-    latency: Latency, calls: float, bounds: Bounds, *, missed: float = 1.0, least: float, most: float = HIGHEST_PRICE
+    latency: Latency, calls: float, bounds: Bounds, *, missed: float = 1.0, least: float, most: float = MAX_PRICE
 ) -> float:
     """The lowest price from `least` to `most` at which a message costs at most so many calls; `most` if none is."""
 

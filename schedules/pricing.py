@@ -12,7 +12,7 @@ WAITING_SECONDS = 90.0
 """So long may the work that is due keep the account busy."""
 FOLLOWS_SECONDS = 12 * 3600.0
 """The share grows e-fold in so long while nothing waits, and shrinks up to `_FASTEST` times as fast."""
-LEAST_SHARE, MOST_SHARE = 0.7, 1.1
+MIN_SHARE, MAX_SHARE = 0.7, 1.1
 _FASTEST = 1.5
 
 
@@ -23,7 +23,7 @@ def steered(share: float, *, waiting_seconds: float, seconds: float) -> float:
     """
     error = min(_FASTEST, max(-1.0, waiting_seconds / WAITING_SECONDS - 1.0))
     followed = share * math.exp(-error * min(seconds, FOLLOWS_SECONDS) / FOLLOWS_SECONDS)
-    return min(MOST_SHARE, max(LEAST_SHARE, followed))
+    return min(MAX_SHARE, max(MIN_SHARE, followed))
 
 
 def calls_per_message(*, calls_per_second: float, messages_per_second: float, share: float) -> float:

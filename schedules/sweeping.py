@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-MOST_SECONDS = 300.0
+MAX_SECONDS = 300.0
 """An account in which nothing happens is swept at least so often where no objective says otherwise."""
-LEAST_SECONDS = 10.0
-MOST_OF_LIMIT = 0.25
+MIN_SECONDS = 10.0
+MAX_OF_LIMIT = 0.25
 """No more of the account's calls go into sweeps."""
 RECENT_SECONDS = 600.0
 """News of so long ago counts e-fold less."""
@@ -35,7 +35,7 @@ def longest_for(part: float, seconds: float) -> float:
 
     A change happens at any moment of the interval alike. Within `LEAST_SECONDS` and `MOST_SECONDS`.
     """
-    return min(MOST_SECONDS, max(LEAST_SECONDS, seconds / part))
+    return min(MAX_SECONDS, max(MIN_SECONDS, seconds / part))
 
 
 def sweep_seconds(
@@ -45,7 +45,7 @@ def sweep_seconds(
     price: float,
     calls_per_second: float,
     missed: float = 1.0,
-    most: float = MOST_SECONDS,
+    most: float = MAX_SECONDS,
 ) -> float:
     """How long to wait between two sweeps, after these within the last `over` seconds.
 
@@ -56,6 +56,6 @@ def sweep_seconds(
     calls = sum(each.calls for each in read) / len(read) if read else 1.0
     seen = RECENT_SECONDS * (1.0 - math.exp(-over / RECENT_SECONDS))
     news = sum(each.news * math.exp(-each.age / RECENT_SECONDS) for each in read)
-    least = max(LEAST_SECONDS, calls / (calls_per_second * MOST_OF_LIMIT))
+    least = max(MIN_SECONDS, calls / (calls_per_second * MAX_OF_LIMIT))
     wanted = math.sqrt(2.0 * price * calls * seen / (news * missed)) if news else most
     return min(most, max(least, wanted))

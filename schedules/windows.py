@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from ulak.models.report import WalkedPage
 
-MOST_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 ALLOWANCE = 0.5
 """Movement may cost so many calls more, as a part of an undisturbed reading …"""
 ALLOWANCE_AT_LEAST = 2
@@ -84,7 +84,7 @@ def judge_reading(reads: Sequence[WalkedPage]) -> Verdict:
     counts = [read.count for read in reads if read.count is not None]
     if not counts:
         # Without a count the window is whole where one short page holds it all.
-        return COMPLETE if any(read.last for read in reads) else _again(reads, [1], left=MOST_ATTEMPTS - len(reads))
+        return COMPLETE if any(read.last for read in reads) else _again(reads, [1], left=MAX_ATTEMPTS - len(reads))
     size = max(read.size or len(read.seen) for read in reads)
     read_pages = {read.number for read in reads}
     planned = min(_pages(counts[0], size), max(read_pages))
@@ -118,7 +118,7 @@ def _pages(count: int, size: int) -> int:
 
 def _again(reads: Sequence[WalkedPage], pages: Sequence[int], *, left: int) -> Verdict:
     """Read these pages again, if attempts and allowance suffice."""
-    if len(pages) > left or max(read.round for read in reads) >= MOST_ATTEMPTS:
+    if len(pages) > left or max(read.round for read in reads) >= MAX_ATTEMPTS:
         return DRIFTING
     return Verdict(pages=tuple(pages), is_new_attempt=True)
 

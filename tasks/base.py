@@ -7,7 +7,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ulak.core import clock
 from ulak.core.logging import bind_context, clear_context, get_logger, origin
-from ulak.models.availability import is_unavailable, took_too_long
+from ulak.models.database_errors import is_unavailable, took_too_long
 from ulak.tasks.effects import Effects
 from ulak.tasks.messages import Message
 from ulak.tasks.runtime import Runtime
@@ -76,7 +76,7 @@ class UlakTask(Task):
             }.items():
                 self.send_event(event, retry=False, **fields)
         except self.app.connection_errors() as error:
-            log.debug("task.not_shown", error=type(error).__name__)
+            log.debug("task.event_not_sent", error=type(error).__name__)
 
 
 def publish_or_log(app: Any, message: Message) -> bool:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ulak.core.logging import get_logger, origin
-from ulak.models.availability import is_unavailable
+from ulak.models.database_errors import is_unavailable
 
 log = get_logger(__name__)
 

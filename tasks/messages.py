@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ulak.core import names
-from ulak.models.ledger.taking import CallUp
+from ulak.core import task_names
+from ulak.models.ledger.taking import WakeUp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Message:
     def __post_init__(self) -> None:
         """Fill in the queue that the task's name stands for."""
         if not self.queue:
-            object.__setattr__(self, "queue", names.QUEUE_OF_TASK[self.task])
+            object.__setattr__(self, "queue", task_names.QUEUE_OF_TASK[self.task])
 
     def early(self) -> "Message":
         """What to publish before the countdown is over.
@@ -35,13 +35,13 @@ class Message:
         return dispatch_account(self.wakes) if self.wakes and self.countdown_seconds else self
 
 
-_FETCH_TASKS = {"page": names.FETCH_PAGE, "batch": names.FETCH_BATCH}
+_FETCH_TASKS = {"page": task_names.FETCH_PAGE, "batch": task_names.FETCH_BATCH}
 
 
 def dispatch_account(account_id: str, *, countdown_seconds: float = 0.0) -> Message:
     """Look whether a fetch of the account may be made, and have it made."""
     return Message(
-        task=names.DISPATCH_ACCOUNT,
+        task=task_names.DISPATCH_ACCOUNT,
         kwargs={"account_id": account_id},
         countdown_seconds=countdown_seconds,
         display=account_id,
@@ -51,13 +51,13 @@ def dispatch_account(account_id: str, *, countdown_seconds: float = 0.0) -> Mess
 def poll_account(account_id: str, poll_id: int) -> Message:
     """Plan the poll that stands unplanned."""
     return Message(
-        task=names.POLL_ACCOUNT,
+        task=task_names.POLL_ACCOUNT,
         kwargs={"account_id": account_id, "poll_id": poll_id},
         display=f"{account_id} poll {poll_id}",
     )
 
 
-def call_up(wanted: CallUp | None) -> tuple[Message, ...]:
+def wake_up(wanted: WakeUp | None) -> tuple[Message, ...]:
     """The message that starts or continues the draining of an account, if one is wanted."""
     if wanted is None:
         return ()

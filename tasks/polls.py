@@ -4,16 +4,16 @@ from datetime import date
 
 from celery import shared_task
 
-from ulak.core import names
+from ulak.core import task_names
 from ulak.models.ledger.listing import key_of_task
-from ulak.providers.numbers import plain
+from ulak.providers.phone_numbers import plain
 from ulak.tasks.base import UlakTask
 from ulak.tasks.effects import Effects
 from ulak.tasks.steps import ondemand, planning
 
 
 # Most ticks find nothing due: Flower lists those that have planned polls, with their accounts.
-@shared_task(name=names.POLL_PROVIDER, bind=True, send_events=False)
+@shared_task(name=task_names.POLL_PROVIDER, bind=True, send_events=False)
 def poll_provider(self: UlakTask, *, provider: str) -> None:
     """Plan a poll for each account of the provider that has something due."""
     planned = Effects()
@@ -24,7 +24,7 @@ def poll_provider(self: UlakTask, *, provider: str) -> None:
     self.emit(planned)
 
 
-@shared_task(name=names.POLL_ACCOUNT, bind=True)
+@shared_task(name=task_names.POLL_ACCOUNT, bind=True)
 def poll_account(
     self: UlakTask,
     account_id: str,

@@ -15,34 +15,36 @@ from threading import Event, Lock
 from sqlalchemy import Engine
 
 from ulak.core import clock
-from ulak.core.budgets import Budget
+from ulak.core.credentials import CredentialError, generated_secret, resolve_reference
+from ulak.core.memory_budget import Budget
 from ulak.core.redaction import register_secret
-from ulak.core.settings import CredentialError, Settings, generated_secret, resolve_reference
-from ulak.core.strength import is_example
-from ulak.core.zones import time_zone
-from ulak.models.database import Record
+from ulak.core.secret_strength import is_example
+from ulak.core.settings import Settings
+from ulak.core.time_zones import time_zone
+from ulak.models.account import StoredAccount
 from ulak.models.ledger.clockwatch import ClockWatch
-from ulak.models.ledger.taking import Holder
+from ulak.models.ledger.taking import LeaseHolder
 from ulak.models.pseudonyms import check_key as check_person_key
 from ulak.models.pseudonyms import pseudonym
 from ulak.models.quarantine import check_key, new_key
 from ulak.models.report import Report
 from ulak.models.suppression import Suppressions
 from ulak.models.vocabulary import Recipients
-from ulak.providers.adapter import Account, Adapter
-from ulak.providers.echoes import secrets_of, without_echoes
-from ulak.providers.hidden_people import HiddenPeople
+from ulak.providers import effective
+from ulak.providers.adapter import Account
+from ulak.providers.credential_echoes import secrets_of, without_echoes
+from ulak.providers.effective import record_of
+from ulak.providers.egress import Egress, resolved
 from ulak.providers.http import HttpDoor
-from ulak.providers.registry import adapter_for
-from ulak.providers.way_out import WayOut, resolved
+from ulak.providers.pseudonymiser import Pseudonymiser
 from ulak.tasks.rejections import RejectionLog
 
-CREDENTIALS_LAST_SECONDS = 60.0
+CREDENTIALS_TTL_SECONDS = 60.0
 SEAL_KEY = "seal_key"
 """The name of a file in the home."""
 PERSON_KEY = "person_key"
 """Likewise."""
-SHORTEST_PERSON_KEY = 32
+MIN_PERSON_KEY_LENGTH = 32
 LARGE_BODIES_BYTES = 16 * 1024 * 1024
 
 
@@ -55,10 +57,10 @@ class CredentialCache:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def get(self, reference: str) -> str:
-        """The value behind `reference`; `ulak.core.settings.CredentialError` where there is none."""
+        """The value behind `reference`; `ulak.core.credentials.CredentialError` where there is none."""
         with self._lock:
             found = self._values.get(reference)
-        if found is not None and clock.boot() - found[0] < CREDENTIALS_LAST_SECONDS:
+        if found is not None and clock.boot() - found[0] < CREDENTIALS_TTL_SECONDS:
             return found[1]
         value = self.resolve(reference)
         with self._lock:
@@ -88,74 +90,68 @@ class Runtime:
     """Of large bodies that were pushed or handed over, while they are read and stored."""
 
     @property
-    def holder(self) -> Holder:
+    def holder(self) -> LeaseHolder:
         """This process as one that takes fetches."""
-        return Holder(watch=self.watch, lease_margin_seconds=self.lease_margin_seconds)
+        return LeaseHolder(watch=self.watch, lease_margin_seconds=self.lease_margin_seconds)
 
-    def account(self, row: Record) -> Account:
+    def account(self, stored: StoredAccount) -> Account:
         """The account as its adapter sees it.
 
         `CredentialError` where a reference leads nowhere, or what is to be hashed cannot be (`hidden_people`).
         """
-        self.hidden_people(row)
-        credentials = {name: self.credentials.get(reference) for name, reference in row["credentials"].items()}
-        account = replace(account_without_credentials(row), credentials=credentials)
-        derived = adapter_for(row["provider"]).record.derived_secret
+        self.pseudonymiser_of(stored)
+        credentials = {name: self.credentials.get(reference) for name, reference in stored.credentials.items()}
+        account = replace(account_without_credentials(stored), credentials=credentials)
+        derived = record_of(stored).derived_secret
         if derived is not None:
             register_secret(derived(credentials))
         return account
 
-    def without_echoes(self, row: Record, reports: Sequence[Report]) -> Sequence[Report]:
+    def without_echoes(self, stored: StoredAccount, reports: Sequence[Report]) -> Sequence[Report]:
         """The reports as they may be stored: the account's own credentials in them are masked.
 
         A credential that cannot be resolved here was not in any request of this process.
         """
         credentials: dict[str, str] = {}
-        for name, reference in row["credentials"].items():
+        for name, reference in stored.credentials.items():
             with suppress(CredentialError):
                 credentials[name] = self.credentials.get(reference)
-        return without_echoes(reports, secrets_of(adapter_for(row["provider"]).record, credentials))
+        return without_echoes(reports, secrets_of(record_of(stored), credentials))
 
-    def hidden_people(self, row: Record) -> HiddenPeople | None:
+    def pseudonymiser_of(self, stored: StoredAccount) -> Pseudonymiser | None:
         """What replaces people in all that is stored of the account; None where its recipients are clear.
 
         `CredentialError` where there is no person key, or another one than the account's pseudonyms were made with.
         """
-        if row["recipients"] != Recipients.HASHED:
+        if stored.recipients != Recipients.HASHED:
             return None
         key = self.suppressions.key()
-        check_person_key(key, row["recipients_key"])
-        return HiddenPeople(adapter_for(row["provider"]).record, partial(pseudonym, key))
+        check_person_key(key, stored.recipients_key or b"")
+        return Pseudonymiser(record_of(stored), partial(pseudonym, key))
 
-    def way_out(self, row: Record) -> WayOut:
+    def egress(self, stored: StoredAccount) -> Egress:
         """How the account's requests leave, made ready; `CredentialError` where its `ca_file` or `proxy` is of no use.
 
         Only for who asks the provider: a process that receives its callbacks need not see either.
         """
-        way_out = WayOut(ca_file=row["ca_file"], proxy=resolved(row["proxy"], self.credentials.get))
-        self.door.prepare(way_out)
-        return way_out
+        egress = Egress(ca_file=stored.ca_file, proxy=resolved(stored.proxy, self.credentials.get))
+        self.door.prepare(egress)
+        return egress
 
 
-def account_without_credentials(row: Record) -> Account:
-    """The account of a row for what makes no request: reading again what is stored."""
-    record = adapter_for(row["provider"]).record
+def account_without_credentials(stored: StoredAccount) -> Account:
+    """The account for what makes no request: reading again what is stored."""
     return Account(
-        id=row["id"],
-        provider=row["provider"],
-        base_url=row["base_url"],
-        timezone=time_zone(row["timezone"]),
+        id=stored.id,
+        provider=stored.provider,
+        base_url=stored.base_url,
+        timezone=time_zone(stored.timezone),
         credentials={},
-        options={option.name: option.default for option in record.options} | row["options"],
-        lookback_days=int(row["poll"].get("lookback_days", record.lookback_days)),
-        validity_hours=float(row["options"].get("validity_hours", record.validity_hours)),
-        learned=row["learned"],
+        options=effective.options(stored),
+        lookback_days=effective.lookback_days(stored),
+        validity_hours=effective.validity_hours(stored),
+        learned=stored.learned,
     )
-
-
-def adapter_of(row: Record) -> Adapter:
-    """The adapter of an account's row."""
-    return adapter_for(row["provider"])
 
 
 def seal_key(settings: Settings) -> bytes:
@@ -193,9 +189,9 @@ def person_key(settings: Settings) -> bytes:
                 f"No person key can be kept in {settings.home} ({error.strerror}): set ULAK_PERSON_KEY_FILE."
             ) from None
     secret = resolve_reference(f"file:{settings.person_key_file}")
-    if len(secret) < SHORTEST_PERSON_KEY or is_example(secret):
+    if len(secret) < MIN_PERSON_KEY_LENGTH or is_example(secret):
         fault = "an example" if is_example(secret) else "too short"
         raise CredentialError(
-            f"The secret in {settings.person_key_file} is {fault}: give at least {SHORTEST_PERSON_KEY} characters."
+            f"The secret in {settings.person_key_file} is {fault}: give at least {MIN_PERSON_KEY_LENGTH} characters."
         )
     return secret.encode()

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from ulak.models.meanings import SLOWEST_SECONDS
 from ulak.models.statistics import stored
-from ulak.models.tally import COUNTS, KEY, TOOK
+from ulak.models.statistics_upkeep import COUNTS, KEY, TOOK
 
 _MEASURES = ("messages", "conflicts", "segments", "credits", "milliseconds", *TOOK)
 _COUNTRIES = ("+90", "+49", "+61", "+355", "+1", "+7")

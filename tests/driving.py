@@ -14,14 +14,14 @@ from itertools import count
 
 from sqlalchemy import Engine, text
 
-from ulak.core import clock, names
+from ulak.core import clock, task_names
 from ulak.models.database import retry_transaction
 from ulak.models.ledger.taking import wake
 from ulak.models.quarantine import new_key
 from ulak.providers.http import HttpDoor
 from ulak.providers.registry import ADAPTERS
 from ulak.tasks.effects import Effects
-from ulak.tasks.messages import Message, call_up
+from ulak.tasks.messages import Message, wake_up
 from ulak.tasks.runtime import CredentialCache, Runtime
 from ulak.tasks.steps import planning, upkeep
 from ulak.tasks.steps.draining import drain
@@ -145,13 +145,13 @@ class Driver:
 def performed(runtime: Runtime, message: Message) -> Iterator[Effects]:
     """What the task of a message does: one step; gives what the step wants to be done, as it goes on."""
     values = message.kwargs
-    if message.task in {names.FETCH_PAGE, names.FETCH_BATCH}:
+    if message.task in {task_names.FETCH_PAGE, task_names.FETCH_BATCH}:
         yield from drain(runtime, values["fetch_id"])
-    elif message.task == names.POLL_ACCOUNT:
+    elif message.task == task_names.POLL_ACCOUNT:
         yield planning.plan_poll(runtime, values["account_id"], values["poll_id"])
-    elif message.task == names.DISPATCH_ACCOUNT:
+    elif message.task == task_names.DISPATCH_ACCOUNT:
         wanted = retry_transaction(runtime.engine, lambda c: wake(c, values["account_id"], by_message=True))
-        yield Effects(messages=[*call_up(wanted)])
+        yield Effects(messages=[*wake_up(wanted)])
     else:
         raise AssertionError(message.task)
 

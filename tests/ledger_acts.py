@@ -12,19 +12,20 @@ from sqlalchemy import Engine, RowMapping, text
 
 from ulak.core import clock
 from ulak.models import tracked
-from ulak.models.ledger import planning, taking
+from ulak.models.ledger import opening, taking
 from ulak.models.ledger.clockwatch import ClockWatch
+from ulak.models.report import NewId
 from ulak.providers.adapter import Answer, Parsed
 from ulak.providers.errors import ProviderError, TryAgainSoon
 from ulak.providers.http import Sent
 from ulak.tasks.effects import Effects
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps import upkeep
-from ulak.tasks.steps.asking import Asked
-from ulak.tasks.steps.draining import prepare, understood
+from ulak.tasks.steps.attempt_records import Asked
+from ulak.tasks.steps.draining import parse_response, prepare
+from ulak.tasks.steps.failures import return_unsent
 from ulak.tasks.steps.finishing import finish
 from ulak.tasks.steps.planning import _plan_scheduled
-from ulak.tasks.steps.trouble import return_unsent
 
 REFERENCES: Mapping[str, Mapping[str, str]] = {
     "vairo": {"api_key": "env:TEST_KEY"},
@@ -73,23 +74,23 @@ def add_account(
     return account_id
 
 
-def fetch(number: int, /, *, ids: Sequence[int] = (), priority: int = 50, **params: Any) -> planning.NewFetch:
+def fetch(number: int, /, *, ids: Sequence[int] = (), priority: int = 50, **params: Any) -> opening.NewFetch:
     """A fetch of no provider, for the ledger alone."""
     params = {"n": number, **params}
-    return planning.NewFetch(kind="batch", params=params, label=f"n {number}", priority=priority, ids=tuple(ids))
+    return opening.NewFetch(kind="batch", params=params, label=f"n {number}", priority=priority, ids=tuple(ids))
 
 
 def add_poll(
-    engine: Engine, account_id: str, fetches: Sequence[planning.NewFetch], **values: Any
+    engine: Engine, account_id: str, fetches: Sequence[opening.NewFetch], **values: Any
 ) -> tuple[int, list[int]]:
     """A planned poll with these fetches: its id and theirs."""
     with engine.begin() as connection:
         sweep_through = values.pop("sweep_through", None)
-        new = planning.NewPoll(account_id=account_id, trigger="api", **values)
-        poll_id, _ = planning.open_poll(connection, new)
+        new = opening.NewPoll(account_id=account_id, trigger="api", **values)
+        poll_id, _ = opening.open_poll(connection, new)
         assert poll_id is not None
-        inserted = planning.insert_fetches(connection, poll_id, account_id, fetches)
-        planning.close_plan(connection, poll_id, inserted, sweep_through=sweep_through)
+        inserted = opening.insert_fetches(connection, poll_id, account_id, fetches)
+        opening.close_plan(connection, poll_id, inserted, sweep_through=sweep_through)
         ids = connection.execute(
             text("SELECT id FROM fetches WHERE poll_id = :poll ORDER BY id"), {"poll": poll_id}
         ).scalars()
@@ -110,27 +111,27 @@ def add_ids(engine: Engine, account_id: str, values: Sequence[str], kind: str = 
         **given,
     }
     with engine.begin() as connection:
-        tracked.register(connection, account_id, [{**row, "value": value} for value in values])
-        found = tracked.find(connection, account_id, [{"id_kind": kind, "value": value} for value in values])
-        by_value = {each["value"]: each["id"] for each in found}
+        tracked.register(connection, account_id, [NewId(**row, value=value) for value in values])
+        found = tracked.find(connection, account_id, [(kind, value) for value in values])
+        by_value = {each.value: each.id for each in found}
         return [by_value[value] for value in values]
 
 
-def take(engine: Engine, fetch_id: int, watch: ClockWatch | None = None) -> taking.Took:
+def take(engine: Engine, fetch_id: int, watch: ClockWatch | None = None) -> taking.TakeResult:
     """Take the best fetch of this one's account, this one among equals; `watch`: of the process that does so."""
-    holder = taking.Holder(watch=watch or ClockWatch(), lease_margin_seconds=1.0)
+    holder = taking.LeaseHolder(watch=watch or ClockWatch(), lease_margin_seconds=1.0)
     with engine.begin() as connection:
         return taking.take(connection, holder, fetch_id=fetch_id)
 
 
-def take_next(engine: Engine, account_id: str) -> taking.Took:
+def take_next(engine: Engine, account_id: str) -> taking.TakeResult:
     """Take the account's best fetch."""
-    holder = taking.Holder(watch=ClockWatch(), lease_margin_seconds=1.0)
+    holder = taking.LeaseHolder(watch=ClockWatch(), lease_margin_seconds=1.0)
     with engine.begin() as connection:
         return taking.take(connection, holder, account_id=account_id)
 
 
-def woken(engine: Engine, account_id: str, *, by_message: bool = True) -> taking.CallUp | None:
+def woken(engine: Engine, account_id: str, *, by_message: bool = True) -> taking.WakeUp | None:
     """The message with which the account goes on."""
     with engine.begin() as connection:
         return taking.wake(connection, account_id, by_message=by_message)
@@ -162,7 +163,7 @@ class Held:
         """Finish with an answer of these bytes, or with an error in its place."""
         outcome = body if isinstance(body, ProviderError) else Answer(status=status, body=body)
         sent = Sent(outcome=outcome, duration_seconds=0.01, answered_boot=clock.boot())
-        self._finish(sent, understood(self.prepared, sent))
+        self._finish(sent, parse_response(self.prepared, sent))
 
     def finish(self, parsed: Parsed) -> None:
         """Finish with what an answer is taken to say."""

@@ -25,7 +25,7 @@ from limits_judged import Arrival, Change, Limit
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
-from ulak.core import clock, names
+from ulak.core import clock, task_names
 from ulak.models.quarantine import new_key
 from ulak.providers.http import HttpDoor
 from ulak.sandbox.server import Sandbox
@@ -177,7 +177,7 @@ class Scene:
         app = make_app(Settings(redis_url=SecretStr(self.redis_url), home=self.folder / "home"))
 
         def send() -> None:
-            app.send_task(names.POLL_ACCOUNT, kwargs={"account_id": ACCOUNT}, queue=names.QUEUE_CONTROL)
+            app.send_task(task_names.POLL_ACCOUNT, kwargs={"account_id": ACCOUNT}, queue=task_names.QUEUE_CONTROL)
 
         return send
 

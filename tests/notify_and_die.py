@@ -8,9 +8,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from task_api import runtime_on
 
+from ulak.api.notify.message_texts import Message
 from ulak.api.notify.notifier import notifier_for
 from ulak.api.notify.receivers import Receiver, receivers_for
-from ulak.api.notify.wording import Message
 from ulak.core.settings import load_settings
 from ulak.models.database import make_engine
 

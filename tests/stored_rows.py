@@ -4,7 +4,7 @@ from sqlalchemy import Connection, text
 
 from ulak.models.deliveries import Key
 from ulak.models.merge import ROW_FIELDS, Row
-from ulak.models.storable import iso_time
+from ulak.models.sanitize import iso_time
 from ulak.models.vocabulary import Granularity
 
 

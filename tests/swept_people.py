@@ -10,11 +10,11 @@ from demo_accounts import apply_accounts, register_sends
 from driving import make_runtime
 from sqlalchemy import Engine, text
 
+from ulak.models.account import load
 from ulak.providers.adapter import Callback
 from ulak.sandbox.server import Sandbox
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.callbacks import ingest
-from ulak.tasks.steps.tracking import account_row
 
 KEY = b"the person key of these tests, 32"
 
@@ -37,7 +37,7 @@ def set_up(engine: Engine, sandbox: Sandbox, folder: Path, *, hashed: bool = Fal
     runtime.suppressions.key = lambda: KEY
     register_sends(runtime, sandbox.control("GET", "/sends"))
     with engine.begin() as connection:
-        bip = account_row(connection, "demo-bip")
+        bip = load(connection, "demo-bip")
     for reply in sandbox.control("GET", "/sends?provider=bip")["replies"]:
         ingest(runtime, bip, Callback(tail="send_reply", body=msgspec.json.encode(reply["body"])))
     return runtime

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 
 from ulak.api.app import make_api
-from ulak.api.listening import BoundedServer, server_config
+from ulak.api.http_server import BoundedServer, server_config
 from ulak.core import clock
 from ulak.models.quarantine import new_key
 from ulak.providers.http import HttpDoor

@@ -8,10 +8,10 @@ from ledger_acts import add_account, execute
 from sqlalchemy import Engine
 
 from ulak.models import latencies
-from ulak.models.tracked import account_of
+from ulak.models.account import find
 from ulak.schedules.latency import _WIDTHS
 from ulak.tasks.runtime import Runtime
-from ulak.tasks.steps.learning import learn_all
+from ulak.tasks.steps.latency_learning import learn_all
 
 HOUR_AGO = "UPDATE latencies SET read_through = now() - interval '3 hours' WHERE account_id = :a"
 CLOSED = """
@@ -62,7 +62,7 @@ def give_waiting_plan(engine: Engine, account_id: str, kind: str) -> None:
     masses = [0.0] * (len(_WIDTHS) - 1) + [1.0]
     times = {"ages": [1.0], "every": 1.0, "until": 86400.0, "masses": masses}
     with engine.begin() as connection:
-        row = account_of(connection, account_id)
+        row = find(connection, account_id)
         assert row is not None
         plan = {"price": 1e9, "kinds": {kind: times}, "of_one": ["gsm_track"], "settings": latencies.settings(row)}
         latencies.plan(connection, account_id, plan)

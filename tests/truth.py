@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from ulak.models.pseudonyms import pseudonym
 from ulak.models.vocabulary import Granularity
-from ulak.providers.hidden_people import HiddenPeople
+from ulak.providers.pseudonymiser import Pseudonymiser
 from ulak.providers.registry import ADAPTERS
 
 PLAIN = (
@@ -52,7 +52,7 @@ def differences(stored: Iterable[Mapping[str, Any]], truth: Iterable[Mapping[str
 
 def hashed(told: Mapping[str, Any], key: bytes) -> dict[str, Any]:
     """A row of the truth as an account with hashed recipients keeps it."""
-    people = HiddenPeople(ADAPTERS[told["provider"]].record, partial(pseudonym, key))
+    people = Pseudonymiser(ADAPTERS[told["provider"]].record, partial(pseudonym, key))
     recipient, parent = told["recipient"], told["parent_key"]
     is_person = parent is not None and told["granularity"] == Granularity.CONVERSATION
     return {

@@ -14,7 +14,7 @@ _LARGE_BYTES: Final = 256 * 1024
 """From here on an allocation is a mapping of its own; setting it ends the learning."""
 _KEPT_BYTES: Final = 1024 * 1024
 _ARENAS: Final = 2
-"""Nearly all that allocates holds the interpreter's lock, so more would save nobody a wait."""
+"""Nearly all that allocates holds the interpreter's lock, so more arenas would save no waiting."""
 
 
 def give_memory_back() -> None:

@@ -1,6 +1,6 @@
 """The Celery app, `ulak.workers.app:app`: the profile, the task base class, beat's static schedule.
 
-PostgreSQL owns every unit of work and a message is only a hint, so the profile aims at one thing: that a worker goes on
+PostgreSQL owns every unit of work and a message is only a wake-up, so the profile has one goal: a worker continues
 through whatever happens to the broker.
 """
 
@@ -20,9 +20,10 @@ from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from click import ClickException, get_current_context
 from kombu import Exchange, Queue
 
-from ulak.core import names
+from ulak.core import task_names
+from ulak.core.environment import set_foreign_variables_aside
 from ulak.core.logging import configure_logging, get_logger
-from ulak.core.settings import Settings, load_settings, set_foreign_variables_aside
+from ulak.core.settings import Settings, load_settings
 from ulak.local import lifeline
 from ulak.models.database import WORKER_IDLE_IN_TRANSACTION_SECONDS
 from ulak.providers.registry import ADAPTERS
@@ -31,8 +32,8 @@ from ulak.tasks.base import UlakTask, publish_or_log
 from ulak.tasks.delays import Delays
 from ulak.tasks.runtime import Runtime
 from ulak.workers.connections import NothingRunningError, redis_url
-from ulak.workers.presence import Presence
-from ulak.workers.runtimes import build_runtime
+from ulak.workers.runtime_factory import build_runtime
+from ulak.workers.worker_heartbeat import WorkerHeartbeat
 
 log = get_logger(__name__)
 
@@ -42,11 +43,11 @@ KEY_PREFIX = "ulak:"
 
 
 class UnknownBrokerError(NothingRunningError, ClickException):
-    """No Redis is configured and none runs in the home. Celery's own command line tells such an error as a sentence."""
+    """No Redis is configured and none runs in the home. Celery's own command line prints the message of this error."""
 
 
 class OwnSettings(CelerySettings):
-    """Celery's settings as `_profile` says: Celery itself would let `CELERY_*` of the environment come first."""
+    """Celery's settings from `_profile`: Celery itself would let `CELERY_*` of the environment come first."""
 
     @property
     def broker_url(self) -> str | None:
@@ -72,7 +73,7 @@ class OwnSettings(CelerySettings):
 
 
 class OwnLoader(AppLoader):
-    """Reads no further configuration: Celery's would import the module that `CELERY_CONFIG_MODULE` names."""
+    """Reads no configuration: Celery's loader would import the module in `CELERY_CONFIG_MODULE`."""
 
     def read_configuration(self, env: str = "") -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
         """Nothing."""
@@ -80,10 +81,10 @@ class OwnLoader(AppLoader):
 
 
 class UlakApp(Celery):
-    """Celery with a runtime: the means that the steps of this process share."""
+    """Celery with a runtime: the resources that the steps of this process share."""
 
     def __init__(self, settings: Settings, *args: Any, **kwargs: Any) -> None:
-        """`settings`: parsed once; nothing secret of them goes into `app.conf`, which `inspect conf` shows."""
+        """`settings`: parsed once; no secret is copied to `app.conf`, which `inspect conf` shows."""
         super().__init__(*args, **kwargs)
         # Celery has no parameter for this class, and takes the assignment of an attribute for a setting.
         object.__setattr__(self.conf, "__class__", OwnSettings)
@@ -91,11 +92,11 @@ class UlakApp(Celery):
         self._runtime: Runtime | None = None
         self._runtime_lock = Lock()
         self.log_process = "worker"
-        self.presence: Presence | None = None
+        self.heartbeat: WorkerHeartbeat | None = None
         self._database_is_away = False
 
     def runtime(self) -> Runtime:
-        """The process's runtime, built by whichever thread needs it first."""
+        """The process's runtime, created by the first thread that needs it."""
         with self._runtime_lock:
             if self._runtime is None:
                 known = self.settings
@@ -108,7 +109,7 @@ class UlakApp(Celery):
             return self._runtime
 
     def note_database(self, *, is_away: bool, **fields: Any) -> None:
-        """Log that the database went away or came back: once each, however many tasks notice it."""
+        """Log that the database became unavailable or available: once each, however many tasks notice it."""
         with self._runtime_lock:
             is_news, self._database_is_away = self._database_is_away != is_away, is_away
         if is_news:
@@ -116,12 +117,12 @@ class UlakApp(Celery):
 
     def connection_errors(self) -> tuple[type[BaseException], ...]:
         """What publishing raises when the broker cannot be reached."""
-        # kombu stumbles over a connection that was torn while a message was published: its channel has none then.
+        # kombu fails on a connection that broke while a message was published: its channel then has none.
         torn = AttributeError
         return (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError, UnknownBrokerError, torn)
 
     def _connection(self, url: str | None, *args: Any, **kwargs: Any) -> Any:
-        """To the configured Redis, else to the one that runs in the home; never to Celery's default, a stranger's."""
+        """Connect to the configured Redis, else to the embedded one; never to Celery's default address."""
         try:
             known = url or redis_url(self.settings)
         except NothingRunningError as error:
@@ -130,7 +131,7 @@ class UlakApp(Celery):
 
     @cached_property
     def delays(self) -> Delays:
-        """Messages of this process that wait a moment."""
+        """Delayed messages of this process."""
         return Delays(partial(publish_or_log, self))
 
 
@@ -151,9 +152,9 @@ def make_app(settings: Settings) -> UlakApp:
 
 
 def _profile(broker_url: str | None) -> dict[str, Any]:
-    """Celery's settings; each that differs from the default says why."""
+    """Celery's settings; each that differs from the default has its reason."""
     profile: dict[str, Any] = {
-        # None: looked for when it is first needed, so that this module can be imported without servers.
+        # None: resolved on first use, so that this module can be imported without servers.
         "broker_url": broker_url,
         "result_backend": None,
         "task_ignore_result": True,
@@ -165,7 +166,7 @@ def _profile(broker_url: str | None) -> dict[str, Any]:
         "task_reject_on_worker_lost": True,
         "worker_prefetch_multiplier": 1,
         "worker_eta_task_limit": 100,
-        # A broker that is away is waited for, for ever; publishing gives up within about a second.
+        # Consumers wait indefinitely for an unavailable broker; publishing gives up within about a second.
         "broker_connection_max_retries": None,
         "broker_connection_retry_on_startup": True,
         "broker_pool_acquire_timeout": 30,
@@ -185,17 +186,17 @@ def _profile(broker_url: str | None) -> dict[str, Any]:
         "worker_redirect_stdouts": False,
         # Named in full: a queue without an exchange of its own is bound to the default one's key as well, and every
         # message would then reach both queues.
-        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in names.QUEUES],
-        "task_default_queue": names.QUEUE_CONTROL,
-        "task_routes": {task: {"queue": queue} for task, queue in names.QUEUE_OF_TASK.items()},
+        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in task_names.QUEUES],
+        "task_default_queue": task_names.QUEUE_CONTROL,
+        "task_routes": {task: {"queue": queue} for task, queue in task_names.QUEUE_OF_TASK.items()},
         "beat_max_loop_interval": 1,
         # Ticks by the boot clock: the wall clock may be set.
-        "beat_scheduler": "ulak.workers.ticking:TickScheduler",
+        "beat_scheduler": "ulak.workers.beat_clock:TickScheduler",
         "broker_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
-            # redis-py would wait for ever.
+            # redis-py would wait indefinitely.
             "socket_timeout": 15,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
@@ -219,7 +220,7 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
             "schedule": timedelta(seconds=entry.every_seconds),
             "kwargs": entry.kwargs,
             "options": {
-                "queue": names.QUEUE_OF_TASK[entry.task],
+                "queue": task_names.QUEUE_OF_TASK[entry.task],
                 "argsrepr": "",
                 "kwargsrepr": entry.display,
             },
@@ -230,29 +231,29 @@ def beat_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 
 @setup_logging.connect
 def _log_our_way(**_: Any) -> None:
-    """Keep Celery from installing handlers of its own: every line goes through ours."""
+    """Keep Celery from installing its own log handlers: every line goes through ours."""
     configure_logging(app.log_process, app.settings.log, level=app.settings.log_level)
 
 
 @worker_ready.connect
 def _announce(sender: Any, **_: Any) -> None:
-    """Tell the supervisor; a worker that makes fetches lets the ledger know its threads, too."""
+    """Notify the supervisor; a worker that executes fetches also announces its threads in the ledger."""
     lifeline.announce_ready()
-    if names.QUEUE_FETCH in app.amqp.queues.consume_from:
-        app.presence = Presence(app.runtime(), sender.hostname, app.settings.worker_threads)
-        app.presence.start()
+    if task_names.QUEUE_FETCH in app.amqp.queues.consume_from:
+        app.heartbeat = WorkerHeartbeat(app.runtime(), sender.hostname, app.settings.worker_threads)
+        app.heartbeat.start()
 
 
 @worker_shutting_down.connect
 def _withdraw(**_: Any) -> None:
-    """Its threads are none of the others' any more."""
-    if app.presence is not None:
-        app.presence.stop()
+    """Withdraw its threads from the shared pool."""
+    if app.heartbeat is not None:
+        app.heartbeat.stop()
 
 
 @worker_shutting_down.connect
 def _stop_draining(**_: Any) -> None:
-    """A stopping worker ends its drains with the calls that it makes, and leaves its messages to the others."""
+    """A stopping worker ends each drain after its current call, and leaves its messages to the others."""
     # In a thread: the signal comes inside a signal handler, where a lock that this thread holds would never be free.
     Thread(target=_hand_over, name="hand over", daemon=True).start()
 

@@ -12,11 +12,11 @@ from ulak.models.database import make_engine
 from ulak.models.overview import ProviderPace
 from ulak.providers.registry import ADAPTERS
 from ulak.tasks.runtime import Runtime
-from ulak.workers.runtimes import build_runtime
+from ulak.workers.runtime_factory import build_runtime
 
 
 class NothingRunningError(Exception):
-    """There is no server to talk to; the text is a sentence that says what to do."""
+    """No server is running; the text says what to do."""
 
 
 def database_url(settings: Settings) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 from flower.views import BaseHandler
 from tornado.web import HTTPError
 
-from ulak.workers.attempts import FailedAttempts
+from ulak.workers.auth_attempts import FailedAttempts
 
 
 def slow_down_guessers() -> None:

@@ -50,7 +50,7 @@ def protect() -> None:
         kind = kwargs.get("exc_info", (None,))[0]
         log.error("flower.failed", error=getattr(kind, "__name__", None))
         handler.set_header("Content-Type", "text/plain")
-        handler.finish("Flower failed at this; its log says where.")
+        handler.finish("Flower failed to handle this request; see its log.")
 
     BaseHandler.set_default_headers = set_default_headers
     BaseHandler.get_current_user = get_current_user

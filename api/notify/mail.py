@@ -13,8 +13,8 @@ from threading import Timer
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
-from ulak.core.settings import is_loopback
-from ulak.providers.way_out import trusting
+from ulak.core.addresses import is_loopback
+from ulak.providers.egress import trusting
 
 STEP_SECONDS: Final = 10.0
 ALL_SECONDS: Final = 60.0
@@ -168,14 +168,14 @@ def _protect(session: smtplib.SMTP, server: Server, context: ssl.SSLContext) -> 
 
 
 def _leave(session: smtplib.SMTP) -> None:
-    """What a server says to a farewell changes nothing about what it accepted before."""
+    """The response to QUIT does not affect the accepted message."""
     with suppress(smtplib.SMTPException, OSError):
         session.quit()
     session.close()
 
 
 def _why(error: Exception) -> str:
-    """Words of our own: those of the library hold addresses and what the server said."""
+    """Our own wording: the library's messages contain addresses and the server's response."""
     match error:
         case ssl.SSLCertVerificationError():
             why = "shows a certificate that is not trusted"

@@ -19,19 +19,19 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from ulak.api.notify.message_texts import Message, database_away, not_evaluated, problems_of
 from ulak.api.notify.receivers import NotTakenError, Receiver, find_receivers
-from ulak.api.notify.wording import Message, database_away, not_evaluated, problems_of
 from ulak.api.pages.language import Language
-from ulak.api.pages.looks import Look, Looker
-from ulak.api.pages.routes import looker_for
+from ulak.api.pages.overview_cache import OverviewCache, Snapshot
+from ulak.api.pages.routes import overviews_for
 from ulak.core import clock
 from ulak.core.logging import get_logger, origin
 from ulak.core.settings import Settings
 from ulak.models import notifications as outbox
-from ulak.models.availability import is_unavailable
 from ulak.models.database import make_engine, transaction
-from ulak.models.heartbeats import NOTIFYING, beat
-from ulak.models.ledger.finishing import database_now
+from ulak.models.database_errors import is_unavailable
+from ulak.models.job_runs import NOTIFYING, beat
+from ulak.models.ledger.ending import database_now
 from ulak.models.problems import (
     DATABASE_AWAY,
     GAP_SECONDS,
@@ -51,9 +51,9 @@ log = get_logger(__name__)
 EVERY_SECONDS: Final = 15.0
 SHARE_OF_TIME: Final = 20.0
 """A look that took long is made so many times as seldom: counting a big table is not free."""
-LONGEST_PAUSE_SECONDS: Final = GAP_SECONDS / 3
+MAX_PAUSE_SECONDS: Final = GAP_SECONDS / 3
 """But so often, however long it takes: what is seen less often than every `GAP_SECONDS` never opens."""
-MOST_AT_ONCE: Final = 20
+MAX_AT_ONCE: Final = 20
 """Messages that one receiver gets in a row."""
 STATEMENT_SECONDS: Final = 15.0
 CONNECT_SECONDS: Final = 3
@@ -86,7 +86,7 @@ class Notifier:
     """Evaluates and sends, one `step` after the other."""
 
     engine: Engine
-    looker: Looker
+    overviews: OverviewCache
     receivers: Sequence[Receiver]
     language: Language
     page: str | None = None
@@ -139,7 +139,7 @@ class Notifier:
         """Look, and follow what was found; where that fails, follow that it does."""
         began = clock.boot()
         try:
-            look = self.looker.look()
+            look = self.overviews.look()
         except Exception as error:
             if is_unavailable(error):
                 raise
@@ -152,7 +152,7 @@ class Notifier:
                 beat(connection, NOTIFYING)
         finally:
             took = clock.boot() - began
-            self._look_again = clock.boot() + min(took * SHARE_OF_TIME, LONGEST_PAUSE_SECONDS)
+            self._look_again = clock.boot() + min(took * SHARE_OF_TIME, MAX_PAUSE_SECONDS)
 
     def _send_due(self) -> None:
         """Let each receiver's thread send, unless it still does."""
@@ -164,7 +164,7 @@ class Notifier:
                 self._sending[receiver.name] = sending
                 sending.start()
 
-    def evaluate(self, connection: Connection, look: Look) -> None:
+    def evaluate(self, connection: Connection, look: Snapshot) -> None:
         """Follow the problems that the look found, and put the messages about them into the outbox."""
         self._follow(connection, problems_of(look.alarms, self.language))
 
@@ -182,7 +182,7 @@ class Notifier:
     def _drain(self, receiver: Receiver) -> None:
         """Send what is due to one receiver, in order."""
         try:
-            for _ in range(MOST_AT_ONCE):
+            for _ in range(MAX_AT_ONCE):
                 with transaction(self.engine) as connection:
                     claimed = outbox.claim(connection, receiver.name)
                 if claimed is None or not self._send(receiver, claimed):
@@ -329,7 +329,7 @@ def notifier_for(
     )
     return Notifier(
         engine=engine,
-        looker=looker_for(engine, runtime, settings, faults),
+        overviews=overviews_for(engine, runtime, settings, faults),
         receivers=receivers,
         language=Language(settings.notify_language),
         page=settings.public_url,

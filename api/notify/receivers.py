@@ -13,13 +13,15 @@ import msgspec
 
 from ulak.api.notify.mail import FORM as MAIL_FORM
 from ulak.api.notify.mail import MailError, hand_in, mail_of, read_server
+from ulak.api.notify.message_texts import Message
 from ulak.api.notify.signing import FORM as SECRET_FORM
 from ulak.api.notify.signing import SigningError, read_secrets, signed_headers
-from ulak.api.notify.wording import Message
 from ulak.api.outbound import Outbound, OutboundError
 from ulak.core import clock
+from ulak.core.addresses import is_loopback
+from ulak.core.credentials import CredentialError, resolve_reference
 from ulak.core.redaction import register_secret
-from ulak.core.settings import CredentialError, Settings, SettingsError, is_loopback, resolve_reference
+from ulak.core.settings import Settings, SettingsError
 
 WEBHOOK: Final = "webhook"
 SLACK: Final = "slack"
@@ -40,15 +42,15 @@ class Receiver(Protocol):
         """Among the three."""
 
     def send(self, message: Message) -> str | None:
-        """Make one attempt; `NotTakenError` where the receiver has not said that it has the message.
+        """Make one attempt; `NotTakenError` if the receiver did not confirm the message.
 
-        Returns what somebody should know although it was taken, worded as that error is; None where all is well.
+        Returns a warning although the message was accepted, worded like that error; None otherwise.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """JSON, signed as Standard Webhooks says."""
+    """JSON, signed according to Standard Webhooks."""
 
     outbound: Outbound
     url_file: Path

@@ -9,8 +9,8 @@ import hmac
 from typing import Final
 
 PREFIX: Final = "whsec_"
-SHORTEST_BYTES: Final = 24
-LONGEST_BYTES: Final = 64
+MIN_BYTES: Final = 24
+MAX_BYTES: Final = 64
 FORM: Final = (
     "whsec_ and 24 to 64 bytes in base64, one secret a line while it is rotated, such as"
     " `printf whsec_; openssl rand -base64 32` prints"
@@ -34,7 +34,7 @@ def _secret(line: str) -> bytes:
         secret = base64.b64decode(line.removeprefix(PREFIX), validate=True)
     except (binascii.Error, ValueError):
         raise SigningError from None
-    if not line.startswith(PREFIX) or not SHORTEST_BYTES <= len(secret) <= LONGEST_BYTES:
+    if not line.startswith(PREFIX) or not MIN_BYTES <= len(secret) <= MAX_BYTES:
         raise SigningError
     return secret
 

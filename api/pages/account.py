@@ -4,21 +4,21 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection, Row
 from starlette.responses import Response
 
 from ulak.api.pages.actions import PAUSE_HOURS
 from ulak.api.pages.configuration import WIDE, settings_of
+from ulak.api.pages.error_pages import PageRoute
 from ulak.api.pages.polls import polls_of
 from ulak.api.pages.sentences import title_of
-from ulak.api.pages.trouble import PageRoute
 from ulak.api.pages.visits import Member, MissingError, Visit
 from ulak.models.access import Role
-from ulak.models.accounts import load
+from ulak.models.account import load
 from ulak.models.events import OPEN_TO_ALL, list_events
-from ulak.models.failures import KEPT_DAYS, failed_calls
 from ulak.models.ledger.deadletters import list_dead
 from ulak.models.quarantine import list_quarantine
+from ulak.models.recent_failures import KEPT_DAYS, failed_calls
 
 POLLS_SHOWN: Final = 10
 LEFTOVERS_SHOWN: Final = 20
@@ -58,7 +58,7 @@ def show_account(seen: Member, account: str) -> Response:
     )
 
 
-def _events(connection: Connection, seen: Visit, account: str) -> Sequence[RowMapping]:
+def _events(connection: Connection, seen: Visit, account: str) -> Sequence[Row[Any]]:
     """What was done to the account; administrators also see who viewed whose number."""
     actions_shown = None if seen.access.may(Role.ADMIN, account) else OPEN_TO_ALL
     return list_events(connection, accounts=[account], actions=actions_shown, limit=EVENTS_SHOWN)

@@ -8,24 +8,24 @@ from fastapi import APIRouter
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from ulak.api.guessing import address_of
+from ulak.api.auth_throttle import address_of
+from ulak.api.pages.error_pages import PageRoute
 from ulak.api.pages.language import CATALOGUES
-from ulak.api.pages.trouble import PageRoute
 from ulak.api.pages.visits import Anyone, Fields, Form, MissingError, Operator, Visit, check_form, local_path
 from ulak.core.logging import get_logger
 from ulak.core.redaction import redact_text
 from ulak.models.access import Role
-from ulak.models.accounts import UnknownAccountError, load, pause, resume
+from ulak.models.account import AccountState, UnknownAccountError, load
+from ulak.models.accounts import pause, resume
 from ulak.models.database import retry_transaction, transaction
 from ulak.models.events import Action, Event, Via, record
-from ulak.models.ledger.finishing import database_now
-from ulak.models.overview import AccountState
+from ulak.models.ledger.ending import database_now
 from ulak.tasks.messages import Message, dispatch_account, poll_account
 from ulak.tasks.steps.ondemand import WrongPollError, open_on_demand
 
 log = get_logger(__name__)
 
-LONGEST_REASON: Final = 300
+MAX_REASON_LENGTH: Final = 300
 PAUSE_HOURS: Final = (1, 4, 24)
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=Response)
@@ -95,15 +95,15 @@ def poll_now(seen: Operator, form: Form, account: str) -> Response:
     except WrongPollError:
         return done(seen, form, "push_only")
     log.info("page.poll_opened", account=account, poll=poll_id)
-    state = seen.site.looker.look().account(account)
+    state = seen.site.overviews.look().account(account)
     rests = state is not None and state.state is not AccountState.OK
     return done(seen, form, "poll_waits" if rests else "poll", poll_account(account, poll_id))
 
 
 @router.post("/accounts/{account}/pause")
 def pause_account(seen: Operator, form: Form, account: str) -> Response:
-    """Let the account rest, with a reason that names who said so and when."""
-    reason = " ".join(form.get("reason", "").split())[:LONGEST_REASON].replace("\x00", "")
+    """Pause the account, with a reason that names who did so and when."""
+    reason = " ".join(form.get("reason", "").split())[:MAX_REASON_LENGTH].replace("\x00", "")
     if not reason:
         return done(seen, form, "reason_missing")
     hours = form.get("hours", "")
@@ -144,6 +144,6 @@ def done(seen: Visit, form: Form, notice: str, *messages: Message) -> Response:
     """Tell the workers what the commit made, and go back to where the button was."""
     for message in messages:
         seen.site.publish(message)
-    seen.site.looker.forget()
+    seen.site.overviews.forget()
     # The notice of an earlier action must not be shown again.
     return seen.go(local_path(form.get("next", "/")).partition("?")[0], notice)

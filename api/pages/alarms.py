@@ -2,17 +2,15 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
-from ulak.models.accounts import PausedBy
-from ulak.models.attention import Waiting
-from ulak.models.overview import AccountOverview, AccountState
+from ulak.models.account import AccountState, PausedBy
+from ulak.models.backlog import Backlog
+from ulak.models.overview import AccountOverview
 
 STALLED_SECONDS = 60.0
-"""Work that waited so long, with room in the limit and not one call meanwhile, means that nobody works."""
-PLANS_MISSED = 5
-"""So many intervals without a plan mean the same."""
+"""Work that has waited this long, with room in the limit and no call meanwhile, means that polling has stalled."""
 BEHIND_SECONDS = 600.0
 FRUITLESS_SECONDS = 900.0
 
@@ -29,7 +27,7 @@ class Alarm:
     values: Mapping[str, Any] = field(default_factory=dict)
     """What the text names; times as `datetime`."""
     account: str | None = None
-    """Whose page says more."""
+    """The account whose page has details."""
     shared: Mapping[str, datetime] = field(default_factory=dict)
     """Where several accounts share the cause: each, with since when."""
     fix: str = ""
@@ -46,7 +44,7 @@ _NO_ACCOUNTS = Alarm(kind="no_accounts", severity="bad")
 
 def find_alarms(
     accounts: Sequence[AccountOverview],
-    waiting: Mapping[str, Waiting],
+    waiting: Mapping[str, Backlog],
     every_seconds: Mapping[str, float],
     rested: Collection[str] = (),
     *,
@@ -56,8 +54,8 @@ def find_alarms(
 ) -> list[Alarm]:
     """Everything that is wrong, the broken before what is on hold before the late, each in the order of the accounts.
 
-    `every_seconds`: of each provider, where its account has no interval of its own. `rested`: accounts that were not to
-    be asked a moment ago, so that what waits there has waited rightly. `transport`: what `ulak.models.transport` says.
+    `every_seconds`: by provider, for accounts without their own interval. `rested`: accounts that were blocked
+    a moment ago, so that their waiting work is not stalled. `transport`: the result of `ulak.models.transport`.
     `short_secrets`: names of secrets of ours that are short. `receiver_faults`: what is wrong with the
     settings of those who are notified.
     """
@@ -71,11 +69,13 @@ def find_alarms(
         found += _leftovers(account)
         found += _lateness(account, waiting.get(account.id))
         found += _burning(account)
+    for account in accounts:
+        found += _removal(account)
     return sorted(found, key=lambda alarm: _ORDER[alarm.severity])
 
 
 def alarms_of(accounts: Sequence[AccountOverview], alarms: Sequence[Alarm]) -> list[Alarm]:
-    """What of all alarms concerns these accounts, for somebody who may know of no others. None names another one."""
+    """The alarms of these accounts only, for a viewer limited to them. None of them names another account."""
     if not any(account.enabled for account in accounts):
         return [_NO_ACCOUNTS]
     known = {account.id for account in accounts}
@@ -100,9 +100,9 @@ def _whole(transport: str | None, short_secrets: Sequence[str], receiver_faults:
 
 
 def _stalled(
-    accounts: Sequence[AccountOverview], waiting: Mapping[str, Waiting], every_seconds: Mapping[str, float]
+    accounts: Sequence[AccountOverview], waiting: Mapping[str, Backlog], every_seconds: Mapping[str, float]
 ) -> Iterator[Alarm]:
-    """One alarm for all accounts that nobody works for: they share the cause."""
+    """One alarm for all stalled accounts: they share the cause."""
     since = {
         account.id: moment
         for account in accounts
@@ -118,21 +118,14 @@ def _stalled_since(since: Mapping[str, datetime]) -> Alarm:
     return Alarm(kind="stalled", severity="bad", values=values, shared=since)
 
 
-def _idle_since(account: AccountOverview, waits: Waiting, provider_every: float | None) -> datetime | None:
-    """Since when the account should have been asked; None where it rests, is being asked, or has nothing to ask."""
-    if account.state is not AccountState.OK or account.calls_last_minute or _is_full(account):
-        return None
-    moments = [waits.ready_since, waits.due_since, waits.unplanned_since, waits.lease_ended]
-    every = (provider_every or 0.0) if waits.every_seconds is None else waits.every_seconds
-    if waits.planned_at is not None and every > 0:
-        # Lists are planned at their interval whether or not anything is due.
-        moments.append(waits.planned_at + timedelta(seconds=every * PLANS_MISSED))
-    oldest = min((moment for moment in moments if moment is not None), default=None)
-    return oldest if oldest is not None and _age(account, oldest) > STALLED_SECONDS else None
+def _idle_since(account: AccountOverview, waits: Backlog, provider_every: float | None) -> datetime | None:
+    """Since when a request has been due; None if the account is blocked, being polled, or has nothing due."""
+    since = waits.stalled_since(provider_every) if account.state is AccountState.OK else None
+    return since if since is not None and _age(account, since) > STALLED_SECONDS else None
 
 
 def _state(account: AccountOverview) -> Iterator[Alarm]:
-    """Why an account is not being asked, or is asked in vain."""
+    """Why an account is not polled, or polled without success."""
     named = {"account": account.id, "reason": account.reason or "–"}
     match account.state:
         case AccountState.PAUSED if account.until is None:
@@ -184,7 +177,7 @@ def _leftovers(account: AccountOverview) -> Iterator[Alarm]:
             yield Alarm(kind=kind, severity=severity, values={"account": account.id, "n": many}, account=account.id)
 
 
-def _lateness(account: AccountOverview, waits: Waiting | None) -> Iterator[Alarm]:
+def _lateness(account: AccountOverview, waits: Backlog | None) -> Iterator[Alarm]:
     """What is late against its validity, or against the policy because the limit is too small."""
     if waits is None:
         return
@@ -194,7 +187,7 @@ def _lateness(account: AccountOverview, waits: Waiting | None) -> Iterator[Alarm
     if waits.late_deliveries:
         values = {"account": account.id, "n": waits.late_deliveries}
         yield Alarm(kind="late_deliveries", severity="warn", values=values, account=account.id)
-    due = waits.due_since
+    due = waits.work.due_since
     is_asked = account.state is AccountState.OK and account.calls_last_minute > 0
     if is_asked and due is not None and _age(account, due) > BEHIND_SECONDS:
         values = {"account": account.id, "since": due}
@@ -202,7 +195,7 @@ def _lateness(account: AccountOverview, waits: Waiting | None) -> Iterator[Alarm
 
 
 def _burning(account: AccountOverview) -> Iterator[Alarm]:
-    """Whether the objective is missed so fast that somebody should look."""
+    """The alarm for an objective whose error budget burns too fast."""
     objective = account.objective
     for each in objective.burning if objective is not None else ():
         values = {
@@ -220,12 +213,21 @@ def _burning(account: AccountOverview) -> Iterator[Alarm]:
         )
 
 
+def _removal(account: AccountOverview) -> Iterator[Alarm]:
+    """That deliveries are going to be removed."""
+    coming = account.removal
+    if coming is not None and coming.deliveries:
+        values = {
+            "account": account.id,
+            "n": coming.deliveries,
+            "day": coming.before.date().isoformat(),
+            "at": coming.starts_at,
+        }
+        yield Alarm(kind="removal", severity="warn", values=values, account=account.id)
+
+
 def _is_ahead(account: AccountOverview) -> bool:
     return account.until is not None and account.until > account.as_of
-
-
-def _is_full(account: AccountOverview) -> bool:
-    return account.busy_slots >= account.limit_requests
 
 
 def _age(account: AccountOverview, moment: datetime) -> float:

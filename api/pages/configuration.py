@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from ulak.api.pages.rendering import Show
 from ulak.api.pages.sentences import title_of
-from ulak.api.pages.showing import Show
 from ulak.core.redaction import redact_text
-from ulak.models.accounts import AccountRecord
+from ulak.models.account import StoredAccount
+from ulak.providers import effective
 from ulak.providers.adapter import ProviderRecord
 from ulak.providers.registry import ADAPTERS
 
@@ -24,17 +25,17 @@ class Setting:
     value: str
 
 
-def settings_of(account: AccountRecord, show: Show) -> list[Setting]:
+def settings_of(account: StoredAccount, show: Show) -> list[Setting]:
     """The settings, without any credential's value: only where each is read from."""
     adapter = ADAPTERS.get(account.provider)
     found = [Setting(key, value) for key, value in _common(account, show)]
     if adapter is not None:
         found += [Setting(key, value) for key, value in _polling(account, adapter.record, show)]
-        found += [Setting("options", value) for value in _options(account, adapter.record, show)]
+        found += [Setting("options", value) for value in _options(account, show)]
     return sorted(found, key=lambda each: each.key in WIDE)
 
 
-def _common(account: AccountRecord, show: Show) -> Iterator[tuple[str, str]]:
+def _common(account: StoredAccount, show: Show) -> Iterator[tuple[str, str]]:
     say = show.language.say
     yield "provider", title_of(account.provider)
     yield "address", redact_text(account.base_url)
@@ -52,6 +53,10 @@ def _common(account: AccountRecord, show: Show) -> Iterator[tuple[str, str]]:
     if retry:
         base, cap = (show.span(float(retry.get(name, 0))) for name in ("base_seconds", "cap_seconds"))
         yield "retry", say("config.retry_value", attempts=int(retry.get("max_attempts", 0)), base=base, cap=cap)
+    yield (
+        "keep",
+        say("config.keep_for_ever") if account.keep_days is None else say("config.keep_value", n=account.keep_days),
+    )
     yield "credentials", ", ".join(f"{name} = {place}" for name, place in sorted(account.credentials.items())) or "–"
     if account.ca_file:
         yield "ca_file", account.ca_file
@@ -59,39 +64,34 @@ def _common(account: AccountRecord, show: Show) -> Iterator[tuple[str, str]]:
         yield "proxy", redact_text(account.proxy)
 
 
-def _polling(account: AccountRecord, record: ProviderRecord, show: Show) -> Iterator[tuple[str, str]]:
-    say, poll = show.language.say, account.poll
+def _polling(account: StoredAccount, record: ProviderRecord, show: Show) -> Iterator[tuple[str, str]]:
+    say = show.language.say
     if record.sweep_window_days is None:
         yield "every", say("config.every_never")
     else:
-        every = float(poll.get("every_seconds") or record.every_seconds)
-        yield "every", say("config.every_value", span=show.span(every))
-        yield "lookback", show.number(int(poll.get("lookback_days") or record.lookback_days))
+        yield "every", say("config.every_value", span=show.span(effective.every_seconds(account)))
+        yield "lookback", show.number(effective.lookback_days(account))
         if account.swept_through is not None:
             yield "swept", show.day(account.swept_through)
-    if record.id_kinds or record.sweep_window_days is not None:
-        yield from _checks(account, record, show)
-    validity = float(account.options.get("validity_hours", record.validity_hours))
-    yield "validity", show.span(validity * 3600)
-    yield "deadline", show.span(float(account.options.get("deadline_seconds", record.deadline_seconds)))
+    if record.is_pulled:
+        yield from _checks(account, show)
+    yield "validity", show.span(effective.validity(account).total_seconds())
+    yield "deadline", show.span(account.deadline_seconds)
 
 
-def _checks(account: AccountRecord, record: ProviderRecord, show: Show) -> Iterator[tuple[str, str]]:
-    say, poll = show.language.say, account.poll
-    first = poll.get("first_check_seconds")
-    first_seconds = float(record.poll.steps_seconds[0] if first is None else first)
-    yield "first_check", say("config.first_check_value", span=show.span(first_seconds))
-    longest = poll.get("max_check_seconds")
-    yield "max_check", show.span(float(record.poll.max_seconds if longest is None else longest))
-    factor = float(poll.get("time_factor", 1.0))
-    if factor != 1.0:
-        yield "factor", show.number(factor)
-    kinds = sorted(account.poll_plan.get("kinds", {})) if poll.get("adaptive", True) else []
+def _checks(account: StoredAccount, show: Show) -> Iterator[tuple[str, str]]:
+    say = show.language.say
+    yield "first_check", say("config.first_check_value", span=show.span(effective.first_check_seconds(account)))
+    yield "max_check", show.span(effective.max_check_seconds(account))
+    if account.time_factor != 1.0:
+        yield "factor", show.number(account.time_factor)
+    kinds = sorted(account.poll_plan.get("kinds", {})) if account.is_adaptive else []
     yield "learned", say("config.learned_yes", kinds=", ".join(kinds)) if kinds else say("config.learned_no")
 
 
-def _options(account: AccountRecord, record: ProviderRecord, show: Show) -> Iterator[str]:
-    shown = [f"{each.name} = {account.options.get(each.name, each.default)}" for each in record.options]
+def _options(account: StoredAccount, show: Show) -> Iterator[str]:
+    options = effective.options(account)
+    shown = [f"{name} = {getattr(options, name)}" for name in options.own_names() if name != STATUS_MAP]
     codes = account.options.get(STATUS_MAP)
     if codes:
         shown.append(f"{STATUS_MAP}: {show.language.say('config.map', n=len(codes))}")

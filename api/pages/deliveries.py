@@ -10,9 +10,11 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from ulak.api.masking import masked_row, masked_value
-from ulak.api.pages.downloads import MOST_DOWNLOADED, Download, csv_parts
-from ulak.api.pages.finding import Finder, Found
-from ulak.api.pages.searches import (
+from ulak.api.pages.delivery_search import Finder, Found
+from ulak.api.pages.downloads import MAX_DOWNLOADED, Download, csv_parts
+from ulak.api.pages.error_pages import PageRoute
+from ulak.api.pages.rendering import Show
+from ulak.api.pages.search_form import (
     KINDS,
     NONE,
     OUTCOMES,
@@ -24,14 +26,12 @@ from ulak.api.pages.searches import (
     search_of,
 )
 from ulak.api.pages.sentences import Sentences, title_of
-from ulak.api.pages.showing import Show
-from ulak.api.pages.trouble import PageRoute
 from ulak.api.pages.visits import ForbiddenError, Form, Member, MissingError, Supporter, Visit
 from ulak.models.access import Role
 from ulak.models.events import Action
-from ulak.models.lookups import LARGEST_ID, Explanation, Statement, explain
-from ulak.models.newest import Place
-from ulak.workers.recording import Row, people_of
+from ulak.models.lookups import MAX_ID, Explanation, Statement, explain
+from ulak.models.newest_deliveries import Place
+from ulak.workers.audit_recording import Row, people_of
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -61,13 +61,13 @@ def show_deliveries(seen: Member, q: str = "", before: str = "") -> Response:
         is_first=not before,
         same=here,
         following=_address(here, found),
-        most=MOST_DOWNLOADED,
+        most=MAX_DOWNLOADED,
     )
 
 
 @router.post("/deliveries")
 def search_deliveries(seen: Member, form: Form) -> Response:
-    """Turn what the form asks for into an address: sealed, where it names somebody or something."""
+    """Turn the form's query into an address: sealed if it contains a recipient or an id."""
     search = search_of(form)
     if search.is_named:
         return seen.go(f"/deliveries?q={seen.site.seal.close(search)}")
@@ -97,7 +97,7 @@ def _search(seen: Visit, sealed: str) -> tuple[Search, bool]:
 
 
 def _open_fields(seen: Visit) -> list[str]:
-    """The fields that an address may hold openly: none that names somebody."""
+    """The fields that may appear in plain text in an address: none that identifies a person."""
     named = {"recipient", "client_ref", "id"}
     return [name for name in Search.__struct_fields__ if name in seen.request.query_params and name not in named]
 
@@ -117,7 +117,7 @@ def _address(here: str, found: Found) -> str | None:
 
 
 def place_of(text: str) -> Place | None:
-    """Where a page goes on, of its address; None for anything else."""
+    """The continuation of a listing from its address; None for anything else."""
     micros, _, row_id = text.partition("-")
     if not (micros.isascii() and micros.isdigit() and row_id.isascii() and row_id.isdigit()):
         return None
@@ -125,7 +125,7 @@ def place_of(text: str) -> Place | None:
         when = _EPOCH + timedelta(microseconds=int(micros))
     except (OverflowError, ValueError):
         return None
-    return (when, int(row_id)) if len(row_id) <= len(str(LARGEST_ID)) and int(row_id) <= LARGEST_ID else None
+    return (when, int(row_id)) if len(row_id) <= len(str(MAX_ID)) and int(row_id) <= MAX_ID else None
 
 
 def _admit(seen: Visit, search: Search) -> None:
@@ -168,7 +168,7 @@ def reveal_delivery(seen: Supporter, delivery_id: int, _: Form) -> Response:
 
 def _delivery(seen: Visit, delivery_id: int) -> Explanation:
     with seen.site.runtime.engine.connect() as connection:
-        found = explain(connection, delivery_id) if delivery_id <= LARGEST_ID else None
+        found = explain(connection, delivery_id) if delivery_id <= MAX_ID else None
     if found is None or not seen.access.may(Role.READ, found.delivery["account_id"]):
         raise MissingError
     return found
@@ -176,8 +176,8 @@ def _delivery(seen: Visit, delivery_id: int) -> Explanation:
 
 def _masked(each: Statement, people: Sequence[str]) -> Statement:
     """The statement without these people's numbers."""
-    shown = {name: masked_value(each.observation[name], people) for name in ("facts", "statement")}
-    return replace(each, observation=dict(each.observation) | shown)
+    shown = {name: masked_value(getattr(each.observation, name), people) for name in ("facts", "statement")}
+    return replace(each, observation=replace(each.observation, **shown))
 
 
 def _render_delivery(

@@ -10,17 +10,17 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from ulak.api.masking import masked_row
-from ulak.api.pages.finding import MOST_PARTS, Finder, Plan
-from ulak.api.pages.searches import Search
+from ulak.api.pages.delivery_search import MAX_PARTS, Finder, Plan
+from ulak.api.pages.search_form import Search
 from ulak.api.pages.visits import HEADERS, Visit
 from ulak.models.lookups import COLUMNS
-from ulak.models.newest import Place
+from ulak.models.newest_deliveries import Place
 from ulak.providers.codes import explain_codes
 from ulak.workers.csv_rows import csv_lines
 
-MOST_DOWNLOADED: Final = 100_000
-MOST_SCANS: Final = 500
-"""So many parts of the table, each of at most `ulak.models.newest.SCANNED_ROWS` rows, are read for one file."""
+MAX_DOWNLOADED: Final = 100_000
+MAX_SCANS: Final = 500
+"""How many parts of the table, of up to `newest_deliveries.SCANNED_ROWS` rows each, are read for one file."""
 ROWS_AT_ONCE: Final = 1_000
 ROWS_AT_FIRST: Final = 50
 """A reader sees at once that the download has begun."""
@@ -61,15 +61,15 @@ def csv_parts(seen: Visit, search: Search) -> Iterator[str]:
     """The file in parts, each read over a connection that is given back: a slow reader holds none.
 
     A part may be empty: between two of them it is noticed that the reader has gone. Where a bound ends the file
-    although more may match, its last line says so.
+    although more may match, its last line states that.
     """
     # Spreadsheets know UTF-8 by the mark.
     yield f"\ufeff{_lines(seen, header=True)}"
     before: Place | None = None
     plan: Plan | None = None
-    left, many, scans = MOST_DOWNLOADED, ROWS_AT_FIRST, 0
+    left, many, scans = MAX_DOWNLOADED, ROWS_AT_FIRST, 0
     show = seen.show
-    while left > 0 and scans + MOST_PARTS <= MOST_SCANS:
+    while left > 0 and scans + MAX_PARTS <= MAX_SCANS:
         with seen.site.runtime.engine.connect() as connection:
             finder = Finder(connection, seen.access, show, seen.site.recorder)
             page = finder.find(search, before=before, limit=min(many, left), plan=plan)
@@ -79,7 +79,7 @@ def csv_parts(seen: Visit, search: Search) -> Iterator[str]:
         scans += page.scans
         if before is None:
             return
-    yield _lines(seen, {CSV_COLUMNS[0]: seen.language.say("search.cut", n=MOST_DOWNLOADED - left)})
+    yield _lines(seen, {CSV_COLUMNS[0]: seen.language.say("search.cut", n=MAX_DOWNLOADED - left)})
 
 
 def _lines(seen: Visit, *rows: dict[str, Any], header: bool = False) -> str:

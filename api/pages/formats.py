@@ -7,7 +7,7 @@ from typing import Final
 
 from babel import dates, numbers
 
-from ulak.core.zones import time_zone
+from ulak.core.time_zones import time_zone
 
 LOCALES: Final[Mapping[str, str]] = {"en": "en_GB", "tr": "tr_TR"}
 """Of each language of the page. English as it is written outside the United States: day before month, 24 hours."""

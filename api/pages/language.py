@@ -1,4 +1,4 @@
-"""Which language a page speaks, and its texts. Every text stands in a catalogue, none in a template or in code."""
+"""The language of a page, and its texts. Every text is in a catalogue, none in a template or in code."""
 
 import re
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
-from ulak.api.pages import meanings, texts_en, texts_tr
+from ulak.api.pages import texts_en, texts_tr, tooltips
 from ulak.api.pages.formats import number
 
 CATALOGUES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
-    {"en": {**texts_en.TEXTS, **meanings.ENGLISH}, "tr": {**texts_tr.TEXTS, **meanings.TURKISH}}
+    {"en": {**texts_en.TEXTS, **tooltips.ENGLISH}, "tr": {**texts_tr.TEXTS, **tooltips.TURKISH}}
 )
 DEFAULT: Final = "en"
 ONE: Final = ".one"
 """Ends the key of the text for exactly one `n`."""
-_MOST_CONSIDERED = 20
+_MAX_CONSIDERED = 20
 _CODE = re.compile(r"`([^`]+)`")
 
 
@@ -65,7 +65,7 @@ def choose(chosen: str | None, accepted: str | None) -> Language:
 def _wanted(header: str) -> list[tuple[float, str]]:
     """(weight, primary code); of equal weights the first one named comes out on top."""
     wanted = []
-    for place, part in enumerate(header.split(",")[:_MOST_CONSIDERED]):
+    for place, part in enumerate(header.split(",")[:_MAX_CONSIDERED]):
         tag, _, rest = part.strip().partition(";")
         try:
             weight = float(rest.strip().removeprefix("q=") or 1)

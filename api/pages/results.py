@@ -9,13 +9,13 @@ from urllib.parse import urlencode
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from ulak.api.pages.error_pages import PageRoute
 from ulak.api.pages.formats import local_day, start_of
-from ulak.api.pages.searches import NONE, day_of
+from ulak.api.pages.search_form import NONE, day_of
 from ulak.api.pages.sentences import title_of
-from ulak.api.pages.trouble import PageRoute
 from ulak.api.pages.visits import Member, Visit
 from ulak.models.access import Role
-from ulak.models.ledger.finishing import database_now
+from ulak.models.ledger.ending import database_now
 from ulak.models.results import DAY, Line, Period, results_of_period
 from ulak.models.statistics import By
 from ulak.providers.codes import explain_credits

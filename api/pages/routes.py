@@ -9,44 +9,47 @@ from sqlalchemy import Connection, Engine
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from ulak.api.means import Means
-from ulak.api.pages import account, actions, deliveries, entrance, leftovers, polls, results
-from ulak.api.pages.looks import Looker
-from ulak.api.pages.searches import NONE, Seal
+from ulak.api.dependencies import Dependencies
+from ulak.api.pages import account, actions, deliveries, polls, results, sign_on_routes, unprocessed_actions
+from ulak.api.pages.error_pages import PageRoute, add_error_pages
+from ulak.api.pages.overview_cache import OverviewCache
+from ulak.api.pages.rendering import STATIC, environment
+from ulak.api.pages.search_form import NONE, Seal
 from ulak.api.pages.sentences import title_of
 from ulak.api.pages.sessions import FormMarks, Keys, Sessions
-from ulak.api.pages.showing import STATIC, environment
 from ulak.api.pages.sign_on import sign_on_for
-from ulak.api.pages.trouble import PageRoute, add_error_pages
 from ulak.api.pages.visits import YEAR_SECONDS, Member, Site
+from ulak.core.credentials import CredentialError, generated_secret, resolve_reference
 from ulak.core.logging import get_logger
-from ulak.core.settings import CredentialError, Settings, generated_secret, resolve_reference
-from ulak.core.strength import is_example
-from ulak.models.accounts import list_accounts
+from ulak.core.secret_strength import is_example
+from ulak.core.settings import Settings
+from ulak.models.account import list_accounts
 from ulak.models.results import Line, total_of
-from ulak.providers.adapter import Adapter
 from ulak.providers.codes import explain_credits
 from ulak.providers.registry import ADAPTERS
 from ulak.tasks.runtime import Runtime
 from ulak.workers.connections import paces
-from ulak.workers.secrets import api_token
-from ulak.workers.strength import short_path_secrets, short_settings
+from ulak.workers.generated_secrets import api_token
+from ulak.workers.weak_secrets import short_path_secrets, short_settings
 
 log = get_logger(__name__)
 
 SECRET: Final = "page_secret"  # noqa: S105 - the name of a file
-SHORTEST_SECRET: Final = 32
+MIN_SECRET_LENGTH: Final = 32
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False, default_response_class=Response)
 
 
-PARTS: Final = (router, *(each.router for each in (account, results, polls, deliveries, actions, leftovers, entrance)))
+PARTS: Final = (
+    router,
+    *(each.router for each in (account, results, polls, deliveries, actions, unprocessed_actions, sign_on_routes)),
+)
 """Every page and button."""
 
 
 def add_pages(api: FastAPI, runtime: Runtime, settings: Settings, receiver_faults: Sequence[str] = ()) -> None:
     """Add the status page to what `ulak.api.app.make_api` made."""
-    means: Means = api.state.means
+    deps: Dependencies = api.state.deps
     keys = Keys(_secret(settings))
     sign_on = sign_on_for(settings)
     api.state.pages = Site(
@@ -55,14 +58,14 @@ def add_pages(api: FastAPI, runtime: Runtime, settings: Settings, receiver_fault
         sessions=Sessions(engine=runtime.engine, keys=keys, token=api_token(settings), sign_on=sign_on),
         form_marks=FormMarks(keys.box("form")),
         seal=Seal(keys.box("search")),
-        looker=looker_for(runtime.engine, runtime, settings, receiver_faults),
+        overviews=overviews_for(runtime.engine, runtime, settings, receiver_faults),
         templates=environment(),
-        publish=means.send,
-        failed=means.failed,
-        recorder=means.recorder,
+        publish=deps.send,
+        failed=deps.failed,
+        recorder=deps.recorder,
         sign_on=sign_on,
         attempts=keys.box("sign-on"),
-        push_only=frozenset(name for name, adapter in ADAPTERS.items() if not _is_pulled(adapter)),
+        push_only=frozenset(name for name, adapter in ADAPTERS.items() if not adapter.record.is_pulled),
     )
     for part in PARTS:
         api.include_router(part)
@@ -70,9 +73,11 @@ def add_pages(api: FastAPI, runtime: Runtime, settings: Settings, receiver_fault
     api.mount("/static", KeptFiles(directory=STATIC), name="static")
 
 
-def looker_for(engine: Engine, runtime: Runtime, settings: Settings, receiver_faults: Sequence[str] = ()) -> Looker:
+def overviews_for(
+    engine: Engine, runtime: Runtime, settings: Settings, receiver_faults: Sequence[str] = ()
+) -> OverviewCache:
     """Looks at the system through this engine."""
-    return Looker(
+    return OverviewCache(
         engine,
         {name: pace.every_seconds for name, pace in paces().items()},
         lambda connection: _short_secrets(connection, runtime, settings),
@@ -96,11 +101,6 @@ def _short_secrets(connection: Connection, runtime: Runtime, settings: Settings)
     return [*short_settings(settings), *short_path_secrets(accounts, runtime.credentials.get)]
 
 
-def _is_pulled(adapter: Adapter) -> bool:
-    """Whether the provider can be asked for anything."""
-    return bool(adapter.record.id_kinds) or adapter.record.sweep_window_days is not None
-
-
 def _secret(settings: Settings) -> str:
     """What signs sessions; `CredentialError` where the configured file holds no secret.
 
@@ -108,16 +108,16 @@ def _secret(settings: Settings) -> str:
     """
     if settings.page_secret_file is not None:
         secret = resolve_reference(f"file:{settings.page_secret_file}")
-        if len(secret) < SHORTEST_SECRET or is_example(secret):
+        if len(secret) < MIN_SECRET_LENGTH or is_example(secret):
             fault = "an example" if is_example(secret) else "too short"
             raise CredentialError(
-                f"The secret in {settings.page_secret_file} is {fault}: give at least {SHORTEST_SECRET} characters."
+                f"The secret in {settings.page_secret_file} is {fault}: give at least {MIN_SECRET_LENGTH} characters."
             )
         return secret
     try:
         return generated_secret(settings.home, SECRET, lambda: token_urlsafe(32))
     except OSError as error:
-        log.warning("page.secret_not_kept", home=str(settings.home), error=error.strerror)
+        log.warning("page.secret_not_stored", home=str(settings.home), error=error.strerror)
         return token_urlsafe(32)
 
 

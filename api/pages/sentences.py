@@ -1,4 +1,4 @@
-"""One sentence that says what is known of a delivery."""
+"""A delivery summarised in one sentence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ulak.api.pages.showing import Show
+from ulak.api.pages.rendering import Show
 from ulak.models.lookups import Statement
 from ulak.models.meanings import Outcome, outcome_of
 from ulak.models.vocabulary import Granularity, Source, Status
 from ulak.providers.registry import ADAPTERS
-from ulak.workers.recording import Row
+from ulak.workers.audit_recording import Row
 
 
 def title_of(provider: str) -> str:
@@ -42,7 +42,7 @@ class Sentences:
         if outcome is Outcome.FAILED:
             is_explained = row["reason"] not in {None, "other"}
             return ("failed" if is_explained else "failed_unexplained"), values
-        if status is Status.UNREPORTED or (statements and statements[0].observation["source"] == Source.OURS):
+        if status is Status.UNREPORTED or (statements and statements[0].observation.source == Source.OURS):
             return "unreported", values
         known = {Status.SENT: "sent", Status.SCHEDULED: "scheduled", Status.UNKNOWN: "unknown"}
         return known.get(status, "enroute"), values

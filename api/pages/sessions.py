@@ -18,17 +18,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import Engine
 
 from ulak.api.auth import CONFIGURED, bearer_caller
+from ulak.api.authorization import Caller
 from ulak.api.pages.sign_on import Identity, SignOn
-from ulak.api.rights import Caller
 from ulak.models.access import Access, Role
 from ulak.models.database import transaction
 from ulak.models.events import Actor, Kind
-from ulak.models.sessions import LONGEST, access_of_token, database_now, end_session, is_valid
+from ulak.models.sessions import MAX_SESSION_AGE, access_of_token, database_now, end_session, is_valid
 from ulak.models.tokens import PREFIX, bearer_of, digest
 
-LASTS = LONGEST
-LONGEST_TOKEN = 512
-LONGEST_COOKIE = 4000
+SESSION_TTL = MAX_SESSION_AGE
+MAX_TOKEN_LENGTH = 512
+MAX_COOKIE_LENGTH = 4000
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,10 +104,10 @@ class Sessions:
     sign_on: SignOn | None = None
 
     def bearer(self, token: str) -> Caller | None:
-        """Whose token this is; None where it is nobody's. Asks the database only about what may be one of ours."""
+        """The holder of this token; None if unknown. Queries the database only for well-formed tokens."""
         if hmac.compare_digest(digest(token), digest(self.token)):
             return CONFIGURED
-        if not token.startswith(PREFIX) or len(token) > LONGEST_TOKEN:
+        if not token.startswith(PREFIX) or len(token) > MAX_TOKEN_LENGTH:
             return None
         bearer = bearer_of(self.engine, token)
         return None if bearer is None else bearer_caller(bearer)
@@ -138,12 +138,14 @@ class Sessions:
     def read(self, cookie: str, now: datetime) -> "Seat | None":
         """The session of a cookie; None where it is not ours, is over, or its holder has no role any more.
 
-        Raises the database's errors: what may have been ended elsewhere lets nobody in.
+        Raises the database's errors: a session that may have been ended elsewhere grants no access.
         """
-        if len(cookie) > LONGEST_COOKIE:
+        if len(cookie) > MAX_COOKIE_LENGTH:
             return None
         try:
-            content = self._box().decrypt_at_time(_bytes(cookie), int(LASTS.total_seconds()), int(now.timestamp()))
+            content = self._box().decrypt_at_time(
+                _bytes(cookie), int(SESSION_TTL.total_seconds()), int(now.timestamp())
+            )
             session = msgspec.json.decode(content, type=Session)
         except (InvalidToken, msgspec.MsgspecError):
             return None
@@ -153,12 +155,12 @@ class Sessions:
         return Seat(session=session, caller=Caller(actor=session.actor, access=access))
 
     def end(self, session: Session) -> None:
-        """Refuse the cookie from now on at every process, should somebody have kept a copy."""
+        """Revoke the cookie in every process, in case a copy was kept."""
         with transaction(self.engine) as connection:
-            end_session(connection, session.id, lasts=LASTS)
+            end_session(connection, session.id, lasts=SESSION_TTL)
 
     def _access(self, session: Session) -> Access | None:
-        """What the session opens now; None where somebody ended it, or what opened it would not open one now."""
+        """The session's current access; None if it was ended, or its credential is no longer valid."""
         match session.kind:
             case Kind.CONFIGURED:
                 access = CONFIGURED.access if self._fits(session, self.token) else None

@@ -23,8 +23,9 @@ from joserfc.errors import JoseError
 
 from ulak.api.outbound import Outbound, OutboundError, Reply
 from ulak.core import clock
+from ulak.core.addresses import is_loopback
 from ulak.core.plain_text import one_line
-from ulak.core.settings import Settings, SettingsError, is_loopback
+from ulak.core.settings import Settings, SettingsError
 from ulak.models.access import Access, Grant, Role
 from ulak.models.events import Actor, Kind
 
@@ -46,8 +47,8 @@ ALGORITHMS: Final = (
 METADATA_SECONDS: Final = 3600.0
 LEEWAY_SECONDS: Final = 60
 """How far the clocks of provider and host may differ."""
-LONGEST: Final = 255
-LONGEST_TOKEN: Final = 64 * 1024
+MAX_CLAIM_LENGTH: Final = 255
+MAX_TOKEN_LENGTH: Final = 64 * 1024
 _KEY_TYPES: Final = frozenset({"RSA", "EC", "OKP"})
 
 
@@ -78,7 +79,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who the provider says it is."""
+    """The identity that the provider asserts."""
 
     actor: Actor
     groups: tuple[str, ...]
@@ -267,7 +268,7 @@ class SignOn:
     def _claims(self, metadata: Mapping[str, Any], attempt: Attempt, answer: Mapping[str, Any]) -> dict[str, Any]:
         """The claims of the ID token, fully verified."""
         text = answer.get("id_token")
-        if not isinstance(text, str) or len(text) > LONGEST_TOKEN:
+        if not isinstance(text, str) or len(text) > MAX_TOKEN_LENGTH:
             raise SignOnError("wrong", "the provider gave no ID token")
         token = self._opened(metadata, text)
         options: Any = {
@@ -310,7 +311,7 @@ class SignOn:
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:
         subject = claims.get("sub")
-        if not isinstance(subject, str) or not subject or len(subject) > LONGEST or not subject.isprintable():
+        if not isinstance(subject, str) or not subject or len(subject) > MAX_CLAIM_LENGTH or not subject.isprintable():
             raise SignOnError("wrong", "the ID token names no subject")
         given = _claim(claims, self.claim)
         if given is None:
@@ -341,7 +342,7 @@ def _label(claims: Mapping[str, Any]) -> str | None:
     for name in ("preferred_username", "email", "name"):
         value = claims.get(name)
         if isinstance(value, str) and value.strip():
-            return one_line(value).strip()[:LONGEST].replace("\x00", "")
+            return one_line(value).strip()[:MAX_CLAIM_LENGTH].replace("\x00", "")
     return None
 
 

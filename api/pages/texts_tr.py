@@ -36,7 +36,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "login.stale": "Form çok eskiydi ya da başka bir yerden geldi. Lütfen yeniden deneyin.",
     "sso.go": "Tek oturumla giriş yap",
     "sso.in": "Giriş yapıldı",
-    "sso.on": "Devam et",
+    "sso.on": "Devam",
     "sso.stale": "Bu giriş çok önce, başka bir tarayıcıda başlatılmış ya da tamamlanmış. Lütfen yeniden deneyin.",
     "sso.refused": "Tek oturum sağlayıcısı girişinize izin vermedi.",
     "sso.no_role": "Sağlayıcı sizi tanıyor, ama gruplarınızın burada yetkisi yok. Yöneticinize başvurun.",
@@ -95,8 +95,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.database_unencrypted": "Numaralar ve veritabanının parolası başka bir makineye şifrelenmeden gidiyor.",
     "alarm.database_unverified": "Veritabanının sertifikası doğrulanmıyor: yerine başka bir sunucu geçebilir.",
     "alarm.database_transport.fix": "ULAK_DATABASE_URL adresine `?sslmode=verify-full&sslrootcert=DOSYA` ekleyin.",
-    "alarm.stalled": "Hiçbir worker çalışmıyor: {accounts} hesapları {since} sorgulanmalıydı, ama hiç istek "
-    "yapılmıyor.",
+    "alarm.stalled": "Sorgulama durdu: {accounts} hesapları {since} sorgulanmalıydı, ama hiç istek yapılmıyor.",
     "alarm.stalled.fix": "Bir worker ile beat'in çalıştığına, Redis'e ve PostgreSQL'e ulaştığına bakın (`ulak "
     "check`). İşler veritabanında bekler ve onlar dönünce kendiliğinden sürer; hiçbir şey kaybolmaz.",
     "alarm.paused": "{account} biri sürdürene kadar duraklatıldı: {reason}",
@@ -106,9 +105,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "Neden: {reason}",
     "alarm.resting.fix": "Nedende adı geçeni düzeltin (çoğunlukla bir kimlik bilgisi, bir yetki ya da bu sunucunun "
     "sağlayıcıdaki adresi), sonra Sürdür'e basın. Basmazsanız kendiliğinden yeniden denenir.",
-    "alarm.breaker": "{account} yalnızca hata döndürüyor (son hata {since}); bu yüzden bekletiliyor, sonraki deneme "
+    "alarm.breaker": "{account} için devre kesici açık: istekler hata veriyor (son hata {since}); sonraki deneme "
     "{until}: {reason}",
-    "alarm.probing": "{account} yalnızca hata döndürdü; şimdi tek bir istekle deneniyor: {reason}",
+    "alarm.probing": "{account} için devre kesici yarı açık: şimdi tek bir istekle deneniyor: {reason}",
     "alarm.breaker.fix": "Sağlayıcıya ya da ona giden yola ulaşılamıyor. Kendiliğinden yeniden denenir ve hiçbir şey "
     "kaybolmaz; Sürdür hemen dener.",
     "alarm.throttled": "{account} için sağlayıcı yavaşlamamızı istedi; devam: {until}. Neden: {reason}",
@@ -140,9 +139,13 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.behind": "{account} geride kaldı: en eski mesajın sorgusu {since} gelmişti ve limit dolu.",
     "alarm.behind.fix": "Sorgulanacaklar limitin izin verdiğinden fazla. Sağlayıcı daha fazlasına izin veriyorsa "
     "hesap dosyasında yükseltin.",
+    "alarm.removal": "{account}, {day} öncesinde gönderilen yaklaşık {n} kaydı silecek; başlangıç: {at}.",
+    "alarm.removal.one": "{account}, {day} öncesinde gönderilen yaklaşık bir kaydı silecek; başlangıç: {at}.",
+    "alarm.removal.fix": "Gerekeni dışa aktarın (`ulak export`) ya da hesap dosyasında daha uzun bir keep_days yazın.",
     "alarm.short_secrets": "Şu gizli anahtarlar 24 karakterden kısa: {names}.",
-    "alarm.short_secrets.fix": "Tahmin eden içeri girer. `openssl rand -hex 24` çıktısı gibi uzun biriyle değiştirin: "
-    "sonraki sürüm kısa olanı kabul etmez. Hesap adı, o hesabın geri çağrı adresindeki gizli bölümü gösterir.",
+    "alarm.short_secrets.fix": "Kısa gizli anahtarlar tahmin edilebilir. Her birini `openssl rand -hex 24` çıktısı "
+    "gibi uzun biriyle değiştirin: sonraki sürüm kısa olanları kabul etmez. Hesap adı, o hesabın geri bildirim "
+    "adresindeki gizli bölümü gösterir.",
     "alarm.burning": "{account} hedefini ({text}) hızla kaçırıyor: son {span} içindeki kesin raporların %{percent} "
     "kadarı geç öğrenildi.",
     "alarm.burning_slowly": "{account} hedefini ({text}) kaçırıyor: son {span} içindeki kesin raporların %{percent} "
@@ -153,19 +156,19 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.receivers_unusable": "Bildirim ayarları yanlış; bu yüzden herkese bildirim gitmiyor: {reason}",
     "alarm.receivers_unusable.fix": "Adı geçeni düzeltin, API'yi yeniden başlatın, sonra `ulak check` "
     "ile `ulak notify test` çalıştırın.",
-    "alarm.not_evaluated": "Neyin yanlış gittiği bilinmiyor: hesaplara bakmak başarısız oluyor ya da çok uzun sürüyor.",
+    "alarm.not_evaluated": "Sorunlar değerlendirilemiyor: hesapların durumu okunamıyor ya da okuma çok uzun sürüyor.",
     "alarm.not_evaluated.fix": "Nedeni API'nin günlüğünde yazar (`notify.not_evaluated`); çoğunlukla PostgreSQL aşırı "
     "yüklüdür. Bu arada başka sorunlar bildirilmez.",
     "alarm.database_away": "Veritabanı yanıt vermiyor ya da yazma kabul etmiyor.",
     "alarm.database_away.fix": "PostgreSQL'in çalıştığına ve ULAK_DATABASE_URL'nin birincil sunucuya ulaştığına bakın "
     "(`ulak check`). Geri geldiğinde sorgular sürer; hiçbir rapor kaybolmaz.",
-    "notify.over": "Sona erdi: {summary}",
-    "notify.passed": "Oldu ve geçti: {summary}",
+    "notify.over": "Giderildi: {summary}",
+    "notify.passed": "Oluştu ve giderildi: {summary}",
     "notify.since": "Başlangıç: {since}.",
     "notify.span": "{since} ile {until} arasında.",
     "notify.more": "(ve {n} tane daha)",
     "notify.page": "Durum sayfası: {url}",
-    "notify.test": "Ulak: deneme",
+    "notify.test": "Ulak: deneme bildirimi",
     "notify.test.why": "Bu, Ulak bildirimlerinin bir denemesidir. Her şey yolunda.",
     # --- bir hesap
     "account.title": "{account} hesabı",
@@ -199,7 +202,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "rejected.wrong_method": "405: geri bildirim adresi POST dışında bir yöntemle çağrıldı",
     "rejected.too_large": "413: gövde çok büyük",
     "rejected.unsupported_coding": "415: gövde desteklenmeyen bir biçimde sıkıştırılmış; karantinada",
-    "rejected.not_unpacked": "422: gövde, Content-Encoding başlığının dediği gibi değil; karantinada",
+    "rejected.not_unpacked": "422: gövde, Content-Encoding başlığıyla uyuşmuyor; karantinada",
     "rejected.not_taken": "400 veya 422: bu hesabın kabul etmediği bir gövde",
     "rejected.broken_off": "istek, gövdesi tamamlanmadan kesildi",
     "rejected.credential_missing": "503: API süreci hesabın kimlik bilgilerini okuyamıyor; geri bildirimler"
@@ -307,7 +310,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "delivery.line": "Geçmiş",
     "delivery.line_what": "Bu mesaj hakkındaki bütün farklı raporlar, geliş sırasıyla.",
     "delivery.won": "Durumu bu rapor belirliyor",
-    "delivery.gave": "Verdiği alanlar: {fields}",
+    "delivery.gave": "Sağladığı alanlar: {fields}",
     "delivery.gave_nothing": "Satırın hiçbir alanı bundan gelmiyor",
     "delivery.total": "{n} mesaj",
     "delivery.as_of": "Geçerli olduğu an: {when}",
@@ -320,16 +323,16 @@ TEXTS: Final[Mapping[str, str]] = {
     "lost.class": "Geçersiz kaldı: belirleyen rapor daha güçlü bir sınıftan (kesin olan açık olanı, okundu "
     "iletildiyi yener)",
     "lost.handed_over": "Geçersiz kaldı: belirleyen rapor “planlandı”dan bir adım ileride",
-    "lost.as_of": "Geçersiz kaldı: belirleyen rapor daha sonra yapıldı",
+    "lost.as_of": "Geçersiz kaldı: belirleyen rapor daha yeni",
     "lost.as_of_last": "Geçersiz kaldı: belirleyen rapor daha sonra doğrulandı",
-    "lost.answered": "Geçersiz kaldı: belirleyen rapor daha çok sonuç sayıyor",
-    "lost.delivered": "Geçersiz kaldı: belirleyen rapor daha çok iletilen sayıyor",
-    "lost.tie_order": "Geçersiz kaldı: ikisi aynı anda yapıldı; durumların değişmez sırası belirliyor",
-    "lost.content_hash": "Geçersiz kaldı: ikisi aynı anda aynı şeyi söylüyor; değişmez bir sıra belirliyor",
+    "lost.answered": "Geçersiz kaldı: belirleyen raporda daha çok sonuç var",
+    "lost.delivered": "Geçersiz kaldı: belirleyen raporda daha çok iletilen var",
+    "lost.tie_order": "Geçersiz kaldı: ikisinin zamanı aynı; durumların değişmez sırası belirliyor",
+    "lost.content_hash": "Geçersiz kaldı: durumları ve zamanları aynı; değişmez bir sıra belirliyor",
     "source.poll": "sorgu yanıtı",
     "source.callback": "sağlayıcı iletti",
     "source.send_reply": "gönderimin yanıtı",
-    "source.ours": "kendi sonucumuz",
+    "source.ours": "Ulak'ın çıkarımı",
     "message_time_source.own": "kendisinin",
     "message_time_source.order": "siparişinin",
     "message_time_source.first_seen": "ilk görülme",
@@ -424,9 +427,15 @@ TEXTS: Final[Mapping[str, str]] = {
     "action.person.searched": "numara aradı",
     "action.deliveries.read": "numaraları toplu okuyor (saatte bir not edilir)",
     "action.person.erased": "bir kişiyi sildi",
+    "action.retention.announced": "yapılacak silmeyi duyurdu",
+    "action.retention.started": "saklama süresi dolanları silmeye başladı",
+    "action.retention.cancelled": "silmeyi iptal etti",
+    "action.deliveries.removed": "saklama süresi dolanları sildi",
+    "action.deliveries.exported": "bir ayı numaralarıyla dışa aktardı",
     "action.secrets.shown": "gizli bilgileri gösterdi",
     "actor.configured": "ULAK_API_TOKEN taşıyıcısı",
     "actor.token": "anahtar",
     "actor.person": "kişi",
     "actor.cli": "komut satırı",
+    "actor.system": "otomatik",
 }

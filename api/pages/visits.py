@@ -14,28 +14,28 @@ from fastapi import Depends, Request
 from jinja2 import Environment
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from ulak.api.means import Publish
+from ulak.api.authorization import Caller
+from ulak.api.dependencies import Publish
 from ulak.api.pages.alarms import alarms_of
 from ulak.api.pages.language import CATALOGUES, Language, choose
-from ulak.api.pages.looks import Look, Looker
-from ulak.api.pages.searches import Seal
-from ulak.api.pages.sessions import LASTS, FormMarks, Seat, Session, Sessions
-from ulak.api.pages.showing import Show
+from ulak.api.pages.overview_cache import OverviewCache, Snapshot
+from ulak.api.pages.rendering import Show
+from ulak.api.pages.search_form import Seal
+from ulak.api.pages.sessions import SESSION_TTL, FormMarks, Seat, Session, Sessions
 from ulak.api.pages.sign_on import SignOn
-from ulak.api.rights import Caller
 from ulak.core import clock
 from ulak.core.settings import Settings
 from ulak.models.access import Access, Role
 from ulak.models.events import Action, Event, Via
 from ulak.tasks.runtime import Runtime
-from ulak.workers.attempts import FailedAttempts
-from ulak.workers.recording import Recorder
+from ulak.workers.audit_recording import Recorder
+from ulak.workers.auth_attempts import FailedAttempts
 
 SESSION_COOKIE, VISIT_COOKIE, LANGUAGE_COOKIE = "ulak_session", "ulak_visit", "ulak_language"
 SIGN_ON_COOKIE = "ulak_sign_on"
 YEAR_SECONDS = 365 * 24 * 3600
 FORM_CAP_BYTES = 16 * 1024
-MOST_FIELDS = 30
+MAX_FIELDS = 30
 FLOWER_PORT = 5555
 DOWNLOADS_AT_ONCE = 2
 """Of the process: each holds a thread and a connection while it reads."""
@@ -65,7 +65,7 @@ class Site:
     sessions: Sessions
     form_marks: FormMarks
     seal: Seal
-    looker: Looker
+    overviews: OverviewCache
     templates: Environment
     publish: Publish
     push_only: frozenset[str]
@@ -145,17 +145,17 @@ class Visit:
 
     @property
     def session(self) -> Session | None:
-        """The session, where somebody is logged in."""
+        """The session of a logged-in visitor."""
         return None if self.seat is None else self.seat.session
 
     @property
     def access(self) -> Access:
-        """What the visitor may do; nothing, where nobody is logged in."""
+        """What the visitor may do; nothing for an anonymous one."""
         return Access() if self.seat is None else self.seat.caller.access
 
     @property
     def caller(self) -> Caller:
-        """Who is logged in; `LoginNeededError` where nobody is."""
+        """The logged-in user; raises `LoginNeededError` if there is none."""
         if self.seat is None:
             raise LoginNeededError
         return self.seat.caller
@@ -176,9 +176,9 @@ class Visit:
         """Whether the visitor may see some accounts alone."""
         return not self.access.may_everywhere(Role.READ)
 
-    def look(self) -> Look:
+    def look(self) -> Snapshot:
         """The state of everything that the visitor may see."""
-        look = self.site.looker.look()
+        look = self.site.overviews.look()
         if not self.is_limited:
             return look
         known = [account for account in look.accounts if self.access.may(Role.READ, account.id)]
@@ -192,10 +192,10 @@ class Visit:
         return Show(self.language, self.zones())
 
     def zones(self) -> Mapping[str, str]:
-        """The time zone of each account that the visitor may see; of none, where nobody is logged in."""
+        """The time zone of each account that the visitor may see; empty for an anonymous visitor."""
         if self.seat is None:
             return {}
-        zones = self.site.looker.zones()
+        zones = self.site.overviews.zones()
         return {account: zone for account, zone in zones.items() if self.access.may(Role.READ, account)}
 
     @property
@@ -208,7 +208,7 @@ class Visit:
         body = self.site.templates.get_template(template).render(self._context() | values)
         response = HTMLResponse(body, status_code=status, headers=dict(HEADERS))
         if self.session is None:
-            self._keep(response, VISIT_COOKIE, self.id, LASTS)
+            self._keep(response, VISIT_COOKIE, self.id, SESSION_TTL)
         return response
 
     def render_live(self, name: str, **values: Any) -> Response:
@@ -223,7 +223,7 @@ class Visit:
 
     def log_in(self, response: Response, session: Session) -> None:
         """Give the session to the browser."""
-        self._keep(response, SESSION_COOKIE, self.site.sessions.write(session, clock.now()), LASTS)
+        self._keep(response, SESSION_COOKIE, self.site.sessions.write(session, clock.now()), SESSION_TTL)
         self._forget(response, VISIT_COOKIE)
 
     def log_out(self, response: Response) -> None:
@@ -260,7 +260,7 @@ class Visit:
         response.delete_cookie(name, path="/", httponly=True, samesite="strict", secure=self._is_secure())
 
     def _is_secure(self) -> bool:
-        """As `ULAK_PUBLIC_URL` says; where it is unset, as this request came in."""
+        """According to `ULAK_PUBLIC_URL`; if unset, according to this request."""
         if self.site.settings.public_url is not None:
             return self.site.settings.is_https
         return self.request.url.scheme == "https"
@@ -358,7 +358,7 @@ async def fields(request: Request) -> Mapping[str, str]:
         if len(body) > FORM_CAP_BYTES:
             raise FormTooLargeError
     try:
-        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS))
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS))
     except ValueError:
         raise FormRefusedError from None
 
@@ -377,7 +377,7 @@ def check_form(seen: Visit, form: Mapping[str, str]) -> None:
 
 
 def member_form(seen: Annotated[Visit, Depends(member)], form: Fields) -> Mapping[str, str]:
-    """The fields of a form that somebody who is logged in has sent from our own page."""
+    """The fields of a form that a logged-in user submitted from our own page."""
     check_form(seen, form)
     return form
 

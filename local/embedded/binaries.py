@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal
 
-from ulak.core.settings import search_path
+from ulak.core.environment import search_path
 from ulak.local.embedded.identity import ServiceUser, run_as
 from ulak.local.embedded.server import EmbeddedServerError
 

@@ -12,14 +12,14 @@ NOBODY: Final = 65_534
 
 @dataclass(frozen=True)
 class ServiceUser:
-    """The unprivileged user that stands in for root."""
+    """The unprivileged user that replaces root."""
 
     uid: int
     gid: int
 
 
 def service_user() -> ServiceUser | None:
-    """`nobody` when this process is root; None for everybody else, who run it as themselves."""
+    """`nobody` when this process is root; None for all others, who run it as themselves."""
     if os.geteuid() != 0:
         return None
     try:

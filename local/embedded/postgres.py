@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import psycopg
 
-from ulak.core.settings import generated_secret
-from ulak.local.children import ChildSpec
+from ulak.core.credentials import generated_secret
+from ulak.local.child_process import ChildSpec
 from ulak.local.embedded.binaries import SEARCH_ORDER, Origin, PostgresBinaries, find_postgres
 from ulak.local.embedded.identity import (
     ServiceUser,
@@ -49,14 +49,14 @@ OPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "cluster_name": "ulak",
     },
 )
-# For tests only: the data may be lost with the machine, and nobody minds.
-FORGETFUL: Final[Mapping[str, str]] = MappingProxyType(
+# For tests only: the data may be lost in a crash.
+NON_DURABLE: Final[Mapping[str, str]] = MappingProxyType(
     {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"},
 )
 
 
 class PostgresServer(EmbeddedServer):
-    """PostgreSQL in `home`, as `EmbeddedServer` says; the database `ulak` exists when it answers.
+    """PostgreSQL in `home`, see `EmbeddedServer`; the database `ulak` exists when it answers.
 
     As root it runs as `nobody`. Where that user cannot come to `home` (a folder under `/root`),
     its data lie in a folder of their own under `/var/tmp`, which the home remembers; no mode of
@@ -78,7 +78,7 @@ class PostgresServer(EmbeddedServer):
         self._configured = binaries
         self._durable = durable
         self._order = order
-        self._options = {**OPTIONS, **({} if durable else FORGETFUL), **(options or {})}
+        self._options = {**OPTIONS, **({} if durable else NON_DURABLE), **(options or {})}
 
     def prepare(self) -> ChildSpec:
         """Data, password and port made ready; the child to run."""
@@ -157,7 +157,7 @@ class PostgresServer(EmbeddedServer):
         if not can_write(place, user):
             place.rmdir()
             digest = hashlib.sha256(str(self.home).encode()).hexdigest()[:16]
-            place = _own_folder(_roomy_folder() / f"ulak-{digest}", user)
+            place = _own_folder(_fallback_data_root() / f"ulak-{digest}", user)
             if not can_write(place, user):
                 raise EmbeddedServerError(
                     f"PostgreSQL may not run as root, and the user nobody cannot write to {place}: "
@@ -207,7 +207,7 @@ def _major_of(data: Path) -> int | None:
 
 
 def _own_folder(path: Path, user: ServiceUser | None) -> Path:
-    """The folder, mode 0700 and owned by the user; one that is somebody else's is refused."""
+    """The folder, mode 0700 and owned by the user; a folder of another user is refused."""
     owner = user.uid if user else os.geteuid()
     try:
         path.mkdir(mode=0o700)
@@ -223,7 +223,7 @@ def _own_folder(path: Path, user: ServiceUser | None) -> Path:
     return path
 
 
-def _roomy_folder() -> Path:
+def _fallback_data_root() -> Path:
     lasting = Path("/var/tmp")  # noqa: S108  the folder made in it is checked for its owner
     return lasting if lasting.is_dir() else Path(tempfile.gettempdir())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ulak.core import clock
-from ulak.local.children import ChildSpec, last_lines, launch, prepare_log
+from ulak.local.child_process import ChildSpec, last_lines, launch, prepare_log
 from ulak.local.lifeline import Lifeline
 from ulak.local.ports import free_loopback_port, is_free
 
@@ -20,7 +20,7 @@ STOP_SECONDS: Final = 20.0
 
 
 class EmbeddedServerError(Exception):
-    """An embedded server cannot run; the text is a sentence that says what to do."""
+    """An embedded server cannot run; the text says what to do."""
 
 
 class EmbeddedServer(ABC):
@@ -48,7 +48,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def running_url(self) -> str | None:
-        """The URL of the server that runs in this home now, whoever started it; else None."""
+        """The URL of the server that runs in this home now, whichever process started it; else None."""
 
     @property
     @abstractmethod
@@ -58,7 +58,7 @@ class EmbeddedServer(ABC):
     def wait_until_ready(self, keep_waiting: Callable[[], bool]) -> str:
         """The URL, once it answers. Raises `EmbeddedServerError` when it does not.
 
-        `keep_waiting` is asked about ten times a second; False means that there is no point.
+        `keep_waiting` is called about ten times a second; False means that there is no point.
         """
         deadline = clock.boot() + PATIENCE_SECONDS
         pause = 0.02

@@ -8,9 +8,9 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from ulak.core import clock
+from ulak.core.credentials import generated_secret
 from ulak.core.redis import connect
-from ulak.core.settings import generated_secret
-from ulak.local.children import ChildSpec
+from ulak.local.child_process import ChildSpec
 from ulak.local.embedded.binaries import find_valkey
 from ulak.local.embedded.identity import bare_environment
 from ulak.local.embedded.server import LOOPBACK, EmbeddedServer, EmbeddedServerError
@@ -19,7 +19,7 @@ GOING_SECONDS: Final = 15.0
 
 
 class ValkeyServer(EmbeddedServer):
-    """Valkey in `home`, as `EmbeddedServer` says. `durable=False` is for tests."""
+    """Valkey in `home`, see `EmbeddedServer`. `durable=False` is for tests."""
 
     name = "valkey"
 

@@ -24,18 +24,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Engine, RowMapping, TextClause, text
+from sqlalchemy import Connection, Engine, Row, TextClause, text
 
 from ulak.core import clock
 from ulak.models.database import retry_transaction
 from ulak.models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Movement, Reading
+from ulak.models.ledger.slots import busy_sql
 from ulak.models.pseudonyms import HAS_PSEUDONYM
-from ulak.models.withdrawing import withdraw_unreported
+from ulak.models.withdrawals import withdraw_unreported
 
 _LOCK: Final = 0x756C6164  # one advisory lock for all who note a step
 RECENT_SECONDS: Final = 600.0
 """A call that ended so long (and the account's window) before a step is over, whatever its account's limit was."""
-LONGEST_PAUSE_SECONDS: Final = 1800.0
+MAX_PAUSE_SECONDS: Final = 1800.0
 """No automatic pause lasts longer: `ulak.providers.retry.PAUSE_SECONDS`."""
 ROWS_AT_ONCE: Final = 5000
 REPORTED_SECONDS: Final = 86400.0
@@ -93,18 +94,18 @@ def look(connection: Connection, watch: ClockWatch) -> tuple[bool, bool]:
     """Read the clock and keep the reading: (was it stepped, is a step of before not finished). Locks nothing."""
     watch.begin(connection)
     reading, row = _read(connection)
-    is_step = watch.has_stepped(reading) or (row["ahead"] or 0.0) > TOLERATED_SECONDS
+    is_step = watch.has_stepped(reading) or (row.ahead or 0.0) > TOLERATED_SECONDS
     if not is_step:
-        watch.know(row["step_id"])
+        watch.know(row.step_id)
         watch.behind = behind(connection)
         watch.keep(connection)
-    return is_step, row["is_unfinished"]
+    return is_step, row.is_unfinished
 
 
-def _read(connection: Connection) -> tuple[Reading, RowMapping]:
+def _read(connection: Connection) -> tuple[Reading, Row[Any]]:
     before = clock.boot()
-    row = connection.execute(_READ).mappings().one()
-    return Reading.between(before, row["now"], clock.boot()), row
+    row = connection.execute(_READ).one()
+    return Reading.between(before, row.now, clock.boot()), row
 
 
 def settle(connection: Connection, watch: ClockWatch, *, noticed_by: str) -> Settled:
@@ -122,17 +123,17 @@ def settle(connection: Connection, watch: ClockWatch, *, noticed_by: str) -> Set
     evidence: Evidence = "boot_clock"
     left = movement.without(noted.seconds)
     is_known = abs(left.seconds) <= TOLERATED_SECONDS or (noted.is_estimate and noted.seconds * left.seconds > 0)
-    ahead: float = row["ahead"] or 0.0
+    ahead: float = row.ahead or 0.0
     if not movement.is_step or is_known:
         if ahead <= TOLERATED_SECONDS:
-            return Settled(reading=reading, step_id=row["step_id"], step=None, behind=behind(connection))
+            return Settled(reading=reading, step_id=row.step_id, step=None, behind=behind(connection))
         left, evidence = Movement(least=-ahead, most=-ahead), "stored_times"
-    parameters = {"now": row["now"], "seconds": left.seconds, "evidence": evidence, "noticed_by": noticed_by}
+    parameters = {"now": row.now, "seconds": left.seconds, "evidence": evidence, "noticed_by": noticed_by}
     step_id: int = connection.execute(_NOTE, parameters).scalar_one()
     if left.seconds > 0:
-        _move_forward(connection, row["now"], left)
+        _move_forward(connection, row.now, left)
     else:
-        _move_accounts_back(connection, row["now"], left)
+        _move_accounts_back(connection, row.now, left)
     step = Step(seconds=left.seconds, evidence=evidence)
     return Settled(reading=reading, step_id=step_id, step=step, behind=behind(connection))
 
@@ -142,13 +143,13 @@ def settle(connection: Connection, watch: ClockWatch, *, noticed_by: str) -> Set
 # The frame of a call is that of its question: whoever asks has looked at the clock. A call of before the step was asked
 # at least the step ago by the new clock; one of after it was not, unless it is that old already. The answer may have
 # been written in either frame, or between two steps; it came no earlier than the request's own time after the question.
-_CALLS_FORWARD = text("""
+_CALLS_FORWARD = text(f"""
     WITH old AS (
         SELECT c.id, (c.answered_at IS NULL OR c.released_at = c.gives_up_at) AS is_open,
             least(c.asked_at + make_interval(secs => :s), :now) AS asked_at
         FROM calls c JOIN accounts a ON a.id = c.account_id
         WHERE c.asked_at <= :cutoff
-          AND c.released_at > CAST(:cutoff AS timestamptz) - make_interval(secs => a.limit_per_seconds + :recent)
+          AND {busy_sql("CAST(:cutoff AS timestamptz)", "a.limit_per_seconds + :recent")}
     ), moved AS (
         SELECT c.id, old.asked_at, CASE WHEN old.is_open THEN c.released_at + make_interval(secs => :s)
             ELSE least(:now, greatest(
@@ -231,7 +232,7 @@ _WORKERS_BACK = text(f"UPDATE workers SET seen_at = {_past('seen_at')} WHERE see
 def _move_accounts_back(connection: Connection, now: datetime, step: Movement) -> None:
     """Move the times of accounts and of who is at work; the rest follows bit by bit (`move_rest_back`)."""
     parameters = {"now": now, "s": max(0.0, -step.most)}
-    connection.execute(_ACCOUNTS_BACK, parameters | {"longest": LONGEST_PAUSE_SECONDS})
+    connection.execute(_ACCOUNTS_BACK, parameters | {"longest": MAX_PAUSE_SECONDS})
     connection.execute(_HEARTBEATS_BACK, parameters)
     connection.execute(_WORKERS_BACK, parameters)
 

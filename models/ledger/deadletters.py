@@ -10,6 +10,7 @@ alone. What it asked for is asked again by a new poll; the row is then `cancelle
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy import Connection, RowMapping, func, select, text
 
 from ulak.models.keys import split_key
 from ulak.models.tables import fetches
+from ulak.models.tracked import TrackedId, open_among, open_named
 
 
 def list_dead(
@@ -46,7 +48,8 @@ def account_of_fetch(connection: Connection, fetch_id: int) -> str | None:
 _COUNTED = "Counted in fetch"
 # An id that somebody noted down may have been counted in a later fetch since.
 _LOCK_DEAD = text(f"""
-    SELECT f.* FROM fetches f JOIN fetches asked ON asked.id = :fetch_id AND f.account_id = asked.account_id
+    SELECT f.id, f.account_id, f.params, f.subjects
+    FROM fetches f JOIN fetches asked ON asked.id = :fetch_id AND f.account_id = asked.account_id
     WHERE f.state = 'dead' AND (f.id = asked.id OR (
         asked.state = 'cancelled' AND starts_with(asked.last_error, '{_COUNTED}') AND asked.subjects && f.subjects
         AND right(asked.last_error, length(f.last_error)) = f.last_error))
@@ -54,12 +57,24 @@ _LOCK_DEAD = text(f"""
 """)
 
 
-def lock_dead(connection: Connection, fetch_id: int) -> RowMapping | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A dead letter, and what it leaves unread."""
+
+    id: int
+    account_id: str
+    params: Mapping[str, Any] = field(repr=False)
+    subjects: Sequence[str] | None
+    """None of those of the previous version."""
+
+
+def lock_dead(connection: Connection, fetch_id: int) -> DeadLetter | None:
     """A dead letter by its id or that of a fetch that it counts, locked; None where there is none (any more)."""
-    return connection.execute(_LOCK_DEAD, {"fetch_id": fetch_id}).mappings().one_or_none()
+    row = connection.execute(_LOCK_DEAD, {"fetch_id": fetch_id}).mappings().one_or_none()
+    return None if row is None else DeadLetter(**row)
 
 
-MOST_SUBJECTS = 1000
+MAX_SUBJECTS = 1000
 """A dead letter that holds so many ids takes no more; the next one begins."""
 
 
@@ -102,7 +117,7 @@ _COUNT = text(f"""
 
 def count_dead(connection: Connection, fetch_id: int) -> None:
     """Make a fetch that has just died, and still holds its ids, the dead letter of its cause."""
-    connection.execute(_COUNT, {"fetch_id": fetch_id, "most": MOST_SUBJECTS})
+    connection.execute(_COUNT, {"fetch_id": fetch_id, "most": MAX_SUBJECTS})
 
 
 _CLEAR = text(f"""
@@ -138,46 +153,29 @@ def subjects_of_window(first: date, last: date) -> list[str]:
     return [(first + timedelta(days=day)).isoformat() for day in range((last - first).days + 1)]
 
 
-def window_of_subjects(row: RowMapping) -> tuple[date, date]:
+def window_of_subjects(dead: DeadLetter) -> tuple[date, date]:
     """The stretch of days that a dead letter of a list window leaves unread."""
-    days = row["subjects"] or row["params"]["window"]
+    days = dead.subjects or dead.params["window"]
     return date.fromisoformat(min(days)), date.fromisoformat(max(days))
 
 
-_SUBJECT_IDS = text("""
-    SELECT * FROM tracked_ids
-    WHERE id = ANY(:ids) AND account_id = :account_id AND closed_at IS NULL ORDER BY id
-""")
-
-
-def open_subjects(connection: Connection, row: RowMapping) -> list[RowMapping]:
+def open_subjects(connection: Connection, dead: DeadLetter) -> Sequence[TrackedId]:
     """The ids that a dead letter leaves unread and that are still open."""
-    if not row["subjects"]:
-        return open_ids_of(connection, row["account_id"], row["params"])
-    parameters = {"account_id": row["account_id"], "ids": [int(each.removeprefix("id:")) for each in row["subjects"]]}
-    return list(connection.execute(_SUBJECT_IDS, parameters).mappings().all())
+    if not dead.subjects:
+        return open_ids_of(connection, dead.account_id, dead.params)
+    return open_among(connection, dead.account_id, [int(each.removeprefix("id:")) for each in dead.subjects])
 
 
-_OPEN_IDS = text("""
-    SELECT * FROM tracked_ids
-    WHERE account_id = :account_id AND closed_at IS NULL
-      AND (value = ANY(:words) OR split_part(value, ':', 1) = ANY(:words))
-    ORDER BY id
-""")
-
-
-def open_ids_of(connection: Connection, account_id: str, params: Mapping[str, Any]) -> list[RowMapping]:
+def open_ids_of(connection: Connection, account_id: str, params: Mapping[str, Any]) -> Sequence[TrackedId]:
     """The ids that an ended fetch with these parameters asked for and that are still open.
 
     A fetch lets go of its ids when it ends, so they are known by its parameters: an id whose value, or each part of
     it, stands there. Where none does, all ids with that first part are given, and the whole (a send) with them.
     """
     words = _words(params)
-    parameters = {"account_id": account_id, "words": sorted(words)}
-    found = connection.execute(_OPEN_IDS, parameters).mappings().all()
-    parts = [row for row in found if row["whole"] is None or row["whole"] != row["value"]]
-    exact = [row for row in parts if row["value"] in words or words.issuperset(split_key(row["value"]))]
-    return exact or list(found)
+    found = open_named(connection, account_id, words)
+    parts = [each for each in found if not each.is_whole]
+    return [each for each in parts if each.value in words or words.issuperset(split_key(each.value))] or found
 
 
 def _words(value: Any) -> set[str]:

@@ -4,16 +4,18 @@ A call may be made while fewer than `requests` rows of `calls` are busy (`ulak.m
 `concurrency` are unanswered, nothing blocks the account, and its part of the threads is not used up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection
 
-from ulak.models.database import Record, execute_named
-from ulak.models.ledger.planning import PRIORITY_ON_DEMAND
-from ulak.models.ledger.sharing import PRESSURE, SLOW_LOOK_SECONDS, sharing_parameters, threads_left
+from ulak.models.account import AccountState, StoredAccount
+from ulak.models.database import execute_named
+from ulak.models.ledger.opening import PRIORITY_ON_DEMAND
+from ulak.models.ledger.sharing import PRESSURE, SLOW_RECHECK_SECONDS, sharing_parameters, threads_left
+from ulak.models.ledger.slots import busy_sql
 
 NOTHING_READY = "nothing ready"
 
@@ -33,7 +35,7 @@ _LOOK = f"""
            (SELECT count(*) FROM calls c
              WHERE c.account_id = %(account_id)s AND c.answered_at IS NULL AND c.gives_up_at > t.now) AS unanswered,
            ARRAY(SELECT c.released_at FROM calls c
-             WHERE c.account_id = %(account_id)s AND c.released_at > t.now - make_interval(secs => %(per_seconds)s)
+             WHERE c.account_id = %(account_id)s AND {busy_sql("t.now", "%(per_seconds)s")}
              ORDER BY c.released_at DESC OFFSET %(other_slots)s LIMIT 2) AS releases,
            EXISTS (SELECT FROM fetches d WHERE d.account_id = %(account_id)s AND d.state = 'dead') AS has_dead,
            (SELECT json_agg(json_build_object('id', id, 'kind', kind, 'label', label) ORDER BY place) FROM (
@@ -56,90 +58,118 @@ _LATER = """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A ready fetch that may be next."""
+
+    id: int
+    kind: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Later(Candidate):
+    """A fetch that waits for a retry."""
+
+    available_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a look has found, beside the account's row."""
+
+    now: datetime
+    unanswered: int
+    """Calls of the account that are neither answered nor given up."""
+    releases: Sequence[datetime]
+    """When the calls were answered that hold the last slot and the one before it."""
+    has_dead: bool
+    candidates: Sequence[Candidate]
+    """The best of each kind of work that is ready, the next first."""
+    threads: int
+    in_the_air: int
+    pool: Mapping[str, Any] | None
+    """These three: `ulak.models.ledger.sharing.PRESSURE`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """Why no call may be made now (None: it may, with `fetch`), and when the next attempt is due."""
 
     why: str | None
-    fetch: Mapping[str, Any] | None = None
+    fetch: Candidate | None = None
     at: datetime | None = None
     """When another attempt may succeed: of a further thread, where a call may be made now. None where that is for an
     answer to bring."""
-    next: Mapping[str, Any] | None = None
-    """The fetch for that attempt: `id`, `kind`, `label`."""
+    next: Candidate | None = None
+    """The fetch for that attempt."""
     is_crowded: bool = False
     """Whether the account waits for threads."""
 
 
-def look(connection: Connection, account: Record, first: int | None) -> Record:
-    """What decides. `account`: its locked row; `first`: the fetch that a message names."""
+def look(connection: Connection, account: StoredAccount, first: int | None) -> Seen:
+    """What decides. `account`: locked; `first`: the fetch that a message names."""
     parameters = {
-        "account_id": account["id"],
+        "account_id": account.id,
         "first": first,
-        "per_seconds": account["limit_per_seconds"],
+        "per_seconds": account.limit_per_seconds,
         # The last slot and the one before it: whether one call may be made, and whether two may.
-        "other_slots": max(0, account["limit_requests"] - 2),
+        "other_slots": max(0, account.limit_requests - 2),
         "on_demand": PRIORITY_ON_DEMAND,
     }
-    [seen] = execute_named(connection, _LOOK, parameters | sharing_parameters())
-    return seen
+    [row] = execute_named(connection, _LOOK, parameters | sharing_parameters())
+    row["candidates"] = [Candidate(**each) for each in row["candidates"] or ()]
+    return Seen(**row)
 
 
-def decide(connection: Connection, row: Record, seen: Record) -> Decision:
-    """What follows from the account's row and a `look` at it."""
-    now, unanswered, ready = seen["now"], seen["unanswered"], seen["candidates"]
-    why, until = _why_not(row, seen)
+def decide(connection: Connection, account: StoredAccount, seen: Seen) -> Decision:
+    """What follows from the account and a `look` at it."""
+    now, unanswered, ready = seen.now, seen.unanswered, seen.candidates
+    why, until = _why_not(account, seen)
     if not ready:
-        later = _later(connection, row, now)
+        later = _later(connection, account, now)
         if later is None or (why and until is None):
             return Decision(why=NOTHING_READY)
-        return Decision(why=NOTHING_READY, at=max(later["available_at"], until or now), next=later)
+        return Decision(why=NOTHING_READY, at=max(later.available_at, until or now), next=later)
     if why is not None:
         return Decision(why=why, at=until, next=ready[0])
-    at, another = _another(connection, row, seen)
+    at, another = _another(connection, account, seen)
     wanted = 2 if at == now else 1
-    left = threads_left(seen, mine=unanswered, wanted=wanted)
+    left = threads_left(seen.threads, seen.in_the_air, seen.pool, mine=unanswered, wanted=wanted)
     if left == 0:
         # The answer of a call of its own brings the next attempt; without one, only time does.
-        at = None if unanswered else now + timedelta(seconds=SLOW_LOOK_SECONDS)
+        at = None if unanswered else now + timedelta(seconds=SLOW_RECHECK_SECONDS)
         return Decision(why="threads used", at=at, next=ready[0], is_crowded=True)
     is_crowded = left < wanted
     return Decision(why=None, fetch=ready[0], at=None if is_crowded else at, next=another, is_crowded=is_crowded)
 
 
-def _another(connection: Connection, row: Record, seen: Record) -> tuple[datetime | None, Mapping[str, Any] | None]:
+def _another(connection: Connection, account: StoredAccount, seen: Seen) -> tuple[datetime | None, Candidate | None]:
     """When another thread could make a further call, while the one that is taken now is unanswered, and which."""
-    releases, now = seen["releases"], seen["now"]
-    concurrency = row["limit_concurrency"] if row["breaker_state"] == "closed" else 1
-    if row["limit_requests"] == 1 or seen["unanswered"] + 2 > concurrency:
+    concurrency = account.limit_concurrency if account.breaker_state == "closed" else 1
+    if account.limit_requests == 1 or seen.unanswered + 2 > concurrency:
         return None, None
-    slot = releases[0] + timedelta(seconds=row["limit_per_seconds"]) if releases else now
-    if len(seen["candidates"]) > 1:
-        return slot, seen["candidates"][1]
-    later = _later(connection, row, now)
-    return (None, None) if later is None else (max(slot, later["available_at"]), later)
+    slot = seen.releases[0] + timedelta(seconds=account.limit_per_seconds) if seen.releases else seen.now
+    if len(seen.candidates) > 1:
+        return slot, seen.candidates[1]
+    later = _later(connection, account, seen.now)
+    return (None, None) if later is None else (max(slot, later.available_at), later)
 
 
-def _later(connection: Connection, row: Record, now: datetime) -> Mapping[str, Any] | None:
+def _later(connection: Connection, account: StoredAccount, now: datetime) -> Later | None:
     """The fetch that is ready first of those that wait for a retry."""
-    return execute_named(connection, _LATER, {"account_id": row["id"], "now": now}).fetchone()
+    row = execute_named(connection, _LATER, {"account_id": account.id, "now": now}).fetchone()
+    return None if row is None else Later(**row)
 
 
-def _why_not(row: Record, seen: Record) -> tuple[str | None, datetime | None]:
+def _why_not(account: StoredAccount, seen: Seen) -> tuple[str | None, datetime | None]:
     """Why the account may make no call now, and until when, if time alone ends that; (None, None) when it may."""
-    now: datetime = seen["now"]
-    blocked = {
-        "paused": row["paused_until"],
-        "throttled": row["not_before"],
-        "breaker open": row["breaker_until"] if row["breaker_state"] != "closed" else None,
-    }
-    waits = {why: until for why, until in blocked.items() if until is not None and until > now}
-    if not row["enabled"]:
-        return "disabled", None
-    if waits:
-        return next(iter(waits)), max(waits.values())
-    if row["breaker_state"] != "closed" and seen["unanswered"]:
-        return "breaker open", None
-    last_slot = min(1, row["limit_requests"] - 1)
-    if len(seen["releases"]) > last_slot:
-        return "limit used", seen["releases"][last_slot] + timedelta(seconds=row["limit_per_seconds"])
-    return ("concurrency used", None) if seen["unanswered"] >= row["limit_concurrency"] else (None, None)
+    if not account.enabled:
+        return AccountState.DISABLED, None
+    if (until := account.blocked_until(seen.now)) is not None:
+        return account.standing.state, until
+    if account.breaker_state != "closed" and seen.unanswered:
+        return AccountState.BREAKER_OPEN, None
+    last_slot = min(1, account.limit_requests - 1)
+    if len(seen.releases) > last_slot:
+        return "limit used", seen.releases[last_slot] + timedelta(seconds=account.limit_per_seconds)
+    return ("concurrency used", None) if seen.unanswered >= account.limit_concurrency else (None, None)

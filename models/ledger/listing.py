@@ -1,17 +1,55 @@
 """Polls as people and programs see them. Nothing here writes."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import date, datetime
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, case, func, not_, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, case, func, not_, or_, select
 
 from ulak.models.tables import accounts, polls
 
 _KIND = case((polls.c.trigger == "schedule", "plan"), else_="on_demand").label("kind")
-_COLUMNS = [*(column for column in polls.c if column.name not in {"ids", "sweep_through", "kind"}), _KIND]
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedPoll:
+    """A poll with its progress."""
+
+    id: int
+    account_id: str
+    trigger: str
+    idempotency_key: str | None
+    scheduled_for: datetime | None
+    window_from: date | None
+    window_to: date | None
+    planned_at: datetime | None
+    state: str
+    open_fetches: int
+    fetches: int
+    dead: int
+    calls: int
+    reports: int
+    new: int
+    advanced: int
+    unchanged: int
+    drifting: bool
+    taken_over_by: int | None
+    started_at: datetime
+    finished_at: datetime | None
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyedPoll(ListedPoll):
+    """A poll that was opened with an idempotency key."""
+
+    ids: Sequence[Mapping[str, str]] | None
+    """As they were asked for."""
+
+
+_FIELDS = fields(ListedPoll)
+_COLUMNS = [_KIND if each.name == "kind" else polls.c[each.name] for each in _FIELDS]
 
 SCANNED_POLLS: Final = 5_000
 """How many polls, one after the other, a page of notable ones reads at most: scheduled ones come every few seconds."""
@@ -34,7 +72,7 @@ _KINDS: dict[Notable | None, ColumnElement[bool]] = {
 class NotablePoll:
     """A poll that changed something, failed, or was opened by a person, and the scheduled ones without news before."""
 
-    poll: RowMapping | None
+    poll: ListedPoll | None
     """None for the quiet ones that are newer than all that is notable, and for those that end a part."""
     quiet: int
     """How many polls without news lie between this one and the notable one before it in time."""
@@ -52,9 +90,13 @@ class NotablePolls:
     """The cursor of the next page; None where there are no older polls."""
 
 
-def find_poll(connection: Connection, poll_id: int) -> RowMapping | None:
+def find_poll(connection: Connection, poll_id: int) -> ListedPoll | None:
     """One poll with its progress; None where there is none."""
-    return connection.execute(select(*_COLUMNS).where(polls.c.id == poll_id)).mappings().one_or_none()
+    return next(iter(_read(connection, select(*_COLUMNS).where(polls.c.id == poll_id))), None)
+
+
+def _read(connection: Connection, query: Select[Any]) -> Sequence[ListedPoll]:
+    return [ListedPoll(**row) for row in connection.execute(query).mappings()]
 
 
 def key_of_task(task_id: str) -> str:
@@ -62,18 +104,19 @@ def key_of_task(task_id: str) -> str:
     return f"task:{task_id}"
 
 
-def polls_of_key(connection: Connection, *keys: str) -> Sequence[RowMapping]:
-    """Polls opened with one of these idempotency keys, with `ids` as they were asked for.
+def polls_of_key(connection: Connection, *keys: str) -> Sequence[KeyedPoll]:
+    """Polls opened with one of these idempotency keys.
 
     A key belongs to an account, so the unique index is asked once for each account.
     """
-    query = select(polls).select_from(accounts.join(polls, polls.c.account_id == accounts.c.id))
-    return connection.execute(query.where(polls.c.idempotency_key.in_(keys)).order_by(polls.c.id)).mappings().all()
+    query = select(*_COLUMNS, polls.c.ids).select_from(accounts.join(polls, polls.c.account_id == accounts.c.id))
+    query = query.where(polls.c.idempotency_key.in_(keys)).order_by(polls.c.id)
+    return [KeyedPoll(**row) for row in connection.execute(query).mappings()]
 
 
 def running_on_demand(
     connection: Connection, *, account: str | None = None, accounts: Collection[str] | None = None, limit: int = 100
-) -> Sequence[RowMapping]:
+) -> Sequence[ListedPoll]:
     """On-demand polls that have not ended, the newest first; `accounts`: only of these."""
     wanted = [polls.c.state == "running", polls.c.trigger != "schedule"]
     if account is not None:
@@ -81,7 +124,7 @@ def running_on_demand(
     if accounts is not None:
         wanted.append(polls.c.account_id.in_(sorted(accounts)))
     query = select(*_COLUMNS).where(*wanted).order_by(polls.c.id.desc()).limit(limit)
-    return connection.execute(query).mappings().all()
+    return _read(connection, query)
 
 
 def list_polls(
@@ -92,7 +135,7 @@ def list_polls(
     state: str | None = None,
     limit: int = 100,
     before_id: int | None = None,
-) -> Sequence[RowMapping]:
+) -> Sequence[ListedPoll]:
     """Polls, the newest first; the last id is the cursor (`before_id`) of the next page. `accounts`: only of these."""
     given: tuple[tuple[ColumnElement[Any], Any], ...] = ((polls.c.account_id, account), (polls.c.state, state))
     wanted = [column == value for column, value in given if value is not None]
@@ -101,7 +144,7 @@ def list_polls(
     if before_id is not None:
         wanted.append(polls.c.id < before_id)
     query = select(*_COLUMNS).where(*wanted).order_by(polls.c.id.desc()).limit(limit)
-    return connection.execute(query).mappings().all()
+    return _read(connection, query)
 
 
 def list_notable(
@@ -143,16 +186,16 @@ def list_notable(
     listed = groups.outerjoin(polls, polls.c.id == groups.c.id)
     query = select(groups.c.id.label("found"), groups.c.quiet, groups.c.quiet_from, groups.c.quiet_to, *_COLUMNS)
     query = query.add_columns(groups.c.last_id, select(func.count()).select_from(part).scalar_subquery().label("read"))
-    rows = connection.execute(query.select_from(listed).order_by(groups.c.last_id.desc())).mappings().all()
+    rows = connection.execute(query.select_from(listed).order_by(groups.c.last_id.desc())).all()
     shown = rows[:limit]
     found = [
         NotablePoll(
-            poll=row if row["found"] is not None else None,
-            quiet=row["quiet"],
-            quiet_from=row["quiet_from"],
-            quiet_to=row["quiet_to"],
+            poll=None if row.found is None else ListedPoll(**{each.name: getattr(row, each.name) for each in _FIELDS}),
+            quiet=row.quiet,
+            quiet_from=row.quiet_from,
+            quiet_to=row.quiet_to,
         )
         for row in shown
     ]
-    is_last = len(rows) <= limit and (not rows or rows[0]["read"] < SCANNED_POLLS)
-    return NotablePolls(polls=found, before_id=None if is_last else shown[-1]["last_id"])
+    is_last = len(rows) <= limit and (not rows or rows[0].read < SCANNED_POLLS)
+    return NotablePolls(polls=found, before_id=None if is_last else shown[-1].last_id)

@@ -12,21 +12,21 @@ The counts are read without a lock on other accounts, so calls that are made in 
 a few; the provider's limit, which is exact, is none of this. Where no worker has announced itself, nothing is shared.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, text
 
-from ulak.models.database import Record
-
 ANNOUNCE_SECONDS = 5.0
-ANNOUNCED_LASTS_SECONDS = 16.0
+ANNOUNCED_TTL_SECONDS = 16.0
 """A worker that was killed counts so long: three announcements missed."""
 PATIENCE_SECONDS = 2.0
-CROWDED_LASTS_SECONDS = 60.0
+CROWDED_TTL_SECONDS = 60.0
 """An account that was told to wait counts as waiting so long, if nothing is heard of it."""
-SLOW_LOOK_SECONDS = 0.5
+SLOW_RECHECK_SECONDS = 0.5
 """When an account looks again that may not even make its first call: no answer of its own would wake it."""
-GIVES_WAY_SECONDS = 2 * SLOW_LOOK_SECONDS
+YIELD_SECONDS = 2 * SLOW_RECHECK_SECONDS
 """So long after its answer a slow account gives way: the answer wakes it, so it would come before all who wait."""
 
 
@@ -104,34 +104,33 @@ PRESSURE = f"""(
 def sharing_parameters() -> dict[str, float]:
     """Of `PRESSURE`, beside `account_id`."""
     return {
-        "announced_lasts": ANNOUNCED_LASTS_SECONDS,
+        "announced_lasts": ANNOUNCED_TTL_SECONDS,
         "patience": PATIENCE_SECONDS,
-        "crowded_lasts": CROWDED_LASTS_SECONDS,
-        "gives_way": GIVES_WAY_SECONDS,
+        "crowded_lasts": CROWDED_TTL_SECONDS,
+        "gives_way": YIELD_SECONDS,
     }
 
 
-def threads_left(seen: Record, *, mine: int, wanted: int) -> int:
+def threads_left(threads: int, in_the_air: int, pool: Mapping[str, Any] | None, *, mine: int, wanted: int) -> int:
     """How many of the `wanted` (one or two) further calls the account may make, where `mine` are unanswered.
 
-    `seen`: a row with the columns of `PRESSURE`.
+    The columns of `PRESSURE`, and which of them are the account's own.
     """
-    threads: int = seen["threads"]
-    if threads == 0 or seen["in_the_air"] + wanted <= threads // 2:
+    if pool is None or in_the_air + wanted <= threads // 2:
         return wanted
-    return max(0, min(wanted, share(Pool(threads=threads, **seen["pool"])) - mine))
+    return max(0, min(wanted, share(Pool(threads=threads, **pool)) - mine))
 
 
-_STANDING = f"""
+_THREAD_TOTALS = f"""
     SELECT p.threads, (SELECT count(*) FROM accounts a
         WHERE a.enabled AND a.crowded_at > clock_timestamp() - make_interval(secs => %(crowded_lasts)s)) AS crowded
     FROM ({_PRESSURE}) AS p
 """
 
 
-def standing(connection: Connection) -> tuple[int, int]:
+def thread_totals(connection: Connection) -> tuple[int, int]:
     """(threads of all workers, accounts that wait for some), for people to watch."""
-    row = connection.exec_driver_sql(_STANDING, sharing_parameters()).one()
+    row = connection.exec_driver_sql(_THREAD_TOTALS, sharing_parameters()).one()
     return row.threads, row.crowded
 
 
@@ -144,7 +143,7 @@ _WITHDRAW = text("DELETE FROM workers WHERE name = :name")
 
 
 def announce(connection: Connection, name: str, threads: int) -> None:
-    """Say that the worker process `name` makes fetches with so many threads; holds for `ANNOUNCED_LASTS_SECONDS`."""
+    """Say that the worker process `name` makes fetches with so many threads; holds for `ANNOUNCED_TTL_SECONDS`."""
     connection.execute(_FORGET)
     connection.execute(_ANNOUNCE, {"name": name, "threads": threads})
 

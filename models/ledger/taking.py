@@ -1,17 +1,17 @@
-"""The one decision about the next call of an account, and the rate limiter: it is the ledger of calls.
+"""Decides about an account's next call. The rows of `calls` are the rate limiter.
 
 A call may be made when, under the account's row lock, fewer than `requests` rows of `calls` are busy and fewer than
 `concurrency` are unanswered. A row is busy until `released_at + per_seconds`, where `released_at` is the moment at
-which the request was answered, or given up (asked_at + deadline) while no answer is known. So two arrivals on one
-slot are at least `per_seconds` apart at the provider, whatever the network does, and with `requests` slots no sliding
+which the request was answered, or its deadline while no response is known. So two requests on one slot arrive at
+least `per_seconds` apart at the provider, whatever the network does, and with `requests` slots no sliding
 window can hold more. Precondition: a request reaches the provider before its answer or its deadline.
 
-It is durable, needs no clock but PostgreSQL's, and no recovery after a crash. That this clock was stepped is noticed
-before a call is allowed (`clockwatch`), and what was stored before is moved with it (`clocksteps`).
+It is durable, needs no clock but PostgreSQL's, and no recovery after a crash. A step of this clock is detected
+before a call is permitted (`clockwatch`), and the stored times are shifted with it (`clocksteps`).
 
-A take that is refused for now, or that leaves room for another call, causes one message: work waits as rows, and at
-most one message of an account is on its way. `accounts.wake_at` is its moment; one that nobody took within
-`MESSAGE_LASTS_SECONDS` is lost.
+A take that is refused for now, or that leaves room for another call, publishes one message: work waits as rows, and
+at most one message of an account is in flight. `accounts.wake_at` is its due time; a message that was not consumed
+within `MESSAGE_TTL_SECONDS` counts as lost.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,29 +23,29 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection
 
 from ulak.core import clock
-from ulak.models.database import Record, execute, execute_named
+from ulak.models.account import StoredAccount, try_lock
+from ulak.models.database import execute, execute_named
 from ulak.models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Reading
-from ulak.models.ledger.deciding import Decision, decide, look
-from ulak.models.ledger.finishing import locked_account_sql
-from ulak.models.ledger.sharing import CROWDED_LASTS_SECONDS
-from ulak.models.ledger.walks import seen_in_chain
-from ulak.models.permit import DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS, Permit
+from ulak.models.ledger.deciding import Decision, Seen, decide, look
+from ulak.models.ledger.sharing import CROWDED_TTL_SECONDS
+from ulak.models.ledger.sweep_pages import seen_in_chain
+from ulak.models.permit import Permit
 from ulak.models.tracked import IDS_OF_FETCH, AskedId, ids_of_fetch
 
-MESSAGE_LASTS_SECONDS = 5.0
-"""After this a message that nobody took counts as lost."""
+MESSAGE_TTL_SECONDS = 5.0
+"""After this a message that was not consumed counts as lost."""
 TIMER_CAP_SECONDS = 5.0
-"""The longest delay of a message; what is due later is found by `upkeep.reconcile`."""
+"""The longest delay of a message; `upkeep.reconcile` finds what is due later."""
 EARLY = timedelta(milliseconds=20)
-"""Moments of messages that are no further apart count as one."""
+"""Due times of messages that are this close count as equal."""
 BUSY_WAITS = (0.001, 0.002, 0.004, 0.008)
-"""Seconds to wait for an account that another transaction holds, where no lock may be waited for."""
+"""Seconds between attempts to lock an account held by another transaction, where waiting for locks is not allowed."""
 BUSY_SECONDS = 0.1
-"""When to try again where another transaction holds the fetch that was chosen."""
+"""When to try again if another transaction holds the chosen fetch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallUp:
+class WakeUp:
     """A message to publish after the commit: start draining the account, with this fetch, in `delay_seconds`."""
 
     account_id: str
@@ -72,24 +72,23 @@ class Taken:
     lease_token: UUID
     asked_at: datetime
     as_of: datetime
-    """When the question was asked, in the order of the account's questions: it never decreases, and after a step of the
-    clock back it runs ahead of the clock until that has caught up. What an answer states is true as of it."""
+    """The logical time of the request: it never decreases within an account, and after a backward step of the clock it
+    runs ahead until the clock has caught up. A response is true as of this time."""
     permit: Permit
-    account: Record = field(repr=False)
-    """The account's row, with PostgreSQL's `now`."""
+    account: StoredAccount = field(repr=False)
     has_dead: bool
     """Whether the account has dead letters."""
     tracked: Sequence[AskedId] = field(repr=False)
-    """The ids that it asks for."""
+    """The ids that it polls."""
     seen_before: Mapping[str, int] = field(repr=False)
-    call_up: CallUp | None = None
-    """Set where another thread could make a further call of this account meanwhile, now or soon."""
+    wake_up: WakeUp | None = None
+    """Set if another thread could make a further call of this account meanwhile, now or soon."""
 
     @property
     def is_clean(self) -> bool:
-        """Whether a success has nothing to reset at the account."""
+        """Whether a success leaves nothing to reset in the account's row."""
         account = self.account
-        return bool(account["breaker_state"] == "closed" and account["breaker_failures"] == account["throttles"] == 0)
+        return account.breaker_state == "closed" and account.breaker_failures == account.throttles == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,20 +97,20 @@ class NotYet:
 
     account_id: str
     why: str
-    call_up: CallUp | None = None
-    """The next attempt, unless an answer or a message that is on its way brings it."""
+    wake_up: WakeUp | None = None
+    """The next attempt, unless a response or a message in flight triggers it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stepped:
-    """The database's clock was stepped: no call may be made before that is settled. Nothing was counted or written."""
+    """The database's clock was stepped: no call may be made until that is settled. Nothing was counted or written."""
 
     account_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Busy:
-    """Another transaction holds the account: to be repeated in a transaction of its own, which waits."""
+    """Another transaction holds the account: repeat in a separate transaction, which may wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,24 +118,23 @@ class Gone:
     """There is no such fetch or account."""
 
 
-Took = Taken | NotYet | Stepped | Busy | Gone
-"""What comes of a take."""
+TakeResult = Taken | NotYet | Stepped | Busy | Gone
+"""The result of a take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
-    """Who takes: the clock watch of its process, and how long a lease lasts beyond the deadline."""
+class LeaseHolder:
+    """The taking process: its clock watch, and how long its leases last beyond the deadline."""
 
     watch: ClockWatch = field(repr=False)
     lease_margin_seconds: float
 
 
-MAY_GO = "left to another thread"
+LEFT_TO_ANOTHER_THREAD = "left to another thread"
 
-_LOCK = locked_account_sql("%(account_id)s")
-_LOCK_UNLESS_BUSY = f"{_LOCK} SKIP LOCKED"
 _ACCOUNT_OF = "SELECT account_id FROM fetches WHERE id = %(fetch_id)s"
 
+_KEPT = ("poll_id", "account_id", "kind", "params", "label", "round", "priority", "attempts", "claims", "lease_token")
 # Never waits for a fetch: this may be the end of a transaction that holds a poll, for which its holder may wait.
 _PERMIT = f"""
     WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), moment AS MATERIALIZED (
@@ -160,62 +158,62 @@ _PERMIT = f"""
             wake_at = %(wake_at)s, crowded_at = %(crowded_at)s
         FROM called, moment m WHERE a.id = %(account_id)s
     )
-    SELECT taken.*, called.id AS call_id, m.asked_at, m.as_of, {IDS_OF_FETCH} AS tracked FROM taken, called, moment m
+    SELECT taken.id AS fetch_id, {", ".join(f"taken.{name}" for name in _KEPT)}, m.asked_at, m.as_of,
+        called.id AS call_id, {IDS_OF_FETCH} AS tracked
+    FROM taken, called, moment m
 """
 
-_COLUMNS = ("poll_id", "account_id", "kind", "params", "label", "round", "priority", "attempts", "claims")
-_TIMES = ("lease_token", "asked_at", "as_of")
 _NOTE = "UPDATE accounts SET wake_at = %(wake_at)s, crowded_at = %(crowded_at)s WHERE id = %(account_id)s"
 
 
 def take(
     connection: Connection,
-    holder: Holder | None,
+    holder: LeaseHolder | None,
     *,
     account_id: str | None = None,
     fetch_id: int | None = None,
     by_message: bool = False,
     may_wait: bool = True,
-    row: Record | None = None,
-) -> Took:
-    """Turn the best ready fetch of an account into a held one and write its call row, in one, if one may be made now.
+    account: StoredAccount | None = None,
+) -> TakeResult:
+    """Lease the best ready fetch of an account and write its call row, in one statement, if a call may be made now.
 
-    The account by its id, or by that of the fetch to begin with. The caller commits at once: no byte leaves before.
+    The account is given by its id, or by that of its first fetch. The caller commits before it sends the request.
     The lease lasts deadline + margin; a worker that finishes later may find that another one holds the fetch
     (`lease_token` differs). After `Stepped` the step is to be settled first.
 
-    `holder` None: only look, and have another thread take by a message (`NotYet.call_up`). `by_message`: a
-    message has led here, so none is on its way any more, unless that is due later; without a holder, none at all.
-    `may_wait` False: at the end of a transaction that holds other locks, and must not wait for the account. `row`: the
-    account's row, where this transaction has locked it already (`finishing.end_and_count`).
+    `holder` None: only decide, and let another thread take by a message (`NotYet.wake_up`). `by_message`: a message
+    led here, so none is in flight any more, unless one is due later; without a holder, none at all.
+    `may_wait` False: at the end of a transaction that holds other locks, and must not wait for the account. `account`:
+    where this transaction has locked it already (`ending.end_and_count`).
     """
-    row = row or _locked(connection, account_id or _account_of(connection, fetch_id), may_wait=may_wait)
-    if row is None:
+    account = account or _locked(connection, account_id or _account_of(connection, fetch_id), may_wait=may_wait)
+    if account is None:
         return Gone() if may_wait else Busy()
     if holder is not None:
         holder.watch.begin(connection)
     before_look = clock.boot()
-    seen = look(connection, row, fetch_id)
-    now: datetime = seen["now"]
+    seen = look(connection, account, fetch_id)
+    now = seen.now
     if holder is not None:
         reading = Reading.between(before_look, now, clock.boot())
-        if holder.watch.has_stepped(reading) or _lies_ahead(row["last_asked_at"], now):
-            return Stepped(account_id=row["id"])
-    armed: datetime | None = row["wake_at"]
+        if holder.watch.has_stepped(reading) or _is_in_the_future(account.last_asked_at, now):
+            return Stepped(account_id=account.id)
+    armed = account.wake_at
     if by_message and armed is not None and (holder is None or armed <= now + EARLY):
         armed = None
-    decision = decide(connection, row, seen)
+    decision = decide(connection, account, seen)
     if decision.why is None and holder is not None:
-        taken = _permit(connection, holder, row, seen, decision, armed=armed)
+        taken = _permit(connection, holder, account, seen, decision, armed=armed)
         if taken is not None:
             return taken
     if decision.why is None:
-        why, wait = (MAY_GO, 0.0) if holder is None else ("busy", BUSY_SECONDS)
+        why, wait = (LEFT_TO_ANOTHER_THREAD, 0.0) if holder is None else ("busy", BUSY_SECONDS)
         decision = replace(decision, why=why, at=now + timedelta(seconds=wait), next=decision.fetch)
-    noted, call_up = _noted(row, now, decision, armed)
-    if any(row[name] != value for name, value in noted.items()):
-        execute(connection, _NOTE, noted | {"account_id": row["id"]})
-    return NotYet(account_id=row["id"], why=decision.why or "", call_up=call_up)
+    noted, wake_up = _noted(account, now, decision, armed)
+    if noted != {"wake_at": account.wake_at, "crowded_at": account.crowded_at}:
+        execute(connection, _NOTE, noted | {"account_id": account.id})
+    return NotYet(account_id=account.id, why=decision.why or "", wake_up=wake_up)
 
 
 def _account_of(connection: Connection, fetch_id: int | None) -> str | None:
@@ -223,101 +221,103 @@ def _account_of(connection: Connection, fetch_id: int | None) -> str | None:
     return None if found is None else str(found[0])
 
 
-def _locked(connection: Connection, account_id: str | None, *, may_wait: bool) -> Record | None:
-    """The account's row, locked; without `may_wait` only if it can be had within `BUSY_WAITS`.
+def _locked(connection: Connection, account_id: str | None, *, may_wait: bool) -> StoredAccount | None:
+    """The account, locked; without `may_wait` only if it can be had within `BUSY_WAITS`.
 
-    To give up at once would be dear: a take in a transaction of its own holds the row when the next finisher comes,
-    which then needs such a transaction too, and so on.
+    Giving up immediately would be expensive: a take in a separate transaction holds the row when the next finisher
+    comes, which then needs such a transaction too, and so on.
     """
-    statement = _LOCK if may_wait else _LOCK_UNLESS_BUSY
-    row = execute_named(connection, statement, {"account_id": account_id}).fetchone()
+    if account_id is None:
+        return None
+    account = try_lock(connection, account_id, may_wait=may_wait)
     for wait in () if may_wait else BUSY_WAITS:
-        if row is not None:
+        if account is not None:
             break
         clock.sleep(wait)
-        row = execute_named(connection, statement, {"account_id": account_id}).fetchone()
-    return row
+        account = try_lock(connection, account_id, may_wait=False)
+    return account
 
 
-def wake(connection: Connection, account_id: str, *, by_message: bool = False) -> CallUp | None:
-    """The message with which the account goes on, now or at its next attempt; None if it has nothing to do.
+def wake(connection: Connection, account_id: str, *, by_message: bool = False) -> WakeUp | None:
+    """The message that makes the account continue, now or at its next attempt.
 
-    Nor where such a message is on its way, unless `by_message`.
+    None if it has nothing to do, or if such a message is in flight, unless `by_message`.
     """
     found = take(connection, None, account_id=account_id, by_message=by_message)
-    return found.call_up if isinstance(found, NotYet) else None
+    return found.wake_up if isinstance(found, NotYet) else None
 
 
-def _lies_ahead(moment: datetime | None, now: datetime) -> bool:
-    """Whether what has happened lies in the future: then the clock was set back, whether anybody saw it or not."""
+def _is_in_the_future(moment: datetime | None, now: datetime) -> bool:
+    """Whether a past event is in the future: then the clock was set back, noticed or not."""
     return moment is not None and moment > now + timedelta(seconds=TOLERATED_SECONDS)
 
 
 def _noted(
-    row: Record, now: datetime, decision: Decision, armed: datetime | None
-) -> tuple[dict[str, datetime | None], CallUp | None]:
-    """What the others have to know, in columns of the account, and the message to publish.
+    account: StoredAccount, now: datetime, decision: Decision, armed: datetime | None
+) -> tuple[dict[str, datetime | None], WakeUp | None]:
+    """The account's columns to update, and the message to publish.
 
-    None where one is on its way already: `armed` is its moment.
+    The message is None if one is already in flight: `armed` is its due time.
     """
-    noted = {"wake_at": armed, "crowded_at": None}
+    noted: dict[str, datetime | None] = {"wake_at": armed, "crowded_at": None}
     if decision.is_crowded:
-        noted_at = row["crowded_at"]
-        is_fresh = noted_at is not None and noted_at > now - timedelta(seconds=CROWDED_LASTS_SECONDS / 2)
+        noted_at = account.crowded_at
+        is_fresh = noted_at is not None and noted_at > now - timedelta(seconds=CROWDED_TTL_SECONDS / 2)
         noted["crowded_at"] = noted_at if is_fresh else now
     at, fetch = decision.at, decision.next
     if at is None or fetch is None or at > now + timedelta(seconds=TIMER_CAP_SECONDS):
         return noted, None
-    if armed is not None and now - timedelta(seconds=MESSAGE_LASTS_SECONDS) < armed <= at + EARLY:
+    if armed is not None and now - timedelta(seconds=MESSAGE_TTL_SECONDS) < armed <= at + EARLY:
         return noted, None
     noted["wake_at"] = at
     delay = max(0.0, (at - now).total_seconds())
-    names = {name: fetch[name] for name in ("kind", "label")}
-    return noted, CallUp(account_id=row["id"], fetch_id=fetch["id"], delay_seconds=delay, **names)
+    return noted, WakeUp(
+        account_id=account.id, fetch_id=fetch.id, kind=fetch.kind, label=fetch.label, delay_seconds=delay
+    )
 
 
 def _permit(
     connection: Connection,
-    holder: Holder,
-    row: Record,
-    seen: Record,
+    holder: LeaseHolder,
+    account: StoredAccount,
+    seen: Seen,
     decision: Decision,
     *,
     armed: datetime | None,
 ) -> Taken | None:
-    """Hold the fetch and write its call row; None where another transaction holds or has just ended it."""
+    """Lease the fetch and write its call row; None if another transaction holds it or has just ended it."""
     if decision.fetch is None:
         return None
-    deadline = float(min(row["options"].get("deadline_seconds") or DEFAULT_DEADLINE_SECONDS, LONGEST_DEADLINE_SECONDS))
-    noted, call_up = _noted(row, seen["now"], decision, armed)
-    # Read before the row is written: the second that the door allows begins at the latest possible commit or earlier.
+    deadline = account.deadline_seconds
+    noted, wake_up = _noted(account, seen.now, decision, armed)
+    # Read before the row is written: the permit's second must begin no later than the commit.
     before_commit = clock.boot()
     parameters = noted | {
-        "account_id": row["id"],
-        "fetch_id": decision.fetch["id"],
+        "account_id": account.id,
+        "fetch_id": decision.fetch.id,
         "token": uuid4(),
-        "latest": max((each for each in (row["last_as_of"], row["last_asked_at"]) if each is not None), default=None),
+        "latest": max((each for each in (account.last_as_of, account.last_asked_at) if each is not None), default=None),
         "deadline": deadline,
         "lease_seconds": deadline + holder.lease_margin_seconds,
-        "breaker_state": "closed" if row["breaker_state"] == "closed" else "probing",
+        "breaker_state": "closed" if account.breaker_state == "closed" else "probing",
     }
     taken = execute_named(connection, _PERMIT, parameters).fetchone()
     if taken is None:
         return None
+    tracked = ids_of_fetch(taken.pop("tracked"))
     permit = Permit(
-        call_id=taken["call_id"],
-        account_id=row["id"],
+        call_id=taken.pop("call_id"),
+        account_id=account.id,
         asked_at=taken["asked_at"],
         committed_boot=before_commit,
         deadline_seconds=deadline,
     )
     return Taken(
-        fetch_id=taken["id"],
-        **{name: taken[name] for name in _COLUMNS + _TIMES},
+        **taken,
         permit=permit,
-        account=row,
-        has_dead=seen["has_dead"],
-        tracked=ids_of_fetch(taken["tracked"]),
+        account=account,
+        has_dead=seen.has_dead,
+        tracked=tracked,
         seen_before=seen_in_chain(connection, taken["poll_id"], taken["params"], taken["round"]),
-        call_up=call_up,
+        wake_up=wake_up,
     )

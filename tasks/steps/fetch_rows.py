@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from ulak.models.database import Record
-from ulak.models.ledger import planning
+from ulak.models.ledger import opening
+from ulak.models.tracked import AskedId
 from ulak.providers.adapter import Account, Adapter, FetchSpec
 from ulak.tasks.steps.tracking import due_id
 
@@ -16,7 +16,7 @@ YOUNG = timedelta(hours=1)
 class Plan:
     """Fetches to insert, and the closed day through which the plan sweeps (None where it sweeps none)."""
 
-    fetches: tuple[planning.NewFetch, ...] = ()
+    fetches: tuple[opening.NewFetch, ...] = ()
     sweep_through: date | None = None
     opens_today: bool = False
     """Today's window is part of the plan: its interval begins anew once the plan is stored."""
@@ -26,9 +26,9 @@ class Plan:
 
 def new_fetch(
     spec: FetchSpec, *, priority: int, ids: tuple[int, ...] = (), walk: int | None = None
-) -> planning.NewFetch:
+) -> opening.NewFetch:
     """A row to insert for an adapter's spec."""
-    return planning.NewFetch(
+    return opening.NewFetch(
         kind=spec.kind,
         params=spec.params,
         label=spec.label,
@@ -41,28 +41,28 @@ def new_fetch(
 
 def window_fetches(
     adapter: Adapter, account: Account, windows: Iterable[tuple[date, date]], today: date, priority: int | None = None
-) -> tuple[planning.NewFetch, ...]:
+) -> tuple[opening.NewFetch, ...]:
     """Page one of each window."""
-    fetches: list[planning.NewFetch] = []
+    fetches: list[opening.NewFetch] = []
     for start, end in windows:
-        rank = planning.PRIORITY_TODAY if end >= today else planning.PRIORITY_CLOSED_DAYS
+        rank = opening.PRIORITY_TODAY if end >= today else opening.PRIORITY_CLOSED_DAYS
         specs = adapter.plan_window(account, start, end)
         fetches += [new_fetch(spec, priority=priority or rank) for spec in specs]
     return tuple(fetches)
 
 
 def fetches_for(
-    adapter: Adapter, account: Account, rows: Sequence[Record], now: datetime, priority: int | None = None
-) -> tuple[planning.NewFetch, ...]:
-    """The adapter's fetches for these tracked rows, as rows to insert, in the order of their first rows."""
-    due = [due_id(row) for row in rows]
-    by_key = {each.key: row for each, row in zip(due, rows, strict=True)}
+    adapter: Adapter, account: Account, ids: Sequence[AskedId], now: datetime, priority: int | None = None
+) -> tuple[opening.NewFetch, ...]:
+    """The adapter's fetches for these tracked ids, as rows to insert, in the order of their first ids."""
+    due = [due_id(each) for each in ids]
+    by_key = {each.key: tracked_id for each, tracked_id in zip(due, ids, strict=True)}
     turns = {key: turn for turn, key in enumerate(by_key)}
     specs = adapter.plan_ids(account, due, now.astimezone(UTC).date())
     fetches = []
     for spec in sorted(specs, key=lambda spec: min((turns[key] for key in spec.ids if key in turns), default=0)):
         asked = [by_key[key] for key in spec.ids if key in by_key]
-        youngest = max((row["sent_at"] for row in asked), default=now)
-        rank = planning.PRIORITY_YOUNG if now - youngest < YOUNG else planning.PRIORITY_OLD
-        fetches.append(new_fetch(spec, priority=priority or rank, ids=tuple(row["id"] for row in asked)))
+        youngest = max((each.sent_at for each in asked), default=now)
+        rank = opening.PRIORITY_YOUNG if now - youngest < YOUNG else opening.PRIORITY_OLD
+        fetches.append(new_fetch(spec, priority=priority or rank, ids=tuple(each.id for each in asked)))
     return tuple(fetches)

@@ -9,46 +9,47 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DataError, IntegrityError, InternalError, ProgrammingError
 
 from ulak.core.logging import get_logger, origin
-from ulak.models.availability import is_unavailable
-from ulak.models.database import Record
+from ulak.models.account import StoredAccount, lock
+from ulak.models.callback_shares import known_ends
+from ulak.models.database_errors import is_unavailable
 from ulak.models.deliveries import UpsertResult, upsert
-from ulak.models.ledger import finishing as ledger
-from ulak.models.ledger import planning
+from ulak.models.ledger import ending as ledger
+from ulak.models.ledger import opening
 from ulak.models.ledger.deadletters import clear_dead, subjects_of_ids
-from ulak.models.ledger.taking import Took
-from ulak.models.ledger.walks import forget_chain, forget_walks
+from ulak.models.ledger.sweep_pages import forget_chain, forget_sweeps
+from ulak.models.ledger.taking import TakeResult
 from ulak.models.quarantine import resolve_answers
 from ulak.models.references import completing, lack_references
-from ulak.models.report import DeliveryReport, Discovered, IdAnswer, Report, TrackedKey
+from ulak.models.report import DeliveryReport, Discovered, IdAnswer, NewId, Report, TrackedKey
 from ulak.models.tracked import AskedId
 from ulak.models.vocabulary import Source, Status, is_open
 from ulak.providers.adapter import FetchSpec, Parsed
 from ulak.providers.errors import OurBug, ProviderError
 from ulak.schedules.policy import check_again, first_check, next_check
 from ulak.tasks.effects import Effects, commit
-from ulak.tasks.steps.asking import Asked, Follow
+from ulak.tasks.steps.attempt_records import Asked, Follow
+from ulak.tasks.steps.failures import breaker_changes, finish_failed
 from ulak.tasks.steps.fetch_rows import new_fetch
 from ulak.tasks.steps.pausing import success_changes
-from ulak.tasks.steps.sweeping import further_pages, judge_window
-from ulak.tasks.steps.tracking import is_whole, policy_numbers, schedule_of, sent_late, time_factor, without_erased
-from ulak.tasks.steps.trouble import breaker_changes, finish_trouble
+from ulak.tasks.steps.sweep_judging import further_pages, judge_window
+from ulak.tasks.steps.tracking import announced_kinds, new_id, policy_numbers, schedule_of, without_erased
 
 log = get_logger(__name__)
 
 
-def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, follow: Follow) -> Took:
+def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, follow: Follow) -> TakeResult:
     """Write the outcome in one transaction, repeated whole on a deadlock; FencedError when the lease was lost.
 
     `follow` is its end; returns what comes of that. What PostgreSQL refuses to store is our bug: the fetch is then
     finished as such, its bytes kept in quarantine. Trouble takes nothing, but has the account go on by a message.
     """
     if isinstance(outcome, ProviderError):
-        return finish_trouble(asked, outcome, effects)
+        return finish_failed(asked, outcome, effects)
 
-    def run(connection: Connection, mine: Effects) -> Took:
-        row = _finish_done(connection, mine, asked, outcome)
+    def run(connection: Connection, mine: Effects) -> TakeResult:
+        stored = _finish_done(connection, mine, asked, outcome)
         # The last lock, taken without waiting: its holder may be waiting for one of ours.
-        return follow(connection, row=row)
+        return follow(connection, account=stored)
 
     try:
         return commit(asked.runtime.engine, effects, run)
@@ -57,11 +58,11 @@ def finish(asked: Asked, outcome: Parsed | ProviderError, effects: Effects, foll
             raise
         log.error("fetch.store_failed", fetch=asked.taken.fetch_id, error=origin(error))
         bug = OurBug(f"Storing the answer failed with {type(error.orig).__name__}.")
-        return finish_trouble(asked, bug, effects)
+        return finish_failed(asked, bug, effects)
 
 
-def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed: Parsed) -> Record | None:
-    """What an answer changes. Returns the account's row, where it is locked for the take already."""
+def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed: Parsed) -> StoredAccount | None:
+    """What an answer changes. Returns the account, where it is locked for the take already."""
     if not asked.taken.is_clean or parsed.learned:
         _reset_account(connection, effects, asked, parsed.learned)
     account_id, kinds = asked.taken.account_id, asked.prepared.adapter.record.reference_kinds
@@ -111,12 +112,12 @@ def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed:
         # Ids were left to children that are not to be: of a cancelled poll, or equal to a fetch that stands ready.
         ledger.free_tracked(connection, asked.taken.fetch_id)
     if asked.taken.has_dead:
-        read = [row["id"] for key, row in asked.prepared.tracked.items() if key not in continued]
+        read = [each.id for key, each in asked.prepared.tracked.items() if key not in continued]
         clear_dead(connection, asked.taken.account_id, subjects_of_ids(read), asked.taken.asked_at)
     further, drifting = 0, False
     # Otherwise there is nothing that a cancelled poll would have to take back, and the count takes the lock.
     if goes_on:
-        children, further, drifting = _continue_walk(connection, asked, children)
+        children, further, drifting = _continue_sweep(connection, asked, children)
     effects.info(
         "fetch.stored",
         fetch=asked.taken.fetch_id,
@@ -128,30 +129,30 @@ def _finish_done(connection: Connection, effects: Effects, asked: Asked, parsed:
         seconds=round(asked.sent.duration_seconds, 3),
     )
     counts = _counts(result, len(parsed.reports), children + further, drifting=drifting)
-    row: Record | None = None
+    stored: StoredAccount | None = None
     if goes_on:
         state = ledger.count_poll(connection, asked.taken.poll_id, counts)
     else:
-        state, row = ledger.end_and_count(connection, asked.taken.poll_id, counts, end)
+        state, stored = ledger.end_and_count(connection, asked.taken.poll_id, counts, end)
     if state is not None:
         _end_poll(connection, effects, asked, state)
-    return row
+    return stored
 
 
 def _end_poll(connection: Connection, effects: Effects, asked: Asked, state: str) -> None:
     effects.info("poll.ended", state=state)
     if asked.prepared.hidden is not None:
-        forget_walks(connection, asked.taken.poll_id)
+        forget_sweeps(connection, asked.taken.poll_id)
 
 
-def _continue_walk(connection: Connection, asked: Asked, children: int) -> tuple[int, int, bool]:
+def _continue_sweep(connection: Connection, asked: Asked, children: int) -> tuple[int, int, bool]:
     """Under the poll's lock: (children that stay, further fetches of the window, drifting)."""
-    poll = planning.lock_poll(connection, asked.taken.poll_id)
-    if poll is not None and poll["state"] != "cancelled":
+    poll = opening.lock_poll(connection, asked.taken.poll_id)
+    if poll is not None and poll.state != "cancelled":
         return children, *judge_window(connection, asked)
     if children:
         # Cancelled between the children's insert and this lock: they must not be asked.
-        planning.cancel_ready(connection, asked.taken.poll_id, uncounted=children)
+        opening.cancel_ready(connection, asked.taken.poll_id, uncounted=children)
     return 0, 0, False
 
 
@@ -170,13 +171,13 @@ def _counts(result: UpsertResult, reports: int, children: int, *, drifting: bool
 
 def _reset_account(connection: Connection, effects: Effects, asked: Asked, learned: Mapping[str, Any]) -> None:
     """A success closes the breaker, ends an automatic pause and forgets the throttling."""
-    row = ledger.lock_account(connection, asked.taken.account_id)
+    stored = lock(connection, asked.taken.account_id)
     changes: dict[str, Any] = {"throttles": 0, "learned": learned}
-    changes |= success_changes(row, asked_at=asked.taken.asked_at)
-    changes |= breaker_changes(row, recent=[], failed=False)
-    if row["breaker_state"] != "closed" and changes.get("breaker_state") == "closed":
-        effects.info("account.recovered", account=row["id"])
-    ledger.update_account(connection, row, changes)
+    changes |= success_changes(stored, asked_at=asked.taken.asked_at)
+    changes |= breaker_changes(stored, recent=[], failed=False)
+    if stored.breaker_state != "closed" and changes.get("breaker_state") == "closed":
+        effects.info("account.recovered", account=stored.id)
+    ledger.update_account(connection, stored, changes)
 
 
 def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Report]:
@@ -184,24 +185,24 @@ def _completed(asked: Asked, parsed: Parsed, asked_at: datetime) -> list[Report]
 
     `asked_at`: by the clock as it is now.
     """
-    stated = asked.runtime.without_echoes(asked.prepared.row, parsed.reports)
+    stated = asked.runtime.without_echoes(asked.prepared.stored, parsed.reports)
     registered = {
-        key: row
-        for key, row in asked.prepared.tracked.items()
-        if row["client_ref"] or row["recipient"] or asked_at >= row["valid_until"]
+        key: tracked
+        for key, tracked in asked.prepared.tracked.items()
+        if tracked.client_ref or tracked.recipient or asked_at >= tracked.valid_until
     }
     if not registered:
         return list(stated)
     reports: list[Report] = []
     for report in stated:
-        row = registered.get(report.tracked) if report.tracked is not None else None
-        if row is None:
+        tracked = registered.get(report.tracked) if report.tracked is not None else None
+        if tracked is None:
             reports.append(report)
             continue
-        full = report.completed(client_ref=row["client_ref"], recipient=row["recipient"])
+        full = report.completed(client_ref=tracked.client_ref, recipient=tracked.recipient)
         reports.append(full)
         if is_open(full.status) and full.status is not Status.UNKNOWN:
-            valid_until = max(full.valid_until or row["valid_until"], row["valid_until"])
+            valid_until = max(full.valid_until or tracked.valid_until, tracked.valid_until)
             if asked_at >= valid_until:
                 reports.append(unreported(full, valid_until))
     return reports
@@ -229,13 +230,13 @@ def _tracked_rows(
     """
     answers = {answer.key: answer for answer in parsed.answers}
     return [
-        _tracked_row(asked, row, answers.get(key), stepped)
-        for key, row in asked.prepared.tracked.items()
+        _tracked_row(asked, tracked, answers.get(key), stepped)
+        for key, tracked in asked.prepared.tracked.items()
         if key not in skip
     ]
 
 
-def _tracked_row(asked: Asked, row: AskedId, answer: IdAnswer | None, stepped: timedelta) -> Mapping[str, Any]:
+def _tracked_row(asked: Asked, tracked: AskedId, answer: IdAnswer | None, stepped: timedelta) -> Mapping[str, Any]:
     """One id's next check by the poll policy, or the reason why it is closed."""
     found = answer is not None and answer.found
     closing: str | None = None
@@ -243,10 +244,10 @@ def _tracked_row(asked: Asked, row: AskedId, answer: IdAnswer | None, stepped: t
     if answer is not None and answer.settled:
         closing = answer.close_reason or "final"
     else:
-        due = _next_check(asked, row, answer)
+        due = _next_check(asked, tracked, answer)
         closing = "forgotten" if due is None else None
     return {
-        "id": row["id"],
+        "id": tracked.id,
         "next_check_at": None if due is None else due + stepped,
         "found": found,
         "close_reason": closing,
@@ -255,40 +256,40 @@ def _tracked_row(asked: Asked, row: AskedId, answer: IdAnswer | None, stepped: t
     }
 
 
-def _next_check(asked: Asked, row: AskedId, answer: IdAnswer | None) -> datetime | None:
+def _next_check(asked: Asked, tracked: AskedId, answer: IdAnswer | None) -> datetime | None:
     """When an id that stays open is asked for again; None once the provider is taken to have forgotten it."""
-    polling, account = asked.prepared.adapter.record.poll, asked.prepared.row
+    polling, stored = asked.prepared.adapter.record.poll, asked.prepared.stored
     now = asked.taken.asked_at
     if answer is not None and answer.not_before is not None:
         if isinstance(answer.not_before, timedelta):
             return now + answer.not_before
         # By the provider's clock.
         return max(answer.not_before - asked.prepared.behind, now)
-    if is_whole(row) and not (answer is not None and answer.found):
+    if tracked.is_whole and not (answer is not None and answer.found):
         # Not known when its validity has ended: there is nothing to wait for, and its parts are checked anyway.
         polling = replace(polling, forget_days=0.0)
     by_age = next_check(
         polling,
-        sent_at=row["sent_at"],
-        valid_until=row["valid_until"],
+        sent_at=tracked.sent_at,
+        valid_until=tracked.valid_until,
         now=now,
-        early=not is_whole(row),
-        **schedule_of(account, asked.prepared.adapter, row["id_kind"], row["expected"]),
+        early=not tracked.is_whole,
+        **schedule_of(stored, tracked.id_kind, tracked.expected),
     )
-    factor = time_factor(account)
+    factor = stored.time_factor
     if answer is not None and answer.is_incomplete:
-        before = row["incomplete_answers"]
+        before = tracked.incomplete_answers
         return check_again(polling, by_age, now=now, incomplete_before=before, time_factor=factor)
-    if (answer is None or not answer.found) and _is_first_after_validity(row, now):
+    if (answer is None or not answer.found) and _is_first_after_validity(tracked, now):
         # One empty answer must not put the id off for a day, or close it.
         return check_again(polling, by_age, now=now, incomplete_before=0, time_factor=factor)
     return by_age
 
 
-def _is_first_after_validity(row: AskedId, now: datetime) -> bool:
+def _is_first_after_validity(tracked: AskedId, now: datetime) -> bool:
     """Whether this is the first answer about the id since its validity has ended."""
-    checked_at, valid_until = row["last_checked_at"], row["valid_until"]
-    return bool(now >= valid_until and (checked_at is None or checked_at < valid_until))
+    checked_at, valid_until = tracked.last_checked_at, tracked.valid_until
+    return now >= valid_until and (checked_at is None or checked_at < valid_until)
 
 
 def _track_wholes(connection: Connection, asked: Asked, *, stepped: timedelta) -> None:
@@ -297,27 +298,27 @@ def _track_wholes(connection: Connection, asked: Asked, *, stepped: timedelta) -
     They are checked when validity has ended, or before that once their last open part closes
     (`ulak.models.tracked.check_wholes`). `stepped`: by how much the database's clock was set since the ids were read.
     """
-    wholes: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for row in asked.prepared.tracked.values():
-        if row["whole"] is None or is_whole(row) or row["last_checked_at"] is not None:
+    wholes: dict[tuple[str, str], NewId] = {}
+    for tracked in asked.prepared.tracked.values():
+        if tracked.whole is None or tracked.is_whole or tracked.last_checked_at is not None:
             continue
-        key = (asked.prepared.adapter.record.wholes[row["id_kind"]], row["whole"])
-        wholes[key] = {
-            "id_kind": key[0],
-            "value": key[1],
-            "whole": key[1],
-            "sent_at": row["sent_at"] + stepped,
-            "valid_until": row["valid_until"] + stepped,
-            "next_check_at": stepped
-            + first_check(
-                asked.prepared.adapter.record.poll,
-                sent_at=row["sent_at"],
-                valid_until=row["valid_until"],
-                now=asked.taken.asked_at,
-                early=False,
-                **policy_numbers(asked.prepared.row),
-            ),
-        }
+        key = (asked.prepared.adapter.record.wholes[tracked.id_kind], tracked.whole)
+        due = first_check(
+            asked.prepared.adapter.record.poll,
+            sent_at=tracked.sent_at,
+            valid_until=tracked.valid_until,
+            now=asked.taken.asked_at,
+            early=False,
+            **policy_numbers(asked.prepared.stored),
+        )
+        wholes[key] = NewId(
+            id_kind=key[0],
+            value=key[1],
+            whole=key[1],
+            sent_at=tracked.sent_at + stepped,
+            valid_until=tracked.valid_until + stepped,
+            next_check_at=due + stepped,
+        )
     ledger.discover(connection, asked.taken.account_id, asked.taken.asked_at, list(wholes.values()), [])
 
 
@@ -328,38 +329,31 @@ def _discover(
     result: UpsertResult,
     asked_at: datetime,
 ) -> None:
-    """Insert discovered ids; reopen those whose delivery changed in this transaction."""
-    validity = timedelta(hours=asked.prepared.account.validity_hours)
-    rows: dict[tuple[str, str], Mapping[str, Any]] = {}
+    """Insert discovered ids; reopen those whose delivery changed in this transaction, unless callbacks explain it."""
+    rows: dict[tuple[str, str], NewId] = {}
     reopened: dict[tuple[str, str], Mapping[str, Any]] = {}
+    hidden = asked.prepared.hidden
     for item in found:
-        hidden = asked.prepared.hidden
         named = item.key if hidden is None else hidden.tracked(item.key)
         key = (named.id_kind, named.value)
-        sent_at = item.sent_at or asked_at
-        valid_until = item.valid_until or sent_at + validity
-        late = sent_late(connection, sent_at, asked_at)
-        sent_at, valid_until = sent_at - late, valid_until - late
-        row = {
-            "id_kind": item.key.id_kind,
-            "value": item.key.value,
-            "client_ref": item.client_ref,
-            "recipient": item.recipient,
-            "expected": item.expected,
-            "sent_at": sent_at,
-            "valid_until": valid_until,
-            "next_check_at": first_check(
-                asked.prepared.adapter.record.poll,
-                sent_at=sent_at,
-                valid_until=valid_until,
-                now=asked_at,
-                **schedule_of(asked.prepared.row, asked.prepared.adapter, key[0], item.expected),
-            ),
-        }
-        rows[key] = row if hidden is None else hidden.tracked_row(row)
+        row = new_id(
+            connection,
+            asked.prepared.stored,
+            item.key,
+            now=asked_at,
+            sent_at=item.sent_at,
+            valid_until=item.valid_until,
+            expected=item.expected,
+            client_ref=item.client_ref,
+            recipient=item.recipient,
+        )
+        rows[key] = row if hidden is None else hidden.new_id(row)
         if item.reopen_on is not None and item.reopen_on in result.changed:
             reopened[key] = {"id_kind": key[0], "value": key[1], "expected": item.expected}
     wanted = without_erased(connection, asked.runtime.suppressions, list(rows.values()))
+    kinds = announced_kinds(asked.prepared.stored, asked.prepared.account, asked.prepared.adapter)
+    for key in known_ends(connection, asked.taken.account_id, reopened, kinds):
+        del reopened[key]
     ledger.discover(connection, asked.taken.account_id, asked.taken.as_of, wanted, list(reopened.values()))
 
 
@@ -369,16 +363,16 @@ def _insert_children(
     specs: tuple[FetchSpec, ...],
 ) -> int:
     """Insert the fetches that the answer calls for, in the walk of this poll; none for a poll that was cancelled."""
-    poll_state = planning.poll_state(connection, asked.taken.poll_id) if specs else None
+    poll_state = opening.poll_state(connection, asked.taken.poll_id) if specs else None
     if poll_state != "running":
         return 0
     fetches = [
         new_fetch(
             spec,
-            priority=planning.rank_of_next_page(asked.taken.priority),
-            ids=tuple(asked.prepared.tracked[key]["id"] for key in spec.ids if key in asked.prepared.tracked),
+            priority=opening.rank_of_next_page(asked.taken.priority),
+            ids=tuple(asked.prepared.tracked[key].id for key in spec.ids if key in asked.prepared.tracked),
             walk=asked.taken.poll_id,
         )
         for spec in (replace(spec, round=asked.taken.round) for spec in specs)
     ]
-    return planning.insert_fetches(connection, asked.taken.poll_id, asked.prepared.account.id, fetches)
+    return opening.insert_fetches(connection, asked.taken.poll_id, asked.prepared.account.id, fetches)

@@ -1,40 +1,39 @@
 """Whether an id can be asked for at all, told before it is registered: a wrong one would only die later."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import RowMapping
-
-from ulak.core.zones import time_zone
+from ulak.models.account import StoredAccount
 from ulak.models.report import TrackedKey
+from ulak.providers import effective
 from ulak.providers.adapter import Account, DueId, Fetch
+from ulak.providers.effective import adapter_of, record_of
 from ulak.providers.errors import ProviderError
-from ulak.providers.numbers import plain
-from ulak.tasks.runtime import adapter_of
-from ulak.tasks.steps.tracking import normal_id, validity_of
+from ulak.providers.phone_numbers import plain
+from ulak.tasks.runtime import account_without_credentials
+from ulak.tasks.steps.tracking import normal_id
 
 
 @dataclass(frozen=True, slots=True)
 class IdCheck:
     """Checks ids of one account, without network, credentials or database."""
 
-    row: RowMapping
-    """The account's row, with PostgreSQL's `now`."""
+    stored: StoredAccount
     references: bool = True
     """Whether an id may be one that only attaches a reference, and so can not be asked for."""
 
     def why_not(self, item: Mapping[str, Any]) -> str | None:
         """What is wrong with the id, and what would be right, without repeating it; None where it can be asked for."""
-        adapter = adapter_of(self.row)
+        adapter = adapter_of(self.stored)
         if (why := self.why_no_kind(str(item["kind"]))) is not None:
             return why
         try:
             kind, value = normal_id(adapter, str(item["kind"]), str(item["value"]))
         except ProviderError as error:
             return error.message
-        sent_at = item.get("sent_at") or self.row["now"]
-        valid_until = item.get("valid_until") or sent_at + validity_of(self.row)
+        sent_at = item.get("sent_at") or self.stored.now
+        valid_until = item.get("valid_until") or sent_at + effective.validity(self.stored)
         if valid_until < sent_at:
             return "valid_until must not be before sent_at"
         if kind in self._attaching():
@@ -49,33 +48,24 @@ class IdCheck:
             valid_until=valid_until,
         )
         try:
-            for spec in adapter.plan_ids(self._account(), [due], self.row["now"].date()):
-                adapter.request(self._account(), Fetch(spec=spec, ids={due.key: due}), self.row["now"])
+            for spec in adapter.plan_ids(self._account(), [due], self.stored.now.date()):
+                adapter.request(self._account(), Fetch(spec=spec, ids={due.key: due}), self.stored.now)
         except ProviderError as error:
             return error.message
         return None
 
     def why_no_kind(self, kind: str) -> str | None:
         """Which kinds of ids the account's provider has; None where this is one of them."""
-        record = adapter_of(self.row).record
+        record = record_of(self.stored)
         known = (*record.id_kinds, *self._attaching())
         if plain(kind) in known:
             return None
         return f"kind must be one of: {', '.join(known)}" if known else f"{record.title} needs no registered ids"
 
     def _attaching(self) -> tuple[str, ...]:
-        return tuple(adapter_of(self.row).record.reference_kinds) if self.references else ()
+        return tuple(record_of(self.stored).reference_kinds) if self.references else ()
 
     def _account(self) -> Account:
         """The account with nothing in the place of its credentials: the request made with them is thrown away."""
-        record = adapter_of(self.row).record
-        options = {option.name: option.default for option in record.options} | self.row["options"]
-        names = {name for names in record.credentials for name in names}
-        return Account(
-            id=self.row["id"],
-            provider=self.row["provider"],
-            base_url=self.row["base_url"],
-            timezone=time_zone(self.row["timezone"]),
-            credentials=dict.fromkeys(names, "none"),
-            options=options,
-        )
+        names = {name for names in record_of(self.stored).credentials for name in names}
+        return replace(account_without_credentials(self.stored), credentials=dict.fromkeys(names, "none"))

@@ -4,14 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import Final
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
+from ulak.models.account import StoredAccount, load
 from ulak.models.database import transaction
-from ulak.models.ledger import planning
-from ulak.tasks.runtime import Runtime, adapter_of
-from ulak.tasks.steps.tracking import account_row
+from ulak.models.ledger import opening
+from ulak.providers.effective import record_of
+from ulak.tasks.runtime import Runtime
 
-MOST_DAYS: Final = 366
+MAX_DAYS: Final = 366
 
 Window = tuple[date | None, date | None]
 """First and last day (inclusive), in the account's time zone; without a last day the first one alone."""
@@ -25,13 +26,13 @@ class WrongPollError(ValueError):
         super().__init__(f"{why}." if field == "account" else f"--{field} {why}.")
 
 
-def poll_mistake(row: RowMapping, window: Window) -> tuple[str, str] | None:
+def poll_mistake(stored: StoredAccount, window: Window) -> tuple[str, str] | None:
     """What makes a poll of this account, or of these days, impossible: (`account`, `from` or `to`, what is wrong).
 
-    `row`: the account's, with PostgreSQL's `now`.
+    `stored`: the account's, with PostgreSQL's `now`.
     """
-    record = adapter_of(row).record
-    if record.sweep_window_days is None and not record.id_kinds:
+    record = record_of(stored)
+    if not record.is_pulled:
         return "account", f"{record.title} pushes its reports: there is nothing that could be asked for"
     start, end = window
     if start is None:
@@ -40,19 +41,19 @@ def poll_mistake(row: RowMapping, window: Window) -> tuple[str, str] | None:
         return "from", f"cannot be asked for: {record.title} has no list of days; ask without days for every open id"
     if end is not None and end < start:
         return "to", "lies before from"
-    if ((end or start) - start).days >= MOST_DAYS:
-        return "to", f"lies too far from the first day: at most {MOST_DAYS} days at once"
+    if ((end or start) - start).days >= MAX_DAYS:
+        return "to", f"lies too far from the first day: at most {MAX_DAYS} days at once"
     # East of Greenwich tomorrow has begun already.
-    return ("from", "lies in the future") if (start - row["now"].date()).days > 1 else None
+    return ("from", "lies in the future") if (start - stored.now.date()).days > 1 else None
 
 
-def pollable_account(connection: Connection, account_id: str, window: Window) -> RowMapping:
-    """The account's row, where it may be polled on demand over these days.
+def pollable_account(connection: Connection, account_id: str, window: Window) -> StoredAccount:
+    """The account, where it may be polled on demand over these days.
 
     Raises LookupError where there is no such account or it is disabled, and WrongPollError.
     """
-    account = account_row(connection, account_id)
-    if not account["enabled"]:
+    account = load(connection, account_id)
+    if not account.enabled:
         raise LookupError(f"The account {account_id!r} is disabled: enable it in the accounts file first.")
     if (mistake := poll_mistake(account, window)) is not None:
         raise WrongPollError(*mistake)
@@ -77,9 +78,9 @@ def open_on_demand(
     start, end = window
     with transaction(runtime.engine) as connection:
         pollable_account(connection, account_id, window)
-        poll_id, is_new = planning.open_poll(
+        poll_id, is_new = opening.open_poll(
             connection,
-            planning.NewPoll(
+            opening.NewPoll(
                 account_id=account_id,
                 trigger=trigger,
                 idempotency_key=key,

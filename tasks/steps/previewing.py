@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
-from ulak.models.ledger.planning import PRIORITY_ON_DEMAND, NewFetch
-from ulak.models.tracked import account_of, open_by
+from ulak.models.account import StoredAccount, find
+from ulak.models.ledger.opening import PRIORITY_ON_DEMAND, NewFetch, Scope
+from ulak.models.tracked import TrackedId, open_by
+from ulak.providers.effective import adapter_of, record_of
 from ulak.providers.registry import ADAPTERS
 from ulak.schedules.plans import latency_of
 from ulak.schedules.policy import next_check
 from ulak.schedules.poll_times import PollTimes
-from ulak.tasks.runtime import Runtime, account_without_credentials, adapter_of
+from ulak.tasks.runtime import Runtime, account_without_credentials
 from ulak.tasks.steps.fetch_rows import fetches_for
 from ulak.tasks.steps.ondemand import Window, pollable_account
-from ulak.tasks.steps.tracking import is_whole, learned_times, schedule_of
-from ulak.tasks.steps.wanted import wanted
+from ulak.tasks.steps.poll_targets import wanted
+from ulak.tasks.steps.tracking import learned_times, schedule_of
 
 CHECKS = 8
 
@@ -58,16 +60,16 @@ class Coming:
 def preview_poll(runtime: Runtime, account_id: str, window: Window) -> Preview:
     """What `ulak poll` would ask for now; nothing is sent or stored. Raises what `open_on_demand` raises."""
     start, end = window
-    poll = {"window_from": start, "window_to": None if start is None else end or start, "ids": None}
+    poll = Scope(window_from=start, window_to=None if start is None else end or start, ids=None)
     with runtime.engine.connect() as connection:
-        row = pollable_account(connection, account_id, window)
-        account = account_without_credentials(row)
-        asked = wanted(connection, runtime, row, account, poll)
-        fetches = asked.fetches + fetches_for(adapter_of(row), account, asked.ids, row["now"], PRIORITY_ON_DEMAND)
+        stored = pollable_account(connection, account_id, window)
+        account = account_without_credentials(stored)
+        asked = wanted(connection, runtime, stored, account, poll)
+        fetches = asked.fetches + fetches_for(adapter_of(stored), account, asked.ids, stored.now, PRIORITY_ON_DEMAND)
         connection.rollback()
     # The slots that are free now take the first calls; each further round waits for the window.
-    rounds = max(0, -(-len(fetches) // row["limit_requests"]) - 1)
-    return Preview(fetches=fetches, ids=len(asked.ids), seconds=rounds * float(row["limit_per_seconds"]))
+    rounds = max(0, -(-len(fetches) // stored.limit_requests) - 1)
+    return Preview(fetches=fetches, ids=len(asked.ids), seconds=rounds * stored.limit_per_seconds)
 
 
 def coming_checks(
@@ -76,35 +78,35 @@ def coming_checks(
     """The next checks of every open id of this client reference or value, one of these values, or these numbers."""
     kinds = sorted({kind for adapter in ADAPTERS.values() for kind in adapter.record.id_kinds})
     found = open_by(connection, ident, kinds=kinds, values=[ident, *values], recipients=recipients)
-    accounts = {name: account_of(connection, name) for name in sorted({row["account_id"] for row in found})}
-    return [_coming(account, row) for row in found if (account := accounts[row["account_id"]]) is not None]
+    accounts = {name: find(connection, name) for name in sorted({each.account_id for each in found})}
+    return [_coming(stored, each) for each in found if (stored := accounts[each.account_id]) is not None]
 
 
-def _coming(account: RowMapping, row: RowMapping) -> Coming:
-    times = learned_times(account, adapter_of(account), row["id_kind"], row["expected"])
+def _coming(stored: StoredAccount, tracked: TrackedId) -> Coming:
+    times = learned_times(stored, tracked.id_kind, tracked.expected)
     return Coming(
-        account_id=row["account_id"],
-        tracked=f"{row['id_kind']}={row['value']}",
-        recipient=row["recipient"],
-        sent_at=row["sent_at"],
-        valid_until=row["valid_until"],
-        is_held=row["fetch_id"] is not None,
+        account_id=tracked.account_id,
+        tracked=f"{tracked.id_kind}={tracked.value}",
+        recipient=tracked.recipient,
+        sent_at=tracked.sent_at,
+        valid_until=tracked.valid_until,
+        is_held=tracked.fetch_id is not None,
         learned=times,
-        waits_for_batch=times is not None and latency_of(account["poll_plan"], row["id_kind"]) is not None,
-        checks=list(islice(_checks(account, row), CHECKS)),
+        waits_for_batch=times is not None and latency_of(stored.poll_plan, tracked.id_kind) is not None,
+        checks=list(islice(_checks(stored, tracked), CHECKS)),
     )
 
 
-def _checks(account: RowMapping, row: RowMapping) -> Iterator[datetime]:
+def _checks(stored: StoredAccount, tracked: TrackedId) -> Iterator[datetime]:
     """The stored check, then what the poll policy gives if each finds the id open."""
-    moment: datetime | None = row["next_check_at"]
+    moment = tracked.next_check_at
     while moment is not None:
         yield moment
         moment = next_check(
-            adapter_of(account).record.poll,
-            sent_at=row["sent_at"],
-            valid_until=row["valid_until"],
-            now=max(moment, account["now"]) + timedelta(microseconds=1),
-            early=not is_whole(row),
-            **schedule_of(account, adapter_of(account), row["id_kind"], row["expected"]),
+            record_of(stored).poll,
+            sent_at=tracked.sent_at,
+            valid_until=tracked.valid_until,
+            now=max(moment, stored.now) + timedelta(microseconds=1),
+            early=not tracked.is_whole,
+            **schedule_of(stored, tracked.id_kind, tracked.expected),
         )

@@ -10,14 +10,15 @@ from threading import Event
 from sqlalchemy import Connection, text
 
 from ulak.core import clock
+from ulak.models.account import load
 from ulak.models.database import retry_transaction
-from ulak.models.ledger import planning
+from ulak.models.ledger import opening
 from ulak.models.ledger.deadletters import put_away
+from ulak.providers.effective import record_of
 from ulak.tasks.messages import Message
-from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.draining import drain
 from ulak.tasks.steps.fetch_rows import new_fetch
-from ulak.tasks.steps.tracking import account_row
 
 _LOOK_SECONDS = 0.1
 _STATE = text("SELECT state, last_error FROM fetches WHERE id = :fetch_id")
@@ -40,8 +41,8 @@ def probe(runtime: Runtime, account_id: str, *, patience_seconds: float) -> Prob
     Waits for a free slot of the account's limit, but no longer than `patience_seconds`.
     """
     with runtime.engine.connect() as connection:
-        row = account_row(connection, account_id)
-    if adapter_of(row).record.probe is None:
+        stored = load(connection, account_id)
+    if record_of(stored).probe is None:
         return None
     poll_id, fetch_id = retry_transaction(runtime.engine, lambda connection: _open(connection, account_id))
     # This process makes one call at a time, and leaves what is ready beside it to the workers.
@@ -68,18 +69,18 @@ def probe(runtime: Runtime, account_id: str, *, patience_seconds: float) -> Prob
 
 def _open(connection: Connection, account_id: str) -> tuple[int, int]:
     """A poll of one fetch."""
-    spec = adapter_of(account_row(connection, account_id)).record.probe
-    poll_id, _ = planning.open_poll(connection, planning.NewPoll(account_id=account_id, trigger="cli", ids=[]))
+    spec = record_of(load(connection, account_id)).probe
+    poll_id, _ = opening.open_poll(connection, opening.NewPoll(account_id=account_id, trigger="cli", ids=[]))
     if spec is None or poll_id is None:
         raise RuntimeError("A probe was not inserted")
     # Of a walk of its own: it must not be taken for the probe of another check.
-    fetch = new_fetch(spec, priority=planning.PRIORITY_ON_DEMAND, walk=poll_id)
-    planning.close_plan(connection, poll_id, planning.insert_fetches(connection, poll_id, account_id, [fetch]))
+    fetch = new_fetch(spec, priority=opening.PRIORITY_ON_DEMAND, walk=poll_id)
+    opening.close_plan(connection, poll_id, opening.insert_fetches(connection, poll_id, account_id, [fetch]))
     fetch_id: int = connection.execute(_OF_POLL, {"poll_id": poll_id}).scalar_one()
     return poll_id, fetch_id
 
 
 def _close(connection: Connection, poll_id: int, fetch_id: int) -> None:
     """Leave nothing behind: what was refused or not answered is shown now, and is not asked again by itself."""
-    planning.cancel(connection, poll_id)
+    opening.cancel(connection, poll_id)
     put_away(connection, fetch_id, "shown by `ulak check`")

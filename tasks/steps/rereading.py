@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
-from sqlalchemy import Connection, Engine, RowMapping
+from sqlalchemy import Connection, Engine
 
-from ulak.models.accounts import list_accounts
+from ulak.models.account import StoredAccount, list_accounts, load
 from ulak.models.database import retry_transaction
-from ulak.models.ledger.finishing import database_now, discover
+from ulak.models.ledger.ending import database_now, discover
 from ulak.models.rebuild import RereadChunk, Restate, RestateOf, remove_repetitions, reread_chunk, surplus_orders
 from ulak.models.suppression import Suppressions
 from ulak.models.vocabulary import Granularity
 from ulak.providers.adapter import ProviderRecord
-from ulak.tasks.runtime import account_without_credentials, adapter_of
-from ulak.tasks.steps.tracking import account_row
+from ulak.providers.effective import adapter_of, record_of
+from ulak.tasks.runtime import account_without_credentials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +47,14 @@ def reread_statements(
     """
     result = RereadResult()
     with engine.connect() as connection:
-        wanted = [account.id for account in list_accounts(connection) if account_id in {None, account.id}]
-        rows = [account_row(connection, each) for each in wanted]
-    for row in rows:
-        restate = _restate(row)
+        wanted = [stored for stored in list_accounts(connection) if account_id in {None, stored.id}]
+    for stored in wanted:
+        restate = _restate(stored)
         chunk = RereadChunk(last_id=0)
         while chunk.last_id is not None:
             read = partial(
                 reread_chunk,
-                account_id=row["id"],
+                account_id=stored.id,
                 restate=restate,
                 suppressions=suppressions,
                 after_id=chunk.last_id,
@@ -69,17 +68,17 @@ def reread_statements(
             )
             if on_progress is not None:
                 on_progress(result.deliveries)
-        result = replace(result, removed=result.removed + _remove_phantoms(engine, row["id"], adapter_of(row).record))
+        result = replace(result, removed=result.removed + _remove_phantoms(engine, stored.id, record_of(stored)))
     return result
 
 
 def restate_of(connection: Connection) -> RestateOf:
     """For `rebuild`: how each account's adapter reads kept statements today."""
-    return cache(lambda account_id: _restate(account_row(connection, account_id)))
+    return cache(lambda account_id: _restate(load(connection, account_id)))
 
 
-def _restate(row: RowMapping) -> Restate:
-    return partial(adapter_of(row).restate, account_without_credentials(row))
+def _restate(stored: StoredAccount) -> Restate:
+    return partial(adapter_of(stored).restate, account_without_credentials(stored))
 
 
 def _remove_phantoms(engine: Engine, account_id: str, record: ProviderRecord) -> int:

@@ -1,82 +1,74 @@
 """Registering what a sender sent, so that it gets polled."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from ulak.models import tracked
-from ulak.models.database import Record, retry_transaction
+from ulak.models.account import StoredAccount, load
+from ulak.models.database import retry_transaction
 from ulak.models.events import Event, record
 from ulak.models.keys import split_key
 from ulak.models.latencies import in_force
 from ulak.models.ledger import clocksteps
 from ulak.models.references import attach_references
-from ulak.models.report import Discovered, TrackedKey
+from ulak.models.report import Discovered, NewId, TrackedKey
 from ulak.models.suppression import KEYED, Suppressions
+from ulak.models.tracked import AskedId, TrackedId
+from ulak.providers import effective
 from ulak.providers.adapter import Account, Adapter, DueId
+from ulak.providers.effective import adapter_of, record_of
 from ulak.providers.errors import RequestIsWrong
-from ulak.providers.hidden_people import HiddenPeople
-from ulak.providers.numbers import person, plain, trimmed
+from ulak.providers.phone_numbers import person, plain, trimmed
+from ulak.providers.pseudonymiser import Pseudonymiser
 from ulak.schedules.announcements import stretch
 from ulak.schedules.plans import missed_of, times_of
 from ulak.schedules.policy import first_check
 from ulak.schedules.poll_times import PollTimes
-from ulak.tasks.runtime import Runtime, adapter_of
+from ulak.tasks.runtime import Runtime
 
-MOST_AT_ONCE = 5000
+MAX_AT_ONCE = 5000
 
 
 class UnknownIdKindError(ValueError):
     """The provider knows no such kind of id; the text says which it knows."""
 
 
-def time_factor(row: Record) -> float:
-    """What multiplies every wait of the account's poll policy."""
-    return float(row["poll"].get("time_factor", 1.0))
-
-
-def policy_numbers(row: Record) -> dict[str, Any]:
+def policy_numbers(stored: StoredAccount) -> dict[str, Any]:
     """The account's own numbers of the poll policy, as keyword arguments of `ulak.schedules.policy`."""
-    poll = row["poll"]
     return {
-        "time_factor": time_factor(row),
-        "first_check_seconds": poll.get("first_check_seconds"),
-        "max_check_seconds": poll.get("max_check_seconds"),
+        "time_factor": stored.time_factor,
+        "first_check_seconds": stored.first_check_seconds,
+        "max_check_seconds": stored.max_check_seconds,
     }
 
 
-def learned_times(row: Record, adapter: Adapter, kind: str, expected: int | None) -> PollTimes | None:
+def learned_times(stored: StoredAccount, kind: str, expected: int | None) -> PollTimes | None:
     """The schedule that the account has learned for such an id; None where the fixed one holds.
 
     Only for ids of one message: one check of several answers for all of them.
     """
-    is_one = kind in adapter.record.message_kinds or expected == 1
-    if not is_one or not row["poll"].get("adaptive", True):
-        return None
-    return times_of(in_force(row), kind)
+    is_one = kind in record_of(stored).message_kinds or expected == 1
+    return times_of(in_force(stored), kind) if is_one and stored.is_adaptive else None
 
 
-def schedule_of(row: Record, adapter: Adapter, kind: str, expected: int | None) -> dict[str, Any]:
+def schedule_of(stored: StoredAccount, kind: str, expected: int | None) -> dict[str, Any]:
     """When such an id of the account is checked, as keyword arguments of `ulak.schedules.policy`."""
-    is_adaptive = row["poll"].get("adaptive", True)
-    return policy_numbers(row) | {
-        "learned": learned_times(row, adapter, kind, expected),
-        "stretch": stretch(missed_of(in_force(row), kind)) if is_adaptive else 1.0,
+    return policy_numbers(stored) | {
+        "learned": learned_times(stored, kind, expected),
+        "stretch": stretch(missed_of(in_force(stored), kind)) if stored.is_adaptive else 1.0,
     }
 
 
-def validity_of(row: RowMapping) -> timedelta:
-    """How long the account's messages may take: its option, otherwise the provider's record."""
-    return timedelta(hours=float(row["options"].get("validity_hours", adapter_of(row).record.validity_hours)))
-
-
-def is_whole(row: RowMapping | tracked.AskedId) -> bool:
-    """Whether the tracked row is a whole (a send) whose parts are tracked ids too."""
-    return bool(row["whole"] is not None and row["whole"] == row["value"])
+def announced_kinds(stored: StoredAccount, account: Account, adapter: Adapter) -> frozenset[str]:
+    """Kinds of ids of several messages whose ends callbacks may bring; none without a webhook or adaptation."""
+    secret = adapter.record.callback_secret
+    is_pushed = stored.is_adaptive and secret is not None and secret in account.credentials
+    return adapter.record.settled_by_parts if is_pushed else frozenset()
 
 
 def normal_id(adapter: Adapter, kind: str, value: str) -> tuple[str, str]:
@@ -85,29 +77,29 @@ def normal_id(adapter: Adapter, kind: str, value: str) -> tuple[str, str]:
     return kind, adapter.record.id_forms.get(kind, plain)(value)
 
 
-def due_id(row: RowMapping | Mapping[str, Any] | tracked.AskedId) -> DueId:
-    """A tracked row as the adapter gets it, with clear numbers."""
-    clear = row["clear"] or {}
+def due_id(tracked_id: AskedId) -> DueId:
+    """A tracked id as the adapter gets it, with clear numbers."""
+    clear = tracked_id.clear or {}
     return DueId(
-        key=TrackedKey(id_kind=row["id_kind"], value=clear.get("value", row["value"])),
-        client_ref=row["client_ref"],
-        recipient=clear.get("recipient", row["recipient"]),
-        expected=row["expected"],
-        sent_at=row["sent_at"],
-        valid_until=row["valid_until"],
-        fingerprint=row["answer_fingerprint"],
+        key=TrackedKey(id_kind=tracked_id.id_kind, value=clear.get("value", tracked_id.value)),
+        client_ref=tracked_id.client_ref,
+        recipient=clear.get("recipient", tracked_id.recipient),
+        expected=tracked_id.expected,
+        sent_at=tracked_id.sent_at,
+        valid_until=tracked_id.valid_until,
+        fingerprint=tracked_id.answer_fingerprint,
     )
 
 
 def asked_by(
-    adapter: Adapter, account: Account, rows: Sequence[RowMapping], params: Mapping[str, Any], now: datetime
-) -> list[RowMapping]:
-    """Those of these tracked rows for which the adapter would make the call with these parameters, or a part of it."""
+    adapter: Adapter, account: Account, ids: Sequence[TrackedId], params: Mapping[str, Any], now: datetime
+) -> list[TrackedId]:
+    """Those of these ids for which the adapter would make the call with these parameters, or a part of it."""
     today = now.astimezone(UTC).date()
     return [
-        row
-        for row in rows
-        if any(_is_part(spec.params, params) for spec in adapter.plan_ids(account, [due_id(row)], today))
+        each
+        for each in ids
+        if any(_is_part(spec.params, params) for spec in adapter.plan_ids(account, [due_id(each)], today))
     ]
 
 
@@ -128,8 +120,8 @@ def track(runtime: Runtime, account_id: str, items: Sequence[Mapping[str, Any]])
     An item: kind, value, and optionally client_ref, recipient, expected, sent_at, valid_until (aware times).
     """
     created = 0
-    for start in range(0, len(items), MOST_AT_ONCE):
-        part = items[start : start + MOST_AT_ONCE]
+    for start in range(0, len(items), MAX_AT_ONCE):
+        part = items[start : start + MAX_AT_ONCE]
         run = partial(_track, runtime=runtime, account_id=account_id, items=part)
         created += retry_transaction(runtime.engine, run)
     return created
@@ -137,14 +129,13 @@ def track(runtime: Runtime, account_id: str, items: Sequence[Mapping[str, Any]])
 
 def _track(connection: Connection, runtime: Runtime, account_id: str, items: Sequence[Mapping[str, Any]]) -> int:
     """Register some ids in one transaction; a reference goes to what is stored already, too."""
-    row = account_row(connection, account_id)
-    adapter = adapter_of(row)
-    kinds = adapter.record.reference_kinds
-    rows = _rows(connection, runtime, row, items, references=True)
+    stored = load(connection, account_id)
+    kinds = record_of(stored).reference_kinds
+    rows = _rows(connection, runtime, stored, items, references=True)
     references = {
-        TrackedKey(id_kind=each["id_kind"], value=each["value"]): each["client_ref"]
+        TrackedKey(id_kind=each.id_kind, value=each.value): each.client_ref
         for each in rows
-        if each["id_kind"] in kinds and each["client_ref"]
+        if each.id_kind in kinds and each.client_ref
     }
     attach_references(connection, account_id, kinds, references)
     return tracked.register(connection, account_id, rows)
@@ -166,11 +157,11 @@ def untrack(
 
     Where any was open, `event` is recorded in the same transaction, with how many were.
     """
-    row = account_row(connection, account_id)
-    hidden = runtime.hidden_people(row)
+    stored = load(connection, account_id)
+    hidden = runtime.pseudonymiser_of(stored)
     keys = [
         TrackedKey(id_kind=kind, value=value)
-        for kind, value in _one_forms(connection, account_id, adapter_of(row), hidden, items)
+        for kind, value in _one_forms(connection, account_id, adapter_of(stored), hidden, items)
     ]
     if hidden is not None:
         keys = list(map(hidden.tracked, keys))
@@ -180,42 +171,30 @@ def untrack(
     return [Untracked(key=key, was_open=key in closed) for key in keys]
 
 
-def account_row(connection: Connection, account_id: str) -> RowMapping:
-    """The account's row, with PostgreSQL's `now`; LookupError with a sentence where there is none."""
-    row = tracked.account_of(connection, account_id)
-    if row is None:
-        raise LookupError(f"There is no account {account_id!r}: `ulak accounts list` shows the known ones.")
-    return row
-
-
-def without_erased(
-    connection: Connection, suppressions: Suppressions, rows: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
-    """The rows to track without those about somebody who was erased after the message was sent.
+def without_erased(connection: Connection, suppressions: Suppressions, ids: Sequence[NewId]) -> Sequence[NewId]:
+    """The ids to track without those about somebody who was erased after the message was sent.
 
     Until the transaction ends nobody comes on the list, so an erasure finds what is registered meanwhile.
     """
-    if not any(row["recipient"] or row["id_kind"] in KEYED for row in rows):
-        return list(rows)
+    if not any(each.recipient or each.id_kind in KEYED for each in ids):
+        return ids
     listed = suppressions.held(connection)
-    return [row for row in rows if not listed.is_erased(row["id_kind"], row["value"], row["recipient"], row["sent_at"])]
+    return [each for each in ids if not listed.is_erased(each.id_kind, each.value, each.recipient, each.sent_at)]
 
 
 def register(
-    connection: Connection, runtime: Runtime, row: RowMapping, items: Sequence[Mapping[str, Any]]
-) -> Sequence[Record]:
-    """Register the ids that an on-demand poll names, and give their tracked rows."""
-    rows = _rows(connection, runtime, row, items)
-    tracked.register(connection, row["id"], rows)
+    connection: Connection, runtime: Runtime, stored: StoredAccount, items: Sequence[Mapping[str, Any]]
+) -> Sequence[TrackedId]:
+    """Register the ids that an on-demand poll names, and give them as they are tracked."""
+    rows = _rows(connection, runtime, stored, items)
+    tracked.register(connection, stored.id, rows)
     # A closed row does not keep what a request for it needs.
-    clear = {(each["id_kind"], each["value"]): each.get("clear") for each in rows}
-    return [
-        {**each, "clear": each["clear"] or clear[each["id_kind"], each["value"]]}
-        for each in tracked.find(connection, row["id"], rows)
-    ]
+    clear = {(each.id_kind, each.value): each.clear for each in rows}
+    found = tracked.find(connection, stored.id, clear)
+    return [replace(each, clear=each.clear or clear[each.id_kind, each.value]) for each in found]
 
 
-def register_named(connection: Connection, runtime: Runtime, row: RowMapping, found: Sequence[Discovered]) -> int:
+def register_named(connection: Connection, runtime: Runtime, stored: StoredAccount, found: Sequence[Discovered]) -> int:
     """Register the ids that a send reply names, as if the sender had; returns how many were not known before."""
     items = [
         {
@@ -229,7 +208,7 @@ def register_named(connection: Connection, runtime: Runtime, row: RowMapping, fo
         }
         for item in found
     ]
-    return tracked.register(connection, row["id"], _rows(connection, runtime, row, items)) if items else 0
+    return tracked.register(connection, stored.id, _rows(connection, runtime, stored, items)) if items else 0
 
 
 def sent_late(connection: Connection, sent_at: datetime, now: datetime) -> timedelta:
@@ -248,60 +227,82 @@ def sent_late(connection: Connection, sent_at: datetime, now: datetime) -> timed
 def _rows(
     connection: Connection,
     runtime: Runtime,
-    row: RowMapping,
+    stored: StoredAccount,
     items: Sequence[Mapping[str, Any]],
     *,
     references: bool = False,
-) -> list[Mapping[str, Any]]:
-    """Rows to insert, as they are stored, without those of erased people (`without_erased`).
+) -> Sequence[NewId]:
+    """Ids to track, as they are stored, without those of erased people (`without_erased`).
 
     Of equal ids the later wins where it says something. With `references` also of kinds that only attach a reference;
     those are not to be asked for.
     """
-    adapter, hidden = adapter_of(row), runtime.hidden_people(row)
+    adapter, hidden = adapter_of(stored), runtime.pseudonymiser_of(stored)
     attaching = adapter.record.reference_kinds if references else {}
-    validity, now = validity_of(row), row["now"]
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for item, (kind, value) in zip(items, _one_forms(connection, row["id"], adapter, hidden, items), strict=True):
+    rows: dict[tuple[str, str], NewId] = {}
+    for item, (kind, value) in zip(items, _one_forms(connection, stored.id, adapter, hidden, items), strict=True):
         if kind not in adapter.record.id_kinds and kind not in attaching:
             known = ", ".join(adapter.record.id_kinds) or "none: it needs no registered ids"
             raise UnknownIdKindError(f"{adapter.record.title} knows no id of kind {kind!r} (known: {known}).")
-        sent_at = item.get("sent_at") or now
-        valid_until = item.get("valid_until") or sent_at + validity
-        late = sent_late(connection, sent_at, now)
-        sent_at, valid_until = sent_at - late, valid_until - late
-        recipient = person(str(item.get("recipient") or _number_in(adapter, kind, value) or "")) or None
-        before = rows.get((kind, value), {})
-        given = {
-            "id_kind": kind,
-            "value": value,
-            "client_ref": trimmed(item.get("client_ref") or "") or None,
-            "recipient": recipient,
-            "expected": item.get("expected"),
-            "sent_at": sent_at,
-            "valid_until": valid_until,
-            "next_check_at": first_check(
-                adapter.record.poll,
-                sent_at=sent_at,
-                valid_until=valid_until,
-                now=now,
-                **schedule_of(row, adapter, kind, item.get("expected")),
-            ),
-            "whole": split_key(value)[0] if kind in adapter.record.wholes else None,
-            "close_reason": tracked.REFERENCE if kind in attaching else None,
-        }
-        rows[kind, value] = before | {name: said for name, said in given.items() if said is not None or not before}
-    stored: list[Mapping[str, Any]] = list(rows.values())
-    if hidden is not None:
-        stored = list(map(hidden.tracked_row, stored))
-    return without_erased(connection, runtime.suppressions, stored)
+        given = new_id(
+            connection,
+            stored,
+            TrackedKey(id_kind=kind, value=value),
+            now=stored.now,
+            sent_at=item.get("sent_at"),
+            valid_until=item.get("valid_until"),
+            expected=item.get("expected"),
+            client_ref=trimmed(item.get("client_ref") or "") or None,
+            recipient=person(str(item.get("recipient") or _number_in(adapter, kind, value) or "")) or None,
+            whole=split_key(value)[0] if kind in adapter.record.wholes else None,
+            close_reason=tracked.REFERENCE if kind in attaching else None,
+        )
+        before = rows.get((kind, value), given)
+        said = {each.name: getattr(given, each.name) for each in fields(NewId)}
+        rows[kind, value] = replace(before, **{name: value for name, value in said.items() if value is not None})
+    new = list(rows.values()) if hidden is None else list(map(hidden.new_id, rows.values()))
+    return without_erased(connection, runtime.suppressions, new)
+
+
+def new_id(
+    connection: Connection,
+    stored: StoredAccount,
+    key: TrackedKey,
+    *,
+    now: datetime,
+    sent_at: datetime | None,
+    valid_until: datetime | None,
+    expected: int | None,
+    **more: Any,
+) -> NewId:
+    """An id of the account with the times that follow from what is said of them; `more`: its other fields."""
+    sent_at = sent_at or now
+    valid_until = valid_until or sent_at + effective.validity(stored)
+    late = sent_late(connection, sent_at, now)
+    sent_at, valid_until = sent_at - late, valid_until - late
+    due = first_check(
+        record_of(stored).poll,
+        sent_at=sent_at,
+        valid_until=valid_until,
+        now=now,
+        **schedule_of(stored, key.id_kind, expected),
+    )
+    return NewId(
+        id_kind=key.id_kind,
+        value=key.value,
+        sent_at=sent_at,
+        valid_until=valid_until,
+        next_check_at=due,
+        expected=expected,
+        **more,
+    )
 
 
 def _one_forms(
     connection: Connection,
     account_id: str,
     adapter: Adapter,
-    hidden: HiddenPeople | None,
+    hidden: Pseudonymiser | None,
     items: Sequence[Mapping[str, Any]],
 ) -> list[tuple[str, str]]:
     """(kind, value) of each item in its one form, not yet hidden.
@@ -317,19 +318,14 @@ def _one_forms(
             forms.append(normal_id(adapter, kind, value))
         except RequestIsWrong:
             forms.append((plain(kind), value))
-    others = [
-        {"id_kind": kind, "value": value}
-        for (kind, value), form in zip(given, forms, strict=True)
-        if (kind, value) != form and hidden is None
-    ]
-    known = (
-        {(row["id_kind"], row["value"]) for row in tracked.find(connection, account_id, others)} if others else set()
-    )
+    others = [pair for pair, form in zip(given, forms, strict=True) if pair != form and hidden is None]
+    found = tracked.find(connection, account_id, others) if others else ()
+    known = {(each.id_kind, each.value) for each in found}
     return [pair if pair in known else form for pair, form in zip(given, forms, strict=True)]
 
 
 def _number_in(adapter: Adapter, kind: str, value: str) -> str | None:
     """The recipient's number where the id itself names it, so that an unanswered id is found by its number."""
-    place = adapter.record.number_part.get(kind)
+    place = adapter.record.phone_key_part.get(kind)
     parts = split_key(value)
     return None if place is None or place >= len(parts) else parts[place]

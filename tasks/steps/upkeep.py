@@ -1,31 +1,35 @@
 """Upkeep: what was lost is found, validity that ended is said, what is old is pruned. Safe anywhere, twice at once."""
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from functools import partial
 from typing import Final
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
-from ulak.models import freshness, tally
+from ulak.models import freshness, statistics_upkeep
+from ulak.models.account import StoredAccount, list_accounts
 from ulak.models.database import retry_transaction, transaction
 from ulak.models.deliveries import upsert
-from ulak.models.heartbeats import RECONCILE, beat
-from ulak.models.ledger import healing
-from ulak.models.ledger.taking import MESSAGE_LASTS_SECONDS
-from ulak.models.ledger.walks import forget_walks
+from ulak.models.job_runs import RECONCILE, beat
+from ulak.models.ledger import recovery
+from ulak.models.ledger.sweep_pages import forget_sweeps
+from ulak.models.ledger.taking import MESSAGE_TTL_SECONDS
 from ulak.models.notifications import prune as prune_notifications
 from ulak.models.quarantine import prune as prune_quarantine
 from ulak.models.report import DeliveryReport
 from ulak.models.sending_time import fill_missing
 from ulak.models.sessions import prune as prune_sessions
 from ulak.models.vocabulary import Granularity, Source, Status
+from ulak.providers import effective
+from ulak.providers.effective import record_of
 from ulak.providers.registry import ADAPTERS
 from ulak.tasks.effects import Effects, commit
 from ulak.tasks.isolation import isolated
 from ulak.tasks.messages import dispatch_account, poll_account
-from ulak.tasks.runtime import Runtime, adapter_of
-from ulak.tasks.steps import clocks, learning, pacing
-from ulak.tasks.steps.trouble import note_lost_answer
+from ulak.tasks.runtime import Runtime
+from ulak.tasks.steps import clock_watching, latency_learning, sweep_pacing
+from ulak.tasks.steps.failures import note_lost_answer
+from ulak.tasks.steps.retention import retain
 
 KEEP_CALLS_DAYS = 14
 LEASES_AT_ONCE = 200
@@ -41,20 +45,20 @@ _NAMED_KINDS = frozenset(
 def reconcile(runtime: Runtime) -> Effects:
     """Re-ready expired leases, end polls that are done, and repeat messages that nobody acted on."""
     # First: what follows compares stored times with the clock.
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     effects = Effects()
     healed = _release_expired(runtime, effects)
     with transaction(runtime.engine) as connection:
-        ended = healing.end_polls(connection)
+        ended = recovery.end_polls(connection)
     with transaction(runtime.engine) as connection:
-        unplanned = healing.unplanned_polls(connection)
-        waiting = healing.waiting_accounts(connection, lasts_seconds=MESSAGE_LASTS_SECONDS)
+        unplanned = recovery.unplanned_polls(connection)
+        waiting = recovery.waiting_accounts(connection, lasts_seconds=MESSAGE_TTL_SECONDS)
         beat(connection, RECONCILE)
     filled = fill_missing(runtime.engine, chunks=FILL_CHUNKS)
     if filled:
         effects.info("upkeep.times_filled", rows=filled)
     if healed or ended:
-        effects.info("upkeep.healed", leases=healed, polls=ended)
+        effects.info("upkeep.recovered", leases=healed, polls=ended)
     effects.send(*(poll_account(account_id, poll_id) for account_id, poll_id in unplanned))
     effects.send(*map(dispatch_account, waiting))
     return effects
@@ -71,17 +75,16 @@ def _release_expired(runtime: Runtime, effects: Effects) -> dict[str, int]:
     return counts
 
 
-def _release_one(connection: Connection, effects: Effects) -> healing.Released | None:
+def _release_one(connection: Connection, effects: Effects) -> recovery.Released | None:
     """What became of the fetch that expired first; None where none has."""
-    fetch = healing.expired_lease(connection)
+    fetch = recovery.expired_lease(connection)
     if fetch is None:
         return None
-    released = healing.release(connection, fetch)
+    released = recovery.release(connection, fetch)
     note_lost_answer(connection, effects, released)
     return released
 
 
-_PUSH_ONLY = text("SELECT *, clock_timestamp() AS now FROM accounts WHERE provider = :provider AND enabled ORDER BY id")
 _OVERDUE = text("""
     SELECT id, granularity, provider_key, provider_status, coalesce(valid_until, least(sent_at, first_seen_at)
            + make_interval(secs => :seconds)) AS valid_until
@@ -93,7 +96,7 @@ _OVERDUE = text("""
 
 
 def every_minute(runtime: Runtime) -> Effects:
-    """What is due each minute: counts, ended validity, freshness of finals, intervals of sweeps, learned latencies.
+    """What is due each minute: counts, ended validity, freshness of finals, intervals of sweeps, latencies, retention.
 
     They share one task: workers of the version before reject a name that they do not know. A step that fails is logged
     and keeps none of the others from their turn; without the database none has one.
@@ -106,7 +109,7 @@ def every_minute(runtime: Runtime) -> Effects:
 
 
 def _fold(runtime: Runtime, _: Effects) -> None:
-    tally.fold(runtime.engine)
+    statistics_upkeep.fold(runtime.engine)
 
 
 def _expire(runtime: Runtime, _: Effects) -> None:
@@ -118,11 +121,11 @@ def _count_freshness(runtime: Runtime, _: Effects) -> None:
 
 
 def _pace(runtime: Runtime, _: Effects) -> None:
-    pacing.pace_all(runtime)
+    sweep_pacing.pace_all(runtime)
 
 
 def _learn(runtime: Runtime, effects: Effects) -> None:
-    effects.add(learning.learn_all(runtime))
+    effects.add(latency_learning.learn_all(runtime))
 
 
 # Folding comes first: readers scan what is not folded yet.
@@ -132,6 +135,7 @@ _EACH_MINUTE: Final[Mapping[str, Callable[[Runtime, Effects], None]]] = {
     "freshness": _count_freshness,
     "pacing": _pace,
     "learning": _learn,
+    "retention": retain,
 }
 
 
@@ -141,28 +145,19 @@ def expire(runtime: Runtime) -> int:
     Providers that can be asked get theirs from the check right after validity, in the finishing transaction.
     """
     total = 0
-    for name, adapter in ADAPTERS.items():
-        if adapter.record.id_kinds or adapter.record.sweep_window_days is not None:
-            continue
-        with transaction(runtime.engine) as connection:
-            rows = connection.execute(_PUSH_ONLY, {"provider": name}).mappings().all()
-        for row in rows:
-            with isolated("upkeep.expire_failed", account=row["id"]):
-                total += retry_transaction(runtime.engine, lambda c, row=row: _expire_account(c, row, runtime))  # type: ignore[misc]
+    with transaction(runtime.engine) as connection:
+        accounts = list_accounts(connection)
+    for stored in accounts:
+        if stored.enabled and not record_of(stored).is_pulled:
+            with isolated("upkeep.expire_failed", account=stored.id):
+                total += retry_transaction(runtime.engine, partial(_expire_account, stored=stored, runtime=runtime))
     return total
 
 
-def _expire_account(connection: Connection, row: RowMapping, runtime: Runtime) -> int:
+def _expire_account(connection: Connection, *, stored: StoredAccount, runtime: Runtime) -> int:
     """One batch of an account's overdue messages."""
-    hours = float(row["options"].get("validity_hours", adapter_of(row).record.validity_hours))
-    overdue = connection.execute(
-        _OVERDUE,
-        {
-            "account_id": row["id"],
-            "seconds": timedelta(hours=hours).total_seconds(),
-            "many": EXPIRE_AT_ONCE,
-        },
-    ).all()
+    seconds = effective.validity(stored).total_seconds()
+    overdue = connection.execute(_OVERDUE, {"account_id": stored.id, "seconds": seconds, "many": EXPIRE_AT_ONCE}).all()
     reports = [
         DeliveryReport(
             granularity=Granularity(each.granularity),
@@ -175,7 +170,7 @@ def _expire_account(connection: Connection, row: RowMapping, runtime: Runtime) -
         for each in overdue
     ]
     known = runtime.suppressions
-    result = upsert(connection, row["id"], row["provider"], reports, asked_at=None, suppressions=known)
+    result = upsert(connection, stored.id, stored.provider, reports, asked_at=None, suppressions=known)
     return result.advanced
 
 
@@ -184,14 +179,14 @@ def prune(runtime: Runtime) -> Effects:
     counts = {"calls": 0, "fetches": 0, "polls": 0}
     for _ in range(PRUNE_BATCHES):
         with transaction(runtime.engine) as connection:
-            deleted = healing.prune(connection, days=KEEP_CALLS_DAYS, many=PRUNE_ROWS)
+            deleted = recovery.prune(connection, days=KEEP_CALLS_DAYS, many=PRUNE_ROWS)
         counts = {name: count + more for (name, count), more in zip(counts.items(), deleted, strict=True)}
         if max(deleted) < PRUNE_ROWS:
             break
     with transaction(runtime.engine) as connection:
         counts["quarantine"] = prune_quarantine(connection)
         counts["sessions"] = prune_sessions(connection)
-        forget_walks(connection)
+        forget_sweeps(connection)
         counts["notifications"] = prune_notifications(connection)
         counts["freshness"] = freshness.prune(connection)
     effects = Effects()

@@ -35,6 +35,7 @@ from ulak.models.vocabulary import Status  # noqa: E402
 from ulak.providers import diyalog, iletimerkezi, organik  # noqa: E402
 from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed  # noqa: E402
 from ulak.providers.plain import NotPlainError  # noqa: E402
+from ulak.providers.registry import ADAPTERS  # noqa: E402
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ROWS = 500
@@ -81,7 +82,7 @@ class Sink:
             return Found()
         if sql is deliveries._PROBE:
             rows = msgspec.json.decode(parameters["rows"])
-            return Found((row["n"], self._ids.get(row["provider_key"]), False, False) for row in rows)
+            return Found((row["n"], self._ids.get(row["provider_key"]), False, False, None) for row in rows)
         if sql is deliveries._INSERT:
             return Found()
         return Found((row["id"],) for row in msgspec.json.decode(parameters["others"]))
@@ -131,14 +132,14 @@ def account(provider: str) -> Account:
         base_url="",
         timezone=ZoneInfo("Europe/Istanbul"),
         credentials={"key": "k", "hash": "h"},
-        options={"batch_size": 100},
+        options=ADAPTERS[provider].record.options(),
     )
 
 
 def asked(module: ModuleType, kind: str, value: str) -> Fetch:
     """The call for one id."""
     due = DueId(key=TrackedKey(id_kind=kind, value=value), expected=ROWS)
-    spec = module.ADAPTER.plan_ids(account(module.__name__), [due], NOON.date())[0]
+    spec = module.ADAPTER.plan_ids(account(module.ADAPTER.record.name), [due], NOON.date())[0]
     return Fetch(spec=spec, ids={due.key: due})
 
 
@@ -150,7 +151,7 @@ def refuse(*_: object) -> Parsed:
 def measure(module: ModuleType, fetch: Fetch, bodies: Callable[[int], bytes], seconds: float, *, moves: bool) -> float:
     """Median processor microseconds a row."""
     taken: list[float] = []
-    provider, end = account(module.__name__.rpartition(".")[2]), perf_counter() + seconds
+    provider, end = account(module.ADAPTER.record.name), perf_counter() + seconds
     page = 0
     while perf_counter() < end or len(taken) < 10:
         page += 1

@@ -26,7 +26,7 @@ from ulak.models.database import make_engine, retry_transaction, transaction
 from ulak.models.deliveries import upsert
 from ulak.models.report import DeliveryReport
 from ulak.models.schema import migrate
-from ulak.models.tally import drop_triggers
+from ulak.models.statistics_upkeep import drop_triggers
 from ulak.models.vocabulary import Granularity, Reason, Status
 
 NOW = datetime.now(UTC).replace(microsecond=0)

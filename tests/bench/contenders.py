@@ -23,7 +23,7 @@ from real_processes import migrated_database, url_of
 from sqlalchemy import Engine, text
 
 from ulak.core.settings import Settings
-from ulak.models.ledger.planning import NewFetch
+from ulak.models.ledger.opening import NewFetch
 from ulak.tasks.base import publish
 from ulak.tasks.messages import dispatch_account
 from ulak.workers.publishing import app_for

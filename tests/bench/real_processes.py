@@ -14,7 +14,7 @@ from ulak.models.database import make_engine
 from ulak.models.schema import migrate
 
 ROOT = Path(__file__).parents[2]
-FIRST_CALL_SECONDS = 30.0
+FIRST_CALL_SECONDS = 90.0
 
 
 def url_of(url: str, database: str) -> str:
@@ -75,10 +75,19 @@ def worker_processes(
 
 def wait_for_calls(engine: Engine) -> None:
     """Return when a worker has made its first call."""
+    _wait_for(engine, "SELECT count(*) FROM calls", "no call was made")
+
+
+def wait_for_plans(engine: Engine) -> None:
+    """Return when a worker has planned for the first time."""
+    _wait_for(engine, "SELECT count(*) FROM heartbeats WHERE name LIKE 'plan%'", "nothing was planned")
+
+
+def _wait_for(engine: Engine, query: str, otherwise: str) -> None:
     end = time.monotonic() + FIRST_CALL_SECONDS
     while time.monotonic() < end:
         with engine.connect() as connection:
-            if connection.execute(text("SELECT count(*) FROM calls")).scalar_one():
+            if connection.execute(text(query)).scalar_one():
                 return
         time.sleep(0.2)
-    raise RuntimeError("no call was made")
+    raise RuntimeError(otherwise)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from when_world import ANSWER_SECONDS, DAY, TICK, World
 
 from ulak.schedules.batching import WaitingId, expected_waiting, half_age, is_worth_a_call
-from ulak.tasks.steps.due_ids import FILL_SECONDS, MOST_CANDIDATES
+from ulak.tasks.steps.due_ids import FILL_SECONDS, MAX_CANDIDATES
 from ulak.tasks.steps.fetch_rows import YOUNG
 
 
@@ -82,7 +82,7 @@ class BatchWorld(World):
         missing = -len(due) % self.batch
         soon = [
             n
-            for at, n in heapq.nsmallest(MOST_CANDIDATES, self.due)
+            for at, n in heapq.nsmallest(MAX_CANDIDATES, self.due)
             if at <= now + FILL_SECONDS and self.messages[n].seen is None
         ]
         if self.latency is not None:

@@ -19,19 +19,19 @@ from functools import cache, cached_property
 from itertools import accumulate
 from random import Random
 
-from ulak.providers.adapter import PollNumbers
+from ulak.providers.adapter import PollSchedule
 from ulak.schedules.announcements import Announced, counted, has_moved
 from ulak.schedules.latency import EDGES, END, Latency, edge
 from ulak.schedules.learning import Learned, learn
 from ulak.schedules.policy import first_check, next_check
-from ulak.schedules.poll_times import HIGHEST_PRICE, PRICE_SECONDS, Bounds, PollTimes, poll_times, price_for_calls
+from ulak.schedules.poll_times import MAX_PRICE, PRICE_SECONDS, Bounds, PollTimes, poll_times, price_for_calls
 from ulak.schedules.pricing import calls_per_message, steered
 from ulak.tasks.steps.due_ids import capacity
 from ulak.tasks.steps.fetch_rows import YOUNG
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = 86400.0
-NUMBERS = PollNumbers(steps_seconds=(5.0, 20.0, 60.0), growth=1.6, max_seconds=1800.0)
+NUMBERS = PollSchedule(steps_seconds=(5.0, 20.0, 60.0), growth=1.6, max_seconds=1800.0)
 TICK = 5.0
 LEARN_EVERY = 60.0
 ANSWER_SECONDS = 0.15
@@ -54,6 +54,16 @@ def draw(rng: Random, law: str) -> float:
     return DAY
 
 
+def drawn(plan: Sequence[tuple[int, str]], per_minute: float, seed: int) -> list[tuple[float, float]]:
+    """(moment, latency) of each message of a plan [(how many, law), …], by moment."""
+    rng, at, arrivals = Random(seed), 0.0, []
+    for many, law in plan:
+        for _ in range(many):
+            at += rng.expovariate(per_minute / 60)
+            arrivals.append((at, draw(rng, law)))
+    return arrivals
+
+
 @dataclass(slots=True)
 class Message:
     """One message, and what is known of it."""
@@ -69,11 +79,15 @@ class Message:
 
 @dataclass
 class World:
-    """One account that sends `plan` = [(how many, law), …] at `per_minute`."""
+    """One account that sends `plan` = [(how many, law), …] at `per_minute`, or exactly these `sends`."""
 
-    plan: Sequence[tuple[int, str]]
-    per_minute: float
-    seed: int
+    plan: Sequence[tuple[int, str]] = ()
+    per_minute: float = 1.0
+    seed: int = 1
+    sends: Sequence[tuple[float, float]] | None = None
+    """(moment, latency) of each message, by moment."""
+    tick: float = TICK
+    learn_every: float = LEARN_EVERY
     adaptive: bool = True
     fixed_latency: Latency | None = None
     """Tests and references may fix the distribution."""
@@ -99,16 +113,11 @@ class World:
 
     def run(self, *, until: float | None = None) -> "World":
         """Until all is final, or the clock says `until`."""
-        rng = Random(self.seed)
-        laws = [law for many, law in self.plan for _ in range(many)]
-        at, arrivals = 0.0, []
-        for law in laws:
-            at += rng.expovariate(self.per_minute / 60)
-            arrivals.append((at, draw(rng, law)))
+        arrivals = drawn(self.plan, self.per_minute, self.seed) if self.sends is None else self.sends
         self.times: PollTimes | None = None
         self.latency = self.fixed_latency
         if self.latency is not None:
-            self.times = poll_times(self.latency, self.price, Bounds(validity=DAY))
+            self.times = poll_times(self.latency, self.price / self.batch, Bounds(validity=DAY))
         self.known: Learned | None = None
         self.closed: list[int] = []
         self.coming: list[tuple[float, int]] = []
@@ -134,7 +143,7 @@ class World:
             self._hear(tick)
             self._gather(tick)
             self._take(tick, room)
-            if tick >= learned_at + LEARN_EVERY:
+            if tick >= learned_at + self.learn_every:
                 self._learn(tick, tick - learned_at)
                 learned_at = tick
             self._call(tick)
@@ -143,14 +152,14 @@ class World:
     def _next_tick(self, tick: float, arrival: float, learned_at: float) -> float:
         """Ticks in which nothing can happen are skipped."""
         if self.ready or self.young or self.old:
-            return tick + TICK
+            return tick + self.tick
         soonest = min(
             arrival,
             self.coming[0][0] if self.coming else math.inf,
             self.due[0][0] if self.due else math.inf,
-            learned_at + LEARN_EVERY,
+            learned_at + self.learn_every,
         )
-        return max(tick + TICK, math.ceil(soonest / TICK) * TICK)
+        return max(tick + self.tick, math.ceil(soonest / self.tick) * self.tick)
 
     def _register(self, at: float, latency: float) -> None:
         number = len(self.messages)
@@ -219,7 +228,7 @@ class World:
 
     def _call(self, now: float) -> None:
         """The calls of this tick: each as soon as a slot is free."""
-        end = now + TICK
+        end = now + self.tick
         while self.ready and max(now, self.slots[0]) < end:
             at = max(now, self.slots[0])
             if self.messages[self.ready[0]].seen is not None:
@@ -266,7 +275,7 @@ class World:
         bounds = Bounds(validity=DAY)
         if is_new or is_told or abs(self.share - self.priced_share) > 0.01:
             self.priced_share = self.share
-            least, most = PRICE_SECONDS / self.batch, HIGHEST_PRICE / self.batch
+            least, most = PRICE_SECONDS / self.batch, MAX_PRICE / self.batch
             price = price_for_calls(self.latency, calls, bounds, missed=self.missed, least=least, most=most)
             self.price = price * self.batch
             self.times = poll_times(self.latency, price, bounds, missed=self.missed)
@@ -306,10 +315,15 @@ class World:
 @cache
 def exact(law: str, many: int = 150_000) -> Latency:
     """The law itself, cell by cell, from many messages."""
-    rng, cells = Random(3), [0.0] * END
-    for _ in range(many):
-        latency = draw(rng, law)
-        cells[END - 1 if latency >= DAY else bisect_right(EDGES, latency) - 1] += 1 / many
+    rng = Random(3)
+    return exact_of([draw(rng, law) for _ in range(many)])
+
+
+def exact_of(latencies: Sequence[float]) -> Latency:
+    """The distribution of these latencies, cell by cell."""
+    cells = [0.0] * END
+    for latency in latencies:
+        cells[END - 1 if latency >= DAY else bisect_right(EDGES, latency) - 1] += 1 / len(latencies)
     return Exact(masses=(), cells=tuple(cells))
 
 

@@ -17,16 +17,17 @@ from typing import Any
 from api_process import MIB, HostileClients, push_head
 from patched_process import ALL_POINTS
 from pydantic import SecretStr
+from redis import Redis
 from sqlalchemy.exc import SQLAlchemyError
 from system import LEASE_SECONDS, POLLED, System
 
-from ulak.core import names
+from ulak.core import task_names
 from ulak.core.redis import connect
 from ulak.core.settings import Settings
 from ulak.models.accounts import resume
 from ulak.workers.app import KEY_PREFIX, make_app
 
-QUEUES = tuple(KEY_PREFIX + queue for queue in names.QUEUES)
+QUEUES = tuple(KEY_PREFIX + queue for queue in task_names.QUEUES)
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,30 @@ def freeze_redis(system: System, strength: int) -> int:
     return 1
 
 
+FULL_BROKER_SECONDS = 8
+
+
+def fill_redis(system: System, strength: int) -> int:
+    """The broker has no memory left and evicts nothing: it refuses every message, while new sends and pushes come."""
+    with connect(system.valkey.url) as redis:
+        before = refused_messages(redis)
+        redis.config_set("maxmemory", "1")
+        try:
+            system.send_more(4)
+            time.sleep(FULL_BROKER_SECONDS * strength)
+            refused = refused_messages(redis) - before
+        finally:
+            redis.config_set("maxmemory", "0")
+    assert refused, "nobody tried to send a message"
+    return refused
+
+
+def refused_messages(redis: Redis) -> int:
+    """How many commands the broker has refused for want of memory since it was started."""
+    found: Any = redis.info("errorstats")
+    return int(found.get("errorstat_OOM", {}).get("count", 0))
+
+
 def cut_redis(system: System, strength: int) -> int:
     """Every connection to the broker is reset, a few times; then the network is away for a while."""
     for _ in range(3 * strength):
@@ -283,9 +308,9 @@ def replay_messages(system: System, strength: int) -> int:
     system.rng.shuffle(replayed)
     for row in replayed:
         app.send_task(
-            names.FETCH_PAGE if row.kind == "page" else names.FETCH_BATCH,
+            task_names.FETCH_PAGE if row.kind == "page" else task_names.FETCH_BATCH,
             kwargs={"fetch_id": row.id},
-            queue=names.QUEUE_FETCH,
+            queue=task_names.QUEUE_FETCH,
         )
     return len(replayed)
 
@@ -593,6 +618,7 @@ LONG: tuple[Fault, ...] = (
     Fault("broker killed", kill_redis, 2),
     Fault("broker emptied", flush_redis, 3),
     Fault("broker killed, data gone", forget_redis, 2),
+    Fault("broker without memory", fill_redis, 2),
     Fault("broker frozen 30 s", freeze_redis, 2),
     Fault("broker cut off", cut_redis, 2),
     Fault("broker half open", half_open_redis, 2),

@@ -22,14 +22,14 @@ POINTS: dict[str, tuple[str, str]] = {
     "look": ("ulak.models.ledger.taking", "look"),
     "permit": ("ulak.models.ledger.taking", "_permit"),
     "request": ("ulak.providers.http", "HttpDoor.send"),
-    "close_call": ("ulak.tasks.steps.asking", "close_call"),
+    "close_call": ("ulak.tasks.steps.attempt_records", "close_call"),
     "upsert": ("ulak.tasks.steps.finishing", "upsert"),
-    "update_tracked": ("ulak.models.ledger.finishing", "update_tracked"),
-    "discover": ("ulak.models.ledger.finishing", "discover"),
-    "insert_fetches": ("ulak.models.ledger.planning", "insert_fetches"),
-    "end_fetch": ("ulak.models.ledger.finishing", "end_fetch"),
-    "count_poll": ("ulak.models.ledger.finishing", "count_poll"),
-    "end_and_count": ("ulak.models.ledger.finishing", "end_and_count"),
+    "update_tracked": ("ulak.models.ledger.ending", "update_tracked"),
+    "discover": ("ulak.models.ledger.ending", "discover"),
+    "insert_fetches": ("ulak.models.ledger.opening", "insert_fetches"),
+    "end_fetch": ("ulak.models.ledger.ending", "end_fetch"),
+    "count_poll": ("ulak.models.ledger.ending", "count_poll"),
+    "end_and_count": ("ulak.models.ledger.ending", "end_and_count"),
     "publish": ("ulak.tasks.base", "publish"),
     "ack": ("celery.worker.request", "Request.acknowledge"),
 }
@@ -116,7 +116,7 @@ def commit_of_thread() -> str:
 
 def remove_fence() -> None:
     """A finisher that lost its lease writes nevertheless."""
-    finishing: Any = importlib.import_module("ulak.models.ledger.finishing")
+    finishing: Any = importlib.import_module("ulak.models.ledger.ending")
     fenced = "state = 'sending' AND lease_token = %(token)s"
     assert fenced in finishing._CLOSE_CALL
     finishing._CLOSE_CALL = finishing._CLOSE_CALL.replace(fenced, "%(token)s::uuid IS NOT NULL")
@@ -160,7 +160,7 @@ def free_slot_at_sending() -> None:
         return close_call
 
     wrap(("ulak.tasks.steps.draining", "take"), make_take)
-    wrap(("ulak.tasks.steps.asking", "close_call"), make_close)
+    wrap(("ulak.tasks.steps.attempt_records", "close_call"), make_close)
 
 
 def merge_by_arrival() -> None:
@@ -186,16 +186,16 @@ def publish_before_commit() -> None:
     app = importlib.import_module("ulak.workers.app").app
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call_up(wanted: Any) -> Any:
+        def wake_up(wanted: Any) -> Any:
             for message in original(wanted):
                 base.publish(app, message)
             # Long enough that the message is taken before the commit.
             time.sleep(1.0)
             return ()
 
-        return call_up
+        return wake_up
 
-    wrap(("ulak.tasks.steps.planning", "call_up"), make)
+    wrap(("ulak.tasks.steps.planning", "wake_up"), make)
 
 
 def switch_reconcile_off() -> None:

@@ -91,8 +91,9 @@ class Process:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, if it lives."""
-        if self.pid is not None:
-            os.kill(self.pid, number)
+        # Another thread may see its end in between, which `send_signal` allows for.
+        if self.popen is not None:
+            self.popen.send_signal(number)
 
     def look(self, now: float) -> None:
         """Notice a death, and start it again a moment later."""

@@ -16,7 +16,7 @@ from chaos_table import Table
 from judging import judge, never, wait_recovered
 from system import POLLED, Process, System
 
-from ulak.local.children import ChildSpec
+from ulak.local.child_process import ChildSpec
 from ulak.local.embedded.postgres import PostgresServer
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(400)]

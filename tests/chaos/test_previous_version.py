@@ -25,7 +25,7 @@ from worker_fleet import (
     untold,
 )
 
-from ulak.core.settings import generated_secret
+from ulak.core.credentials import generated_secret
 from ulak.models.database import make_engine
 from ulak.models.schema import migrate
 from ulak.sandbox.server import Sandbox

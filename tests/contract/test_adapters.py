@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 TODAY, NOW = date(2026, 1, 2), datetime(2026, 1, 2, tzinfo=UTC)
 EVERY = pytest.mark.parametrize("name", sorted(ADAPTERS))
 ASKING = pytest.mark.parametrize(
-    "name", sorted(name for name, adapter in ADAPTERS.items() if adapter.record.callback_tails is None)
+    "name", sorted(name for name, adapter in ADAPTERS.items() if adapter.record.callback_paths is None)
 )
 LONGEST_DEADLINE_SECONDS = 75
 
@@ -47,7 +47,7 @@ def account(name: str) -> Account:
         base_url=record.base_url or "http://127.0.0.1:9400",
         timezone=ZoneInfo("Europe/Istanbul"),
         credentials={part: f"secret-{part}" for part in record.credentials[0]},
-        options={option.name: option.default for option in record.options},
+        options=record.options(),
         lookback_days=record.lookback_days,
         validity_hours=record.validity_hours,
     )
@@ -110,9 +110,9 @@ def test_its_record_is_complete(name: str) -> None:
     assert record.every_seconds > 0
     assert 0 < record.deadline_seconds <= LONGEST_DEADLINE_SECONDS
     assert len(set(record.id_kinds)) == len(record.id_kinds)
-    assert record.callback_tails or record.id_kinds or record.sweep_window_days
+    assert record.callback_paths or record.id_kinds or record.sweep_window_days
     assert record.callback_secret is None or record.callback_secret in record.optional_credentials
-    assert not (record.callback_tails and record.callback_secret)
+    assert not (record.callback_paths and record.callback_secret)
     assert not set(record.optional_credentials) & {part for parts in record.credentials for part in parts}
 
 
@@ -120,14 +120,8 @@ def test_its_record_is_complete(name: str) -> None:
 def test_every_option_has_a_meaning_and_a_fitting_default(name: str) -> None:
     """No option without a sentence, none whose default it would refuse itself."""
     options = ADAPTERS[name].record.options
-    assert len({option.name for option in options}) == len(options)
-    for option in options:
-        assert option.meaning
-        assert option.default is None or isinstance(option.default, option.type)
-        assert not option.choices or option.default in option.choices
-        default: Any = option.default
-        assert option.minimum is None or default >= option.minimum
-        assert option.maximum is None or default <= option.maximum
+    assert [option for option, field in options.model_fields.items() if not field.description] == []
+    assert options.model_validate(options().model_dump()) == options()
 
 
 @EVERY
@@ -135,9 +129,9 @@ def test_its_docs_page_names_all_that_an_account_may_say(name: str) -> None:
     """Every credential, option, id kind and callback route stands on the page."""
     page = (ROOT / "docs" / "reference" / "providers" / f"{name}.md").read_text(encoding="utf-8")
     record = ADAPTERS[name].record
-    words = {part for parts in record.credentials for part in parts} | {option.name for option in record.options}
+    words = {part for parts in record.credentials for part in parts} | set(record.options.own_names())
     words |= (
-        set(record.optional_credentials) | set(record.id_kinds) | {tail for tail in record.callback_tails or () if tail}
+        set(record.optional_credentials) | set(record.id_kinds) | {tail for tail in record.callback_paths or () if tail}
     )
     assert {word for word in words if f"`{word}`" not in page and f"`{word}=" not in page} == set()
 
@@ -284,7 +278,7 @@ def test_no_body_makes_it_fail_or_say_something_final(name: str, body: bytes, st
 def test_no_stranger_is_let_in_and_no_pushed_body_makes_it_fail(name: str, body: bytes, header: str) -> None:
     """Without the right credentials nobody is authorised; a pushed body parses or raises an error of the tree."""
     adapter: Adapter = ADAPTERS[name]
-    tails = ("",) if adapter.record.callback_secret else adapter.record.callback_tails
+    tails = ("",) if adapter.record.callback_secret else adapter.record.callback_paths
     for tail in tails or ("",):
         callback = Callback(tail=tail, body=body, headers={"authorization": header}, client_ip="127.0.0.1")
         assert adapter.authorise_callback(account(name), callback) is False

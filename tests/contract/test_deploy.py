@@ -6,38 +6,23 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from deploy_files import DEPLOY, HOME, MANIFESTS, UNITS, compose, manifests, pods
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ulak.core.settings import LIFELINE_VARIABLE, NEED_CREDENTIALS, PREFIX, READY_VARIABLE, SECRETS_OF, Settings
+from ulak.core.environment import LIFELINE_VARIABLE, PREFIX, READY_VARIABLE
+from ulak.core.settings import NEED_CREDENTIALS, SECRETS_OF, Settings
 
-HOME = Path(__file__).parents[2]
-DEPLOY = HOME / "deploy"
-MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 HOLDERS = [DEPLOY / "kubernetes" / "secret.example.yaml"]
-UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 LOCKS = sorted((HOME / "requirements").glob("*.txt"))
 GIT_REFUSES = 128
 SECRETS = {f"{PREFIX}{name.upper()}" for names in SECRETS_OF.values() for name in names}
 OURS = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} - {LIFELINE_VARIABLE, READY_VARIABLE}
-
-
-def compose() -> dict[str, Any]:
-    """The Compose file, its anchors resolved."""
-    parsed: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
-    return parsed
-
-
-def manifests() -> Iterator[dict[str, Any]]:
-    """Every Kubernetes object."""
-    for path in MANIFESTS:
-        yield from yaml.safe_load_all(path.read_text(encoding="utf-8"))
 
 
 def commands() -> set[tuple[str, ...]]:
@@ -251,13 +236,6 @@ def test_every_pod_may_run_where_only_restricted_ones_may() -> None:
             assert [probe["timeoutSeconds"] for probe in probes] == [5] * len(probes)
 
 
-def pods() -> Iterator[dict[str, Any]]:
-    """The specification of every pod."""
-    for each in manifests():
-        if each["kind"] in {"Deployment", "Job"}:
-            yield each["spec"]["template"]["spec"]
-
-
 def test_flower_only_shows_where_it_is_deployed() -> None:
     """A page that frames it, or a browser that remembers the password, stops no worker."""
     [container] = [
@@ -315,13 +293,19 @@ def test_a_lock_pins_and_hashes_everything_and_names_no_place(path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("lock", "parts"),
-    [("runtime", ()), ("embedded", ("embedded",)), ("dev", ("embedded", "dev")), ("build", ("build",))],
+    [
+        ("runtime", ()),
+        ("embedded", ("embedded",)),
+        ("parquet", ("parquet",)),
+        ("dev", ("embedded", "parquet", "dev")),
+        ("build", ("build",)),
+    ],
 )
 def test_a_lock_satisfies_what_the_project_asks_for(lock: str, parts: tuple[str, ...]) -> None:
     """Who adds a dependency has to run `make lock`."""
     project = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))
     known = {
-        "embedded": project["project"]["optional-dependencies"]["embedded"],
+        **project["project"]["optional-dependencies"],
         "dev": project["dependency-groups"]["dev"],
         "build": project["build-system"]["requires"],
     }

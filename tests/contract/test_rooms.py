@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ulak.cli.processes import worker
-from ulak.core import names
+from ulak.core import task_names
 from ulak.providers.registry import ADAPTERS
 
 HOME = Path(__file__).parents[2]
@@ -145,4 +145,4 @@ def test_every_folder_of_code_is_a_package() -> None:
 def test_every_queue_is_consumed_by_the_worker_command() -> None:
     """A queue that no deployed process reads would fill for ever."""
     consumed = inspect.signature(worker).parameters["queues"].default
-    assert set(consumed.split(",")) == set(names.QUEUES) == set(names.QUEUE_OF_TASK.values())
+    assert set(consumed.split(",")) == set(task_names.QUEUES) == set(task_names.QUEUE_OF_TASK.values())

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ulak.sandbox.lives import OUTCOMES
+from ulak.sandbox.outcomes import OUTCOMES
 from ulak.sandbox.server import Sandbox
 from ulak.sandbox.settings import PROVIDERS
 

@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 from ulak.local.embedded.postgres import PostgresServer
 from ulak.local.embedded.valkey import ValkeyServer
-from ulak.workers.attempts import MOST
+from ulak.workers.auth_attempts import MAX_FAILURES
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -60,7 +60,7 @@ def test_flower_is_closed_readable_and_calls_for_polls(tmp_path: Path, monkeypat
             ulak.until(lambda: names_of_workers(other, auth), seconds=90, what="a worker in the second Flower")
             for path in ("task/async-apply/poll.account", "worker/shutdown/worker-1", "worker/pool/grow/worker-1"):
                 assert status(f"{other}/api/{path}", body={}, auth=auth) == 403
-        guesses = [status(f"{url}/api/task/types", auth=f"ulak:guess-{n}") for n in range(MOST + 2)]
+        guesses = [status(f"{url}/api/task/types", auth=f"ulak:guess-{n}") for n in range(MAX_FAILURES + 2)]
         # Wrong passwords from before may count as well.
         assert (guesses, set(guesses), guesses[-2:]) == (sorted(guesses), {401, 429}, [429] * 2)
         assert status(f"{url}/api/task/types", auth=auth) == 200

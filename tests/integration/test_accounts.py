@@ -8,20 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, text, update
 
-from ulak.models.accounts import (
-    FOREVER,
-    AccountSettings,
-    AccountsRefusedError,
-    Applied,
-    UnknownAccountError,
-    apply,
-    list_accounts,
-    load,
-    pause,
-    resume,
-)
+from ulak.models.account import FOREVER, AccountSettings, UnknownAccountError, list_accounts, load
+from ulak.models.accounts import AccountsRefusedError, Applied, apply, pause, resume
 from ulak.models.database import make_engine, transaction
-from ulak.models.ledger.planning import NewFetch, NewPoll, close_plan, insert_fetches, open_poll
+from ulak.models.ledger.opening import NewFetch, NewPoll, close_plan, insert_fetches, open_poll
 from ulak.models.schema import migrate
 from ulak.models.tables import accounts
 

@@ -12,12 +12,12 @@ from sqlalchemy import Engine
 from teaching import HOUR_AGO, begin, close_ids, give_waiting_plan, plan_of, teach
 
 from ulak.core import clock
-from ulak.models.attention import waiting
-from ulak.models.tracked import account_of, close_answered
-from ulak.providers.registry import ADAPTERS
+from ulak.models.account import find
+from ulak.models.backlog import read_backlog
+from ulak.models.tracked import close_answered
 from ulak.schedules.plans import times_of
 from ulak.tasks.runtime import Runtime
-from ulak.tasks.steps.learning import learn_all
+from ulak.tasks.steps.latency_learning import learn_all
 from ulak.tasks.steps.planning import plan_due
 from ulak.tasks.steps.tracking import learned_times
 
@@ -30,9 +30,9 @@ def runtime(migrated_database: Engine) -> Runtime:
 
 def _in_force(runtime: Runtime, account_id: str) -> Any:
     with runtime.engine.connect() as connection:
-        row = account_of(connection, account_id)
+        row = find(connection, account_id)
     assert row is not None
-    return learned_times(row, ADAPTERS[row["provider"]], "number", None)
+    return learned_times(row, "number", None)
 
 
 @pytest.mark.parametrize(
@@ -142,11 +142,11 @@ def test_an_id_of_unknown_many_messages_is_late_when_it_is_due(runtime: Runtime)
     due = clock.now() - timedelta(hours=1)
     add_ids(runtime.engine, account_id, ["7"], kind="transaction", sent_at=due, next_check_at=due)
     with runtime.engine.connect() as connection:
-        since = waiting(connection)[account_id].due_since
+        since = read_backlog(connection)[account_id].work.due_since
     assert since == due
     execute(runtime.engine, "UPDATE tracked_ids SET expected = 1 WHERE account_id = :a", a=account_id)
     with runtime.engine.connect() as connection:
-        since = waiting(connection)[account_id].due_since
+        since = read_backlog(connection)[account_id].work.due_since
     assert since is None or since > due + timedelta(hours=2)
 
 

@@ -13,16 +13,16 @@ from teaching import HOUR_AGO, begin, close_ids, give_waiting_plan, plan_of, tea
 
 from ulak.core import clock
 from ulak.models import latencies
-from ulak.models.attention import waiting
-from ulak.models.figures import read_work
-from ulak.models.ledger.finishing import update_tracked
+from ulak.models.backlog import read_backlog
+from ulak.models.ledger.ending import update_tracked
+from ulak.models.metric_queries import read_work
 from ulak.models.overview import ProviderPace, unsettled
 from ulak.providers.registry import ADAPTERS
 from ulak.schedules.beat import entries
 from ulak.schedules.latency import EDGES, END, ENOUGH, PER_DECADE, edge
 from ulak.schedules.plans import times_of
 from ulak.tasks.runtime import Runtime
-from ulak.tasks.steps.learning import learn_all
+from ulak.tasks.steps.latency_learning import learn_all
 from ulak.tasks.steps.planning import plan_due
 from ulak.tasks.steps.tracking import track
 from ulak.tasks.steps.upkeep import every_minute
@@ -228,7 +228,7 @@ def _waiting_batch(engine: Engine, *, poll: dict[str, Any] | None = None, **give
 def _late_seconds(engine: Engine, account_id: str) -> float:
     """For how long something should have been asked for: by the status page, and by the metric of the alert."""
     with engine.connect() as connection:
-        since = waiting(connection)[account_id].due_since
+        since = read_backlog(connection)[account_id].work.due_since
         now = connection.execute(text("SELECT now()")).scalar_one()
         [overdue] = [
             sample.value

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from task_api import TOKEN, Api, api, running, runtime_on
 
 from ulak.api.app import make_api
-from ulak.api.doorway import request_id_of
+from ulak.api.request_log import request_id_of
 from ulak.core import clock
 from ulak.models.database import make_engine, transaction
 from ulak.models.tokens import create_token, revoke_token
@@ -35,7 +35,7 @@ def test_every_route_refuses_without_a_valid_token(api: Api) -> None:
     """The routes are read from the application, so a new one cannot be forgotten."""
     known = guarded_routes(api)
     assert len(known) >= 12
-    api.app.state.means.failed.most = 100_000
+    api.app.state.deps.failed.most = 100_000
     wrong = ["", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer ulak_" + "a" * 43]
     for method, path in [*known, ("GET", "/v1"), ("GET", "/v1/"), ("PUT", "/v1/nothing")]:
         place = path.format(poll_id=1, delivery_id=1, account="marka-sms")

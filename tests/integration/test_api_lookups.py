@@ -226,7 +226,7 @@ def test_statistics_are_counted_by_what_is_asked(api: Api) -> None:
 
 def test_too_many_groups_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller is told to ask for less; nobody makes the process hold them all."""
-    monkeypatch.setattr(statistics, "MOST_GROUPS", 1)
+    monkeypatch.setattr(statistics, "MAX_GROUPS", 1)
     refused = api.client.get("/v1/statistics", params={"by": "status"})
     detail = "The request is wrong: query.by gives more than 1 groups: name fewer days or groups."
     assert (refused.status_code, refused.json()["detail"]) == (422, detail)

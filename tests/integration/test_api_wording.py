@@ -12,9 +12,9 @@ import pytest
 from database_fixtures import add_account
 from task_api import Api, api
 
-from ulak.api import wording
-from ulak.api.tracked import Item
-from ulak.api.wording import NOT_VALID
+from ulak.api import validation_messages
+from ulak.api.registration import Item
+from ulak.api.validation_messages import NOT_VALID
 from ulak.models.database import transaction
 
 __all__ = ["api"]
@@ -127,8 +127,8 @@ def assert_ours(answer: httpx.Response, where: str) -> None:
                 " parent_key, granularity, since, until, cursor, limit"
             ),
         ),
-        ("/v1/deliveries?since=yesterday", f"query.since {wording.TIME}"),
-        ("/v1/deliveries?since=2026-05-01T10:00:00", f"query.since {wording.TIME}"),
+        ("/v1/deliveries?since=yesterday", f"query.since {validation_messages.TIME}"),
+        ("/v1/deliveries?since=2026-05-01T10:00:00", f"query.since {validation_messages.TIME}"),
         ("/v1/deliveries?limit=many", "query.limit is no whole number: give one such as 100"),
         ("/v1/deliveries?limit=0", "query.limit is too small: give at least 1"),
         ("/v1/deliveries?account=A", "query.account is no account id: give a-z, 0-9 and -, at most 100 of them"),
@@ -139,9 +139,9 @@ def assert_ours(answer: httpx.Response, where: str) -> None:
             "query.who is not known here: known are account, action, actor, recipient, since, cursor, limit",
         ),
         ("/v1/events?action=seen", "query.action is none of the known words: give account.created, account.changed"),
-        ("/v1/events?since=yesterday", f"query.since {wording.TIME}"),
+        ("/v1/events?since=yesterday", f"query.since {validation_messages.TIME}"),
         ("/v1/events?actor=", "query.actor is empty: give a value, or leave it out"),
-        ("/v1/summary?since=now", f"query.since {wording.TIME}"),
+        ("/v1/summary?since=now", f"query.since {validation_messages.TIME}"),
         ("/v1/tracked?state=ajar", "query.state is none of the known words: give open or closed"),
         ("/v1/polls/x", "path.poll_id is no whole number: give one such as 100"),
     ],

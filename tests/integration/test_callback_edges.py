@@ -31,7 +31,7 @@ from ulak.providers.accounts import parse_accounts
 from ulak.providers.http import HttpDoor
 from ulak.tasks.rejections import RejectionLog
 from ulak.tasks.runtime import CredentialCache, Runtime
-from ulak.tasks.steps.quarantine import reread
+from ulak.tasks.steps.quarantine_retry import reread
 
 __all__ = ["ulak"]
 
@@ -282,7 +282,7 @@ def test_status_and_the_status_page_show_what_was_rejected(
     settings = load_settings().model_copy(update={"api_token": SecretStr(TOKEN)})
     app = make_api(runtime, token=TOKEN)
     add_pages(app, runtime, settings)
-    sentence = "404: the account has no callback at the address that was called"
+    sentence = "404: the account has no callback at this address"
     with serving(app) as server, structlog.testing.capture_logs() as lines:
         for _ in range(3):
             assert server.ask("POST", "/callbacks/bip/bip-1/c4n4ry", b"{}", auth=LOGIN).status == 404
@@ -316,7 +316,7 @@ def test_a_credential_that_the_api_cannot_read_is_seen(
     push: Callable[..., int], runtime: Runtime, migrated_database: Engine
 ) -> None:
     """Every push fails with 503 then, and BiP repeats none."""
-    from ulak.core.settings import CredentialError
+    from ulak.core.credentials import CredentialError
 
     def missing(reference: str) -> str:
         raise CredentialError(reference)

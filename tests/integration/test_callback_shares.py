@@ -6,26 +6,27 @@ from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 from driving import make_runtime, scalar
-from ledger_acts import add_account, add_ids, execute, fetches_of
+from ledger_acts import Held, add_account, add_ids, execute, fetches_of, plan
 from sqlalchemy import Engine
 from teaching import HOUR_AGO, plan_of
 
 from ulak.core import clock
-from ulak.models import announced, latencies
+from ulak.models import callback_shares, latencies
+from ulak.models.account import find
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
-from ulak.models.ledger.finishing import discover
+from ulak.models.ledger.ending import discover
 from ulak.models.report import DeliveryReport
-from ulak.models.tracked import account_of
 from ulak.models.vocabulary import Granularity, Status
 from ulak.providers.adapter import Callback
 from ulak.providers.registry import ADAPTERS
 from ulak.schedules.policy import next_check
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.callbacks import ingest
-from ulak.tasks.steps.learning import learn_all
+from ulak.tasks.steps.latency_learning import learn_all
 from ulak.tasks.steps.planning import plan_due
 from ulak.tasks.steps.tracking import schedule_of
 
@@ -34,6 +35,11 @@ ONE, OTHER = "+905301234567", "+905301234568"
 CHECKED = """
     UPDATE tracked_ids SET last_checked_at = now() - interval '5 s', last_found_at = now() - interval '5 s',
         checked_before_at = sent_at
+    WHERE account_id = :a
+"""
+LATER = "UPDATE tracked_ids SET next_check_at = now() + interval '1 h' WHERE account_id = :a AND closed_at IS NULL"
+CHECKED_AGAIN = """
+    UPDATE tracked_ids SET checked_before_at = last_checked_at, last_checked_at = now(), changed_as_of = NULL
     WHERE account_id = :a
 """
 CLOSE = """
@@ -60,7 +66,7 @@ def _account(runtime: Runtime, provider: str = "iletimerkezi", *, webhook: bool 
 
 def _row(runtime: Runtime, account_id: str) -> Any:
     with runtime.engine.connect() as connection:
-        row = account_of(connection, account_id)
+        row = find(connection, account_id)
     assert row is not None
     return row
 
@@ -132,32 +138,98 @@ def test_an_order_that_callbacks_have_not_settled_is_polled(runtime: Runtime, ca
     assert scalar(runtime.engine, "SELECT closed_at IS NULL FROM tracked_ids WHERE id = :id", id=tracked)
 
 
-def _counted(runtime: Runtime, account_id: str, kind: str, after: datetime) -> tuple[announced.Shares, int]:
+def _counted(runtime: Runtime, account_id: str, kind: str, after: datetime) -> tuple[callback_shares.Shares, int]:
     """Shares of what was closed since, and for how many closed ids a latency is known."""
     window = after, clock.now()
     scale = latencies.Scale(per_decade=8, longest=50, factor=1.0, kinds=[kind])
     with transaction(runtime.engine) as connection:
-        shares = announced.shares(connection, account_id, kind, by_parts=kind == "order", window=window)
+        shares = callback_shares.shares(connection, account_id, kind, by_parts=kind == "order", window=window)
         groups = [after - timedelta(days=9)]
         found = latencies.closed(connection, account_id, kind, scale, groups=groups, window=window)
-    return shares, sum(each["many"] for each in found)
+    return shares, sum(each.many for each in found)
 
 
-def test_an_order_that_a_list_opens_again_is_counted_once(runtime: Runtime) -> None:
-    """Callbacks settled it; the poll that the changed order asks for finds nothing that they had not brought."""
+@pytest.mark.parametrize("polls", [1, 2, 3])
+def test_an_order_that_a_list_opens_again_is_counted_once(runtime: Runtime, polls: int) -> None:
+    """Callbacks settled it; the polls that the changed order asks for find nothing that they had not brought."""
     account_id, began = _account(runtime), clock.now() - timedelta(seconds=1)
     tracked = _order(runtime, account_id, "501")
     for number in (ONE, OTHER):
         _push(runtime, account_id, "501", number)
     assert _plan(runtime, account_id) == 0
-    once = announced.Shares(announced=2, missed=0), 1
+    once = callback_shares.Shares(announced=2, missed=0), 1
     assert _counted(runtime, account_id, "order", began) == once
     settled = clock.now()
     with transaction(runtime.engine) as connection:
         discover(connection, account_id, clock.now(), [], [{"id_kind": "order", "value": "501"}])
+    for _ in range(polls - 1):
+        execute(runtime.engine, CHECKED_AGAIN, a=account_id)
     execute(runtime.engine, CLOSE, a=account_id)
     assert scalar(runtime.engine, "SELECT close_reason FROM tracked_ids WHERE id = :id", id=tracked) == "final"
-    assert _counted(runtime, account_id, "order", settled) == (announced.Shares(announced=0, missed=0), 0)
+    assert _counted(runtime, account_id, "order", settled) == (callback_shares.Shares(announced=0, missed=0), 0)
+
+
+def _list(runtime: Runtime, account_id: str, *, status: int, delivered: int, undelivered: int = 0) -> None:
+    """A sweep whose page states order 501 so."""
+    execute(
+        runtime.engine, "UPDATE accounts SET planned_at = NULL, closed_swept_at = now() WHERE id = :a", a=account_id
+    )
+    execute(runtime.engine, LATER, a=account_id)
+    counts = {"total": 2, "delivered": delivered, "undelivered": undelivered, "waiting": 2 - delivered - undelivered}
+    sent = {"submitAt": "2026-01-01 10:00:00", "sendAt": "2026-01-01 10:00:00"}
+    page = {"status": {"code": 200}, "count": 1, "orders": [{"id": 501, "status": status, **counts, **sent}]}
+    [fetch_id] = plan(runtime, account_id)
+    Held(runtime, fetch_id).answer(msgspec.json.encode({"response": page}))
+
+
+@pytest.mark.parametrize("webhook", [True, False])
+def test_a_list_asks_for_an_order_only_where_it_counts_ends_that_are_not_known(runtime: Runtime, webhook: bool) -> None:
+    """What callbacks have brought is no reason to poll, whether the order is open or settled; without them it is."""
+    account_id = _account(runtime, webhook=webhook)
+    tracked = _order(runtime, account_id, "501")
+    due = "SELECT next_check_at <= now() FROM tracked_ids WHERE id = :id"
+    _list(runtime, account_id, status=113, delivered=0)
+    _push(runtime, account_id, "501", ONE)
+    _list(runtime, account_id, status=113, delivered=1)
+    assert scalar(runtime.engine, due, id=tracked) is not webhook
+    _list(runtime, account_id, status=113, delivered=1, undelivered=1)
+    assert scalar(runtime.engine, due, id=tracked)
+    _push(runtime, account_id, "501", OTHER, "undelivered")
+    assert (_plan(runtime, account_id) == 0) is webhook
+
+
+@pytest.mark.parametrize("counts", [(2, 0), (0, 2), (1, 1)])
+def test_a_settled_order_that_ends_otherwise_in_its_list_is_polled(runtime: Runtime, counts: tuple[int, int]) -> None:
+    """Callbacks brought one delivered and one not: only that sum is explained."""
+    account_id = _account(runtime)
+    tracked = _order(runtime, account_id, "501")
+    _push(runtime, account_id, "501", ONE)
+    _push(runtime, account_id, "501", OTHER, "undelivered")
+    assert _plan(runtime, account_id) == 0
+    _list(runtime, account_id, status=114, delivered=counts[0], undelivered=counts[1])
+    is_open = "SELECT closed_at IS NULL FROM tracked_ids WHERE id = :id"
+    assert scalar(runtime.engine, is_open, id=tracked) is (counts != (1, 1))
+
+
+@pytest.mark.parametrize(("seconds", "announced_ends"), [(0, 1), (50, 1), (70, 0)])
+def test_a_callback_that_comes_soon_after_a_poll_has_announced_the_end(
+    runtime: Runtime, seconds: int, announced_ends: int
+) -> None:
+    """The poll was needless, however often polls come; a callback that is later than a minute announces nothing."""
+    account_id, began = _account(runtime), clock.now() - timedelta(seconds=1)
+    _order(runtime, account_id, "501", expected=1)
+    _read(runtime, account_id, "501", [ONE, OTHER], Status.DELIVERED)
+    execute(
+        runtime.engine,
+        "UPDATE observations SET first_seen_at = first_seen_at - make_interval(secs => :by) WHERE delivery_id IN"
+        " (SELECT id FROM delivery_status WHERE account_id = :a)",
+        a=account_id,
+        by=seconds,
+    )
+    _push(runtime, account_id, "501", ONE)
+    execute(runtime.engine, CLOSE, a=account_id)
+    shares = callback_shares.Shares(announced=announced_ends, missed=2 - announced_ends)
+    assert _counted(runtime, account_id, "order", began)[0] == shares
 
 
 def test_an_id_that_a_callback_named_first_is_counted(runtime: Runtime) -> None:
@@ -167,19 +239,19 @@ def test_an_id_that_a_callback_named_first_is_counted(runtime: Runtime) -> None:
     execute(runtime.engine, CLOSE, a=account_id)
     same = "SELECT announced_at = sent_at AND checked_before_at = sent_at FROM tracked_ids WHERE account_id = :a"
     assert scalar(runtime.engine, same, a=account_id)
-    assert _counted(runtime, account_id, "transaction", began)[0] == announced.Shares(announced=1, missed=0)
+    assert _counted(runtime, account_id, "transaction", began)[0] == callback_shares.Shares(announced=1, missed=0)
 
 
 def _waits(runtime: Runtime, account_id: str, kind: str) -> float:
     """How long after the first check of an id the next one comes."""
     row, sent = _row(runtime, account_id), clock.now()
-    adapter = ADAPTERS[row["provider"]]
+    adapter = ADAPTERS[row.provider]
     moment = next_check(
         adapter.record.poll,
         sent_at=sent,
         valid_until=sent + timedelta(days=2),
         now=sent + timedelta(microseconds=1),
-        **schedule_of(row, adapter, kind, None),
+        **schedule_of(row, kind, None),
     )
     assert moment is not None
     return (moment - sent).total_seconds()
@@ -227,7 +299,7 @@ def test_configured_waits_stay_however_reliable_callbacks_are(runtime: Runtime) 
     ):
         account_id = _account(runtime, **poll)
         row = _row(runtime, account_id)
-        settings = {"form": 1, "poll": row["poll"], "options": row["options"]}
+        settings = {"form": 1, "poll": row.poll, "options": row.options}
         plan = json.dumps({"kinds": {}, "missed": {"order": 0.02}, "settings": settings})
         execute(runtime.engine, "UPDATE accounts SET poll_plan = CAST(:p AS jsonb) WHERE id = :a", p=plan, a=account_id)
         assert _waits(runtime, account_id, "order") == pytest.approx(wait, abs=1e-3)

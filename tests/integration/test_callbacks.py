@@ -20,9 +20,9 @@ from ulak.local.embedded.postgres import PostgresServer
 from ulak.models.accounts import apply
 from ulak.models.database import make_engine, transaction
 from ulak.models.deliveries import upsert
-from ulak.models.ledger.finishing import discover
+from ulak.models.ledger.ending import discover
 from ulak.models.quarantine import new_key
-from ulak.models.report import DeliveryReport
+from ulak.models.report import DeliveryReport, NewId
 from ulak.models.schema import migrate
 from ulak.models.vocabulary import Granularity, Status
 from ulak.providers.accounts import parse_accounts
@@ -236,7 +236,7 @@ def read_details(engine: Engine, *keys: str, whole: bool = True) -> None:
     now = clock.now()
     with transaction(engine) as connection:
         upsert(connection, "toplu", "iletimerkezi", reports, asked_at=now)
-        row = {"id_kind": "order", "value": "501", "sent_at": now, "valid_until": now, "next_check_at": now}
+        row = NewId(id_kind="order", value="501", sent_at=now, valid_until=now, next_check_at=now)
         discover(connection, "toplu", now, [row], [])
         connection.execute(
             text(

@@ -3,17 +3,18 @@
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from database_fixtures import add_account
+from feed_copy import Reader, table
 from quiet_cluster import wait_for_the_feed
 from sqlalchemy import Engine, text
 
-from ulak.models.changes import ChangeCursor, CursorGoneError, FeedMovedError, forget_erasures, read_changes, renew_feed
+from ulak.models.changes import CursorGoneError, FeedMovedError, forget_erasures, read_changes, renew_feed
 from ulak.models.database import retry_transaction, transaction
 from ulak.models.deliveries import upsert
 from ulak.models.erasure import erase
@@ -43,43 +44,6 @@ def tell(engine: Engine, *reports: DeliveryReport, hours: float = 0) -> None:
     """What the provider answered, in a transaction of its own."""
     with transaction(engine) as connection:
         upsert(connection, "marka-sms", "vairo", reports, asked_at=NOON + timedelta(hours=hours))
-
-
-@dataclass
-class Reader:
-    """Folds the feed: puts and erases by id, nothing else."""
-
-    engine: Engine
-    limit: int = 100
-    cursor: ChangeCursor | None = None
-    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
-    places: list[tuple[int, int]] = field(default_factory=list)
-
-    def read(self) -> int:
-        """One page; how many changes it had."""
-        with self.engine.connect() as connection:
-            changes, self.cursor = read_changes(connection, self.cursor, limit=self.limit)
-        for change in changes:
-            self.places.append((change.changed_in, change.id))
-            if change.delivery is None:
-                self.rows.pop(change.id, None)
-            else:
-                self.rows[change.id] = dict(change.delivery)
-        return len(changes)
-
-    def read_all(self) -> "Reader":
-        """Pages until one is empty."""
-        wait_for_the_feed(self.engine)
-        while self.read():
-            pass
-        return self
-
-
-def table(engine: Engine) -> dict[int, dict[str, Any]]:
-    """The shared table by id."""
-    with engine.connect() as connection:
-        rows = connection.execute(text("SELECT * FROM delivery_status")).mappings()
-        return {row["id"]: dict(row) for row in rows}
 
 
 def write_at_random(engine: Engine, seed: int, until: float) -> None:

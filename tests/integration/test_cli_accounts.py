@@ -14,9 +14,10 @@ from database_fixtures import add_account
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from ulak.cli.failures import database_place
+from ulak.cli.error_messages import database_place
 from ulak.cli.session import Session
-from ulak.core.settings import REMEDIES, Settings, invoking_user
+from ulak.core.environment import invoking_user
+from ulak.core.settings import REMEDIES, Settings
 from ulak.local.embedded.valkey import ValkeyServer
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
@@ -171,7 +172,8 @@ def test_check_says_ok_or_what_to_do(
     assert (found.code, found.err) == (0, "")
     assert [line.partition(": ")[0] for line in found.out.splitlines()] == [
         "settings", "status page", "notifications", "time zones", "PostgreSQL", "database session",
-        "database transport", "schema", "clocks", "Redis", "accounts file", "account kampanya",
+        "database transport", "schema", "clocks", "Redis", "accounts file", "retention",
+        "account kampanya",
     ]  # fmt: skip
     assert all(": ok (" in line for line in found.out.splitlines())
 

@@ -21,6 +21,7 @@ from sqlalchemy import Engine, text
 from ulak.core import clock
 from ulak.core.settings import load_settings
 from ulak.models import latencies
+from ulak.models.account import list_accounts
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
 from ulak.models.quarantine import seal
@@ -232,7 +233,7 @@ def test_a_recipient_that_is_no_number_and_matches_nothing_is_told(ulak: Ulak, m
         for text in ("0530 123 45 6", "hash-1", "05309999998")
     )
     told = (
-        "--recipient could not be read as a phone number, so it was searched as it stands"
+        "--recipient could not be read as a phone number, so it was searched literally"
         " (a provider's own id of a person): nothing matches.\n"
     )
     assert (short.code, json.loads(short.out), short.err) == (0, [], told)
@@ -270,7 +271,7 @@ def test_with_nothing_to_retry_all_says_so(ulak: Ulak, account_given: tuple[str,
     assert (dead.code, dead.out, dead.err) == (
         0,
         "",
-        f"There are no dead fetches{of}, so nothing is asked again.\n",
+        f"There are no dead fetches{of}, so nothing is retried.\n",
     )
     assert (quarantine.code, quarantine.out, quarantine.err) == (
         0,
@@ -401,7 +402,7 @@ def test_what_nobody_will_understand_is_discarded_and_its_reason_stays(ulak: Ula
     assert (unasked.code, unasked.out, unasked.err) == (
         2,
         "",
-        "Discarding cannot be undone, and nobody is there to be asked: say --yes if it is meant.\n",
+        "Discarding cannot be undone, and there is no terminal to confirm on: pass --yes to proceed.\n",
     )
     nobody = ulak("quarantine", "discard", "--all", "--account", "nobody", "--yes")
     assert (nobody.code, nobody.out) == (1, "")
@@ -511,7 +512,7 @@ def test_who_is_nobody_cannot_be_erased(ulak: Ulak) -> None:
             "0530 999 99 98",
             "*******98, so nothing was removed; the number was looked for with and without country code",
         ),
-        ("45186", "45186, so nothing was removed; no number can be read in it, so it was looked for as it stands."),
+        ("45186", "45186, so nothing was removed; it is not a number, so it was searched literally."),
     ],
 )
 def test_an_erasure_that_finds_nothing_says_so(ulak: Ulak, person: str, said: str) -> None:
@@ -527,7 +528,7 @@ def test_nothing_is_erased_before_somebody_has_said_yes(ulak: Ulak) -> None:
     assert (unasked.code, unasked.out, unasked.err) == (
         2,
         "",
-        "Erasing cannot be undone, and nobody is there to be asked: say --yes if it is meant.\n",
+        "Erasing cannot be undone, and there is no terminal to confirm on: pass --yes to proceed.\n",
     )
     assert len(found(ulak, "--recipient", NUMBER)) == 2
     refused, said = at_a_terminal(b"n\n", "erase", NUMBER)
@@ -583,8 +584,8 @@ def test_marks_alone_are_nobody(ulak: Ulak) -> None:
 def _give_plan(engine: Engine, kinds: dict[str, Any]) -> None:
     """A learned plan in force for every account."""
     with engine.begin() as connection:
-        for row in connection.execute(text("SELECT * FROM accounts")).mappings().all():
-            latencies.plan(connection, row["id"], {"kinds": kinds, "settings": latencies.settings(row)})
+        for stored in list_accounts(connection):
+            latencies.plan(connection, stored.id, {"kinds": kinds, "settings": latencies.settings(stored)})
 
 
 def test_what_explain_shows_of_open_ids_is_recorded(ulak: Ulak, migrated_database: Engine) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from ulak.core.redis import connect
 from ulak.core.settings import load_settings
 from ulak.models.database import transaction
-from ulak.models.ledger.planning import cancel
+from ulak.models.ledger.opening import cancel
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.planning import plan_poll
@@ -250,7 +250,7 @@ def test_a_poll_that_was_taken_over_says_so_and_whoever_waits_follows(
         1,
         [
             "Poll 1 is complete",
-            "What it had not asked yet is asked by poll 2, which is followed now.",
+            "Poll 2 has superseded the rest of it and is followed now.",
             "Poll 2 is cancelled",
         ],
     )

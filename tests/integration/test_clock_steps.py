@@ -27,16 +27,16 @@ from shifted_clock import ShiftedClock
 from sqlalchemy import Engine, text
 from tiny_provider import Reply, Request, TinyProvider
 
-from ulak.models.heartbeats import RECONCILE, beat, standstills
+from ulak.models.job_runs import RECONCILE, beat, stalls
 from ulak.models.ledger import taking
 from ulak.models.ledger.clocksteps import last_step
 from ulak.models.ledger.clockwatch import ClockWatch
-from ulak.models.ledger.planning import NewPoll, close_plan, open_poll
+from ulak.models.ledger.opening import NewPoll, close_plan, open_poll
 from ulak.providers.adapter import Answer, Parsed
 from ulak.providers.http import Sent
 from ulak.tasks.runtime import Runtime
-from ulak.tasks.steps import clocks, planning, upkeep
-from ulak.tasks.steps.draining import drain, prepare, understood
+from ulak.tasks.steps import clock_watching, planning, upkeep
+from ulak.tasks.steps.draining import drain, parse_response, prepare
 from ulak.tasks.steps.tracking import track
 
 HOUR = 3600.0
@@ -54,7 +54,7 @@ def shifted(migrated_database: Engine) -> Iterator[ShiftedClock]:
 def runtime(shifted: ShiftedClock) -> Iterator[Runtime]:
     """A worker that has looked at the clock before."""
     found = make_runtime(shifted.engine, resolve=lambda _: "key")
-    clocks.look(found)
+    clock_watching.look(found)
     yield found
     found.door.close()
 
@@ -91,7 +91,7 @@ def try_take(runtime: Runtime, fetch_id: int) -> Any:
     """Take a fetch as the step does: a step of the clock is settled first."""
     taken = take(runtime.engine, fetch_id, runtime.watch)
     if isinstance(taken, taking.Stepped):
-        clocks.settle(runtime)
+        clock_watching.settle(runtime)
         taken = take(runtime.engine, fetch_id, runtime.watch)
     return taken
 
@@ -120,7 +120,7 @@ def test_a_slot_stays_held_through_a_step_of_the_clock(
     _, [first, second] = add_poll(shifted.engine, account_id, [fetch(1), fetch(2)])
     began = time.monotonic()
     assert isinstance(take(shifted.engine, first, runtime.watch), taking.Taken)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     shifted.step(seconds)
     worker = restarted(runtime) if is_new else runtime
     taken = try_take(worker, second)
@@ -150,7 +150,7 @@ def test_an_answer_written_after_the_step_holds_its_slot_as_long_as_any(
     held = [Held(runtime, first), Held(runtime, second)]
     shifted.step(seconds)
     held[0].answer(vairo_body("s1:+905321234567", "Beklemede"))
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     held[1].answer(vairo_body("s2:+905321234567", "Beklemede"))
     assert -3.0 < ahead(shifted.engine, "released_at", "calls") <= 0.0
     assert -3.0 < ahead(shifted.engine, "asked_at", "calls") <= 0.0
@@ -161,13 +161,13 @@ def test_an_answer_written_after_the_step_holds_its_slot_as_long_as_any(
 def test_two_workers_note_one_step_once_and_both_go_on(runtime: Runtime, shifted: ShiftedClock) -> None:
     """Each sees the step for itself; the second finds it noted."""
     other = restarted(runtime)
-    clocks.look(other)
+    clock_watching.look(other)
     shifted.step(-HOUR)
-    clocks.look(runtime)
-    clocks.look(other)
+    clock_watching.look(runtime)
+    clock_watching.look(other)
     shifted.step(90.0)
-    clocks.look(other)
-    clocks.look(runtime)
+    clock_watching.look(other)
+    clock_watching.look(runtime)
     assert steps(shifted.engine) == [-3600, 90]
 
 
@@ -175,7 +175,7 @@ def test_a_step_of_less_than_a_second_is_left_alone(runtime: Runtime, shifted: S
     """NTP slews and small corrections are no event, and they never add up to one."""
     for _ in range(6):
         shifted.step(0.7)
-        clocks.look(runtime)
+        clock_watching.look(runtime)
     assert steps(shifted.engine) == []
 
 
@@ -191,7 +191,7 @@ def test_a_worker_of_a_new_machine_sees_by_the_stored_times_that_the_clock_was_s
     assert -3602 < steps(shifted.engine)[0] < -3590
     assert 3.0 < ahead(shifted.engine, "released_at", "calls") <= 5.0
     # Whoever saw the step itself finds it noted.
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     assert len(steps(shifted.engine)) == 1
 
 
@@ -225,7 +225,7 @@ def test_as_of_never_decreases_when_the_clock_is_set_back(runtime: Runtime, shif
 def test_an_id_is_due_as_if_the_clock_had_never_been_wrong(runtime: Runtime, shifted: ShiftedClock) -> None:
     """An hour ahead for a while, in which it was registered and asked for; then right."""
     shifted.step(HOUR)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     account_id = add_account(shifted.engine)
     track(runtime, account_id, [{"kind": "number", "value": f"s{number}:+905321234567"} for number in range(2)])
     execute(shifted.engine, "UPDATE tracked_ids SET next_check_at = clock_timestamp() WHERE value LIKE 's0%'")
@@ -253,9 +253,9 @@ def test_an_id_whose_answer_comes_after_the_step_is_due_as_its_age_says(
     held = Held(runtime, fetch_id)
     shifted.step(-HOUR)
     if is_noticed:
-        clocks.look(runtime)
+        clock_watching.look(runtime)
     held.answer(vairo_body("s1:+905321234567", "Beklemede"))
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     for column in ("sent_at", "last_checked_at", "last_found_at"):
         assert ahead(shifted.engine, column, "tracked_ids") <= 0.0
     # Its send is checked right after validity; the number itself as its age says.
@@ -270,17 +270,17 @@ def test_what_was_sent_just_now_is_asked_for_though_the_clock_was_set_back_too_f
     account_id = add_account(shifted.engine)
     shifted.step(-HOUR)
     if is_noticed:
-        clocks.look(runtime)
+        clock_watching.look(runtime)
     truth = now(shifted.engine) + timedelta(seconds=HOUR)
     sendings = {"s1:+905321234567": truth - timedelta(seconds=1), "s2:+905321234567": truth + timedelta(days=1)}
     items = [{"kind": "number", "value": value, "sent_at": sent_at} for value, sent_at in sendings.items()]
     track(runtime, account_id, items)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     due = "SELECT value FROM tracked_ids WHERE next_check_at < clock_timestamp() + interval '10 s'"
     assert scalar(shifted.engine, due) == "s1:+905321234567"
     # Set right again, the clock is trusted again.
     shifted.step(HOUR)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     soon = now(shifted.engine) + timedelta(minutes=30)
     track(runtime, account_id, [{"kind": "number", "value": "s3:+905321234567", "sent_at": soon}])
     assert scalar(shifted.engine, "SELECT sent_at FROM tracked_ids WHERE value LIKE 's3%'") == soon
@@ -291,7 +291,7 @@ def test_lists_are_opened_at_their_interval_after_the_clock_was_set_back(
 ) -> None:
     """Not an hour later: they were last opened in what is now the future."""
     shifted.step(HOUR)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     account_id = add_account(shifted.engine, provider="iletimerkezi", poll={"every_seconds": 0.01})
     list(planning.plan_due(runtime, "iletimerkezi"))
     made = fetches_of(shifted.engine, account_id, "ready")
@@ -312,7 +312,7 @@ def test_a_tick_of_before_the_step_is_not_taken_for_the_one_that_comes_again(
     """Every tick of the next minute was planned already, under the old clock; each is planned again."""
     account_id = add_account(shifted.engine, provider="iletimerkezi", poll={"every_seconds": 60})
     shifted.step(60.0)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     for seconds in range(-60, 60):
         tick = planning._floor(now(shifted.engine) + timedelta(seconds=seconds), 1.0)
         with shifted.engine.begin() as connection:
@@ -321,7 +321,7 @@ def test_a_tick_of_before_the_step_is_not_taken_for_the_one_that_comes_again(
             assert poll_id is not None
             close_plan(connection, poll_id, 0)
     shifted.step(-60.0)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     assert planned_within(replace(runtime, tick_seconds=1.0), account_id, seconds=5.0)
 
 
@@ -345,7 +345,7 @@ def test_rests_of_an_account_keep_their_length_when_the_clock_is_set_back(
         "UPDATE fetches SET available_at = clock_timestamp() + interval '40 s'",
     )
     shifted.step(-HOUR)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     assert 15.0 < ahead(shifted.engine, "not_before", "accounts") <= 20.0
     assert 25.0 < ahead(shifted.engine, "breaker_until", "accounts") <= 30.0
     assert 35.0 < ahead(shifted.engine, "available_at", "fetches", "id = :id", id=fetch_id) <= 40.0
@@ -383,7 +383,7 @@ def test_an_account_that_was_told_to_be_silent_is_so_through_a_step_forward(
         " WHERE id = :a",
         a=third,
     )
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     for column, seconds in {"not_before": 20.0, "breaker_until": 30.0, "paused_until": 60.0}.items():
         assert seconds - 5.0 < ahead(shifted.engine, column, "accounts", "id = :a", a=account_id) <= seconds + 0.1
     assert 15.0 < ahead(shifted.engine, "not_before", "accounts", "id = :a", a=third) <= 20.0
@@ -400,7 +400,7 @@ def test_an_automatic_pause_of_a_minute_lasts_a_minute(runtime: Runtime, shifted
         a=account_id,
     )
     shifted.step(-HOUR)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     assert 50.0 < ahead(shifted.engine, "paused_until", "accounts") <= 60.0
 
 
@@ -415,7 +415,7 @@ def test_an_id_rests_no_longer_than_its_account_ever_lets_one_rest(runtime: Runt
     [scheduled] = add_ids(shifted.engine, account_id, ["s2:+905321234567"], sent_at=planned, next_check_at=planned)
     execute(shifted.engine, "UPDATE tracked_ids SET registered_at = clock_timestamp() - interval '2 hours'")
     shifted.step(-60.0)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     assert row(shifted.engine, "tracked_ids", resting)["next_check_at"] <= now(shifted.engine)
     assert row(shifted.engine, "tracked_ids", scheduled)["next_check_at"] == planned
 
@@ -425,7 +425,7 @@ def test_an_id_that_a_wrong_clock_let_be_forgotten_is_asked_for_again(runtime: R
     account_id = add_account(shifted.engine)
     ids = add_ids(shifted.engine, account_id, ["s1:+905321234567", "s2:+905321234567"])
     shifted.step(30 * 86400.0)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     close = (
         "UPDATE tracked_ids SET closed_at = clock_timestamp(), close_reason = :why, next_check_at = NULL,"
         " last_checked_at = clock_timestamp() WHERE id = :id"
@@ -433,7 +433,7 @@ def test_an_id_that_a_wrong_clock_let_be_forgotten_is_asked_for_again(runtime: R
     for tracked_id, why in zip(ids, ["forgotten", "final"], strict=True):
         execute(shifted.engine, close, id=tracked_id, why=why)
     shifted.step(-30 * 86400.0)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     assert [row(shifted.engine, "tracked_ids", each)["close_reason"] for each in ids] == [None, "final"]
     assert row(shifted.engine, "tracked_ids", ids[0])["next_check_at"] <= now(shifted.engine)
 
@@ -442,12 +442,12 @@ def test_days_that_have_not_come_are_not_swept(runtime: Runtime, shifted: Shifte
     """A clock a month ahead swept days that are still to come."""
     account_id = add_account(shifted.engine, provider="iletimerkezi")
     shifted.step(30 * 86400.0)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     wrong = now(shifted.engine).date()
     execute(shifted.engine, "UPDATE accounts SET swept_through = :day", day=wrong)
     add_poll(shifted.engine, account_id, [], sweep_through=wrong)
     shifted.step(-30 * 86400.0)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     account = row(shifted.engine, "accounts", account_id)
     assert account["swept_through"] < now(shifted.engine).date()
     assert scalar(shifted.engine, "SELECT count(*) FROM polls WHERE sweep_through IS NOT NULL") == 0
@@ -461,11 +461,11 @@ def test_what_one_worker_has_begun_another_finishes(
     _, [fetch_id] = add_poll(shifted.engine, account_id, [fetch(1)])
     take(shifted.engine, fetch_id, runtime.watch)
     shifted.step(-HOUR)
-    monkeypatch.setattr(clocks, "_move_rest", lambda _: None)
-    clocks.look(runtime)
+    monkeypatch.setattr(clock_watching, "_move_rest", lambda _: None)
+    clock_watching.look(runtime)
     assert ahead(shifted.engine, "asked_at", "calls") > 3000
     monkeypatch.undo()
-    clocks.look(restarted(runtime))
+    clock_watching.look(restarted(runtime))
     assert ahead(shifted.engine, "asked_at", "calls") <= 0
     assert scalar(shifted.engine, "SELECT count(*) FROM clock_steps WHERE moved_at IS NULL") == 0
     assert steps(shifted.engine) == [-3600]
@@ -484,16 +484,16 @@ def test_readiness_names_times_that_lie_ahead_until_a_worker_has_moved_them(
     list(planning.plan_due(runtime, "vairo"))
     upkeep.reconcile(runtime)
     with shifted.engine.connect() as connection:
-        assert standstills(connection) == []
+        assert stalls(connection) == []
     shifted.step(-HOUR)
     with shifted.engine.connect() as connection:
-        told = standstills(connection)
+        told = stalls(connection)
         assert len(told) == 3
         assert all("set back" in reason for reason in told)
         assert last_step(connection) is None
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     with shifted.engine.connect() as connection:
-        assert standstills(connection) == []
+        assert stalls(connection) == []
         said = last_step(connection)
     assert said is not None
     assert said.startswith("The database's clock was set back by 3600.0 s (noticed at ")
@@ -512,15 +512,15 @@ def test_a_heartbeat_ahead_of_the_clock_is_taken_back_by_the_next(shifted: Shift
 def test_a_machine_whose_own_clock_stood_still_stops_nobody(runtime: Runtime, shifted: ShiftedClock) -> None:
     """A paused virtual machine takes its boot clock for the truth: one note, and the others note nothing against it."""
     other = restarted(runtime, elsewhere=True)
-    clocks.look(other)
+    clock_watching.look(other)
     other.watch._reference = None  # as if its boot clock had gone on by itself
-    clocks.look(other)
+    clock_watching.look(other)
     known = runtime.watch._reference
     assert known is not None
     runtime.watch._reference = type(known)(least=known.least - 50, most=known.most - 50, taken=known.taken)
     for _ in range(3):
-        clocks.look(runtime)
-        clocks.look(other)
+        clock_watching.look(runtime)
+        clock_watching.look(other)
     assert steps(shifted.engine) == [50]
 
 
@@ -560,14 +560,14 @@ def test_unreported_is_withdrawn_once_the_clock_says_that_validity_has_not_ended
     account_id = add_account(shifted.engine)
     track_one(runtime, account_id, valid_minutes=30)
     shifted.step(HOUR)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     [fetch_id] = plan(runtime, account_id)
     Held(runtime, fetch_id).answer(vairo_body("s1:+905321234567", "WAITING"))
     assert deliveries(shifted.engine, account_id) == [("1", "unreported")]
     changed = "SELECT changed_in FROM delivery_status"
     before = scalar(shifted.engine, changed)
     shifted.step(-HOUR)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     assert deliveries(shifted.engine, account_id) == [("1", "enroute")]
     assert scalar(shifted.engine, "SELECT count(*) FROM observations WHERE source = 'ours'") == 0
     assert scalar(shifted.engine, changed) != before
@@ -583,7 +583,7 @@ def test_unreported_stays_where_validity_has_ended_by_the_right_clock_too(
     [fetch_id] = plan(runtime, account_id)
     Held(runtime, fetch_id).answer(vairo_body("s1:+905321234567", "WAITING"))
     shifted.step(-10.0)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     assert deliveries(shifted.engine, account_id) == [("1", "unreported")]
 
 
@@ -595,12 +595,12 @@ def test_an_answer_that_comes_after_a_step_back_ends_no_validity_that_has_not_en
     account_id = add_account(shifted.engine)
     track_one(runtime, account_id, valid_minutes=30)
     shifted.step(HOUR)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     [fetch_id] = plan(runtime, account_id)
     held = Held(runtime, fetch_id)
     shifted.step(-HOUR)
     if is_noticed:
-        clocks.look(runtime)
+        clock_watching.look(runtime)
     held.answer(vairo_body("s1:+905321234567", "WAITING"))
     assert deliveries(shifted.engine, account_id) == [("1", "enroute")]
 
@@ -614,7 +614,7 @@ def test_what_was_sent_just_now_is_no_plan_for_a_clock_that_was_set_back_too_far
     """
     truth = now(shifted.engine)
     shifted.step(-HOUR)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     plans = {1: truth - timedelta(seconds=5), 2: truth + timedelta(days=1)}
 
     def reply(request: Request) -> Reply:
@@ -658,7 +658,7 @@ def test_a_response_is_judged_by_the_clock_that_its_request_was_made_by(
     held = Held(runtime, fetch_id)
     early = held.prepared
     shifted.step(-HOUR)
-    clocks.look(runtime)
+    clock_watching.look(runtime)
     late = prepare(runtime, held.taken)
     for prepared, seconds in ((early, 0.0), (late, HOUR)):
         judged: list[Answer] = []
@@ -670,7 +670,7 @@ def test_a_response_is_judged_by_the_clock_that_its_request_was_made_by(
                 judged.append(given[2])
                 return Parsed()
 
-        understood(replace(prepared, adapter=cast("Any", Recording())), received)
+        parse_response(replace(prepared, adapter=cast("Any", Recording())), received)
         assert judged[0].asked_at == judged[0].received_at
         assert judged[0].received_at is not None
         assert (judged[0].received_at - at).total_seconds() == pytest.approx(seconds, abs=0.5)

@@ -14,9 +14,9 @@ from ulak.core import clock
 from ulak.models.ledger.deadletters import list_dead
 from ulak.providers.errors import RequestIsWrong, TryAgainSoon
 from ulak.tasks.runtime import Runtime
-from ulak.tasks.steps.deadletters import retry_dead
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.planning import plan_poll
+from ulak.tasks.steps.retrying import retry_dead
 
 WRONG_PATH = RequestIsWrong("The provider does not know this method.", code="404")
 LISTS: dict[str, Any] = {"provider": "iletimerkezi", "options": {"details": False}, "poll": {"lookback_days": 2}}

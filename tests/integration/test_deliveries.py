@@ -296,7 +296,7 @@ def test_an_explanation_tells_what_won_and_why(migrated_database: Engine, accoun
         assert explain(connection, -1) is None
         assert len(history(connection, row["id"])) == 3
     assert told is not None
-    assert [(one.observation["facts"]["status"], one.lost_by, one.gave) for one in told.statements] == [
+    assert [(one.observation.facts["status"], one.lost_by, one.gave) for one in told.statements] == [
         ("expired", None, ("status", "reason", "provider_status")),
         ("delivered", "as_of", ("extra.b",)),
         ("enroute", "class", ("recipient", "extra.a")),
@@ -621,7 +621,7 @@ def test_an_earlier_restatement_moves_as_of_back(migrated_database: Engine, acco
     with migrated_database.connect() as connection:
         (row,) = find_deliveries(connection).rows
         names = ("source", "as_of", "provider_time", "statement")
-        kept = [tuple(one[name] for name in names) for one in history(connection, row["id"])]
+        kept = [tuple(getattr(one, name) for name in names) for one in history(connection, row["id"])]
     assert kept == [
         ("callback", NOON + timedelta(hours=1), NOON, {"form": "early"}),
         ("poll", NOON + timedelta(hours=2), None, {}),
@@ -630,7 +630,7 @@ def test_an_earlier_restatement_moves_as_of_back(migrated_database: Engine, acco
     tell(migrated_database, account, said(Status.DELIVERED))
     with migrated_database.connect() as connection:
         first = history(connection, row["id"])[0]
-    assert (first["as_of"], first["provider_time"], first["statement"]) == (NOON, None, {"form": "early"})
+    assert (first.as_of, first.provider_time, first.statement) == (NOON, None, {"form": "early"})
 
 
 def test_a_day_that_is_read_again_becomes_final_though_nothing_changed(migrated_database: Engine, account: str) -> None:
@@ -650,6 +650,6 @@ def test_a_day_that_is_read_again_becomes_final_though_nothing_changed(migrated_
     with migrated_database.connect() as connection:
         (row,) = find_deliveries(connection).rows
         (seen,) = history(connection, row["id"])
-    assert (seen["as_of"], seen["as_of_last"]) == (NOON, NOON + timedelta(hours=59))
+    assert (seen.as_of, seen.as_of_last) == (NOON, NOON + timedelta(hours=59))
     assert tell(migrated_database, account, counted, hours=60) == UpsertResult(advanced=1, changed=frozenset({key}))
     assert only_row(migrated_database, account).is_final is True

@@ -30,9 +30,9 @@ from ulak.providers.accounts import parse_accounts
 from ulak.providers.http import HttpDoor
 from ulak.tasks.messages import poll_account
 from ulak.tasks.runtime import CredentialCache, Runtime
-from ulak.tasks.steps.deadletters import retry_dead
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.planning import plan_poll
+from ulak.tasks.steps.retrying import retry_dead
 
 __all__ = ["api", "ulak"]
 

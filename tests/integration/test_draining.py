@@ -11,8 +11,8 @@ from ledger_acts import add_account, add_ids, expire_lease, fetches_of, plan, ro
 from sqlalchemy import Engine, event, text
 from tiny_provider import Reply, Request, TinyProvider, vairo_reply
 
-from ulak.core import clock, names
-from ulak.models.ledger import finishing as ledger
+from ulak.core import clock, task_names
+from ulak.models.ledger import ending as ledger
 from ulak.models.ledger import taking
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps import draining, upkeep
@@ -111,7 +111,11 @@ def test_a_drain_hands_over_by_a_message_at_the_next_boundary(
         runtime.stopping.set()
     account_id, ids = account_of(runtime, tiny, concurrency=1)
     [message] = sent_by(drain(runtime, ids[0]))
-    assert (message.task, message.kwargs, message.countdown_seconds) == (names.FETCH_BATCH, {"fetch_id": ids[1]}, 0.0)
+    assert (message.task, message.kwargs, message.countdown_seconds) == (
+        task_names.FETCH_BATCH,
+        {"fetch_id": ids[1]},
+        0.0,
+    )
     assert message.display.startswith(f"{account_id} send s1")
     assert fetches_of(runtime.engine, account_id, "sending") == []
     assert len(tiny.requests("a")) == 1
@@ -219,10 +223,10 @@ def test_the_end_of_a_fetch_locks_its_account_and_waits_for_no_other_holder(
             other.execute(unless_held, {"id": account_id})
         finisher.execute(text("SET LOCAL lock_timeout = '20s'"))
         ended, locked = ledger.end_and_count(finisher, taken.poll_id, ledger.PollCounts(ended=1), end)
-        assert (ended, locked and locked["id"]) == (None, account_id if is_free else None)
+        assert (ended, locked and locked.id) == (None, account_id if is_free else None)
         if is_free:
             assert locked is not None
-            assert locked["now"] is not None
+            assert locked.now is not None
             assert other.execute(unless_held, {"id": account_id}).all() == []
     assert row(runtime.engine, "fetches", fetch_id)["state"] == "done"
 
@@ -253,4 +257,4 @@ def test_the_account_that_the_end_of_a_fetch_gives_is_what_was_committed_while_i
     worker.join(60)
     [(_, locked)] = found
     assert locked is not None
-    assert locked["limit_concurrency"] == 7
+    assert locked.limit_concurrency == 7

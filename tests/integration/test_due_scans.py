@@ -16,9 +16,9 @@ from sqlalchemy import Connection, Engine, event, text
 from ulak.models import database, tracked
 from ulak.models.database import make_engine, retry_transaction
 from ulak.models.deliveries import delete_deliveries, stored_keys, upsert
-from ulak.models.ledger import finishing as ledger
-from ulak.models.ledger import pace, planning, sharing, taking
-from ulak.models.ledger.walks import seen_in_chain, walked_pages
+from ulak.models.ledger import ending as ledger
+from ulak.models.ledger import opening, planner_queries, sharing, taking
+from ulak.models.ledger.sweep_pages import seen_in_chain, swept_pages
 from ulak.models.lookups import explain
 from ulak.models.report import DeliveryReport
 from ulak.models.vocabulary import Granularity, Status
@@ -26,9 +26,9 @@ from ulak.providers.errors import TryAgainSoon
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps import upkeep
 from ulak.tasks.steps.draining import drain
+from ulak.tasks.steps.failures import return_unsent
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.planning import _pace, _plan_scheduled, plan_poll
-from ulak.tasks.steps.trouble import return_unsent
 
 FINISHED = 60_000
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -107,7 +107,7 @@ def test_no_plan_that_was_made_while_tables_were_small_reads_a_whole_one(
 ) -> None:
     """A session keeps its plans while the tables grow under it, and nothing tells PostgreSQL to make new ones."""
     monkeypatch.setattr(database, "PREPARE_AFTER", 0)
-    monkeypatch.setattr(database, "CONNECTIONS_LAST_SECONDS", 600)
+    monkeypatch.setattr(database, "CONNECTION_TTL_SECONDS", 600)
     url = migrated_database.url.update_query_dict({"options": "-c plan_cache_mode=force_generic_plan"})
     engine = make_engine(url.render_as_string(hide_password=False), prepares=True, pool_size=1)
     for table in BIG:
@@ -211,7 +211,7 @@ def ask_all(engine: Engine, asked: list[tuple[str, Any]]) -> None:
     account_id = str(scalar_account(engine))
     ids = add_ids(engine, account_id, [f"s{number}:+9053212345{number:02}" for number in range(6)])
     window = {"window": ["2026-01-01", "2026-01-02"], "page": 1}
-    page = planning.NewFetch(kind="page", params=window, label="p", priority=40)
+    page = opening.NewFetch(kind="page", params=window, label="p", priority=40)
     poll_id, [other] = add_poll(engine, account_id, [page])
     # Of two threads, so that calls in the air are worth a look at who has which.
     with engine.begin() as connection:
@@ -237,15 +237,15 @@ def ask_all(engine: Engine, asked: list[tuple[str, Any]]) -> None:
     with engine.begin() as connection:
         taking.take(connection, runtime.holder, account_id=account_id, may_wait=False)
     with engine.begin() as connection:
-        pace.plannable_accounts(connection, "vairo", _pace("vairo"))
+        planner_queries.plannable_accounts(connection, "vairo", _pace("vairo"))
         tracked.soonest_ids(connection, account_id, "number", 5, until=held.taken.asked_at, taken=ids)
-        pace.open_windows(connection, account_id)
-        pace.roll_watermark(connection, account_id)
-        pace.oldest_open_order(connection, account_id, 30.0)
-        walked_pages(connection, poll_id, '["2026-01-01","2026-01-02"]')
+        planner_queries.open_windows(connection, account_id)
+        planner_queries.roll_watermark(connection, account_id)
+        planner_queries.oldest_open_order(connection, account_id, 30.0)
+        swept_pages(connection, poll_id, '["2026-01-01","2026-01-02"]')
         seen_in_chain(connection, poll_id, {"chain": "c"}, 1)
         ledger.recent_outcomes(connection, account_id, 20, since=None)
-        planning.cancel(connection, poll_id)
+        opening.cancel(connection, poll_id)
     assert other in fetches(engine, account_id, "cancelled", "page")
 
 

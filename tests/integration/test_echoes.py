@@ -19,7 +19,7 @@ from ulak.models.database import transaction
 from ulak.models.report import DeliveryReport
 from ulak.models.tables import metadata
 from ulak.models.vocabulary import Granularity, Status
-from ulak.providers.echoes import secrets_of, without_echoes
+from ulak.providers.credential_echoes import secrets_of, without_echoes
 from ulak.providers.registry import ADAPTERS
 from ulak.tasks.runtime import Runtime
 

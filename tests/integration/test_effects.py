@@ -10,7 +10,7 @@ from ledger_acts import Held, add_account, add_ids, plan, row, vairo_body
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from ulak.models.ledger.finishing import FencedError
+from ulak.models.ledger.ending import FencedError
 from ulak.tasks.effects import Effects, commit
 
 

@@ -18,7 +18,9 @@ from test_roles import House, form_mark
 
 from ulak.api.app import make_api
 from ulak.api.pages.routes import add_pages
-from ulak.core.settings import CredentialError, invoking_user, load_settings
+from ulak.core.credentials import CredentialError
+from ulak.core.environment import invoking_user
+from ulak.core.settings import load_settings
 from ulak.models.access import Role
 from ulak.models.database import retry_transaction, transaction
 from ulak.models.deliveries import upsert
@@ -27,7 +29,7 @@ from ulak.models.report import DeliveryReport
 from ulak.models.tokens import create_token
 from ulak.models.vocabulary import Granularity, Status
 from ulak.tasks.runtime import person_key
-from ulak.workers.recording import Recorder
+from ulak.workers.audit_recording import Recorder
 
 __all__ = ["ulak"]
 
@@ -109,7 +111,7 @@ def test_no_event_can_be_changed_or_deleted(migrated_database: Engine, statement
         connection.execute(text(statement))
     with migrated_database.connect() as connection:
         [event] = list_events(connection)
-    assert (event["action"], event["actor"], event["account_id"]) == ("poll.opened", "crm", "a")
+    assert (event.action, event.actor, event.account_id) == ("poll.opened", "crm", "a")
 
 
 def test_an_event_stands_or_falls_with_what_it_records(migrated_database: Engine) -> None:
@@ -283,7 +285,7 @@ def test_an_hour_passes_for_each_kind_of_event_by_itself(
 ) -> None:
     """By actor, action and account."""
     now = [1000.0]
-    monkeypatch.setattr("ulak.workers.recording.clock.boot", lambda: now[0])
+    monkeypatch.setattr("ulak.workers.audit_recording.clock.boot", lambda: now[0])
     recorder = Recorder(migrated_database, lambda: b"k" * 32)
 
     def note(actor: str, account: str | None) -> None:
@@ -301,7 +303,7 @@ def test_an_hour_passes_for_each_kind_of_event_by_itself(
         now[0] = 1000.0 + moment
         note(actor, account)
     with migrated_database.connect() as connection:
-        rows = [(row["actor"], row["account_id"]) for row in list_events(connection)]
+        rows = [(row.actor, row.account_id) for row in list_events(connection)]
     assert rows == [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x")]
 
 
@@ -344,7 +346,7 @@ def test_the_account_page_shows_what_was_done_and_to_administrators_who_looked(h
     with house.browser(who) as client:
         page = client.get("/accounts/kampanya").text
     assert ("paused the account" in page, "Bakım" in page) == (True, True)
-    assert ("had the number shown" in page) == (who == "admin")
+    assert ("revealed the number" in page) == (who == "admin")
     assert NATIONAL not in page
 
 

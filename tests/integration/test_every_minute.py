@@ -8,7 +8,7 @@ from ledger_acts import add_account, execute
 from sqlalchemy import Engine, text
 
 from ulak.core import clock
-from ulak.models import intervals
+from ulak.models import sweep_intervals
 from ulak.models.deliveries import upsert
 from ulak.models.report import DeliveryReport
 from ulak.models.suppression import suppress
@@ -82,7 +82,11 @@ def test_the_latest_sweeps_are_found_in_their_index(migrated_database: Engine) -
         execute(engine, SWEPT, a=add_account(engine, provider="iletimerkezi"), many=2000)
     with engine.begin() as connection:
         connection.execute(text("ANALYZE polls, fetches, accounts"))
-        given = {"providers": ["iletimerkezi"], "seconds": intervals.LOOK_BACK_SECONDS, "many": intervals.MOST_SWEEPS}
-        plan = "\n".join(connection.execute(text(f"EXPLAIN {intervals._SWEPT.text}"), given).scalars())
-        assert len(intervals.last_sweeps(connection, ["iletimerkezi"])) == 3 * 29
+        given = {
+            "providers": ["iletimerkezi"],
+            "seconds": sweep_intervals.LOOK_BACK_SECONDS,
+            "many": sweep_intervals.MAX_SWEEPS,
+        }
+        plan = "\n".join(connection.execute(text(f"EXPLAIN {sweep_intervals._SWEPT.text}"), given).scalars())
+        assert len(sweep_intervals.last_sweeps(connection, ["iletimerkezi"])) == 3 * 29
     assert "uq_polls_tick" in plan

@@ -31,8 +31,8 @@ from ulak.api.app import make_api
 from ulak.api.readiness import AWAY, SLOW, TAKES_NO_WRITES, Readiness
 from ulak.core import clock
 from ulak.core.settings import Settings
-from ulak.models.availability import is_unavailable, sqlstate_of
-from ulak.models.database import CONNECTIONS_LAST_SECONDS, make_engine, retry_transaction, transaction
+from ulak.models.database import CONNECTION_TTL_SECONDS, make_engine, retry_transaction, transaction
+from ulak.models.database_errors import is_unavailable, sqlstate_of
 from ulak.models.quarantine import new_key
 from ulak.models.tokens import create_token
 from ulak.providers.http import HttpDoor
@@ -368,7 +368,7 @@ def test_readiness_is_no_periodic_work(server: Server, database: Database) -> No
 def test_every_pool_replaces_its_connections(prepares: bool, database: Database, fresh_database: str) -> None:
     """Those of API, commands and probes, too: one that still leads to an old primary reads what is out of date."""
     engines = [make_engine(fresh_database, prepares=prepares), Readiness.beside(database.engine).engine]
-    assert [vars(engine.pool)["_recycle"] for engine in engines] == [CONNECTIONS_LAST_SECONDS] * 2
+    assert [vars(engine.pool)["_recycle"] for engine in engines] == [CONNECTION_TTL_SECONDS] * 2
 
 
 def test_a_transaction_is_repeated_once_where_its_session_is_read_only(database: Database) -> None:

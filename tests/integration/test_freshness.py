@@ -19,7 +19,7 @@ from ulak.core import clock
 from ulak.models import freshness
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
-from ulak.models.freshness import KEPT_DAYS, WINDOW_SECONDS, catch_up, count, prune, standings, totals
+from ulak.models.freshness import KEPT_DAYS, WINDOW_SECONDS, catch_up, count, objective_statuses, prune, totals
 from ulak.models.objectives import BOUNDS
 from ulak.models.rebuild import reread_chunk
 from ulak.models.report import DeliveryReport, KeptStatement
@@ -89,8 +89,8 @@ class Counted:
     def row(self) -> Mapping[str, Any]:
         """Everything that was counted."""
         with self.engine.connect() as connection:
-            [found] = [each for each in totals(connection) if each["account"] == self.account]
-        return found
+            [found] = [each for each in totals(connection) if each.account == self.account]
+        return found._asdict()
 
     def near(self, bound: float) -> float:
         """How many deliveries were known within this bound."""
@@ -240,7 +240,7 @@ def test_without_an_objective_everything_is_good(migrated_database: Engine) -> N
     counted.look()
     assert (counted.row["total"], counted.row["good"], counted.near(300.0)) == (3, 2, 0)
     with migrated_database.connect() as connection:
-        standing = standings(connection, [counted.account])[counted.account]
+        standing = objective_statuses(connection, [counted.account])[counted.account]
     assert (standing.text, standing.finals) == ("90 % within 10 min", 3)
     assert standing.good_percent == pytest.approx(100 * 2 / 3)
 
@@ -253,7 +253,7 @@ def test_a_window_is_the_difference_of_two_rows_and_old_rows_are_pruned(counted:
     counted.tell(*(report(f"b-{number}", Status.DELIVERED, done_at=ago(1)) for number in range(3)))
     counted.look()
     with counted.engine.connect() as connection:
-        standing = standings(connection, [counted.account])[counted.account]
+        standing = objective_statuses(connection, [counted.account])[counted.account]
     assert (standing.finals, standing.burn_rates["1h"], standing.burn_rates["5m"]) == (4, 0, 0)
     assert standing.burn_rates["6h"] == pytest.approx((1 / 4) / 0.05)
     counted.look(after=KEPT_DAYS * 86_400)
@@ -262,7 +262,7 @@ def test_a_window_is_the_difference_of_two_rows_and_old_rows_are_pruned(counted:
     with transaction(counted.engine) as connection:
         assert prune(connection) == 1
         assert prune(connection) == 0
-        assert standings(connection, [counted.account])[counted.account].finals == 1
+        assert objective_statuses(connection, [counted.account])[counted.account].finals == 1
     assert counted.row["total"] == 5
 
 

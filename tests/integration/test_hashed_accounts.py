@@ -17,12 +17,13 @@ from sqlalchemy.exc import DBAPIError
 from task_api import TOKEN, running, runtime_on
 
 from ulak.api.app import make_api
-from ulak.api.pages.finding import Finder
+from ulak.api.pages.delivery_search import Finder
 from ulak.api.pages.language import choose
-from ulak.api.pages.searches import Search
-from ulak.api.pages.showing import Show
+from ulak.api.pages.rendering import Show
+from ulak.api.pages.search_form import Search
 from ulak.core.settings import load_settings
 from ulak.models.access import EVERYTHING
+from ulak.models.account import load
 from ulak.models.accounts import AccountsRefusedError, apply
 from ulak.models.database import LENT, make_engine, transaction
 from ulak.models.deliveries import upsert
@@ -30,12 +31,13 @@ from ulak.models.pseudonyms import WrongPersonKeyError, key_check, pseudonym
 from ulak.models.quarantine import open_sealed, seal
 from ulak.models.report import DeliveryReport, Unreadable
 from ulak.models.suppression import OtherPersonKeyError, suppress
+from ulak.models.tracked import TrackedId, known_ids
 from ulak.models.vocabulary import Granularity, Status
 from ulak.providers.accounts import parse_accounts
 from ulak.tasks.runtime import Runtime, person_key
-from ulak.tasks.steps.quarantine import reread
-from ulak.tasks.steps.tracking import account_row, due_id, track
-from ulak.workers.recording import Recorder
+from ulak.tasks.steps.quarantine_retry import reread
+from ulak.tasks.steps.tracking import due_id, track
+from ulak.workers.audit_recording import Recorder
 
 __all__ = ["ulak"]
 
@@ -87,7 +89,7 @@ def runtime(migrated_database: Engine, ulak: Ulak, key: bytes, tmp_path: Path) -
     ]
     with transaction(migrated_database) as connection:
         add_account(connection, "acik")
-        hidden = runtime.hidden_people(account_row(connection, "gizli"))
+        hidden = runtime.pseudonymiser_of(load(connection, "gizli"))
         assert hidden is not None
         upsert(connection, "gizli", "vairo", hidden.reports(reports), asked_at=NOON)
         upsert(connection, "acik", "vairo", reports, asked_at=NOON)
@@ -175,7 +177,7 @@ def test_a_process_with_another_person_key_stores_nothing(runtime: Runtime) -> N
     """Nor does it ask: the account's credentials are not even resolved."""
     runtime.suppressions.key = lambda: b"another person key of these tests"
     with runtime.engine.connect() as connection:
-        row = account_row(connection, "gizli")
+        row = load(connection, "gizli")
     with pytest.raises(WrongPersonKeyError):
         runtime.account(row)
     with pytest.raises(WrongPersonKeyError):
@@ -297,7 +299,7 @@ def test_an_erasure_finds_hashed_rows_and_holds_for_them(runtime: Runtime, ulak:
     assert ran.out.startswith("4 deliveries, 4 statements, 1 registered ids")
     assert pseudonym(key, NUMBER) not in str(ulak("deliveries", "--format", "json").out)
     with transaction(runtime.engine) as connection:
-        hidden = runtime.hidden_people(account_row(connection, "gizli"))
+        hidden = runtime.pseudonymiser_of(load(connection, "gizli"))
         assert hidden is not None
         reports = hidden.reports(
             [said("m-1", NUMBER, sent_at=NOON), said("m-9", NUMBER, sent_at=NOON + timedelta(days=9999))]
@@ -315,6 +317,13 @@ def tracked_row(engine: Engine) -> Any:
         return connection.execute(text("SELECT * FROM tracked_ids")).mappings().one()
 
 
+def asked_id(engine: Engine) -> TrackedId:
+    """The only tracked id, as planning reads it."""
+    with engine.connect() as connection:
+        [found] = known_ids(connection, "gizli", 2)
+    return found
+
+
 def test_an_id_keeps_its_number_only_while_it_is_open(runtime: Runtime, ulak: Ulak, key: bytes) -> None:
     """Registered again in any state it is the same id; opened again it can be asked for, closed it is a pseudonym."""
     value, hashed = "9:5321234567", f"9:{pseudonym(key, '5321234567')}"
@@ -322,7 +331,8 @@ def test_an_id_keeps_its_number_only_while_it_is_open(runtime: Runtime, ulak: Ul
     assert track(runtime, "gizli", given) == 1
     row = tracked_row(runtime.engine)
     assert (row["value"], row["recipient"]) == (hashed, pseudonym(key, NUMBER))
-    assert (due_id(row).key.value, due_id(row).recipient) == (value, NUMBER)
+    asked = asked_id(runtime.engine)
+    assert (due_id(asked).key.value, due_id(asked).recipient) == (value, NUMBER)
     assert track(runtime, "gizli", given) == 0
     assert ulak("explain", value, "--next").code == 0
     assert ulak("untrack", "gizli", f"number={value}").code == 0
@@ -331,7 +341,7 @@ def test_an_id_keeps_its_number_only_while_it_is_open(runtime: Runtime, ulak: Ul
     assert clear_rows(runtime.engine, NUMBER) == []
     assert track(runtime, "gizli", given) == 0
     opened = tracked_row(runtime.engine)
-    assert (opened["closed_at"], due_id(opened).key.value) == (None, value)
+    assert (opened["closed_at"], due_id(asked_id(runtime.engine)).key.value) == (None, value)
 
 
 def test_a_reference_by_a_key_that_holds_a_number_is_hashed_at_once(runtime: Runtime) -> None:

@@ -10,8 +10,9 @@ from sqlalchemy import Engine, text
 from swept_people import KEY, places, sandbox, set_up
 from truth import differences, hashed, stored_rows
 
+from ulak.models.account import load
 from ulak.models.keys import split_key
-from ulak.models.ledger.planning import cancel
+from ulak.models.ledger.opening import cancel
 from ulak.models.pseudonyms import is_pseudonym, operator_prefix
 from ulak.models.rebuild import rebuild
 from ulak.providers.adapter import Callback
@@ -23,7 +24,6 @@ from ulak.tasks.steps.callbacks import ingest
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.planning import plan_poll
 from ulak.tasks.steps.rereading import reread_statements, restate_of
-from ulak.tasks.steps.tracking import account_row
 
 __all__ = ["sandbox"]
 
@@ -41,7 +41,7 @@ def set_up_hashed(engine: Engine, sandbox: Sandbox, folder: Path) -> Runtime:
     """As `set_up`, with a notice of each message to BiP's users."""
     runtime = set_up(engine, sandbox, folder, hashed=True)
     with engine.begin() as connection:
-        bip = account_row(connection, "demo-bip")
+        bip = load(connection, "demo-bip")
     for reply in sandbox.control("GET", "/sends?provider=bip")["replies"]:
         for item in reply["body"].get("list") or []:
             ingest(runtime, bip, Callback(tail="", body=notice(item["receiver"], item["reportid"])))

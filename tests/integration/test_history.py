@@ -28,7 +28,7 @@ from ulak.models.report import DeliveryReport
 from ulak.models.schema import alembic_config, migrate, schema_is_current
 from ulak.models.sending_time import fill_missing
 from ulak.models.vocabulary import Granularity, Source, Status
-from ulak.models.withdrawing import withdraw_unreported
+from ulak.models.withdrawals import withdraw_unreported
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 
@@ -200,7 +200,7 @@ def test_a_new_database_leaves_facts_out_at_once(migrated_database: Engine) -> N
         [first, *_] = ids(connection)
         told = explain(connection, first)
         assert told is not None
-        assert [one.observation["facts"]["status"] for one in told.statements] == ["read", "delivered"]
+        assert [one.observation.facts["status"] for one in told.statements] == ["read", "delivered"]
 
 
 def test_an_untrue_unreported_is_withdrawn_although_it_once_kept_no_facts(migrated_database: Engine) -> None:
@@ -273,7 +273,7 @@ def test_a_history_goes_with_its_delivery(migrated_database: Engine, by: str) ->
             connection.execute(text("DELETE FROM delivery_status WHERE provider_key < 'c'"))
         left = connection.execute(text("SELECT delivery_id FROM observations")).scalars().all()
         assert (left, ids(connection)) == ([third], [third])
-        assert [one["facts"]["status"] for one in history(connection, third)] == ["enroute"]
+        assert [one.facts["status"] for one in history(connection, third)] == ["enroute"]
 
 
 # ------------------------------------------------------------------------------------------------ the only writer

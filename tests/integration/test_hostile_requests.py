@@ -15,11 +15,11 @@ from test_callbacks import LOGIN, SECRET, SECRETS, apply_accounts, count, notice
 from ulak.api.app import make_api
 from ulak.api.callbacks import UNPROVEN_BYTES
 from ulak.core import clock
-from ulak.core.budgets import Budget
+from ulak.core.memory_budget import Budget
 from ulak.models.quarantine import new_key
 from ulak.providers.http import HttpDoor
 from ulak.tasks.runtime import CredentialCache, Runtime
-from ulak.workers.attempts import MOST
+from ulak.workers.auth_attempts import MAX_FAILURES
 
 ACCOUNTS = """
 [[account]]
@@ -255,8 +255,8 @@ def test_wrong_secrets_are_slowed_down_and_a_right_one_never(migrated_database: 
     right = {"bearer": TOKEN, "basic": LOGIN, "path": SECRET}[kind]
     usual = 404 if kind == "path" else 401
     with serving(migrated_database) as wire:
-        wrong = [wire().send(heads[kind](f"wrong:{n}")).answer() for n in range(MOST + 2)]
-        assert [status for status, _, _ in wrong] == [usual] * MOST + [429] * 2
+        wrong = [wire().send(heads[kind](f"wrong:{n}")).answer() for n in range(MAX_FAILURES + 2)]
+        assert [status for status, _, _ in wrong] == [usual] * MAX_FAILURES + [429] * 2
         assert wrong[-1][1]["retry-after"] == "60"
         assert wire().send(heads[kind](right)).answer()[0] == 200
 
@@ -316,7 +316,7 @@ def test_a_body_that_holds_too_much_is_kept_whole_and_as_one(migrated_database: 
 
 def test_ids_beyond_the_limit_are_refused_before_one_is_decoded(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counting them in what was decoded took 1.2 GB."""
-    monkeypatch.setattr("ulak.api.tracked.msgspec.json.decode", lambda *_, **__: pytest.fail("it was decoded"))
+    monkeypatch.setattr("ulak.api.registration.msgspec.json.decode", lambda *_, **__: pytest.fail("it was decoded"))
     for item in (b"1", b"[]", b'{"kind":"a","value":"b,c"}'):
         body = b'{"account":"bip-1","ids":[' + (item + b",") * 100_000 + item + b"]}"
         assert api.client.post("/v1/tracked", content=body).status_code == 413

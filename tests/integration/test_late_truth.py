@@ -11,12 +11,12 @@ from ledger_acts import Held, add_account, add_ids, execute, fetches_of, plan, v
 from sqlalchemy import Engine
 
 from ulak.core import clock
+from ulak.models.account import load
 from ulak.providers.adapter import Callback
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.callbacks import ingest
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.planning import plan_poll
-from ulak.tasks.steps.tracking import account_row
 
 __all__ = ["ulak"]
 
@@ -112,7 +112,7 @@ def test_two_finals_that_disagree_are_a_conflict_and_the_later_one_stands(runtim
     }  # fmt: skip
     assert why(ulak, "1") == [("undeliverable", "poll", None), ("delivered", "poll", "as_of")]
     shown = ulak("explain", "1").out
-    assert "CONFLICT: the provider said delivered and undeliverable of the same message" in shown
+    assert "CONFLICT: the provider reported delivered and undeliverable for the same message" in shown
     assert "loses by as of" in shown
     say_when_asked(runtime, account_id, "DELIVERED")
     # The same words again are the same statement: it was made first when it was made first.
@@ -125,7 +125,7 @@ def test_notices_that_come_before_the_send_is_known_are_kept_and_joined(runtime:
     engine = runtime.engine
     account_id = add_account(engine, provider="bip")
     with engine.connect() as connection:
-        row = account_row(connection, account_id)
+        row = load(connection, account_id)
     at = datetime(2026, 5, 18, 13, 11, 58, 633000, tzinfo=UTC)
 
     def notice(reporttype: int, sendtime: str) -> None:

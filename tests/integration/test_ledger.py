@@ -31,10 +31,11 @@ from ledger_acts import (
 from sqlalchemy import Engine, text
 
 from ulak.core import clock
-from ulak.core.settings import CredentialError
-from ulak.models.accounts import FOREVER, pause, resume
-from ulak.models.ledger import finishing as ledger
-from ulak.models.ledger import planning, taking
+from ulak.core.credentials import CredentialError
+from ulak.models.account import FOREVER
+from ulak.models.accounts import pause, resume
+from ulak.models.ledger import ending as ledger
+from ulak.models.ledger import opening, taking
 from ulak.models.ledger.deciding import NOTHING_READY
 from ulak.models.report import IdAnswer, TrackedKey
 from ulak.providers.adapter import FetchSpec, Parsed
@@ -43,9 +44,9 @@ from ulak.tasks.effects import Effects
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps import draining, upkeep
 from ulak.tasks.steps.draining import drain
+from ulak.tasks.steps.failures import return_unsent
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.planning import plan_poll
-from ulak.tasks.steps.trouble import return_unsent
 
 
 @pytest.fixture
@@ -478,7 +479,7 @@ def test_a_superseded_fetch_ends_and_its_poll_vouches_for_no_day(runtime: Runtim
     engine = runtime.engine
     account_id = add_account(engine, provider="iletimerkezi")
     window = {"window": ["2026-01-01", "2026-01-02"], "page": 1}
-    pages = [planning.NewFetch(kind="page", params=window, label="p", priority=40)]
+    pages = [opening.NewFetch(kind="page", params=window, label="p", priority=40)]
     day = clock.now().date()
     found = {}
     ways = {"returned": give_back_failed, "unsent": give_back_unsent, "healed": give_back_expired}
@@ -490,7 +491,7 @@ def test_a_superseded_fetch_ends_and_its_poll_vouches_for_no_day(runtime: Runtim
         poll = row(engine, "polls", mine)
         found[name] = (row(engine, "fetches", fetch_id)["state"], poll["state"], poll["sweep_through"])
         with engine.begin() as connection:
-            planning.cancel(connection, other)
+            opening.cancel(connection, other)
         execute(engine, "UPDATE accounts SET breaker_failures = 0 WHERE id = :a", a=account_id)
         assert row(engine, "fetches", ready)["state"] == "cancelled"
     assert found == dict.fromkeys(ways, ("cancelled", "complete", None))

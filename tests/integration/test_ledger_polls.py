@@ -29,8 +29,8 @@ from ledger_acts import (
 from sqlalchemy import Engine
 
 from ulak.core import clock
-from ulak.models.ledger import finishing as ledger
-from ulak.models.ledger import planning
+from ulak.models.ledger import ending as ledger
+from ulak.models.ledger import opening
 from ulak.providers.adapter import Answer, FetchSpec, Parsed
 from ulak.providers.errors import TryAgainSoon
 from ulak.tasks.effects import Effects
@@ -60,8 +60,8 @@ def test_cancel_ends_ready_fetches_and_a_late_finisher_still_writes_its_reports(
     first, second = plan(runtime, account_id)
     held = Held(runtime, first)
     with engine.begin() as connection:
-        assert planning.cancel(connection, held.taken.poll_id) == 1
-        assert planning.cancel(connection, held.taken.poll_id) is None
+        assert opening.cancel(connection, held.taken.poll_id) == 1
+        assert opening.cancel(connection, held.taken.poll_id) is None
     assert row(engine, "fetches", second)["state"] == "cancelled"
     parsed = held.prepared.adapter.parse(
         held.prepared.account, held.prepared.fetch, answer_of(vairo_body("s1:+905321234501", "DELIVERED"))
@@ -85,15 +85,15 @@ def test_cancel_between_the_children_and_the_count_leaves_nothing_ready_and_keep
     """The finisher has inserted five children, more than the poll has open, when somebody cancels: they go with it."""
     engine = runtime.engine
     account_id, tracked_id, held = held_fetch(runtime)
-    lock_poll = planning.lock_poll
+    lock_poll = opening.lock_poll
 
     def cancel_first(connection: Any, poll_id: int) -> Any:
-        monkeypatch.setattr(planning, "lock_poll", lock_poll)
+        monkeypatch.setattr(opening, "lock_poll", lock_poll)
         with engine.begin() as other:
-            assert planning.cancel(other, poll_id) == 0
+            assert opening.cancel(other, poll_id) == 0
         return lock_poll(connection, poll_id)
 
-    monkeypatch.setattr(planning, "lock_poll", cancel_first)
+    monkeypatch.setattr(opening, "lock_poll", cancel_first)
     parsed = held.prepared.adapter.parse(
         held.prepared.account, held.prepared.fetch, answer_of(vairo_body("s1:+905321234567", "WAITING"))
     )
@@ -113,7 +113,7 @@ def test_a_fetch_that_comes_back_after_its_poll_was_cancelled_is_not_made_ready(
     engine = runtime.engine
     account_id, tracked_id, held = held_fetch(runtime)
     with engine.begin() as connection:
-        planning.cancel(connection, held.taken.poll_id)
+        opening.cancel(connection, held.taken.poll_id)
     give_back(held)
     assert row(engine, "fetches", held.taken.fetch_id)["state"] == "cancelled"
     poll = row(engine, "polls", held.taken.poll_id)
@@ -129,7 +129,7 @@ def test_a_poll_that_was_cancelled_before_it_was_planned_asks_nothing(runtime: R
     add_ids(runtime.engine, account_id, ["s1:+905321234567"])
     poll_id = open_on_demand(runtime, account_id, trigger="api")
     with runtime.engine.begin() as connection:
-        planning.cancel(connection, poll_id)
+        opening.cancel(connection, poll_id)
     assert plan_poll(runtime, account_id, poll_id) == Effects()
     assert fetches_of(runtime.engine, account_id, "ready") == []
 
@@ -143,7 +143,7 @@ def test_dead_and_cancelled_fetches_free_their_ids(runtime: Runtime) -> None:
     held = Held(runtime, first)
     held.answer(TryAgainSoon("The connection broke."))
     with engine.begin() as connection:
-        planning.cancel(connection, held.taken.poll_id)
+        opening.cancel(connection, held.taken.poll_id)
     states = [row(engine, "fetches", each)["state"] for each in (first, second)]
     assert states == ["dead", "cancelled"]
     assert free_ids(engine, account_id) == 2
@@ -196,14 +196,14 @@ def test_a_page_that_continues_a_chain_is_not_taken_over(runtime: Runtime) -> No
     take(engine, first)
     with engine.begin() as connection:
         child = fetch(2, chain="c", ids=[tracked_id])
-        planning.insert_fetches(connection, poll_id, account_id, [child])
+        opening.insert_fetches(connection, poll_id, account_id, [child])
         ledger.end_fetch(connection, ledger.FetchEnd(fetch_id=first, state="done", seen=("a",)))
         ledger.count_poll(connection, poll_id, ledger.PollCounts(ended=1, children=1))
     with engine.begin() as connection:
-        new, _ = planning.open_poll(connection, planning.NewPoll(account_id=account_id, trigger="api"))
+        new, _ = opening.open_poll(connection, opening.NewPoll(account_id=account_id, trigger="api"))
         assert new is not None
-        taken = planning.take_over(connection, new, account_id, hashes=[], ids=[tracked_id], priority=10)
-        planning.close_plan(connection, new, taken)
+        taken = opening.take_over(connection, new, account_id, hashes=[], ids=[tracked_id], priority=10)
+        opening.close_plan(connection, new, taken)
     assert (taken, row(engine, "polls", poll_id)["open_fetches"]) == (0, 1)
 
 

@@ -15,8 +15,8 @@ from fastapi import FastAPI, Request
 from log_lines import lines
 from starlette.responses import Response
 
-from ulak.api import listening
-from ulak.api.listening import BoundedServer, Seldom, server_config
+from ulak.api import http_server
+from ulak.api.http_server import BoundedServer, RateLimitedFilter, server_config
 from ulak.core import clock
 
 __all__ = ["lines"]
@@ -41,7 +41,7 @@ def app() -> FastAPI:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """All deadlines are short."""
     for name in ("HEAD_SECONDS", "REST_SECONDS", "FLUSH_SECONDS"):
-        monkeypatch.setattr(listening, name, 0.5)
+        monkeypatch.setattr(http_server, name, 0.5)
 
 
 @contextmanager
@@ -140,18 +140,18 @@ def test_silent_clients_keep_nobody_out(app: FastAPI) -> None:
 def test_the_limit_of_connections_lies_below_that_of_descriptors(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for those that are accepted at once, the database and files."""
     for descriptors in (200, 1024, 65_536):
-        monkeypatch.setattr(listening, "raise_descriptor_limit", lambda descriptors=descriptors: descriptors)
+        monkeypatch.setattr(http_server, "raise_descriptor_limit", lambda descriptors=descriptors: descriptors)
         config = server_config(app, host="127.0.0.1", port=0)
         assert config.limit_concurrency is not None
-        assert config.limit_concurrency + config.backlog + listening.SPARE_DESCRIPTORS <= descriptors
+        assert config.limit_concurrency + config.backlog + http_server.SPARE_DESCRIPTORS <= descriptors
 
 
 def test_no_stranger_fills_the_log(lines: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     """Used-up descriptors and broken requests are told once a minute, the latter with how many they were."""
     now = [1000.0]
     monkeypatch.setattr(clock, "boot", lambda: now[0])
-    quiet, logger = listening._Quiet(), logging.getLogger("test.listening")
-    logger.addFilter(Seldom())
+    quiet, logger = http_server._Quiet(), logging.getLogger("test.listening")
+    logger.addFilter(RateLimitedFilter())
     loop = asyncio.new_event_loop()
     for _ in range(2):
         for _ in range(500):
@@ -164,4 +164,4 @@ def test_no_stranger_fills_the_log(lines: io.StringIO, monkeypatch: pytest.Monke
     loop.close()
     said = lines.getvalue()
     assert (said.count("api.out_of_descriptors"), said.count("Invalid HTTP request"), said.count("else")) == (2, 2, 2)
-    assert "499 more since it was last said" in said
+    assert "499 more since it was last logged" in said

@@ -19,7 +19,7 @@ from ledger_acts import (
 )
 from sqlalchemy import Engine, text
 
-from ulak.models.ledger.healing import MAX_CLAIMS, REST_SECONDS, resting_windows
+from ulak.models.ledger.recovery import COOLDOWN_SECONDS, MAX_CLAIMS, windows_cooling_down
 from ulak.models.ledger.taking import Taken
 from ulak.models.overview import overview
 from ulak.tasks.runtime import Runtime
@@ -90,14 +90,14 @@ def test_a_sweep_that_died_so_is_not_repeated_at_the_next_tick(runtime: Runtime)
         execute(engine, CLOSE_BREAKER, a=account_id)
     assert row(engine, "fetches", today)["state"] == "dead"
     with engine.connect() as connection:
-        assert resting_windows(connection, account_id) == [tuple(map(date.fromisoformat, days))]
+        assert windows_cooling_down(connection, account_id) == [tuple(map(date.fromisoformat, days))]
     execute(engine, END_READY, a=account_id)
     assert planned(runtime, account_id) == [row(engine, "fetches", each)["params"]["window"] for each in closed]
     execute(
         engine,
         "UPDATE fetches SET finished_at = finished_at - make_interval(secs => :rest) WHERE id = :id",
         id=today,
-        rest=REST_SECONDS,
+        rest=COOLDOWN_SECONDS,
     )
     assert days in planned(runtime, account_id)
 

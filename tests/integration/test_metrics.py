@@ -17,7 +17,7 @@ from ulak.core.metrics import REGISTRY
 from ulak.models.accounts import apply
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
-from ulak.models.heartbeats import RECONCILE, beat
+from ulak.models.job_runs import RECONCILE, beat
 from ulak.models.ledger import sharing
 from ulak.models.objectives import BOUNDS
 from ulak.models.quarantine import new_key, seal

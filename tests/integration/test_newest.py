@@ -9,9 +9,9 @@ import pytest
 from database_fixtures import add_account
 from sqlalchemy import Connection, Engine, text
 
-from ulak.models import newest
+from ulak.models import newest_deliveries
 from ulak.models.database import transaction
-from ulak.models.newest import Filters, Named, Newest, Place, newest_named, newest_of_accounts
+from ulak.models.newest_deliveries import Filters, Named, Newest, Place, newest_named, newest_of_accounts
 from ulak.models.vocabulary import Status
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -63,8 +63,8 @@ def test_pages_hold_every_row_once_and_in_order(
     migrated_database: Engine, monkeypatch: pytest.MonkeyPatch, scanned: int, seed: int
 ) -> None:
     """Also where a page reads so little that it ends amid rows of the same time, or finds none at all."""
-    monkeypatch.setattr(newest, "LEAST_SCANNED", scanned)
-    monkeypatch.setattr(newest, "SCANNED_ROWS", scanned)
+    monkeypatch.setattr(newest_deliveries, "MIN_SCANNED", scanned)
+    monkeypatch.setattr(newest_deliveries, "SCANNED_ROWS", scanned)
     with transaction(migrated_database) as connection:
         accounts = [add_account(connection) for _ in range(3)]
         fill(connection, seed, accounts)
@@ -99,7 +99,7 @@ def test_named_rows_are_counted_and_go_page_by_page(migrated_database: Engine, m
         def pages(before: Place | None) -> Newest:
             return newest_named(connection, named, Filters(), accounts=accounts[1:], limit=5, before=before)
 
-        monkeypatch.setattr(newest, "MOST_NAMED", len(expected) + 1)
+        monkeypatch.setattr(newest_deliveries, "MAX_IDENTIFIERS", len(expected) + 1)
         assert newest_named(connection, named, Filters(), accounts=None, limit=5).is_capped
         assert all_pages(pages) == expected
         assert (pages(None).total, pages(None).is_capped) == (len(expected), False)

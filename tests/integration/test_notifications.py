@@ -19,12 +19,12 @@ from task_api import runtime_on
 
 from ulak.api.notify.notifier import EVERY_SECONDS, Notifier, notifier_for
 from ulak.api.notify.receivers import receivers_for
-from ulak.api.pages.looks import Look
+from ulak.api.pages.overview_cache import Snapshot
 from ulak.core import clock
 from ulak.core.settings import Settings, load_settings
 from ulak.models.accounts import pause, resume
 from ulak.models.database import make_engine, transaction
-from ulak.models.notifications import KEPT_DAYS, LASTS_DAYS, LEASE_SECONDS, list_notifications, prune
+from ulak.models.notifications import KEPT_DAYS, LEASE_SECONDS, TTL_DAYS, list_notifications, prune
 from ulak.models.problems import GAP_SECONDS
 
 DIES = Path(__file__).parents[1] / "notify_and_die.py"
@@ -83,7 +83,7 @@ class World:
         for _ in range(int(seconds / EVERY_SECONDS)):
             self.pass_time(EVERY_SECONDS)
             for notifier in notifiers or (self.notifier,):
-                notifier.looker.forget()
+                notifier.overviews.forget()
                 notifier._look_again = 0.0
                 notifier.step()
                 notifier.wait(60)
@@ -163,9 +163,9 @@ def test_a_receiver_that_is_down_for_an_hour_gets_each_notification_once_it_is_b
     world.run(2400)
     with world.engine.connect() as connection:
         waiting = list_notifications(connection, waiting_only=True)
-    assert [row["attempts"] > 0 for row in waiting] == [False, True]
-    assert waiting[-1]["last_error"] == "answered with status 503"
-    assert {taken.headers["webhook-id"] for taken in world.hook.refused} == {waiting[-1]["message_id"]}
+    assert [row.attempts > 0 for row in waiting] == [False, True]
+    assert waiting[-1].last_error == "answered with status 503"
+    assert {taken.headers["webhook-id"] for taken in world.hook.refused} == {waiting[-1].message_id}
     assert 10 < len(world.hook.refused) < 30
     world.hook.status = 200
     world.run(600)
@@ -315,7 +315,7 @@ def test_a_message_that_nobody_takes_is_given_up_and_old_ones_are_pruned(world: 
     world.hook.status = 500
     world.pause()
     world.run(120)
-    world.pass_time(LASTS_DAYS * 86_400 + 60)
+    world.pass_time(TTL_DAYS * 86_400 + 60)
     world.hook.status = 200
     world.resume()
     world.run(240)
@@ -339,8 +339,8 @@ def test_a_mistake_of_ours_in_an_attempt_is_an_error_of_the_message(
     world.run(60)
     with world.engine.connect() as connection:
         [row] = list_notifications(connection, waiting_only=True)
-    assert (row["last_error"], row["attempts"] > 0) == ("could not be used (UnicodeError)", True)
-    assert row["next_attempt_at"] - row["attempted_at"] < timedelta(seconds=LEASE_SECONDS)
+    assert (row.last_error, row.attempts > 0) == ("could not be used (UnicodeError)", True)
+    assert row.next_attempt_at - row.attempted_at < timedelta(seconds=LEASE_SECONDS)
     monkeypatch.undo()
     world.run(300)
     assert world.hook.items == [("open", f"paused:{world.account}")]
@@ -356,7 +356,7 @@ def test_a_receiver_is_told_again_after_a_long_stop(world: World) -> None:
     with transaction(world.engine) as connection:
         pause(connection, other, None, "w")
     world.run(120)
-    world.pass_time((LASTS_DAYS + 1) * 86_400)
+    world.pass_time((TTL_DAYS + 1) * 86_400)
     world.run(60)
     assert len({taken.headers["webhook-id"] for taken in world.hook.refused}) == 2
     world.hook.status = 200
@@ -378,7 +378,7 @@ def test_each_receiver_has_a_queue_of_its_own(
         world.resume()
         world.run(300)
         texts = [taken.json["text"] for taken in slack.taken]
-        assert [text.splitlines()[0].startswith("*Ulak: Over:") for text in texts] == [False, True]
+        assert [text.splitlines()[0].startswith("*Ulak: Resolved:") for text in texts] == [False, True]
         assert sick.taken == []
         world.close()
 
@@ -400,8 +400,8 @@ def test_looks_that_keep_failing_are_told_and_what_waits_is_sent(world: World) -
     """The database answers, so this goes through the outbox; the sign of progress stays away meanwhile."""
     world.run(30)
     url = world.engine.url.render_as_string(hide_password=False)
-    engine, slow = world.notifier.looker.engine, make_engine(url, statement_timeout_seconds=0.5)
-    world.notifier.looker.engine = slow
+    engine, slow = world.notifier.overviews.engine, make_engine(url, statement_timeout_seconds=0.5)
+    world.notifier.overviews.engine = slow
     with world.engine.begin() as connection:
         connection.execute(text("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE"))
         world.run(150)
@@ -410,7 +410,7 @@ def test_looks_that_keep_failing_are_told_and_what_waits_is_sent(world: World) -
         age = "SELECT extract(epoch FROM clock_timestamp() - at) FROM heartbeats WHERE name = 'notifying'"
         assert connection.execute(text(age)).scalar_one() > 200
     assert world.hook.items == [("open", "not_evaluated")]
-    world.notifier.looker.engine = engine
+    world.notifier.overviews.engine = engine
     world.run(180)
     assert world.hook.items == [("open", "not_evaluated"), ("resolved", "not_evaluated")]
     slow.dispose()
@@ -418,14 +418,14 @@ def test_looks_that_keep_failing_are_told_and_what_waits_is_sent(world: World) -
 
 def test_slow_looks_are_often_enough_for_a_problem_to_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long one takes: a problem that is seen too seldom would begin anew each time."""
-    look, late = world.notifier.looker.look, [0.0]
+    look, late = world.notifier.overviews.look, [0.0]
     monkeypatch.setattr(clock, "boot", lambda: time.monotonic() + late[0])
 
-    def slow_look() -> Look:
+    def slow_look() -> Snapshot:
         late[0] += 60.0
         return look()
 
-    monkeypatch.setattr(type(world.notifier.looker), "look", lambda _: slow_look())
+    monkeypatch.setattr(type(world.notifier.overviews), "look", lambda _: slow_look())
     world.notifier.step()
     world.notifier.wait(60)
     assert world.notifier._look_again - clock.boot() <= GAP_SECONDS / 3
@@ -446,7 +446,7 @@ def test_a_budget_that_burns_is_told_at_once(world: World) -> None:
     world.run(15)
     assert world.hook.items == [("open", f"burning:{world.account}"), ("open", f"burning_slowly:{world.account}")]
     summary = world.hook.taken[0].json["data"]["problems"][0]["summary"]
-    assert summary.startswith(f"{world.account} misses its objective (95 % within 60 s) fast: 100.0 % of its final")
+    assert summary.startswith(f"{world.account} is missing its objective (95 % within 60 s) fast: 100.0 % of its final")
 
 
 def test_the_moment_of_an_attempt_is_signed(world: World) -> None:

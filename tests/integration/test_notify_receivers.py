@@ -11,9 +11,9 @@ from notified import PASSWORD, SECRET, Hook, MailServer, written
 from private_ca import Authority
 
 from ulak.api.notify.mail import read_server
+from ulak.api.notify.message_texts import Message, problems_of
 from ulak.api.notify.receivers import NotTakenError, Receiver, check_url, receivers_for
 from ulak.api.notify.signing import read_secrets, signed_headers
-from ulak.api.notify.wording import Message, problems_of
 from ulak.api.pages.alarms import Alarm
 from ulak.api.pages.language import Language
 from ulak.core.settings import SettingsError, load_settings
@@ -98,7 +98,7 @@ def test_a_webhook_gets_json_that_its_secret_verifies(given: Given, hook: Hook) 
         "kind": "paused",
         "severity": "held",
         "account": "a",
-        "summary": "a is paused until somebody resumes it: <http://x|y> & ğüş",
+        "summary": "a is paused until it is resumed manually: <http://x|y> & ğüş",
         "advice": "",
         "since": "2026-11-27T12:34:56+00:00",
         "until": None,
@@ -112,7 +112,7 @@ def test_slack_gets_text_in_which_nothing_can_act(given: Given, hook: Hook) -> N
     [taken] = hook.taken
     assert list(taken.json) == ["text"]
     assert taken.json["text"].startswith(
-        "*Ulak: a is paused until somebody resumes it: &lt;http://x|y&gt; &amp; ğüş*\n"
+        "*Ulak: a is paused until it is resumed manually: &lt;http://x|y&gt; &amp; ğüş*\n"
     )
     assert "<" not in taken.json["text"]
 
@@ -300,7 +300,7 @@ def test_check_says_who_is_told_and_what_is_wrong(
 ) -> None:
     """Without sending anything."""
     [line] = [line for line in ulak("check").out.splitlines() if line.startswith("notifications")]
-    assert line == "notifications: ok (nobody is notified)"
+    assert line == "notifications: ok (no receiver is configured)"
     monkeypatch.setenv("ULAK_NOTIFY_SLACK_URL_FILE", written(tmp_path, "slack", hook.url))
     [line] = [line for line in ulak("check").out.splitlines() if line.startswith("notifications")]
     assert line == "notifications: ok (slack; `ulak notify test` sends one)"
@@ -319,7 +319,7 @@ def test_a_test_message_goes_to_each_receiver(
     monkeypatch.setenv("ULAK_NOTIFY_WEBHOOK_SECRET_FILE", written(tmp_path, "secret", SECRET))
     told = ulak("notify", "test")
     assert (told.code, told.out.splitlines()) == (1, ["webhook: cannot be reached", "slack: ok"])
-    assert hook.taken[0].json["text"].startswith("*Ulak: a test*")
+    assert hook.taken[0].json["text"].startswith("*Ulak: test notification*")
     told = ulak("notify", "test", "slack")
     assert (told.code, told.out, len(hook.taken)) == (0, "slack: ok\n", 2)
     assert ulak("notify", "test", "fax").code == 2

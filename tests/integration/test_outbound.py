@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from private_ca import Authority
 
-from ulak.api.outbound import LARGEST_BYTES, Outbound, OutboundError
+from ulak.api.outbound import MAX_BYTES, Outbound, OutboundError
 from ulak.core import clock
-from ulak.providers.way_out import WayOutError
+from ulak.providers.egress import EgressError
 
 CANARY = "canary-in-the-address"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -96,7 +96,7 @@ def test_one_request_is_made_and_its_answer_is_read_whole() -> None:
         (plain(b"[1]"), "no object"),
         (plain(b"canary-in-the-address"), "no JSON"),
         (plain(b"[" * 100_000), "no JSON"),
-        (plain(b'"' + b"x" * (LARGEST_BYTES + 1) + b'"'), "more than"),
+        (plain(b'"' + b"x" * (MAX_BYTES + 1) + b'"'), "more than"),
         (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}", "packed"),
         (HEAD + b"Content-Length: 50\r\n\r\n{}", "broke"),
         (b"SSH-2.0-OpenSSH\r\n", "broke"),
@@ -137,7 +137,7 @@ def test_only_a_certificate_that_is_trusted_is_taken(tmp_path: Path, monkeypatch
         for outbound in (Outbound(), Outbound(ca_file=other.file)):
             assert "not trusted" in refusal(outbound, url)
     (tmp_path / "empty.pem").write_text("nothing")
-    with pytest.raises(WayOutError):
+    with pytest.raises(EgressError):
         Outbound(ca_file=tmp_path / "empty.pem")
 
 

@@ -6,9 +6,10 @@ import pytest
 from database_fixtures import add_account
 from sqlalchemy import Connection, Engine, text
 
+from ulak.models.account import AccountState
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
-from ulak.models.overview import AccountState, ProviderPace, overview, unsettled
+from ulak.models.overview import ProviderPace, overview, unsettled
 from ulak.models.report import DeliveryReport
 from ulak.models.vocabulary import Granularity, Status
 
@@ -126,6 +127,9 @@ def test_an_overview_counts_what_is_there(migrated_database: Engine) -> None:
         "last_trouble_at": None,
         "rejected": (),
         "objective": None,
+        "keep_days": None,
+        "kept_from": None,
+        "removal": None,
     }
 
 

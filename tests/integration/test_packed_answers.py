@@ -11,8 +11,8 @@ from private_ca import serving
 from sqlalchemy import Engine, text
 
 from ulak.tasks.runtime import Runtime
-from ulak.tasks.steps.bodies import MOST_UNREADABLE
-from ulak.tasks.steps.quarantine import reread
+from ulak.tasks.steps.kept_bodies import MAX_UNREADABLE
+from ulak.tasks.steps.quarantine_retry import reread
 from ulak.tasks.steps.tracking import track
 
 HEAD = b'<?xml version="1.0" encoding="UTF-8"?>'
@@ -109,12 +109,12 @@ def test_a_packed_answer_that_is_not_whole_closes_nothing_and_is_kept(
 def test_an_answer_of_very_many_unreadable_rows_is_kept_whole_and_as_one(runtime: Runtime) -> None:
     """One sealed body in place of an entry for each row, packed, to be read again by a version that can."""
     row = ITEM.replace(b"<status>2</status>", b"<status>odd</status>")
-    body = HEAD + b"".join(row % (n % 90 + 10, n) for n in range(MOST_UNREADABLE + 1))
+    body = HEAD + b"".join(row % (n % 90 + 10, n) for n in range(MAX_UNREADABLE + 1))
     kept = "SELECT count(*) FROM quarantine WHERE account_id = :a"
     account = polled(runtime, gzip.compress(body), "gzip", lambda account: scalar(runtime.engine, kept, a=account) != 0)
     query = "SELECT sealed, reason, context FROM quarantine WHERE account_id = :a"
     with runtime.engine.connect() as connection:
         [entry] = connection.execute(text(query), {"a": account}).all()
-    assert entry.reason.startswith(f"{MOST_UNREADABLE + 1} parts of it could not be read, the first of them: ")
+    assert entry.reason.startswith(f"{MAX_UNREADABLE + 1} parts of it could not be read, the first of them: ")
     assert entry.context["headers"]["content-encoding"] == "gzip"
     assert gzip.decompress(Fernet(runtime.seal_key).decrypt(entry.sealed)) == body

@@ -26,7 +26,8 @@ def test_the_configuration_is_shown_as_it_holds(start: Start, migrated_database:
     change(
         migrated_database,
         "UPDATE accounts SET poll = cast(:poll AS jsonb), credentials = cast(:credentials AS jsonb), options ="
-        " cast(:options AS jsonb), timezone = 'Europe/Istanbul', limit_requests = 1200, limit_per_seconds = 3600",
+        " cast(:options AS jsonb), timezone = 'Europe/Istanbul', limit_requests = 1200, limit_per_seconds = 3600,"
+        " keep_days = 180",
         poll=json.dumps(poll),
         credentials=json.dumps({"api_key": "env:VAIRO_KEY"}),
         options=json.dumps({"validity_hours": 48}),
@@ -39,6 +40,7 @@ def test_the_configuration_is_shown_as_it_holds(start: Start, migrated_database:
         "Time zone Europe/Istanbul (UTC+3)",
         "Rate limit 1,200 requests in 1 h, 1 at a time",
         "Longest wait between checks 10 min",
+        "Deliveries are kept 180 days",
         "First check of an id 5 s after sending",
         "Validity 2 d",
         "Credentials api_key = env:VAIRO_KEY",
@@ -99,7 +101,7 @@ def test_one_dead_letter_is_retried_another_discarded(start: Start, migrated_dat
     assert change(migrated_database, polls) == 1
     for wrong in (str(second), "", "x", "9" * 30):
         words = page.press("/accounts/kampanya/discard", fetch=wrong, next="/accounts/kampanya")
-        assert "It was no longer there." in words
+        assert "It had already been removed." in words
     assert "retried a failed request" in words
     assert "discarded a failed request" in words
     assert states(migrated_database)[third] == "dead"
@@ -122,8 +124,10 @@ def test_quarantined_content_is_discarded_and_retried(start: Start, migrated_dat
     page = start().log_in()
     assert "Responses that could not be parsed (1)" in page.get("/accounts/kampanya")
     path = "/accounts/kampanya/quarantine"
-    assert "Not all of it can be parsed" in page.press(f"{path}/retry", entry=str(entry), next="/accounts/kampanya")
-    assert "It was no longer there." in page.press(f"{path}/discard", next="/accounts/kampanya")
+    assert "This version cannot parse all of it" in page.press(
+        f"{path}/retry", entry=str(entry), next="/accounts/kampanya"
+    )
+    assert "It had already been removed." in page.press(f"{path}/discard", next="/accounts/kampanya")
     assert "Discarded." in page.press(f"{path}/discard", entry=str(entry), next="/accounts/kampanya")
     assert "Responses that could not be parsed" not in page.get("/accounts/kampanya")
     recorded = "SELECT count(*) FROM events WHERE action LIKE 'quarantine.%'"
@@ -203,7 +207,7 @@ def test_pages_of_polls_lose_none(migrated_database: Engine, start: Start, monke
         with migrated_database.connect() as connection:
             for _ in range(100):
                 found = list_notable(connection, limit=4, before_id=before)
-                seen += [each.poll["id"] for each in found.polls if each.poll]
+                seen += [each.poll.id for each in found.polls if each.poll]
                 quiet += sum(each.quiet for each in found.polls)
                 before = found.before_id
                 if before is None:

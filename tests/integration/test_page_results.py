@@ -68,7 +68,7 @@ def test_the_first_page_says_first_what_became_of_the_messages(start: Start, wee
     line = words[words.index("kampanya vairo" if "kampanya vairo" in words else "kampanya Vairo") :]
     assert line.startswith("kampanya Vairo SMS 50.0% ▼ −40.0 6 · 6 · 3")
     assert re.search(r"the network 5\s+the subscriber could not be reached 1", line), line
-    assert words.index("Last 24 hours") < words.index("How polling works now") < words.index("Limit in use")
+    assert words.index("Last 24 hours") < words.index("Current state of polling") < words.index("Limit in use")
     assert '<details id="machinery" class="machinery">' in page.page.text
     assert page.page.text.count('<svg class="week"') == 2
     assert re.search(r'aria-label="[^"]*6 delivered, 6 failed, 3 pending', page.page.text)

@@ -16,14 +16,14 @@ from starlette.responses import Response
 from starlette.types import Message
 from test_pages import NOON, NUMBER, Browser, Start, change, deliveries, found, report, start
 
-from ulak.api.pages import downloads, finding
+from ulak.api.pages import delivery_search, downloads
 from ulak.api.pages.deliveries import place_of
-from ulak.api.pages.downloads import MOST_SCANS, Download
-from ulak.api.pages.finding import MOST_PARTS
-from ulak.api.pages.searches import MOST_LISTED, Search, search_of
+from ulak.api.pages.delivery_search import MAX_PARTS
+from ulak.api.pages.downloads import MAX_SCANS, Download
+from ulak.api.pages.search_form import MAX_LISTED, Search, search_of
 from ulak.api.pages.visits import DOWNLOADS_AT_ONCE
 from ulak.core import clock
-from ulak.models import newest
+from ulak.models import newest_deliveries
 from ulak.models.access import Role
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
@@ -62,7 +62,7 @@ def test_the_newest_come_first_and_without_a_search(start: Start, deliveries: di
     page = start().log_in()
     words = page.get("/deliveries?account=kampanya&since=2026-05-01&until=2026-05-01")
     assert found(page) == timed
-    assert "5 deliveries match, the newest first. 5 delivered, 0 failed, 0 pending" in words
+    assert "5 deliveries match, newest first. 5 delivered, 0 failed, 0 pending" in words
     assert "Nothing matches." in page.get("/deliveries?account=kampanya&kind=order")
     assert set(found(page)) == set()
     page.get("/deliveries")
@@ -78,7 +78,7 @@ def test_several_numbers_and_references_are_looked_for_at_once(
     pasted = "0532 000 00 01\r\n +90 532 000 00 03;905320000004,\r\n0532 999 99 99"
     words = page.press("/deliveries", recipient=pasted)
     assert found(page) == [timed[1], timed[3], timed[4]]
-    assert "3 deliveries match, the newest first. 4 numbers or references were looked for." in words
+    assert "3 deliveries match, newest first. Searched for 4 numbers or references." in words
     assert "532" not in str(page.page.url)
     assert page.page.text.count("0532 000 00 01") == 1
     page.press("/deliveries", client_ref="ref-0\nref-4\nref-9")
@@ -100,7 +100,7 @@ def test_each_number_of_a_search_is_recorded_and_takes_the_role(
         browser.get("/deliveries")
     page.press("/deliveries", recipient="0532 000 00 01\n0532 000 00 02")
     assert change(migrated_database, count) == 2
-    assert "Your role may not do this" in reader.press("/deliveries", recipient="0532 000 00 01")
+    assert "Your role does not allow this" in reader.press("/deliveries", recipient="0532 000 00 01")
     page.get("/deliveries?outcome=delivered")
     reader.get("/deliveries?outcome=delivered")
     assert found(reader)
@@ -187,31 +187,31 @@ def test_a_file_ends_within_bounds_and_says_what_it_leaves_out(
         " message_time - make_interval(secs => n) FROM delivery_status, generate_series(1, 1600) n"
         " WHERE provider_key = 't-0'",
     )
-    monkeypatch.setattr(newest, "SCANNED_ROWS", 1)
-    monkeypatch.setattr(newest, "LEAST_SCANNED", 1)
+    monkeypatch.setattr(newest_deliveries, "SCANNED_ROWS", 1)
+    monkeypatch.setattr(newest_deliveries, "MIN_SCANNED", 1)
     scans, counts = counted_calls(monkeypatch, "newest_of_accounts"), counted_calls(monkeypatch, "count_days")
     page, path = start().log_in(), "/deliveries.csv?account=kampanya&since=2026-05-01&until=2026-05-01&outcome=failed"
     _, last = lines(page, path)
     assert last.startswith('"Incomplete: this file ends after 0 rows, and more may match.')
-    assert (MOST_SCANS - MOST_PARTS < len(scans) <= MOST_SCANS, len(counts)) == (True, 1)
-    monkeypatch.setattr(newest, "LEAST_SCANNED", 500)
+    assert (MAX_SCANS - MAX_PARTS < len(scans) <= MAX_SCANS, len(counts)) == (True, 1)
+    monkeypatch.setattr(newest_deliveries, "MIN_SCANNED", 500)
     assert [row.partition(",")[0] for row in lines(page, path)] == ["id", str(rare)]
     assert lines(page, path, **{"accept-language": "tr"})[1].startswith(f"{rare};")
-    monkeypatch.setattr(downloads, "MOST_DOWNLOADED", 3)
+    monkeypatch.setattr(downloads, "MAX_DOWNLOADED", 3)
     assert "ends after 3 rows" in lines(page, path.replace("outcome=failed", ""))[4]
 
 
 def counted_calls(monkeypatch: pytest.MonkeyPatch, name: str, before: Callable[[], object] = bool) -> list[str]:
     """The calls that searches make of this function from now on; `before` runs at the beginning of each."""
     calls: list[str] = []
-    real = getattr(finding, name)
+    real = getattr(delivery_search, name)
 
     def counted(*given: Any, **named: Any) -> Any:
         calls.append(name)
         before()
         return real(*given, **named)
 
-    monkeypatch.setattr(finding, name, counted)
+    monkeypatch.setattr(delivery_search, name, counted)
     return calls
 
 
@@ -230,7 +230,7 @@ def test_downloads_leave_room_for_everything_else(
                 assert clock.boot() < ends
                 clock.sleep(0.05)
             for _ in range(20):
-                assert "Too many downloads at once" in page.get(path)
+                assert "Too many downloads in progress" in page.get(path)
                 assert page.page.status_code == 429
             page.get("/polls")
             assert page.page.status_code == 200
@@ -275,7 +275,7 @@ SENT, DONE = datetime(2026, 5, 1, 9, 0, 0, tzinfo=UTC), datetime(2026, 5, 1, 9, 
         (Status.DELIVERED, {}, "Delivered to +90•••••••67; Vairo SMS does not report when."),
         (Status.UNDELIVERABLE, {"sent_at": SENT, "reason": Reason.ABSENT},
          "(undeliverable): the subscriber could not be reached. Sent on 1 May, 09:00:00;"),
-        (Status.REJECTED, {"sent_at": SENT}, "(rejected), for no reason that Vairo SMS names. Sent on 1 May"),
+        (Status.REJECTED, {"sent_at": SENT}, "(rejected); Vairo SMS gives no reason. Sent on 1 May"),
         (Status.ENROUTE, {"sent_at": SENT}, "On its way to +90•••••••67, sent on 1 May, 09:00:00."),
         (Status.SCHEDULED, {}, "Scheduled for +90•••••••67: Vairo SMS has accepted it"),
         (Status.SENT, {"sent_at": SENT}, "gives no delivery report for it, so whether it arrived is unknown."),
@@ -313,7 +313,7 @@ def test_orders_say_how_many_of_their_messages_arrived(
 def test_a_form_is_read_within_bounds() -> None:
     """So many numbers at once, and days that every zone knows."""
     asked = search_of({"recipient": "\n".join(f"0532{n:07}" for n in range(500)), "since": "0001-01-01", "kind": "x"})
-    assert (len(asked.recipients), asked.since, asked.kind, asked.is_named) == (MOST_LISTED, "", "", True)
+    assert (len(asked.recipients), asked.since, asked.kind, asked.is_named) == (MAX_LISTED, "", "", True)
     assert Search(account="a", since="2026-05-01", recipient="5").query == "account=a&since=2026-05-01"
     assert place_of("1-2") == (datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC), 2)
     assert [place_of(each) for each in ("", "1", "-", "x-1", "1-x", f"1-{2**63}", "²-1")] == [None] * 7

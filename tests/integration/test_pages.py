@@ -20,10 +20,11 @@ from sqlalchemy import Engine, text
 from task_api import running, runtime_on
 
 from ulak.api.app import make_api
-from ulak.api.pages.meanings import TURKISH
 from ulak.api.pages.routes import add_pages
+from ulak.api.pages.tooltips import TURKISH
 from ulak.core import clock
-from ulak.core.settings import CredentialError, load_settings
+from ulak.core.credentials import CredentialError
+from ulak.core.settings import load_settings
 from ulak.models.database import make_engine, transaction
 from ulak.models.deliveries import upsert
 from ulak.models.meanings import COLUMNS, REASONS, STATUSES
@@ -31,7 +32,7 @@ from ulak.models.report import DeliveryReport
 from ulak.models.tokens import create_token, revoke_token
 from ulak.models.vocabulary import Granularity, Reason, Status
 from ulak.tasks.messages import Message
-from ulak.workers.attempts import MOST
+from ulak.workers.auth_attempts import MAX_FAILURES
 
 __all__ = ["lines"]
 
@@ -201,9 +202,9 @@ def test_wrong_tokens_are_refused_and_never_keep_a_right_one_out(start: Start, l
     """After ten in a minute a wrong one is told to wait, a right one lets in; what was typed stands nowhere."""
     page = start()
     page.get("/")
-    for _ in range(MOST):
+    for _ in range(MAX_FAILURES):
         answer = page.post("/login", token="wrong-canary-token")
-        assert (answer.status_code, "not known" in answer.text) == (401, True)
+        assert (answer.status_code, "unknown" in answer.text) == (401, True)
         assert "wrong-canary" not in answer.text
     assert page.post("/login", token="wrong-canary-token").status_code == 429
     assert page.post("/login", token=TOKEN).status_code == 303
@@ -221,7 +222,7 @@ def test_a_form_without_its_mark_changes_nothing(start: Start, migrated_database
     other.get("/")
     for mark in ({}, {"form_mark": ""}, {"form_mark": "ğ"}, {"form_mark": other.mark()}):
         answer = page.client.post(f"/accounts/kampanya/{path}", data={**mark, "reason": "x"})
-        assert (answer.status_code, "refused" in answer.text) == (403, True)
+        assert (answer.status_code, "rejected" in answer.text) == (403, True)
     assert start().client.post(f"/accounts/kampanya/{path}", data={"form_mark": page.mark()}).status_code == 401
     count = "SELECT (SELECT count(*) FROM polls) + (SELECT count(*) FROM accounts WHERE paused_until IS NOT NULL)"
     assert change(migrated_database, count) == 0
@@ -260,48 +261,54 @@ def test_a_form_that_is_too_large_is_not_read(start: Start) -> None:
 
 # ------------------------------------------------------------------------------------------------ what is wrong
 
-WELL = "All is well."
+WELL = "Everything is working."
 BROKEN = [
     ("UPDATE accounts SET paused_until = '9999-12-31T00:00:00Z', pause_reason = 'bakım'",
-     "On hold kampanya is paused until somebody resumes it: bakım", "Press Resume once the reason is gone."),
+     "On hold kampanya is paused until it is resumed manually: bakım", "Press Resume once the reason"),
     (("UPDATE accounts SET paused_until = now() + interval '21 minutes', pause_reason = 'bad key [3001]',"
       " last_trouble = 'PauseAccount: bad key', last_trouble_at = now() - interval '9 minutes 5 seconds'"),
-     "kampanya cannot be asked and rests (noticed 9 min ago); it is tried again in 20 min: bad key [3001]",
-     "Put right what the reason names"),
+     "kampanya cannot be polled and is paused (detected 9 min ago); next attempt in 20 min: bad key [3001]",
+     "Correct what the reason names"),
     (("UPDATE accounts SET breaker_state = 'open', breaker_until = now() + interval '100 seconds',"
       " last_trouble = 'TryAgainSoon: no answer', last_trouble_at = now() - interval '185 seconds'"),
-     "kampanya gives nothing but failures (the last one 3 min ago), so it is left alone; next trial in 1 min",
-     "It is tried again by itself and nothing is lost"),
+     "Circuit breaker open for kampanya: requests keep failing (last failure 3 min ago); next probe in 1 min",
+     "It is probed automatically and nothing is lost"),
     ("UPDATE accounts SET not_before = now() + interval '10 minutes', last_trouble = 'SlowDown: 429'",
-     "On hold kampanya was throttled by the provider", "somebody else uses the same credentials"),
+     "On hold kampanya was throttled by the provider", "something else is using the same credentials"),
     (("WITH asked AS (INSERT INTO calls (account_id, asked_at, gives_up_at, answered_at, released_at, outcome)"
       " SELECT 'kampanya', t, t, t, t, 'bug' FROM (SELECT now() - interval '90 seconds' AS t) AS at)"
       " UPDATE accounts SET last_trouble = 'OurBug: x', last_trouble_at = now()"),
-     "kampanya is asked and has never given a usable answer: x", "This is a mistake in Ulak"),
+     "kampanya is polled, but has never returned a usable response: x", "This is a defect of Ulak"),
     ("UPDATE accounts SET last_trouble = 'TryAgainSoon: +905301234567', last_trouble_at = now()",
      WELL, "every thing"),
     ("UPDATE fetches SET state = 'dead', finished_at = now(), last_error = 'RequestIsWrong: no such list'",
-     "One request of kampanya failed for good.", "press “Retry” there"),
+     "One request of kampanya failed permanently.", "press “Retry” there"),
     ("INSERT INTO quarantine (account_id, reason, origin, fingerprint) VALUES ('kampanya', 'odd', 'poll', 'x')",
      "One report of kampanya could not be parsed.", "ulak quarantine retry"),
     (("UPDATE tracked_ids SET valid_until = now() - interval '1 hour', sent_at = now() - interval '5 hours',"
       " last_checked_at = now()"),
-     "One message of kampanya got no report at all within its validity; it was sent 5 h ago",
-     "a wrong id or a wrong account is never answered"),
+     "One message of kampanya received no report within its validity; it was sent 5 h ago",
+     "never receives a report"),
     ("UPDATE tracked_ids SET next_check_at = now() - interval '5 minutes'",
-     "Nobody works: kampanya should have been asked 5 min ago, and no call is made.",
-     "See that a worker and beat run and reach Redis and PostgreSQL"),
+     "Polling has stalled: requests of kampanya were due 5 min ago, and none is being made.",
+     "Check that a worker and beat are running and can reach Redis and PostgreSQL"),
     ("UPDATE fetches SET state = 'ready', finished_at = NULL, available_at = now() - interval '2 minutes'",
-     "Nobody works: kampanya should have been asked 2 min ago", "ulak check"),
+     "Polling has stalled: requests of kampanya were due 2 min ago", "ulak check"),
     (("UPDATE polls SET state = 'running', planned_at = NULL, finished_at = NULL,"
       " started_at = now() - interval '3 minutes'"),
-     "Nobody works: kampanya should have been asked 3 min ago", "nothing is lost"),
+     "Polling has stalled: requests of kampanya were due 3 min ago", "nothing is lost"),
     (("WITH wanted AS (UPDATE accounts SET objective = '95 % within 60 s')"
       " INSERT INTO freshness (account_id, at, total, good, seconds, buckets) SELECT 'kampanya',"
       " now() - (70 - n) * interval '1 minute', 30 * n, n, 0, '{}' FROM generate_series(0, 70) n"),
-     "Broken kampanya misses its objective (95 % within 60 s) fast: 96.7 % of its final reports of the last 1 h",
-     "the limit is too small for the objective"),
-    ("UPDATE accounts SET enabled = false", "No account is set up, so nobody is asked.", "ulak accounts apply"),
+     "Broken kampanya is missing its objective (95 % within 60 s) fast: 96.7 % of its final reports in the last 1 h",
+     "the rate limit is too low for the objective"),
+    (("WITH set AS (UPDATE accounts SET keep_days = 30, removal_days = 30,"
+      " removal_starts_at = now() + interval '5 hours 1 minute')"
+      " INSERT INTO delivery_status (account_id, provider, granularity, provider_key, status, is_final,"
+      " provider_status, message_time) VALUES ('kampanya', 'vairo', 'message', 'm', 'delivered', true, 'D',"
+      " now() - interval '40 days')"),
+     "kampanya will remove about one row that was sent before 20", "Export what you need"),
+    ("UPDATE accounts SET enabled = false", "No account is configured, so nothing is polled.", "ulak accounts apply"),
 ]  # fmt: skip
 
 
@@ -382,7 +389,7 @@ def test_a_database_that_is_away_is_said_in_words(
     add_pages(app, runtime, settings)
     with running(app) as url, httpx.Client(base_url=url) as client:
         page = Browser(client, []).log_in()
-        assert "The database does not answer" in page.get("/")
+        assert "The database is not responding" in page.get("/")
         assert page.page.status_code == 503
     runtime.door.close()
 
@@ -396,7 +403,7 @@ def test_a_pause_says_who_why_and_when_and_a_resume_ends_it(
     """The reason is what colleagues read; without one nothing is paused; what follows a resume is published."""
     page = start().log_in()
     page.get("/accounts/kampanya")
-    assert "Say why" in page.press("/accounts/kampanya/pause", reason="  ", next="/accounts/kampanya")
+    assert "Enter a reason" in page.press("/accounts/kampanya/pause", reason="  ", next="/accounts/kampanya")
     words = page.press("/accounts/kampanya/pause", reason="numara\nlistesi", hours="", next="/accounts/kampanya")
     assert "The account is paused" in words
     reason = change(migrated_database, "SELECT pause_reason FROM accounts WHERE paused_until > '9999-01-01'")
@@ -425,7 +432,7 @@ def test_a_poll_that_is_pressed_twice_is_one_poll(start: Start, migrated_databas
     assert {each.task for each in page.sent} == {"poll.account"}
     assert page.post("/accounts/nobody/poll").status_code == 404
     change(migrated_database, "UPDATE accounts SET enabled = false")
-    assert "switched off" in page.press("/accounts/kampanya/poll", once="another", next="/")
+    assert "disabled" in page.press("/accounts/kampanya/poll", once="another", next="/")
 
 
 def test_what_was_given_up_is_shown_and_asked_again(
@@ -533,8 +540,8 @@ def test_the_history_says_what_won_and_why(start: Start, deliveries: dict[str, i
     words = page.get(f"/deliveries/{deliveries['m-1']}")
     assert f"Delivery {deliveries['m-1']} delivered final" in words
     line = words.partition("History")[2]
-    assert line.index("on its way") < line.index("delivered answer to a poll")
-    assert "Outweighed: the deciding report is of a stronger class" in line
+    assert line.index("on its way") < line.index("delivered poll response")
+    assert "Superseded: the deciding report is of a stronger class" in line
     assert "This report decides the status" in line
     assert '"durum": "İLETİLDİ"' in line
     assert "conflict" not in words
@@ -567,7 +574,7 @@ def test_a_conflict_is_marked(start: Start, deliveries: dict[str, int]) -> None:
     """In the list, on the delivery with what was said, and at the statements that contradict each other."""
     page = start().log_in()
     words = page.get(f"/deliveries/{deliveries['m-4']}")
-    assert "The provider has said delivered, rejected of this one message" in words
+    assert "The provider has reported delivered, rejected for this one message" in words
     assert words.count("contradicts another report") == 2
     page.get("/deliveries")
     assert "rejected conflict" in page.press("/deliveries", id="m-4")
@@ -581,7 +588,7 @@ def test_a_registered_id_without_an_answer_is_found(
     page = start().log_in()
     page.get("/deliveries")
     words = page.press("/deliveries", recipient="0530 123 45 67")
-    assert "Registered ids without any answer kampanya · +90•••••••67 · son" in words
+    assert "Registered ids without a report kampanya · +90•••••••67 · son" in words
     assert "Nothing matches." not in words
 
 
@@ -590,7 +597,7 @@ def test_polls_are_shown_with_their_progress(start: Start, quiet_account: None) 
     page = start().log_in()
     assert "1 kampanya schedule complete 0 of 0 0" in page.get("/polls?show=all")
     assert "One poll without changes" in page.get("/polls")
-    assert "There is no poll yet." in page.get("/polls?account=nobody&before=-5&show=all")
+    assert "There are no polls yet." in page.get("/polls?account=nobody&before=-5&show=all")
 
 
 def test_scheduled_polls_do_not_push_a_running_poll_of_an_operator_off_the_page(

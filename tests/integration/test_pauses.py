@@ -10,8 +10,9 @@ from sqlalchemy import Engine
 from tiny_provider import Reply, Request, TinyProvider, vairo_reply
 
 from ulak.core import clock
-from ulak.core.settings import CredentialError
-from ulak.models.accounts import AccountSettings, apply, load, pause, resume
+from ulak.core.credentials import CredentialError
+from ulak.models.account import AccountSettings, load
+from ulak.models.accounts import apply, pause, resume
 from ulak.models.ledger import taking
 from ulak.models.overview import overview
 from ulak.providers.errors import AnswerNotUnderstood, PauseAccount, TryAgainSoon

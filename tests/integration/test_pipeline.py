@@ -14,12 +14,12 @@ from ledger_acts import execute
 from sqlalchemy import Engine
 from truth import differences, stored_rows
 
+from ulak.models.account import load
 from ulak.providers.adapter import Callback
 from ulak.sandbox.server import Sandbox
 from ulak.tasks.messages import Message
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.callbacks import ingest
-from ulak.tasks.steps.tracking import account_row
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -74,7 +74,7 @@ def test_five_providers_end_in_one_table_that_equals_their_truth(
     """Lists swept, ids polled, replies handed over: row for row what the providers say, and no limit broken."""
     runtime = set_up(migrated_database, sandbox, tmp_path)
     with migrated_database.begin() as connection:
-        bip = account_row(connection, "demo-bip")
+        bip = load(connection, "demo-bip")
     for reply in sandbox.control("GET", "/sends?provider=bip")["replies"]:
         ingest(runtime, bip, Callback(tail="send_reply", body=msgspec.json.encode(reply["body"])))
     with Driver(runtime).running() as driver:

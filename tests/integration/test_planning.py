@@ -23,11 +23,11 @@ from ledger_acts import (
 from sqlalchemy import Engine
 
 from ulak.core import clock
-from ulak.models.ledger import finishing as ledger
-from ulak.models.ledger import planning, taking
+from ulak.models.ledger import ending as ledger
+from ulak.models.ledger import opening, taking
 from ulak.models.ledger.clockwatch import ClockWatch
-from ulak.models.ledger.pace import oldest_open_order, promote_waiting
-from ulak.tasks.messages import call_up
+from ulak.models.ledger.planner_queries import oldest_open_order, promote_waiting
+from ulak.tasks.messages import wake_up
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.planning import _plan_scheduled, plan_due, plan_poll
@@ -360,7 +360,7 @@ def test_a_message_comes_for_the_next_free_slot_and_for_the_next_retry(runtime: 
     began = clock.boot()
     taken = take(engine, ids[0])
     assert isinstance(taken, taking.Taken)
-    assert taken.call_up is None
+    assert taken.wake_up is None
     with engine.begin() as connection:
         end = ledger.CallEnd(call_id=taken.permit.call_id, outcome="ok", http_status=200, duration_seconds=0.0,
                              seconds_since=0.0)  # fmt: skip
@@ -373,12 +373,12 @@ def test_a_message_comes_for_the_next_free_slot_and_for_the_next_retry(runtime: 
     assert woken(engine, account_id, by_message=False) is None, "it may have been published, and not been heard yet"
     found = take_heard(engine, ids[1])
     assert isinstance(found, taking.NotYet)
-    assert found.call_up is not None, "a message that was heard is on its way no more"
+    assert found.wake_up is not None, "a message that was heard is on its way no more"
     early = take_heard(engine, ids[1])
     assert isinstance(early, taking.NotYet)
-    assert early.call_up is None, "the account's message is another one, and due later"
+    assert early.wake_up is None, "the account's message is another one, and due later"
     # That one is published early when its process stops.
-    [message] = perform(runtime, call_up(found.call_up)[0].early())
+    [message] = perform(runtime, wake_up(found.wake_up)[0].early())
     assert (message.kwargs, message.countdown_seconds > 2) == ({"fetch_id": ids[1]}, True)
     other = add_account(engine)
     _, ids = add_poll(engine, other, [fetch(1), fetch(2)])
@@ -386,14 +386,14 @@ def test_a_message_comes_for_the_next_free_slot_and_for_the_next_retry(runtime: 
     execute(engine, "UPDATE fetches SET available_at = now() + interval '4 seconds' WHERE id = :id", id=ids[1])
     retry = take_next(engine, other)
     assert isinstance(retry, taking.Taken)
-    assert retry.call_up is not None
-    assert (retry.fetch_id, retry.call_up.fetch_id) == (ids[0], ids[1])
-    assert 4 - (clock.boot() - began) - 0.1 <= retry.call_up.delay_seconds <= 4.1
+    assert retry.wake_up is not None
+    assert (retry.fetch_id, retry.wake_up.fetch_id) == (ids[0], ids[1])
+    assert 4 - (clock.boot() - began) - 0.1 <= retry.wake_up.delay_seconds <= 4.1
 
 
-def take_heard(engine: Engine, fetch_id: int) -> taking.Took:
+def take_heard(engine: Engine, fetch_id: int) -> taking.TakeResult:
     """Take as one to whom a message has come."""
-    holder = taking.Holder(watch=ClockWatch(), lease_margin_seconds=1.0)
+    holder = taking.LeaseHolder(watch=ClockWatch(), lease_margin_seconds=1.0)
     with engine.begin() as connection:
         return taking.take(connection, holder, fetch_id=fetch_id, by_message=True)
 
@@ -405,7 +405,7 @@ def test_each_take_has_one_further_message_published_while_there_is_room(runtime
     _, ids = add_poll(engine, account_id, [fetch(number) for number in range(5)])
     found = [take_heard(engine, ids[0]), take_next(engine, account_id), take_heard(engine, ids[0])]
     assert [each.fetch_id for each in found if isinstance(each, taking.Taken)] == ids[:3]
-    call_ups = [each.call_up for each in found if isinstance(each, taking.Taken | taking.NotYet)]
+    call_ups = [each.wake_up for each in found if isinstance(each, taking.Taken | taking.NotYet)]
     assert [each and (each.fetch_id, each.delay_seconds) for each in call_ups] == [(ids[1], 0.0), None, None]
     assert take_heard(engine, ids[0]) == taking.NotYet(account_id=account_id, why="concurrency used")
 
@@ -429,7 +429,7 @@ def test_a_message_whose_fetch_was_cancelled_has_the_next_one_made(runtime: Runt
     found = woken(engine, account_id)
     assert (found and found.fetch_id) == first
     with engine.begin() as connection:
-        planning.cancel(connection, poll_id)
+        opening.cancel(connection, poll_id)
     taken = take_heard(engine, first)
     assert isinstance(taken, taking.Taken)
     assert taken.fetch_id == second

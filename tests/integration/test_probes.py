@@ -12,8 +12,9 @@ from sqlalchemy import Engine, text
 from ulak.api.app import make_api
 from ulak.core import clock
 from ulak.models.database import transaction
-from ulak.models.heartbeats import RECONCILE, beat, planning_of, standstills
+from ulak.models.job_runs import RECONCILE, beat, planning_of, stalls
 from ulak.models.quarantine import new_key
+from ulak.models.snapshot import age, read_work
 from ulak.providers.http import HttpDoor
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps import planning, upkeep
@@ -47,9 +48,12 @@ def told(said: Said) -> tuple[int, list[str]]:
 
 
 def stuck(engine: Engine, *, seconds: float = 120) -> list[str]:
-    """The accounts that stand still."""
+    """The accounts whose work is stalled, of which figures and the status page know the same."""
     with engine.connect() as connection:
-        return [reason.split()[0] for reason in standstills(connection, stuck_seconds=seconds) if "tick" not in reason]
+        found = [reason.split()[0] for reason in stalls(connection, stuck_seconds=seconds) if "tick" not in reason]
+        ages = {each.account_id: age(each.now, each.stalled_since(each.ready_since)) for each in read_work(connection)}
+    assert found == [account for account, stalled in ages.items() if stalled is not None and stalled > seconds]
+    return found
 
 
 def add_ready_fetch(engine: Engine, *, seconds_ago: float) -> None:

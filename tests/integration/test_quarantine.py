@@ -10,7 +10,8 @@ from command_line import Ulak, ulak
 from database_fixtures import add_account
 from sqlalchemy import Engine, text
 
-from ulak.core.settings import CredentialError, load_settings
+from ulak.core.credentials import CredentialError
+from ulak.core.settings import load_settings
 from ulak.models.database import transaction
 from ulak.models.quarantine import (
     FULL,
@@ -124,7 +125,7 @@ def test_a_full_quarantine_counts_and_keeps_no_more(
     migrated_database: Engine, account: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is kept already is counted as before; discarding it makes room. Another account is not concerned."""
-    monkeypatch.setattr("ulak.models.quarantine.MOST_ENTRIES", 4)
+    monkeypatch.setattr("ulak.models.quarantine.MAX_ENTRIES", 4)
     with transaction(migrated_database) as connection:
         other = add_account(connection, "other")
     assert keep(migrated_database, account, *(b"%d" % n for n in range(7))) == 5
@@ -143,7 +144,7 @@ def test_a_quarantine_is_full_by_its_bytes_as_well(
     migrated_database: Engine, account: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What nobody has to look at leaves half of it to what somebody should see, and is missed by nobody."""
-    monkeypatch.setattr("ulak.models.quarantine.MOST_BYTES", 20_000)
+    monkeypatch.setattr("ulak.models.quarantine.MAX_BYTES", 20_000)
     closed = [Unreadable(reason="a push", raw=b"%d" % n * 3000, is_open=False) for n in range(4)]
     with transaction(migrated_database) as connection:
         for item in closed:

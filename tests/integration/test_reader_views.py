@@ -16,12 +16,12 @@ from sqlalchemy import Engine, text
 from ulak.models import handbook
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
+from ulak.models.example_queries import QUERIES
 from ulak.models.meanings import COLUMNS, GRANULARITIES, OUTCOMES, REASONS, SOURCES, STATUSES, TIME_SOURCES
-from ulak.models.queries import QUERIES
-from ulak.models.readers import READABLE
+from ulak.models.reader_roles import READABLE
 from ulak.models.report import DeliveryReport
+from ulak.models.statistics_upkeep import fold_some
 from ulak.models.tables import delivery_status
-from ulak.models.tally import fold_some
 from ulak.models.views import VIEW_SQL, comments, fingerprint
 from ulak.models.vocabulary import Granularity, Reason, Source, Status
 

@@ -14,7 +14,7 @@ from command_line import Ulak, ulak
 from private_ca import Authority, pump
 from pydantic import SecretStr
 
-from ulak.core import names
+from ulak.core import task_names
 from ulak.core.redis import connect
 from ulak.core.settings import Settings
 from ulak.workers.app import make_app
@@ -66,10 +66,10 @@ def test_a_private_authority_is_named_in_the_address(secure_url: str, authority:
     with connect(url, retries=0) as client:
         assert client.ping()
     app = make_app(Settings(redis_url=SecretStr(url)))
-    app.send_task("unknown", queue=names.QUEUE_CONTROL, retry=False)
+    app.send_task("unknown", queue=task_names.QUEUE_CONTROL, retry=False)
     app.close()
     with connect(redis_url) as client:
-        assert client.llen(f"ulak:{names.QUEUE_CONTROL}") == 1
+        assert client.llen(f"ulak:{task_names.QUEUE_CONTROL}") == 1
 
 
 def test_a_server_that_nobody_vouches_for_is_refused(
@@ -87,5 +87,5 @@ def test_a_server_that_nobody_vouches_for_is_refused(
     assert told[3].startswith("Redis: ok")
     app = make_app(Settings(redis_url=SecretStr(f"{secure_url}?ssl_ca_certs={stranger.file}")))
     with pytest.raises((kombu.exceptions.OperationalError, ssl.SSLError)):
-        app.send_task("unknown", queue=names.QUEUE_CONTROL, retry=False)
+        app.send_task("unknown", queue=task_names.QUEUE_CONTROL, retry=False)
     app.close()

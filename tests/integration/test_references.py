@@ -13,6 +13,7 @@ from ledger_acts import Held, add_account, execute, fetches_of, plan, row, run_a
 from sqlalchemy import Engine, text
 
 from ulak.core import clock
+from ulak.models.account import load
 from ulak.models.deliveries import upsert
 from ulak.models.rebuild import rebuild
 from ulak.models.report import DeliveryReport
@@ -20,7 +21,7 @@ from ulak.models.vocabulary import Granularity, Status
 from ulak.providers.adapter import Callback
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.callbacks import ingest
-from ulak.tasks.steps.tracking import UnknownIdKindError, account_row, track
+from ulak.tasks.steps.tracking import UnknownIdKindError, track
 
 __all__ = ["ulak"]
 
@@ -148,7 +149,7 @@ def test_a_push_before_the_list_makes_a_registered_order_one_to_be_asked_for(run
     track(runtime, account_id, [{"kind": "order", "value": "7", "client_ref": "inv-7"}])
     pushed = {"report": {"id": 9, "packet_id": 7, "status": "delivered", "to": NUMBER}}
     with engine.connect() as connection:
-        account = account_row(connection, account_id)
+        account = load(connection, account_id)
     ingest(runtime, account, Callback(tail="", body=msgspec.json.encode(pushed)))
     detail(runtime, account_id, stated())
     assert references(engine) == BOTH

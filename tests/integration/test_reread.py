@@ -17,6 +17,7 @@ from ledger_acts import Held, add_account, add_ids, deliveries, execute, plan, r
 from sqlalchemy import Engine, text
 
 from ulak.core.settings import load_settings
+from ulak.models.account import load
 from ulak.models.quarantine import list_quarantine
 from ulak.models.report import TrackedKey
 from ulak.models.vocabulary import Reason, Status
@@ -25,10 +26,9 @@ from ulak.providers.adapter import Callback
 from ulak.providers.decoding import as_int
 from ulak.sandbox.server import Sandbox
 from ulak.tasks.runtime import Runtime, seal_key
+from ulak.tasks.steps.ambiguous import ask_now
 from ulak.tasks.steps.callbacks import ingest
-from ulak.tasks.steps.hints import ask_now
-from ulak.tasks.steps.quarantine import reread
-from ulak.tasks.steps.tracking import account_row
+from ulak.tasks.steps.quarantine_retry import reread
 
 __all__ = ["ulak"]
 
@@ -240,7 +240,7 @@ def test_an_item_of_a_pushed_report_is_kept_with_what_names_it(
     ]
     body = json.dumps({"txnid": "t-1", "resultcode": 0, "list": items}).encode()
     with engine.connect() as connection:
-        row = account_row(connection, account_id)
+        row = load(connection, account_id)
     ingest(runtime, row, Callback(tail="report", body=body))
     [(entry, _)] = entries(engine)
     first = reread(runtime, entry)
@@ -259,7 +259,7 @@ def test_a_webhook_with_an_unknown_word_can_be_read_again(runtime: Runtime, monk
     engine = runtime.engine
     account_id = add_account(engine, provider="iletimerkezi")
     with engine.connect() as connection:
-        row = account_row(connection, account_id)
+        row = load(connection, account_id)
     pushed = {"report": {"id": 1, "packet_id": 7, "status": "bounced", "to": "+905301234567", "body": "gizli"}}
     ingest(runtime, row, Callback(tail="", body=json.dumps(pushed).encode()))
     [(entry, _)] = entries(engine)
@@ -355,7 +355,7 @@ def test_an_id_that_was_called_for_since_the_question_stays_open(
     [fetch_id] = plan(runtime, account_id)
     Held(runtime, fetch_id).answer(vairo_body("s1:+905321234567", "YENI"))
     with engine.begin() as connection:
-        row = account_row(connection, account_id)
+        row = load(connection, account_id)
         ask_now(connection, row, [TrackedKey(id_kind="number", value="s1:+905321234567")])
     [(entry, _)] = entries(engine)
     monkeypatch.setitem(vairo.STATUS, "YENI", (Status.REJECTED, Reason.OTHER))

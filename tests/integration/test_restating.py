@@ -14,11 +14,13 @@ from command_line import Ulak, ulak
 from demo_accounts import apply_accounts, register_sends
 from driving import Driver, make_runtime, scalar
 from ledger_acts import add_account, add_ids, execute
+from made_accounts import made_account
 from quiet_cluster import wait_for_the_feed
 from sqlalchemy import Engine, text
 from stored_rows import stored_rows
 
 from ulak.core.settings import load_settings
+from ulak.models.account import load
 from ulak.models.changes import read_changes
 from ulak.models.database import transaction
 from ulak.models.deliveries import load_histories, upsert
@@ -37,7 +39,6 @@ from ulak.tasks.runtime import account_without_credentials, seal_key
 from ulak.tasks.steps.callbacks import ingest
 from ulak.tasks.steps.finishing import unreported
 from ulak.tasks.steps.rereading import RereadResult, reread_statements
-from ulak.tasks.steps.tracking import account_row
 
 __all__ = ["ulak"]
 
@@ -59,17 +60,7 @@ def organik_rows(**varied: Any) -> list[Report]:
     reply = json.loads((FIXTURES / "organik" / "reply.json").read_bytes())
     for row in reply["response"]["data"]:
         row.update(varied)
-    account = account_without_credentials(
-        {
-            "id": "x",
-            "provider": "organik",
-            "base_url": "",
-            "timezone": "UTC",
-            "options": {},
-            "poll": {},
-            "learned": {},
-        }
-    )
+    account = account_without_credentials(made_account("organik", timezone="UTC"))
     ids = sorted({str(row["transaction_id"]) for row in reply["response"]["data"]})
     body = msgspec.json.encode(reply)
     return list(ORGANIK.parse(account, Fetch(spec=batch_of("transaction", ids)), Answer(status=200, body=body)).reports)
@@ -111,7 +102,7 @@ def test_rereading_what_was_just_stored_changes_nothing(
     runtime = replace(make_runtime(engine), seal_key=seal_key(load_settings()))
     register_sends(runtime, sandbox.control("GET", "/sends"))
     with engine.connect() as connection:
-        [bip] = [account_row(connection, account["id"]) for account in accounts if account["provider"] == "bip"]
+        [bip] = [load(connection, account["id"]) for account in accounts if account["provider"] == "bip"]
     for name, tail in (("send_reply", "send_reply"), ("report", "report"), ("notice", "")):
         ingest(runtime, bip, Callback(tail=tail, body=(FIXTURES / "bip" / f"{name}.json").read_bytes()))
     seen = "SELECT count(DISTINCT d.provider) FROM delivery_status d JOIN observations o ON o.delivery_id = d.id"
@@ -206,7 +197,7 @@ def test_the_senders_reference_and_our_own_statements_stay(migrated_database: En
     engine = migrated_database
     account = add_account(engine, provider="vairo")
     with engine.connect() as connection:
-        row = account_row(connection, account)
+        row = load(connection, account)
     body = (FIXTURES / "vairo" / "report.json").read_bytes()
     stated = json.loads(body)["aciklama"]
     send = str(stated["sms_gonderim_id"])

@@ -20,8 +20,8 @@ from sqlalchemy import Engine, text
 from task_api import TOKEN, running, runtime_on
 
 from ulak.api.app import make_api
+from ulak.api.authorization import Needs, roles_of
 from ulak.api.pages import routes
-from ulak.api.rights import Needs, roles_of
 from ulak.core import clock
 from ulak.core.settings import load_settings
 from ulak.models.access import Role
@@ -276,19 +276,28 @@ def test_a_mixed_role_masks_row_by_row(house: House) -> None:
 
 
 def test_the_feed_of_a_limited_token_passes_over_the_rest_and_loses_nothing(house: House) -> None:
-    """Pages that hold nothing for it are empty and say that there is more; erasures name nobody and come to all."""
+    """Pages that hold nothing for it are empty and say that there is more; erasures name nobody and come to all.
+
+    Removals name their account.
+    """
     with transaction(house.engine) as connection:
         connection.execute(text("UPDATE api_tokens SET accounts = '{otp}' WHERE name = 'read'"))
+        connection.execute(text("INSERT INTO delivery_removals (account_id, before) VALUES ('kampanya', now())"))
+    with transaction(house.engine) as connection:
+        connection.execute(text("INSERT INTO delivery_removals (account_id, before) VALUES ('otp', '2020-01-01Z')"))
     seen: list[str] = []
     pages: list[bool] = []
     query: dict[str, Any] = {"limit": 1, "wait": 1}
     end = clock.boot() + 40
-    while pages.count(True) < 2 and clock.boot() < end:
+    while pages.count(True) < 4 and clock.boot() < end:
         feed = house.api("read", "GET", "/v1/changes", params=query).json()
-        seen += [entry["delivery"]["account_id"] for entry in feed["changes"]]
+        seen += [
+            entry["removed"]["account"] if entry["op"] == "remove" else entry["delivery"]["account_id"]
+            for entry in feed["changes"]
+        ]
         pages.append(feed["more"])
         query["cursor"] = feed["cursor"]
-    assert (seen, pages.count(True)) == (["otp"], 2)
+    assert (seen, pages.count(True)) == (["otp", "otp"], 4)
 
 
 # -------------------------------------------------------------------------------------------------- status page
@@ -438,21 +447,23 @@ def test_a_limited_visitor_reads_when_nobody_works_for_the_own_accounts(house: H
         )
     with house.browser("elsewhere") as limited, house.browser("read") as reader:
         everything = plain(reader.get("/").text)
-        assert re.search("Nobody works: (kampanya, otp|otp, kampanya) should have been asked 9 min ago", everything)
+        assert re.search(
+            "Polling has stalled: requests of (kampanya, otp|otp, kampanya) were due 9 min ago", everything
+        )
         page = plain(limited.get("/").text)
-        assert "Nobody works: otp should have been asked 5 min ago" in page
+        assert "Polling has stalled: requests of otp were due 5 min ago" in page
         assert "kampanya" not in page
         for change, words in (
             ("UPDATE tracked_ids SET next_check_at = now() + interval '1 hour' WHERE account_id = 'otp'",
-             "All is well. Every account that you may see is being polled"),
-            ("UPDATE accounts SET enabled = false WHERE id = 'otp'", "No account is set up, so nobody is asked."),
+             "Everything is working. Every account that you have access to is being polled"),
+            ("UPDATE accounts SET enabled = false WHERE id = 'otp'", "No account is configured, so nothing is polled."),
         ):  # fmt: skip
             with transaction(house.engine) as connection:
                 connection.execute(text(change))
-            house.app.state.pages.looker.forget()
+            house.app.state.pages.overviews.forget()
             page = plain(limited.get("/").text)
             assert (words in page, "kampanya" in page) == (True, False)
-            assert "Nobody works: kampanya should" in plain(reader.get("/").text)
+            assert "Polling has stalled: requests of kampanya" in plain(reader.get("/").text)
 
 
 def plain(page: str) -> str:
@@ -462,15 +473,15 @@ def plain(page: str) -> str:
 
 def test_time_zones_do_not_wait_for_a_slow_look(house: House) -> None:
     """A look that waits for the database keeps no page waiting that needs no look."""
-    looker = house.app.state.pages.looker
+    overviews = house.app.state.pages.overviews
     with ThreadPoolExecutor(2) as pool:
         with transaction(house.engine) as connection:
             connection.execute(text("LOCK TABLE quarantine IN ACCESS EXCLUSIVE MODE"))
-            look = pool.submit(looker.look)
+            look = pool.submit(overviews.look)
             ends = clock.boot() + 60
             while not _waits_for_a_lock(house.engine):
                 assert clock.boot() < ends, "The look has not begun."
-            assert set(pool.submit(looker.zones).result(timeout=20)) == {"kampanya", "otp"}
+            assert set(pool.submit(overviews.zones).result(timeout=20)) == {"kampanya", "otp"}
             assert not look.done()
         assert look.result(timeout=60).accounts
 

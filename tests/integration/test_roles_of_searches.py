@@ -10,8 +10,8 @@ from command_line import Ulak, ulak
 from sqlalchemy import text
 from test_roles import ASKED, NATIONAL, NUMBER, House, form_mark, holds_number, house
 
-from ulak.api.pages import finding
-from ulak.api.pages.searches import Search, people_sought
+from ulak.api.pages import delivery_search
+from ulak.api.pages.search_form import Search, people_sought
 from ulak.models.access import Role
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
@@ -19,8 +19,8 @@ from ulak.models.events import Action, list_events
 from ulak.models.report import DeliveryReport
 from ulak.models.tokens import create_token
 from ulak.models.vocabulary import Granularity, Status
-from ulak.providers.numbers import person
-from ulak.workers.recording import people_in
+from ulak.providers.phone_numbers import person
+from ulak.workers.audit_recording import people_in
 
 __all__ = ["house", "ulak"]
 
@@ -52,8 +52,8 @@ def recorded(house: House, action: Action) -> list[tuple[str, str | None, bool, 
     """(who, account, whether it is about the number, details) of the events, the oldest first."""
     with house.engine.connect() as connection:
         rows = list_events(connection, actions=[action], limit=1000)
-    mark = house.app.state.means.recorder.require_mark(NUMBER)
-    return [(row["actor"], row["account_id"], row["person"] == mark, row["details"]) for row in reversed(rows)]
+    mark = house.app.state.deps.recorder.require_mark(NUMBER)
+    return [(row.actor, row.account_id, row.person == mark, row.details) for row in reversed(rows)]
 
 
 @pytest.mark.parametrize(("method", "path", "given"), OF_A_PERSON)
@@ -134,7 +134,7 @@ def test_rows_of_other_accounts_take_no_place_among_what_an_id_finds(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many there are and whoever may see them; and every filter given beside the id holds."""
-    monkeypatch.setattr(finding, "MOST_OF_AN_ID", 1)
+    monkeypatch.setattr(delivery_search, "MAX_PER_ID", 1)
     with transaction(house.engine) as connection:
         connection.execute(text("UPDATE delivery_status SET client_ref = 'shared-7'"))
         ids = list(connection.execute(text("SELECT id FROM delivery_status ORDER BY id")).scalars())

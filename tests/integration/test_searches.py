@@ -14,13 +14,13 @@ from sqlalchemy import Engine, event, text
 from ulak.models import searches
 from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
-from ulak.models.figures import read_deliveries
+from ulak.models.metric_queries import read_deliveries
 from ulak.models.overview import overview
-from ulak.models.report import DeliveryReport
+from ulak.models.report import DeliveryReport, NewId
 from ulak.models.searches import Identifier, Page, find_deliveries, find_tracked, look_up, open_tracked, waiting_for
 from ulak.models.statistics import By, count_days
+from ulak.models.statistics_upkeep import fold
 from ulak.models.summary import summarise
-from ulak.models.tally import fold
 from ulak.models.tracked import open_by, register
 from ulak.models.vocabulary import Granularity, Status
 
@@ -55,12 +55,12 @@ def filled(migrated_database: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine
         spread = "UPDATE delivery_status SET changed_at = CAST(:noon AS timestamptz) + (id % 5) * interval '1 hour'"
         connection.execute(text(spread), {"noon": NOON})
         ids = [
-            {
-                "id_kind": chance.choice(("number", "order")), "value": f"v{number}", "expected": None, "whole": None,
-                "client_ref": chance.choice(("r1", None)), "recipient": chance.choice((*NUMBERS, None)),
-                "sent_at": NOON, "valid_until": NOON, "next_check_at": NOON,
-                "close_reason": chance.choice(("reference", None)),
-            }
+            NewId(
+                id_kind=chance.choice(("number", "order")), value=f"v{number}",
+                client_ref=chance.choice(("r1", None)), recipient=chance.choice((*NUMBERS, None)),
+                sent_at=NOON, valid_until=NOON, next_check_at=NOON,
+                close_reason=chance.choice(("reference", None)),
+            )
             for number in range(40)
         ]  # fmt: skip
         register(connection, "bir", ids)
@@ -295,5 +295,5 @@ def test_the_open_ids_of_a_name_are_found_in_their_indexes(large: Engine, readin
     with large.connect() as connection:
         found = open_by(connection, "v200", kinds=["number"], values=["v200"], recipients=["+9053050"])
         found = [*found, *open_by(connection, "r50", kinds=["number"], values=["r50"], recipients=[])]
-    assert sorted(row["value"] for row in found) == ["v100", "v100", "v101", "v101", "v200"]
+    assert sorted(each.value for each in found) == ["v100", "v100", "v101", "v101", "v200"]
     assert reading.rows() <= READ

@@ -11,7 +11,7 @@ from ledger_acts import Held, add_account, deliveries, execute, fetches_of, plan
 from sqlalchemy import Engine, text
 
 from ulak.core import clock
-from ulak.models.ledger import planning
+from ulak.models.ledger import opening
 from ulak.models.overview import overview
 from ulak.models.tracked import close_answered
 from ulak.tasks.runtime import Runtime
@@ -237,7 +237,7 @@ def test_a_poll_on_demand_asks_about_numbers_and_not_about_a_running_send(runtim
     register(runtime, account_id, 6)
     answer_numbers(runtime, plan(runtime, account_id), {number(place): "WAITING" for place in range(6)})
     with engine.begin() as connection:
-        poll_id, _ = planning.open_poll(connection, planning.NewPoll(account_id=account_id, trigger="api"))
+        poll_id, _ = opening.open_poll(connection, opening.NewPoll(account_id=account_id, trigger="api"))
     assert poll_id is not None
     plan_poll(runtime, account_id, poll_id)
     found = calls(runtime, fetches_of(engine, account_id, "ready"))

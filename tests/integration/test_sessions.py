@@ -16,7 +16,7 @@ from task_api import running, runtime_on
 from ulak.api.app import make_api
 from ulak.api.auth import CONFIGURED
 from ulak.api.pages.routes import add_pages
-from ulak.api.pages.sessions import LASTS, Keys, Session, Sessions
+from ulak.api.pages.sessions import SESSION_TTL, Keys, Session, Sessions
 from ulak.core.settings import SettingsError, load_settings
 from ulak.models.database import make_engine, transaction
 from ulak.models.events import Kind
@@ -138,7 +138,7 @@ def test_ended_sessions_are_forgotten_once_their_cookie_has_expired(migrated_dat
         log_out(client, log_in(client))
     with transaction(migrated_database) as connection:
         lasts = connection.execute(text("SELECT max(expires_at) - now() FROM ended_sessions")).scalar_one()
-        assert LASTS - timedelta(minutes=5) < lasts <= LASTS
+        assert SESSION_TTL - timedelta(minutes=5) < lasts <= SESSION_TTL
         connection.execute(
             text(
                 "UPDATE ended_sessions SET expires_at = now() - interval '1 s'"
@@ -236,7 +236,7 @@ def test_a_cookie_of_another_secret_token_time_or_purpose_opens_nothing() -> Non
     forged = [
         sessions_with("l" * 40).write(session, NOW),
         mine.write(body, NOW),
-        mine.write(session, NOW - LASTS - timedelta(seconds=2)),
+        mine.write(session, NOW - SESSION_TTL - timedelta(seconds=2)),
         mine.write(session, NOW + timedelta(minutes=5)),
         Keys("k" * 40).box("search").encrypt_at_time(b"{}", int(NOW.timestamp())).decode(),
         Keys("k" * 40).box("form").encrypt_at_time(session.id.encode(), int(NOW.timestamp())).decode(),

@@ -23,7 +23,7 @@ from sqlalchemy import Engine
 from test_planning import list_body
 from tiny_provider import Request, TinyProvider, vairo_reply
 
-from ulak.models.ledger.planning import PRIORITY_ON_DEMAND, rank_of_next_page
+from ulak.models.ledger.opening import PRIORITY_ON_DEMAND, rank_of_next_page
 from ulak.models.ledger.taking import Taken
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.ondemand import open_on_demand

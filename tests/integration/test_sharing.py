@@ -8,7 +8,7 @@ from ledger_acts import add_account, add_poll, execute, fetch, row, take_next
 from sqlalchemy import Engine
 
 from ulak.models.ledger import sharing, taking
-from ulak.workers.presence import Presence
+from ulak.workers.worker_heartbeat import WorkerHeartbeat
 
 THREADS = 8
 """Two are left free by whoever has more than one call, and the slow have four."""
@@ -17,7 +17,7 @@ THREADS = 8
 @pytest.fixture
 def engine(migrated_database: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """A database with two workers of four threads each; what is a matter of seconds takes longer than any test."""
-    for name, seconds in (("PATIENCE", 60.0), ("GIVES_WAY", 30.0), ("ANNOUNCED_LASTS", 300.0)):
+    for name, seconds in (("PATIENCE", 60.0), ("YIELD", 30.0), ("ANNOUNCED_TTL", 300.0)):
         monkeypatch.setattr(sharing, f"{name}_SECONDS", seconds)
     with migrated_database.begin() as connection:
         sharing.announce(connection, "one@host", 1)
@@ -82,7 +82,7 @@ def test_one_account_leaves_a_quarter_of_the_threads_to_the_others(engine: Engin
     assert not waits(engine, greedy)
     sixth = take_next(engine, greedy)
     assert isinstance(sixth, taking.Taken)
-    assert (sixth.call_up, waits(engine, greedy)) == (None, True)
+    assert (sixth.wake_up, waits(engine, greedy)) == (None, True)
     assert take_some(engine, greedy, 1) == ["threads used"]
     other = account_with_work(engine, 2)
     assert take_some(engine, other, 2) == ["Taken", "threads used"]
@@ -149,9 +149,9 @@ def looks_again_soon(engine: Engine, account_id: str) -> bool:
     """Whether the account may make no call for want of threads, and a timer wakes it."""
     found = take_next(engine, account_id)
     assert isinstance(found, taking.NotYet)
-    assert (found.why, found.call_up is None) == ("threads used", False)
-    return found.call_up is not None and found.call_up.delay_seconds == pytest.approx(
-        sharing.SLOW_LOOK_SECONDS, abs=0.1
+    assert (found.why, found.wake_up is None) == ("threads used", False)
+    return found.wake_up is not None and found.wake_up.delay_seconds == pytest.approx(
+        sharing.SLOW_RECHECK_SECONDS, abs=0.1
     )
 
 
@@ -190,7 +190,7 @@ def test_a_worker_counts_until_it_says_so_or_falls_silent(engine: Engine) -> Non
     execute(
         engine,
         "UPDATE workers SET seen_at = seen_at - make_interval(secs => :seconds)",
-        seconds=sharing.ANNOUNCED_LASTS_SECONDS,
+        seconds=sharing.ANNOUNCED_TTL_SECONDS,
     )
     assert take_all(engine, account_id) == 13
     execute(engine, "UPDATE workers SET seen_at = seen_at - interval '2 hours'")
@@ -201,10 +201,10 @@ def test_a_worker_counts_until_it_says_so_or_falls_silent(engine: Engine) -> Non
 
 def test_a_worker_process_announces_itself_and_takes_its_word_back(migrated_database: Engine) -> None:
     """At once both times, though it says its word every few seconds only."""
-    presence = Presence(make_runtime(migrated_database), "four@host", 7)
-    presence.start()
+    heartbeat = WorkerHeartbeat(make_runtime(migrated_database), "four@host", 7)
+    heartbeat.start()
     wait_for_workers(migrated_database, ["four@host 7"])
-    presence.stop()
+    heartbeat.stop()
     wait_for_workers(migrated_database, [])
 
 

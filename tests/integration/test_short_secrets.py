@@ -9,13 +9,13 @@ from task_api import runtime_on
 
 from ulak.api.app import make_api
 from ulak.api.pages.routes import add_pages
+from ulak.core.secret_strength import MIN_LENGTH, create_home
 from ulak.core.settings import load_settings
-from ulak.core.strength import SHORTEST, create_home
-from ulak.workers.strength import REPORTED
+from ulak.workers.weak_secrets import REPORTED
 
 __all__ = ["ulak"]  # a fixture
 
-SHORT = "k" * (SHORTEST - 1)
+SHORT = "k" * (MIN_LENGTH - 1)
 ACCOUNTS = """
 [[account]]
 id = "toplu"
@@ -93,11 +93,11 @@ def test_the_status_page_names_them(
     runtime = runtime_on(migrated_database)
     app = make_api(runtime, token=SHORT)
     add_pages(app, runtime, load_settings())
-    [alarm] = [each for each in app.state.pages.looker.look().alarms if each.kind == "short_secrets"]
+    [alarm] = [each for each in app.state.pages.overviews.look().alarms if each.kind == "short_secrets"]
     assert (alarm.severity, alarm.values) == ("warn", {"names": "ULAK_API_TOKEN, toplu"})
-    monkeypatch.setenv("ULAK_API_TOKEN", "k9" * SHORTEST)
-    monkeypatch.setenv("HOOK", "h9" * SHORTEST)
+    monkeypatch.setenv("ULAK_API_TOKEN", "k9" * MIN_LENGTH)
+    monkeypatch.setenv("HOOK", "h9" * MIN_LENGTH)
     runtime = runtime_on(migrated_database)
     app = make_api(runtime, token=SHORT)
     add_pages(app, runtime, load_settings())
-    assert [each for each in app.state.pages.looker.look().alarms if each.kind == "short_secrets"] == []
+    assert [each for each in app.state.pages.overviews.look().alarms if each.kind == "short_secrets"] == []

@@ -111,7 +111,7 @@ def start(migrated_database: Engine, settings_of: Callable[..., None]) -> Iterat
         runtime = runtime_on(migrated_database)
         app = make_api(runtime, token="canary-token-of-the-page", settings=settings)
         add_pages(app, runtime, settings)
-        app.state.means.failed.most = 1000
+        app.state.deps.failed.most = 1000
         context = running(app)
         client = httpx.Client(base_url=context.__enter__(), timeout=60)
         closers.extend([client.close, lambda: context.__exit__(None, None, None), runtime.door.close])
@@ -313,7 +313,7 @@ def test_a_token_that_the_provider_did_not_sign_lets_nobody_in(
     provider.sign = sign
     page = start()
     answer = page.log_in()
-    assert (answer.status_code, "cannot be trusted" in told(answer), page.is_in()) == (502, True, False)
+    assert (answer.status_code, "could not be verified" in told(answer), page.is_in()) == (502, True, False)
 
 
 @pytest.mark.parametrize(
@@ -414,7 +414,7 @@ def test_a_provider_that_refuses_is_said_to_have_refused(start: Start) -> None:
     page = start()
     state = parse_qs(urlsplit(page.begin()).query)["state"][0]
     answer = page.client.get(f"/login/sso/callback?error=access_denied&error_description=<b>canary</b>&state={state}")
-    assert (answer.status_code, "did not let you in" in told(answer), "canary" in answer.text) == (403, True, False)
+    assert (answer.status_code, "denied the log-in" in told(answer), "canary" in answer.text) == (403, True, False)
 
 
 @pytest.mark.parametrize(
@@ -480,7 +480,7 @@ def test_a_provider_that_is_away_or_talks_nonsense_is_named_as_the_cause(
     answer = page.client.get("/login/sso")
     if answer.status_code == 303:
         answer = page.come_back(page.answer_of(answer.headers["location"]))
-    assert (answer.status_code, "cannot be reached" in told(answer), page.is_in()) == (503, True, False)
+    assert (answer.status_code, "is unreachable" in told(answer), page.is_in()) == (503, True, False)
     mark = re.search(r'name="form_mark" value="([^"]+)"', page.client.get("/").text)
     assert mark is not None
     with_token = {"form_mark": mark[1], "token": "canary-token-of-the-page"}
@@ -530,7 +530,7 @@ def test_codes_and_keys_travel_encrypted_or_stay_on_this_host(
 def test_whoever_tries_answers_by_the_dozen_is_slowed_down(start: Start) -> None:
     """By address, as with wrong tokens; who is right is let in all the same."""
     page = start()
-    page.app.state.means.failed.most = 3
+    page.app.state.deps.failed.most = 3
     statuses = [page.client.get(f"/login/sso/callback?code=x&state={n}").status_code for n in range(5)]
     assert statuses == [400, 400, 400, 429, 429]
     assert page.log_in().status_code == 200

@@ -15,10 +15,11 @@ from alembic import command
 from counting import miscounted
 from database_fixtures import add_account
 from driving import make_runtime
+from previous_history import previous_upsert
 from sqlalchemy import Connection, Engine, text
 
 from ulak.core import clock
-from ulak.models import tally
+from ulak.models import statistics_upkeep
 from ulak.models.database import make_engine, retry_transaction, transaction
 from ulak.models.deliveries import upsert
 from ulak.models.erasure import erase
@@ -26,7 +27,7 @@ from ulak.models.rebuild import rebuild, remove_repetitions
 from ulak.models.report import DeliveryReport
 from ulak.models.schema import alembic_config, migrate
 from ulak.models.statistics import By, Figures, count_days, count_hours, stored
-from ulak.models.tally import fold, fold_some, recount, recount_rezoned
+from ulak.models.statistics_upkeep import fold, fold_some, recount, recount_rezoned
 from ulak.models.vocabulary import Granularity, Reason, Source, Status
 from ulak.tasks.steps.upkeep import every_minute
 
@@ -73,15 +74,23 @@ def _write(random: Random, engine: Engine, account: str) -> None:
     retry_transaction(engine, lambda connection: upsert(connection, account, "vairo", batch, asked_at=asked_at))
 
 
+def _write_as_previous(random: Random, engine: Engine, account: str) -> None:
+    """The same as a worker of the previous version writes it."""
+    batch = [message(str(key), random.choice(list(Status))) for key in random.sample(range(60), 8)]
+    retry_transaction(engine, lambda connection: previous_upsert(connection, account, batch, asked_at=NOW))
+
+
 @contextmanager
-def writers(engine: Engine, account: str, *, many: int = 4) -> Iterator[None]:
+def writers(
+    engine: Engine, account: str, *, many: int = 4, write: Callable[[Random, Engine, str], None] = _write
+) -> Iterator[None]:
     """Threads that write without a pause; none may fail."""
     over = Event()
 
     def run(seed: int) -> None:
         random = Random(seed)
         while not over.is_set():
-            _write(random, engine, account)
+            write(random, engine, account)
 
     with ThreadPoolExecutor(many) as pool:
         running = [pool.submit(run, seed) for seed in range(many)]
@@ -164,8 +173,8 @@ def test_a_migration_counts_what_was_stored_while_workers_write(fresh_database: 
         command.upgrade(config, "0022-1")
         account = add_account(connection)
         batch = [message(str(key), sent_at=NOW - timedelta(hours=key % 700)) for key in range(100, 3000)]
-        upsert(connection, account, "vairo", batch, asked_at=NOW)
-    with writers(engine, account):
+        previous_upsert(connection, account, batch, asked_at=NOW)
+    with writers(engine, account, write=_write_as_previous):
         migrate(engine)
         assert snapshot(engine, miscounted) == {}
     assert snapshot(engine, miscounted) == {}
@@ -190,11 +199,13 @@ def test_a_changed_zone_moves_the_counts_while_workers_write(migrated_database: 
 def test_a_changed_zone_waits_for_those_who_count_by_the_old_one(migrated_database: Engine) -> None:
     """What a transaction counted that began before the change and commits after it is moved, too."""
     engine = migrated_database
+    # Of another day in the new zone, whatever hour it is now.
+    morning = message("1", sent_at=(NOW - timedelta(days=1)).replace(hour=6))
     with transaction(engine) as connection:
         account = add_account(connection)
     with ThreadPoolExecutor(1) as pool, engine.connect() as early:
         early.begin()
-        upsert(early, account, "vairo", [message("1")], asked_at=NOW)
+        upsert(early, account, "vairo", [morning], asked_at=NOW)
         with transaction(engine) as connection:
             connection.execute(text("UPDATE accounts SET timezone = 'Pacific/Kiritimati'"))
             connection.execute(text("UPDATE accounts SET timezone = 'Pacific/Pago_Pago' WHERE now()::time < '12:00'"))
@@ -236,10 +247,10 @@ def test_upkeep_folds_by_the_minute(migrated_database: Engine) -> None:
 
 def test_changed_triggers_need_a_migration() -> None:
     """Only a fresh database would have them otherwise. The newest migration that makes them names what it makes."""
-    versions = sorted((Path(tally.__file__).parent / "migrations" / "versions").glob("*.py"))
+    versions = sorted((Path(statistics_upkeep.__file__).parent / "migrations" / "versions").glob("*.py"))
     sources = [path.read_text(encoding="utf-8") for path in versions]
     named = [found[1] for source in sources if (found := re.search(r'^TRIGGERS = "(\w+)"', source, re.MULTILINE))]
-    assert named[-1] == tally.fingerprint()
+    assert named[-1] == statistics_upkeep.fingerprint()
     assert sum("create_triggers(op" in source for source in sources) == 1
 
 

@@ -91,7 +91,7 @@ def site(migrated_database: Engine) -> Iterator[Site]:
     app = make_api(runtime, token=TOKEN, settings=settings)
     add_pages(app, runtime, settings)
     # Who guesses more often than that is told so with 429, which is tested elsewhere.
-    app.state.means.failed.most = 100_000
+    app.state.deps.failed.most = 100_000
     with running(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield Site(url, client)
     runtime.door.close()
@@ -194,7 +194,7 @@ def test_bytes_that_are_no_request_end_in_a_refusal(site: Site) -> None:
         "/static/../visits.py", "/static/..%2fvisits.py", "/static/%2e%2e/visits.py", "/static/....//visits.py",
         "/static//etc/passwd", "/static/%00", "/static/page.css%00.py", "/static/" + "a" * 5000,
         "/static/..\\visits.py",
-        "/static/%5c..%5cvisits.py", "/docs/../visits.py", "/docs/manual.py", "/docs/%2e%2e%2fmanual.py", "/static/",
+        "/static/%5c..%5cvisits.py", "/docs/../visits.py", "/docs/swagger.py", "/docs/%2e%2e%2fswagger.py", "/static/",
     ],
 )  # fmt: skip
 def test_a_static_address_leads_to_no_other_file(site: Site, path: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ulak.local.children import trim_log
+from ulak.local.child_process import trim_log
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,10 +26,10 @@ PROGRAM = """
 import json, signal, sys
 from pathlib import Path
 from ulak.core.logging import configure_logging
-from ulak.local.children import ChildSpec
+from ulak.local.child_process import ChildSpec
 from ulak.local.embedded.postgres import PostgresServer
 from ulak.local.embedded.valkey import ValkeyServer
-from ulak.local.home import HomeBusyError
+from ulak.local.home_lock import HomeBusyError
 from ulak.local.supervisor import ChildFailedError, Supervisor
 
 home, servers, children = Path(sys.argv[1]), sys.argv[2] == "servers", json.loads(sys.argv[3])
@@ -322,9 +322,9 @@ def test_a_killed_warden_takes_its_program_along(supervise: Callable[..., Run]) 
     run = supervise({"name": "foreign", "argv": ["/bin/sleep", "600"], "foreign": True})
     run.wait_until_ready("sleep")
     (sleeper,) = [process for process in run.family if process.name() == "sleep"]
-    warden = sleeper.parent()
-    assert warden is not None
-    warden.kill()
+    guard = sleeper.parent()
+    assert guard is not None
+    guard.kill()
     _wait_for(lambda: not _runs(sleeper))
     _wait_for(lambda: any(event["event"] == "child.restarted" for event in run.events()))
     run.process.terminate()

@@ -1,6 +1,7 @@
 """Ids and references of erased people: what stays of them, and what may be registered again."""
 
 import threading
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -24,8 +25,9 @@ from sqlalchemy import Engine, text
 
 from ulak.models.database import transaction
 from ulak.models.deliveries import UpsertResult
-from ulak.models.ledger.finishing import discover
+from ulak.models.ledger.ending import discover
 from ulak.models.references import upsert_shared
+from ulak.models.report import NewId
 from ulak.models.suppression import suppress
 from ulak.models.tracked import register
 from ulak.models.vocabulary import Granularity, Source
@@ -38,11 +40,11 @@ __all__ = ["process"]
 
 def test_an_id_that_does_not_contain_the_number_keeps_only_its_times(process: Process) -> None:
     """It is closed, and registering it again fills nothing in; an id with the number goes."""
-    row = {
-        "id_kind": "transaction", "value": "t-1", "client_ref": "order-7", "recipient": MINE, "expected": None,
-        "sent_at": BEFORE, "valid_until": LATER, "next_check_at": LATER, "whole": None, "close_reason": None,
-    }  # fmt: skip
-    rows = [row, row | {"id_kind": "number", "value": f"77:{MINE}"}]
+    row = NewId(
+        id_kind="transaction", value="t-1", client_ref="order-7", recipient=MINE,
+        sent_at=BEFORE, valid_until=LATER, next_check_at=LATER,
+    )  # fmt: skip
+    rows = [row, replace(row, id_kind="number", value=f"77:{MINE}")]
     with transaction(process.engine) as connection:
         assert register(connection, process.account, rows) == 2
     assert erase_now(process.engine).tracked_ids == 2
@@ -146,10 +148,9 @@ def test_a_registration_that_begins_while_somebody_comes_on_the_list_knows_of_it
 
 def test_an_id_closed_as_erased_is_not_opened_again_by_a_list(process: Process) -> None:
     """Its order changed, which names nobody; opened, it could be registered with the person again."""
-    row = {
-        "id_kind": "transaction", "value": "t-1", "client_ref": None, "recipient": MINE, "expected": None,
-        "sent_at": BEFORE, "valid_until": LATER, "next_check_at": LATER, "whole": None, "close_reason": None,
-    }  # fmt: skip
+    row = NewId(
+        id_kind="transaction", value="t-1", recipient=MINE, sent_at=BEFORE, valid_until=LATER, next_check_at=LATER
+    )
     with transaction(process.engine) as connection:
         register(connection, process.account, [row])
     erase_now(process.engine)

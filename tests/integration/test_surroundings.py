@@ -17,7 +17,7 @@ from sqlalchemy import Engine, make_url, text
 from test_callbacks import ACCOUNTS, LOGIN, apply_accounts, notice
 
 from ulak.core import clock
-from ulak.core.settings import PREFIX
+from ulak.core.environment import PREFIX
 from ulak.models.database import make_engine, transaction
 from ulak.models.deliveries import upsert
 from ulak.models.report import DeliveryReport

@@ -7,17 +7,30 @@ from driving import make_runtime
 from ledger_acts import add_account, execute, fetches_of
 from sqlalchemy import Engine
 
-from ulak.api.pages.alarms import PLANS_MISSED, find_alarms
-from ulak.models.attention import waiting
-from ulak.models.intervals import every_seconds
+from ulak.api.pages.alarms import find_alarms
+from ulak.models.account import find
+from ulak.models.accounts import apply
+from ulak.models.backlog import PLANS_MISSED, read_backlog
+from ulak.models.database import transaction
 from ulak.models.overview import ProviderPace, overview, unsettled
-from ulak.models.tracked import account_of
-from ulak.schedules.sweeping import LEAST_SECONDS, MOST_SECONDS
+from ulak.models.sweep_intervals import every_seconds
+from ulak.providers.accounts import parse_accounts
+from ulak.schedules.sweeping import MAX_SECONDS, MIN_SECONDS
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps.planning import plan_due
 from ulak.tasks.steps.upkeep import every_minute
 
 DEFAULT = 60.0
+FILE = """
+[[account]]
+id = "file-{number}"
+provider = "iletimerkezi"
+[account.credentials]
+key = "env:KEY_{number}"
+hash = "env:TEST_KEY"
+[account.poll]
+{line}
+"""
 SWEEP = """
     WITH p AS (INSERT INTO polls (account_id, trigger, scheduled_for, state, planned_at, new, started_at, finished_at)
         SELECT :a, 'schedule', at, 'complete', at, :news, at, at
@@ -44,10 +57,10 @@ def _account(runtime: Runtime, *, news: int, sweeps: int = 25, **poll: Any) -> s
 def _every(runtime: Runtime, account_id: str) -> float:
     """What Python says; SQL must say the same."""
     with runtime.engine.connect() as connection:
-        row = account_of(connection, account_id)
+        row = find(connection, account_id)
         assert row is not None
         every = every_seconds(row, DEFAULT)
-        known = waiting(connection)[account_id].every_seconds
+        known = read_backlog(connection)[account_id].every_seconds
     assert every == (DEFAULT if known is None else known)
     return every
 
@@ -63,14 +76,14 @@ def _is_planned(runtime: Runtime, account_id: str, seconds: float) -> bool:
 def test_quiet_lists_are_swept_rarely(runtime: Runtime) -> None:
     """As rarely as the bound allows, which the planner keeps."""
     account_id = _account(runtime, news=0)
-    assert _every(runtime, account_id) == MOST_SECONDS
-    assert not _is_planned(runtime, account_id, MOST_SECONDS * 0.9)
-    assert _is_planned(runtime, account_id, MOST_SECONDS * 0.96)
+    assert _every(runtime, account_id) == MAX_SECONDS
+    assert not _is_planned(runtime, account_id, MAX_SECONDS * 0.9)
+    assert _is_planned(runtime, account_id, MAX_SECONDS * 0.96)
 
 
 @pytest.mark.parametrize(
     ("objective", "every"),
-    [("90 % within 45 s", 50.0), ("99 % within 1 s", LEAST_SECONDS), ("95 % within 1 h", MOST_SECONDS)],
+    [("90 % within 45 s", 50.0), ("99 % within 1 s", MIN_SECONDS), ("95 % within 1 h", MAX_SECONDS)],
 )
 def test_an_objective_bounds_the_interval_of_quiet_lists(runtime: Runtime, objective: str, every: float) -> None:
     """So that what changes at any moment is known in time, as far as lists are read at all so often."""
@@ -84,8 +97,19 @@ def test_an_objective_bounds_the_interval_of_quiet_lists(runtime: Runtime, objec
 def test_busy_lists_are_swept_often(runtime: Runtime) -> None:
     """More often than by default."""
     account_id = _account(runtime, news=60)
-    assert _every(runtime, account_id) == LEAST_SECONDS
-    assert _is_planned(runtime, account_id, LEAST_SECONDS)
+    assert _every(runtime, account_id) == MIN_SECONDS
+    assert _is_planned(runtime, account_id, MIN_SECONDS)
+
+
+def test_an_account_of_a_file_that_names_no_interval_follows_its_lists(runtime: Runtime) -> None:
+    """The provider's default is not taken for the operator's wish; an interval that the file names is one."""
+    for number, (line, every) in enumerate((("", 300.0), ("every_seconds = 60", 60.0))):
+        account = FILE.format(number=number, line=line)
+        with transaction(runtime.engine) as connection:
+            apply(connection, parse_accounts(account), prune=False)
+        execute(runtime.engine, SWEEP, a=f"file-{number}", news=0, many=25)
+        every_minute(runtime)
+        assert _every(runtime, f"file-{number}") == pytest.approx(every)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +136,9 @@ def test_the_alarm_for_a_standstill_counts_in_the_interval_in_force(runtime: Run
     account_id = _account(runtime, news=0)
     for intervals, kinds in ((PLANS_MISSED - 0.5, []), (PLANS_MISSED + 0.5, ["stalled"])):
         change = "UPDATE accounts SET planned_at = now() - make_interval(secs => :s) WHERE id = :a"
-        execute(runtime.engine, change, a=account_id, s=intervals * MOST_SECONDS)
+        execute(runtime.engine, change, a=account_id, s=intervals * MAX_SECONDS)
         with runtime.engine.connect() as connection:
-            found = find_alarms(overview(connection), waiting(connection), {"iletimerkezi": DEFAULT})
+            found = find_alarms(overview(connection), read_backlog(connection), {"iletimerkezi": DEFAULT})
         assert [alarm.kind for alarm in found] == kinds
 
 

@@ -10,12 +10,12 @@ from celery.apps.beat import Beat
 from celery.beat import Service
 from pydantic import SecretStr
 
-from ulak.core import clock, names
+from ulak.core import clock, task_names
 from ulak.core.redis import connect
 from ulak.core.settings import Settings
-from ulak.workers import ticking
+from ulak.workers import beat_clock
 from ulak.workers.app import KEY_PREFIX, UlakApp, make_app
-from ulak.workers.ticking import TickScheduler
+from ulak.workers.beat_clock import TickScheduler
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def app(redis_url: str) -> Iterator[UlakApp]:
 def sent(redis_url: str) -> Counter[str]:
     """How many messages wait in each queue."""
     with connect(redis_url, retries=0) as client:
-        lengths = {queue: int(str(client.llen(f"{KEY_PREFIX}{queue}"))) for queue in names.QUEUES}
+        lengths = {queue: int(str(client.llen(f"{KEY_PREFIX}{queue}"))) for queue in task_names.QUEUES}
         return Counter(lengths)
 
 
@@ -52,12 +52,12 @@ def test_a_wall_clock_that_is_set_changes_no_tick(
 ) -> None:
     """The host's clock, as Celery and Python tell it, is set while beat runs: ticks come at their interval."""
     scheduler = TickScheduler(app)
-    tick_until(scheduler, lambda: sent(redis_url)[names.QUEUE_CONTROL] >= 5)
+    tick_until(scheduler, lambda: sent(redis_url)[task_names.QUEUE_CONTROL] >= 5)
     monkeypatch.setattr(app, "now", lambda: clock.now() + timedelta(hours=hours))
     # Five plans every 0.2 s; the others come every five seconds and more.
     began = clock.boot()
-    tick_until(scheduler, lambda: sent(redis_url)[names.QUEUE_CONTROL] >= 20)
-    assert sent(redis_url)[names.QUEUE_CONTROL] <= 20 + 5 * (clock.boot() - began) / 0.2
+    tick_until(scheduler, lambda: sent(redis_url)[task_names.QUEUE_CONTROL] >= 20)
+    assert sent(redis_url)[task_names.QUEUE_CONTROL] <= 20 + 5 * (clock.boot() - began) / 0.2
 
 
 def test_a_tick_that_comes_late_is_not_made_up_for(
@@ -70,7 +70,7 @@ def test_a_tick_that_comes_late_is_not_made_up_for(
     monkeypatch.setattr(clock, "boot", lambda: began + 3700.0)
     for _ in range(5):
         scheduler.tick()
-    assert sent(redis_url)[names.QUEUE_CONTROL] == len(app.conf.beat_schedule)
+    assert sent(redis_url)[task_names.QUEUE_CONTROL] == len(app.conf.beat_schedule)
 
 
 def test_a_tick_carries_no_moment_at_which_it_expires(app: UlakApp) -> None:
@@ -82,12 +82,12 @@ def test_ticks_do_not_pile_up_while_nobody_works_them_off(
     app: UlakApp, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The queue grows to the bound and no further; once it is worked off, ticks go on."""
-    monkeypatch.setattr(ticking, "MOST_WAITING", 20)
+    monkeypatch.setattr(beat_clock, "MAX_WAITING", 20)
     scheduler = TickScheduler(app)
-    tick_until(scheduler, lambda: sent(redis_url)[names.QUEUE_CONTROL] >= 20)
+    tick_until(scheduler, lambda: sent(redis_url)[task_names.QUEUE_CONTROL] >= 20)
     due = dict(scheduler._due)
     tick_until(scheduler, lambda: scheduler._due["plan vairo"] > due["plan vairo"] + 0.5)
-    assert sent(redis_url)[names.QUEUE_CONTROL] == 20
+    assert sent(redis_url)[task_names.QUEUE_CONTROL] == 20
     with connect(redis_url, retries=0) as client:
-        client.delete(f"{KEY_PREFIX}{names.QUEUE_CONTROL}")
-    tick_until(scheduler, lambda: sent(redis_url)[names.QUEUE_CONTROL] >= 5)
+        client.delete(f"{KEY_PREFIX}{task_names.QUEUE_CONTROL}")
+    tick_until(scheduler, lambda: sent(redis_url)[task_names.QUEUE_CONTROL] >= 5)

@@ -10,11 +10,11 @@ from zoneinfo import ZoneInfoNotFoundError
 
 import pytest
 
-from ulak.core.zones import time_zone, zone_names, zone_rules
+from ulak.core.time_zones import time_zone, zone_names, zone_rules
 
 PROBE = """
 from zoneinfo import ZoneInfo
-from ulak.core.zones import host_differs, time_zone
+from ulak.core.time_zones import host_differs, time_zone
 from ulak.providers.decoding import local_time
 print(*(local_time("2026-11-26 12:30:00", zone("Europe/Istanbul")).hour for zone in (time_zone, ZoneInfo)))
 print(host_differs("Europe/Istanbul"), host_differs("Europe/Athens"))

@@ -18,14 +18,15 @@ from private_ca import Authority, Proxy, proxying, serving
 from sqlalchemy import Engine, text
 
 from ulak.core.redaction import redact_text
-from ulak.models.accounts import apply, load
+from ulak.models.account import list_accounts, load
+from ulak.models.accounts import apply
 from ulak.models.database import transaction
 from ulak.models.permit import Permit
 from ulak.providers.accounts import AccountsFileError, parse_accounts
 from ulak.providers.adapter import Answer, Request
+from ulak.providers.egress import Egress, EgressError
 from ulak.providers.errors import PauseAccount, ProviderError, TryAgainSoon
 from ulak.providers.http import HttpDoor, PermitExpiredError
-from ulak.providers.way_out import WayOut, WayOutError
 from ulak.tasks.steps.tracking import track
 
 __all__ = ["ulak"]
@@ -51,7 +52,7 @@ def door() -> Iterator[HttpDoor]:
     opened.close()
 
 
-def ask(door: HttpDoor, url: str, way: WayOut, deadline: float = 20.0) -> Answer | ProviderError:
+def ask(door: HttpDoor, url: str, way: Egress, deadline: float = 20.0) -> Answer | ProviderError:
     """One request; with another permit where the machine was too busy to use one within its second."""
     request = Request(method="POST", url=f"{url}/s3cr3t/report?api_key=s3cr3t", body=b"{}", largest_bytes=CAP)
     for _ in range(5):
@@ -78,7 +79,7 @@ def test_a_private_authority_is_trusted_by_the_accounts_that_name_it_and_by_no_o
     """Whatever the environment says; another company's authority does not count either."""
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
     stranger = Authority(tmp_path, "stranger")
-    ways = [WayOut(ca_file=str(authority.file)), WayOut(), WayOut(ca_file=str(stranger.file))]
+    ways = [Egress(ca_file=str(authority.file)), Egress(), Egress(ca_file=str(stranger.file))]
     with serving(authority.server_context()) as url:
         assert [said(ask(door, url, way)) for way in ways] == [b"{}", UNTRUSTED, UNTRUSTED]
 
@@ -86,13 +87,13 @@ def test_a_private_authority_is_trusted_by_the_accounts_that_name_it_and_by_no_o
 def test_a_renewed_file_counts_from_the_next_request_on(door: HttpDoor, authority: Authority, tmp_path: Path) -> None:
     """No restart is needed when the company replaces its authority, nor when the file comes late."""
     renewed = Authority(tmp_path, "renewed")
-    way = WayOut(ca_file=str(authority.file))
+    way = Egress(ca_file=str(authority.file))
     with serving(renewed.server_context()) as url:
         assert said(ask(door, url, way)) == UNTRUSTED
         authority.file.write_bytes(authority.pem + renewed.pem)
         assert said(ask(door, url, way)) == b"{}"
         authority.file.unlink()
-        with pytest.raises(WayOutError, match="cannot be read"):
+        with pytest.raises(EgressError, match="cannot be read"):
             ask(door, url, way)
 
 
@@ -110,7 +111,7 @@ def test_replacing_a_file_breaks_no_request_that_is_on_its_way(door: HttpDoor, a
             mine.wait(20)
         return b"done"
 
-    way = WayOut(ca_file=str(authority.file))
+    way = Egress(ca_file=str(authority.file))
     with serving(authority.server_context(), slowly) as url, ThreadPoolExecutor(2) as pool:
         early = []
         for _ in leave:
@@ -130,7 +131,7 @@ def test_requests_go_through_the_proxy(door: HttpDoor, authority: Authority, log
     """By CONNECT where the provider speaks TLS, so that the proxy sees neither path nor key; with its login."""
     way_in = f"ulak:{QUOTED}@" if login else ""
     with proxying(Proxy(login=login)) as proxy, serving(authority.server_context() if secure else None) as url:
-        way = WayOut(ca_file=str(authority.file), proxy=f"http://{way_in}{proxy.host}")
+        way = Egress(ca_file=str(authority.file), proxy=f"http://{way_in}{proxy.host}")
         assert [said(ask(door, url, way)) for _ in range(2)] == [b"{}", b"{}"]
     host = url.partition("//")[2]
     if secure:
@@ -156,7 +157,7 @@ def test_addresses_of_version_6_are_reached_through_a_proxy(
     except OSError:
         pytest.skip("this machine has no IPv6")
     with proxying(Proxy(address=address)) as proxy, serving(context, host="::1") as url:
-        way = WayOut(ca_file=str(authority.file), proxy=f"http://{proxy.host}")
+        way = Egress(ca_file=str(authority.file), proxy=f"http://{proxy.host}")
         assert said(ask(door, url, way)) == b"{}"
     host = url.partition("//")[2]
     assert host.startswith("[::1]:")
@@ -188,7 +189,7 @@ def test_a_proxy_that_opens_no_way_is_an_error_in_time(
     """The total deadline includes the proxy's handshake; who is to act is told; nobody hammers with a wrong login."""
     with proxying(proxy), serving(authority.server_context()) as url:
         began = time.monotonic()
-        outcome = ask(door, url, WayOut(proxy=f"http://u:p@{proxy.host}"), deadline=1.0 if proxy.drips else 20.0)
+        outcome = ask(door, url, Egress(proxy=f"http://u:p@{proxy.host}"), deadline=1.0 if proxy.drips else 20.0)
         took = time.monotonic() - began
     assert (type(outcome), said(outcome)) == (error, sentence)
     assert took < 10
@@ -198,16 +199,16 @@ def test_a_proxy_that_is_not_there_is_named_as_what_is_missing(door: HttpDoor) -
     """The provider's server is not to blame."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
-        way = WayOut(proxy=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        way = Egress(proxy=f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert said(ask(door, "https://127.0.0.1:1", way)) == "The proxy refused the connection."
-    unknown = WayOut(proxy="http://no-such-host.invalid:3128")
+    unknown = Egress(proxy="http://no-such-host.invalid:3128")
     assert said(ask(door, "https://127.0.0.1:1", unknown)) == "The name of the proxy could not be resolved."
 
 
 def test_the_size_cap_holds_through_a_proxy(door: HttpDoor, authority: Authority) -> None:
     """As everywhere."""
     with proxying(Proxy()) as proxy, serving(authority.server_context(), lambda _: bytes(CAP + 1)) as url:
-        way = WayOut(ca_file=str(authority.file), proxy=f"http://{proxy.host}")
+        way = Egress(ca_file=str(authority.file), proxy=f"http://{proxy.host}")
         assert said(ask(door, url, way)) == f"The answer is larger than {CAP} bytes."
 
 
@@ -216,7 +217,7 @@ def test_ways_that_nobody_uses_any_more_are_let_go(authority: Authority) -> None
     moment = [0.0]
     door = HttpDoor(max_connections=2, boot=lambda: moment[0])
     for number in range(5):
-        door.prepare(WayOut(ca_file=str(authority.file), proxy=f"http://u:{number}@127.0.0.1:1"))
+        door.prepare(Egress(ca_file=str(authority.file), proxy=f"http://u:{number}@127.0.0.1:1"))
         moment[0] += 200
     assert len(door._lines) == 2
     door.close()
@@ -358,6 +359,6 @@ def test_a_way_that_cannot_be_used_pauses_the_account_and_asks_nobody(
     assert told.startswith("The account's ca_file cannot be used: the file cannot be read (No such file or directory)")
     assert scalar(migrated_database, "SELECT count(*) FROM calls") == 0
     with migrated_database.connect() as connection:
-        row = connection.execute(text("SELECT *, now() AS now FROM accounts")).mappings().one()
-    assert runtime.account(row).id == "kampanya"
+        [stored] = list_accounts(connection)
+    assert runtime.account(stored).id == "kampanya"
     runtime.door.close()

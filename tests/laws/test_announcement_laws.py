@@ -6,11 +6,11 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ulak.providers.adapter import PollNumbers
-from ulak.schedules.announcements import LEAST_MISSED, Announced, counted, stretch
+from ulak.providers.adapter import PollSchedule
+from ulak.schedules.announcements import MIN_MISSED_SHARE, Announced, counted, stretch
 from ulak.schedules.policy import _waits
 
-NUMBERS = PollNumbers(steps_seconds=(10.0, 30.0, 60.0))
+NUMBERS = PollSchedule(steps_seconds=(10.0, 30.0, 60.0))
 
 
 def _after(known: Announced, many: int, reliability: float, rng: Random) -> Announced:
@@ -28,7 +28,7 @@ def _after(known: Announced, many: int, reliability: float, rng: Random) -> Anno
 def test_the_share_that_callbacks_miss_is_found(reliability: float, seed: int) -> None:
     """Within a few per cent after 1,500 final states, and never below the least."""
     share = _after(Announced(), 1500, reliability, Random(seed)).missed_share
-    assert share >= LEAST_MISSED
+    assert share >= MIN_MISSED_SHARE
     assert abs(share - (1 - reliability)) < 0.1
 
 
@@ -70,7 +70,7 @@ def test_waits_grow_with_the_reliability_and_configured_ones_never(
 ) -> None:
     """Fewer misses never shorten a wait; what is configured holds exactly."""
     low, high = sorted([one, other])
-    assert 1.0 <= stretch(high) <= stretch(low) <= 1.0 / LEAST_MISSED**0.5
+    assert 1.0 <= stretch(high) <= stretch(low) <= 1.0 / MIN_MISSED_SHARE**0.5
     for missed, less in pairwise([1.0, high, low]):
         usual, long = (_waits(NUMBERS, None, None, stretch(share)) for share in (missed, less))
         assert all(wait <= later * (1 + 1e-9) for wait, later, _ in zip(usual, long, range(30), strict=False))

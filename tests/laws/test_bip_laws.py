@@ -23,7 +23,7 @@ ACCOUNT = Account(
     base_url="http://127.0.0.1",
     timezone=ZoneInfo("Europe/Istanbul"),
     credentials={"callback_user": "ulak", "callback_password": "şifre"},
-    options={option.name: option.default for option in RECORD.options},
+    options=RECORD.options(),
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner))

@@ -18,7 +18,7 @@ from ulak.models.keys import join_key
 from ulak.models.report import TrackedKey
 from ulak.models.vocabulary import Granularity, Status
 from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed
-from ulak.providers.diyalog import ADAPTER
+from ulak.providers.diyalog import ADAPTER, DiyalogOptions
 from ulak.providers.errors import OurBug, ProviderError
 
 ACCOUNT = Account(
@@ -27,7 +27,7 @@ ACCOUNT = Account(
     base_url="https://dlg.example/prefix",
     timezone=ZoneInfo("Europe/Istanbul"),
     credentials={"access_key_id": "TESTKEY", "access_key_secret": "TESTSECRET", "requester_userid": "ulak"},
-    options={option.name: option.default for option in ADAPTER.record.options},
+    options=DiyalogOptions(),
 )
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -111,7 +111,7 @@ def test_a_server_can_verify_every_request(
     customer: str, staff: str | None, newline: bool, offset: int, group: bool | None
 ) -> None:
     """From the bytes, the headers and the path alone a server computes the same signature and reads the same ids."""
-    options = {**ACCOUNT.options, "newline_before_path": newline, "group": group}
+    options = DiyalogOptions(newline_before_path=newline, group=group)
     account = Account(
         id="destek",
         provider="diyalog",

@@ -13,7 +13,7 @@ from report_strategies import NOON, reports
 from sqlalchemy import Engine
 from stored_rows import stored_rows
 
-from ulak.core.zones import time_zone
+from ulak.core.time_zones import time_zone
 from ulak.models.database import transaction
 from ulak.models.deliveries import Key, upsert
 from ulak.models.keys import join_key
@@ -23,14 +23,14 @@ from ulak.models.rebuild import RebuildResult, rebuild
 from ulak.models.report import DeliveryReport
 from ulak.models.vocabulary import Granularity, Source
 from ulak.providers.adapter import Account, Callback
-from ulak.providers.hidden_people import HiddenPeople
 from ulak.providers.iletimerkezi_orders import read_recipients, report_recipients
-from ulak.providers.numbers import same_number_spellings
+from ulak.providers.phone_numbers import same_number_spellings
+from ulak.providers.pseudonymiser import Pseudonymiser
 from ulak.providers.registry import ADAPTERS
 
 KEY = b"the person key of these tests, 32"
 NUMBERS = ("+905301234567", "+905309999999")
-HIDDEN = {name: HiddenPeople(adapter.record, lambda text: pseudonym(KEY, text)) for name, adapter in ADAPTERS.items()}
+HIDDEN = {name: Pseudonymiser(adapter.record, lambda text: pseudonym(KEY, text)) for name, adapter in ADAPTERS.items()}
 VAIRO = HIDDEN["vairo"]
 spelled = st.sampled_from(NUMBERS).flatmap(
     lambda number: st.sampled_from([f"{number[:3]} {number[3:6]} {number[6:]}", *same_number_spellings(number)])
@@ -84,7 +84,7 @@ def test_hidden_reports_give_the_same_rows_in_any_order_grouping_and_repetition(
 
 def account_of(provider: str) -> Account:
     """An account of this provider, its options at their defaults."""
-    options = {spec.name: spec.default for spec in ADAPTERS[provider].record.options} | {"details": True}
+    options = ADAPTERS[provider].record.options()
     return Account(id="a", provider=provider, base_url="", timezone=time_zone("UTC"), credentials={}, options=options)
 
 
@@ -93,13 +93,15 @@ def test_a_push_and_a_poll_of_one_recipient_of_an_order_have_one_key(pushed: str
     """Exactly where both name the same number, in whatever spelling."""
     hidden, account = HIDDEN["iletimerkezi"], account_of("iletimerkezi")
     body = msgspec.json.encode({"report": {"id": 7, "packet_id": 3, "status": "delivered", "to": pushed}})
-    [hint] = hidden.parsed(ADAPTERS["iletimerkezi"].parse_callback(account, Callback(tail="", body=body))).hints
+    [ambiguous_report] = hidden.parsed(
+        ADAPTERS["iletimerkezi"].parse_callback(account, Callback(tail="", body=body))
+    ).ambiguous
     [report] = hidden.reports(report_recipients("3", read_recipients([{"number": polled, "status": 111}])[0])[0])
-    assert hint.report is not None
+    assert ambiguous_report.report is not None
     is_same = pushed.replace(" ", "")[-10:] == polled.replace(" ", "")[-10:]
-    assert (hint.report.provider_key == report.provider_key) == is_same
-    assert (hint.report.recipient == report.recipient) == is_same
-    assert hint.twin_key.rpartition(":")[0] == hint.report.provider_key.rpartition(":")[0]
+    assert (ambiguous_report.report.provider_key == report.provider_key) == is_same
+    assert (ambiguous_report.report.recipient == report.recipient) == is_same
+    assert ambiguous_report.twin_key.rpartition(":")[0] == ambiguous_report.report.provider_key.rpartition(":")[0]
 
 
 @given(spelled, spelled)

@@ -81,7 +81,7 @@ def explained(connection: Connection, account: str) -> dict[Key, Any]:
     for key, place in places(connection, account).items():
         told = explain(connection, place)
         assert told is not None
-        found[key] = [(one.observation["facts"], one.key, one.lost_by, one.gave) for one in told.statements]
+        found[key] = [(one.observation.facts, one.key, one.lost_by, one.gave) for one in told.statements]
     return found
 
 

@@ -15,7 +15,7 @@ from ulak.models.report import Report, TrackedKey
 from ulak.models.vocabulary import Granularity, Status, is_final
 from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed
 from ulak.providers.errors import OurBug, ProviderError
-from ulak.providers.iletimerkezi import ADAPTER
+from ulak.providers.iletimerkezi import ADAPTER, IletimerkeziOptions
 from ulak.providers.iletimerkezi_orders import decode_recipient, read_recipients
 
 ACCOUNT = Account(
@@ -24,7 +24,7 @@ ACCOUNT = Account(
     base_url="https://api.iletimerkezi.com",
     timezone=ZoneInfo("Europe/Istanbul"),
     credentials={"key": "KEYKEYKEY", "hash": "HASHHASH"},
-    options={"details": True},
+    options=IletimerkeziOptions(),
     validity_hours=48.0,
 )
 ORDER = TrackedKey(id_kind="order", value="7")

@@ -5,12 +5,14 @@ from bisect import bisect_left
 from datetime import UTC, datetime, timedelta
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ulak.schedules.latency import END, ENOUGH, Latency, edge, fit
 from ulak.schedules.learning import FRESH, Closings, Learned, Openings, learn
+from ulak.schedules.plans import read, written
 from ulak.schedules.poll_times import Bounds, PollTimes, forecast, poll_times
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -89,6 +91,23 @@ def test_a_shift_is_noticed_within_a_block(one: tuple[float, float, float], othe
     assert known.messages == FRESH
     known, latency = learn(known, _fresh_ones(known, _seen(Random(9), 200, other)), {}, START + timedelta(days=3))
     assert latency is not None
+
+
+def test_what_returns_is_known_at_once() -> None:
+    """After a night the distribution of the day before holds again, and the one of the night the next night."""
+    day, night, neither = (4, 0.6, 0.02), (60, 1.5, 0.05), (3000, 1.0, 0.05)
+    known, at, found = _learned(8, day, 5), START + timedelta(days=2), list[Latency | None]()
+    for turn, law in enumerate((night, night, day, night, neither)):
+        at += timedelta(hours=12)
+        known = read(msgspec.json.decode(msgspec.json.encode(written(known))), at)
+        known, latency = learn(known, _fresh_ones(known, _seen(Random(turn), FRESH, law)), {}, at)
+        found.append(latency)
+    shifted, _, by_day, by_night, unknown = found
+    assert (shifted, unknown, known.shifts) == (None, None, 4)
+    assert by_day is not None
+    assert by_night is not None
+    assert by_day.below(10)[0] > 0.8
+    assert by_night.below(10)[0] < 0.3
 
 
 @pytest.mark.parametrize("law", [(4, 0.6, 0.02), (60, 1.5, 0.05), (600, 1.2, 0.03)])

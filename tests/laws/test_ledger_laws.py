@@ -11,17 +11,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ledger_acts import Held, add_account, add_ids, execute, expire_lease, take
 from sqlalchemy import Engine, text
 
-from ulak.models.ledger import finishing as ledger
-from ulak.models.ledger import planning
+from ulak.models.ledger import ending as ledger
+from ulak.models.ledger import opening
 from ulak.models.ledger.taking import Taken
 from ulak.models.report import IdAnswer
 from ulak.providers.adapter import FetchSpec, Parsed
 from ulak.providers.errors import PauseAccount, RequestIsWrong, SlowDown, TryAgainSoon
 from ulak.tasks.runtime import Runtime
 from ulak.tasks.steps import upkeep
+from ulak.tasks.steps.failures import return_unsent
 from ulak.tasks.steps.ondemand import open_on_demand
 from ulak.tasks.steps.planning import _plan_scheduled, plan_poll
-from ulak.tasks.steps.trouble import return_unsent
 
 ERRORS = (
     TryAgainSoon("The connection broke."),
@@ -126,7 +126,7 @@ class LedgerMachine(RuleBasedStateMachine):
             query = text("SELECT id FROM polls WHERE account_id = :a AND state = 'running' ORDER BY id")
             running = connection.execute(query, {"a": self.account_id}).scalars().all()
             if running:
-                planning.cancel(connection, running[which % len(running)])
+                opening.cancel(connection, running[which % len(running)])
 
     def try_finishing(self, finish: object) -> None:
         """Finish; a fence is a legal end of it."""

@@ -25,11 +25,11 @@ from sqlalchemy import Engine, text
 from ulak.core import clock
 from ulak.models.database import make_engine
 from ulak.models.ledger import clocksteps, deciding, taking
-from ulak.models.ledger import finishing as ledger
+from ulak.models.ledger import ending as ledger
 from ulak.models.ledger.clockwatch import ClockWatch
 from ulak.sandbox.server import Sandbox
 from ulak.tasks.runtime import Runtime
-from ulak.tasks.steps import clocks, upkeep
+from ulak.tasks.steps import clock_watching, upkeep
 from ulak.tasks.steps.draining import drain
 
 DEADLINE = 5.0
@@ -91,16 +91,16 @@ class World:
         _, self.ready = add_poll(self.engine, self.account_id, [fetch(number) for number in range(40)])
         self.workers = [make_runtime(self.engine) for _ in range(2)]
         for worker in self.workers:
-            clocks.look(worker)
+            clock_watching.look(worker)
 
     def ask(self, where: float, which: int = 0) -> None:
         """A worker takes a fetch; its request arrives at the part `where` of its time in the air."""
         taken = take(self.engine, self.ready[0], self.workers[which].watch)
         if isinstance(taken, taking.Stepped):
-            clocks.settle(self.workers[which])
+            clock_watching.settle(self.workers[which])
         self.note(taken, where)
 
-    def note(self, taken: taking.Took, where: float) -> None:
+    def note(self, taken: taking.TakeResult, where: float) -> None:
         """Note the call that was taken, if one was."""
         if not isinstance(taken, taking.Taken):
             return
@@ -143,7 +143,7 @@ class World:
                 " WHERE id = :id AND lease_token = :token"
             )
             connection.execute(text(again), {"id": taken.fetch_id, "token": taken.lease_token})
-            found: taking.Took = taking.Gone()
+            found: taking.TakeResult = taking.Gone()
             if then is not None:
                 holder = self.workers[then[1]].holder
                 found = taking.take(connection, holder, account_id=self.account_id, may_wait=False)
@@ -166,7 +166,7 @@ class World:
 
     def look(self, which: int) -> None:
         """A worker looks at the clock, as it does every few seconds."""
-        clocks.look(self.workers[which])
+        clock_watching.look(self.workers[which])
 
     def restart(self, which: int) -> None:
         """A worker is started anew, on the same machine."""
@@ -175,13 +175,13 @@ class World:
     def is_taken_up_again(self) -> bool:
         """Whether a call is allowed once a step is noticed and every window of before has passed."""
         for worker in self.workers:
-            clocks.look(worker)
+            clock_watching.look(worker)
         self.pass_time(DEADLINE + self.limit[1] + 0.5)
         _, [fetch_id] = add_poll(self.engine, self.account_id, [fetch(1000)])
         for worker in self.workers * 2:
             taken = take(self.engine, fetch_id, worker.watch)
             if isinstance(taken, taking.Stepped):
-                clocks.settle(worker)
+                clock_watching.settle(worker)
             if isinstance(taken, taking.Taken):
                 return True
         return False

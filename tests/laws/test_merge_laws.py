@@ -26,7 +26,7 @@ from ulak.models.merge import (
     rank,
 )
 from ulak.models.report import DeliveryReport
-from ulak.models.storable import clean_key
+from ulak.models.sanitize import clean_key
 from ulak.models.vocabulary import FAILURES, STATUS_CLASS, Granularity, Reason, Source, Status, is_final
 
 MESSAGE, ORDER, CONVERSATION = Granularity

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulak.providers.numbers import (
+from ulak.providers.phone_numbers import (
     e164,
     lookup_form,
     national_number,

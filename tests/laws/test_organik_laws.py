@@ -16,7 +16,7 @@ from ulak.models.vocabulary import Status, is_final
 from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed
 from ulak.providers.decoding import as_int
 from ulak.providers.errors import ProviderError
-from ulak.providers.organik import ADAPTER, KINDS
+from ulak.providers.organik import ADAPTER, KINDS, OrganikOptions
 from ulak.providers.organik_requests import ROWS_PER_CALL
 from ulak.providers.organik_rows import REFUSALS, STATUS
 
@@ -28,7 +28,7 @@ ACCOUNT = Account(
     base_url="http://127.0.0.1",
     timezone=ZoneInfo("Europe/Istanbul"),
     credentials={"api_key": "k" * 32},
-    options={"format": "json", "batch_size": 100},
+    options=OrganikOptions(),
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner))
@@ -148,7 +148,7 @@ def test_every_due_id_is_asked_exactly_once(due: list[tuple[str, int, int | None
         base_url="",
         timezone=ZoneInfo("UTC"),
         credentials={},
-        options={"batch_size": size},
+        options=OrganikOptions(batch_size=size),
     )
     specs = ADAPTER.plan_ids(account, [DueId(key=k, expected=e) for k, e in items.items()], date(2026, 1, 1))
     assert sorted((key.id_kind, key.value) for spec in specs for key in spec.ids) == sorted(
@@ -173,7 +173,7 @@ def test_any_id_survives_the_request_in_both_forms(ids: list[str]) -> None:
             base_url="",
             timezone=ZoneInfo("UTC"),
             credentials={"api_key": "k"},
-            options={"format": form},
+            options=OrganikOptions.from_stored({"format": form}),
         )
         body = ADAPTER.request(account, asked, datetime(2026, 1, 1, tzinfo=UTC)).body
         if form == "json":

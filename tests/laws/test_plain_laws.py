@@ -22,6 +22,7 @@ from ulak.providers import diyalog, iletimerkezi, organik
 from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed
 from ulak.providers.errors import ProviderError
 from ulak.providers.plain import NotPlainError
+from ulak.providers.registry import ADAPTERS
 
 DAY = date(2026, 3, 1)
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -286,13 +287,14 @@ def diyalog_fetches() -> st.SearchStrategy[Fetch]:
 
 def account(provider: str, **options: Any) -> Account:
     """An account of a provider; `status_map` gives a code that is not documented a meaning."""
+    kind = ADAPTERS[provider].record.options
     return Account(
         id=provider,
         provider=provider,
         base_url="http://127.0.0.1",
         timezone=ZoneInfo("Europe/Istanbul"),
         credentials={"api_key": "k", "key": "k", "hash": "h"},
-        options={"status_map": {"7": "delivered", "119": "expired"}, **options},
+        options=kind.from_stored({"status_map": {"7": "delivered", "119": "expired"}, **options}),
         validity_hours=48.0,
     )
 
@@ -386,7 +388,7 @@ WINDOW = Fetch(spec=iletimerkezi.ADAPTER.plan_window(account("iletimerkezi"), DA
 def asked(module: ModuleType, kind: str, *values: str) -> Fetch:
     """The call for these ids."""
     due = [DueId(key=TrackedKey(id_kind=kind, value=value)) for value in values]
-    spec = module.ADAPTER.plan_ids(account("any"), due, DAY)[0]
+    spec = module.ADAPTER.plan_ids(account(module.ADAPTER.record.name), due, DAY)[0]
     return Fetch(spec=spec, ids={item.key: item for item in due})
 
 

@@ -5,18 +5,18 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from ulak.providers.adapter import PollNumbers
+from ulak.providers.adapter import PollSchedule
 from ulak.schedules.policy import AFTER_VALIDITY_SECONDS, check_again, first_check, next_check
 from ulak.schedules.poll_times import PollTimes
 
 SENT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-VAIRO = PollNumbers(
+VAIRO = PollSchedule(
     steps_seconds=(5, 20, 60), growth=1.6, max_seconds=1800, after_validity_seconds=86400, forget_days=30
 )
 
 waits = st.one_of(st.sampled_from([5.0, 60.0]), st.floats(0.01, 4000))
 numbers_of_any_provider = st.builds(
-    PollNumbers,
+    PollSchedule,
     steps_seconds=st.lists(waits, min_size=1, max_size=5).map(tuple),
     growth=st.floats(1.0, 4.0),
     max_seconds=st.floats(1, 8000),
@@ -36,7 +36,7 @@ def _just_after(factor: float) -> timedelta:
 
 @given(numbers_of_any_provider, ages, validities, factors)
 def test_the_next_check_lies_strictly_ahead(
-    numbers: PollNumbers, age: timedelta, validity: timedelta, factor: float
+    numbers: PollSchedule, age: timedelta, validity: timedelta, factor: float
 ) -> None:
     """No policy may name the present or the past, or a worker would spin."""
     now = SENT + age
@@ -46,7 +46,7 @@ def test_the_next_check_lies_strictly_ahead(
 
 @given(numbers_of_any_provider, ages, ages, validities, factors)
 def test_an_older_id_is_never_asked_earlier(
-    numbers: PollNumbers, one: timedelta, other: timedelta, validity: timedelta, factor: float
+    numbers: PollSchedule, one: timedelta, other: timedelta, validity: timedelta, factor: float
 ) -> None:
     """The next check is monotone in age; None (forgotten) is the latest of all."""
     moments = [
@@ -59,7 +59,7 @@ def test_an_older_id_is_never_asked_earlier(
 
 @given(numbers_of_any_provider, ages, validities, factors)
 def test_the_next_check_is_a_fixed_moment_of_the_id(
-    numbers: PollNumbers, age: timedelta, validity: timedelta, factor: float
+    numbers: PollSchedule, age: timedelta, validity: timedelta, factor: float
 ) -> None:
     """Asked again a moment before the check is due, the policy names the same check: there is no counter."""
     now, until = SENT + age, SENT + validity
@@ -72,7 +72,7 @@ def test_the_next_check_is_a_fixed_moment_of_the_id(
 
 @given(numbers_of_any_provider, ages, validities, factors, st.one_of(st.none(), st.floats(0.1, 600)))
 def test_no_wait_within_validity_is_longer_than_the_longest(
-    numbers: PollNumbers, age: timedelta, validity: timedelta, factor: float, longest: float | None
+    numbers: PollSchedule, age: timedelta, validity: timedelta, factor: float, longest: float | None
 ) -> None:
     """Within validity a check comes at most the longest wait (times the factor) after any moment since sending."""
     now, until = SENT + max(age, timedelta()), SENT + validity
@@ -87,7 +87,7 @@ def test_no_wait_within_validity_is_longer_than_the_longest(
 
 @given(numbers_of_any_provider, validities, factors)
 @example(VAIRO, timedelta(hours=24), 1.0)
-def test_one_check_comes_right_after_validity_ends(numbers: PollNumbers, validity: timedelta, factor: float) -> None:
+def test_one_check_comes_right_after_validity_ends(numbers: PollSchedule, validity: timedelta, factor: float) -> None:
     """From the end of validity on, exactly one check lies in the first second after it."""
     until = SENT + validity
     assume(numbers.after_validity_seconds > AFTER_VALIDITY_SECONDS * 2)
@@ -100,7 +100,7 @@ def test_one_check_comes_right_after_validity_ends(numbers: PollNumbers, validit
 @settings(max_examples=40, deadline=None)
 @given(numbers_of_any_provider, validities, factors)
 @example(VAIRO, timedelta(hours=48), 1.0)
-def test_every_walk_ends(numbers: PollNumbers, validity: timedelta, factor: float) -> None:
+def test_every_walk_ends(numbers: PollSchedule, validity: timedelta, factor: float) -> None:
     """Checked whenever it is due, an id is forgotten in the end, after no more checks than its waits allow."""
     until, now, checks = SENT + validity * factor, SENT, 0
     shortest = min(numbers.max_seconds, *numbers.steps_seconds)
@@ -114,7 +114,7 @@ def test_every_walk_ends(numbers: PollNumbers, validity: timedelta, factor: floa
 
 @given(numbers_of_any_provider, ages, validities, factors)
 def test_the_first_check_is_never_before_registration(
-    numbers: PollNumbers, age: timedelta, validity: timedelta, factor: float
+    numbers: PollSchedule, age: timedelta, validity: timedelta, factor: float
 ) -> None:
     """An id registered late is due at once; one registered at once is due at its first step."""
     now = SENT + age
@@ -155,7 +155,7 @@ def test_an_account_may_ask_sooner_and_less_far_apart() -> None:
 
 def test_equal_steps_are_steps_like_any_other() -> None:
     """Two equal steps in a row are not yet the longest wait."""
-    numbers = PollNumbers(steps_seconds=(5, 5, 60), growth=2, max_seconds=120)
+    numbers = PollSchedule(steps_seconds=(5, 5, 60), growth=2, max_seconds=120)
     moments = [
         next_check(numbers, sent_at=SENT, valid_until=SENT + timedelta(hours=1), now=SENT + timedelta(seconds=age))
         for age in (0, 5, 10, 70, 190, 200)
@@ -165,7 +165,7 @@ def test_equal_steps_are_steps_like_any_other() -> None:
 
 def test_a_provider_that_forgets_at_once_is_asked_once_after_validity() -> None:
     """With `forget_days` 0 the check right after validity is the last."""
-    numbers = PollNumbers(steps_seconds=(60,), forget_days=0)
+    numbers = PollSchedule(steps_seconds=(60,), forget_days=0)
     until = SENT + timedelta(seconds=90)
     after = until + timedelta(seconds=1)
     walk = [SENT + timedelta(seconds=seconds) for seconds in (0, 60, 90, 90.5, 91)]
@@ -180,7 +180,7 @@ def test_a_provider_that_forgets_at_once_is_asked_once_after_validity() -> None:
 
 @given(numbers_of_any_provider, ages, validities, factors, st.integers(0, 2**31))
 def test_an_incomplete_answer_only_ever_brings_the_next_check_forward(
-    numbers: PollNumbers, age: timedelta, validity: timedelta, factor: float, before: int
+    numbers: PollSchedule, age: timedelta, validity: timedelta, factor: float, before: int
 ) -> None:
     """Strictly ahead, after 5 s and then twice as long each time, and never later than the age says."""
     now = SENT + age
@@ -197,7 +197,7 @@ def test_an_incomplete_answer_only_ever_brings_the_next_check_forward(
 
 @given(numbers_of_any_provider, st.floats(0, 1), st.sampled_from([None, 900.0]), factors)
 def test_an_id_that_stays_valid_for_longer_than_was_learned_is_still_checked(
-    numbers: PollNumbers, share: float, longest: float | None, factor: float
+    numbers: PollSchedule, share: float, longest: float | None, factor: float
 ) -> None:
     """Past the validity for which the ages were chosen, no wait is longer than the fixed schedule's."""
     learned = PollTimes(ages=(10.0, 600.0), until=3600.0)

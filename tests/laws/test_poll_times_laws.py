@@ -1,14 +1,16 @@
 """Laws of learned schedules: whatever the distribution, the price and the bounds."""
 
 import math
+from functools import cached_property
 from itertools import pairwise
 
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from ulak.schedules.batching import WaitingId, expected_waiting, half_age, is_worth_a_call
 from ulak.schedules.latency import _WIDTHS, EDGES, END, Latency, edge, fit
-from ulak.schedules.poll_times import HIGHEST_PRICE, Bounds, PollTimes, forecast, poll_times, price_for_calls
+from ulak.schedules.poll_times import MAX_PRICE, Bounds, PollTimes, forecast, poll_times, price_for_calls
 
 BINS = len(_WIDTHS)
 
@@ -104,8 +106,8 @@ def test_the_price_for_so_many_calls_gives_no_more(latency: Latency, calls: floa
     """Unless that takes a price above the highest: no message waits for hours to save a part of a call."""
     bound = Bounds(validity=validity)
     price = price_for_calls(latency, calls, bound, least=1.0)
-    assert price <= HIGHEST_PRICE
-    if price < HIGHEST_PRICE:
+    assert price <= MAX_PRICE
+    if price < MAX_PRICE:
         assert forecast(latency, poll_times(latency, price, bound), validity).calls <= calls + 1e-6
 
 
@@ -193,3 +195,32 @@ def test_a_forecast_of_very_many_checks_is_that_of_each(
     # Within a cell the mean age is known to the width of the cell only, which is more than these waits: the lag of each
     # check is not. But no message waits for longer than one of them, and half of one on average.
     assert -1e-6 <= quick.lag_seconds <= every * missed * (1 + 1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    latencies, st.sampled_from([0.1, 1.0, 7.0, 60.0, 500.0, 4000.0]), st.sampled_from([1.0, 24.0, 72.0, 720.0]), prices
+)
+def test_a_forecast_looks_at_a_bounded_number_of_ages(
+    latency: Latency, longest: float, hours: float, price: float
+) -> None:
+    """However short the longest wait and however long the validity: the price is searched for with many forecasts."""
+    validity = hours * 3600.0
+    counting = Counting(latency.masses)
+    times = poll_times(latency, price, Bounds(validity=validity, longest=longest))
+    forecast(counting, times, validity)
+    assert len(counting.asked) <= 2 * len(EDGES) + 500
+
+
+class Counting(Latency):
+    """Notes each age that it is asked about."""
+
+    @cached_property
+    def asked(self) -> list[float]:
+        """The ages so far."""
+        return []
+
+    @override
+    def below(self, age: float) -> tuple[float, float]:
+        self.asked.append(age)
+        return super().below(age)

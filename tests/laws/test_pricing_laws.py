@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulak.schedules.pricing import LEAST_SHARE, MOST_SHARE, WAITING_SECONDS, calls_per_message, steered
+from ulak.schedules.pricing import MAX_SHARE, MIN_SHARE, WAITING_SECONDS, calls_per_message, steered
 
-shares = st.floats(LEAST_SHARE, MOST_SHARE)
+shares = st.floats(MIN_SHARE, MAX_SHARE)
 waits = st.floats(0, 1e6)
 times = st.floats(0, 1e6)
 
@@ -16,7 +16,7 @@ def test_more_waiting_work_never_plans_for_more_of_the_limit(
 ) -> None:
     """Monotone, and within its bounds."""
     more, less = (steered(share, waiting_seconds=wait, seconds=seconds) for wait in sorted([one, other], reverse=True))
-    assert LEAST_SHARE <= more <= less <= MOST_SHARE
+    assert MIN_SHARE <= more <= less <= MAX_SHARE
 
 
 @given(shares, times)

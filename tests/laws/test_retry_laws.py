@@ -16,7 +16,7 @@ from ulak.providers.errors import (
     TryAgainAt,
     TryAgainSoon,
 )
-from ulak.providers.retry import LONGEST_RETRY_AFTER_SECONDS, Decision, GiveUp, Pause, RetryAt, RetryPolicy, decide
+from ulak.providers.retry import MAX_RETRY_AFTER_SECONDS, Decision, GiveUp, Pause, RetryAt, RetryPolicy, decide
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 COUNTED = [TryAgainSoon("The provider did not answer."), AnswerNotUnderstood("No JSON."), OurBug("KeyError")]
@@ -70,7 +70,7 @@ def test_throttling_never_gives_up_and_always_slows_down(
     decision = decide(policy, error, attempts=attempts, now=NOW, roll=roll, throttles=throttles)
     assert isinstance(decision, RetryAt)
     assert (decision.counted, decision.not_before) == (False, decision.at)
-    longest = LONGEST_RETRY_AFTER_SECONDS if asked is not None and asked > 0 else policy.cap_seconds
+    longest = MAX_RETRY_AFTER_SECONDS if asked is not None and asked > 0 else policy.cap_seconds
     # A moment is kept to the microsecond, rounded.
     assert 0 <= _seconds(decision.at) <= longest + 1e-6
     if asked is None:

@@ -16,7 +16,7 @@ from ulak.models.meanings import TimeSource
 from ulak.models.merge import Observation, Row, fold, observe
 from ulak.models.rebuild import RebuildResult, rebuild
 from ulak.models.report import DeliveryReport
-from ulak.models.storable import iso_time
+from ulak.models.sanitize import iso_time
 from ulak.models.vocabulary import Granularity, is_final
 
 _keys = st.sampled_from(["a", "b", "c"])

@@ -15,9 +15,10 @@ from ulak.models.deliveries import upsert
 from ulak.models.erasure import erase
 from ulak.models.rebuild import rebuild
 from ulak.models.report import DeliveryReport
-from ulak.models.tally import fold_some, recount, retract_deleted
+from ulak.models.retention import remove_some
+from ulak.models.statistics_upkeep import fold_some, recount, retract_deleted
 from ulak.models.vocabulary import Granularity, Reason, Source, Status
-from ulak.models.withdrawing import withdraw_unreported
+from ulak.models.withdrawals import withdraw_unreported
 
 NOW = datetime.now(UTC)
 # Beside each other, about midnight in another zone, and beyond what is kept by the hour.
@@ -118,6 +119,12 @@ def _retract(connection: Connection, account: str) -> None:
     retract_deleted(connection, retracts=False)
 
 
+def _remove(days: int, many: int) -> Act:
+    return _in_transaction(
+        lambda connection, account: remove_some(connection, account, NOW - timedelta(days=days), many)
+    )
+
+
 _acts = st.one_of(
     st.builds(_upsert, _reports, st.integers(0, 3)),
     st.builds(_upsert, _reports, st.integers(0, 3)),
@@ -129,6 +136,7 @@ _acts = st.one_of(
     st.just(_in_transaction(_withdraw)),
     st.just(_in_transaction(rebuild)),
     st.just(_in_transaction(_retract)),
+    st.builds(_remove, st.sampled_from([0, 10, 15, 20]), st.sampled_from([1, 3, 100])),
     st.sampled_from(
         [
             "UPDATE delivery_status SET recipient = '+3551', segments = 9, is_final = false WHERE",
@@ -147,7 +155,7 @@ _acts = st.one_of(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_the_counts_are_the_rows_and_what_was_erased(shared_database: Engine, acts: list[Act], zone: str) -> None:
-    """After each of any sequence of reports, erasures, rebuilds, withdrawals, changes by hand and folds."""
+    """After each of any sequence of reports, erasures, rebuilds, withdrawals, removals, changes by hand and folds."""
     with transaction(shared_database) as connection:
         account = add_account(connection)
         connection.execute(

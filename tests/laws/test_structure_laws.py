@@ -15,7 +15,7 @@ from ulak.providers.decoding import load_json
 from ulak.providers.errors import AnswerNotUnderstood
 from ulak.providers.organik_replies import parse_xml
 from ulak.providers.plain import read_plain
-from ulak.providers.structure import MOST_VALUES, check_values
+from ulak.providers.value_limits import MAX_VALUES, check_values
 
 PROVIDERS = Path(decoding.__file__).parent
 TEXTS = st.text(st.sampled_from('"\\[]{},:aş<'), max_size=8)
@@ -58,24 +58,24 @@ def test_whatever_the_bytes_are_they_are_only_counted(body: bytes) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"[" + b"[]," * (MOST_VALUES + 1) + b"[]]",
-        b"[" + b"1," * (MOST_VALUES + 1) + b"1]",
-        b"{" + b'"a":1,' * (MOST_VALUES // 2 + 1) + b'"a":1}',
-        b"[" * (MOST_VALUES + 1),
+        b"[" + b"[]," * (MAX_VALUES + 1) + b"[]]",
+        b"[" + b"1," * (MAX_VALUES + 1) + b"1]",
+        b"{" + b'"a":1,' * (MAX_VALUES // 2 + 1) + b'"a":1}',
+        b"[" * (MAX_VALUES + 1),
     ],
     ids=["empty lists", "numbers", "fields", "depth"],
 )
 def test_json_with_too_many_values_is_refused_unbuilt(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """At any place where a body is read, whoever sent it."""
     monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was built"))
-    with pytest.raises(AnswerNotUnderstood, match=re.escape(f"more than {MOST_VALUES} values")):
+    with pytest.raises(AnswerNotUnderstood, match=re.escape(f"more than {MAX_VALUES} values")):
         load_json(body)
 
 
 def test_the_typed_readers_decode_only_what_was_counted() -> None:
     """In their one place, whatever Struct an adapter declares."""
-    body = b"[" + b"{}," * (MOST_VALUES + 1) + b"{}]"
-    with pytest.raises(AnswerNotUnderstood, match=re.escape(f"more than {MOST_VALUES} values")):
+    body = b"[" + b"{}," * (MAX_VALUES + 1) + b"{}]"
+    with pytest.raises(AnswerNotUnderstood, match=re.escape(f"more than {MAX_VALUES} values")):
         read_plain(lambda _: pytest.fail("it was built"), body)
     found = {path.name: path.read_text(encoding="utf-8") for path in PROVIDERS.glob("*.py")}
     decoders = {name: code for name, code in found.items() if "json.Decoder(" in code}
@@ -90,7 +90,7 @@ def test_the_typed_readers_decode_only_what_was_counted() -> None:
     [
         b"<item " + b"".join(b'a%d="" ' % n for n in range(400_000)) + b"/>",
         b"<item " + b"".join(b"a%d='>' " % n for n in range(40_000)) + b"/>",
-        b"<a/>" * (2 * MOST_VALUES + 2),
+        b"<a/>" * (2 * MAX_VALUES + 2),
     ],
     ids=["attributes", "attributes that end no tag", "elements"],
 )

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulak.schedules.sweeping import LEAST_SECONDS, MOST_OF_LIMIT, MOST_SECONDS, Sweep, sweep_seconds
+from ulak.schedules.sweeping import MAX_OF_LIMIT, MAX_SECONDS, MIN_SECONDS, Sweep, sweep_seconds
 
 sweeps = st.lists(st.builds(Sweep, age=st.floats(0, 1800), news=st.integers(0, 10**5), calls=st.integers(1, 30)))
 rates = st.floats(0.01, 50)
@@ -21,8 +21,8 @@ def test_the_longest_interval_holds_and_sweeps_never_take_the_limit(
     every = sweep_seconds(read, over=900, price=price, calls_per_second=rate, missed=missed, most=most)
     assert 0 < every <= most
     calls = sum(each.calls for each in read) / len(read) if read else 1.0
-    assert every >= min(most, LEAST_SECONDS)
-    assert every >= min(most, calls / (rate * MOST_OF_LIMIT)) * (1 - 1e-9)
+    assert every >= min(most, MIN_SECONDS)
+    assert every >= min(most, calls / (rate * MAX_OF_LIMIT)) * (1 - 1e-9)
 
 
 @given(sweeps, st.integers(2, 10), shares, shares)
@@ -43,12 +43,12 @@ def test_quiet_accounts_are_swept_rarely_busy_ones_often() -> None:
     """One change a second in lists of one page, one change an hour, none."""
     busy = [Sweep(age=60.0 * n, news=60, calls=1) for n in range(30)]
     every = sweep_seconds(busy, over=1800, price=30, calls_per_second=1.0)
-    assert math.isclose(every, LEAST_SECONDS)
+    assert math.isclose(every, MIN_SECONDS)
     calm = [Sweep(age=60.0 * n, news=1, calls=1) for n in range(30)]
     assert 45 < sweep_seconds(calm, over=1800, price=30, calls_per_second=1.0) < 75
     rare = [Sweep(age=60.0 * n, news=int(n == 20), calls=1) for n in range(30)]
-    assert math.isclose(sweep_seconds(rare, over=1800, price=30, calls_per_second=1.0), MOST_SECONDS)
-    assert math.isclose(sweep_seconds([], over=1800, price=30, calls_per_second=1.0), MOST_SECONDS)
+    assert math.isclose(sweep_seconds(rare, over=1800, price=30, calls_per_second=1.0), MAX_SECONDS)
+    assert math.isclose(sweep_seconds([], over=1800, price=30, calls_per_second=1.0), MAX_SECONDS)
 
 
 def test_callbacks_that_bring_95_per_cent_leave_a_quarter_of_the_sweeps() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ulak.models.accounts import AccountSettings
+from ulak.models.account import AccountSettings
 from ulak.providers.account_values import Mistake
 from ulak.providers.accounts import AccountsFileError, parse_accounts, read_accounts
 from ulak.providers.registry import ADAPTERS
@@ -65,7 +65,7 @@ def test_a_full_account_is_read_whole() -> None:
         base_url="http://127.0.0.1:9403",
         timezone="Europe/Istanbul",
         credentials={"api_key": "env:ORGANIK_KEY"},
-        credentials_hash=first.credentials_hash,
+        credentials_hash="5f22c0440e9e7b381c5c7a92de5e890944db97f255a94d02471aa22ca8e90be4",
         limit_requests=20,
         limit_per_seconds=60.0,
         limit_concurrency=2,
@@ -103,17 +103,13 @@ def test_an_account_of_three_lines_gets_the_providers_defaults(provider: str, na
     )
     assert RetryPolicy(**account.retry) == RetryPolicy()
     assert account.poll == {
-        "every_seconds": record.every_seconds,
         "lookback_days": record.lookback_days,
         "first_check_seconds": None,
         "max_check_seconds": None,
         "time_factor": 1.0,
         "adaptive": True,
     }
-    assert account.options == {
-        "validity_hours": record.validity_hours,
-        "deadline_seconds": record.deadline_seconds,
-    } | {option.name: option.default for option in record.options}
+    assert account.options == record.options().model_dump(exclude={"status_map"})
     assert (account.timezone, account.base_url) == ("Europe/Istanbul", record.base_url or "https://marka.example.com")
 
 
@@ -408,7 +404,7 @@ def test_a_wrong_status_map_is_refused_with_what_would_be_right(line: str, probl
     [mistake] = _mistakes(_mapped("vairo", 'api_key = "env:K"', line))
     assert (mistake.account, mistake.problem) == ("a", problem)
     assert mistake.where.startswith("options.status_map")
-    assert mistake.line == (7 if line[:2] != '""' else 6)
+    assert mistake.line == 7
 
 
 def test_a_status_map_is_only_for_providers_that_have_codes() -> None:
@@ -418,6 +414,16 @@ def test_a_status_map_is_only_for_providers_that_have_codes() -> None:
     text = _mapped("organik", 'api_key = "env:K"').replace("[account.options.status_map]", "[account.options]")
     [mistake] = _mistakes(text + '\nstatus_map = "rejected"')
     assert (mistake.where, mistake.right) == ("options.status_map", "[account.options.status_map]")
+
+
+def test_keep_days_is_a_whole_number_of_days_or_absent() -> None:
+    """A wrong one is refused with its line and its bounds."""
+    given = FULL.replace('timezone = "Europe/Istanbul"', "keep_days = 180")
+    assert [account.keep_days for account in parse_accounts(given)] == [180, None]
+    for wrong in ("6", "0", "-1", "36501", "180.0", '"180"', "true"):
+        [mistake] = _mistakes(FULL.replace('timezone = "Europe/Istanbul"', f"keep_days = {wrong}"))
+        assert (mistake.line, mistake.account, mistake.where) == (7, "marka-sms", "keep_days")
+        assert mistake.right == "a whole number at least 7, at most 36500"
 
 
 def test_an_objective_is_read_in_one_form_and_a_wrong_one_is_refused_with_its_line() -> None:

@@ -6,7 +6,7 @@ from psycopg import errors
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from ulak.models.availability import is_unavailable, took_too_long
+from ulak.models.database_errors import is_unavailable, took_too_long
 
 UNAVAILABLE = [
     *("08000", "08003", "08006", "08001", "08P01", "25006", "25P03", "28000", "28P01", "3D000"),

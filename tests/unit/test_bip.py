@@ -30,7 +30,7 @@ def account(**options: Any) -> Account:
         base_url="https://tims.turkcell.com.tr/tes/rest/spi",
         timezone=ZoneInfo("Europe/Istanbul"),
         credentials={"callback_user": "ulak", "callback_password": "şifre:1"},
-        options={option.name: option.default for option in RECORD.options} | options,
+        options=RECORD.options.from_stored(options),
     )
 
 
@@ -412,7 +412,7 @@ def test_an_account_without_a_password_lets_nobody_in(user: str) -> None:
         base_url="",
         timezone=ZoneInfo("UTC"),
         credentials={"callback_user": user} if user else {},
-        options={"allowed_ips": []},
+        options=RECORD.options(),
     )
     header = "Basic " + base64.b64encode(f"{user}:".encode()).decode()
     empty = Callback(tail="", body=b"", headers={"authorization": header})

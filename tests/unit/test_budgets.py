@@ -3,7 +3,7 @@
 import threading
 
 from ulak.core import clock
-from ulak.core.budgets import Budget
+from ulak.core.memory_budget import Budget
 
 
 def test_what_is_held_and_what_must_be_left_bounds_what_can_be_taken() -> None:

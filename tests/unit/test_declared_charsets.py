@@ -41,7 +41,7 @@ def account(adapter: Adapter, **options: Any) -> Account:
         base_url=record.base_url or "https://dlg.example",
         timezone=ZoneInfo("Europe/Istanbul"),
         credentials={name: "x" * 32 for names in record.credentials for name in names},
-        options={option.name: option.default for option in record.options} | options,
+        options=record.options.from_stored(options),
     )
 
 

@@ -5,11 +5,11 @@ import time
 from functools import partial
 from typing import Any
 
-from ulak.core import names
-from ulak.models.ledger.taking import CallUp
+from ulak.core import task_names
+from ulak.models.ledger.taking import WakeUp
 from ulak.tasks.base import publish_or_log
 from ulak.tasks.delays import Delays
-from ulak.tasks.messages import Message, call_up, dispatch_account
+from ulak.tasks.messages import Message, dispatch_account, wake_up
 
 
 class Taken:
@@ -59,7 +59,7 @@ def test_a_message_that_cannot_be_published_does_not_end_the_thread_that_publish
     delays.put(dispatch_account("one", countdown_seconds=0.01))
     delays.put(dispatch_account("two", countdown_seconds=0.05))
     assert arrived.wait(60)
-    assert sent == [names.DISPATCH_ACCOUNT] * 2
+    assert sent == [task_names.DISPATCH_ACCOUNT] * 2
 
 
 def test_what_waits_is_published_at_once_when_the_process_ends() -> None:
@@ -78,7 +78,7 @@ def test_a_message_that_is_published_early_has_the_account_look_again() -> None:
     published: list[Message] = []
     delays = Delays(published.append)
     late, due = (
-        call_up(CallUp(account_id="one", fetch_id=7, kind="page", label="page 1", delay_seconds=seconds))
+        wake_up(WakeUp(account_id="one", fetch_id=7, kind="page", label="page 1", delay_seconds=seconds))
         for seconds in (60.0, 0.0)
     )
     delays.put(late[0])
@@ -86,7 +86,7 @@ def test_a_message_that_is_published_early_has_the_account_look_again() -> None:
     delays.put(late[0])
     delays.put(due[0])
     assert [(each.task, dict(each.kwargs)) for each in published] == [
-        (names.DISPATCH_ACCOUNT, {"account_id": "one"}),
-        (names.DISPATCH_ACCOUNT, {"account_id": "one"}),
-        (names.FETCH_PAGE, {"fetch_id": 7}),
+        (task_names.DISPATCH_ACCOUNT, {"account_id": "one"}),
+        (task_names.DISPATCH_ACCOUNT, {"account_id": "one"}),
+        (task_names.FETCH_PAGE, {"fetch_id": 7}),
     ]

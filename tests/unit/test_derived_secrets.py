@@ -2,9 +2,9 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import pytest
+from made_accounts import made_account
 
 from ulak.core import clock
 from ulak.core.redaction import redact_text
@@ -31,21 +31,10 @@ def test_a_secret_made_from_credentials_is_masked(
     for name, value in credentials.items():
         (tmp_path / name).write_text(value, encoding="utf-8")
         references[name] = f"file:{tmp_path / name}"
-    row: dict[str, Any] = {
-        "id": "masked",
-        "provider": provider,
-        "base_url": "http://127.0.0.1",
-        "timezone": "Europe/Istanbul",
-        "recipients": "clear",
-        "credentials": references,
-        "options": {},
-        "poll": {},
-        "learned": {},
-    }
     runtime = Runtime(
         engine=make_engine("postgresql://nobody@127.0.0.1:1/none"),
         door=HttpDoor(max_connections=1, boot=clock.boot),
         seal_key=new_key(),
     )
-    runtime.account(row)  # a mapping is all that is read
+    runtime.account(made_account(provider, credentials=references))
     assert secret not in redact_text(f"word {secret} word")

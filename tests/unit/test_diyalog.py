@@ -16,7 +16,7 @@ import pytest
 from ulak.models.report import DeliveryReport, IdAnswer, TrackedKey, Unreadable
 from ulak.models.vocabulary import Granularity, Status
 from ulak.providers.adapter import Account, Answer, Callback, DueId, Fetch, Parsed
-from ulak.providers.diyalog import ADAPTER, MAX_AGAIN, MAX_PAGES, REFUSALS, STATUS, sign
+from ulak.providers.diyalog import ADAPTER, MAX_AGAIN, MAX_PAGES, REFUSALS, STATUS, DiyalogOptions, sign
 from ulak.providers.errors import (
     AnswerNotUnderstood,
     PauseAccount,
@@ -35,7 +35,7 @@ ACCOUNT = Account(
     base_url="https://dlg.example",
     timezone=ZoneInfo("Europe/Istanbul"),
     credentials={"access_key_id": "TESTKEY", "access_key_secret": "TESTSECRET", "requester_userid": "ulak"},
-    options={option.name: option.default for option in ADAPTER.record.options},
+    options=DiyalogOptions(),
     lookback_days=3,
 )
 CUSTOMER = TrackedKey(id_kind="customer", value="113377")
@@ -100,7 +100,7 @@ def sample_fetch(customer: str = "2337368") -> Fetch:
 @pytest.mark.parametrize("newline", [True, False])
 def test_the_request_is_the_vector_byte_for_byte(newline: bool) -> None:
     """Method, address, signed headers and body of the vector's request."""
-    account = replace(ACCOUNT, options={**ACCOUNT.options, "newline_before_path": newline})
+    account = replace(ACCOUNT, options=DiyalogOptions(newline_before_path=newline))
     request = ADAPTER.request(account, sample_fetch(), NOW)
     signature = {
         True: "T5FbNCUNnk+dqgSaMNC3RspsSk/a+khqqtmt+P5v5Kk=",
@@ -119,7 +119,7 @@ def test_the_request_is_the_vector_byte_for_byte(newline: bool) -> None:
 
 def test_the_documented_request_is_made_from_staff_and_group() -> None:
     """`customerId:staffId` and the option `group` give the sample's body, value for value and in its order."""
-    account = replace(ACCOUNT, options={**ACCOUNT.options, "group": True})
+    account = replace(ACCOUNT, options=DiyalogOptions(group=True))
     request = ADAPTER.request(account, sample_fetch("2337368:45186"), NOW)
     wanted = json.loads((FIXTURES / "getcustomermessaginglist.request.json").read_bytes())
     assert request.body == json.dumps(wanted, separators=(",", ":")).encode()
@@ -127,13 +127,13 @@ def test_the_documented_request_is_made_from_staff_and_group() -> None:
 
 def test_a_group_option_of_false_is_sent() -> None:
     """Unset leaves the field out; false asks for private conversations only."""
-    account = replace(ACCOUNT, options={**ACCOUNT.options, "group": False})
+    account = replace(ACCOUNT, options=DiyalogOptions(group=False))
     assert json.loads(ADAPTER.request(account, sample_fetch(), NOW).body)["isGroupMessaging"] is False
 
 
 def test_the_older_header_names_can_be_chosen() -> None:
     """`header_names = "legacy"` sends the names of the provider's own error table."""
-    account = replace(ACCOUNT, options={**ACCOUNT.options, "header_names": "legacy"})
+    account = replace(ACCOUNT, options=DiyalogOptions(header_names="legacy"))
     headers = ADAPTER.request(account, sample_fetch(), NOW).headers
     assert list(headers) == ["Content-Type", "Date", "X-Authorization", "X-Requester-UserId"]
     assert headers["X-Authorization"] == "DLGA TESTKEY:T5FbNCUNnk+dqgSaMNC3RspsSk/a+khqqtmt+P5v5Kk="
@@ -141,7 +141,7 @@ def test_the_older_header_names_can_be_chosen() -> None:
 
 def test_the_path_after_the_host_is_what_is_signed() -> None:
     """A base address with a prefix and an own path: both stand in the signed path."""
-    account = replace(ACCOUNT, base_url="https://dlg.example/gw/", options={**ACCOUNT.options, "path": "v2/list"})
+    account = replace(ACCOUNT, base_url="https://dlg.example/gw/", options=DiyalogOptions(path="v2/list"))
     request = ADAPTER.request(account, sample_fetch(), NOW)
     signature = sign("TESTSECRET", sent_at=request.headers["x-dlg-date"], body=request.body, path="/gw/v2/list")
     assert request.url == "https://dlg.example/gw/v2/list"
@@ -151,7 +151,7 @@ def test_the_path_after_the_host_is_what_is_signed() -> None:
 @pytest.mark.parametrize(("base", "page", "wanted"), [(1, 1, 1), (1, 3, 3), (0, 1, 0), (0, 3, 2)])
 def test_pages_are_counted_from_the_page_base(base: int, page: int, wanted: int) -> None:
     """`page_base` 0 for a server whose first page is 0."""
-    account = replace(ACCOUNT, options={**ACCOUNT.options, "page_base": base})
+    account = replace(ACCOUNT, options=DiyalogOptions(page_base=base))
     assert json.loads(ADAPTER.request(account, page_of(page), NOW).body)["pageNumber"] == wanted
 
 
@@ -346,7 +346,7 @@ def test_a_server_that_ignores_the_page_number_is_not_walked_to_the_end() -> Non
     assert [child.params["page"] for child in parsed.children] == [1]
     assert parsed.unreadable == (
         Unreadable(
-            reason="The list goes on past the last page that is read, or its pages repeat themselves.",
+            reason="The list continues past the last page that is read, or its pages repeat themselves.",
             raw=b"",
         ),
     )
@@ -516,7 +516,7 @@ def test_the_record_says_what_configuration_needs() -> None:
         ("customer",),
         None,
     )
-    assert {option.name: option.default for option in record.options} == {
+    assert record.options().model_dump(include=set(record.options.own_names())) == {
         "newline_before_path": True,
         "path": "/v1/reporting/getcustomermessaginglist",
         "page_base": 1,

@@ -4,7 +4,8 @@ import pytest
 from pydantic import SecretStr
 
 from ulak.cli.up import CHILDREN, _environment
-from ulak.core.settings import SECRETS_OF, Settings, environment_of, set_foreign_variables_aside
+from ulak.core.environment import set_foreign_variables_aside
+from ulak.core.settings import SECRETS_OF, Settings, environment_of
 
 SECRET = {
     "ULAK_DATABASE_URL": "postgresql://u:canary@h/d", "ULAK_REDIS_URL": "redis://:canary@h",

@@ -8,17 +8,9 @@ from pathlib import Path
 import pytest
 from flower.options import default_options
 
-from ulak.core.settings import (
-    Settings,
-    SettingsError,
-    ignored_variables,
-    inherited_environment,
-    load_settings,
-    remove_libpq_variables,
-    resolve_reference,
-    set_foreign_variables_aside,
-    trusted_proxies_before,
-)
+from ulak.core.credentials import resolve_reference
+from ulak.core.environment import inherited_environment, remove_libpq_variables, set_foreign_variables_aside
+from ulak.core.settings import Settings, SettingsError, ignored_variables, load_settings, trusted_proxies_before
 
 ROOT = Path(__file__).parents[2]
 PORTS = [name for name in Settings.model_fields if name.endswith("_port")]
@@ -48,7 +40,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the shell, and nothing set aside."""
     for name in ignored_variables():
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("ulak.core.settings._set_aside", {})
+    monkeypatch.setattr("ulak.core.environment._set_aside", {})
 
 
 @pytest.mark.parametrize("service", dict.fromkeys(SERVICES))
@@ -99,7 +91,7 @@ def test_foreign_variables_leave_the_process_and_stay_readable_as_credentials(mo
 
 def test_libpq_s_variables_are_removed_for_an_embedded_server_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are meant for another server, for children too. What only looks like one stays."""
-    monkeypatch.setattr("ulak.core.settings._without_use", {})
+    monkeypatch.setattr("ulak.core.environment._without_use", {})
     libpq = dict.fromkeys(("PGHOSTADDR", "PGSSLMODE", "PGSERVICE", "PGOPTIONS", "PGREQUIREAUTH"), "x")
     for name, value in (libpq | {"PG_KEY": "x"}).items():
         monkeypatch.setenv(name, value)

@@ -6,7 +6,7 @@ import pytest
 
 from ulak.api.pages import formats
 from ulak.api.pages.language import Language
-from ulak.api.pages.showing import Show
+from ulak.api.pages.rendering import Show
 
 LATE = datetime(2026, 11, 27, 21, 3, 22, tzinfo=UTC)
 

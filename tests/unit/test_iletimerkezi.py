@@ -25,7 +25,7 @@ from ulak.providers.errors import (
     TryAgainAt,
     TryAgainSoon,
 )
-from ulak.providers.iletimerkezi import ADAPTER, ERRORS, MAX_PAGES
+from ulak.providers.iletimerkezi import ADAPTER, ERRORS, MAX_PAGES, IletimerkeziOptions
 from ulak.providers.iletimerkezi_orders import MESSAGE_STATUS, ORDER_STATUS, judge_finished
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "iletimerkezi"
@@ -36,7 +36,7 @@ ACCOUNT = Account(
     base_url="https://api.iletimerkezi.com",
     timezone=ZoneInfo("Europe/Istanbul"),
     credentials={"key": "507caf2e1fcdb5eea9786332ca2d8785", "hash": "0db4e316db72c519ba08121985f6ddf479809053d555c"},
-    options={"details": True, "window_days": 10},
+    options=IletimerkeziOptions(),
     validity_hours=48.0,
 )
 WINDOW = ["2024-11-11", "2024-11-20"]
@@ -308,7 +308,7 @@ def test_a_page_shows_in_which_order_the_list_runs(first: Any, last: Any, newest
 
 def test_without_details_no_order_is_asked_for() -> None:
     """The option `details` off: order rows only."""
-    account = replace(ACCOUNT, options={"details": False})
+    account = replace(ACCOUNT, options=IletimerkeziOptions(details=False))
     parsed = parse(list_fetch(), body_of(count=1, orders=[order()]), account=account)
     assert (len(parsed.reports), parsed.discovered) == (1, ())
 
@@ -883,11 +883,13 @@ def test_a_push_says_what_a_read_of_the_order_says(word: Any, code: str) -> None
     detail = {"order": {"id": 57330124, "status": 113, "message": [{"number": "5301234567", "status": int(code)}]}}
     answer = Answer(status=200, body=json.dumps({"response": {"status": {"code": 200}, **detail}}).encode())
     [polled] = ADAPTER.parse(ACCOUNT, detail_fetch("57330124"), answer).reports
-    [hint] = push(status=word).hints
-    assert hint.report is not None
-    assert normalise(hint.report) == msgspec.structs.replace(normalise(polled), extra={"message_id": "9471"})
-    assert (hint.report.as_of, hint.report.source) == (None, Source.CALLBACK)
-    assert (hint.report.provider_key, hint.twin_key, hint.ask) == (
+    [ambiguous_report] = push(status=word).ambiguous
+    assert ambiguous_report.report is not None
+    assert normalise(ambiguous_report.report) == msgspec.structs.replace(
+        normalise(polled), extra={"message_id": "9471"}
+    )
+    assert (ambiguous_report.report.as_of, ambiguous_report.report.source) == (None, Source.CALLBACK)
+    assert (ambiguous_report.report.provider_key, ambiguous_report.twin_key, ambiguous_report.ask) == (
         "57330124:+905301234567:1",
         "57330124:+905301234567:2",
         order_key("57330124"),
@@ -897,47 +899,49 @@ def test_a_push_says_what_a_read_of_the_order_says(word: Any, code: str) -> None
 def test_a_word_that_nobody_knows_makes_the_order_due_and_is_put_aside() -> None:
     """It never becomes a status."""
     parsed = push(status="bounced")
-    [hint], [strange] = parsed.hints, parsed.unreadable
-    assert (parsed.reports, hint.report, hint.ask) == ((), None, order_key("57330124"))
+    [ambiguous_report], [strange] = parsed.ambiguous, parsed.unreadable
+    assert (parsed.reports, ambiguous_report.report, ambiguous_report.ask) == ((), None, order_key("57330124"))
     assert json.loads(strange.raw)["report"]["status"] == "bounced"
 
 
 @pytest.mark.parametrize("packet_id", [7, "007", " 7 ", 7.0, "7\u200b", "\u202a٧\u202c"])
 def test_a_pushed_order_id_is_the_number_that_it_is(packet_id: Any) -> None:
     """In whatever form it comes, it names the order under which the polls store."""
-    [hint] = push(packet_id=packet_id).hints
-    assert hint.report is not None
-    assert (hint.ask, hint.report.provider_key) == (order_key("7"), "7:+905301234567:1")
+    [ambiguous_report] = push(packet_id=packet_id).ambiguous
+    assert ambiguous_report.report is not None
+    assert (ambiguous_report.ask, ambiguous_report.report.provider_key) == (order_key("7"), "7:+905301234567:1")
 
 
 @pytest.mark.parametrize("packet_id", ["abc", "7-1", "9" * 20, True, [7]])
 def test_a_pushed_order_id_that_can_be_none_asks_for_nothing(packet_id: Any) -> None:
     """It is put aside: an order of that name could only be asked for in vain."""
     parsed = push(packet_id=packet_id)
-    assert (parsed.hints, len(parsed.unreadable)) == ((), 1)
+    assert (parsed.ambiguous, len(parsed.unreadable)) == ((), 1)
 
 
 def test_a_pushed_word_gets_the_status_that_the_account_maps_it_to() -> None:
     """The map holds for every way in, and for what is stored; the documented words cannot be mapped."""
-    mapped = replace(WITH_WEBHOOK, options={"status_map": {"bounced": "rejected/opted_out", "delivered": "expired"}})
+    mapped = replace(
+        WITH_WEBHOOK, options=IletimerkeziOptions(status_map={"bounced": "rejected/opted_out", "delivered": "expired"})
+    )
     parsed = push(mapped, status="bounced")
-    [hint] = parsed.hints
-    assert hint.report is not None
-    facts = (hint.report.status, hint.report.reason, hint.report.provider_status)
+    [ambiguous_report] = parsed.ambiguous
+    assert ambiguous_report.report is not None
+    facts = (ambiguous_report.report.status, ambiguous_report.report.reason, ambiguous_report.report.provider_status)
     assert (facts, parsed.unreadable) == ((Status.REJECTED, Reason.OPTED_OUT, "bounced"), ())
     stored = KeptStatement(
         granularity=Granularity.MESSAGE,
-        provider_key=hint.report.provider_key,
+        provider_key=ambiguous_report.report.provider_key,
         parent_key="57330124",
-        recipient=hint.report.recipient,
+        recipient=ambiguous_report.report.recipient,
         source=Source.CALLBACK,
         as_of=None,
-        statement=hint.report.statement,
+        statement=ambiguous_report.report.statement,
     )
     again = ADAPTER.restate(mapped, stored)
     assert again is not None
-    assert normalise(again) == normalise(hint.report)
-    [documented] = push(mapped, status="delivered").hints
+    assert normalise(again) == normalise(ambiguous_report.report)
+    [documented] = push(mapped, status="delivered").ambiguous
     assert documented.report is not None
     assert documented.report.status is Status.DELIVERED
     assert {"accepted", "delivered", "undelivered"} < ADAPTER.record.status_codes
@@ -949,7 +953,7 @@ def test_a_push_without_its_parts_is_put_aside_without_what_it_should_not_hold(n
     changes: dict[str, Any] = {name: ..., "text": "Sayın Ayşe"}
     parsed = push(**changes)
     [strange] = parsed.unreadable
-    assert (parsed.reports, parsed.hints, b"Ay" in strange.raw) == ((), (), False)
+    assert (parsed.reports, parsed.ambiguous, b"Ay" in strange.raw) == ((), (), False)
     assert "text" in json.loads(strange.raw)["report"]["fields"]
 
 
@@ -986,7 +990,7 @@ def test_a_field_of_an_order_without_counts_that_cannot_be_read_is_named(name: s
 
 def test_without_recipients_a_push_says_nothing() -> None:
     """With `details = false` there is no row that it could be about."""
-    assert push(replace(WITH_WEBHOOK, options={"details": False})) == Parsed()
+    assert push(replace(WITH_WEBHOOK, options=IletimerkeziOptions(details=False))) == Parsed()
 
 
 def test_a_send_reply_holds_no_report() -> None:
@@ -998,10 +1002,14 @@ def test_a_send_reply_holds_no_report() -> None:
 def test_the_record_says_what_configuration_needs() -> None:
     """Credentials, window and options as documented on the provider's page."""
     record = ADAPTER.record
-    assert (record.credentials, record.sweep_window_days, record.id_kinds, record.callback_tails) == (
+    assert (record.credentials, record.sweep_window_days, record.id_kinds, record.callback_paths) == (
         (("key", "hash"), ("key", "secret")),
         10,
         (),
         None,
     )
-    assert {option.name: option.default for option in record.options} == {"details": True, "window_days": 10}
+    assert record.options().model_dump(include=set(record.options.own_names())) == {
+        "details": True,
+        "window_days": 10,
+        "status_map": {},
+    }

@@ -4,7 +4,7 @@ import random
 
 from ulak.models.report import Unreadable
 from ulak.providers.adapter import Answer, Callback
-from ulak.tasks.steps.bodies import MOST_UNREADABLE, body_headers, to_keep, unpacked
+from ulak.tasks.steps.kept_bodies import MAX_UNREADABLE, body_headers, to_keep, unpacked
 
 LARGE = b'{"list":[' + b'{"receiver":"905301234567"},' * 20_000 + b"{}]}"
 
@@ -24,7 +24,7 @@ def test_a_large_body_is_kept_packed_and_reads_again_whole() -> None:
 def test_very_many_items_are_kept_as_the_body_they_stand_in() -> None:
     """Up to a thousand are kept one by one."""
     came = Callback(tail="", body=b"[1,2,3]")
-    items = tuple(Unreadable(reason="An item is strange.", raw=b"%d" % n) for n in range(MOST_UNREADABLE + 1))
+    items = tuple(Unreadable(reason="An item is strange.", raw=b"%d" % n) for n in range(MAX_UNREADABLE + 1))
     assert to_keep(items[:-1], came) == (items[:-1], {})
     [kept], _ = to_keep(items, came)
     assert (kept.raw, kept.reason) == (

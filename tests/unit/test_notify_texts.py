@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ulak.api.notify.message_texts import MAX_ITEMS, MAX_SUBJECT_LENGTH, Message, problems_of
 from ulak.api.notify.signing import SigningError, read_secrets, signed_headers
-from ulak.api.notify.wording import LONGEST_SUBJECT, MOST_ITEMS, Message, problems_of
 from ulak.api.pages.alarms import Alarm
 from ulak.api.pages.language import CATALOGUES, Language
 from ulak.models.problems import Change, Episode, State
@@ -17,7 +17,7 @@ AT = datetime(2026, 11, 27, 12, 34, 56, tzinfo=UTC)
 VALUES = {
     "account": "marka-sms", "accounts": "marka-sms", "since": AT, "until": AT, "reason": "CredentialsRefused: no",
     "span": 4000.0, "n": 3, "names": "ULAK_API_TOKEN", "percent": "71.5",
-    "text": "95 % within 60 s",
+    "text": "95 % within 60 s", "day": "2026-05-31", "at": AT,
 }  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def test_every_alarm_of_the_page_can_be_told(language: str) -> None:
     ]
     assert len(alarms) > 15
     for state in State:
-        text = message(*alarms[:MOST_ITEMS], state=state, language=language).text()
+        text = message(*alarms[:MAX_ITEMS], state=state, language=language).text()
         assert not {"{", "}", "None", "<"} & set(text.split()), text
         assert "2026-11-27 12:34:56" in text
 
@@ -56,16 +56,16 @@ def test_a_beginning_says_what_to_do_and_an_end_says_from_when_to_when() -> None
     """As plain text."""
     alarm = Alarm(kind="dead", severity="bad", values={"account": "marka-sms", "n": 2}, account="marka-sms")
     begun = message(alarm)
-    assert begun.subject() == "Ulak: 2 requests of marka-sms failed for good."
+    assert begun.subject() == "Ulak: 2 requests of marka-sms failed permanently."
     assert begun.text().splitlines() == [
-        "Broken: 2 requests of marka-sms failed for good.",
-        "What to do: The account's page says why. Fix the cause, then press “Retry” there.",
+        "Broken: 2 requests of marka-sms failed permanently.",
+        "What to do: The account's page shows the cause. Fix it, then press “Retry” there.",
         "Since 2026-11-27 12:34:56 UTC.",
         "",
         "Status page: https://ulak.test",
     ]
     over = message(alarm, state=State.RESOLVED)
-    assert over.subject() == "Ulak: Over: 2 requests of marka-sms failed for good."
+    assert over.subject() == "Ulak: Resolved: 2 requests of marka-sms failed permanently."
     assert "From 2026-11-27 12:34:56 UTC to 2026-11-27 12:34:56 UTC." in over.text()
 
 
@@ -95,12 +95,12 @@ def test_a_message_about_very_much_stays_short() -> None:
     """The JSON still holds all of it."""
     alarms = [
         Alarm(kind="dead", severity="bad", values={"account": f"a-{n}", "n": 2}, account=f"a-{n}" + "x" * 200)
-        for n in range(MOST_ITEMS + 5)
+        for n in range(MAX_ITEMS + 5)
     ]
     told = message(*alarms)
-    assert (len(told.document()["data"]["problems"]), "(and 5 more)" in told.text()) == (MOST_ITEMS + 5, True)
-    assert len(told.subject()) <= LONGEST_SUBJECT
-    assert told.subject().endswith(f"(and {MOST_ITEMS + 4} more)")
+    assert (len(told.document()["data"]["problems"]), "(and 5 more)" in told.text()) == (MAX_ITEMS + 5, True)
+    assert len(told.subject()) <= MAX_SUBJECT_LENGTH
+    assert told.subject().endswith(f"(and {MAX_ITEMS + 4} more)")
 
 
 def test_a_signature_is_the_one_that_standard_webhooks_publish() -> None:

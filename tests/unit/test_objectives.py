@@ -5,12 +5,12 @@ from random import Random
 
 import pytest
 
-from ulak.models.freshness import standing_of
+from ulak.models.freshness import objective_status
 from ulak.models.objectives import (
     DAY,
-    HIGHEST_RATIO,
     HOUR,
-    LEAST_FINALS,
+    MAX_RATIO,
+    MIN_FINALS,
     RULES,
     WINDOWS,
     Count,
@@ -84,8 +84,8 @@ def test_a_rule_needs_both_of_its_windows() -> None:
 
 def test_few_messages_are_no_evidence() -> None:
     """One late one of three is no incident; nor is what an account that keeps its objective shows by chance."""
-    assert burning(USUAL, dict.fromkeys(WINDOWS, Count(LEAST_FINALS - 1, 0.0))) == []
-    assert burning(USUAL, dict.fromkeys(WINDOWS, Count(LEAST_FINALS, 0.0))) == [RULES[1], RULES[2]]
+    assert burning(USUAL, dict.fromkeys(WINDOWS, Count(MIN_FINALS - 1, 0.0))) == []
+    assert burning(USUAL, dict.fromkeys(WINDOWS, Count(MIN_FINALS, 0.0))) == [RULES[1], RULES[2]]
     assert burning(USUAL, dict.fromkeys(WINDOWS, Count(24, 0.0))) == [RULES[0], RULES[2]]
     assert burning(USUAL, dict.fromkeys(WINDOWS, Count(100, 100 - 11))) == []
     assert burning(USUAL, dict.fromkeys(WINDOWS, Count(100, 100 - 12))) == [RULES[2]]
@@ -96,7 +96,7 @@ def test_an_objective_with_a_large_budget_can_still_be_missed_fast() -> None:
     loose = Objective(percent=80.0, seconds=60.0)
     assert burning(loose, counts(m5=91.5, h1=91.5)) == [RULES[0]]
     assert burning(loose, counts(m5=90, h1=90)) == []
-    assert HIGHEST_RATIO == 0.9
+    assert MAX_RATIO == 0.9
 
 
 def test_a_budget_is_spent_exactly_at_rate_one() -> None:
@@ -105,7 +105,7 @@ def test_a_budget_is_spent_exactly_at_rate_one() -> None:
     assert round(budget_left(USUAL, Count(100, 95)), 9) == 0.0
     assert (burn_rate(USUAL, Count(0, 0)), budget_left(USUAL, Count(100, 100))) == (0.0, 1.0)
     assert budget_left(USUAL, Count(100, 85)) == pytest.approx(-2.0)
-    standing = standing_of(USUAL, counts(d3=1))
+    standing = objective_status(USUAL, counts(d3=1))
     assert standing.good_percent == pytest.approx(99.0)
     assert standing.budget_left == pytest.approx(0.8)
     assert list(standing.burn_rates) == ["5m", "30m", "1h", "6h", "3d"]

@@ -21,7 +21,7 @@ from ulak.providers.errors import (
     SlowDown,
     TryAgainSoon,
 )
-from ulak.providers.organik import ADAPTER, ERROR
+from ulak.providers.organik import ADAPTER, ERROR, OrganikOptions
 from ulak.providers.organik_rows import REASON, STATUS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "organik"
@@ -38,7 +38,7 @@ def account(credentials: Mapping[str, str] | None = None, **options: Any) -> Acc
         base_url="https://organikapi.com",
         timezone=ZoneInfo("Europe/Istanbul"),
         credentials=credentials or {"api_key": KEY},
-        options={"format": "json", "batch_size": 100} | options,
+        options=OrganikOptions(**options),
     )
 
 
@@ -487,7 +487,7 @@ def test_the_id_in_the_address_of_a_push_has_the_form_of_a_registered_one(
 ) -> None:
     """Else one transaction would be asked for twice; and what can be no id is not asked for."""
     parsed = ADAPTER.parse_callback(account(), Callback(tail=tail, body=b"{}"))
-    asked = [(hint.ask.id_kind, hint.ask.value) for hint in parsed.hints]
+    asked = [(ambiguous_report.ask.id_kind, ambiguous_report.ask.value) for ambiguous_report in parsed.ambiguous]
     assert asked == ([] if kind is None else [(kind, value)])
     assert [trouble.is_open for trouble in parsed.unreadable] == [kind is None]
 

@@ -6,11 +6,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from ulak.models.report import Discovered, Hint, TrackedKey
+from ulak.models.report import AmbiguousReport, Discovered, TrackedKey
 from ulak.models.vocabulary import Granularity, Reason, Source, Status
 from ulak.providers.adapter import Account, Callback, Parsed
 from ulak.providers.errors import AnswerNotUnderstood
-from ulak.providers.organik import ADAPTER
+from ulak.providers.organik import ADAPTER, OrganikOptions
 
 ACCOUNT = Account(
     id="organik-1",
@@ -18,7 +18,7 @@ ACCOUNT = Account(
     base_url="https://organikapi.com",
     timezone=ZoneInfo("Europe/Istanbul"),
     credentials={"api_key": "k" * 32, "webhook_secret": "gizli/yol"},
-    options={"format": "json", "batch_size": 100},
+    options=OrganikOptions(),
 )
 VALID = [
     {"request_gsm": 5444444444, "gsm": 905445359675, "gsm_track_id": "16502030-4730-63032793", "sms_count": 1},
@@ -204,7 +204,7 @@ def test_a_push_asks_for_the_send_that_its_address_names_and_is_kept_unread(tail
     """Whatever its body says, even a status: nothing is derived from it, and nobody has to look at it."""
     body = b'{"transaction_id": 7, "status": 2}'
     parsed = read(body, tail)
-    assert parsed.hints == (Hint(report=None, twin_key="", ask=TrackedKey(id_kind=kind, value=value)),)
+    assert parsed.ambiguous == (AmbiguousReport(report=None, twin_key="", ask=TrackedKey(id_kind=kind, value=value)),)
     assert (parsed.reports, parsed.answers, parsed.discovered) == ((), (), ())
     (kept,) = parsed.unreadable
     assert (kept.raw, kept.is_open) == (body, False)
@@ -215,7 +215,7 @@ def test_a_push_asks_for_the_send_that_its_address_names_and_is_kept_unread(tail
 def test_a_push_to_an_address_without_a_send_is_shown_to_operators(tail: str) -> None:
     """With what would be right."""
     parsed = read(b"{}", tail)
-    assert parsed.hints == ()
+    assert parsed.ambiguous == ()
     (kept,) = parsed.unreadable
     assert kept.is_open
     assert "<transaction id>" in kept.reason

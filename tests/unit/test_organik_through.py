@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ulak.models.report import TrackedKey
 from ulak.providers.adapter import Account, Answer, DueId, Fetch, FetchSpec, Parsed
-from ulak.providers.organik import ADAPTER
+from ulak.providers.organik import ADAPTER, OrganikOptions
 
 ACCOUNT = Account(
     id="organik-1",
@@ -19,7 +19,7 @@ ACCOUNT = Account(
     base_url="https://organikapi.com",
     timezone=ZoneInfo("Europe/Istanbul"),
     credentials={"api_key": "k" * 32},
-    options={"format": "json", "batch_size": 100},
+    options=OrganikOptions(),
 )
 TODAY = date(2026, 1, 1)
 

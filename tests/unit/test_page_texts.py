@@ -8,16 +8,16 @@ from string import Formatter
 import pytest
 
 from ulak.api.masking import mask
-from ulak.api.pages import meanings, texts_en, texts_tr
+from ulak.api.pages import texts_en, texts_tr, tooltips
 from ulak.api.pages.language import CATALOGUES, Language, choose
-from ulak.api.pages.showing import Show, environment
+from ulak.api.pages.rendering import Show, environment
+from ulak.models.account import AccountState
 from ulak.models.events import Action, Kind
 from ulak.models.meanings import COLUMNS, Outcome, TimeSource
 from ulak.models.merge import KEY_PARTS
-from ulak.models.overview import AccountState
 from ulak.models.rejections import Rejection
 from ulak.models.vocabulary import Granularity, Reason, Source, Status
-from ulak.tasks.steps.trouble import OUTCOMES, REQUEST_FAILED
+from ulak.tasks.steps.failures import OUTCOMES, REQUEST_FAILED
 
 PAGES = Path(texts_en.__file__).parent
 TEMPLATES = sorted((PAGES / "templates").glob("*.html"))
@@ -39,7 +39,7 @@ def test_both_languages_have_the_same_texts() -> None:
 
 def test_every_tooltip_is_there_in_both_languages() -> None:
     """Each word and column that has a meaning has one in Turkish, in the same order, and as a sentence."""
-    english, turkish = meanings.ENGLISH, meanings.TURKISH
+    english, turkish = tooltips.ENGLISH, tooltips.TURKISH
     assert list(english) == list(turkish)
     assert [key for key, sentence in turkish.items() if sentence[-1] != "." or sentence == english[key]] == []
     groups = {"status": Status, "reason": Reason, "source": Source, "granularity": Granularity}
@@ -109,7 +109,7 @@ def test_templates_and_code_ask_only_for_texts_that_there_are_and_leave_none_unu
     """A key that is asked for by its whole name exists; one that nobody asks for is gone."""
     sources = [
         path.read_text(encoding="utf-8")
-        for path in [*TEMPLATES, *PAGES.glob("*.py"), PAGES.parent / "notify" / "wording.py"]
+        for path in [*TEMPLATES, *PAGES.glob("*.py"), PAGES.parent / "notify" / "message_texts.py"]
         if "texts_" not in path.name
     ]
     asked = set(re.findall(r"""(?:\bt|say|html)\(\s*["']([a-z_.]*[a-z_])["']\s*[,)]""", "\n".join(sources)))
@@ -149,12 +149,12 @@ def test_values_are_escaped_and_commands_stand_out() -> None:
     """A provider's text can bring no markup; a command of ours in backticks becomes code."""
     english = Language("en")
     assert english.html("alarm.paused", account="a", reason="<b>`x`") == (
-        "a is paused until somebody resumes it: &lt;b&gt;`x`"
+        "a is paused until it is resumed manually: &lt;b&gt;`x`"
     )
     assert "<code>ulak check</code>" in english.html("error.away.fix")
     assert (english.say("alarm.dead", n=1, account="a"), english.say("alarm.dead", n=2, account="a")) == (
-        "One request of a failed for good.",
-        "2 requests of a failed for good.",
+        "One request of a failed permanently.",
+        "2 requests of a failed permanently.",
     )
 
 

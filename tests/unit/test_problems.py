@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulak.models.notifications import LONGEST_PAUSE_SECONDS, pause_seconds
+from ulak.models.notifications import MAX_PAUSE_SECONDS, pause_seconds
 from ulak.models.problems import (
     GAP_SECONDS,
     HOLD_SECONDS,
@@ -141,4 +141,4 @@ def test_a_message_keeps_its_id_while_more_is_added_to_it() -> None:
 def test_pauses_double_up_to_a_cap() -> None:
     """However often it was tried."""
     assert [pause_seconds(attempts) for attempts in (1, 2, 3, 4, 5, 6)] == [10, 20, 40, 80, 160, 300]
-    assert pause_seconds(100_000) == LONGEST_PAUSE_SECONDS
+    assert pause_seconds(100_000) == MAX_PAUSE_SECONDS

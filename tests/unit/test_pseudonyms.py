@@ -16,7 +16,7 @@ from ulak.models.pseudonyms import (
     operator_prefix,
     pseudonym,
 )
-from ulak.providers.numbers import e164, lookup_form, person
+from ulak.providers.phone_numbers import e164, lookup_form, person
 
 KEY, OTHER_KEY = b"the person key of these tests, 32", b"another person key of these tests"
 NUMBER = "+905321234567"

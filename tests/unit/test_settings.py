@@ -10,17 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ulak.core.credentials import CredentialError, generated_secret, resolve_reference
+from ulak.core.environment import lifeline_descriptor
 from ulak.core.redaction import redact_text
-from ulak.core.settings import (
-    REMEDIES,
-    CredentialError,
-    Settings,
-    SettingsError,
-    generated_secret,
-    lifeline_descriptor,
-    load_settings,
-    resolve_reference,
-)
+from ulak.core.settings import REMEDIES, Settings, SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -132,8 +125,9 @@ def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_setting_has_a_remedy() -> None:
-    """A setting without advice would end in a KeyError instead of a sentence."""
+    """It is the end of the sentence that a wrong value is answered with."""
     assert set(REMEDIES) == set(Settings.model_fields)
+    assert [name for name, remedy in REMEDIES.items() if not remedy or remedy.endswith(".")] == []
 
 
 def test_secrets_do_not_show_in_the_repr(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +215,7 @@ def test_the_lifeline_is_a_number_or_nothing(
 def test_core_knows_nothing_of_the_business() -> None:
     """Importing all of core brings in neither the database layer nor Celery nor the HTTP door."""
     script = (
-        "import sys; from ulak.core import settings, clock, logging, redaction, redis, names;"
+        "import sys; from ulak.core import settings, clock, logging, redaction, redis, task_names;"
         "print([m for m in ('sqlalchemy', 'celery', 'httpx', 'psycopg') if m in sys.modules])"
     )
     root = Path(__file__).parents[2]

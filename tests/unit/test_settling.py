@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 
 from ulak.cli.up import SETTLED_LOOKS, Settling
-from ulak.models.overview import AccountOverview, AccountState
+from ulak.models.account import AccountState
+from ulak.models.overview import AccountOverview
 
 
 def seen(final: int) -> list[AccountOverview]:

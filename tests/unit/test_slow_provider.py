@@ -14,15 +14,17 @@ from typing import Any
 import pytest
 import yaml
 
+from ulak.api.notify.message_texts import problems_of
 from ulak.api.notify.notifier import EVERY_SECONDS
-from ulak.api.notify.wording import problems_of
 from ulak.api.pages.alarms import find_alarms
 from ulak.api.pages.language import Language
-from ulak.models.attention import Waiting
-from ulak.models.freshness import MINUTE_SECONDS, SETTLES_SECONDS, standing_of
-from ulak.models.objectives import DEVIATIONS, HIGHEST_RATIO, LEAST_FINALS, RULES, WINDOWS, Count, Objective, Rule
-from ulak.models.overview import AccountOverview, AccountState
+from ulak.models.account import AccountState
+from ulak.models.backlog import Backlog
+from ulak.models.freshness import MINUTE_SECONDS, SETTLES_SECONDS, objective_status
+from ulak.models.objectives import DEVIATIONS, MAX_RATIO, MIN_FINALS, RULES, WINDOWS, Count, Objective, Rule
+from ulak.models.overview import AccountOverview
 from ulak.models.problems import Episode, State, follow
+from ulak.models.snapshot import Work
 
 START = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
 USUAL = Objective(percent=95.0, seconds=60.0)
@@ -50,7 +52,7 @@ class Told:
     said: list[tuple[State, str, float]]
     known: dict[str, Episode]
 
-    def look(self, now: float, seen: AccountOverview, waiting: Waiting | None = None) -> None:
+    def look(self, now: float, seen: AccountOverview, waiting: Backlog | None = None) -> None:
         """One look at this moment of the run."""
         alarms = find_alarms([seen], {} if waiting is None else {seen.id: waiting}, {"vairo": 30.0})
         followed = follow(self.known, problems_of(alarms, Language("en")), seen.as_of)
@@ -72,7 +74,7 @@ class Rows:
         return bisect_right(self.at, now - SETTLES_SECONDS) - 1
 
     def counts(self, now: float) -> dict[float, Count]:
-        """What `ulak.models.freshness.standings` reads."""
+        """What `ulak.models.freshness.objective_statuses` reads."""
         last = self.visible(now)
         found = {}
         for window in WINDOWS:
@@ -100,7 +102,7 @@ class Rows:
             late[window] = max(0.0, finals[window] - self.increase(self.good, now, window))
         limit, many = rule.limit(USUAL), finals[rule.long]
         is_missed = late[rule.long] > limit * many + DEVIATIONS * math.sqrt(limit * (1 - limit) * many)
-        return is_missed and many >= LEAST_FINALS and late[rule.short] > limit * finals[rule.short]
+        return is_missed and many >= MIN_FINALS and late[rule.short] > limit * finals[rule.short]
 
 
 def slowing(random: Random) -> tuple[Rows, float]:
@@ -126,7 +128,7 @@ def test_a_provider_that_becomes_slow_is_told_no_later_than_by_prometheus(seed: 
     theirs: float | None = None
     now = slow_at - 600 + phase
     while theirs is None and now < rows.at[-1]:
-        told.look(now, account(now, objective=standing_of(USUAL, rows.counts(now))))
+        told.look(now, account(now, objective=objective_status(USUAL, rows.counts(now))))
         if any(rows.prometheus_holds(rule, now) for rule in RULES if rule.is_urgent):
             theirs = now
         now += EVERY_SECONDS
@@ -143,7 +145,7 @@ def test_the_rule_file_has_the_same_rules() -> None:
     names = {300.0: "5m", 1800.0: "30m", 3600.0: "1h", 21600.0: "6h", 259200.0: "3d"}
     limits = dict(re.findall(r"ulak:late_limit:(\d+)'?, 'expr': 'clamp_max\(([\d.]+) \*", str(group["rules"])))
     assert sorted(map(float, limits.values())) == sorted(rule.factor for rule in RULES)
-    assert set(re.findall(r"clamp_max\(.*, ([\d.]+)\)", text)) == {f"{HIGHEST_RATIO}"}
+    assert set(re.findall(r"clamp_max\(.*, ([\d.]+)\)", text)) == {f"{MAX_RATIO}"}
     found = re.findall(
         r"late:increase(\w+) > ulak:late_limit:(\d+) \* ulak:finals:increase\1\s+"
         r"\+ (\d) \* sqrt\(ulak:late_limit:\2 \* \(1 - ulak:late_limit:\2\) \* ulak:finals:increase\1\)\s+"
@@ -153,7 +155,7 @@ def test_the_rule_file_has_the_same_rules() -> None:
     assert [(float(limits[limit]), long, short) for long, limit, _, _, short in found] == [
         (rule.factor, names[rule.long], names[rule.short]) for rule in RULES
     ]
-    assert {(float(three), float(ten)) for _, _, three, ten, _ in found} == {(DEVIATIONS, LEAST_FINALS)}
+    assert {(float(three), float(ten)) for _, _, three, ten, _ in found} == {(DEVIATIONS, MIN_FINALS)}
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -171,11 +173,16 @@ def test_nobody_is_told_anything_in_normal_operation(seed: int) -> None:
             if was_calm and random.random() < 0.6:
                 trouble = _some_trouble(random, now)
         due = START + timedelta(seconds=now - random.expovariate(1 / 10))
-        waiting = Waiting(
-            account="kampanya", ready_since=due, lease_ended=None, due_since=due, unplanned_since=None, planned_at=due,
-            every_seconds=None, late_ids=0, late_ids_since=None, late_deliveries=0,
+        free = START + timedelta(seconds=now if trouble[1].get("busy_slots") else now - 5)
+        work = Work(
+            account_id="kampanya", provider="vairo", enabled=True, now=START + timedelta(seconds=now), free_since=free,
+            ready=1, retrying=0, ready_since=due, sending=1, lease_ended=None, dead=0, polls=1, unplanned_since=None,
+            quarantined=0, ids=5, ids_since=None, due=1, due_since=due,
         )  # fmt: skip
-        told.look(now, account(now, objective=standing_of(USUAL, rows.counts(now)), **trouble[1]), waiting)
+        waiting = Backlog(
+            work=work, planned_at=due, every_seconds=None, late_ids=0, late_ids_since=None, late_deliveries=0
+        )
+        told.look(now, account(now, objective=objective_status(USUAL, rows.counts(now)), **trouble[1]), waiting)
     assert told.said == []
 
 

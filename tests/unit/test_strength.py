@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from ulak.core.settings import SettingsError, generated_secret, load_settings
-from ulak.core.strength import SHORTEST, create_home, is_example, takes_short_secrets
-from ulak.workers.strength import require_strong, short_settings
+from ulak.core.credentials import generated_secret
+from ulak.core.secret_strength import MIN_LENGTH, create_home, is_example, takes_short_secrets
+from ulak.core.settings import SettingsError, load_settings
+from ulak.workers.weak_secrets import require_strong, short_settings
 
 ROOT = Path(__file__).parents[2]
-LONG = "k9" * (SHORTEST // 2)
+LONG = "k9" * (MIN_LENGTH // 2)
 
 
 def examples() -> set[str]:
@@ -54,8 +55,8 @@ def test_an_example_stops_the_process_in_any_folder(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("token", "auth", "short"),
     [
-        ("k" * (SHORTEST - 1), f"ulak:{LONG}", ["ULAK_API_TOKEN"]),
-        (LONG, "a-long-name-of-a-user:" + "k" * (SHORTEST - 1), ["ULAK_FLOWER_AUTH"]),
+        ("k" * (MIN_LENGTH - 1), f"ulak:{LONG}", ["ULAK_API_TOKEN"]),
+        (LONG, "a-long-name-of-a-user:" + "k" * (MIN_LENGTH - 1), ["ULAK_FLOWER_AUTH"]),
         (LONG, f"u:{LONG}", []),
     ],
 )
@@ -81,7 +82,7 @@ def test_short_secrets_are_refused_in_a_new_folder_and_only_reported_in_an_old_o
 
 def test_whoever_makes_the_folder_makes_it_a_strict_one(tmp_path: Path) -> None:
     """A process that keeps a generated secret there, or `ulak up`; a folder that is there stays as it is."""
-    assert len(generated_secret(tmp_path / "a", "api_token", lambda: LONG)) >= SHORTEST
+    assert len(generated_secret(tmp_path / "a", "api_token", lambda: LONG)) >= MIN_LENGTH
     (tmp_path / "b").mkdir()
     create_home(tmp_path / "b")
     assert (takes_short_secrets(tmp_path / "a"), takes_short_secrets(tmp_path / "b")) == (False, True)

@@ -20,7 +20,7 @@ from ulak.providers.errors import (
     SlowDown,
     TryAgainSoon,
 )
-from ulak.providers.vairo import ADAPTER, STATUS
+from ulak.providers.vairo import ADAPTER, RECORD, STATUS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "vairo"
 TODAY, NOW = date(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC)
@@ -38,7 +38,7 @@ def account(form: str = "national", base_url: str = "https://vairosms.com/Panel/
         base_url=base_url,
         timezone=ZoneInfo("Europe/Istanbul"),
         credentials={"api_key": "k&y"},
-        options={"number_form": form},
+        options=RECORD.options.from_stored({"number_form": form}),
     )
 
 
@@ -517,7 +517,7 @@ def test_an_optional_field_that_cannot_be_read_is_told_and_the_row_stays(
 def test_an_account_may_name_the_status_of_a_word_that_is_not_documented() -> None:
     """Only of such a word: what the documents say stays as it is."""
     options = {"status_map": {"NOT_ALLOWED_BY_IYS": "rejected/opted_out", "DELIVERED": "rejected", "2": "expired"}}
-    mapped = dataclasses.replace(account(), options=options)
+    mapped = dataclasses.replace(account(), options=RECORD.options.from_stored(options))
     answer = Answer(status=200, body=changed(durum_gonderim="NOT_ALLOWED_BY_IYS"))
     parsed = ADAPTER.parse(mapped, fetch_of(KEY.value), answer)
     assert [(report.status, report.reason) for report in parsed.reports] == [(Status.REJECTED, Reason.OPTED_OUT)]

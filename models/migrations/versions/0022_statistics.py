@@ -7,7 +7,7 @@ holds a lock that writers wait for.
 import sqlalchemy as sa
 from alembic import op
 
-from ulak.models.tally import create_triggers, drop_triggers
+from ulak.models.statistics_upkeep import create_triggers, drop_triggers
 from ulak.models.views import create_views, drop_views, write_comments
 
 revision = "0022"
@@ -16,7 +16,7 @@ branch_labels = None
 depends_on = None
 
 TRIGGERS = "db94a1376393daa9"
-"""`ulak.models.tally.fingerprint` of what this revision makes."""
+"""`ulak.models.statistics_upkeep.fingerprint` of what this revision makes."""
 VIEWS_AND_COMMENTS = "49158e540d85b5d4"
 """`ulak.models.views.fingerprint` of what this revision makes."""
 

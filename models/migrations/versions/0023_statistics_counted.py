@@ -5,7 +5,7 @@ Every writer counts by now, so one statement finds the difference exactly and ke
 
 from alembic import op
 
-from ulak.models.tally import recount
+from ulak.models.statistics_upkeep import recount
 
 revision = "0023"
 down_revision = "0022"
