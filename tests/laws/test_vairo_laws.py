@@ -13,7 +13,7 @@ from ulak.models.report import TrackedKey
 from ulak.models.vocabulary import Granularity, Status, is_final
 from ulak.providers.adapter import Account, Answer, DueId, Fetch, Parsed
 from ulak.providers.errors import ProviderError, RequestIsWrong
-from ulak.providers.vairo import ADAPTER, SEND_STATUS, STATUS, written
+from ulak.providers.vairo import ADAPTER, SEND_STATUS, STATUS, VairoOptions, written
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "vairo"
 SAMPLES = [path.read_bytes() for path in sorted(FIXTURES.glob("*.json"))]
@@ -23,6 +23,7 @@ ACCOUNT = Account(
     base_url="http://127.0.0.1/Panel/api/v1",
     timezone=ZoneInfo("Europe/Istanbul"),
     credentials={"api_key": "k"},
+    options=VairoOptions(),
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.sampled_from([*STATUS])
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner))
