@@ -20,7 +20,7 @@ from ulak.models.events import Action, record
 from ulak.models.ledger.ending import database_now
 from ulak.models.months import COLUMNS, month_bounds, read_range
 from ulak.workers.csv_rows import csv_lines
-from ulak.workers.parquet_rows import ParquetMissingError, write_parquet
+from ulak.workers.parquet_rows import ParquetMissingError, load_pyarrow, write_parquet
 
 FORMATS = {".parquet": "parquet", ".csv": "csv"}
 
@@ -55,13 +55,17 @@ def export(
         raise UsageError("--month must be a month such as 2026-05.") from None
     if until > now:
         raise CommandError(f"{month} is not over yet: it ends at {moment(until)} for {account}.")
-    with transaction(run.engine) as connection:
-        # Before the first number is read: an export that fails may have read some.
-        record(
-            connection, run.event(Action.DELIVERIES_EXPORTED, account=account, details={"month": month, "form": form})
-        )
-    chunks = read_range(run.engine, account, since, until)
+    if form == "parquet":
+        try:
+            load_pyarrow()
+        except ParquetMissingError as error:
+            raise CommandError(str(error)) from None
     with _complete_or_absent(file) as target:
+        with transaction(run.engine) as connection:
+            # Before the first number is read: an export that fails may have read some.
+            details = {"month": month, "form": form}
+            record(connection, run.event(Action.DELIVERIES_EXPORTED, account=account, details=details))
+        chunks = read_range(run.engine, account, since, until)
         many = _write(target, form, chunks, {"account": account, "month": month, "timezone": found.timezone})
     if found.kept_from is not None and found.kept_from > since:
         report(f"What was sent before {moment(found.kept_from)} had been removed (keep_days = {found.keep_days}).")
@@ -70,10 +74,7 @@ def export(
 
 def _write(target: BinaryIO, form: str, chunks: Iterator[Sequence[RowMapping]], about: Mapping[str, str]) -> int:
     if form == "parquet":
-        try:
-            return write_parquet(target, COLUMNS, chunks, about={f"ulak.{name}": each for name, each in about.items()})
-        except ParquetMissingError as error:
-            raise CommandError(str(error)) from None
+        return write_parquet(target, COLUMNS, chunks, about={f"ulak.{name}": each for name, each in about.items()})
     many = -1
     rows: Iterator[Mapping[Any, Any]] = chain.from_iterable(chunks)
     for line in csv_lines([column.name for column in COLUMNS], rows):

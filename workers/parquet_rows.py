@@ -18,6 +18,16 @@ class ParquetMissingError(Exception):
         super().__init__(MISSING)
 
 
+def load_pyarrow() -> Any:
+    """The library; `ParquetMissingError` where it is not installed."""
+    try:
+        import pyarrow  # noqa: ICN001, PLC0415 - an extra
+        import pyarrow.parquet  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        raise ParquetMissingError from None
+    return pyarrow
+
+
 def write_parquet(
     file: BinaryIO,
     columns: Sequence[Column[Any]],
@@ -30,11 +40,7 @@ def write_parquet(
     Times are microseconds UTC, JSON is text, decimals are floats. `about`: metadata of the file.
     `ParquetMissingError`, and nothing is written, without pyarrow.
     """
-    try:
-        import pyarrow  # noqa: ICN001, PLC0415 - an extra
-        import pyarrow.parquet  # noqa: PLC0415
-    except ModuleNotFoundError:
-        raise ParquetMissingError from None
+    pyarrow = load_pyarrow()
     fields = [pyarrow.field(column.name, _type(pyarrow, column), nullable=bool(column.nullable)) for column in columns]
     schema = pyarrow.schema(fields, metadata=dict(about))
     many = 0

@@ -112,6 +112,13 @@ def test_a_month_is_written_to_csv(ulak: Ulak, tmp_path: Path) -> None:
     assert list(rows[0]) == [column.name for column in COLUMNS]
 
 
+def exports(engine: Engine) -> int:
+    """How many exports are recorded."""
+    with engine.connect() as connection:
+        query = text("SELECT count(*) FROM events WHERE action = 'deliveries.exported'")
+        return int(connection.execute(query).scalar_one())
+
+
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
@@ -123,8 +130,8 @@ def test_a_month_is_written_to_csv(ulak: Ulak, tmp_path: Path) -> None:
         (("--account", "kampanya", "--month", "2026-05", "nowhere/may.csv"), 1, "cannot be written"),
     ],
 )
-def test_what_cannot_be_exported_is_said_and_leaves_no_file(
-    ulak: Ulak, tmp_path: Path, words: tuple[str, ...], code: int, sentence: str
+def test_what_cannot_be_exported_is_refused_and_leaves_neither_file_nor_event(
+    ulak: Ulak, migrated_database: Engine, tmp_path: Path, *, words: tuple[str, ...], code: int, sentence: str
 ) -> None:
     """A month that is not over, a name that is taken."""
     (tmp_path / "there.csv").write_text("mine")
@@ -132,17 +139,19 @@ def test_what_cannot_be_exported_is_said_and_leaves_no_file(
     assert ran.code == code
     assert sentence in ran.err
     assert [each.name for each in tmp_path.glob("*.*")] == ["there.csv"]
+    assert exports(migrated_database) == 0
 
 
 def test_without_pyarrow_the_sentence_says_what_to_install(
-    ulak: Ulak, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ulak: Ulak, migrated_database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CSV works without it."""
+    """CSV works without it. No number was read, so no export is recorded."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     ran = ulak("export", "--account", "kampanya", "--month", "2026-05", "may.parquet")
     assert ran.code == 1
     assert "install the extra `ulak[parquet]`" in ran.err
     assert list(tmp_path.glob("*may*")) == []
+    assert exports(migrated_database) == 0
     assert ulak("export", "--account", "kampanya", "--month", "2026-05", "may.csv").code == 0
 
 
