@@ -127,7 +127,7 @@ class Account(BaseModel):
     ] = []
     objective: AccountObjective | None = None
     keep_days: Annotated[
-        int | None, Field(description="How many days deliveries are kept, by `message_time`; null: for ever.")
+        int | None, Field(description="How many days deliveries are kept, by `message_time`; null: forever.")
     ] = None
     kept_from: Annotated[
         datetime | None,

@@ -277,7 +277,7 @@ def _accounts(run: Session) -> Iterator[Finding]:
 
 
 def _retention(run: Session) -> Iterator[Finding]:
-    """Which accounts keep everything for ever: advice, since that is what they are configured to do."""
+    """Which accounts keep everything forever: advice, since that is what they are configured to do."""
     try:
         with run.engine.connect() as connection:
             records = [record.id for record in list_accounts(connection) if record.enabled and record.keep_days is None]
@@ -287,7 +287,7 @@ def _retention(run: Session) -> Iterator[Finding]:
         yield Finding(
             "retention",
             None,
-            f"kept for ever: {', '.join(records)}; advice: keep_days = {ADVISED_DAYS} in the accounts file"
+            f"kept forever: {', '.join(records)}; advice: keep_days = {ADVISED_DAYS} in the accounts file"
             " (docs/reference/retention.md)",
         )
 

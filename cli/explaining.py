@@ -167,7 +167,7 @@ def _write_explanation(found: Explanation) -> None:
     if found.conflicting:
         write_line(f"  CONFLICT: the provider reported {' and '.join(found.conflicting)} for the same message")
     write_table(
-        ("", "status", "provider status", "source", "as of", "received", "why", "gave"),
+        ("", "status", "provider status", "source", "as of", "received", "why", "provides"),
         [_statement_cells(found, each) for each in found.statements],
     )
     write_line()
@@ -175,9 +175,7 @@ def _write_explanation(found: Explanation) -> None:
 
 def _statement_cells(found: Explanation, each: Statement) -> Sequence[Any]:
     seen = each.observation
-    why = (
-        "the greatest: it decides the status" if each.lost_by is None else f"loses by {each.lost_by.replace('_', ' ')}"
-    )
+    why = "decides the status" if each.lost_by is None else f"superseded: {each.lost_by.replace('_', ' ')}"
     return (
         "*" if each.lost_by is None else "",
         seen.facts["status"],

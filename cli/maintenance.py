@@ -179,7 +179,7 @@ def show_secrets(context: typer.Context) -> None:
             report(f"{name}: no embedded server runs in {settings.home}.")
     write_line(f"ULAK_API_TOKEN={generated_secrets.api_token(settings)}")
     write_line(f"ULAK_FLOWER_AUTH={generated_secrets.flower_auth(settings)}")
-    report(f"Generated secrets lie in {settings.home / 'secrets'}.")
+    report(f"Generated secrets are in {settings.home / 'secrets'}.")
     # Last: the secrets are needed most when the database cannot be reached.
     with suppress(NothingRunningError):
         run.saw(run.event(Action.SECRETS_SHOWN))

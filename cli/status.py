@@ -75,7 +75,7 @@ def status(
             report(_removal(each.id, each.removal, each.keep_days))
         for rejected in each.rejected:
             report(f"{each.id} rejected {_times(rejected)}, last {_age(each, rejected)} ago: {rejected.sentence}")
-    report(f"Generated secrets lie in {run.settings.home / 'secrets'}; `ulak secrets show` prints them.")
+    report(f"Generated secrets are in {run.settings.home / 'secrets'}; `ulak secrets show` prints them.")
 
 
 def _removal(account: str, removal: Removal, keep_days: int | None) -> str:

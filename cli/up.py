@@ -164,7 +164,7 @@ class Up:
         demo = SandboxRun.choose(self.plan.settings.home, self.plan.settings.sandbox_port)
         self.supervisor.add(demo.child())
         demo.wait(self.supervisor.poll)
-        self.progress.say("Sandbox", f"five stand-in providers answer (control {demo.control})")
+        self.progress.say("Sandbox", f"five simulated providers are running (control {demo.control})")
         return demo
 
     # ------------------------------------------------------------------------------------ accounts

@@ -88,7 +88,7 @@ class AccountSettings:
     objective: str | None = None
     """How fresh the account's deliveries are to be, in the form of `ulak.models.objectives`."""
     keep_days: int | None = None
-    """How many days its deliveries are kept, by `message_time`; None: for ever."""
+    """How many days its deliveries are kept, by `message_time`; None: forever."""
     enabled: bool = True
 
     @property

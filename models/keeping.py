@@ -31,7 +31,7 @@ class Keeping:
     """How an account's deliveries are kept."""
 
     keep_days: int | None = None
-    """As accounts.toml says it; None: for ever."""
+    """As accounts.toml says it; None: forever."""
     keep_days_in_force: int | None = None
     """By which `kept_from` moves; None: nothing is removed (yet)."""
     removal_days: int | None = None

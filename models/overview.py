@@ -61,7 +61,7 @@ class AccountOverview:
     objective: ObjectiveStatus | None = None
     """How it meets its objective; None where it has none."""
     keep_days: int | None = None
-    """How many days its deliveries are kept, as accounts.toml says it; None: for ever."""
+    """How many days its deliveries are kept, as accounts.toml says it; None: forever."""
     kept_from: datetime | None = None
     """Deliveries that were sent before are removed, and not stored any more; None: all are kept."""
     removal: Removal | None = None

@@ -3,7 +3,7 @@
 A pseudonym is `h<prefix>-<32 letters>`: for a Turkish number the country and the operator's prefix (`h90532-…`, which
 is what statistics need), for anybody else none (`h-…`), and the keyed hash by which erased people are known, too
 (`ulak.models.suppression`). So an erasure covers what is reported under the pseudonym, also one made before the account
-was. The same text has the same pseudonym for ever; without the person key, which no row of the database reveals, nobody
+was. The same text has the same pseudonym forever; without the person key, which no row of the database reveals, nobody
 can try out numbers. It holds no run of digits that is a number in any spelling, and no `:` or `%`, so keys hold it
 as it is.
 """

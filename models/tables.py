@@ -647,7 +647,7 @@ heartbeats = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("at", _TIME, nullable=False),
-    # One row each, written every few seconds for ever.
+    # One row each, written every few seconds forever.
     postgresql_with={"fillfactor": "50"},
 )
 
@@ -701,7 +701,7 @@ workers = Table(
     Column("threads", SmallInteger, nullable=False),
     Column("seen_at", _TIME, nullable=False),
     CheckConstraint("threads >= 1", name="threads_positive"),
-    # One row each, written every few seconds for ever.
+    # One row each, written every few seconds forever.
     postgresql_with={"fillfactor": "50"},
 )
 
@@ -729,6 +729,6 @@ clock_readings = Table(
     Column("ahead_most", Double, nullable=False),
     Column("step_id", BigInteger, nullable=False),
     Column("at", _TIME, nullable=False),
-    # One row each, written every few seconds for ever.
+    # One row each, written every few seconds forever.
     postgresql_with={"fillfactor": "50"},
 )

@@ -185,7 +185,7 @@ class AccountTable(Table):
     id: Annotated[str, BeforeValidator(_slug)] = Field(
         default="",
         validate_default=True,
-        description="A slug (a-z, 0-9, `-`) that names the account for ever."
+        description="A slug (a-z, 0-9, `-`) that names the account forever."
         "\n\nNever give it to another provider or another set of messages.",
     )
     provider: Annotated[str, BeforeValidator(_provider)] = Field(
@@ -240,7 +240,7 @@ class AccountTable(Table):
         default=None,
         ge=MIN_DAYS,
         le=MAX_DAYS,
-        description="How many days deliveries are kept, by `message_time`. Unset: for ever."
+        description="How many days deliveries are kept, by `message_time`. Unset: forever."
         "\n\nA new or shorter one is announced and removes nothing for a day: [retention](retention.md#keep_days).",
     )
     credentials: dict[str, Annotated[str, BeforeValidator(_reference)]] = Field(

@@ -143,7 +143,7 @@ def _waits(numbers: PollSchedule, first: float | None, longest: float | None, st
 def _first_after(
     waits: Iterator[float], *, sent_at: datetime, now: datetime, time_factor: float, steps: int
 ) -> datetime:
-    """The first moment after `now`. Past the steps, a wait that repeats itself does so for ever: a division."""
+    """The first moment after `now`. Past the steps, a wait that repeats itself does so forever: a division."""
     elapsed, before, moment = 0.0, -1.0, sent_at
     for count, wait in enumerate(waits, 1):
         elapsed += wait

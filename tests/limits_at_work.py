@@ -1,6 +1,6 @@
 """Several worker processes on one account whose limit is known and may change, asked for from all sides.
 
-Workers, beat and API are the real programs, the provider is the sandbox, and each of its messages stays open for ever,
+Workers, beat and API are the real programs, the provider is the sandbox, and each of its messages stays open forever,
 so that there is always more to ask than the limit allows. What came in is judged by `limits_judged`.
 """
 

@@ -1,6 +1,6 @@
 """How the previous version (109eeca) writes and reads the history: its statements word for word, around today's merge.
 
-A rolling deploy runs both versions beside each other, and what the previous one stored has to be read rightly for ever.
+A rolling deploy runs both versions beside each other, and what the previous one stored has to be read rightly forever.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -107,7 +107,7 @@ class Proxy:
     """`user:password` that it demands."""
     status: str = "200 Connection established"
     drips: bool = False
-    """It answers CONNECT with one byte after the other, for ever."""
+    """It answers CONNECT with one byte after the other, forever."""
     asked: list[str] = field(default_factory=list)
     """First lines of the requests."""
     heads: list[str] = field(default_factory=list)

@@ -138,7 +138,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "config.retry_value": "{attempts} attempts, waits from {base} up to {cap}",
     "config.credentials": "Credentials",
     "config.keep": "Deliveries are kept",
-    "config.keep_for_ever": "for ever",
+    "config.keep_for_ever": "forever",
     "config.keep_value": "{n} days",
     "config.proxy": "Proxy",
     "config.ca_file": "Certificates",

@@ -143,6 +143,6 @@ def test_every_folder_of_code_is_a_package() -> None:
 
 
 def test_every_queue_is_consumed_by_the_worker_command() -> None:
-    """A queue that no deployed process reads would fill for ever."""
+    """A queue that no deployed process reads would fill forever."""
     consumed = inspect.signature(worker).parameters["queues"].default
     assert set(consumed.split(",")) == set(task_names.QUEUES) == set(task_names.QUEUE_OF_TASK.values())

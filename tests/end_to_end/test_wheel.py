@@ -78,7 +78,7 @@ def test_nothing_is_installed_beside_ulak(environment: Path) -> None:
 
 
 def test_children_that_never_get_ready_end_the_command(environment: Path, tmp_path: Path) -> None:
-    """With exit code 1 and the last lines of the first of them, in place of restarts for ever."""
+    """With exit code 1 and the last lines of the first of them, in place of restarts forever."""
     tmp_path.chmod(0o755)
     path = packages(environment) / "ulak" / "tasks" / "upkeep.py"
     whole = path.read_text(encoding="utf-8")

@@ -249,7 +249,7 @@ def test_what_cannot_be_reached_or_read_is_one_sentence(
 def test_a_process_without_a_server_ends_at_once(
     ulak: Ulak, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, process: str, variable: str
 ) -> None:
-    """It neither waits for ever nor joins whatever Redis listens at the usual port."""
+    """It neither waits forever nor joins whatever Redis listens at the usual port."""
     monkeypatch.setenv("ULAK_REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv(variable, "")
     result = ulak(process)

@@ -290,8 +290,8 @@ def test_an_explanation_says_what_won_and_why(ulak: Ulak, ident: str) -> None:
     ]
     shown = ulak("explain", ident)
     assert (shown.code, shown.err) == (0, "")
-    assert "the greatest: it decides the status" in shown.out
-    assert "loses by class" in shown.out
+    assert "decides the status" in shown.out
+    assert "superseded: class" in shown.out
     assert "reason:" not in shown.out
 
 

@@ -33,7 +33,7 @@ CALLS = itertools.count(1)
 CAP = 200_000
 PATIENCE = 4.0
 """A deadline is kept to some hundredths of a second; a busy machine may look at its clock later. The servers go on for
-ten seconds or for ever."""
+ten seconds or forever."""
 SECRET = "s3cr3t-key"
 
 

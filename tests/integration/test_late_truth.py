@@ -113,7 +113,7 @@ def test_two_finals_that_disagree_are_a_conflict_and_the_later_one_stands(runtim
     assert why(ulak, "1") == [("undeliverable", "poll", None), ("delivered", "poll", "as_of")]
     shown = ulak("explain", "1").out
     assert "CONFLICT: the provider reported delivered and undeliverable for the same message" in shown
-    assert "loses by as of" in shown
+    assert "superseded: as of" in shown
     say_when_asked(runtime, account_id, "DELIVERED")
     # The same words again are the same statement: it was made first when it was made first.
     assert stored(runtime.engine, "status", "conflict") == {"status": "undeliverable", "conflict": True}

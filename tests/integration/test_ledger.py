@@ -177,7 +177,7 @@ def everything(held: Held, account_id: str, tracked_id: int) -> list[tuple[str, 
 
 
 def test_a_fetch_that_five_workers_took_without_an_answer_is_dead_and_its_ids_rest(runtime: Runtime) -> None:
-    """A body that kills workers does not loop for ever: its poll ends with errors, its ids are not planned at once."""
+    """A body that kills workers does not loop forever: its poll ends with errors, its ids are not planned at once."""
     engine = runtime.engine
     account_id, tracked_id, held = held_fetch(runtime)
     for _ in range(4):

@@ -114,7 +114,7 @@ def test_a_client_that_keeps_it_waiting_is_left(app: FastAPI, sends: bytes, *, d
 
 @pytest.mark.usefixtures("quick")
 def test_a_client_that_takes_no_answer_is_left(app: FastAPI) -> None:
-    """What is to be sent to it is held by nobody for ever."""
+    """What is to be sent to it is held by nobody forever."""
     with serving(app) as connect:
         client = connect(b"GET /ask?bytes=50000000 HTTP/1.1\r\nHost: u\r\n\r\n")
         clock.sleep(3)

@@ -37,7 +37,7 @@ def test_the_command_line_says_how_long_deliveries_are_kept_and_what_will_go(
     assert "retention" not in line
     world = World(migrated_database, "other", keep_days=None)
     [line] = [line for line in ulak("check").out.splitlines() if line.startswith("retention")]
-    assert line.startswith("retention: ok (kept for ever: other; advice: keep_days = 180")
+    assert line.startswith("retention: ok (kept forever: other; advice: keep_days = 180")
 
     world.store(said("a", sent_at=OLD), said("b", sent_at=YOUNG))
     world.configure(KEEP_DAYS)

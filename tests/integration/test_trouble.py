@@ -246,6 +246,6 @@ def test_a_hanging_account_holds_the_threads_for_one_deadline_at_most(runtime: R
             began = time.monotonic()
             assert driver.until(all_final(engine, healthy, 40), seconds=60)
             took = time.monotonic() - began
-        # It takes two seconds. The deadline is a second: without the breaker the two would hold all threads for ever.
+        # It takes two seconds. The deadline is a second: without the breaker the two would hold all threads forever.
         assert took < 20
         assert len(tiny.requests("sick")) + len(tiny.requests("ill")) <= 2 * 20 + 4

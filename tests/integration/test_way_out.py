@@ -181,7 +181,7 @@ def test_addresses_of_version_6_are_reached_through_a_proxy(
         ),
         (Proxy(drips=True), TryAgainSoon, "The provider did not answer in time."),
     ],
-    ids=["wrong login", "no way", "for ever"],
+    ids=["wrong login", "no way", "forever"],
 )
 def test_a_proxy_that_opens_no_way_is_an_error_in_time(
     door: HttpDoor, authority: Authority, proxy: Proxy, error: type[ProviderError], sentence: str
@@ -213,7 +213,7 @@ def test_the_size_cap_holds_through_a_proxy(door: HttpDoor, authority: Authority
 
 
 def test_ways_that_nobody_uses_any_more_are_let_go(authority: Authority) -> None:
-    """A rotated password makes a new way; the old one's connections do not stay for ever."""
+    """A rotated password makes a new way; the old one's connections do not stay forever."""
     moment = [0.0]
     door = HttpDoor(max_connections=2, boot=lambda: moment[0])
     for number in range(5):

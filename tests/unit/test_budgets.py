@@ -28,7 +28,7 @@ def test_what_is_larger_than_the_whole_comes_through_alone() -> None:
 
 
 def test_whoever_waits_longest_is_served_first() -> None:
-    """A large amount is not overtaken for ever by small ones that would still fit."""
+    """A large amount is not overtaken forever by small ones that would still fit."""
     budget = Budget(100)
     assert budget.take(60)
     served: list[int] = []
