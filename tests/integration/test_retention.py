@@ -296,3 +296,15 @@ def test_a_copy_loses_what_is_younger_than_a_row_that_was_held(world: World) -> 
             remove_some(connection, world.account, NOW - timedelta(days=KEEP_DAYS), 100)
     assert world.stored() == ["old-3"]
     assert reader.read_all().rows == table(world.engine)
+
+
+def test_a_range_that_replaces_a_later_one_is_told_again(world: World) -> None:
+    """It reaches further, but a reader may have passed its place before the later one came."""
+    for act in range(2):
+        world.store(said(f"old-{act}", sent_at=OLD))
+        reader = Reader(world.engine).read_all()
+        with transaction(world.engine) as connection:
+            remove_some(connection, world.account, (NOW, YOUNG)[act], 100)
+    with transaction(world.engine) as connection:
+        remove_some(connection, world.account, NOW, 100)
+    assert reader.read_all().rows == table(world.engine) == {}
