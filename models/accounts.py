@@ -86,8 +86,8 @@ def apply(
     has learned, its pause, breaker and watermark stay, except that new credentials or a new address end an automatic
     pause. Processes that apply at the same time take turns.
 
-    `person_key` gives the key of new accounts with hashed recipients (`ulak.core.settings.CredentialError` where there
-    is none); without it they are refused.
+    `person_key` gives the key of new accounts with hashed recipients (`ulak.core.credentials.CredentialError` where
+    there is none); without it they are refused.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     wanted = {spec.id: spec for spec in specs}
@@ -199,7 +199,7 @@ def _is_zone(connection: Connection, name: str) -> bool:
 def _check_of(connection: Connection, stored: Iterable[StoredAccount], key: bytes) -> bytes:
     """The check of this key, which must be that of all other accounts and of the list of erased people.
 
-    Raises `ulak.core.settings.CredentialError`: a key that was generated a moment ago, in the home of a process that
+    Raises `ulak.core.credentials.CredentialError`: a key that was generated a moment ago, in the home of a process that
     has not been given the right one, would keep every other process from the account.
     """
     for record in stored:

@@ -21,6 +21,9 @@ LATE_SECONDS = 60.0
 Otherwise frequent polls would find most ends first, callbacks would count for nothing, and the polls stay frequent.
 """
 
+# SQL: whether the provider itself has stated that the message `d` has ended; `unreported` is our own word.
+_HAS_ENDED = f"(d.is_final AND d.status <> '{Status.UNREPORTED}')"
+
 # The answer before has shown all messages of the id, and callbacks have brought the last of them to its end since.
 # Locked like all writers of ids: sorted.
 _SETTLE = text(f"""
@@ -29,7 +32,7 @@ _SETTLE = text(f"""
         WHERE t.id = ANY(:ids) AND t.id_kind = ANY(:kinds) AND t.closed_at IS NULL AND t.fetch_id IS NULL
           AND t.last_found_at IS NOT NULL AND t.incomplete_answers = 0 AND t.answer_fingerprint IS NULL
           AND NOT EXISTS (SELECT FROM delivery_status d WHERE d.account_id = t.account_id AND d.parent_key = t.value
-                AND d.granularity = '{Granularity.MESSAGE}' AND NOT d.is_final)
+                AND d.granularity = '{Granularity.MESSAGE}' AND NOT {_HAS_ENDED})
         ORDER BY t.id FOR NO KEY UPDATE OF t
     ), settled AS (
         SELECT t.id, max(pushed.at) AS at FROM locked t
@@ -38,7 +41,7 @@ _SETTLE = text(f"""
         LEFT JOIN LATERAL (SELECT max(o.first_seen_at) AS at FROM observations o
               WHERE o.delivery_id = d.id AND o.source = '{Source.CALLBACK}') pushed ON true
         GROUP BY t.id, t.expected, t.last_checked_at
-        HAVING count(*) >= t.expected AND bool_and(d.is_final) AND max(pushed.at) > t.last_checked_at
+        HAVING count(*) >= t.expected AND bool_and({_HAS_ENDED}) AND max(pushed.at) > t.last_checked_at
     )
     UPDATE tracked_ids t SET closed_at = clock_timestamp(), close_reason = 'final', next_check_at = NULL,
         checked_before_at = s.at, last_checked_at = s.at, announced_at = s.at
@@ -87,8 +90,8 @@ _COUNTED = text(f"""
     JOIN delivery_status o ON o.account_id = t.account_id AND o.granularity = '{Granularity.ORDER}'
          AND o.provider_key = t.value
     CROSS JOIN LATERAL (
-        SELECT count(*) AS of_all, count(*) FILTER (WHERE d.is_final AND d.status <> ALL(:failures)) AS delivered,
-            count(*) FILTER (WHERE d.is_final AND d.status = ANY(:failures)) AS undelivered
+        SELECT count(*) AS of_all, count(*) FILTER (WHERE {_HAS_ENDED} AND d.status <> ALL(:failures)) AS delivered,
+            count(*) FILTER (WHERE d.status = ANY(:failures)) AS undelivered
         FROM delivery_status d WHERE d.account_id = t.account_id AND d.parent_key = t.value
           AND d.granularity = '{Granularity.MESSAGE}') known
     WHERE t.account_id = :account_id AND t.last_found_at IS NOT NULL AND t.incomplete_answers = 0

@@ -82,8 +82,9 @@ def advance(keeping: Keeping, now: datetime) -> tuple[Keeping, Step]:
 def _give_notice(keeping: Keeping, wanted: int, now: datetime) -> tuple[Keeping, Step]:
     """Announce it, wait, or begin."""
     starts_at, days = keeping.removal_starts_at, keeping.removal_days
-    # One that begins later than a day from now was announced by a clock that was ahead.
-    if starts_at is None or days is None or wanted < days or starts_at > now + NOTICE:
+    # One that begins later than a day from now was announced by a clock that was ahead; one that should have begun long
+    # ago would remove more than was announced.
+    if starts_at is None or days is None or wanted < days or not starts_at - NOTICE <= now <= starts_at + LEAP:
         return _moved_on(_announced(keeping, now), now), Step.ANNOUNCED
     if now < starts_at:
         moved = _moved_on(keeping, now)

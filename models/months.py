@@ -25,7 +25,10 @@ def month_bounds(month: str, zone: ZoneInfo) -> tuple[datetime, datetime]:
         datetime(year, number, 1, tzinfo=zone),
         datetime(year + number // 12, number % 12 + 1, 1, tzinfo=zone),
     )
-    return first.astimezone(UTC), after.astimezone(UTC)
+    try:
+        return first.astimezone(UTC), after.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(month) from None
 
 
 def read_range(

@@ -73,9 +73,9 @@ class Newest:
     before: Place | None = None
     """Where the next page goes on; None on the last one. A page may have few rows, or none, and still have a next."""
     total: int | None = None
-    """How many rows there are in all, where that is known without counting the table; at most `MOST_NAMED`."""
+    """How many rows there are in all, where that is known without counting the table; at most `MAX_IDENTIFIERS`."""
     is_capped: bool = False
-    """Whether more than `MOST_NAMED` rows are named: then the oldest may be missing."""
+    """Whether more than `MAX_IDENTIFIERS` rows are named: then the oldest may be missing."""
 
 
 _TABLE = delivery_status.c

@@ -117,7 +117,7 @@ def seal(
 
     The same bytes about the same delivery are kept once and counted again; an entry that was resolved is open again.
     `seals_context`: the context holds what may not be stored in clear, and is sealed like the bytes.
-    What an account has no room for (`MOST_ENTRIES`, `MOST_BYTES`) is counted in one entry, whose reason is `FULL`.
+    What an account has no room for (`MAX_ENTRIES`, `MAX_BYTES`) is counted in one entry, whose reason is `FULL`.
     """
     first = key.split()[0]
     items = {_fingerprint(first, item): item for item in unreadable}

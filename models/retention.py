@@ -104,9 +104,10 @@ def announced(connection: Connection, keepings: Mapping[str, tuple[Keeping, date
 
 
 # Where a batch is full, or rows were held by somebody, all before its last row's time, or before the first held one, is
-# gone; otherwise all before the bound. A range that reaches as far and comes later stands for those before it. A copy
-# may hold a row under a time at which it was fed before its time moved: a row that was first seen late enough for that,
-# and has changed since, is announced by its id.
+# gone; otherwise all before the bound. A range that reaches as far and comes later stands for those before it. By their
+# ids are announced: rows that are gone though an older one was held, since the removal may be cancelled before that one
+# goes; and rows that a copy may hold under a time at which they were fed before it moved, which is to say those that
+# were first seen late enough for that and have changed since.
 _REMOVE: Final = """
 WITH oldest AS MATERIALIZED (
   SELECT id, message_time FROM delivery_status
@@ -116,14 +117,17 @@ WITH oldest AS MATERIALIZED (
   SELECT id FROM delivery_status WHERE id = ANY(ARRAY(SELECT id FROM oldest)) AND message_time < %(before)s
   FOR UPDATE SKIP LOCKED
 ), reached AS (
-  SELECT coalesce(min(message_time) FILTER (WHERE NOT id IN (SELECT id FROM mine)),
-    CASE WHEN count(*) = %(many)s THEN max(message_time) END, %(before)s::timestamptz) AS before FROM oldest
+  SELECT held, coalesce(held, full_to, %(before)s::timestamptz) AS before FROM (
+    SELECT min(message_time) FILTER (WHERE NOT id IN (SELECT id FROM mine)) AS held,
+      CASE WHEN count(*) = %(many)s THEN max(message_time) END AS full_to FROM oldest) AS ends
 ), gone AS (
-  DELETE FROM delivery_status WHERE id = ANY(ARRAY(SELECT id FROM mine)) RETURNING id, first_seen_at, changed_at
+  DELETE FROM delivery_status WHERE id = ANY(ARRAY(SELECT id FROM mine))
+  RETURNING id, message_time, first_seen_at, changed_at
 ), by_id AS (
   INSERT INTO delivery_erasures (delivery_id)
   SELECT id FROM gone
-  WHERE first_seen_at >= %(before)s::timestamptz - interval '1 day' AND changed_at <> first_seen_at
+  WHERE message_time >= (SELECT held FROM reached)
+     OR (first_seen_at >= %(before)s::timestamptz - interval '1 day' AND changed_at <> first_seen_at)
 ), covered AS (
   DELETE FROM delivery_removals WHERE account_id = %(account)s AND before < (SELECT before FROM reached)
   RETURNING account_id

@@ -18,7 +18,7 @@ _MAX_INTEGER = 2**31 - 1
 _MAX_JSON_DEPTH = 40
 _MAX_INTEGER_BITS = 2048
 _SHORTER_THAN_WIDE_INTEGERS = 600
-"""An integer of more than `_WIDEST_INTEGER_BITS` has more digits than this."""
+"""An integer of more than `_MAX_INTEGER_BITS` has more digits than this."""
 _MANY_DIGITS = re.compile(rb"\d{600}")
 
 

@@ -5,7 +5,7 @@ Each counts its closed ids by interval; those still open are counted anew each t
 cohorts. When enough fresh messages came, they join the base, unless they fit a distribution of their own so much better
 that chance cannot explain it (a likelihood-ratio test): then the base is shelved. Where the fresh messages fit the base
 that was shelved before, as in the morning after a slow night, that one is taken back; otherwise the fixed schedule
-holds until there is `latency.ENOUGH` again. After `MOST` messages, the older ones count half.
+holds until there is `latency.ENOUGH` again. After `MAX_MESSAGES` of them, the older ones count half.
 """
 
 import math

@@ -33,7 +33,7 @@ class Sweep:
 def longest_for(part: float, seconds: float) -> float:
     """The longest interval that lets this part of the changes be known within so many seconds.
 
-    A change happens at any moment of the interval alike. Within `LEAST_SECONDS` and `MOST_SECONDS`.
+    A change happens at any moment of the interval alike. Within `MIN_SECONDS` and `MAX_SECONDS`.
     """
     return min(MAX_SECONDS, max(MIN_SECONDS, seconds / part))
 

@@ -37,7 +37,7 @@ _LOCK: Final = 0x756C6164  # one advisory lock for all who note a step
 RECENT_SECONDS: Final = 600.0
 """A call that ended so long (and the account's window) before a step is over, whatever its account's limit was."""
 MAX_PAUSE_SECONDS: Final = 1800.0
-"""No automatic pause lasts longer: `ulak.providers.retry.PAUSE_SECONDS`."""
+"""No automatic pause lasts longer: `ulak.providers.retry.MAX_PAUSE_SECONDS`."""
 ROWS_AT_ONCE: Final = 5000
 REPORTED_SECONDS: Final = 86400.0
 """How long readiness and `ulak check` report a step."""

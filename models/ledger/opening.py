@@ -14,7 +14,7 @@ from ulak.models.ledger.sweep_pages import EMPTIED, ended_state_sql
 
 PRIORITY_ON_DEMAND = 10
 """The rank of on-demand work: of its fetches, their children and what it took over. Every other rank is scheduled work,
-with which it shares the account's calls by turns (`ulak.models.ledger.dispatch`)."""
+with which it shares the account's calls by turns (`ulak.models.ledger.deciding`)."""
 PRIORITY_TODAY = 20
 PRIORITY_YOUNG = 30
 PRIORITY_CLOSED_DAYS = 40

@@ -16,7 +16,7 @@ from ulak.providers import effective
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """What became of hints."""
+    """What became of ambiguous reports."""
 
     reports: tuple[Report, ...]
     """Those whose subject is sure."""
@@ -25,7 +25,7 @@ class Placed:
 
 
 def place(connection: Connection, account_id: str, ambiguous: Sequence[AmbiguousReport]) -> Placed:
-    """Tell the subject of each hint by what is stored; nothing is locked or written.
+    """Resolve the subject of each report by what is stored; nothing is locked or written.
 
     A subject is sure where a poll has read all that stands under `ask`, the report's delivery is among it and its twin
     is not. A subject that was read is never unread again, so what is sure stays sure while others write.
@@ -51,7 +51,7 @@ def place(connection: Connection, account_id: str, ambiguous: Sequence[Ambiguous
 
 
 def _keys(ambiguous_report: AmbiguousReport) -> tuple[Key, ...]:
-    """The keys of the hint's subject and of its twin."""
+    """The keys of the subject and of its twin."""
     if ambiguous_report.report is None:
         return ()
     return (ambiguous_report.report.granularity, ambiguous_report.report.provider_key), (

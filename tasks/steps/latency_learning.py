@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from ulak.models import callback_shares, latencies
 from ulak.models.account import StoredAccount, find
 from ulak.models.database import transaction
-from ulak.providers.effective import record_of, validity
+from ulak.providers.effective import options, record_of, validity
 from ulak.schedules.announcements import counted as count_announced
 from ulak.schedules.announcements import has_moved
 from ulak.schedules.latency import END, PER_DECADE, Latency
@@ -28,7 +28,7 @@ from ulak.tasks.runtime import Runtime
 
 MIN_NEW = 10.0
 NEW_SHARE = 0.01
-"""A kind is fitted again once this part of what is known is new, and at least `LEAST_NEW` ids."""
+"""A kind is fitted again once this part of what is known is new, and at least `MIN_NEW` ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,7 @@ def _learn_kind(
 def _plan(connection: Connection, stored: StoredAccount, kinds: list[Kind], factor: float) -> dict[str, Any]:
     """The account's plan: what it had, with the schedules of these kinds made anew at the price that the limit asks."""
     old: dict[str, Any] = dict(stored.poll_plan)
-    batch = int(stored.options.get("batch_size") or 1)
+    batch = options(stored).ids_per_call
     per_second = stored.calls_per_second
     due, ready = latencies.waiting(connection, stored.id)
     seconds = (stored.now.timestamp() - old["at"]) if "at" in old else 0.0

@@ -1,6 +1,6 @@
 """Removing deliveries that were kept long enough, a few at a time, after it was announced (`ulak.models.keeping`)."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -16,7 +16,7 @@ from ulak.tasks.isolation import isolated
 from ulak.tasks.runtime import Runtime
 
 RUN_SECONDS: Final = 20.0
-"""How long one run removes; the next minute goes on."""
+"""How long one run removes, beside the end of the moment that it has reached; the next minute goes on."""
 BATCH_SECONDS: Final = 0.04
 """How long a batch is to take: nobody waits longer for a row that it removes."""
 MIN, MAX = 50, 2000
@@ -41,8 +41,12 @@ def retain(runtime: Runtime, effects: Effects) -> None:
                 waiting[account] = _Turn(account, moved.keeping.kept_from)
     ends = clock.boot() + RUN_SECONDS
     turns = list(waiting.values())
-    while turns and clock.boot() < ends:
+    while turns:
         turns = [turn for turn in turns if turn.take(runtime)]
+        if clock.boot() >= ends:
+            break
+    for turn in turns:
+        turn.finish_moment(runtime)
     for turn in waiting.values():
         if turn.removed:
             commit(runtime.engine, effects, turn.note)
@@ -67,6 +71,15 @@ class _Turn:
             self.since, goes_on = batch.before, not batch.is_last
             self.many = next_size(self.many, took)
         return goes_on
+
+    def finish_moment(self, runtime: Runtime) -> None:
+        """Remove what is left of the moment at which the last batch ended.
+
+        Until then the feed of changes does not tell what is gone of it, and the removal may be cancelled after the run.
+        """
+        self.before = self.since + timedelta(microseconds=1)
+        while self.take(runtime):
+            pass
 
     def note(self, connection: Connection, effects: Effects) -> None:
         """Record what was removed."""

@@ -115,7 +115,7 @@ def _is_part(one: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
 
 
 def track(runtime: Runtime, account_id: str, items: Sequence[Mapping[str, Any]]) -> int:
-    """Register ids of an account, idempotent, in transactions of at most `MOST_AT_ONCE`; returns how many are new.
+    """Register ids of an account, idempotent, in transactions of at most `MAX_AT_ONCE`; returns how many are new.
 
     An item: kind, value, and optionally client_ref, recipient, expected, sent_at, valid_until (aware times).
     """

@@ -198,10 +198,13 @@ def _due(engine: Engine, account_id: str, many: int, seconds: float, **given: An
     add_ids(engine, account_id, values, kind="gsm_track", sent_at=sent, next_check_at=sent, **given)
 
 
-def test_a_batch_waits_until_its_ids_have_waited_for_the_price_of_a_call(runtime: Runtime) -> None:
+@pytest.mark.parametrize("options", [{"batch_size": 100}, {}], ids=["configured", "default"])
+def test_a_batch_waits_until_its_ids_have_waited_for_the_price_of_a_call(
+    runtime: Runtime, options: dict[str, Any]
+) -> None:
     """Three ids of two seconds are no call; with forty more of half a minute, all of them go in one."""
     engine = runtime.engine
-    account_id = add_account(engine, provider="organik", options={"batch_size": 100})
+    account_id = add_account(engine, provider="organik", options=options)
     close_ids(engine, account_id, 1, 0, 5, kind="gsm_track")
     learn_all(runtime)
     execute(engine, HOUR_AGO, a=account_id)

@@ -20,7 +20,7 @@ from ulak.models.database import transaction
 from ulak.models.deliveries import upsert
 from ulak.models.ledger.ending import discover
 from ulak.models.report import DeliveryReport
-from ulak.models.vocabulary import Granularity, Status
+from ulak.models.vocabulary import Granularity, Source, Status
 from ulak.providers.adapter import Callback
 from ulak.providers.registry import ADAPTERS
 from ulak.schedules.policy import next_check
@@ -78,7 +78,15 @@ def _push(runtime: Runtime, account_id: str, order: str, number: str, status: st
     ingest(runtime, _row(runtime, account_id), Callback(tail="", body=body))
 
 
-def _read(runtime: Runtime, account_id: str, order: str, numbers: Sequence[str], status: Status) -> None:
+def _read(
+    runtime: Runtime,
+    account_id: str,
+    order: str,
+    numbers: Sequence[str],
+    status: Status,
+    *,
+    source: Source = Source.POLL,
+) -> None:
     """What a poll of the order has stored."""
     reports = [
         DeliveryReport(
@@ -87,6 +95,7 @@ def _read(runtime: Runtime, account_id: str, order: str, numbers: Sequence[str],
             parent_key=order,
             recipient=number,
             status=status,
+            source=source,
             provider_status="110" if status is Status.ENROUTE else "111",
         )
         for number in numbers
@@ -209,6 +218,26 @@ def test_a_settled_order_that_ends_otherwise_in_its_list_is_polled(runtime: Runt
     _list(runtime, account_id, status=114, delivered=counts[0], undelivered=counts[1])
     is_open = "SELECT closed_at IS NULL FROM tracked_ids WHERE id = :id"
     assert scalar(runtime.engine, is_open, id=tracked) is (counts != (1, 1))
+
+
+def test_unreported_settles_no_order(runtime: Runtime) -> None:
+    """It is our own statement: the provider may still report the end."""
+    account_id = _account(runtime)
+    _order(runtime, account_id, "501")
+    _read(runtime, account_id, "501", [OTHER], Status.UNREPORTED, source=Source.OURS)
+    _push(runtime, account_id, "501", ONE)
+    assert _plan(runtime, account_id) == 1
+
+
+def test_a_list_that_counts_an_end_of_an_unreported_message_asks_for_its_order(runtime: Runtime) -> None:
+    """The message has no end that the provider reported, so callbacks do not explain the count."""
+    account_id = _account(runtime)
+    tracked = _order(runtime, account_id, "501")
+    _list(runtime, account_id, status=113, delivered=0)
+    _read(runtime, account_id, "501", [OTHER], Status.UNREPORTED, source=Source.OURS)
+    _push(runtime, account_id, "501", ONE)
+    _list(runtime, account_id, status=114, delivered=2)
+    assert scalar(runtime.engine, "SELECT next_check_at <= now() FROM tracked_ids WHERE id = :id", id=tracked)
 
 
 @pytest.mark.parametrize(("seconds", "announced_ends"), [(0, 1), (50, 1), (70, 0)])

@@ -124,6 +124,7 @@ def exports(engine: Engine) -> int:
     [
         (("--account", "kampanya", "--month", "2026-05", "may.xlsx"), 2, "must end with .parquet or .csv"),
         (("--account", "kampanya", "--month", "2026-13", "may.csv"), 2, "a month such as 2026-05"),
+        (("--account", "kampanya", "--month", "0001-01", "may.csv"), 2, "a month such as 2026-05"),
         (("--account", "kampanya", "--month", "2199-01", "later.csv"), 1, "is not over yet"),
         (("--account", "nobody", "--month", "2026-05", "may.csv"), 1, "There is no account"),
         (("--account", "kampanya", "--month", "2026-05", "there.csv"), 1, "exists already"),

@@ -270,3 +270,41 @@ def test_accounts_without_keep_days_lose_nothing_beside_one_with_it(world: World
     world.begin()
     assert (world.stored(), forever.stored()) == ([], ["old"])
     assert reader.read_all().rows == table(world.engine)
+
+
+def test_a_copy_loses_what_a_cancelled_removal_has_taken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run ends between two moments, so that its range covers every row that is gone, though nothing goes on."""
+    world.store(
+        *(said(f"old-{n:03}", sent_at=OLD) for n in range(400)), said("later", sent_at=OLD + timedelta(hours=1))
+    )
+    reader = Reader(world.engine).read_all()
+    monkeypatch.setattr("ulak.tasks.steps.retention.RUN_SECONDS", 0.0)
+    world.begin()
+    world.configure(None)
+    assert world.upkeep() == ["retention.cancelled"]
+    assert world.stored() == ["later"]
+    assert reader.read_all().rows == table(world.engine)
+
+
+def test_a_copy_loses_what_is_younger_than_a_row_that_was_held(world: World) -> None:
+    """The range ends before the held row; what is gone behind it is told by id, since the removal may be cancelled."""
+    world.store(*(said(f"old-{n}", sent_at=OLD + timedelta(hours=n // 2)) for n in range(6)))
+    reader = Reader(world.engine).read_all()
+    with transaction(world.engine) as holder:
+        holder.execute(text("SELECT FROM delivery_status WHERE provider_key = 'old-3' FOR NO KEY UPDATE"))
+        with transaction(world.engine) as connection:
+            remove_some(connection, world.account, NOW - timedelta(days=KEEP_DAYS), 100)
+    assert world.stored() == ["old-3"]
+    assert reader.read_all().rows == table(world.engine)
+
+
+def test_a_range_that_replaces_a_later_one_is_told_again(world: World) -> None:
+    """It reaches further, but a reader may have passed its place before the later one came."""
+    for act in range(2):
+        world.store(said(f"old-{act}", sent_at=OLD))
+        reader = Reader(world.engine).read_all()
+        with transaction(world.engine) as connection:
+            remove_some(connection, world.account, (NOW, YOUNG)[act], 100)
+    with transaction(world.engine) as connection:
+        remove_some(connection, world.account, NOW, 100)
+    assert reader.read_all().rows == table(world.engine) == {}

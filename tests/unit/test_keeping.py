@@ -3,10 +3,11 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulak.models.keeping import NOTICE, Keeping, Step, advance
+from ulak.models.keeping import LEAP, NOTICE, Keeping, Step, advance
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 MIDNIGHT = NOON - timedelta(hours=12)
@@ -67,6 +68,16 @@ def test_a_clock_that_leaps_ahead_removes_nothing_at_once() -> None:
     assert (step, started.kept_from) == (Step.STARTED, MIDNIGHT - timedelta(days=29))
     shorter, _ = advance(replace(IN_FORCE, keep_days=10), ahead)
     assert shorter.kept_from == IN_FORCE.kept_from
+
+
+@pytest.mark.parametrize("before", [Keeping(keep_days=30), replace(IN_FORCE, keep_days=10)], ids=["first", "shorter"])
+def test_a_clock_that_leaps_ahead_during_the_notice_begins_it_anew(before: Keeping) -> None:
+    """What would be removed is far more than what was announced; a start that is a few days late is none of that."""
+    announced, _ = advance(before, NOON)
+    ahead = NOON + timedelta(days=3000)
+    again, step = advance(announced, ahead)
+    assert (step, again.kept_from, again.removal_starts_at) == (Step.ANNOUNCED, before.kept_from, ahead + NOTICE)
+    assert advance(announced, NOON + NOTICE + LEAP)[1] is Step.STARTED
 
 
 _days = st.none() | st.integers(7, 400)
