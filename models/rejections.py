@@ -44,7 +44,7 @@ SENTENCES: Mapping[Rejection, str] = {
     Rejection.CREDENTIAL_MISSING: "503: the API process cannot read the account's credentials, so no callback"
     " can be checked",
 }
-"""Shown to operators, in English; the pages translate it by its kind."""
+"""Shown to operators, in English; the pages translate them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,12 +1,14 @@
 """Every text of the status page, in English. `texts_tr` has the same keys; a test compares them.
 
-A key that ends in `.one` is for exactly one `n`. `{names}` are filled in; a `<time>` may be among them.
+A key that ends in `.one` is for exactly one `n`. `{names}` are filled in; a `<time>` may be among them. Sentences
+that the command line shows, too, are those of the model.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
 from ulak.api.pages import texts_results_en
+from ulak.models import rejections
 
 TEXTS: Final[Mapping[str, str]] = {
     **texts_results_en.TEXTS,
@@ -150,7 +152,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.removal.fix": "Export what you need (`ulak export`), or set a longer keep_days in the accounts file.",
     "alarm.short_secrets": "These secrets have fewer than 24 characters: {names}.",
     "alarm.short_secrets.fix": "Short secrets can be guessed. Replace each by a long one, such as the output of "
-    "`openssl rand -hex 24`: the next version refuses short ones. An account's name stands for the secret in its "
+    "`openssl rand -hex 24`: the next version refuses short ones. An account's name means the secret in its "
     "callback address.",
     "alarm.burning": "{account} is missing its objective ({text}) fast: {percent} % of its final reports in the last "
     "{span} arrived too late.",
@@ -202,17 +204,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "account.rejected": "Rejected requests",
     "account.rejected_times": "{what} ({n} times, last {when})",
     "account.rejected_times.one": "{what} (once, {when})",
-    "rejected.no_such_address": "404: the account has no callback at this address",
-    "rejected.not_authorised": "401 or 404: a callback with a wrong login or secret, or from an address that is not "
-    "allowed",
-    "rejected.wrong_method": "405: a callback address was called with a method other than POST",
-    "rejected.too_large": "413: a body was too large",
-    "rejected.unsupported_coding": "415: the Content-Encoding of a body is not supported; the body is in quarantine",
-    "rejected.not_unpacked": "422: a body does not match its Content-Encoding; it is in quarantine",
-    "rejected.not_taken": "400 or 422: a body that this account does not accept",
-    "rejected.broken_off": "a request ended before its body was complete",
-    "rejected.credential_missing": "503: the API process cannot read the account's credentials, so no callback can"
-    " be checked",
+    **{f"rejected.{kind}": sentence for kind, sentence in rejections.SENTENCES.items()},
     "account.pushed": "Reports",
     "account.pushed_only": "The provider pushes them; it is never polled.",
     "account.poll_now": "Poll now",
