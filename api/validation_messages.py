@@ -14,12 +14,13 @@ import msgspec
 from pydantic import BaseModel
 
 from ulak.core.redaction import redact_text
+from ulak.models import vocabulary
 
-ACCOUNT_ID: Final = r"^[a-z0-9][a-z0-9-]{0,99}$"
+ACCOUNT_ID: Final = f"^{vocabulary.ACCOUNT_ID}$"
 NO_NUL: Final = r"^[^\x00]*$"
 KEY: Final = r"^[\x21-\x7e]{1,200}$"
 _PATTERNS: Final[Mapping[str, str]] = {
-    ACCOUNT_ID: "is no account id: give a-z, 0-9 and -, at most 100 of them",
+    ACCOUNT_ID: f"is no account id: give a-z, 0-9 and -, at most {vocabulary.MAX_ACCOUNT_ID_LENGTH} of them",
     NO_NUL: "holds a NUL character: leave it out",
     KEY: "is no key: give 1 to 200 printable ASCII characters without blanks",
 }

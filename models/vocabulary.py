@@ -5,6 +5,11 @@ ENROUTE, SCHEDULED, UNKNOWN). Nothing here knows a provider or a database.
 """
 
 from enum import StrEnum
+from typing import Final
+
+MAX_ACCOUNT_ID_LENGTH: Final = 100
+ACCOUNT_ID: Final = rf"[a-z0-9][a-z0-9-]{{0,{MAX_ACCOUNT_ID_LENGTH - 1}}}"
+"""The form of an account's id, for a match of the whole text."""
 
 
 class Recipients(StrEnum):

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from ulak.core.time_zones import time_zone, zone_names
 from ulak.models.keeping import MAX_DAYS, MIN_DAYS
 from ulak.models.objectives import FORM, read_objective
-from ulak.models.vocabulary import Recipients
+from ulak.models.vocabulary import ACCOUNT_ID, MAX_ACCOUNT_ID_LENGTH, Recipients
 from ulak.providers.account_values import nearest
 from ulak.providers.base_urls import fault_of
 from ulak.providers.egress import EgressError, has_login, proxy_of, trusting
@@ -21,23 +21,23 @@ from ulak.providers.options import Table, mistake
 from ulak.providers.retry import RetryPolicy
 from ulak.providers.statuses import RECORD
 
-ADAPTERS: Final = "adapters"
-"""Under which name the context of a validation holds the adapters by provider."""
+KNOWN_ADAPTERS: Final = "adapters"
+"""The name under which the context of a validation holds the adapters by provider."""
 DEFAULT_TIMEZONE: Final = "Europe/Istanbul"
 REFERENCE: Final = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*|file:\S(?:.*\S)?")
-_SLUG: Final = re.compile(r"[a-z0-9][a-z0-9-]*")
 _YEAR_SECONDS: Final = 366 * 86400.0
 _RETRY: Final = RetryPolicy()
 
 
 def _slug(given: Any) -> str:
-    if not isinstance(given, str) or not _SLUG.fullmatch(given):
-        raise mistake("it is no slug", 'id = "marka-sms": a-z, 0-9 and -, beginning with a letter or digit')
+    if not isinstance(given, str) or not re.fullmatch(ACCOUNT_ID, given):
+        form = f"a-z, 0-9 and -, beginning with a letter or digit, at most {MAX_ACCOUNT_ID_LENGTH} of them"
+        raise mistake("it is no slug", f'id = "marka-sms": {form}')
     return given
 
 
 def _provider(given: Any, info: ValidationInfo) -> str:
-    known = tuple((info.context or {})[ADAPTERS])
+    known = tuple((info.context or {})[KNOWN_ADAPTERS])
     if given not in known:
         raise mistake("it is not known" if given else "it is missing", nearest(given, known))
     return str(given)
@@ -185,7 +185,7 @@ class AccountTable(Table):
     id: Annotated[str, BeforeValidator(_slug)] = Field(
         default="",
         validate_default=True,
-        description="A slug (a-z, 0-9, `-`) that names the account forever."
+        description="A slug (a-z, 0-9, `-`, at most 100 characters) that names the account permanently."
         "\n\nNever give it to another provider or another set of messages.",
     )
     provider: Annotated[str, BeforeValidator(_provider)] = Field(

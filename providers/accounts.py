@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from ulak.models.account import AccountSettings
-from ulak.providers.account_tables import ADAPTERS as KNOWN
-from ulak.providers.account_tables import REFERENCE, AccountTable
+from ulak.models.vocabulary import MAX_ACCOUNT_ID_LENGTH
+from ulak.providers.account_tables import KNOWN_ADAPTERS, REFERENCE, AccountTable
 from ulak.providers.account_values import Mistake, explain, nearest
 from ulak.providers.adapter import Adapter, ProviderRecord
 from ulak.providers.options import ProviderOptions, Table
@@ -68,9 +68,10 @@ class _Entry:
 
     @property
     def name(self) -> str:
-        """The account's id, or its place where there is none."""
+        """The account's id, or its place where there is none or a text far too long for one."""
         given = self.table.get("id")
-        return given if isinstance(given, str) and given else f"#{self.place}"
+        is_short = isinstance(given, str) and 0 < len(given) <= MAX_ACCOUNT_ID_LENGTH
+        return str(given) if is_short else f"#{self.place}"
 
     @property
     def credentials(self) -> Mapping[str, Any]:
@@ -133,6 +134,10 @@ def parse_accounts(
         line = int(found[1]) if found else text.count("\n") + 1
         problem = "this is not TOML" + _parser_message(str(error))
         raise AccountsFileError([_whole(line, problem, "quotes closed, no key twice in a table")], file) from None
+    except (ValueError, RecursionError):
+        problem = "the accounts file cannot be parsed: a number in it is too long, or it is nested too deeply"
+        right = "numbers and tables as docs/reference/configuration.md shows them"
+        raise AccountsFileError([_whole(1, problem, right)], file) from None
     lines = LineIndex(text)
     mistakes = [
         _whole(lines.line_outside(name), f"{name!r} is not known here", "only [[account]] tables")
@@ -184,7 +189,7 @@ def _record(provider: Any, adapters: Mapping[str, Adapter]) -> ProviderRecord | 
 def _account(entry: _Entry, adapters: Mapping[str, Adapter]) -> AccountSettings | None:
     """One account, completed by the provider's defaults; None where it is wrong."""
     record, given = entry.record, entry.section("options")
-    table = entry.checked(AccountTable, entry.table, **{KNOWN: adapters})
+    table = entry.checked(AccountTable, entry.table, **{KNOWN_ADAPTERS: adapters})
     if record is None:
         # Which other options there are is not known.
         given = {name: value for name, value in given.items() if name in ProviderOptions.model_fields}

@@ -26,13 +26,19 @@ WRONG = {
     "an id that is no slug": (
         ACCOUNT.replace('"a"', '"Marka SMS"'),
         [
-            'F:2: Marka SMS id: it is no slug; right would be: id = "marka-sms": a-z, 0-9 and -, beginning with a letter or digit',
+            'F:2: Marka SMS id: it is no slug; right would be: id = "marka-sms": a-z, 0-9 and -, beginning with a letter or digit, at most 100 of them',
+        ],
+    ),
+    "an id that is longer than the API takes": (
+        ACCOUNT.replace('"a"', f'"{"a" * 101}"'),
+        [
+            'F:2: #1 id: it is no slug; right would be: id = "marka-sms": a-z, 0-9 and -, beginning with a letter or digit, at most 100 of them',
         ],
     ),
     "no id": (
         ACCOUNT.replace('id = "a"\n', ""),
         [
-            'F:1: #1 id: it is no slug; right would be: id = "marka-sms": a-z, 0-9 and -, beginning with a letter or digit',
+            'F:1: #1 id: it is no slug; right would be: id = "marka-sms": a-z, 0-9 and -, beginning with a letter or digit, at most 100 of them',
         ],
     ),
     "no provider": (
@@ -302,6 +308,18 @@ WRONG = {
         ACCOUNT + 'x = "unclosed s3cr3t\n',
         [
             "F:6: this is not TOML (Illegal character '\\n', column 21); right would be: quotes closed, no key twice in a table",
+        ],
+    ),
+    "a number that no program reads": (
+        ACCOUNT + "[account.poll]\nlookback_days = " + "9" * 5000 + "\n",
+        [
+            "F:1: the accounts file cannot be parsed: a number in it is too long, or it is nested too deeply; right would be: numbers and tables as docs/reference/configuration.md shows them",
+        ],
+    ),
+    "lists within lists": (
+        ACCOUNT + "x = " + "[" * 5000 + "\n",
+        [
+            "F:1: the accounts file cannot be parsed: a number in it is too long, or it is nested too deeply; right would be: numbers and tables as docs/reference/configuration.md shows them",
         ],
     ),
     "a key twice": (
