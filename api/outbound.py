@@ -59,7 +59,7 @@ class Outbound:
     """Threads share it; connections are made when first needed."""
 
     def __init__(self, *, ca_file: Path | None = None, seconds: float = SECONDS, largest: int = MAX_BYTES) -> None:
-        """`ca_file`: certificates that are trusted in place of the public ones; `WayOutError` where it holds none."""
+        """`ca_file`: certificates that are trusted in place of the public ones; `EgressError` where it holds none."""
         self._deadline = Deadline(clock.boot)
         self._seconds = seconds
         self._largest = largest

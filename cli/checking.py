@@ -326,7 +326,7 @@ def _asked(run: Session, record: StoredAccount) -> tuple[str | None, str]:
 
 
 def missing_credentials(record: StoredAccount) -> str | None:
-    """What is wrong with the account's references and its way out, seen from here; None where all is well."""
+    """What is wrong with the account's references and egress settings, seen from here; None where all is well."""
     problems: list[str] = []
     for reference in record.credentials.values():
         try:

@@ -84,7 +84,7 @@ class SignOn(Group):
     oidc_claim: Annotated[str, Field(min_length=1)] = setting(
         "The claim of the ID token that names the groups; `a.b`: `b` within `a`.",
         default="groups",
-        remedy="give the name of the claim that says who belongs to which group",
+        remedy="give the name of the claim that holds the groups",
     )
     oidc_scopes: Annotated[str, AfterValidator(_scopes)] = setting(
         "The scopes that are requested.",
@@ -114,12 +114,12 @@ class Notifications(Group):
     )
     notify_webhook_secret_file: AbsolutePath | None = setting(
         "The file with the secret that signs, such as `printf whsec_; openssl rand -base64 32` prints.",
-        remedy="give the path of a file with the secret that signs what the webhook gets",
+        remedy="give the path of a file with the secret that signs the webhook's messages",
         example="/etc/ulak/notify/webhook_secret",
     )
     notify_slack_url_file: AbsolutePath | None = setting(
         "An incoming webhook of Slack, Mattermost or the like: the file with its address.",
-        remedy="give the path of a file with the address of an incoming webhook of Slack or alike",
+        remedy="give the path of a file with the address of an incoming webhook of Slack, Mattermost or the like",
         example="/etc/ulak/notify/slack_url",
     )
     notify_smtp_url_file: AbsolutePath | None = setting(

@@ -44,7 +44,7 @@ def resolve_reference(reference: str, *, secret: bool = True) -> str:
 
 
 def generated_secret(home: Path, name: str, make: Callable[[], str]) -> str:
-    """The secret kept in `home/secrets/name`; made once, by whoever comes first.
+    """The secret kept in `home/secrets/name`; created once, by the first process that needs it.
 
     Of any number of processes that ask at the same moment, all get the same value: the file
     appears whole, under its name, at most once. Mode 0600 in a folder of mode 0700.

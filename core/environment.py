@@ -60,7 +60,7 @@ def set_foreign_variables_aside() -> None:
 def remove_libpq_variables() -> None:
     """Remove libpq's variables from this process and from what its children inherit: the database is embedded.
 
-    They are meant for a server that somebody set up; `PGSSLMODE=require` or `PGHOSTADDR` would lead past ours.
+    They are meant for another server; `PGSSLMODE=require` or `PGHOSTADDR` would lead past ours.
     """
     for name in [name for name in os.environ if _LIBPQ.fullmatch(name)]:
         _without_use[name] = os.environ.pop(name)

@@ -23,7 +23,7 @@ def is_example(secret: str) -> bool:
 
 
 def is_short(secret: str) -> bool:
-    """Whether it has fewer characters than `SHORTEST`."""
+    """Whether it has fewer characters than `MIN_LENGTH`."""
     return len(secret) < MIN_LENGTH
 
 

@@ -47,7 +47,7 @@ class Access(Group):
     """Addresses and ports."""
 
     public_url: Annotated[str, AfterValidator(origin)] | None = setting(
-        "How browsers reach the status page. `https`: its cookies are Secure, and browsers are told to keep to https."
+        "How browsers reach the status page. `https`: its cookies are Secure, and browsers use only https from then on."
         "\n\nWith `https` the cookies are bound to this host alone (`__Host-`) and responses carry HSTS. Unset: as "
         "each request arrives, which behind a proxy only `ULAK_TRUSTED_PROXIES` can reveal.",
         remedy="write the address at which browsers reach the status page, such as https://ulak.example.com, "
@@ -77,7 +77,7 @@ class Access(Group):
         example="https://flower.internal.example/",
     )
     flower_read_only: bool = setting(
-        "`true`: Flower shows and changes nothing: nobody revokes or calls tasks or shuts down workers.",
+        "`true`: Flower only shows: its pages and API cannot call or revoke tasks, or shut down workers.",
         default=False,
         remedy="write true or false",
     )
@@ -107,12 +107,12 @@ class Load(Group):
     tick_seconds: Annotated[float, Field(ge=0.1, le=60)] = setting(
         "How often beat makes workers look for due work.",
         default=5.0,
-        remedy="give the seconds between two looks at what is due, from 0.1 to 60",
+        remedy="give the seconds between two searches for due work, from 0.1 to 60",
     )
     lease_margin_seconds: Annotated[float, Field(gt=0, le=600)] = setting(
         "How long a worker has after a request's deadline to store the response, before another worker may take over.",
         default=15.0,
-        remedy="give the seconds for writing an answer after the deadline, up to 600",
+        remedy="give the seconds for storing a response after the deadline, above 0, up to 600",
     )
     database_prepare: bool = setting(
         "Whether workers keep prepared statements, which saves PostgreSQL up to half of its work for them."

@@ -47,7 +47,7 @@ class AccountState(StrEnum):
 
 
 class Standing(NamedTuple):
-    """The state of an account, why (safe to show), and until when (None: until somebody acts, or it is ok)."""
+    """The state of an account, why (safe to show), and until when (None: until an operator acts, or it is ok)."""
 
     state: AccountState
     reason: str | None
@@ -64,7 +64,7 @@ class UnknownAccountError(LookupError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountSettings:
-    """What `accounts.toml` says of one account, complete with defaults. Credentials are references, never values."""
+    """One account of `accounts.toml`, complete with defaults. Credentials are references, never values."""
 
     id: str
     provider: str
@@ -185,7 +185,7 @@ class StoredAccount(AccountSettings):
 
     @property
     def standing(self) -> Standing:
-        """Whether the account may be polled, and what is to be told where it may not."""
+        """Whether the account may be polled, and the reason where it may not."""
         if not self.enabled:
             return Standing(AccountState.DISABLED, "switched off in the accounts file", None)
         if self.paused_until is not None and self.is_paused:

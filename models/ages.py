@@ -74,7 +74,7 @@ def sent_since(
 ) -> Sequence[Report]:
     """The reports whose subject was not sent before `since`, as far as anybody knows.
 
-    Each is judged by itself: by its own time, else by `latest_time` and the time of its order as it is stored. The
+    Each is judged separately: by its own time, else by `latest_time` and the time of its order as it is stored. The
     times of orders that come in the same batch do not count, so no result depends on how reports are grouped; and no
     order is stored that was sent before `since`, so none depends on their order either.
     """

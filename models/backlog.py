@@ -1,4 +1,4 @@
-"""What is late at an account: against its validity, or because nobody works.
+"""What is late at an account: against its validity, or because polling has stalled.
 
 Nothing here writes. It serves, with `ulak.models.overview`, everything that reports problems.
 """
@@ -17,7 +17,7 @@ LATE_SECONDS = 3600.0
 
 
 PLANS_MISSED = 5
-"""So many intervals without a plan mean that nobody plans."""
+"""This many intervals without a plan mean that planning has stalled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

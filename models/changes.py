@@ -61,7 +61,7 @@ class Change:
     changed_in: int
     """The transaction of the change: greater for every later change of the same row that is told."""
     delivery: Mapping[str, Any] | None
-    """The row as it stands now; None where it was erased, and of a range."""
+    """The current row; None where it was erased, and of a range."""
     removed: Range | None = None
     """What was removed because it had been kept long enough (`ulak.models.retention`)."""
 

@@ -179,7 +179,7 @@ def check_person(recipient: str) -> None:
     if not letters:
         raise NoPersonError("Nobody is named: give a number or a provider's id of a person.")
     if recipient.startswith("+") and not is_number(recipient):
-        raise NoPersonError(f"This is no number: a + stands before {_MIN_DIGITS} to 15 digits, without gaps.")
+        raise NoPersonError(f"This is no number: write + and {_MIN_DIGITS} to 15 digits, without gaps.")
     if len(letters) < _MIN_ID_LENGTH or not letters.strip("0"):
         raise NoPersonError(
             f"This is too short to name one person: an id has {_MIN_ID_LENGTH} letters or digits at least, not all 0."

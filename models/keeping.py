@@ -98,13 +98,13 @@ def _announced(keeping: Keeping, now: datetime) -> Keeping:
 
 
 def _leaps(keeping: Keeping, now: datetime) -> bool:
-    """Whether more than `LEAP` would be removed at once: nobody looked after it for as long, or the clock is wrong."""
+    """Whether more than `LEAP` would be removed at once: upkeep has not run for as long, or the clock is wrong."""
     before = keeping.removes_before(now)
     return keeping.kept_from is not None and before is not None and before - keeping.kept_from > LEAP
 
 
 def _moved_on(keeping: Keeping, now: datetime) -> Keeping:
-    """Until a shorter time is in force, the one before it goes on."""
+    """Until a shorter time is in force, the previous one continues to apply."""
     if keeping.keep_days_in_force is None:
         return keeping
     before = replace(keeping, keep_days=keeping.keep_days_in_force)

@@ -37,7 +37,7 @@ def read_range(
     """Deliveries with `since <= message_time < until`, all of `COLUMNS`, by time and id.
 
     Each chunk is a transaction of its own, so nothing is held up however long the reader takes. Of rows that change
-    meanwhile each is read as it stands then; one whose time moves may be read twice or not at all, which final ones and
+    meanwhile each is read as it is then; one whose time moves may be read twice or not at all, which final ones and
     those of a month that is long over do not do.
     """
     table = delivery_status.c

@@ -244,7 +244,7 @@ class NewId:
     whole: str | None = None
     """The id of the send that it is a part of."""
     close_reason: str | None = None
-    """Set where it is not to be asked for."""
+    """Set where it is not to be polled."""
     clear: Mapping[str, str] | None = field(default=None, repr=False)
     """What requests need of it where it is stored hashed."""
 

@@ -4,7 +4,7 @@
 walks the index of the account's times from the oldest on. A batch is one transaction: it deletes rows with their
 history, the triggers count them as erased (`ulak.models.statistics_upkeep`), so past figures stay, and the feed of
 changes says up to which `message_time` everything of the account is gone (`delivery_removals`). Batches are small,
-skip rows that somebody holds, and wait for nobody, so no writer waits for more than one of them.
+skip locked rows and never wait for a lock, so no writer waits for more than one of them.
 """
 
 from collections.abc import Mapping
@@ -103,11 +103,11 @@ def announced(connection: Connection, keepings: Mapping[str, tuple[Keeping, date
     }
 
 
-# Where a batch is full, or rows were held by somebody, all before its last row's time, or before the first held one, is
-# gone; otherwise all before the bound. A range that reaches as far and comes later stands for those before it. By their
-# ids are announced: rows that are gone though an older one was held, since the removal may be cancelled before that one
-# goes; and rows that a copy may hold under a time at which they were fed before it moved, which is to say those that
-# were first seen late enough for that and have changed since.
+# Where a batch is full, or rows were locked, all before its last row's time, or before the first locked one, is gone;
+# otherwise all before the bound. A range that reaches as far and comes later replaces those before it. Two kinds of
+# rows are announced by their ids: those that are gone though an older one was locked, since the removal may be
+# cancelled before that one goes; and those that a copy may hold under a time at which they were fed before it moved,
+# that is, those first seen late enough for that and changed since.
 _REMOVE: Final = """
 WITH oldest AS MATERIALIZED (
   SELECT id, message_time FROM delivery_status
@@ -151,7 +151,7 @@ class Batch:
     before: datetime
     """All that was sent before is gone."""
     is_last: bool
-    """Whether nothing is left to remove, or only what somebody held."""
+    """Whether nothing is left to remove, or only locked rows."""
 
 
 def remove_some(
@@ -160,7 +160,7 @@ def remove_some(
     """Remove up to `many` deliveries of an account that were sent before `before`, the oldest first.
 
     `since`: `Batch.before` of the batch before, for the entries of removed rows stay in the index for a while and need
-    not be read again. Rows that somebody holds are left for a later run. The caller commits at once.
+    not be read again. Locked rows are left for a later run. The caller commits at once.
     """
     given = {"account": account, "since": since, "before": before, "many": many}
     [[removed, found, reached]] = execute(connection, _REMOVE, given)

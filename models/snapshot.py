@@ -50,27 +50,27 @@ class Work(NamedTuple):
     """… and could be made since then."""
     sending: int
     lease_ended: datetime | None
-    """A fetch whose worker wrote no answer in time, and that nobody has brought back."""
+    """A fetch whose worker stored no response in time, and that has not been recovered."""
     dead: int
     polls: int
     """Polls that run."""
     unplanned_since: datetime | None
-    """A poll that nobody has planned."""
+    """A poll that has not been planned."""
     quarantined: int
-    """Entries in quarantine that nobody has resolved."""
+    """Unresolved entries in quarantine."""
     ids: int
     """Tracked ids that are open …"""
     ids_since: datetime | None
     """… and sent since then. A whole (a send) only waits for its parts: how long says nothing about the provider."""
     due: int
-    """Ids that should have been asked for and are in no request yet …"""
+    """Ids that are due for polling and in no request yet …"""
     due_since: datetime | None
     """… since then; ahead where they may wait for their batch."""
 
     def stalled_since(self, moment: datetime | None) -> datetime | None:
         """Since when work is stalled that could be done since `moment`; ahead where it waits rightly.
 
-        None for no work, and where nobody is to do it.
+        None for no work, and for a disabled account.
         """
         if moment is None or not self.enabled:
             return None

@@ -2,8 +2,8 @@
 
 The list (table `suppressions`) holds no number: each spelling of a person is a keyed hash, beside the time of the
 erasure. The pseudonym in an account with hashed recipients holds the same hash (`ulak.models.pseudonyms`). The key is
-the person key, which no row of the database reveals; somebody who has only the database cannot try out numbers. Entries
-stay forever.
+the person key, which no row of the database reveals; a thief of the database alone cannot try out numbers. Entries
+are kept permanently.
 
 What counts is when a message was sent: its own `sent_at`, else that of its order, else the earliest of the time of the
 registered id it answers and the moments at which its report was or can have been made (an id may be registered long

@@ -45,7 +45,7 @@ class Mistake:
 def explain(error: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
     """What is wrong and what would be right, of an error that `model` reports. Neither repeats the value.
 
-    In the remedy `{key}` stands for the key and `{path}` for its dotted path within the account.
+    In the remedy `{key}` is replaced by the key and `{path}` by its dotted path within the account.
     """
     kind, name = error["type"], str(error["loc"][-1])
     if kind == MISTAKE:

@@ -152,16 +152,6 @@ class ProviderRecord:
         """Whether the provider can be polled at all; if not, it only pushes."""
         return bool(self.id_kinds) or self.sweep_window_days is not None
 
-    @property
-    def validity_hours(self) -> float:
-        """How long a message may be delivered, unless the sender or the account gives another time."""
-        return self.options().validity_hours
-
-    @property
-    def deadline_seconds(self) -> float:
-        """How long one request may take in all, unless the account gives another time."""
-        return self.options().deadline_seconds
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
@@ -175,7 +165,6 @@ class Account:
     options: ProviderOptions = field(default_factory=ProviderOptions)
     """Of the provider's own class (`ProviderRecord.options`)."""
     lookback_days: int = 3
-    validity_hours: float = 24.0
     learned: Mapping[str, Any] = field(default_factory=dict)
     """What earlier answers taught (Diyalog's clock offset); JSON values, kept in the account's row."""
 
@@ -289,7 +278,7 @@ class Callback:
     """One HTTP request that a provider made to us, or a body handed over by the sender."""
 
     tail: str
-    """Which route of `callback_tails`; `send_reply` for a reply handed over through `ulak ingest`."""
+    """Which route of `callback_paths`; `send_reply` for a reply submitted through `ulak ingest`."""
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(repr=False, default_factory=dict)
     """Lower-case names."""

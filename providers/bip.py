@@ -101,7 +101,7 @@ class BipOptions(ProviderOptions):
     allowed_ips: list[Any] = Field(
         default_factory=list,
         description="Addresses or networks that callbacks may come from; empty: any. A list with a mistake "
-        "admits nobody.",
+        "admits none.",
     )
 
 

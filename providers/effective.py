@@ -49,14 +49,9 @@ def max_check_seconds(account: AccountSettings) -> float:
     return float(record_of(account).poll.max_seconds if longest is None else longest)
 
 
-def validity_hours(account: AccountSettings) -> float:
-    """How long the account's messages may take."""
-    return options(account).validity_hours
-
-
 def validity(account: AccountSettings) -> timedelta:
-    """The same as a duration."""
-    return timedelta(hours=validity_hours(account))
+    """How long the account's messages may take."""
+    return timedelta(hours=options(account).validity_hours)
 
 
 def options(account: AccountSettings) -> ProviderOptions:

@@ -52,7 +52,7 @@ class Proxy:
 
 
 def trusting(ca_file: str) -> ssl.SSLContext:
-    """A client context that trusts the certificates of this file and no others; `WayOutError` where it holds none."""
+    """A client context that trusts the certificates of this file and no others; `EgressError` where it holds none."""
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except ssl.SSLError:
@@ -79,7 +79,7 @@ def version_of(ca_file: str | None) -> tuple[int, int, int] | None:
 
 
 def proxy_of(url: str) -> Proxy:
-    """A proxy's address, read; its password becomes known to the redaction of logs. `WayOutError` where it is none."""
+    """A proxy's address, read; its password becomes known to the redaction of logs. `EgressError` where it is none."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -108,7 +108,7 @@ def resolved(proxy: str | None, resolve: Callable[[str], str] = resolve_referenc
 
 
 def check_egress(ca_file: str | None, proxy: str | None) -> None:
-    """`CredentialError` where the account's way out cannot be used from this machine."""
+    """`CredentialError` where the account's egress settings cannot be used from this machine."""
     address = resolved(proxy)
     if address is not None:
         proxy_of(address)

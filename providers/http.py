@@ -118,7 +118,7 @@ class NoRoomError(Exception):
 
 
 class HttpDoor:
-    """The process's way out. Threads share it; connections and TLS set-up are made when first needed."""
+    """The process's HTTP client. Threads share it; connections and TLS set-up are made when first needed."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class HttpDoor:
         self._agent = f"ulak/{_version()}"
 
     def prepare(self, egress: Egress) -> None:
-        """Make ready what a request on this way needs; `WayOutError` where its `ca_file` or `proxy` cannot be used.
+        """Make ready what a request on this way needs; `EgressError` where its `ca_file` or `proxy` cannot be used.
 
         The slow part of the first request is done here, before its call is committed.
         """
@@ -153,7 +153,7 @@ class HttpDoor:
         """Make `request`, once; at most `permit.deadline_seconds` (≤ 75) after the permit's commit it has ended.
 
         The deadline includes a proxy's handshake. Only a host name that cannot be resolved may hold the caller
-        longer; then nothing is sent. Raises `PermitExpiredError`, `PermitSpentError` and `WayOutError`, always before
+        longer; then nothing is sent. Raises `PermitExpiredError`, `PermitSpentError` and `EgressError`, always before
         a byte has left.
         """
         with self._lent(egress) as transport:

@@ -400,7 +400,7 @@ def _discover(account: Account, orders: Sequence[Order]) -> tuple[Discovered, ..
             key=TrackedKey(id_kind=ORDER, value=order.id),
             expected=order.report.total,
             sent_at=order.submitted_at,
-            valid_until=None if sending is None else sending + timedelta(hours=account.validity_hours),
+            valid_until=None if sending is None else sending + timedelta(hours=account.options.validity_hours),
             reopen_on=(Granularity.ORDER, order.id),
         )
     return tuple(found.values())
@@ -667,7 +667,7 @@ def _scheduled(account: Account, fetch: Fetch, answer: Answer, key: TrackedKey) 
     row, now = fetch.ids.get(key), answer.received_at
     again: datetime | timedelta = timedelta(seconds=NOT_YET_SECONDS)
     if row is not None and row.valid_until is not None and now is not None:
-        sending = row.valid_until - timedelta(hours=account.validity_hours)
+        sending = row.valid_until - timedelta(hours=account.options.validity_hours)
         again = sending if sending > now else again
     report = scheduled_order(key.value, None if row is None else row.expected, account)
     return Parsed(reports=(report,), answers=(IdAnswer(key=key, found=False, not_before=again),))

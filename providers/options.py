@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from ulak.models.permit import DEFAULT_DEADLINE_SECONDS, MAX_DEADLINE_SECONDS
 
 MISTAKE = "mistake"
-"""The type of the errors that bring their own words."""
+"""The type of the errors that carry their own text."""
 
 ValidityHours = Annotated[
     float,
@@ -21,12 +21,16 @@ ValidityHours = Annotated[
 ]
 DeadlineSeconds = Annotated[
     float,
-    Field(gt=0, le=MAX_DEADLINE_SECONDS, description="The longest time that one request may take, at most 75."),
+    Field(
+        gt=0,
+        le=MAX_DEADLINE_SECONDS,
+        description=f"The longest time that one request may take, at most {MAX_DEADLINE_SECONDS:g}.",
+    ),
 ]
 
 
 def mistake(problem: str, right: str) -> PydanticCustomError:
-    """An error for a validator to raise. `right`: the remedy, in which `{key}` stands for the key."""
+    """An error for a validator to raise. `right`: the remedy, in which `{key}` is replaced by the key."""
     return PydanticCustomError(MISTAKE, "{problem}", {"problem": problem, "right": right})
 
 

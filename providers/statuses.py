@@ -17,7 +17,7 @@ from ulak.providers.options import ProviderOptions, mistake
 STATUS_MAP: Final = "status_map"
 """The option's name: raw code → `status`, or `status/reason` for a failure (`rejected/opted_out`)."""
 RECORD: Final = "record"
-"""Under which name the context of a validation holds the provider's record."""
+"""The name under which the context of a validation holds the provider's record."""
 
 _OURS: Final = frozenset({Status.UNKNOWN, Status.UNREPORTED, Status.PARTIALLY_DELIVERED})
 MAPPABLE: Final = tuple(status for status in Status if status not in _OURS)

@@ -1,6 +1,6 @@
 """When to ask again for a tracked id: a pure function of its age, its validity and the provider's numbers.
 
-The waits of `PollNumbers` (the steps, then each later wait `growth` times the one before, up to the longest) fix
+The waits of `PollSchedule` (the steps, then each later wait `growth` times the one before, up to the longest) fix
 moments t_1 < t_2 < … after sending. Validity cuts them off: one moment lies right after its end, then one every
 `after_validity_seconds` until the provider is taken to have forgotten. The next check is the first moment that lies
 strictly ahead. So an id that was looked at late, twice or never goes on where its age says; no counter can be lost.

@@ -149,7 +149,6 @@ def account_without_credentials(stored: StoredAccount) -> Account:
         credentials={},
         options=effective.options(stored),
         lookback_days=effective.lookback_days(stored),
-        validity_hours=effective.validity_hours(stored),
         learned=stored.learned,
     )
 

@@ -46,7 +46,7 @@ def success_changes(stored: StoredAccount, *, asked_at: datetime) -> dict[str, A
 def pause_without_credentials(connection: Connection, stored: StoredAccount, effects: Effects, reason: str) -> None:
     """Pause a locked account whose credentials cannot be found; nothing was asked of its provider."""
     changes = refusal_changes(stored, reason)
-    told = {"last_trouble": reason, "last_trouble_at": stored.now}
-    ledger.update_account(connection, stored, {**changes, **told})
+    trouble = {"last_trouble": reason, "last_trouble_at": stored.now}
+    ledger.update_account(connection, stored, {**changes, **trouble})
     if changes:
         effects.warning("account.paused", account=stored.id, reason=reason, until=changes["paused_until"])

@@ -30,7 +30,7 @@ class Wanted:
     fetches: tuple[NewFetch, ...]
     """Of windows, or of ids over the poll's days."""
     ids: Sequence[AskedId] = ()
-    """To be asked for besides."""
+    """To be polled in addition."""
 
 
 def wanted(connection: Connection, runtime: Runtime, stored: StoredAccount, account: Account, poll: Scope) -> Wanted:

@@ -16,9 +16,9 @@ from ulak.tasks.isolation import isolated
 from ulak.tasks.runtime import Runtime
 
 RUN_SECONDS: Final = 20.0
-"""How long one run removes, beside the end of the moment that it has reached; the next minute goes on."""
+"""How long one run removes, beside the end of the moment that it has reached; the next minute's run continues."""
 BATCH_SECONDS: Final = 0.04
-"""How long a batch is to take: nobody waits longer for a row that it removes."""
+"""How long a batch should take: no writer waits longer for a row that it removes."""
 MIN, MAX = 50, 2000
 """Rows of a batch."""
 _UPKEEP: Final = Actor(kind=Kind.SYSTEM, name="ulak")

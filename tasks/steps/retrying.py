@@ -61,8 +61,8 @@ def retry_dead(
             retried = _ask_range(connection, found, trigger)
         else:
             retried = _ask_ids(connection, runtime, stored, found, trigger)
-        told = "nothing is left to ask" if retried.poll_id is None else f"asked again by poll {retried.poll_id}"
-        put_away(connection, found.id, told)
+        outcome = "nothing is left to ask" if retried.poll_id is None else f"asked again by poll {retried.poll_id}"
+        put_away(connection, found.id, outcome)
         if also is not None:
             also(connection, account_id, retried)
         return retried

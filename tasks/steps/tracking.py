@@ -172,9 +172,9 @@ def untrack(
 
 
 def without_erased(connection: Connection, suppressions: Suppressions, ids: Sequence[NewId]) -> Sequence[NewId]:
-    """The ids to track without those about somebody who was erased after the message was sent.
+    """The ids to track without those about a person who was erased after the message was sent.
 
-    Until the transaction ends nobody comes on the list, so an erasure finds what is registered meanwhile.
+    Until the transaction ends no person is added to the list, so an erasure finds what is registered meanwhile.
     """
     if not any(each.recipient or each.id_kind in KEYED for each in ids):
         return ids
@@ -275,7 +275,7 @@ def new_id(
     expected: int | None,
     **more: Any,
 ) -> NewId:
-    """An id of the account with the times that follow from what is said of them; `more`: its other fields."""
+    """An id of the account with the times that follow from those given; `more`: its other fields."""
     sent_at = sent_at or now
     valid_until = valid_until or sent_at + effective.validity(stored)
     late = sent_late(connection, sent_at, now)

@@ -3,8 +3,8 @@
 *Known*: the cost (calls + lag / 30 s) of the best schedule for the mixed distribution, divided by that of the best
 schedule of each class: what separate learning could gain at most. *Learned*: the same from runs in virtual time in
 which everything is learned, so that each class has fewer messages to learn from. The classes differ by a factor on all
-medians (`when_world.LAWS`). An operator that the number shows only sometimes: the prefix does not tell the operator of
-a number that was ported, so a part of each class lands in another one.
+medians (`when_world.LAWS`). An operator that the number shows only sometimes: the prefix does not reveal the operator
+of a number that was ported, so a part of each class lands in another one.
 """
 
 from collections.abc import Sequence

@@ -41,7 +41,7 @@ REAL_TICK = 1.0
 PATIENCE_SECONDS = 200.0
 DATABASE = "bench_real_run"
 NUMBERS = "account_id = :a AND id_kind = 'number'"
-"""Without the sends as wholes, each of which is asked for once, when its number is final."""
+"""Without the sends as wholes, each of which is polled once, when its number is final."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 `BENCH_ROWS=10000000 make bench BENCH=retention` for another size than a million. The rows are 200 days of one account,
 of which 20 are kept; each has one observation. Writers store new messages and update recent ones of the same account
-all the time, in batches of 20. Locks are those that PostgreSQL shows as not granted, looked at every 5 ms.
+all the time, in batches of 20. Locks are those that PostgreSQL shows as not granted, sampled every 5 ms.
 """
 
 import os
@@ -143,7 +143,7 @@ class _Beside:
     waits: list[float] = field(default_factory=list)
 
     def show(self, name: str) -> None:
-        """How long transactions took, and how long somebody waited for a lock of rows or tables."""
+        """How long transactions took, and how long a session waited for a lock of rows or tables."""
         print(f"{name:<15} {len(self.seconds):>6,} transactions of 20 messages: {_spread(self.seconds)}")
         longest = max(self.waits, default=0.0) * 1000
         print(f"{'':<15} {len(self.waits):>6,} waits for a lock seen, the longest {longest:.0f} ms")

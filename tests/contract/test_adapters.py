@@ -35,7 +35,7 @@ EVERY = pytest.mark.parametrize("name", sorted(ADAPTERS))
 ASKING = pytest.mark.parametrize(
     "name", sorted(name for name, adapter in ADAPTERS.items() if adapter.record.callback_paths is None)
 )
-LONGEST_DEADLINE_SECONDS = 75
+MAX_DEADLINE_SECONDS = 75
 
 
 def account(name: str) -> Account:
@@ -49,7 +49,6 @@ def account(name: str) -> Account:
         credentials={part: f"secret-{part}" for part in record.credentials[0]},
         options=record.options(),
         lookback_days=record.lookback_days,
-        validity_hours=record.validity_hours,
     )
 
 
@@ -106,9 +105,9 @@ def test_its_record_is_complete(name: str) -> None:
     assert list(record.poll.steps_seconds) == sorted(record.poll.steps_seconds)
     assert record.poll.steps_seconds[-1] <= record.poll.max_seconds
     assert record.poll.growth > 1
-    assert record.validity_hours > 0
     assert record.every_seconds > 0
-    assert 0 < record.deadline_seconds <= LONGEST_DEADLINE_SECONDS
+    assert record.options().validity_hours > 0
+    assert 0 < record.options().deadline_seconds <= MAX_DEADLINE_SECONDS
     assert len(set(record.id_kinds)) == len(record.id_kinds)
     assert record.callback_paths or record.id_kinds or record.sweep_window_days
     assert record.callback_secret is None or record.callback_secret in record.optional_credentials

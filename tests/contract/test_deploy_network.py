@@ -78,7 +78,7 @@ def test_every_pod_is_denied_what_no_policy_allows() -> None:
     ],
 )
 def test_a_pod_reaches_what_its_process_needs_and_nothing_else(direction: str, port: int, who: set[str]) -> None:
-    """Who gets the secret of a server reaches the server, and nobody else does."""
+    """Who gets the secret of a server reaches the server, and no other process does."""
     assert components_with(direction, port) == who
 
 
@@ -101,14 +101,14 @@ def test_requests_to_the_internet_cannot_reach_the_inside() -> None:
 
 
 def test_only_the_processes_that_need_the_broker_reach_it() -> None:
-    """Even with its password: the broker's own pods admit nobody else."""
+    """Even with its password: the broker's own pods admit no others."""
     [rule] = allowed("ingress", {"app": "valkey"})
     [source] = rule["from"]
     admitted = {name for name in OURS if selects(source["podSelector"], {"app": "ulak", "component": name})}
     assert (admitted, [each["port"] for each in rule["ports"]]) == (NEED_BROKER, [6379])
 
 
-def test_whoever_reaches_the_broker_needs_its_password() -> None:
+def test_the_broker_is_reached_with_its_password_alone() -> None:
     """Compose makes it a condition of starting and puts it into the address; the file itself holds none."""
     text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
     asked = "${VALKEY_PASSWORD:?set it in the environment or in deploy/.env}"
@@ -140,7 +140,7 @@ def valkey_of_compose(tmp_path: Path) -> Iterator[tuple[psutil.Process, int]]:
 def test_valkey_starts_with_the_password_and_refuses_everybody_else(
     valkey_of_compose: tuple[psutil.Process, int],
 ) -> None:
-    """The command is the server itself, keeps what it is told, and shows the password in no argument."""
+    """The command is the server itself, applies its configuration, and shows the password in no argument."""
     process, port = valkey_of_compose
     with connect(f"redis://:{PASSWORD}@127.0.0.1:{port}/0", retries=20) as client:
         assert client.ping() is True
@@ -154,7 +154,7 @@ def test_valkey_starts_with_the_password_and_refuses_everybody_else(
 
 
 def test_every_image_is_pinned_to_a_release() -> None:
-    """A tag that moves would install what nobody has tried; a digest behind the tag is welcome."""
+    """A tag that moves would install what was never tested; a digest behind the tag is welcome."""
     text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     images = set(re.findall(r"^FROM (\S+)", text, re.MULTILINE))
     images |= {each["image"] for each in compose()["services"].values()} - {"ulak"}

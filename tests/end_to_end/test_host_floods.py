@@ -1,4 +1,4 @@
-"""Real pushes while something goes on beside them: what is acknowledged is stored, and what is refused says 503."""
+"""Real pushes during floods and failures: what is acknowledged is stored, and what is refused says 503."""
 
 import http.client
 import random
@@ -113,7 +113,7 @@ def kill_until(engine: Engine, is_enough: Callable[[], bool]) -> int:
 
 
 def test_a_server_without_a_free_connection_is_said_to_be_away(tmp_path: Path, database: str) -> None:
-    """503 at every address that needs it, the process itself is well, and all goes on once there is room."""
+    """503 at every address that needs it, the process itself is well, and all works again once there is room."""
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     with api_process(tmp_path, database, env=ENV) as api:
         assert push(api, "before") == 200
@@ -132,7 +132,7 @@ def test_a_server_without_a_free_connection_is_said_to_be_away(tmp_path: Path, d
             assert (ask(api, "GET", "/healthz"), ask(api, "GET", "/")) == (200, 200)
         end = time.monotonic() + 60
         while push(api, "after") != 200:
-            assert time.monotonic() < end, "it does not go on"
+            assert time.monotonic() < end, "pushes are still refused"
             time.sleep(0.2)
 
 

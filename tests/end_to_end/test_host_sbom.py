@@ -50,7 +50,7 @@ def test_the_bill_names_every_locked_package_of_the_image_and_no_other(bill: dic
 
 
 def test_the_bill_says_what_needs_what_and_nothing_of_this_machine(bill: dict[str, Any]) -> None:
-    """Each package is reached from Ulak by dependencies, and no path or index of the maker stands in it."""
+    """Each package is reached from Ulak by dependencies, and it contains no path or index of the machine."""
     needs = {each["ref"]: each.get("dependsOn", []) for each in bill["dependencies"]}
     reached, waiting = set(), [bill["metadata"]["component"]["bom-ref"]]
     while waiting:

@@ -487,9 +487,9 @@ def test_readiness_names_times_that_lie_ahead_until_a_worker_has_moved_them(
         assert stalls(connection) == []
     shifted.step(-HOUR)
     with shifted.engine.connect() as connection:
-        told = stalls(connection)
-        assert len(told) == 3
-        assert all("set back" in reason for reason in told)
+        reasons = stalls(connection)
+        assert len(reasons) == 3
+        assert all("set back" in reason for reason in reasons)
         assert last_step(connection) is None
     clock_watching.look(runtime)
     with shifted.engine.connect() as connection:

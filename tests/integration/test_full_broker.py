@@ -1,4 +1,4 @@
-"""A broker at its `maxmemory` that evicts nothing: messages are refused, work is not, and afterwards all goes on."""
+"""A broker at its `maxmemory` that evicts nothing: messages are refused, work is not, and later everything resumes."""
 
 import io
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def waiting(broker: Redis) -> int:
 def test_what_is_asked_for_is_kept_though_the_broker_takes_no_message(
     broker: Redis, migrated_database: Engine, lines: io.StringIO
 ) -> None:
-    """The poll is committed and answered with 202; a line says that nobody was told; later ones are sent again."""
+    """The poll is committed and answered with 202; a line reports the lost message; later ones are sent again."""
     with transaction(migrated_database) as connection:
         add_account(connection, "kampanya")
     runtime = runtime_on(migrated_database)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @contextmanager
 def new_process(engine: Engine) -> Iterator[Browser]:
-    """A browser in front of an API that has looked at nothing yet."""
+    """A browser in front of an API that has read nothing yet."""
     settings = load_settings().model_copy(update={"api_token": SecretStr(TOKEN)})
     runtime = runtime_on(engine)
     app = make_api(runtime, token=TOKEN, settings=settings)

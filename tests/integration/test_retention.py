@@ -1,4 +1,4 @@
-"""Retention: announced a day before, removed in small batches, never stored again, told to the feed as one range."""
+"""Retention: announced a day before, removed in small batches, never stored again, shown by the feed as one range."""
 
 import threading
 from datetime import date, timedelta
@@ -27,7 +27,7 @@ def world(migrated_database: Engine) -> World:
 
 
 def test_the_first_removal_is_announced_and_begins_a_day_later(world: World) -> None:
-    """Old deliveries go with their history, figures of their days stay, and people are told before."""
+    """Old deliveries go with their history, figures of their days stay, and people are notified before."""
     world.store(order("o-old", OLD), said("m-old", parent_key="o-old"), said("a-old", sent_at=OLD))
     world.store(said("young", sent_at=YOUNG), order("o-young", YOUNG))
     before = len(world.stored())
@@ -137,7 +137,7 @@ def test_an_old_order_that_still_stands_dates_its_late_messages(world: World) ->
 
 
 def test_a_young_delivery_of_which_one_report_is_old_keeps_the_others(world: World) -> None:
-    """Each report is judged by itself."""
+    """Each report is judged separately."""
     world.begin()
     both = [said("a", sent_at=OLD, provider_status="2"), said("a", sent_at=YOUNG)]
     assert world.store(*both).new == 1
@@ -146,16 +146,16 @@ def test_a_young_delivery_of_which_one_report_is_old_keeps_the_others(world: Wor
 
 
 def test_the_feed_tells_a_removal_as_one_range(world: World) -> None:
-    """A reader that knows the rows removes them; one that begins later hears of it without harm."""
+    """A reader that knows the rows removes them; one that begins later receives the range, too, without harm."""
     world.store(*(said(f"old-{n:03}", sent_at=OLD) for n in range(400)), said("young", sent_at=YOUNG))
     early = Reader(world.engine).read_all()
     assert len(early.rows) == 401
     world.begin()
-    told = len(early.places)
+    before = len(early.places)
     early.read_all()
     late = Reader(world.engine, limit=1).read_all()
     assert early.rows == late.rows == table(world.engine)
-    assert len(early.places) - told == 1
+    assert len(early.places) - before == 1
     assert world.rows("SELECT count(*) FROM delivery_erasures") == [(0,)]
 
 
@@ -190,7 +190,7 @@ def test_a_copy_never_loses_a_row_that_still_stands(world: World) -> None:
 
 
 def test_what_a_store_under_way_brought_in_is_removed_the_next_minute(world: World) -> None:
-    """It judged before the removal began, or is of a version that knows of none; the feed hears of it again."""
+    """It judged before the removal began, or is of a version that knows of none; the feed reports it again."""
     world.begin()
     world.execute("UPDATE accounts SET kept_from = NULL WHERE id = :account")
     world.store(said("late", sent_at=OLD))
@@ -224,7 +224,7 @@ def test_a_removal_waits_for_nobody_and_leaves_what_somebody_holds(world: World)
 
 
 def test_a_removal_takes_few_rows_at_a_time_and_of_all_accounts_in_turns(world: World) -> None:
-    """Each batch is a transaction; a batch goes on behind the one before."""
+    """Each batch is a transaction; a batch continues after the one before."""
     other = World(world.engine, "other")
     for each in (world, other):
         each.store(*(said(f"old-{n:02}", sent_at=OLD + timedelta(seconds=n)) for n in range(10)))

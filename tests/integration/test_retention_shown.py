@@ -50,8 +50,8 @@ def test_the_command_line_says_how_long_deliveries_are_kept_and_what_will_go(
     [shown] = json.loads(ulak("status", "other", "--json").out)["accounts"]
     assert (shown["keep_days"], shown["kept_from"], shown["removal"]["deliveries"]) == (KEEP_DAYS, None, 1)
     events = json.loads(ulak("events", "--account", "other", "--json").out)
-    told = [(each["actor_kind"], each["via"], each["action"]) for each in events if each["actor"] == "ulak"]
-    assert told == [("system", "upkeep", "retention.announced")]
+    recorded = [(each["actor_kind"], each["via"], each["action"]) for each in events if each["actor"] == "ulak"]
+    assert recorded == [("system", "upkeep", "retention.announced")]
 
 
 def test_the_api_tells_the_state_and_the_feed_the_removal(api: Api) -> None:

@@ -25,7 +25,6 @@ ACCOUNT = Account(
     timezone=ZoneInfo("Europe/Istanbul"),
     credentials={"key": "KEYKEYKEY", "hash": "HASHHASH"},
     options=IletimerkeziOptions(),
-    validity_hours=48.0,
 )
 ORDER = TrackedKey(id_kind="order", value="7")
 DAY = date(2026, 3, 1)

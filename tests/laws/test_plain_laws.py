@@ -295,7 +295,6 @@ def account(provider: str, **options: Any) -> Account:
         timezone=ZoneInfo("Europe/Istanbul"),
         credentials={"api_key": "k", "key": "k", "hash": "h"},
         options=kind.from_stored({"status_map": {"7": "delivered", "119": "expired"}, **options}),
-        validity_hours=48.0,
     )
 
 

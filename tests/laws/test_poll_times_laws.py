@@ -213,7 +213,7 @@ def test_a_forecast_looks_at_a_bounded_number_of_ages(
 
 
 class Counting(Latency):
-    """Notes each age that it is asked about."""
+    """Notes each age that is queried."""
 
     @cached_property
     def asked(self) -> list[float]:

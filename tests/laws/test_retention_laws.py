@@ -1,4 +1,4 @@
-"""Laws of retention: with `kept_from` held fixed order does not matter, and whoever folds the feed holds the table."""
+"""Laws of retention: with `kept_from` fixed, order does not matter, and a copy folded from the feed is the table."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -35,7 +35,7 @@ _settings = settings(
 @st.composite
 def _messages(draw: st.DrawFn) -> DeliveryReport:
     said = draw(reports(Granularity.MESSAGE, st.sampled_from(["a", "b"])))
-    # Most say little about when they were sent: then it matters what stands beside them.
+    # Most say little about when they were sent: then the reports beside them matter.
     timed = draw(st.integers(0, 3)) == 0
     return replace(
         said,
@@ -72,14 +72,14 @@ def is_old(said: DeliveryReport, kept_from: datetime) -> bool:
 def test_with_kept_from_held_fixed_order_grouping_and_repetition_do_not_matter(
     shared_database: Engine, batches: list[list[DeliveryReport]], kept_from: datetime, data: st.DataObject
 ) -> None:
-    """In any order, grouped otherwise and told twice: the rows are those that the rule leaves, and a rebuild agrees."""
+    """In any order, regrouped and stored twice: the rows are those that the rule leaves, and a rebuild agrees."""
     kept = defaultdict(list)
-    told = [said for batch in batches for said in batch]
-    for said in told:
+    every = [said for batch in batches for said in batch]
+    for said in every:
         if not is_old(said, kept_from):
             kept[said.granularity, said.provider_key].append(observe(said, asked_at=ASKED_AT))
     expected: dict[Key, Row] = {key: fold(key[0], seen) for key, seen in kept.items()}
-    for way in (batches, data.draw(st.permutations([[said] for said in (*told, *told[:3])]))):
+    for way in (batches, data.draw(st.permutations([[said] for said in (*every, *every[:3])]))):
         with transaction(shared_database) as connection:
             account = _account(connection, kept_from)
         for batch in way:
@@ -138,7 +138,7 @@ _acts = st.lists(
 
 @given(_acts, st.data())
 @settings(_settings, max_examples=30)
-def test_whoever_folds_the_feed_holds_the_table(
+def test_a_copy_that_folds_the_feed_equals_the_table(
     migrated_database: Engine, acts: list[Act], data: st.DataObject
 ) -> None:
     """Beside removals of any size and bound: a copy never lacks a row, and has none too many when all is removed."""

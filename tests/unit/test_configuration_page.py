@@ -59,7 +59,7 @@ def test_every_setting_is_in_one_group_and_every_documented_group_in_both_docume
 
 
 def test_a_page_without_its_section_is_refused(tmp_path: Path) -> None:
-    """A marker that somebody removed would keep the page as it is forever."""
+    """Without its marker a page would never be renewed again."""
     page = tmp_path / "page.md"
     page.write_text("<!-- generated: limit -->\nold\n<!-- end of limit -->\n")
     assert handbook.renewed(page, {"limit": "new\n"}) == "<!-- generated: limit -->\n\nnew\n\n<!-- end of limit -->\n"

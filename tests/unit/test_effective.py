@@ -29,7 +29,7 @@ def settings_of(account: StoredAccount) -> dict[str, Any]:
 
 
 def test_a_setting_that_is_configured_is_in_force_and_the_providers_elsewhere() -> None:
-    """Each by itself: none is forgotten, none is read under another's name."""
+    """Each separately: none is forgotten, none is read under another's name."""
     assert settings_of(made_account(**OWN)) == {
         "every": 7.5, "lookback": 9, "first": 0.5, "longest": 99.0, "validity": timedelta(minutes=90),
     }  # fmt: skip
@@ -38,7 +38,7 @@ def test_a_setting_that_is_configured_is_in_force_and_the_providers_elsewhere() 
         "lookback": RECORD.lookback_days,
         "first": RECORD.poll.steps_seconds[0],
         "longest": RECORD.poll.max_seconds,
-        "validity": timedelta(hours=RECORD.validity_hours),
+        "validity": timedelta(hours=RECORD.options().validity_hours),
     }
 
 
@@ -60,7 +60,7 @@ def test_lists_are_read_at_the_configured_interval_or_the_learned_one(
 
 @pytest.mark.parametrize(("given", "seconds"), [(3.0, 3.0), (None, 30.0), (1000.0, 75.0)])
 def test_no_request_lasts_longer_than_any_may(given: float | None, seconds: float) -> None:
-    """Whatever an earlier version has let somebody configure."""
+    """Whatever an earlier version accepted."""
     assert made_account(options={"deadline_seconds": given}).deadline_seconds == seconds
 
 

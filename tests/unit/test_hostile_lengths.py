@@ -53,13 +53,13 @@ def test_one_long_run_ends_as_well(make_harmless: Callable[[str], str], text: st
 
 
 def test_a_password_is_masked_after_a_scheme_of_any_length() -> None:
-    """Only so many letters before the colon are looked at, and those suffice."""
+    """Only so many letters before the colon are searched, and those suffice."""
     for many in (1, 30, 31, 32, 500):
         assert "gizli" not in redact_text("a" * many + "://ali:gizli@host/yol")
 
 
 def test_a_run_of_blanks_hides_no_later_formula() -> None:
-    """It is read once, and the apostrophe stands right before the sign."""
+    """It is read once, and the apostrophe is right before the sign."""
     for separator, blanks, sign in itertools.product(";\t\n", ["", " ", "\t", " \t ", "\u00a0"], "=+-@"):
         assert csv_cell(f"a{separator}{blanks}{sign}1") == f"a{separator}{blanks}'{sign}1"
 

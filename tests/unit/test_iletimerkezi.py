@@ -37,7 +37,6 @@ ACCOUNT = Account(
     timezone=ZoneInfo("Europe/Istanbul"),
     credentials={"key": "507caf2e1fcdb5eea9786332ca2d8785", "hash": "0db4e316db72c519ba08121985f6ddf479809053d555c"},
     options=IletimerkeziOptions(),
-    validity_hours=48.0,
 )
 WINDOW = ["2024-11-11", "2024-11-20"]
 
