@@ -36,12 +36,15 @@ _SETTLE = text(f"""
         ORDER BY t.id FOR NO KEY UPDATE OF t
     ), settled AS (
         SELECT t.id, max(pushed.at) AS at FROM locked t
+        LEFT JOIN delivery_status o ON o.account_id = t.account_id AND o.granularity = '{Granularity.ORDER}'
+             AND o.provider_key = t.value
         JOIN delivery_status d ON d.account_id = t.account_id AND d.parent_key = t.value
              AND d.granularity = '{Granularity.MESSAGE}'
         LEFT JOIN LATERAL (SELECT max(o.first_seen_at) AS at FROM observations o
               WHERE o.delivery_id = d.id AND o.source = '{Source.CALLBACK}') pushed ON true
-        GROUP BY t.id, t.expected, t.last_checked_at
-        HAVING count(*) >= t.expected AND bool_and({_HAS_ENDED}) AND max(pushed.at) > t.last_checked_at
+        GROUP BY t.id, t.expected, t.last_checked_at, o.total
+        HAVING count(*) >= greatest(t.expected, o.total) AND bool_and({_HAS_ENDED})
+            AND max(pushed.at) > t.last_checked_at
     )
     UPDATE tracked_ids t SET closed_at = clock_timestamp(), close_reason = 'final', next_check_at = NULL,
         checked_before_at = s.at, last_checked_at = s.at, announced_at = s.at
@@ -67,16 +70,20 @@ _OF_IDS = text(f"""
     SELECT count(*) FILTER (WHERE t.announced_at >= t.checked_before_at) AS announced, count(*) AS all
     FROM tracked_ids t WHERE {_CLOSED}
 """)
-# A message that a poll has shown first is no evidence where a callback about another one of its order had asked for
-# that poll; alone in its order, it is the one that was announced.
+# A message whose end is the first that a poll has shown of it is no evidence where a callback about another one of its
+# order had asked for that poll; alone in its order, it is the one that was announced.
 _OF_PARTS = text(f"""
     SELECT count(*) FILTER (WHERE is_announced) AS announced, count(is_announced) AS all FROM (
-        SELECT CASE WHEN d.first_seen_at >= t.announced_at THEN CASE WHEN t.expected = 1 THEN true END
-            ELSE EXISTS (SELECT FROM observations o WHERE o.delivery_id = d.id AND o.source = '{Source.CALLBACK}'
+        SELECT CASE
+            WHEN EXISTS (SELECT FROM observations o WHERE o.delivery_id = d.id AND o.source = '{Source.CALLBACK}'
                 AND NOT EXISTS (SELECT FROM observations p WHERE p.delivery_id = d.id AND p.source = '{Source.POLL}'
                     AND p.first_seen_at < o.first_seen_at - make_interval(secs => :late)
-                    AND p.facts ->> 'status' = ANY(:final)))
-            END AS is_announced
+                    AND p.facts ->> 'status' = ANY(:final))) THEN true
+            WHEN d.first_seen_at >= t.announced_at AND EXISTS (SELECT FROM observations p
+                WHERE p.delivery_id = d.id AND p.source = '{Source.POLL}' AND p.first_seen_at <= d.first_seen_at
+                  AND coalesce(p.facts ->> 'status', d.status) = ANY(:final))
+                THEN CASE WHEN t.expected = 1 THEN true END
+            ELSE false END AS is_announced
         FROM tracked_ids t
         JOIN delivery_status d ON d.account_id = t.account_id AND d.parent_key = t.value
              AND d.granularity = '{Granularity.MESSAGE}' AND d.is_final

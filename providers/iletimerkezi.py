@@ -392,7 +392,10 @@ def _is_newest_first(orders: Sequence[Order]) -> bool | None:
 
 
 def _discover(account: Account, orders: Sequence[Order]) -> tuple[Discovered, ...]:
-    """Each order once, as an id to be asked for; its validity runs from the sending, which may be scheduled."""
+    """Each order once, as an id to poll; its validity runs from the sending, which may be scheduled.
+
+    A changed row makes its order due, save where it counts no end yet: then the order's own schedule is soon enough.
+    """
     found: dict[str, Discovered] = {}
     for order in orders:
         sending = order.sending_at or order.submitted_at
@@ -401,7 +404,7 @@ def _discover(account: Account, orders: Sequence[Order]) -> tuple[Discovered, ..
             expected=order.report.total,
             sent_at=order.submitted_at,
             valid_until=None if sending is None else sending + timedelta(hours=account.options.validity_hours),
-            reopen_on=(Granularity.ORDER, order.id),
+            reopen_on=None if order.has_no_end else (Granularity.ORDER, order.id),
         )
     return tuple(found.values())
 

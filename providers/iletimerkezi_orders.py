@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 from ulak.models.facts import Facts
 from ulak.models.keys import join_key, split_key
 from ulak.models.report import AmbiguousReport, DeliveryReport, PlainReport, Report, TrackedKey, Unreadable
-from ulak.models.vocabulary import Granularity, Reason, Status
+from ulak.models.vocabulary import Granularity, Reason, Status, is_final
 from ulak.providers.adapter import Account, Parsed
 from ulak.providers.decoding import Fields, as_count, as_int, as_key, as_text, dump_item, scrub
 from ulak.providers.errors import AnswerNotUnderstood
@@ -78,6 +78,12 @@ class Order:
     """`sendAt`, whether it has come or not."""
     is_ahead: bool
     """`sendAt` lies after the moment of the answer."""
+
+    @property
+    def has_no_end(self) -> bool:
+        """Whether the order is open and counts no recipient as delivered or undelivered."""
+        report = self.report
+        return (report.delivered, report.undelivered) == (0, 0) and not is_final(report.status)
 
 
 def judge_finished(total: int | None, delivered: int | None, undelivered: int | None, waiting: int | None) -> Status:

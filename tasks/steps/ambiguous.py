@@ -11,6 +11,7 @@ from ulak.models.deliveries import Key, stored_keys
 from ulak.models.ledger.ending import discover
 from ulak.models.report import AmbiguousReport, NewId, Report, TrackedKey
 from ulak.models.tracked import read_whole
+from ulak.models.vocabulary import is_final
 from ulak.providers import effective
 
 
@@ -27,8 +28,11 @@ class Placed:
 def place(connection: Connection, account_id: str, ambiguous: Sequence[AmbiguousReport]) -> Placed:
     """Resolve the subject of each report by what is stored; nothing is locked or written.
 
-    A subject is sure where a poll has read all that stands under `ask`, the report's delivery is among it and its twin
-    is not. A subject that was read is never unread again, so what is sure stays sure while others write.
+    A subject is sure where a poll has read everything under `ask`, the report's delivery is among it and its twin is
+    not. A subject that was read is never unread again, so what is sure remains sure while others write.
+
+    A poll is needed for every other subject, with one exception: where nothing of `ask` was read yet and the report is
+    not final, there is no end to find. The list that names the order, or the callback of an end, leads to its poll.
     """
     if not ambiguous:
         return Placed(reports=(), ask=())
@@ -45,7 +49,9 @@ def place(connection: Connection, account_id: str, ambiguous: Sequence[Ambiguous
             and [key in stored for key in _keys(ambiguous_report)] == [True, False]
         ):
             reports.append(ambiguous_report.report)
-        else:
+        elif (
+            ambiguous_report.report is None or is_final(ambiguous_report.report.status) or ambiguous_report.ask in whole
+        ):
             ask[ambiguous_report.ask] = None
     return Placed(reports=tuple(reports), ask=tuple(ask))
 

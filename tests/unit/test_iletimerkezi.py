@@ -112,6 +112,24 @@ def sample_report(number: int, submitted: datetime, local: str) -> DeliveryRepor
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_due"),
+    [
+        ({"status": 113, "delivered": 0}, False),
+        ({"status": 113, "delivered": 1}, True),
+        ({"status": 113, "delivered": 0, "undelivered": 1}, True),
+        ({"status": 113, "delivered": None}, True),
+        ({"status": 115, "delivered": 0}, True),
+        ({"status": 114}, True),
+    ],
+)
+def test_a_changed_order_is_due_once_it_counts_an_end(changes: dict[str, Any], is_due: bool) -> None:
+    """Before that its recipients are on their way, and the order's own schedule says when to look."""
+    body = body_of(count=1, orders=[order(**changes)])
+    [found] = parse(list_fetch(), body).discovered
+    assert found.reopen_on == ((Granularity.ORDER, "7") if is_due else None)
+
+
 def test_the_documented_list_sample_gives_two_open_orders() -> None:
     """Both orders of the sample become order rows in UTC, are discovered, and the window holds no further page."""
     first, second = datetime(2024, 11, 11, 23, 4, 8, tzinfo=UTC), datetime(2024, 11, 13, 16, 4, 8, tzinfo=UTC)
@@ -126,7 +144,6 @@ def test_the_documented_list_sample_gives_two_open_orders() -> None:
                 expected=1,
                 sent_at=at,
                 valid_until=at + timedelta(hours=48),
-                reopen_on=(Granularity.ORDER, number),
             )
             for number, at in (("89", first), ("98", second))
         ),
