@@ -182,6 +182,7 @@ def list_events(
     actor: str | None = None,
     people: Collection[bytes] | None = None,
     deliveries: Collection[int] = (),
+    of_no_account: bool = False,
     since: datetime | None = None,
     before_id: int | None = None,
     limit: int = LIMIT,
@@ -189,12 +190,15 @@ def list_events(
     """Events that match everything given, the newest first; the last id is the cursor of the next page.
 
     `accounts`: of these; None: of all and of none. `actor`: by name or by label. `people` and `deliveries`: about one
-    of these identifiers of a person, or one of these deliveries.
+    of these identifiers of a person, or one of these deliveries. `of_no_account`: only those that name no account, such
+    as erasures, which concern every account.
     """
     table = events.c
     wanted: list[ColumnElement[bool]] = []
     if accounts is not None:
         wanted.append(table.account_id.in_(sorted(accounts)))
+    if of_no_account:
+        wanted.append(table.account_id.is_(None))
     if actions is not None:
         wanted.append(table.action.in_(sorted(actions)))
     if actor is not None:

@@ -15,7 +15,7 @@ from ulak.api.pages.sentences import title_of
 from ulak.api.pages.visits import Member, MissingError, Visit
 from ulak.models.access import Role
 from ulak.models.account import load
-from ulak.models.events import OPEN_TO_ALL, list_events
+from ulak.models.events import ABOUT_PEOPLE, OPEN_TO_ALL, list_events
 from ulak.models.ledger.deadletters import list_dead
 from ulak.models.quarantine import list_quarantine
 from ulak.models.recent_failures import KEPT_DAYS, failed_calls
@@ -59,6 +59,13 @@ def show_account(seen: Member, account: str) -> Response:
 
 
 def _events(connection: Connection, seen: Visit, account: str) -> Sequence[Row[Any]]:
-    """What was done to the account; administrators also see who viewed whose number."""
+    """What was done to the account, the newest first; administrators also see who viewed or erased whose number.
+
+    Erasures and searches concern every account and name none, so only an administrator of all accounts sees them.
+    """
     actions_shown = None if seen.access.may(Role.ADMIN, account) else OPEN_TO_ALL
-    return list_events(connection, accounts=[account], actions=actions_shown, limit=EVENTS_SHOWN)
+    found = list_events(connection, accounts=[account], actions=actions_shown, limit=EVENTS_SHOWN)
+    if not seen.access.may_everywhere(Role.ADMIN):
+        return found
+    general = list_events(connection, of_no_account=True, actions=ABOUT_PEOPLE, limit=EVENTS_SHOWN)
+    return sorted((*found, *general), key=lambda event: event.id, reverse=True)[:EVENTS_SHOWN]

@@ -350,6 +350,23 @@ def test_the_account_page_shows_what_was_done_and_to_administrators_who_looked(h
     assert NATIONAL not in page
 
 
+@pytest.mark.parametrize("limited", [False, True])
+def test_the_account_page_shows_administrators_of_all_accounts_who_erased(
+    house: House, ulak: Ulak, limited: bool
+) -> None:
+    """An erasure concerns every account and names none."""
+    assert ulak("erase", NUMBER, "--yes").code == 0
+    house.api("operate", "POST", "/v1/accounts/kampanya/pause")
+    if limited:
+        with transaction(house.engine) as connection:
+            connection.execute(text("UPDATE api_tokens SET accounts = '{kampanya}' WHERE name = 'admin'"))
+    with house.browser("admin") as client:
+        page = client.get("/accounts/kampanya").text
+    assert ("erased a person" in page) is not limited
+    assert limited or page.index("paused the account") < page.index("erased a person")
+    assert NATIONAL not in page
+
+
 def test_a_limited_administrator_sees_the_events_of_those_accounts_alone(house: House, ulak: Ulak) -> None:
     """Nor does one learn by a number who looked at it elsewhere."""
     with transaction(house.engine) as connection:
