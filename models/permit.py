@@ -7,6 +7,8 @@ from typing import Final
 DEFAULT_DEADLINE_SECONDS: Final = 30.0
 """Within which a request has been answered or given up, where neither the account nor its provider says otherwise."""
 MAX_DEADLINE_SECONDS: Final = 75.0
+MAX_PAUSE_SECONDS: Final = 1800.0
+"""No automatic pause of an account lasts longer: two calls an hour never hammer a provider with a wrong key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

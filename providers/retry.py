@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from ulak.models.permit import MAX_PAUSE_SECONDS
 from ulak.providers.errors import (
     AnswerNotUnderstood,
     OurBug,
@@ -20,9 +21,8 @@ from ulak.providers.errors import (
 )
 
 FIRST_PAUSE_SECONDS = 60.0
-"""After its first refusal an account is paused so long before one probe; doubled with each further refusal …"""
-MAX_PAUSE_SECONDS = 1800.0
-"""… up to this: two calls an hour never hammer a provider with a wrong key."""
+"""After its first refusal an account is paused so long before one probe; doubled with each further refusal,
+up to `MAX_PAUSE_SECONDS`."""
 MAX_RETRY_AFTER_SECONDS = 86400.0
 """No `Retry-After` holds an account longer than a day."""
 _MAX_NAMED_SECONDS = 366 * 86400.0

@@ -11,8 +11,8 @@ from ulak.models.account import StoredAccount
 from ulak.providers import effective
 from ulak.providers.adapter import ProviderRecord
 from ulak.providers.registry import ADAPTERS
+from ulak.providers.statuses import STATUS_MAP
 
-STATUS_MAP: Final = "status_map"
 WIDE: Final = ("address", "credentials", "options")
 """Long values, which come last."""
 

@@ -30,14 +30,13 @@ from ulak.core import clock
 from ulak.models.database import retry_transaction
 from ulak.models.ledger.clockwatch import TOLERATED_SECONDS, ClockWatch, Movement, Reading
 from ulak.models.ledger.slots import busy_sql
+from ulak.models.permit import MAX_PAUSE_SECONDS
 from ulak.models.pseudonyms import HAS_PSEUDONYM
 from ulak.models.withdrawals import withdraw_unreported
 
 _LOCK: Final = 0x756C6164  # one advisory lock for all who note a step
 RECENT_SECONDS: Final = 600.0
 """A call that ended so long (and the account's window) before a step is over, whatever its account's limit was."""
-MAX_PAUSE_SECONDS: Final = 1800.0
-"""No automatic pause lasts longer: `ulak.providers.retry.MAX_PAUSE_SECONDS`."""
 ROWS_AT_ONCE: Final = 5000
 REPORTED_SECONDS: Final = 86400.0
 """How long readiness and `ulak check` report a step."""
