@@ -20,6 +20,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input install -
 # Tests make their own servers: settings of the shell they are started from must not reach them.
 CLEAN := env $(addprefix -u ,$(filter-out ULAK_TEST_% ULAK_CHAOS_%,$(shell env | sed -n 's/^\(ULAK_[A-Z_]*\)=.*/\1/p')))
 PYTEST := $(CLEAN) $(BIN)/python -m pytest
+IS_QUICK := not host and not slow and not long
 # The longest first: while they wait for a sandbox, the others use the processors.
 QUICK := tests/end_to_end tests/chaos tests/integration tests/laws tests/contract tests/unit
 POSTGRES_15 := /usr/lib/postgresql/15/bin
@@ -72,12 +73,14 @@ site: $(READY_TEST) ## build the documents as a site with search in build/site; 
 
 quick: $(READY_TEST)
 	@echo "==> quick tests, $(JOBS) at a time"
-	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m "not host and not slow" $(QUICK)
+	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m "$(IS_QUICK)" $(QUICK)
 
-test-host: $(READY_TEST) ## the checks that need Debian packages: installs them with apt, as root
+test-host: $(READY_TEST) ## the long tests, and those that need Debian packages: installs them with apt, as root
 	@.ci/install-host-packages
 	@echo "==> the database's tests on PostgreSQL 15"
-	@ULAK_TEST_POSTGRES_BIN=$(POSTGRES_15) $(PYTEST) -q -n $(JOBS) --dist worksteal -m "not host and not slow" $(ON_POSTGRES_15)
+	@ULAK_TEST_POSTGRES_BIN=$(POSTGRES_15) $(PYTEST) -q -n $(JOBS) --dist worksteal -m "$(IS_QUICK)" $(ON_POSTGRES_15)
+	@echo "==> long tests of whole processes, $(JOBS) at a time"
+	@$(PYTEST) -q -n $(JOBS) --dist worksteal -m "long and not host and not slow" $(QUICK)
 	@echo "==> tests on the host's programs: PostgreSQL, Redis, faketime"
 	@$(PYTEST) -q -m host tests
 

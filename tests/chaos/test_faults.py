@@ -32,6 +32,7 @@ def endure(system: System, fault: Fault, table: Table) -> list[str]:
     return [f"{fault.name}: {each}" for each in wrong]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(700)
 def test_a_short_series_of_faults_loses_and_invents_nothing(table: Table) -> None:
     """A dozen faults of every kind in a drawn order; at the end the table is the truth and every poll has ended."""

@@ -72,6 +72,7 @@ FIRST = Limit(8, 1.0, 4)
 SHORT_COURSE = [(Limit(3, 1.0, 2), 3.0), (Limit(10, 1.0, 5), 3.0), (Limit(5, 2.0, 3), 3.5)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_no_window_is_too_full_whoever_asks_and_however_the_limit_changes(
     migrated_database: Engine, redis_url: str, tmp_path: Path

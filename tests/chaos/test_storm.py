@@ -32,6 +32,7 @@ def weather(table: Table, *, seconds: float, patience: float) -> list[str]:
     return wrong
 
 
+@pytest.mark.long
 @pytest.mark.timeout(420)
 def test_half_a_minute_of_every_fault_at_once_leaves_no_trace(table: Table) -> None:
     """The short form of the test below."""

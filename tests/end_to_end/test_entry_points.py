@@ -19,7 +19,7 @@ from truth import differences, stored_rows
 
 from ulak.core.settings import Settings
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 SENDS = 25
 THREADS = Settings.model_fields["worker_threads"].default

@@ -24,7 +24,7 @@ from ulak.local.embedded.postgres import PostgresServer
 from ulak.local.embedded.valkey import ValkeyServer
 from ulak.workers.auth_attempts import MAX_FAILURES
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 OPEN = ("/healthcheck", "/metrics")
 CLOSED = ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks", "/api/task/types", "/api/queues/length")

@@ -17,7 +17,7 @@ from ulak.models.database import transaction
 
 __all__ = ["api"]
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(200)]
 
 PAGE = (ROOT / "docs" / "how-to" / "poll-from-celery.md").read_text(encoding="utf-8")
 ALONE, INSTALLED = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

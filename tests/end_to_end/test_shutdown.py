@@ -22,7 +22,7 @@ from worker_fleet import (
 
 from ulak.sandbox.server import Sandbox
 
-pytestmark = pytest.mark.timeout(290)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(290)]
 
 
 @pytest.fixture

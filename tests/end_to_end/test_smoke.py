@@ -18,7 +18,7 @@ from ulak.local.embedded.postgres import PostgresServer
 from ulak.local.embedded.valkey import ValkeyServer
 from ulak.sandbox.server import Sandbox
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 PUSHED = """
     SELECT DISTINCT d.provider FROM observations o JOIN delivery_status d ON d.id = o.delivery_id

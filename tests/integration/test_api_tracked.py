@@ -69,6 +69,7 @@ def test_each_id_gets_its_own_result(api: Api) -> None:
     ]
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_ids_are_registered_by_one_request(api: Api) -> None:
     """The stated limit, within seconds; one more is refused whole."""
     ids = [{"kind": "gsm_track", "value": str(number), "client_ref": f"order-{number}"} for number in range(100_000)]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from api_process import api_process
 from database_fixtures import add_account
 from notified import SECRET, Hook, MailServer, written
@@ -23,6 +24,7 @@ def eventually(holds: Callable[[], bool], why: Path) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.long
 def test_the_api_process_notifies_by_itself(migrated_database: Engine, tmp_path: Path) -> None:
     """By webhook and by mail; nothing that is secret gets into its log, and it ends promptly."""
     with transaction(migrated_database) as connection:
@@ -58,6 +60,7 @@ def test_the_api_process_notifies_by_itself(migrated_database: Engine, tmp_path:
     assert "canary" not in log
 
 
+@pytest.mark.long
 def test_wrong_settings_of_receivers_do_not_stop_the_process(migrated_database: Engine, tmp_path: Path) -> None:
     """Callbacks must be taken: the log and the status page say what is wrong, and the other receivers are notified."""
     sentence = "ULAK_NOTIFY_SMTP_URL_FILE, ULAK_NOTIFY_MAIL_FROM and ULAK_NOTIFY_MAIL_TO belong together"

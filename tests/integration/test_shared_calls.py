@@ -66,6 +66,7 @@ def fewest_scheduled(kinds: list[str], window: int) -> int:
     return min(kinds[start : start + window].count("scheduled") for start in range(len(kinds) - window + 1))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("concurrency", [1, 7])
 def test_a_poll_of_ten_thousand_ids_leaves_half_of_the_calls_to_what_is_due(runtime: Runtime, concurrency: int) -> None:
