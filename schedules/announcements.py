@@ -87,10 +87,15 @@ def _ratio(share: float, other: float, *, announced: float, missed: float) -> fl
     return missed * math.log(other / share) + announced * math.log((1.0 - other) / (1.0 - share))
 
 
-def stretch(missed: float) -> float:
+def stretch(missed: float, *, is_counted_by_lists: bool = False) -> float:
     """By what the waits of the fixed schedule grow where only this share of the final states is left to polls.
 
     What accumulates between two checks is worth `missed` times as much, so the best wait grows with the square root
     (`ulak.schedules.batching` says why).
+
+    `is_counted_by_lists`: a list that is swept often counts the ends of each id, and makes the id due where callbacks
+    have not brought them all. Then checks by age only guard against a list that lags, and become rarer by the whole
+    share.
     """
-    return 1.0 / math.sqrt(min(1.0, max(MIN_MISSED_SHARE, missed)))
+    share = min(1.0, max(MIN_MISSED_SHARE, missed))
+    return 1.0 / (share if is_counted_by_lists else math.sqrt(share))

@@ -29,6 +29,7 @@ from ulak.schedules.announcements import stretch
 from ulak.schedules.plans import missed_of, times_of
 from ulak.schedules.policy import first_check
 from ulak.schedules.poll_times import PollTimes
+from ulak.schedules.sweeping import MAX_SECONDS
 from ulak.tasks.runtime import Runtime
 
 MAX_AT_ONCE = 5000
@@ -58,10 +59,18 @@ def learned_times(stored: StoredAccount, kind: str, expected: int | None) -> Pol
 
 def schedule_of(stored: StoredAccount, kind: str, expected: int | None) -> dict[str, Any]:
     """When such an id of the account is checked, as keyword arguments of `ulak.schedules.policy`."""
+    missed = missed_of(in_force(stored), kind) if stored.is_adaptive else 1.0
     return policy_numbers(stored) | {
         "learned": learned_times(stored, kind, expected),
-        "stretch": stretch(missed_of(in_force(stored), kind)) if stored.is_adaptive else 1.0,
+        "stretch": stretch(missed, is_counted_by_lists=_is_counted_by_lists(stored, kind)),
     }
+
+
+def _is_counted_by_lists(stored: StoredAccount, kind: str) -> bool:
+    """Whether lists state how many messages of such an id have ended, and are swept as often as an idle account's."""
+    record = record_of(stored)
+    is_listed = record.sweep_window_days is not None and kind in record.settled_by_parts
+    return is_listed and effective.every_seconds(stored) <= MAX_SECONDS * stored.time_factor
 
 
 def announced_kinds(stored: StoredAccount, account: Account, adapter: Adapter) -> frozenset[str]:

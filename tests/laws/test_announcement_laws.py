@@ -68,9 +68,11 @@ def test_steady_callbacks_are_hardly_ever_taken_for_another_kind() -> None:
 def test_waits_grow_with_the_reliability_and_configured_ones_never(
     one: float, other: float, first: float, longest: float
 ) -> None:
-    """Fewer misses never shorten a wait; what is configured holds exactly."""
+    """Fewer misses never shorten a wait, lists neither; what is configured holds exactly."""
     low, high = sorted([one, other])
     assert 1.0 <= stretch(high) <= stretch(low) <= 1.0 / MIN_MISSED_SHARE**0.5
+    assert stretch(low) <= stretch(low, is_counted_by_lists=True) <= 1.0 / MIN_MISSED_SHARE
+    assert stretch(high, is_counted_by_lists=True) <= stretch(low, is_counted_by_lists=True)
     for missed, less in pairwise([1.0, high, low]):
         usual, long = (_waits(NUMBERS, None, None, stretch(share)) for share in (missed, less))
         assert all(wait <= later * (1 + 1e-9) for wait, later, _ in zip(usual, long, range(30), strict=False))
