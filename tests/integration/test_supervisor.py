@@ -9,7 +9,8 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,7 +81,7 @@ class Run:
         line = self.process.stdout.readline()
         assert line == "ready\n", line + self.log.read_text()
         supervisor = psutil.Process(self.process.pid)
-        _wait_for(lambda: {*programs} <= {p.name() for p in supervisor.children(recursive=True)})
+        _wait_for(lambda: {*programs} <= _names(supervisor.children(recursive=True)))
         self.family = supervisor.children(recursive=True)
 
     def survivors(self, within_seconds: float) -> list[psutil.Process]:
@@ -336,6 +337,15 @@ def _runs(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def _names(processes: Sequence[psutil.Process]) -> set[str]:
+    """The names of those that still exist."""
+    names: set[str] = set()
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            names.add(process.name())
+    return names
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float = 40) -> None:
