@@ -31,10 +31,10 @@ from ulak.sandbox.server import Sandbox
 PROVIDER = "iletimerkezi"
 FACTOR = 0.2
 DROPPED = 0.05
-ORDERS = 120
+ORDERS = 200
 RECIPIENTS = 10
-SEND_SECONDS = 240
-WARM_SECONDS = 100
+SEND_SECONDS = 400
+WARM_SECONDS = 220
 REST_SECONDS = 120
 """After the last order: its messages take as long at most."""
 OPEN = """
