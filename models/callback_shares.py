@@ -36,14 +36,14 @@ _SETTLE = text(f"""
         ORDER BY t.id FOR NO KEY UPDATE OF t
     ), settled AS (
         SELECT t.id, max(pushed.at) AS at FROM locked t
-        LEFT JOIN delivery_status o ON o.account_id = t.account_id AND o.granularity = '{Granularity.ORDER}'
-             AND o.provider_key = t.value
+        LEFT JOIN delivery_status whole ON whole.account_id = t.account_id
+             AND whole.granularity = '{Granularity.ORDER}' AND whole.provider_key = t.value
         JOIN delivery_status d ON d.account_id = t.account_id AND d.parent_key = t.value
              AND d.granularity = '{Granularity.MESSAGE}'
         LEFT JOIN LATERAL (SELECT max(o.first_seen_at) AS at FROM observations o
               WHERE o.delivery_id = d.id AND o.source = '{Source.CALLBACK}') pushed ON true
-        GROUP BY t.id, t.expected, t.last_checked_at, o.total
-        HAVING count(*) >= greatest(t.expected, o.total) AND bool_and({_HAS_ENDED})
+        GROUP BY t.id, t.expected, t.last_checked_at, whole.total
+        HAVING count(*) >= greatest(t.expected, whole.total) AND bool_and({_HAS_ENDED})
             AND max(pushed.at) > t.last_checked_at
     )
     UPDATE tracked_ids t SET closed_at = clock_timestamp(), close_reason = 'final', next_check_at = NULL,

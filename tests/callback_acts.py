@@ -39,7 +39,7 @@ CLOSE = """
 
 
 def webhook_account(runtime: Runtime, provider: str = "iletimerkezi", *, webhook: bool = True, **poll: Any) -> str:
-    """An account that nothing is planned for by itself; `webhook` False: without a webhook's secret."""
+    """An account whose lists are not due for an hour; `webhook` False: without a webhook's secret."""
     account_id = add_account(runtime.engine, provider=provider, poll={"every_seconds": 3600.0, **poll})
     if webhook:
         change = 'UPDATE accounts SET credentials = credentials || \'{"webhook_secret": "env:HOOK"}\''

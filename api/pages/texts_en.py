@@ -152,7 +152,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "alarm.removal.fix": "Export what you need (`ulak export`), or set a longer keep_days in the accounts file.",
     "alarm.short_secrets": "These secrets have fewer than 24 characters: {names}.",
     "alarm.short_secrets.fix": "Short secrets can be guessed. Replace each by a long one, such as the output of "
-    "`openssl rand -hex 24`: the next version refuses short ones. An account's name means the secret in its "
+    "`openssl rand -hex 24`: the next version refuses short ones. An account's name refers to the secret in its "
     "callback address.",
     "alarm.burning": "{account} is missing its objective ({text}) fast: {percent} % of its final reports in the last "
     "{span} arrived too late.",

@@ -287,7 +287,7 @@ def test_a_copy_loses_what_a_cancelled_removal_has_taken(world: World, monkeypat
 
 
 def test_a_copy_loses_what_is_younger_than_a_row_that_was_held(world: World) -> None:
-    """The range ends before the held row; what is gone behind it is told by id, since the removal may be cancelled."""
+    """The range ends before the held row; what is gone behind it is announced by id: the removal may be cancelled."""
     world.store(*(said(f"old-{n}", sent_at=OLD + timedelta(hours=n // 2)) for n in range(6)))
     reader = Reader(world.engine).read_all()
     with transaction(world.engine) as holder:
